@@ -1,0 +1,110 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Code is the number of an error in the answer to a runtime (CNI spec,
+// "Error"). Codes from 100 are Trestle's own.
+type Code uint
+
+// The codes that Trestle answers with. Which error has which is decided by the
+// constructor that made it, here and nowhere else.
+const (
+	CodeVersion     Code = 1   // the cniVersion is not one that we, or the verb, know
+	CodeUnsupported Code = 2   // a field of the configuration asks for what cannot be had
+	CodeEnvironment Code = 4   // a CNI_* variable is missing or wrong
+	CodeIO          Code = 5   // a file or a stream could not be read or written
+	CodeDecode      Code = 6   // the configuration is not JSON of the expected shape
+	CodeConfig      Code = 7   // the configuration is wrong
+	CodeTryAgain    Code = 11  // something passing is in the way: a lock
+	CodeUnavailable Code = 50  // STATUS: an ADD cannot be served
+	CodeLimited     Code = 51  // STATUS: as 50, and running containers suffer too
+	CodeFailed      Code = 100 // the kernel refused an operation
+	CodeExhausted   Code = 101 // no address is left
+	CodeConflict    Code = 102 // an address, name or port is held by another
+	CodeMismatch    Code = 103 // CHECK: the state is not as ADD left it
+)
+
+// Error is an error with the code that the runtime shall see.
+type Error struct {
+	Code Code
+	err  error
+}
+
+func (e *Error) Error() string { return e.err.Error() }
+
+// Unwrap gives the error without its code.
+func (e *Error) Unwrap() error { return e.err }
+
+func coded(code Code, format string, args []any) error {
+	return &Error{Code: code, err: fmt.Errorf(format, args...)}
+}
+
+// The constructors below take a format as fmt.Errorf does, %w included. For a
+// user's mistake the message names field, value and way out.
+
+// VersionErrorf is an error with code 1.
+func VersionErrorf(format string, args ...any) error { return coded(CodeVersion, format, args) }
+
+// UnsupportedErrorf is an error with code 2; the message must hold key and value.
+func UnsupportedErrorf(format string, args ...any) error { return coded(CodeUnsupported, format, args) }
+
+// EnvironmentErrorf is an error with code 4; the message must name the variable.
+func EnvironmentErrorf(format string, args ...any) error { return coded(CodeEnvironment, format, args) }
+
+// IOErrorf is an error with code 5.
+func IOErrorf(format string, args ...any) error { return coded(CodeIO, format, args) }
+
+// DecodeErrorf is an error with code 6.
+func DecodeErrorf(format string, args ...any) error { return coded(CodeDecode, format, args) }
+
+// ConfigErrorf is an error with code 7.
+func ConfigErrorf(format string, args ...any) error { return coded(CodeConfig, format, args) }
+
+// TryAgainErrorf is an error with code 11.
+func TryAgainErrorf(format string, args ...any) error { return coded(CodeTryAgain, format, args) }
+
+// UnavailableErrorf is an error with code 50.
+func UnavailableErrorf(format string, args ...any) error { return coded(CodeUnavailable, format, args) }
+
+// LimitedErrorf is an error with code 51.
+func LimitedErrorf(format string, args ...any) error { return coded(CodeLimited, format, args) }
+
+// ExhaustedErrorf is an error with code 101.
+func ExhaustedErrorf(format string, args ...any) error { return coded(CodeExhausted, format, args) }
+
+// ConflictErrorf is an error with code 102; the message names the holder.
+func ConflictErrorf(format string, args ...any) error { return coded(CodeConflict, format, args) }
+
+// MismatchErrorf is an error with code 103.
+func MismatchErrorf(format string, args ...any) error { return coded(CodeMismatch, format, args) }
+
+// CodeOf is the code of the first coded error in err's tree, and CodeFailed
+// where there is none.
+func CodeOf(err error) Code {
+	var coded *Error
+	if errors.As(err, &coded) {
+		return coded.Code
+	}
+	return CodeFailed
+}
+
+// writeError answers with the spec's error object. version may be empty where
+// the call was too broken to tell.
+func writeError(w io.Writer, version string, err error) error {
+	answer := struct {
+		CNIVersion string `json:"cniVersion,omitempty"`
+		Code       Code   `json:"code"`
+		Msg        string `json:"msg"`
+	}{version, CodeOf(err), err.Error()}
+	data, err := json.MarshalIndent(answer, "", "    ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(data, '\n'))
+	return err
+}

@@ -1,0 +1,145 @@
+package cni
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sys/unix"
+)
+
+// Plugin is what a runtime executes: its name and one function for each verb.
+// Every function is set. Their errors carry the code (see ConfigErrorf and its
+// siblings); an error without one is answered as CodeFailed.
+type Plugin struct {
+	Name   string
+	Add    func(*Request) (types.Result, error)
+	Del    func(*Request) error
+	Check  func(*Request) error
+	GC     func(*Request) error
+	Status func(*Request) error
+}
+
+// Main serves one call and returns the exit status of the process. release is
+// the version of this build, "1.2.3".
+func Main(p Plugin, release string) int {
+	// A runtime that closed its end shall not kill us between two steps.
+	signal.Ignore(syscall.SIGPIPE)
+	if os.Getenv("CNI_COMMAND") == "" {
+		// nerdctl reads the first line to learn what the plugin can do.
+		fmt.Fprintf(os.Stderr, "CNI %s plugin v%s\nCNI protocol versions supported: %s\n", p.Name, release, supportedVersions())
+		return 0
+	}
+	return p.serve(os.Getenv, os.Stdin, os.Stdout)
+}
+
+func (p Plugin) serve(getenv func(string) string, stdin io.Reader, stdout io.Writer) int {
+	r, err := readRequest(getenv, stdin)
+	if err == nil {
+		err = r.checkNetNS(getenv("CNI_NETNS_OVERRIDE"))
+	}
+	if err == nil {
+		err = p.answer(r, stdout)
+	}
+	if err == nil {
+		return 0
+	}
+	if writeErr := writeError(stdout, r.Version, err); writeErr != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v (and could not answer: %v)\n", r, err, writeErr)
+	}
+	return 1
+}
+
+func (p Plugin) answer(r *Request, stdout io.Writer) error {
+	switch r.Verb {
+	case Add:
+		return p.add(r, stdout)
+	case Del:
+		return p.Del(r)
+	case Check:
+		return p.Check(r)
+	case GC:
+		return p.GC(r)
+	case Status:
+		return p.Status(r)
+	default: // Version: readRequest lets no other through
+		return writeVersion(r.Version, stdout)
+	}
+}
+
+// add answers with the result. An answer that does not get through is an
+// attachment that nobody knows of, so it is taken back.
+func (p Plugin) add(r *Request, stdout io.Writer) error {
+	result, err := p.Add(r)
+	if err != nil {
+		return err
+	}
+	if err := writeResult(stdout, r.Version, result); err != nil {
+		return errors.Join(IOErrorf("write the result: %w", err), p.Del(r))
+	}
+	return nil
+}
+
+// writeVersion echoes the caller's version beside those that we know (CNI
+// spec, "VERSION"); without one in the input it says our newest.
+func writeVersion(callers string, w io.Writer) error {
+	all := version.All.SupportedVersions()
+	if callers == "" {
+		callers = all[len(all)-1]
+	}
+	answer := struct {
+		CNIVersion string   `json:"cniVersion"`
+		Supported  []string `json:"supportedVersions"`
+	}{callers, all}
+	data, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(data, '\n'))
+	return err
+}
+
+// checkNetNS refuses a CNI_NETNS that is not a network namespace, or that is our
+// own, before any work is done. DEL must clean up whatever became of the
+// namespace: there a path that leads to ours is dropped, since nothing in the
+// host's namespace is the container's, and any other path is let through.
+func (r *Request) checkNetNS(override string) error {
+	if r.NetNS == "" || (r.Verb != Add && r.Verb != Check && r.Verb != Del) {
+		return nil
+	}
+	var theirs, ours unix.Stat_t
+	err := unix.Stat(r.NetNS, &theirs)
+	if r.Verb != Del {
+		if err != nil {
+			return EnvironmentErrorf("CNI_NETNS: %s: %w", r.NetNS, err)
+		}
+		if !isNetNS(r.NetNS) {
+			return EnvironmentErrorf("CNI_NETNS: %s is not a network namespace; it is a path like /run/netns/NAME or /proc/PID/ns/net", r.NetNS)
+		}
+	}
+	if err != nil || override == "1" || override == "true" || override == "TRUE" {
+		return nil
+	}
+	if err := unix.Stat("/proc/thread-self/ns/net", &ours); err != nil {
+		return IOErrorf("look at our own network namespace: %w", err)
+	}
+	if theirs.Dev != ours.Dev || theirs.Ino != ours.Ino {
+		return nil
+	}
+	if r.Verb == Del {
+		r.NetNS = ""
+		return nil
+	}
+	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
+}
+
+func isNetNS(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+}

@@ -1,0 +1,243 @@
+package cni
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// Verb is what the runtime asks for (CNI_COMMAND).
+type Verb string
+
+// The verbs of spec 1.1.0.
+const (
+	Add     Verb = "ADD"
+	Del     Verb = "DEL"
+	Check   Verb = "CHECK"
+	GC      Verb = "GC"
+	Status  Verb = "STATUS"
+	Version Verb = "VERSION"
+)
+
+// sinceVersion is the first spec version that has the verb; verbs that always
+// existed are absent.
+var sinceVersion = map[Verb]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
+
+// Request is one call of a plugin, read and found sound: names are safe as
+// parts of paths, the version is known and has the verb.
+type Request struct {
+	Verb  Verb
+	Owner Owner  // GC and STATUS: only Network is set
+	NetNS string // path as given; on DEL it may be empty or lead nowhere
+	Args  map[string]string
+	// Path is CNI_PATH, split: the directories that hold the plugins.
+	Path []string
+	// Version is the cniVersion of the configuration; answers keep to it.
+	Version string
+	// Stdin is the configuration, whole.
+	Stdin []byte
+}
+
+// Decode unmarshals the configuration into v; the error has code 6. Keys match
+// without regard to case, unknown ones are ignored.
+func (r *Request) Decode(v any) error {
+	if err := json.Unmarshal(r.Stdin, v); err != nil {
+		return DecodeErrorf("network configuration: %w", err)
+	}
+	return nil
+}
+
+// readRequest reads the call. Request.Version is set as soon as it is known,
+// also where an error follows, so that the error can be answered in it.
+func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
+	r := &Request{Verb: Verb(getenv("CNI_COMMAND"))}
+	data, err := io.ReadAll(stdin)
+	if err != nil {
+		return r, IOErrorf("read network configuration from standard input: %w", err)
+	}
+	r.Stdin = data
+	var head struct {
+		CNIVersion string `json:"cniVersion"`
+		Name       string `json:"name"`
+	}
+	decodeErr := r.Decode(&head)
+	r.Version = head.CNIVersion
+	if err := r.readEnvironment(getenv); err != nil {
+		return r, err
+	}
+	if r.Verb == Version {
+		return r, nil // answers whatever it is asked
+	}
+	if decodeErr == nil && r.Version == "" {
+		r.Version = "0.1.0" // as the reference library reads its absence
+	}
+	if decodeErr != nil {
+		return r, decodeErr
+	}
+	r.Owner.Network = head.Name
+	return r, r.checkHead()
+}
+
+// readEnvironment takes over the variables that the verb needs.
+func (r *Request) readEnvironment(getenv func(string) string) error {
+	switch r.Verb {
+	case Add, Del, Check, GC, Status, Version:
+	default:
+		return EnvironmentErrorf("CNI_COMMAND: unknown verb %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Verb)
+	}
+	r.Path = filepath.SplitList(getenv("CNI_PATH"))
+	if r.Verb != Add && r.Verb != Del && r.Verb != Check {
+		return nil
+	}
+	r.Owner.ContainerID = getenv("CNI_CONTAINERID")
+	r.Owner.IfName = getenv("CNI_IFNAME")
+	r.NetNS = getenv("CNI_NETNS")
+	if err := r.checkPresent(); err != nil {
+		return err
+	}
+	if !validName(r.Owner.ContainerID) {
+		return EnvironmentErrorf("CNI_CONTAINERID: %q is not a container id; it begins with a letter or digit and goes on with those, '_', '.' or '-'", r.Owner.ContainerID)
+	}
+	if err := checkIfName(r.Owner.IfName); err != nil {
+		return err
+	}
+	args, err := parseArgs(getenv("CNI_ARGS"))
+	r.Args = args
+	return err
+}
+
+func (r *Request) checkPresent() error {
+	var missing []string
+	if r.Owner.ContainerID == "" {
+		missing = append(missing, "CNI_CONTAINERID")
+	}
+	if r.NetNS == "" && r.Verb != Del {
+		missing = append(missing, "CNI_NETNS")
+	}
+	if r.Owner.IfName == "" {
+		missing = append(missing, "CNI_IFNAME")
+	}
+	if len(missing) > 0 {
+		return EnvironmentErrorf("%s: not set, and %s needs it", strings.Join(missing, ", "), r.Verb)
+	}
+	return nil
+}
+
+// checkHead checks version and network name.
+func (r *Request) checkHead() error {
+	if !slices.Contains(version.All.SupportedVersions(), r.Version) {
+		return VersionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
+	}
+	if since := sinceVersion[r.Verb]; since != "" {
+		// both are versions of the list above, so that parsing cannot fail
+		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
+			return VersionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Verb, since)
+		}
+	}
+	if r.Owner.Network == "" {
+		return ConfigErrorf("name: missing; every network needs a name of its own")
+	}
+	if !validName(r.Owner.Network) {
+		return ConfigErrorf("name: %q is not a network name; it begins with a letter or digit and goes on with those, '_', '.' or '-'", r.Owner.Network)
+	}
+	return nil
+}
+
+// validName is the spec's rule for container ids and network names,
+// ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, without the cost of a regular expression at
+// start-up. 255 bytes are the longest name of a file (NAME_MAX).
+func validName(s string) bool {
+	if s == "" || len(s) > 255 || strings.ContainsRune("_.-", rune(s[0])) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(c rune) bool {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		return !letter && c != '_' && c != '.' && c != '-'
+	})
+}
+
+// checkIfName is the kernel's rule (dev_valid_name, net/core/dev.c).
+func checkIfName(s string) error {
+	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':' or white space"
+	forbidden := func(c rune) bool { return c == '/' || c == ':' || unicode.IsSpace(c) || unicode.IsControl(c) }
+	if len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, forbidden) {
+		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
+	}
+	return nil
+}
+
+// parseArgs reads CNI_ARGS, "K=V;K2=V2". Keys that nobody asks for are no error.
+func parseArgs(s string) (map[string]string, error) {
+	args := map[string]string{}
+	for pair := range strings.SplitSeq(s, ";") {
+		if pair == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, EnvironmentErrorf("CNI_ARGS: %q is not of the form KEY=VALUE", pair)
+		}
+		args[key] = value
+	}
+	return args, nil
+}
+
+func supportedVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
+
+// Attachment is one entry of GC's list of what is still in use.
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// Valid is the list of attachments that GC must keep. A runtime that sends no
+// list (Known is false) knows nothing: then only what is provably dead may go.
+type Valid struct {
+	Known  bool
+	owners map[Owner]bool
+}
+
+// Keeps says whether the list names the owner.
+func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
+
+// KeepsLabel says whether the list names the owner with that label.
+func (v Valid) KeepsLabel(label string) bool {
+	for o := range v.owners {
+		if o.String() == label {
+			return true
+		}
+	}
+	return false
+}
+
+// Valid reads GC's list under both of its names (CNI spec 1.1.0, "GC":
+// cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
+func (r *Request) Valid() (Valid, error) {
+	var lists struct {
+		Spec   *[]Attachment `json:"cni.dev/valid-attachments"`
+		Libcni *[]Attachment `json:"cni.dev/attachments"`
+	}
+	if err := r.Decode(&lists); err != nil {
+		return Valid{}, err
+	}
+	valid := Valid{owners: map[Owner]bool{}}
+	for _, list := range []*[]Attachment{lists.Spec, lists.Libcni} {
+		if list == nil {
+			continue
+		}
+		valid.Known = true
+		for _, a := range *list {
+			valid.owners[Owner{r.Owner.Network, a.ContainerID, a.IfName}] = true
+		}
+	}
+	return valid, nil
+}
+
+// String shows the call as a person would name it, for log lines.
+func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Verb, r.Owner) }

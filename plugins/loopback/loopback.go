@@ -1,0 +1,98 @@
+// Package loopback is the loopback plugin: it brings lo up in the container.
+package loopback
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Plugin wires the verbs.
+func Plugin() cni.Plugin {
+	nothing := func(*cni.Request) error { return nil } // lo goes with its namespace
+	return cni.Plugin{Name: "loopback", Add: add, Del: del, Check: check, GC: nothing, Status: nothing}
+}
+
+// add brings lo up. It answers with prevResult, if there is one, or else with
+// lo and the addresses that it has.
+func add(r *cni.Request) (types.Result, error) {
+	addresses, err := raise(r.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	prev, err := r.PrevResult()
+	if err != nil {
+		return nil, err
+	}
+	if prev != nil {
+		return r.PassThrough()
+	}
+	result := &cni.Result{
+		CNIVersion: types100.ImplementedSpecVersion,
+		Interfaces: []*types100.Interface{{Name: "lo", Mac: "00:00:00:00:00:00", Sandbox: r.NetNS}},
+	}
+	for _, address := range addresses {
+		result.IPs = append(result.IPs, &types100.IPConfig{Interface: types100.Int(0), Address: address})
+	}
+	return result, nil
+}
+
+func raise(netns string) (addresses []net.IPNet, err error) {
+	err = inNetNS(netns, func(lo netlink.Link) error {
+		if err := netlink.LinkSetUp(lo); err != nil {
+			return fmt.Errorf("set lo up: %w", err)
+		}
+		list, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+		if err != nil {
+			return fmt.Errorf("list addresses of lo: %w", err)
+		}
+		for _, a := range list {
+			addresses = append(addresses, *a.IPNet)
+		}
+		return nil
+	})
+	return addresses, err
+}
+
+// del takes lo down again, as the reference plugin does; a namespace that is
+// gone has none.
+func del(r *cni.Request) error {
+	err := inNetNS(r.NetNS, func(lo netlink.Link) error {
+		if err := netlink.LinkSetDown(lo); err != nil {
+			return fmt.Errorf("set lo down: %w", err)
+		}
+		return nil
+	})
+	var gone ns.NSPathNotExistErr
+	var plainFile ns.NSPathNotNSErr
+	if r.NetNS == "" || errors.As(err, &gone) || errors.As(err, &plainFile) {
+		return nil
+	}
+	return err
+}
+
+func check(r *cni.Request) error {
+	return inNetNS(r.NetNS, func(lo netlink.Link) error {
+		if lo.Attrs().Flags&net.FlagUp == 0 {
+			return cni.MismatchErrorf("lo in %s: have down, want up", r.NetNS)
+		}
+		return nil
+	})
+}
+
+func inNetNS(path string, do func(lo netlink.Link) error) error {
+	return ns.WithNetNSPath(path, func(ns.NetNS) error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return fmt.Errorf("look up lo in %s: %w", path, err)
+		}
+		return do(lo)
+	})
+}
