@@ -108,3 +108,8 @@ func writeError(w io.Writer, version string, err error) error {
 	_, err = w.Write(append(data, '\n'))
 	return err
 }
+
+// DelegateError is the error of a plugin that we executed, with its own code.
+func DelegateError(code Code, plugin string, err error) error {
+	return coded(code, "plugin %s: %w", []any{plugin, err})
+}

@@ -1,0 +1,53 @@
+package bridge
+
+import (
+	"net"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// PlanFromResult is what must be there after an ADD that ended in result: the
+// configuration's plan, with what a later plugin of the list has changed since
+// (MAC, MTU) and the host end as the result names it, which another suite may
+// have made.
+func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (State, error) {
+	lease, err := ParseLease(result, o.IfName)
+	if err != nil {
+		return State{}, err
+	}
+	plan, err := NewPlan(c, o, lease, maxMTU)
+	if err != nil {
+		return State{}, err
+	}
+	inside, host := findInterfaces(result, plan, sandbox)
+	if inside == nil {
+		return State{}, cni.MismatchErrorf("prevResult.interfaces: no %s in %s; it is not the result of this attachment", o.IfName, sandbox)
+	}
+	plan.Container.MTU, plan.Container.MAC = inside.Mtu, nil
+	if inside.Mac != "" {
+		if plan.Container.MAC, err = net.ParseMAC(inside.Mac); err != nil {
+			return State{}, cni.DecodeErrorf("prevResult.interfaces: mac of %s: %w", inside.Name, err)
+		}
+	}
+	if host != nil {
+		plan.Port.Name = host.Name
+	}
+	return plan, nil
+}
+
+// findInterfaces finds the container's end, and the host end unless it is the
+// planned one: the first link of the host that is not the bridge nor on a VLAN
+// of it.
+func findInterfaces(result *cni.Result, plan State, sandbox string) (inside, host *types100.Interface) {
+	for _, i := range result.Interfaces {
+		switch {
+		case i.Sandbox == sandbox && i.Name == plan.Container.Name:
+			inside = i
+		case i.Sandbox == "" && i.Name != plan.Bridge.Name && host == nil:
+			host = i
+		}
+	}
+	return inside, host
+}

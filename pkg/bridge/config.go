@@ -1,0 +1,187 @@
+// Package bridge knows the links, addresses and routes of one attachment: how a
+// configuration becomes a plan, how the kernel is brought to it, found in it,
+// and freed of it.
+package bridge
+
+import (
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Config is a network's configuration, found sound.
+type Config struct {
+	Bridge          string
+	Gateway         bool // the bridge has each subnet's gateway address
+	DefaultGateway  bool // and containers send everything there
+	ForceAddress    bool // an overlapping address of the bridge gives way
+	MTU             int  // 0: that of the default route's link
+	Hairpin         bool
+	Promisc         bool
+	VLAN            int   // 0: none
+	Trunk           []int // VLANs that pass tagged, ascending
+	KeepDefaultVLAN bool
+	MACSpoofCheck   bool
+	DAD             bool // wait for duplicate address detection
+	InterfaceDown   bool // the container's interface stays down
+	Isolated        bool
+	IPv6LinkLocal   bool             // the kernel may give link-local addresses
+	MAC             net.HardwareAddr // asked for; nil: from the address
+	DNS             types.DNS
+	IPAM            string // type; empty: a layer 2 network
+}
+
+// wire is the configuration as it is written.
+type wire struct {
+	Bridge                    string       `json:"bridge"`
+	IsGateway                 bool         `json:"isGateway"`
+	IsDefaultGateway          bool         `json:"isDefaultGateway"`
+	ForceAddress              bool         `json:"forceAddress"`
+	MTU                       int          `json:"mtu"`
+	HairpinMode               bool         `json:"hairpinMode"`
+	PromiscMode               bool         `json:"promiscMode"`
+	VLAN                      int          `json:"vlan"`
+	VLANTrunk                 []trunkEntry `json:"vlanTrunk"`
+	PreserveDefaultVLAN       bool         `json:"preserveDefaultVlan"`
+	MACSpoofChk               bool         `json:"macspoofchk"`
+	EnableDAD                 bool         `json:"enabledad"`
+	DisableContainerInterface bool         `json:"disableContainerInterface"`
+	PortIsolation             bool         `json:"portIsolation"`
+	IPv6LinkLocal             *bool        `json:"ipv6LinkLocal"`
+	DNS                       types.DNS    `json:"dns"`
+	IPAM                      struct {
+		Type string `json:"type"`
+	} `json:"ipam"`
+	RuntimeConfig struct {
+		MAC string `json:"mac"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		CNI struct {
+			MAC string `json:"mac"`
+		} `json:"cni"`
+	} `json:"args"`
+}
+
+type trunkEntry struct {
+	MinID *int `json:"minID"`
+	MaxID *int `json:"maxID"`
+	ID    *int `json:"id"`
+}
+
+const defaultBridge = "cni0"
+
+// ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; with
+// the latter the Config still holds what was written, for a DEL that must not
+// fail because a network was edited after the ADD.
+func ParseConfig(r *cni.Request) (Config, error) {
+	var w wire
+	if err := r.Decode(&w); err != nil {
+		return Config{}, err
+	}
+	c := Config{
+		Bridge:          w.Bridge,
+		Gateway:         w.IsGateway || w.IsDefaultGateway,
+		DefaultGateway:  w.IsDefaultGateway,
+		ForceAddress:    w.ForceAddress,
+		MTU:             w.MTU,
+		Hairpin:         w.HairpinMode,
+		Promisc:         w.PromiscMode,
+		VLAN:            w.VLAN,
+		KeepDefaultVLAN: w.PreserveDefaultVLAN,
+		MACSpoofCheck:   w.MACSpoofChk,
+		DAD:             w.EnableDAD,
+		InterfaceDown:   w.DisableContainerInterface,
+		Isolated:        w.PortIsolation,
+		IPv6LinkLocal:   w.IPv6LinkLocal == nil || *w.IPv6LinkLocal,
+		DNS:             w.DNS,
+		IPAM:            w.IPAM.Type,
+	}
+	if c.Bridge == "" {
+		c.Bridge = defaultBridge
+	}
+	var trunkErr, macErr error
+	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
+	c.MAC, macErr = w.mac(r.Args["MAC"])
+	return c, errors.Join(c.check(), trunkErr, macErr)
+}
+
+func (c Config) check() error {
+	badName := func(r rune) bool { return r == '/' || r == ':' || unicode.IsSpace(r) }
+	switch {
+	case len(c.Bridge) > 15 || c.Bridge == "." || c.Bridge == ".." || strings.ContainsFunc(c.Bridge, badName):
+		return cni.ConfigErrorf("bridge: %q is not an interface name; use 1 to 15 bytes without '/', ':' or white space", c.Bridge)
+	case c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU):
+		return cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 for that of the default route's link", c.MTU, minMTU, maxMTU)
+	case c.Hairpin && c.Promisc:
+		return cni.ConfigErrorf("hairpinMode, promiscMode: both are true; choose one, the bridge would deliver each hairpin frame twice")
+	case c.VLAN < 0 || c.VLAN > maxVLAN:
+		return cni.ConfigErrorf("vlan: %d is out of bounds; use 1 to %d, or 0 for none", c.VLAN, maxVLAN)
+	case c.InterfaceDown && c.IPAM != "":
+		return cni.ConfigErrorf("disableContainerInterface: true does not go with ipam.type %q; an interface that stays down takes no address", c.IPAM)
+	case strings.ContainsAny(c.IPAM, "/\\") || c.IPAM == "..":
+		return cni.ConfigErrorf("ipam.type: %q is a path; give the name of a plugin in CNI_PATH", c.IPAM)
+	}
+	return nil
+}
+
+// An IPv4 link carries at least 68 bytes (RFC 791); 65535 is ETH_MAX_MTU.
+// IPv6 asks for 1280 (RFC 8200 section 5). VLAN 4095 is reserved (802.1Q).
+const (
+	minMTU     = 68
+	minMTUIPv6 = 1280
+	maxMTU     = 65535
+	maxVLAN    = 4094
+)
+
+func parseTrunk(entries []trunkEntry) ([]int, error) {
+	var ids []int
+	for i, e := range entries {
+		first, last := e.MinID, e.MaxID
+		if (first == nil) != (last == nil) {
+			return nil, cni.ConfigErrorf("vlanTrunk[%d]: minID and maxID come together; use id for one VLAN", i)
+		}
+		if first == nil {
+			first, last = e.ID, e.ID
+		}
+		if first == nil {
+			return nil, cni.ConfigErrorf("vlanTrunk[%d]: empty; give id, or minID and maxID", i)
+		}
+		if *first < 1 || *last > maxVLAN || *last < *first {
+			return nil, cni.ConfigErrorf("vlanTrunk[%d]: %d to %d is no range of VLANs; use 1 to %d, the smaller first", i, *first, *last, maxVLAN)
+		}
+		for id := *first; id <= *last; id++ {
+			ids = append(ids, id)
+		}
+		if e.MinID != nil && e.ID != nil {
+			ids = append(ids, *e.ID)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// mac is the address asked for: runtimeConfig before args before CNI_ARGS.
+func (w *wire) mac(fromArgs string) (net.HardwareAddr, error) {
+	asked := []struct{ field, value string }{
+		{"runtimeConfig.mac", w.RuntimeConfig.MAC},
+		{"args.cni.mac", w.Args.CNI.MAC},
+		{"CNI_ARGS MAC", fromArgs},
+	}
+	for _, a := range asked {
+		if a.value == "" {
+			continue
+		}
+		mac, err := net.ParseMAC(a.value)
+		if err != nil || len(mac) != 6 || mac[0]&1 == 1 || slices.Max(mac) == 0 {
+			return nil, cni.ConfigErrorf("%s: %q is not the MAC address of an interface; use six octets, the first of them even, as in 0a:58:0a:16:00:02", a.field, a.value)
+		}
+		return mac, nil
+	}
+	return nil, nil
+}

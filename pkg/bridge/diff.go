@@ -1,0 +1,135 @@
+package bridge
+
+import (
+	"fmt"
+	"net"
+	"slices"
+)
+
+// Difference is one way in which the kernel is not as planned.
+type Difference struct {
+	What string // "container interface eth0"
+	Want string
+	Have string
+}
+
+func (d Difference) String() string {
+	return fmt.Sprintf("%s: want %s, have %s", d.What, d.Want, d.Have)
+}
+
+// Diff lists what of the plan is not in the state found. What others have added
+// is no difference, nor is what udev or a packet capture changes: the host end's
+// and the bridge's MAC, promiscuity.
+func Diff(want, have State) []Difference {
+	var d differences
+	d.bridge(want.Bridge, have.Bridge)
+	d.port(want.Port, have.Port)
+	d.container(want.Container, have.Container)
+	if want.Forward4 {
+		d.flag("sysctl net."+dotted(forward4), true, have.Forward4)
+	}
+	if want.Forward6 {
+		d.flag("sysctl net."+dotted(forward6), true, have.Forward6)
+	}
+	return d
+}
+
+type differences []Difference
+
+func (d *differences) add(what, want, have string) { *d = append(*d, Difference{what, want, have}) }
+
+func (d *differences) flag(what string, want, have bool) {
+	if want != have {
+		d.add(what, onOff(want), onOff(have))
+	}
+}
+
+// missing says that a whole link is absent; its parts need no lines of their own.
+func (d *differences) missing(what, want, have string) bool {
+	if want != have {
+		d.add(what, want, "none")
+	}
+	return want != have
+}
+
+func (d *differences) bridge(want, have Bridge) {
+	if d.missing("bridge", want.Name, have.Name) {
+		return
+	}
+	if want.VLANFiltering {
+		d.flag("bridge "+want.Name+" vlan_filtering", true, have.VLANFiltering)
+	}
+	for _, g := range want.Gateways {
+		if !slices.Contains(have.Gateways, g) {
+			d.add("gateway address on "+want.Name, g.String(), fmt.Sprint(have.Gateways))
+		}
+	}
+}
+
+func (d *differences) port(want, have Port) {
+	if d.missing("host interface", want.Name, have.Name) {
+		return
+	}
+	name := "host interface " + want.Name
+	if want.Bridge != have.Bridge {
+		d.add(name+" master", want.Bridge, orNone(have.Bridge))
+	}
+	d.flag(name+" hairpin", want.Hairpin, have.Hairpin)
+	d.flag(name+" isolated", want.Isolated, have.Isolated)
+	if want.VLAN.Filters() && !want.VLAN.equal(have.VLAN) {
+		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
+	}
+	d.flag(name+" MAC spoof check", want.SpoofCheck, have.SpoofCheck)
+}
+
+func (d *differences) container(want, have Interface) {
+	if d.missing("container interface", want.Name, have.Name) {
+		return
+	}
+	name := "container interface " + want.Name
+	if want.Up {
+		d.flag(name+" up", true, have.Up)
+	}
+	if want.MAC != nil && want.MAC.String() != have.MAC.String() {
+		d.add(name+" MAC", want.MAC.String(), macOrNone(have.MAC))
+	}
+	if want.MTU != 0 && want.MTU != have.MTU {
+		d.add(name+" MTU", fmt.Sprint(want.MTU), fmt.Sprint(have.MTU))
+	}
+	for _, a := range want.Addresses {
+		if !slices.ContainsFunc(have.Addresses, func(h Address) bool { return h.Prefix == a.Prefix }) {
+			d.add(name+" address", a.Prefix.String(), "none")
+		}
+	}
+	for _, r := range want.Routes {
+		if !slices.Contains(have.Routes, r) {
+			d.add(name, r.String(), closest(r, have.Routes))
+		}
+	}
+}
+
+// closest is the route found to the same destination, to say what differs.
+func closest(want Route, have []Route) string {
+	for _, r := range have {
+		if r.Dst == want.Dst && r.Table == want.Table {
+			return r.String()
+		}
+	}
+	return "none"
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func macOrNone(mac net.HardwareAddr) string { return orNone(mac.String()) }

@@ -1,0 +1,64 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+// GC deletes the links of the network's attachments that are not valid, and host
+// ends on its bridge that an ADD was killed on before they had their owner's
+// alias. It goes on after a failure and joins the errors. Without a list
+// nothing is provably dead: a link whose container is gone is gone itself.
+func (h *Host) GC(c Config, network string, valid cni.Valid) error {
+	if !valid.Known {
+		return h.ReapBridge(c.Bridge)
+	}
+	links, err := h.nl.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list links: %w", err)
+	}
+	var failed error
+	bridges := map[int]bool{}
+	for _, link := range links {
+		label, ok := ownerLabel(link.Attrs().Alias)
+		if !ok || !strings.HasPrefix(label, cni.NetworkLabel(network)) || valid.KeepsLabel(label) {
+			continue
+		}
+		bridges[link.Attrs().MasterIndex] = true
+		failed = errors.Join(failed, h.deleteLink(link.Attrs().Name))
+	}
+	for index := range bridges {
+		failed = errors.Join(failed, h.reapIndex(index))
+	}
+	return errors.Join(failed, h.reapNameless(c.Bridge), h.ReapBridge(c.Bridge))
+}
+
+// reapNameless deletes host ends of ours that have no alias. Under the exclusive
+// lock no ADD is between making one and naming it.
+func (h *Host) reapNameless(bridge string) (err error) {
+	link, err := h.nl.LinkByName(bridge)
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", bridge, err)
+	}
+	lock, err := h.lock(bridge, flock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	ports, err := h.ports(link.Attrs().Index)
+	for _, p := range ports {
+		if p.Attrs().Alias == "" && isHostName(p.Attrs().Name) {
+			err = errors.Join(err, h.deleteLink(p.Attrs().Name))
+		}
+	}
+	return err
+}

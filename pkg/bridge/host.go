@@ -1,0 +1,237 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+// Host is the network namespace that the bridges are in: the caller's.
+type Host struct {
+	nl  *netlink.Handle
+	dir string
+}
+
+// DefaultDir holds a lock file for each bridge.
+const DefaultDir = "/run/trestle/bridge"
+
+const (
+	forwardingLimit = 10 * time.Second
+)
+
+// OpenHost opens a netlink socket in the caller's namespace.
+func OpenHost(dir string) (*Host, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &Host{nl: h, dir: dir}, nil
+}
+
+// Close closes the socket.
+func (h *Host) Close() { h.nl.Close() }
+
+// lock keeps a bridge from being deleted (flock.Shared) or used (flock.Exclusive)
+// by others. An ADD holds it until its port is on the bridge; from then on the
+// port keeps the bridge.
+func (h *Host) lock(bridge string, mode flock.Mode) (*flock.Lock, error) {
+	return flock.Open(filepath.Join(h.dir, bridge+".lock"), mode, flock.DefaultWait)
+}
+
+// DefaultMTU is the MTU of the link that a packet to the world would leave by,
+// IPv4 before IPv6, and 1500 on a host without a default route.
+func (h *Host) DefaultMTU() int {
+	for _, world := range []string{"1.1.1.1", "2606:4700::1111"} { // any global address: nothing is sent
+		routes, err := h.nl.RouteGet(net.ParseIP(world))
+		if err != nil || len(routes) == 0 {
+			continue
+		}
+		if link, err := h.nl.LinkByIndex(routes[0].LinkIndex); err == nil && link.Attrs().MTU >= minMTU {
+			return min(link.Attrs().MTU, maxMTU)
+		}
+	}
+	return 1500
+}
+
+// Attach brings the host and the container to the plan, and fills in the MACs
+// that the plan left open. Each step's inverse is on the undo stack at once.
+func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (err error) {
+	lock, err := h.lock(s.Bridge.Name, flock.Shared)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	bridge, err := h.ensureBridge(s.Bridge, undo)
+	if err != nil {
+		return err
+	}
+	s.Bridge.MAC = bridge.HardwareAddr
+	steps := []func() error{
+		func() error { return h.ensureGateways(s.Bridge, bridge, o.Network, undo) },
+		func() error { return h.plug(s, o, bridge.Index, sandbox, undo) },
+		func() error { return sandbox.configure(s.Container) },
+		func() error { return h.awaitPort(s) },
+		s.enableForwarding,
+		func() error { return sandbox.announce(s.Container) },
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plug makes the veth pair and gives it its name and flags.
+func (h *Host) plug(s *State, o cni.Owner, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
+	s.Port.MAC = randomMAC()
+	if s.Container.MAC == nil {
+		s.Container.MAC = randomMAC()
+	}
+	if err := createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd()); err != nil {
+		return h.explainVeth(err, s.Port, s.Container, s.Bridge.Name)
+	}
+	undo.Push("delete "+s.Port.Name, func() error { return h.deleteLink(s.Port.Name) })
+	if err := dress(s.Port); err != nil {
+		return err
+	}
+	if err := h.setVLAN(s.Port); err != nil {
+		return err
+	}
+	return h.raiseQuietly(s.Port)
+}
+
+func (h *Host) awaitPort(s *State) error {
+	if !s.Container.Up {
+		return nil
+	}
+	return h.awaitForwarding(s.Port)
+}
+
+// Detach deletes the owner's links. It needs nothing but the owner: the host end
+// has its name, and takes the container's end along. found is false if there was
+// none. The bridge goes too if it is ours and this was its last port.
+func (h *Host) Detach(o cni.Owner) (found bool, err error) {
+	link, err := h.nl.LinkByName(HostName(o))
+	if isLinkGone(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look up %s: %w", HostName(o), err)
+	}
+	if alias := link.Attrs().Alias; alias != "" && alias != Alias(o) {
+		return false, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), alias, o)
+	}
+	if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
+		return true, fmt.Errorf("delete %s: %w", HostName(o), err)
+	}
+	return true, h.reapIndex(link.Attrs().MasterIndex)
+}
+
+func (h *Host) deleteLink(name string) error {
+	link, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkDel(link)
+	}
+	if err != nil && !isLinkGone(err) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}
+
+func (h *Host) reapIndex(index int) error {
+	if index == 0 {
+		return nil
+	}
+	link, err := h.nl.LinkByIndex(index)
+	return h.reapIfIdle(link, err)
+}
+
+// ReapBridge deletes the bridge if it is ours and has no ports: what an ADD
+// leaves that was killed between the bridge and its port.
+func (h *Host) ReapBridge(name string) error {
+	link, err := h.nl.LinkByName(name)
+	return h.reapIfIdle(link, err)
+}
+
+// reapIfIdle takes the answer to a look-up. While a port of the bridge is up the
+// bridge has a carrier, and this one look is enough.
+func (h *Host) reapIfIdle(link netlink.Link, err error) error {
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up bridge: %w", err)
+	}
+	if !isOurBridge(link.Attrs().HardwareAddr) || link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+		return nil
+	}
+	return h.reap(link.Attrs().Name)
+}
+
+// reap deletes the bridge if it is ours and has no ports, and no ADD is about to
+// give it one.
+func (h *Host) reap(name string) (err error) {
+	lock, err := h.lock(name, flock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	link, err := h.nl.LinkByName(name)
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", name, err)
+	}
+	ports, err := h.ports(link.Attrs().Index)
+	if err != nil || len(ports) > 0 || !isOurBridge(link.Attrs().HardwareAddr) {
+		return err
+	}
+	if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
+		return fmt.Errorf("delete bridge %s: %w", name, err)
+	}
+	return nil
+}
+
+// dropGateway takes an address back that an ADD gave to the bridge, unless a
+// container of its network has come to use it.
+func (h *Host) dropGateway(bridge string, gateway netip.Prefix, network string) (err error) {
+	lock, err := h.lock(bridge, flock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	link, err := h.nl.LinkByName(bridge)
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", bridge, err)
+	}
+	ports, err := h.ports(link.Attrs().Index)
+	if err != nil || slices.ContainsFunc(ports, func(p netlink.Link) bool { return inNetwork(p.Attrs().Alias, network) }) {
+		return err
+	}
+	err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("delete address %s of %s: %w", gateway, bridge, err)
+	}
+	return nil
+}
+
+func inNetwork(alias, network string) bool {
+	label, ok := ownerLabel(alias)
+	return ok && strings.HasPrefix(label, cni.NetworkLabel(network))
+}

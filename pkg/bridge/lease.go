@@ -1,0 +1,89 @@
+package bridge
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Lease is what IPAM gave: the container's addresses, and routes as asked for.
+type Lease struct {
+	Addresses []Address
+	Routes    []LeasedRoute
+}
+
+// Address is one address with the prefix length of its subnet.
+type Address struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr // zero: none was named
+}
+
+// LeasedRoute is a route whose gateway and table may still be left to us.
+type LeasedRoute struct {
+	Route
+	scopeSet bool
+}
+
+// ParseLease reads an IPAM plugin's result, or the part of a prevResult that
+// belongs to the interface ifName (an address that names no interface belongs
+// to it, too).
+func ParseLease(result *cni.Result, ifName string) (Lease, error) {
+	var l Lease
+	for i, ip := range result.IPs {
+		if n := ip.Interface; n != nil && *n >= 0 && *n < len(result.Interfaces) && result.Interfaces[*n].Name != ifName {
+			continue
+		}
+		prefix, ok := toPrefix(ip.Address)
+		if !ok {
+			return Lease{}, cni.DecodeErrorf("ips[%d].address: %s is not an address", i, ip.Address.String())
+		}
+		l.Addresses = append(l.Addresses, Address{Prefix: prefix, Gateway: toAddr(ip.Gateway)})
+	}
+	for i, r := range result.Routes {
+		route, err := leasedRoute(r)
+		if err != nil {
+			return Lease{}, cni.DecodeErrorf("routes[%d]: %w", i, err)
+		}
+		l.Routes = append(l.Routes, route)
+	}
+	return l, nil
+}
+
+func leasedRoute(r *types.Route) (LeasedRoute, error) {
+	dst, ok := toPrefix(r.Dst)
+	if !ok {
+		return LeasedRoute{}, cni.DecodeErrorf("dst: %s is not a prefix", r.Dst.String())
+	}
+	l := LeasedRoute{Route: Route{
+		Dst: dst.Masked(), Gateway: toAddr(r.GW), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: mainTable,
+	}}
+	if r.Table != nil {
+		l.Table = *r.Table
+	}
+	if r.Scope != nil {
+		l.Scope, l.scopeSet = *r.Scope, true
+	}
+	return l, nil
+}
+
+func toAddr(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip) // the zero Addr is what a missing one shall be
+	return a.Unmap()
+}
+
+func toPrefix(n net.IPNet) (netip.Prefix, bool) {
+	a := toAddr(n.IP)
+	ones, bits := n.Mask.Size()
+	if a.Is4() && bits == 128 {
+		ones -= 96
+	}
+	p := netip.PrefixFrom(a, ones)
+	return p, p.IsValid()
+}
+
+func toIPNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}

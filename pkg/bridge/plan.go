@@ -1,0 +1,240 @@
+package bridge
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// State is one attachment and what it needs of its host: as planned, or as found
+// in the kernel. It is plain data; two of them can be compared.
+type State struct {
+	Bridge    Bridge
+	Port      Port
+	Container Interface
+	Forward4  bool // net.ipv4.ip_forward
+	Forward6  bool // net.ipv6.conf.all.forwarding
+}
+
+// Bridge is the link that the network's ports are on.
+type Bridge struct {
+	Name          string
+	MAC           net.HardwareAddr
+	MTU           int // of a new bridge; one that exists keeps its own
+	Promisc       bool
+	VLANFiltering bool
+	// Gateways are the addresses that containers send to, each with the prefix
+	// length of its subnet; on the VLAN interface where there is one.
+	Gateways []netip.Prefix
+	// ForceAddress lets an overlapping address give way to one of Gateways.
+	ForceAddress bool
+}
+
+// Port is the host end of the veth pair.
+type Port struct {
+	Name      string
+	Bridge    string // its master
+	Alias     string
+	MAC       net.HardwareAddr
+	MTU       int
+	Hairpin   bool
+	Isolated  bool
+	LinkLocal bool
+	VLAN      VLAN
+	// SpoofCheck lets nothing in but what comes from the container's MAC.
+	SpoofCheck bool
+}
+
+// VLAN is a port's part in a bridge with VLAN filtering.
+type VLAN struct {
+	Access      int   // untagged frames belong to it; 0: none
+	Trunk       []int // pass tagged
+	KeepDefault bool  // VLAN 1 stays on the port
+}
+
+// Filters says whether the bridge must look at VLANs at all.
+func (v VLAN) Filters() bool { return v.Access != 0 || len(v.Trunk) > 0 }
+
+// Interface is the container's end.
+type Interface struct {
+	Name      string
+	MAC       net.HardwareAddr // nil: the kernel's choice
+	MTU       int
+	Up        bool
+	DAD       bool // wait until IPv6 addresses are found to be unique
+	LinkLocal bool
+	Announce  bool // tell the neighbours, the MAC is no function of the address
+	Addresses []Address
+	Routes    []Route
+}
+
+// Route is one of the container's routes, with nothing left to choose.
+type Route struct {
+	Dst      netip.Prefix
+	Gateway  netip.Addr // zero: on the link
+	MTU      int
+	AdvMSS   int
+	Priority int
+	Table    int
+	Scope    int // rtnetlink(7), enum rt_scope_t
+}
+
+const mainTable = unix.RT_TABLE_MAIN
+
+// NewPlan is what an ADD brings about. mtu is that of the host's default route,
+// for a configuration that leaves it open.
+func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
+	if c.MTU != 0 {
+		mtu = c.MTU
+	}
+	vlan := VLAN{Access: c.VLAN, Trunk: c.Trunk, KeepDefault: c.KeepDefaultVLAN}
+	addresses, err := withGateways(l.Addresses, c.Gateway)
+	if err != nil {
+		return State{}, err
+	}
+	s := State{
+		Bridge: Bridge{Name: c.Bridge, MTU: mtu, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress},
+		Port: Port{
+			Name: HostName(o), Bridge: c.Bridge, Alias: Alias(o), MTU: mtu, Hairpin: c.Hairpin, Isolated: c.Isolated, LinkLocal: c.IPv6LinkLocal,
+			VLAN: vlan, SpoofCheck: c.MACSpoofCheck,
+		},
+		Container: Interface{
+			Name: o.IfName, MAC: c.MAC, MTU: mtu, Up: !c.InterfaceDown, DAD: c.DAD, LinkLocal: c.IPv6LinkLocal,
+			Announce: c.MAC != nil, Routes: routes(l.Routes, addresses, c.DefaultGateway),
+		},
+	}
+	s.planAddresses(addresses, c.Gateway)
+	return s, s.checkMTU()
+}
+
+// planAddresses puts the addresses where they belong.
+func (s *State) planAddresses(addresses []Address, gateway bool) {
+	for _, a := range addresses {
+		s.Container.Addresses = append(s.Container.Addresses, a)
+		if !gateway || !a.Gateway.IsValid() {
+			continue
+		}
+		s.Bridge.Gateways = append(s.Bridge.Gateways, netip.PrefixFrom(a.Gateway, a.Prefix.Bits()))
+		if a.Prefix.Addr().Is4() {
+			s.Forward4 = true
+		} else {
+			s.Forward6 = true
+		}
+	}
+	if s.Container.MAC == nil {
+		s.Container.MAC = defaultMAC(addresses)
+	}
+}
+
+// defaultMAC is made of the first IPv4 address, or else of the first one. On a
+// layer 2 network there is none yet, and the MAC is chosen when the link is made.
+func defaultMAC(addresses []Address) net.HardwareAddr {
+	if len(addresses) == 0 {
+		return nil
+	}
+	i := max(0, slices.IndexFunc(addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }))
+	return macFromAddress(addresses[i].Prefix.Addr())
+}
+
+func (s *State) checkMTU() error {
+	v6 := slices.IndexFunc(s.Container.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() })
+	if v6 >= 0 && s.Container.MTU < minMTUIPv6 {
+		return cni.ConfigErrorf("mtu: %d is too small for the IPv6 address %s; use %d or more", s.Container.MTU, s.Container.Addresses[v6].Prefix, minMTUIPv6)
+	}
+	return nil
+}
+
+// withGateways names a gateway for each address where the bridge shall be it
+// and IPAM did not say: the first address of the subnet after its own.
+func withGateways(addresses []Address, gateway bool) ([]Address, error) {
+	named := slices.Clone(addresses)
+	for i, a := range named {
+		if a.Gateway.IsValid() || !gateway {
+			continue
+		}
+		g := a.Prefix.Masked().Addr().Next()
+		if !a.Prefix.Contains(g) || g == a.Prefix.Addr() {
+			return nil, cni.ConfigErrorf("isGateway: IPAM gave %s without a gateway, and its subnet has no other address for one; name a gateway in ipam", a.Prefix)
+		}
+		named[i].Gateway = g
+	}
+	return named, nil
+}
+
+// routes settles each route's gateway, table and scope, adds the default ones
+// that isDefaultGateway asks for, and leaves out what stands there twice.
+func routes(leased []LeasedRoute, addresses []Address, defaultGateway bool) []Route {
+	var settled []Route
+	add := func(r Route) {
+		if !slices.Contains(settled, r) {
+			settled = append(settled, r)
+		}
+	}
+	for _, a := range addresses {
+		if a.Gateway.IsValid() && !a.Prefix.Contains(a.Gateway) {
+			// the gateway itself must be on the link before anything goes through it
+			add(LeasedRoute{Route: Route{Dst: netip.PrefixFrom(a.Gateway, a.Gateway.BitLen()), Table: mainTable}}.settle(nil))
+		}
+	}
+	for _, r := range leased {
+		add(r.settle(addresses))
+	}
+	if !defaultGateway {
+		return settled
+	}
+	for _, a := range addresses {
+		if a.Gateway.IsValid() {
+			add(defaultRoute(a.Gateway))
+		}
+	}
+	return settled
+}
+
+func defaultRoute(gateway netip.Addr) Route {
+	zero := netip.IPv6Unspecified()
+	if gateway.Is4() {
+		zero = netip.IPv4Unspecified()
+	}
+	r := LeasedRoute{Route: Route{Dst: netip.PrefixFrom(zero, 0), Gateway: gateway, Table: mainTable}}
+	return r.settle(nil)
+}
+
+// settle gives a route without a gateway that of the first address of its
+// family (CNI spec, "Result", routes[].gw), and the kernel's defaults to the rest.
+func (r LeasedRoute) settle(addresses []Address) Route {
+	route := r.Route
+	onLink := r.scopeSet && r.Scope == unix.RT_SCOPE_LINK
+	if !route.Gateway.IsValid() && !onLink {
+		route.Gateway = firstGateway(addresses, route.Dst.Addr().Is4())
+	}
+	if route.Dst.Addr().Is6() {
+		return route.settle6()
+	}
+	if !r.scopeSet && !route.Gateway.IsValid() {
+		route.Scope = unix.RT_SCOPE_LINK
+	}
+	return route
+}
+
+// settle6 follows the kernel, which knows no scope of IPv6 routes and takes
+// priority 0 for its own default (IP6_RT_PRIO_USER, linux/ipv6_route.h).
+func (r Route) settle6() Route {
+	r.Scope = unix.RT_SCOPE_UNIVERSE
+	if r.Priority == 0 {
+		r.Priority = 1024
+	}
+	return r
+}
+
+func firstGateway(addresses []Address, ipv4 bool) netip.Addr {
+	for _, a := range addresses {
+		if a.Gateway.IsValid() && a.Gateway.Is4() == ipv4 {
+			return a.Gateway
+		}
+	}
+	return netip.Addr{}
+}

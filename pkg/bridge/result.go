@@ -1,0 +1,60 @@
+package bridge
+
+import (
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Result is the answer to an ADD: bridge, host end and container end, each
+// address tied to the last; IPAM's routes and DNS, as the configuration amends
+// them.
+func (s *State) Result(c Config, leased *cni.Result, sandbox string) *cni.Result {
+	result := &cni.Result{
+		CNIVersion: types100.ImplementedSpecVersion,
+		Interfaces: []*types100.Interface{
+			{Name: s.Bridge.Name, Mac: s.Bridge.MAC.String()},
+			{Name: s.Port.Name, Mac: s.Port.MAC.String(), Mtu: s.Port.MTU},
+			{Name: s.Container.Name, Mac: s.Container.MAC.String(), Mtu: s.Container.MTU, Sandbox: sandbox},
+		},
+		Routes: leased.Routes,
+		DNS:    leased.DNS,
+	}
+	for _, a := range s.Container.Addresses {
+		result.IPs = append(result.IPs, &types100.IPConfig{
+			Interface: types100.Int(2), Address: *toIPNet(a.Prefix), Gateway: a.Gateway.AsSlice(),
+		})
+	}
+	if c.DefaultGateway {
+		result.Routes = append(result.Routes, s.missingDefaults(leased.Routes)...)
+	}
+	if !c.DNS.IsEmpty() {
+		result.DNS = c.DNS
+	}
+	return result
+}
+
+// missingDefaults are the default routes that isDefaultGateway adds to IPAM's.
+func (s *State) missingDefaults(leased []*types.Route) []*types.Route {
+	named := map[netip.Addr]bool{}
+	for _, r := range leased {
+		if dst, ok := toPrefix(r.Dst); ok && dst.Bits() == 0 {
+			gateway := toAddr(r.GW)
+			if !gateway.IsValid() {
+				gateway = firstGateway(s.Container.Addresses, dst.Addr().Is4())
+			}
+			named[gateway] = true
+		}
+	}
+	var missing []*types.Route
+	for _, a := range s.Container.Addresses {
+		if a.Gateway.IsValid() && !named[a.Gateway] {
+			named[a.Gateway] = true
+			missing = append(missing, &types.Route{Dst: *toIPNet(defaultRoute(a.Gateway).Dst), GW: a.Gateway.AsSlice()})
+		}
+	}
+	return missing
+}

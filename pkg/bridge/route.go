@@ -1,0 +1,77 @@
+package bridge
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// String shows the route as ip(8) would.
+func (r Route) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "route %s", r.Dst)
+	if r.Gateway.IsValid() {
+		fmt.Fprintf(&b, " via %s", r.Gateway)
+	}
+	if r.Table != mainTable {
+		fmt.Fprintf(&b, " table %d", r.Table)
+	}
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"metric", r.Priority}, {"mtu", r.MTU}, {"advmss", r.AdvMSS}, {"scope", r.Scope}} {
+		if f.value != 0 {
+			fmt.Fprintf(&b, " %s %d", f.name, f.value)
+		}
+	}
+	return b.String()
+}
+
+func (r Route) netlink(linkIndex int) *netlink.Route {
+	return &netlink.Route{
+		LinkIndex: linkIndex,
+		Dst:       toIPNet(r.Dst),
+		Gw:        r.Gateway.AsSlice(),
+		MTU:       r.MTU,
+		AdvMSS:    r.AdvMSS,
+		Priority:  r.Priority,
+		Table:     r.Table,
+		Scope:     netlink.Scope(r.Scope),
+	}
+}
+
+// routesOf are the routes over a link in one table.
+func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {
+	filter := &netlink.Route{LinkIndex: linkIndex, Table: table}
+	list, err := h.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list routes of table %d: %w", table, err)
+	}
+	var routes []Route
+	for _, r := range list {
+		routes = append(routes, fromNetlink(r, linkIndex)...)
+	}
+	return routes, nil
+}
+
+// fromNetlink is one route for each next hop over the link.
+func fromNetlink(r netlink.Route, linkIndex int) []Route {
+	dst, ok := toPrefix(*r.Dst)
+	if !ok {
+		return nil
+	}
+	one := Route{Dst: dst, MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: r.Table, Scope: int(r.Scope)}
+	if len(r.MultiPath) == 0 && r.LinkIndex == linkIndex {
+		one.Gateway = toAddr(r.Gw)
+		return []Route{one}
+	}
+	var hops []Route
+	for _, hop := range r.MultiPath {
+		if hop.LinkIndex == linkIndex {
+			one.Gateway = toAddr(hop.Gw)
+			hops = append(hops, one)
+		}
+	}
+	return hops
+}
