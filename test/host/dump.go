@@ -1,0 +1,302 @@
+package host
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	gocmp "github.com/google/go-cmp/cmp"
+)
+
+// Dump is the state that plugins change, as lines in a fixed order, each of
+// which tells by its first word what it is about: link, address, route, rule,
+// neighbour, fdb, nft, iptables, sysctl and, for the Host, file (below /run,
+// /etc/cni and /var/lib/cni, network namespaces left out). Two dumps differ only
+// where the state differs: no counters, indexes, timers or learned entries.
+func (n *Namespace) Dump() string {
+	n.t.Helper()
+	var lines []string
+	for _, part := range []struct {
+		what string
+		dump func() ([]string, error)
+	}{
+		{"link", n.links},
+		{"address", n.addresses},
+		{"route", n.routes},
+		{"rule", n.rules},
+		{"neighbour", n.neighbours},
+		{"fdb", n.fdb},
+		{"nft", n.nft},
+		{"iptables", n.iptables},
+		{"sysctl", n.sysctls},
+	} {
+		found, err := part.dump()
+		if err != nil {
+			n.t.Fatalf("dump %s of %s: %v", part.what, n.Name, err)
+		}
+		for _, line := range found {
+			lines = append(lines, part.what+" "+line)
+		}
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// Dump is Namespace.Dump and the files.
+func (h *Host) Dump() string {
+	h.t.Helper()
+	var lines []string
+	err := h.Do(func() (err error) {
+		lines, err = files("/run", "/etc/cni", "/var/lib/cni")
+		return err
+	})
+	if err != nil {
+		h.t.Fatalf("dump files of %s: %v", h.Name, err)
+	}
+	return h.Namespace.Dump() + strings.Join(lines, "")
+}
+
+// AssertUnchanged fails the test where the dump differs from an earlier one, and
+// shows how. Lines that begin with one of ignore may differ.
+func (n *Namespace) AssertUnchanged(before string, ignore ...string) {
+	n.t.Helper()
+	n.assertSame(before, n.Dump(), ignore)
+}
+
+// AssertUnchanged is Namespace.AssertUnchanged, files included.
+func (h *Host) AssertUnchanged(before string, ignore ...string) {
+	h.t.Helper()
+	h.assertSame(before, h.Dump(), ignore)
+}
+
+func (n *Namespace) assertSame(before, after string, ignore []string) {
+	n.t.Helper()
+	if diff := Diff(before, after, ignore...); diff != "" {
+		n.t.Errorf("%s is not as it was (-before +after):\n%s", n.Name, diff)
+	}
+}
+
+// Diff is what differs between two dumps, with the lines that begin with one of
+// ignore left out; "" where nothing does.
+func Diff(before, after string, ignore ...string) string {
+	keep := func(dump string) []string {
+		return slices.DeleteFunc(strings.Split(dump, "\n"), func(line string) bool {
+			return slices.ContainsFunc(ignore, func(prefix string) bool { return strings.HasPrefix(line, prefix) })
+		})
+	}
+	return gocmp.Diff(keep(before), keep(after))
+}
+
+// ifIndexes are the ends of names that differ from time to time ("eth0@if12").
+var ifIndexes = regexp.MustCompile(`@if\d+`)
+
+// show runs a command and returns the lines that it printed.
+func (n *Namespace) show(args ...string) ([]string, error) {
+	output, err := n.Run(Command{Args: args})
+	if err != nil {
+		return nil, err
+	}
+	if output.Code != 0 {
+		return nil, fmt.Errorf("%s: exit status %d: %s", strings.Join(args, " "), output.Code, output.Stderr)
+	}
+	var lines []string
+	for line := range strings.SplitSeq(ifIndexes.ReplaceAllString(output.Stdout, ""), "\n") {
+		if line = strings.TrimRight(line, " \t"); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines, nil
+}
+
+// showSorted is show for commands whose order is the kernel's.
+func (n *Namespace) showSorted(commands ...[]string) ([]string, error) {
+	var all []string
+	for _, command := range commands {
+		lines, err := n.show(command...)
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(lines)
+		all = append(all, lines...)
+	}
+	return all, nil
+}
+
+// object is a JSON object of iproute2.
+type object = map[string]any
+
+func (n *Namespace) showJSON(args ...string) ([]object, error) {
+	lines, err := n.show(args...)
+	if err != nil {
+		return nil, err
+	}
+	var objects []object
+	if err := json.Unmarshal([]byte(strings.Join(lines, "")), &objects); err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(args, " "), err)
+	}
+	// iproute2 prints an empty object for each thing that its filter left out.
+	objects = slices.DeleteFunc(objects, func(o object) bool { return o["ifname"] == nil })
+	slices.SortFunc(objects, func(a, b object) int {
+		return cmp.Compare(fmt.Sprint(a["ifname"]), fmt.Sprint(b["ifname"]))
+	})
+	return objects, nil
+}
+
+// The attributes that Dump shows, all of them settings: the rest are ids,
+// timers, counters, or follow from these.
+var (
+	linkAttributes = []string{
+		"ifalias", "address", "flags", "mtu", "master", "qdisc", "operstate", "promiscuity", "allmulti",
+		"inet6_addr_gen_mode", "num_tx_queues", "num_rx_queues", "gso_max_size", "gro_max_size", "group", "altnames",
+	}
+	bridgeAttributes = []string{
+		"forward_delay", "hello_time", "max_age", "ageing_time", "stp_state", "priority", "vlan_filtering", "vlan_protocol",
+		"vlan_default_pvid", "group_fwd_mask", "mcast_snooping", "mcast_querier", "mcast_router",
+		"nf_call_iptables", "nf_call_ip6tables", "nf_call_arptables",
+	}
+	portAttributes = []string{
+		"state", "priority", "cost", "hairpin", "guard", "root_block", "fastleave", "learning", "flood", "proxy_arp",
+		"proxy_arp_wifi", "mcast_flood", "bcast_flood", "mcast_to_unicast", "neigh_suppress", "group_fwd_mask_str",
+		"vlan_tunnel", "isolated", "locked",
+	}
+	addressAttributes = []string{
+		"local", "prefixlen", "address", "broadcast", "scope", "label", "dynamic", "nodad", "home", "deprecated",
+		"dadfailed", "noprefixroute", "mngtmpaddr", "temporary", "metric",
+	}
+)
+
+func (n *Namespace) links() ([]string, error) {
+	links, err := n.showJSON("ip", "-json", "-details", "link", "show")
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for _, link := range links {
+		info, _ := link["linkinfo"].(object) // absent for physical ones and lo
+		line := fmt.Sprint(link["ifname"], pick(link, linkAttributes))
+		if kind := info["info_kind"]; kind != nil {
+			line += fmt.Sprint(" kind=", kind)
+		}
+		if bridge, ok := info["info_data"].(object); ok && info["info_kind"] == "bridge" {
+			line += pick(bridge, bridgeAttributes)
+		}
+		if port, ok := info["info_slave_data"].(object); ok {
+			line += " port:" + pick(port, portAttributes)
+		}
+		lines = append(lines, line)
+	}
+	return lines, nil
+}
+
+func (n *Namespace) addresses() ([]string, error) {
+	links, err := n.showJSON("ip", "-json", "-details", "address", "show")
+	if err != nil {
+		return nil, err
+	}
+	var lines []string
+	for _, link := range links {
+		addresses, _ := link["addr_info"].([]any) // absent where there are none
+		for _, address := range addresses {
+			if attributes, ok := address.(object); ok {
+				lines = append(lines, fmt.Sprint(link["ifname"], pick(attributes, addressAttributes)))
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines, nil
+}
+
+// pick shows the attributes that are there.
+func pick(o object, attributes []string) string {
+	var line strings.Builder
+	for _, name := range attributes {
+		if value, ok := o[name]; ok {
+			fmt.Fprintf(&line, " %s=%v", name, value)
+		}
+	}
+	return line.String()
+}
+
+// expiry is the remaining life of a route that a router announced.
+var expiry = regexp.MustCompile(` expires \d+sec`)
+
+func (n *Namespace) routes() ([]string, error) {
+	lines, err := n.showSorted(
+		[]string{"ip", "-4", "-details", "route", "show", "table", "all"},
+		[]string{"ip", "-6", "-details", "route", "show", "table", "all"},
+	)
+	for i := range lines {
+		lines[i] = expiry.ReplaceAllString(lines[i], "")
+	}
+	return lines, err
+}
+
+func (n *Namespace) rules() ([]string, error) {
+	return n.showSorted([]string{"ip", "-4", "rule", "show"}, []string{"ip", "-6", "rule", "show"})
+}
+
+func (n *Namespace) neighbours() ([]string, error) {
+	return n.showSorted(
+		[]string{"ip", "neighbour", "show", "nud", "permanent"},
+		[]string{"ip", "-4", "neighbour", "show", "proxy"},
+		[]string{"ip", "-6", "neighbour", "show", "proxy"},
+	)
+}
+
+// fdb is the entries that were configured; the others are learned.
+func (n *Namespace) fdb() ([]string, error) {
+	lines, err := n.showSorted([]string{"bridge", "fdb", "show"})
+	return slices.DeleteFunc(lines, func(line string) bool {
+		return !strings.Contains(line, "permanent") && !strings.Contains(line, "static")
+	}), err
+}
+
+// files shows each file below the roots with its mode and, where it is short,
+// its content. The mounts of network namespaces are left out: they are containers.
+func files(roots ...string) ([]string, error) {
+	var lines []string
+	for _, root := range roots {
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case path == "/run/netns":
+				return filepath.SkipDir
+			case entry.IsDir():
+				return nil
+			}
+			line, err := describeFile(path, entry)
+			lines = append(lines, line)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lines, nil
+}
+
+func describeFile(path string, entry fs.DirEntry) (string, error) {
+	info, err := entry.Info()
+	if err != nil {
+		return "", err
+	}
+	line := fmt.Sprintf("file %s %v", path, info.Mode())
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		target, err := os.Readlink(path)
+		return line + " -> " + target + "\n", err
+	case info.Mode().IsRegular():
+		content, err := os.ReadFile(path)
+		if len(content) > 200 {
+			return fmt.Sprintf("%s %d bytes %.200q…\n", line, len(content), content), err
+		}
+		return fmt.Sprintf("%s %q\n", line, content), err
+	}
+	return line + "\n", nil
+}

@@ -1,0 +1,83 @@
+package host
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// Strace says how a command is watched by strace(1), with all its threads and
+// children.
+type Strace struct {
+	// Syscalls are those to watch ("%network", "openat,unlinkat"); all where empty.
+	Syscalls string
+	// Inject tampers with system calls: "sendmsg:error=ENOBUFS:when=2" or
+	// "unlinkat:signal=KILL". strace counts `when` for each thread by itself.
+	Inject []string
+}
+
+// Trace is what strace saw.
+type Trace struct {
+	// Execs are the programs that were run, in order; the command itself is the first.
+	Execs []string
+	// Calls counts the system calls by name.
+	Calls map[string]int
+	// Injected counts those that were tampered with. Where a test goes through
+	// all steps (when=1, 2, …), 0 says that there are no more.
+	Injected int
+	// Text is all of it.
+	Text string
+}
+
+// Trace runs the command under strace.
+func (n *Namespace) Trace(s Strace, c Command) (Output, Trace, error) {
+	n.t.Helper()
+	file := filepath.Join(n.t.TempDir(), "strace")
+	args := []string{"strace", "-f", "-qq", "-o", file, "-s", "256"}
+	if s.Syscalls != "" {
+		args = append(args, "-e", "trace=execve,"+s.Syscalls)
+	}
+	for _, inject := range s.Inject {
+		args = append(args, "-e", "inject="+inject)
+	}
+	c.Args = append(append(args, "--"), c.Args...)
+	output, err := n.Run(c)
+	if err != nil {
+		return output, Trace{}, err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return output, Trace{}, fmt.Errorf("strace wrote nothing (it said %q): %w", output.Stderr, err)
+	}
+	return output, parseTrace(string(text)), nil
+}
+
+// The lines are "PID name(arguments) = result"; a call that another thread
+// interrupts goes on in a line "PID <... name resumed>".
+var (
+	callLine = regexp.MustCompile(`^\d+ +(\w+)\(`)
+	execLine = regexp.MustCompile(`^\d+ +execve\("([^"]+)"`)
+)
+
+func parseTrace(text string) Trace {
+	trace := Trace{Calls: map[string]int{}, Text: text}
+	lines := bufio.NewScanner(strings.NewReader(text))
+	lines.Buffer(nil, len(text)+1)
+	for lines.Scan() {
+		line := lines.Text()
+		if call := callLine.FindStringSubmatch(line); call != nil {
+			trace.Calls[call[1]]++
+		}
+		// One that failed is a name that PATH's search tried.
+		if exec := execLine.FindStringSubmatch(line); exec != nil && !strings.Contains(line, " = -1 E") {
+			trace.Execs = append(trace.Execs, exec[1])
+		}
+		if strings.HasSuffix(line, "(INJECTED)") || strings.Contains(line, " killed by SIGKILL") {
+			trace.Injected++
+		}
+	}
+	return trace
+}
