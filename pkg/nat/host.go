@@ -1,0 +1,125 @@
+// Package nat knows what leaves and enters a host under another address:
+// masquerade of networks and mapped host ports.
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// DefaultDir is where records live: they are worthless after a reboot, as the
+// kernel's rules are.
+const DefaultDir = "/run/trestle/nat"
+
+// Backend is the part of the kernel that shall have the rules.
+type Backend string
+
+// The backends. Auto is nftables, or iptables where the kernel has no nf_tables.
+const (
+	Auto     Backend = ""
+	NFTables Backend = "nftables"
+	IPTables Backend = "iptables"
+)
+
+// ParseBackend reads a configuration's value. The caller adds the field's name
+// to the error, which has code 7.
+func ParseBackend(s string) (Backend, error) {
+	switch b := Backend(s); b {
+	case Auto, NFTables, IPTables:
+		return b, nil
+	default:
+		return Auto, cni.ConfigErrorf("unknown backend %q; use %q, %q, or leave it out", s, NFTables, IPTables)
+	}
+}
+
+// Host is the NAT state of the host: kernel rules, and the records of who they
+// are for. Every method may be called from several processes at once.
+type Host struct {
+	dir      string
+	backend  Backend
+	backends map[Backend]kernel // opened so far
+}
+
+// kernel has rules of ours; nftables and iptables are the two ways to.
+type kernel interface {
+	// add makes what is not there yet. A network's rule that differs is replaced.
+	add(Rules) error
+	// remove deletes what is there of rules; all says that nothing of ours is
+	// to stay, not even what holds rules.
+	remove(rules Rules, all bool) error
+	// differences says what is not as in rules, for people.
+	differences(Rules) ([]string, error)
+	// replace makes rules the only ones of ours, in one transaction.
+	replace(Rules) error
+	// usable says whether the kernel would take rules.
+	usable() error
+	close() error
+}
+
+// Open gives the NAT state whose records are in dir. Nothing is touched yet.
+func Open(dir string, backend Backend) *Host {
+	return &Host{dir: dir, backend: backend, backends: map[Backend]kernel{}}
+}
+
+// Close lets go of the kernel. Closing waits for what was deleted before
+// (nft_rcv_nl_event, net/netfilter/nf_tables_api.c), a good ten milliseconds;
+// a process that still has a link to delete does that first, or leaves the
+// closing to its end.
+func (h *Host) Close() error {
+	var errs []error
+	for backend, k := range h.backends {
+		errs = append(errs, k.close())
+		delete(h.backends, backend)
+	}
+	return errors.Join(errs...)
+}
+
+// wanted is the backend that new rules go to.
+func (h *Host) wanted() (Backend, error) {
+	if h.backend != Auto {
+		return h.backend, nil
+	}
+	k, err := h.kernel(NFTables)
+	if err != nil {
+		return Auto, err
+	}
+	supported, err := k.(*nftTable).supported()
+	if err != nil || supported {
+		return NFTables, err
+	}
+	return IPTables, nil
+}
+
+// kernel opens a backend, once.
+func (h *Host) kernel(b Backend) (kernel, error) {
+	if k := h.backends[b]; k != nil {
+		return k, nil
+	}
+	var k kernel
+	var err error
+	switch b {
+	case NFTables:
+		k, err = openNFTables()
+	default:
+		err = fmt.Errorf("no such backend: %q", b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.backends[b] = k
+	return k, nil
+}
+
+// locked runs do as the only one on this host.
+func (h *Host) locked(do func() error) error {
+	lock, err := takeLock(h.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), lock.release())
+}
+
+func (h *Host) records(b Backend) records { return records{filepath.Join(h.dir, string(b))} }

@@ -1,0 +1,80 @@
+package nat
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// check refuses what no rule can be made of.
+func (m Masquerade) check() error {
+	for _, p := range m.Prefixes {
+		if !p.IsValid() {
+			return fmt.Errorf("masquerade: a subnet is not an address and a length: %v", p)
+		}
+	}
+	if m.SNAT4.IsValid() && !m.SNAT4.Is4() {
+		return cni.ConfigErrorf("masquerade.snatIP4: %s is not an IPv4 address", m.SNAT4)
+	}
+	if m.SNAT6.IsValid() && !m.SNAT6.Is6() {
+		return cni.ConfigErrorf("masquerade.snatIP6: %s is not an IPv6 address", m.SNAT6)
+	}
+	return nil
+}
+
+// AddMasquerade lets the owner's network be masqueraded by m: one rule for the
+// network, which is replaced if it was another. It may be called again.
+func (h *Host) AddMasquerade(owner cni.Owner, m Masquerade) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	backend, err := h.wanted()
+	if err != nil {
+		return err
+	}
+	k, err := h.kernel(backend)
+	if err != nil {
+		return err
+	}
+	return h.locked(func() error {
+		if err := h.records(backend).addUser(owner, m); err != nil {
+			return err
+		}
+		return k.add(Rules{Networks: []NetworkRule{{owner.Network, m}}})
+	})
+}
+
+// addUser records that owner is served by m, the rule of its network.
+func (r records) addUser(owner cni.Owner, m Masquerade) error {
+	if err := write(filepath.Join(r.users(owner.Network), key(owner)), owner); err != nil {
+		return err
+	}
+	var recorded Masquerade
+	if whole, err := read(r.masquerade(owner.Network), &recorded); err != nil || whole && reflect.DeepEqual(recorded, m) {
+		return err
+	}
+	return write(r.masquerade(owner.Network), m)
+}
+
+// CheckMasquerade says what is not as AddMasquerade(owner, m) leaves it.
+func (h *Host) CheckMasquerade(owner cni.Owner, m Masquerade) ([]string, error) {
+	backend, err := h.wanted()
+	if err != nil {
+		return nil, err
+	}
+	k, err := h.kernel(backend)
+	if err != nil {
+		return nil, err
+	}
+	diffs, err := k.differences(Rules{Networks: []NetworkRule{{owner.Network, m}}})
+	if err != nil {
+		return nil, err
+	}
+	recorded, err := exists(filepath.Join(h.records(backend).users(owner.Network), key(owner)))
+	if err == nil && !recorded {
+		diffs = append(diffs, fmt.Sprintf("record of %s as served by the masquerade of its network: want one, have none", owner))
+	}
+	return diffs, err
+}

@@ -1,0 +1,133 @@
+package nat
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+func TestMasqueradeRules(t *testing.T) {
+	for name, m := range map[string]Masquerade{
+		"ipv4":      {Prefixes: prefixes("10.1.0.0/24")},
+		"odd":       {Prefixes: prefixes("10.1.16.0/20", "10.9.0.4/32")},
+		"dual":      {Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64")},
+		"exclude":   {Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), Exclude: prefixes("192.168.0.0/16", "10.0.0.0/8", "fd00::/8")},
+		"fixed":     {Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1")},
+		"random":    {Prefixes: prefixes("10.1.0.0/24"), RandomFully: true},
+		"fixedrand": {Prefixes: prefixes("10.1.0.0/24"), RandomFully: true, SNAT4: netip.MustParseAddr("192.0.2.1")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHost(t, NFTables)
+			must(t, h.AddMasquerade(owner("blue", "c1"), m))
+			golden(t, "masquerade-"+name+".nft", ruleset(t))
+			diffs, err := h.CheckMasquerade(owner("blue", "c1"), m)
+			if err != nil || len(diffs) > 0 {
+				t.Errorf("CheckMasquerade: got %v, %v, want no difference", diffs, err)
+			}
+			must(t, h.Release(owner("blue", "c1")))
+			nothingLeft(t, h)
+		})
+	}
+}
+
+func TestMasqueradeIsOneRuleForTheNetwork(t *testing.T) {
+	h := openHost(t, NFTables)
+	m := Masquerade{Prefixes: prefixes("10.1.0.0/24")}
+	must(t, h.AddMasquerade(owner("blue", "c1"), m))
+	before := ruleset(t)
+	must(t, h.AddMasquerade(owner("blue", "c1"), m))
+	must(t, h.AddMasquerade(owner("blue", "c2"), m))
+	if got := ruleset(t); got != before {
+		t.Errorf("ruleset after a second owner: got\n%s\nwant\n%s", got, before)
+	}
+	must(t, h.Release(owner("blue", "c1")))
+	must(t, h.Release(owner("blue", "c1")))
+	must(t, h.Release(owner("blue", "never added")))
+	if got := ruleset(t); got != before {
+		t.Errorf("ruleset with an owner left: got\n%s\nwant\n%s", got, before)
+	}
+	must(t, h.Release(owner("blue", "c2")))
+	nothingLeft(t, h)
+}
+
+func TestMasqueradeOfNetworksIsApart(t *testing.T) {
+	h := openHost(t, NFTables)
+	blue, red := Masquerade{Prefixes: prefixes("10.1.0.0/24")}, Masquerade{Prefixes: prefixes("10.2.0.0/24")}
+	must(t, h.AddMasquerade(owner("blue", "c1"), blue))
+	alone := ruleset(t)
+	must(t, h.AddMasquerade(owner("red", "c1"), red))
+	must(t, h.Release(owner("red", "c1")))
+	if got := ruleset(t); got != alone {
+		t.Errorf("ruleset after the other network left: got\n%s\nwant\n%s", got, alone)
+	}
+}
+
+func TestMasqueradeFollowsAnEditedConfig(t *testing.T) {
+	h := openHost(t, NFTables)
+	must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+	edited := Masquerade{Prefixes: prefixes("10.1.0.0/24"), Exclude: prefixes("10.0.0.0/8")}
+	diffs, err := h.CheckMasquerade(owner("blue", "c1"), edited)
+	must(t, err)
+	if len(diffs) != 1 || !strings.Contains(diffs[0], "have another one") {
+		t.Errorf("CheckMasquerade of the edited config: got %q, want that the rule is another one", diffs)
+	}
+	must(t, h.AddMasquerade(owner("blue", "c2"), edited))
+	if got := ruleset(t); strings.Count(got, "masquerade") != 1 || !strings.Contains(got, "10.0.0.0/8") {
+		t.Errorf("ruleset: got\n%s\nwant the edited rule alone", got)
+	}
+	must(t, h.Release(owner("blue", "c1")))
+	must(t, h.Release(owner("blue", "c2")))
+	nothingLeft(t, h)
+}
+
+func TestMasqueradeIsRestored(t *testing.T) {
+	h := openHost(t, NFTables)
+	m := Masquerade{Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), SNAT6: netip.MustParseAddr("2001:db8::1")}
+	must(t, h.AddMasquerade(owner("blue", "c1"), m))
+	must(t, h.AddMasquerade(owner("red", "c1"), Masquerade{Prefixes: prefixes("10.2.0.0/24")}))
+	before := ruleset(t)
+	run(t, "nft", "flush", "ruleset")
+	if diffs, err := h.CheckMasquerade(owner("blue", "c1"), m); err != nil || len(diffs) != 1 {
+		t.Errorf("CheckMasquerade after a flush: got %q, %v, want one difference", diffs, err)
+	}
+	must(t, h.Restore())
+	must(t, h.Restore())
+	if got := ruleset(t); got != before {
+		t.Errorf("ruleset after Restore: got\n%s\nwant\n%s", got, before)
+	}
+}
+
+func TestMasqueradeIsCollected(t *testing.T) {
+	h := openHost(t, NFTables)
+	m := Masquerade{Prefixes: prefixes("10.1.0.0/24")}
+	must(t, h.AddMasquerade(owner("blue", "dead"), m))
+	must(t, h.AddMasquerade(owner("red", "other"), Masquerade{Prefixes: prefixes("10.2.0.0/24")}))
+	must(t, h.GC("blue", cni.Valid{}))
+	if got := ruleset(t); !strings.Contains(got, `"blue/"`) {
+		t.Errorf("ruleset after GC without a list: got\n%s\nwant the rule of blue still", got)
+	}
+	must(t, h.GC("blue", cni.Valid{Known: true}))
+	if got := ruleset(t); strings.Contains(got, `"blue/"`) || !strings.Contains(got, `"red/"`) {
+		t.Errorf("ruleset after GC of blue: got\n%s\nwant the rule of red alone", got)
+	}
+}
+
+// A kill may leave any beginning of what ADD does; DEL finds it.
+func TestReleaseAfterAKilledAdd(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, r records){
+		"directories":  func(t *testing.T, r records) { must(t, os.MkdirAll(r.users("blue"), 0o755)) },
+		"torn record":  func(t *testing.T, r records) { must(t, write(filepath.Join(r.users("blue"), key(owner("blue", "c1"))), 0)) },
+		"without rule": func(t *testing.T, r records) { must(t, r.addUser(owner("blue", "c1"), Masquerade{})) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHost(t, NFTables)
+			leave(t, h.records(NFTables))
+			must(t, h.Release(owner("blue", "c1")))
+			nothingLeft(t, h)
+		})
+	}
+}

@@ -1,0 +1,75 @@
+package nat
+
+import (
+	"errors"
+	"path/filepath"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Restore makes again, from the records, whatever of ours was lost in the
+// kernel, by "nft flush ruleset" or a reload of firewalld. Where nothing is
+// missing it changes nothing.
+func (h *Host) Restore() error {
+	var errs []error
+	for _, backend := range []Backend{NFTables, IPTables} {
+		known, err := exists(h.records(backend).dir)
+		if err == nil && known {
+			err = h.locked(func() error { return h.restore(backend) })
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) restore(backend Backend) error {
+	rules, err := h.records(backend).all()
+	if err != nil {
+		return err
+	}
+	k, err := h.kernel(backend)
+	if err != nil {
+		return err
+	}
+	lost, err := k.differences(rules)
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	return k.replace(rules)
+}
+
+// all are the rules that the records tell of.
+func (r records) all() (Rules, error) {
+	var rules Rules
+	networks, err := filesIn(filepath.Join(r.dir, "networks"))
+	if err != nil {
+		return Rules{}, err
+	}
+	for _, dir := range networks {
+		network := NetworkRule{Network: filepath.Base(dir)}
+		whole, err := read(r.masquerade(network.Network), &network.Masquerade)
+		if err != nil {
+			return Rules{}, err
+		}
+		if whole {
+			rules.Networks = append(rules.Networks, network)
+		}
+	}
+	return rules, nil
+}
+
+// Status says whether an ADD would get its rules; the error has code 50. The
+// kernel is asked, not whether some program is installed.
+func (h *Host) Status() error {
+	backend, err := h.wanted()
+	if err == nil {
+		var k kernel
+		if k, err = h.kernel(backend); err == nil {
+			err = k.usable()
+		}
+	}
+	if err != nil {
+		return cni.UnavailableErrorf("NAT: %w", err)
+	}
+	return nil
+}
