@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/bridge"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 )
 
@@ -18,6 +19,7 @@ import (
 var release = "2.0.0-dev"
 
 var plugins = map[string]func() cni.Plugin{
+	"bridge":   bridge.Plugin,
 	"loopback": loopback.Plugin,
 }
 

@@ -1,3 +1,89 @@
 package bridge
 
-func (s *Sandbox) announce(Interface) error { return nil }
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// announce tells the neighbours which MAC the container's addresses have now, so
+// that nobody goes on sending to whoever had them before. It must come after the
+// port forwards: the kernel's own announcement (arp_notify) is sent too early and
+// lost. Where the MAC is a function of the address nobody has anything to learn,
+// and the bridge is spared the flood.
+func (s *Sandbox) announce(c Interface) error {
+	if !c.Announce || !c.Up {
+		return nil
+	}
+	return s.do(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(c.Name)
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", c.Name, err)
+		}
+		for _, a := range c.Addresses {
+			send := announce6
+			if a.Prefix.Addr().Is4() {
+				send = announce4
+			}
+			if err := send(link.Attrs().Index, c.MAC, a.Prefix.Addr()); err != nil {
+				return fmt.Errorf("announce %s at %s: %w", a.Prefix.Addr(), c.MAC, err)
+			}
+		}
+		return nil
+	})
+}
+
+var broadcast = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// announce4 sends an ARP announcement (RFC 5227 section 3): a request whose
+// sender and target are the address itself.
+func announce4(linkIndex int, mac net.HardwareAddr, address netip.Addr) error {
+	packet := binary.BigEndian.AppendUint16(nil, 1)               // Ethernet
+	packet = binary.BigEndian.AppendUint16(packet, unix.ETH_P_IP) // protocol
+	packet = append(packet, 6, 4)                                 // lengths of MAC and address
+	packet = binary.BigEndian.AppendUint16(packet, 1)             // request
+	packet = append(append(packet, mac...), address.AsSlice()...)
+	packet = append(append(packet, make([]byte, 6)...), address.AsSlice()...)
+	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: linkIndex, Halen: 6, Addr: broadcast}
+	return sendOnce(unix.AF_PACKET, unix.SOCK_DGRAM, 0, packet, to, nil)
+}
+
+func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
+
+// announce6 sends an unsolicited neighbour advertisement with the override flag
+// to all nodes (RFC 4861 sections 4.4 and 7.2.6). The kernel fills in the
+// checksum of a raw ICMPv6 socket (RFC 3542 section 3.1).
+func announce6(linkIndex int, mac net.HardwareAddr, address netip.Addr) error {
+	const advertisement, override, targetLinkLayer = 136, 0x20, 2
+	packet := append([]byte{advertisement, 0, 0, 0, override, 0, 0, 0}, address.AsSlice()...)
+	packet = append(append(packet, targetLinkLayer, 1), mac...)
+	to := &unix.SockaddrInet6{ZoneId: uint32(linkIndex), Addr: netip.MustParseAddr("ff02::1").As16()}
+	return sendOnce(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6, packet, to, func(fd int) error {
+		// a receiver drops an advertisement that may have come through a router
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, linkIndex); err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrInet6{Addr: address.As16()})
+	})
+}
+
+func sendOnce(family, kind, protocol int, packet []byte, to unix.Sockaddr, prepare func(fd int) error) error {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // sent is sent
+	if prepare != nil {
+		if err := prepare(fd); err != nil {
+			return err
+		}
+	}
+	return unix.Sendto(fd, packet, 0, to)
+}

@@ -87,7 +87,11 @@ func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge) error {
 }
 
 // ensureGateways gives the bridge those of its planned addresses that it lacks.
-func (h *Host) ensureGateways(b Bridge, link netlink.Link, network string, undo *cni.Undo) error {
+func (h *Host) ensureGateways(b Bridge, bridge netlink.Link, network string, undo *cni.Undo) error {
+	link, err := h.gatewayLink(b, bridge)
+	if err != nil {
+		return err
+	}
 	for _, g := range b.Gateways {
 		have, err := addressesOf(link.Attrs().Index, g.Addr().Is4())
 		if err != nil {
@@ -99,7 +103,10 @@ func (h *Host) ensureGateways(b Bridge, link netlink.Link, network string, undo 
 		if err := h.makeRoom(b, link, g, have); err != nil {
 			return err
 		}
-		if err := h.addGateway(link, g, network, undo); err != nil {
+		if err := h.pinMAC(bridge); err != nil {
+			return err
+		}
+		if err := h.addGateway(b, link, g, network, undo); err != nil {
 			return err
 		}
 	}
@@ -116,19 +123,19 @@ func (h *Host) makeRoom(b Bridge, link netlink.Link, gateway netip.Prefix, have 
 		}
 		if !b.ForceAddress {
 			return cni.ConflictErrorf("bridge %s has %s already (%s), which overlaps the gateway %s; give the networks different subnets or bridges, delete the old address (ip address del %s dev %s), or set forceAddress",
-				b.Name, a, h.usersOf(link.Attrs().Index), gateway, a, b.Name)
+				link.Attrs().Name, a, h.usersOf(b.Name), gateway, a, link.Attrs().Name)
 		}
 		if err := h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(a)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("delete address %s of bridge %s: %w", a, b.Name, err)
+			return fmt.Errorf("delete address %s of %s: %w", a, link.Attrs().Name, err)
 		}
 	}
 	return nil
 }
 
 // usersOf names the networks that have ports on a bridge.
-func (h *Host) usersOf(bridgeIndex int) string {
+func (h *Host) usersOf(bridge string) string {
 	var networks []string
-	ports, err := h.ports(bridgeIndex)
+	ports, err := h.ports(bridge)
 	for _, p := range ports {
 		if label, ok := ownerLabel(p.Attrs().Alias); ok {
 			networks = append(networks, label[:strings.IndexByte(label, '/')])
@@ -146,21 +153,18 @@ func (h *Host) usersOf(bridgeIndex int) string {
 	}
 }
 
-func (h *Host) addGateway(link netlink.Link, gateway netip.Prefix, network string, undo *cni.Undo) error {
+func (h *Host) addGateway(b Bridge, link netlink.Link, gateway netip.Prefix, network string, undo *cni.Undo) error {
 	name := link.Attrs().Name
-	if err := h.pinMAC(link); err != nil {
-		return err
-	}
 	// a bridge without ports has no carrier, and detection would never end
 	err := h.nl.AddrAdd(link, newAddr(gateway, false))
 	if errors.Is(err, unix.EEXIST) {
 		return nil // another ADD was faster
 	}
 	if err != nil {
-		return fmt.Errorf("add gateway %s to bridge %s: %w", gateway, name, err)
+		return fmt.Errorf("add gateway %s to %s: %w", gateway, name, err)
 	}
-	undo.Push(fmt.Sprintf("delete gateway %s of bridge %s", gateway, name), func() error {
-		return h.dropGateway(name, gateway, network)
+	undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, name), func() error {
+		return h.dropGateway(b, name, gateway, network)
 	})
 	return nil
 }
@@ -241,21 +245,29 @@ func parseAddress(reply []byte, linkIndex int) (netip.Prefix, bool) {
 
 // ports lists the links on a bridge; the kernel picks them out, but looks at
 // every link of the host to do so: not for the way of every ADD and DEL.
-func (h *Host) ports(bridgeIndex int) ([]netlink.Link, error) {
+func (h *Host) ports(bridge string) ([]netlink.Link, error) {
+	link, err := h.nl.LinkByName(bridge)
+	if isLinkGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", bridge, err)
+	}
+	index := link.Attrs().Index
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(bridgeIndex))))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(uint32(index))))
 	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	if err != nil {
-		return nil, fmt.Errorf("list ports of bridge %d: %w", bridgeIndex, err)
+		return nil, fmt.Errorf("list ports of bridge %s: %w", bridge, err)
 	}
 	var ports []netlink.Link
 	for _, reply := range replies {
 		link, err := netlink.LinkDeserialize(nil, reply)
 		if err != nil {
-			return nil, fmt.Errorf("read port of bridge %d: %w", bridgeIndex, err)
+			return nil, fmt.Errorf("read port of bridge %s: %w", bridge, err)
 		}
-		if link.Attrs().MasterIndex == bridgeIndex {
+		if link.Attrs().MasterIndex == index {
 			ports = append(ports, link)
 		}
 	}

@@ -38,14 +38,14 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 }
 
 // findInterfaces finds the container's end, and the host end unless it is the
-// planned one: the first link of the host that is not the bridge nor on a VLAN
-// of it.
+// planned one: the first link of the host that is not the bridge or its VLAN
+// interface.
 func findInterfaces(result *cni.Result, plan State, sandbox string) (inside, host *types100.Interface) {
 	for _, i := range result.Interfaces {
 		switch {
 		case i.Sandbox == sandbox && i.Name == plan.Container.Name:
 			inside = i
-		case i.Sandbox == "" && i.Name != plan.Bridge.Name && host == nil:
+		case i.Sandbox == "" && i.Name != plan.Bridge.Name && i.Name != plan.Bridge.VLANInterface && host == nil:
 			host = i
 		}
 	}

@@ -122,6 +122,8 @@ func (c Config) check() error {
 		return cni.ConfigErrorf("hairpinMode, promiscMode: both are true; choose one, the bridge would deliver each hairpin frame twice")
 	case c.VLAN < 0 || c.VLAN > maxVLAN:
 		return cni.ConfigErrorf("vlan: %d is out of bounds; use 1 to %d, or 0 for none", c.VLAN, maxVLAN)
+	case c.VLAN != 0 && c.Gateway && len(vlanInterface(c.Bridge, c.VLAN)) > 15:
+		return cni.ConfigErrorf("bridge: the name %q leaves no room for the gateway's interface %s, 15 bytes at most; choose a shorter one", c.Bridge, vlanInterface(c.Bridge, c.VLAN))
 	case c.InterfaceDown && c.IPAM != "":
 		return cni.ConfigErrorf("disableContainerInterface: true does not go with ipam.type %q; an interface that stays down takes no address", c.IPAM)
 	case strings.ContainsAny(c.IPAM, "/\\") || c.IPAM == "..":

@@ -61,7 +61,7 @@ func (d *differences) bridge(want, have Bridge) {
 	}
 	for _, g := range want.Gateways {
 		if !slices.Contains(have.Gateways, g) {
-			d.add("gateway address on "+want.Name, g.String(), fmt.Sprint(have.Gateways))
+			d.add("gateway address on "+want.gatewayName(), g.String(), fmt.Sprint(have.Gateways))
 		}
 	}
 }
@@ -76,7 +76,7 @@ func (d *differences) port(want, have Port) {
 	}
 	d.flag(name+" hairpin", want.Hairpin, have.Hairpin)
 	d.flag(name+" isolated", want.Isolated, have.Isolated)
-	if want.VLAN.Filters() && !want.VLAN.equal(have.VLAN) {
+	if want.VLAN.Filters() && !have.VLAN.includes(want.VLAN) {
 		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
 	}
 	d.flag(name+" MAC spoof check", want.SpoofCheck, have.SpoofCheck)

@@ -31,7 +31,7 @@ func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 			continue
 		}
 		bridges[link.Attrs().MasterIndex] = true
-		failed = errors.Join(failed, h.deleteLink(link.Attrs().Name))
+		failed = errors.Join(failed, h.unguard(link.Attrs().Name), h.deleteLink(link.Attrs().Name))
 	}
 	for index := range bridges {
 		failed = errors.Join(failed, h.reapIndex(index))
@@ -42,22 +42,15 @@ func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 // reapNameless deletes host ends of ours that have no alias. Under the exclusive
 // lock no ADD is between making one and naming it.
 func (h *Host) reapNameless(bridge string) (err error) {
-	link, err := h.nl.LinkByName(bridge)
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", bridge, err)
-	}
 	lock, err := h.lock(bridge, flock.Exclusive)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	ports, err := h.ports(link.Attrs().Index)
+	ports, err := h.ports(bridge)
 	for _, p := range ports {
 		if p.Attrs().Alias == "" && isHostName(p.Attrs().Name) {
-			err = errors.Join(err, h.deleteLink(p.Attrs().Name))
+			err = errors.Join(err, h.unguard(p.Attrs().Name), h.deleteLink(p.Attrs().Name))
 		}
 	}
 	return err

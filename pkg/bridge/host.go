@@ -79,7 +79,8 @@ func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (
 	s.Bridge.MAC = bridge.HardwareAddr
 	steps := []func() error{
 		func() error { return h.ensureGateways(s.Bridge, bridge, o.Network, undo) },
-		func() error { return h.plug(s, o, bridge.Index, sandbox, undo) },
+		func() error { return h.plug(s, bridge.Index, sandbox, undo) },
+		func() error { return h.guard(s, o, undo) },
 		func() error { return sandbox.configure(s.Container) },
 		func() error { return h.awaitPort(s) },
 		s.enableForwarding,
@@ -94,7 +95,7 @@ func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (
 }
 
 // plug makes the veth pair and gives it its name and flags.
-func (h *Host) plug(s *State, o cni.Owner, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
+func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
 	s.Port.MAC = randomMAC()
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
@@ -123,6 +124,12 @@ func (h *Host) awaitPort(s *State) error {
 // has its name, and takes the container's end along. found is false if there was
 // none. The bridge goes too if it is ours and this was its last port.
 func (h *Host) Detach(o cni.Owner) (found bool, err error) {
+	guardErr := h.unguard(HostName(o))
+	found, err = h.unplug(o)
+	return found, errors.Join(guardErr, err)
+}
+
+func (h *Host) unplug(o cni.Owner) (found bool, err error) {
 	link, err := h.nl.LinkByName(HostName(o))
 	if isLinkGone(err) {
 		return false, nil
@@ -195,7 +202,7 @@ func (h *Host) reap(name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", name, err)
 	}
-	ports, err := h.ports(link.Attrs().Index)
+	ports, err := h.ports(name)
 	if err != nil || len(ports) > 0 || !isOurBridge(link.Attrs().HardwareAddr) {
 		return err
 	}
@@ -207,26 +214,26 @@ func (h *Host) reap(name string) (err error) {
 
 // dropGateway takes an address back that an ADD gave to the bridge, unless a
 // container of its network has come to use it.
-func (h *Host) dropGateway(bridge string, gateway netip.Prefix, network string) (err error) {
-	lock, err := h.lock(bridge, flock.Exclusive)
+func (h *Host) dropGateway(b Bridge, linkName string, gateway netip.Prefix, network string) (err error) {
+	lock, err := h.lock(b.Name, flock.Exclusive)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	link, err := h.nl.LinkByName(bridge)
+	ports, err := h.ports(b.Name)
+	if err != nil || slices.ContainsFunc(ports, func(p netlink.Link) bool { return inNetwork(p.Attrs().Alias, network) }) {
+		return err
+	}
+	link, err := h.nl.LinkByName(linkName)
 	if isLinkGone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", bridge, err)
-	}
-	ports, err := h.ports(link.Attrs().Index)
-	if err != nil || slices.ContainsFunc(ports, func(p netlink.Link) bool { return inNetwork(p.Attrs().Alias, network) }) {
-		return err
+		return fmt.Errorf("look up %s: %w", linkName, err)
 	}
 	err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("delete address %s of %s: %w", gateway, bridge, err)
+		return fmt.Errorf("delete address %s of %s: %w", gateway, linkName, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -30,6 +31,9 @@ func ownerLabel(alias string) (string, bool) {
 	label, ok := strings.CutPrefix(alias, aliasPrefix)
 	return label, ok
 }
+
+// vlanInterface is the name of a VLAN's interface over a bridge.
+func vlanInterface(bridge string, vlan int) string { return fmt.Sprintf("%s.%d", bridge, vlan) }
 
 // macFromAddress is a locally administered address that is a function of the
 // container's first one, so that whoever reuses the address has the same MAC and

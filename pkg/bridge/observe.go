@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -46,18 +47,38 @@ func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
 		Name: link.Name, MAC: link.HardwareAddr, MTU: link.MTU, Promisc: link.Promisc > 0,
 		VLANFiltering: link.VlanFiltering != nil && *link.VlanFiltering,
 	}
-	families := map[bool]bool{}
-	for _, g := range plan.Gateways {
-		families[g.Addr().Is4()] = true
+	found.Gateways, err = h.observeGateways(plan)
+	return found, err
+}
+
+func (h *Host) observeGateways(plan Bridge) ([]netip.Prefix, error) {
+	if len(plan.Gateways) == 0 {
+		return nil, nil
 	}
-	for ipv4 := range families {
-		addresses, err := addressesOf(link.Index, ipv4)
+	link, err := h.nl.LinkByName(plan.gatewayName())
+	if isLinkGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", plan.gatewayName(), err)
+	}
+	var found []netip.Prefix
+	for _, ipv4 := range []bool{true, false} {
+		addresses, err := addressesOf(link.Attrs().Index, ipv4)
 		if err != nil {
-			return Bridge{}, err
+			return nil, err
 		}
-		found.Gateways = append(found.Gateways, addresses...)
+		found = append(found, addresses...)
 	}
 	return found, nil
+}
+
+// gatewayName is the link that has the gateway addresses.
+func (b Bridge) gatewayName() string {
+	if b.VLANInterface != "" {
+		return b.VLANInterface
+	}
+	return b.Name
 }
 
 // observePort asks for the port with its flags, which the library leaves out.
@@ -84,7 +105,12 @@ func (h *Host) observePort(plan Port) (Port, error) {
 	if err := p.readFlags(replies[0]); err != nil {
 		return Port{}, fmt.Errorf("read port flags of %s: %w", plan.Name, err)
 	}
-	p.VLAN, err = h.observeVLAN(attrs.Index, plan.VLAN)
+	if p.VLAN, err = h.observeVLAN(attrs.Index, plan.VLAN); err != nil {
+		return Port{}, err
+	}
+	if plan.SpoofCheck {
+		p.SpoofCheck, err = isGuarded(p.Name)
+	}
 	return p, err
 }
 

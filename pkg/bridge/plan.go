@@ -27,6 +27,9 @@ type Bridge struct {
 	MTU           int // of a new bridge; one that exists keeps its own
 	Promisc       bool
 	VLANFiltering bool
+	// VLANInterface over the bridge has the gateways, on VLAN; empty: the bridge.
+	VLANInterface string
+	VLAN          int
 	// Gateways are the addresses that containers send to, each with the prefix
 	// length of its subnet; on the VLAN interface where there is one.
 	Gateways []netip.Prefix
@@ -85,12 +88,9 @@ type Route struct {
 
 const mainTable = unix.RT_TABLE_MAIN
 
-// NewPlan is what an ADD brings about. mtu is that of the host's default route,
-// for a configuration that leaves it open.
+// NewPlan is what an ADD brings about. mtu is that of the links, which the
+// configuration may have left to the host.
 func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
-	if c.MTU != 0 {
-		mtu = c.MTU
-	}
 	vlan := VLAN{Access: c.VLAN, Trunk: c.Trunk, KeepDefault: c.KeepDefaultVLAN}
 	addresses, err := withGateways(l.Addresses, c.Gateway)
 	if err != nil {
@@ -106,6 +106,9 @@ func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
 			Name: o.IfName, MAC: c.MAC, MTU: mtu, Up: !c.InterfaceDown, DAD: c.DAD, LinkLocal: c.IPv6LinkLocal,
 			Announce: c.MAC != nil, Routes: routes(l.Routes, addresses, c.DefaultGateway),
 		},
+	}
+	if c.VLAN != 0 && c.Gateway {
+		s.Bridge.VLANInterface, s.Bridge.VLAN = vlanInterface(c.Bridge, c.VLAN), c.VLAN
 	}
 	s.planAddresses(addresses, c.Gateway)
 	return s, s.checkMTU()

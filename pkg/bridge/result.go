@@ -23,6 +23,10 @@ func (s *State) Result(c Config, leased *cni.Result, sandbox string) *cni.Result
 		Routes: leased.Routes,
 		DNS:    leased.DNS,
 	}
+	if s.Bridge.VLANInterface != "" {
+		// a VLAN interface takes the MAC of the link below it
+		result.Interfaces = append(result.Interfaces, &types100.Interface{Name: s.Bridge.VLANInterface, Mac: s.Bridge.MAC.String()})
+	}
 	for _, a := range s.Container.Addresses {
 		result.IPs = append(result.IPs, &types100.IPConfig{
 			Interface: types100.Int(2), Address: *toIPNet(a.Prefix), Gateway: a.Gateway.AsSlice(),

@@ -1,0 +1,37 @@
+package bridge
+
+import (
+	"errors"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Status is an error of code 50 unless an ADD could make its links. The kernel
+// itself is asked, by a message that it must refuse: a link of the kind with an
+// MTU that no link has. A kind that it does not know, or a caller without
+// CAP_NET_ADMIN, it refuses before it looks at the MTU (rtnl_newlink and
+// rtnl_create_link, net/core/rtnetlink.c).
+func (h *Host) Status() error {
+	var failed error
+	for _, kind := range []string{"bridge", "veth"} {
+		if err := probeLink(kind); !errors.Is(err, unix.EINVAL) {
+			failed = errors.Join(failed, cni.UnavailableErrorf("kernel: links of type %s cannot be made here: %w", kind, err))
+		}
+	}
+	return failed
+}
+
+func probeLink(kind string) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("trestle-probe")))
+	req.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(1)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(kind))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
