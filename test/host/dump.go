@@ -18,7 +18,7 @@ import (
 // which tells by its first word what it is about: link, address, route, rule,
 // neighbour, fdb, nft, iptables, sysctl and, for the Host, file (below /run,
 // /etc/cni and /var/lib/cni, network namespaces left out). Two dumps differ only
-// where the state differs: no counters, indexes, timers or learned entries.
+// where the state differs: no counters, indexes, timers, carriers or learned entries.
 func (n *Namespace) Dump() string {
 	n.t.Helper()
 	var lines []string
@@ -81,15 +81,39 @@ func (n *Namespace) assertSame(before, after string, ignore []string) {
 	}
 }
 
-// Diff is what differs between two dumps, with the lines that begin with one of
-// ignore left out; "" where nothing does.
+// Diff is the lines that differ between two dumps, those that begin with one of
+// ignore left out; "" where none does.
 func Diff(before, after string, ignore ...string) string {
 	keep := func(dump string) []string {
 		return slices.DeleteFunc(strings.Split(dump, "\n"), func(line string) bool {
 			return slices.ContainsFunc(ignore, func(prefix string) bool { return strings.HasPrefix(line, prefix) })
 		})
 	}
-	return gocmp.Diff(keep(before), keep(after))
+	var diff lineDiff
+	gocmp.Equal(keep(before), keep(after), gocmp.Reporter(&diff))
+	return strings.Join(diff.lines, "\n")
+}
+
+// lineDiff reports differing lines in full; go-cmp's own report shortens them.
+type lineDiff struct {
+	path  gocmp.Path
+	lines []string
+}
+
+func (d *lineDiff) PushStep(step gocmp.PathStep) { d.path = append(d.path, step) }
+func (d *lineDiff) PopStep()                     { d.path = d.path[:len(d.path)-1] }
+
+func (d *lineDiff) Report(result gocmp.Result) {
+	if result.Equal() {
+		return
+	}
+	before, after := d.path.Last().Values()
+	if before.IsValid() {
+		d.lines = append(d.lines, "- "+before.String())
+	}
+	if after.IsValid() {
+		d.lines = append(d.lines, "+ "+after.String())
+	}
 }
 
 // ifIndexes are the ends of names that differ from time to time ("eth0@if12").
@@ -151,7 +175,7 @@ func (n *Namespace) showJSON(args ...string) ([]object, error) {
 // timers, counters, or follow from these.
 var (
 	linkAttributes = []string{
-		"ifalias", "address", "flags", "mtu", "master", "qdisc", "operstate", "promiscuity", "allmulti",
+		"ifalias", "address", "flags", "mtu", "master", "qdisc", "promiscuity", "allmulti",
 		"inet6_addr_gen_mode", "num_tx_queues", "num_rx_queues", "gso_max_size", "gro_max_size", "group", "altnames",
 	}
 	bridgeAttributes = []string{
@@ -177,6 +201,7 @@ func (n *Namespace) links() ([]string, error) {
 	}
 	var lines []string
 	for _, link := range links {
+		link["flags"] = settings(link["flags"])
 		info, _ := link["linkinfo"].(object) // absent for physical ones and lo
 		line := fmt.Sprint(link["ifname"], pick(link, linkAttributes))
 		if kind := info["info_kind"]; kind != nil {
@@ -191,6 +216,15 @@ func (n *Namespace) links() ([]string, error) {
 		lines = append(lines, line)
 	}
 	return lines, nil
+}
+
+// settings are the flags of a link that somebody set; the others follow from the
+// carrier, some time after it changed.
+func settings(flags any) []any {
+	list, _ := flags.([]any) // absent where there are none
+	return slices.DeleteFunc(list, func(flag any) bool {
+		return flag == "LOWER_UP" || flag == "NO-CARRIER" || flag == "RUNNING" || flag == "DORMANT"
+	})
 }
 
 func (n *Namespace) addresses() ([]string, error) {
@@ -222,8 +256,9 @@ func pick(o object, attributes []string) string {
 	return line.String()
 }
 
-// expiry is the remaining life of a route that a router announced.
-var expiry = regexp.MustCompile(` expires \d+sec`)
+// passing is what a route shows beside its settings: the remaining life of one
+// that a router announced, the lack of a carrier.
+var passing = regexp.MustCompile(` expires \d+sec| linkdown`)
 
 func (n *Namespace) routes() ([]string, error) {
 	lines, err := n.showSorted(
@@ -231,7 +266,7 @@ func (n *Namespace) routes() ([]string, error) {
 		[]string{"ip", "-6", "-details", "route", "show", "table", "all"},
 	)
 	for i := range lines {
-		lines[i] = expiry.ReplaceAllString(lines[i], "")
+		lines[i] = passing.ReplaceAllString(lines[i], "")
 	}
 	return lines, err
 }
@@ -248,11 +283,13 @@ func (n *Namespace) neighbours() ([]string, error) {
 	)
 }
 
-// fdb is the entries that were configured; the others are learned.
+// fdb is the entries that were configured. The others are learned, or are the
+// multicast groups that follow from addresses.
 func (n *Namespace) fdb() ([]string, error) {
 	lines, err := n.showSorted([]string{"bridge", "fdb", "show"})
 	return slices.DeleteFunc(lines, func(line string) bool {
-		return !strings.Contains(line, "permanent") && !strings.Contains(line, "static")
+		group := strings.HasPrefix(line, "33:33:") || strings.HasPrefix(line, "01:00:5e:")
+		return group || !strings.Contains(line, "permanent") && !strings.Contains(line, "static")
 	}), err
 }
 

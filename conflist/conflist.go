@@ -1,0 +1,18 @@
+// Package conflist knows the network lists that come with Trestle. They stand
+// beside it as files, ready to be copied to /etc/cni/net.d, and are embedded for
+// the command line.
+//
+// The lists say cniVersion 1.0.0: Debian 12's containerd 1.6 and podman 4 run the
+// plugins of a 1.1.0 list and then cannot read their results.
+package conflist
+
+import "embed"
+
+// Default is the name of the file with the network that most hosts want: a
+// bridge with IPv4 and IPv6 behind masquerade, and host ports.
+const Default = "10-trestle.conflist"
+
+// Files are the lists, by the names that they have in /etc/cni/net.d.
+//
+//go:embed *.conflist
+var Files embed.FS
