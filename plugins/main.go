@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 )
 
@@ -18,7 +19,8 @@ import (
 var release = "2.0.0-dev"
 
 var plugins = map[string]func() cni.Plugin{
-	"loopback": loopback.Plugin,
+	"host-local": hostlocal.Plugin,
+	"loopback":   loopback.Plugin,
 }
 
 func main() {
