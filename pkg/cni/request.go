@@ -201,20 +201,14 @@ type Attachment struct {
 type Valid struct {
 	Known  bool
 	owners map[Owner]bool
+	labels map[string]bool
 }
 
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
 // KeepsLabel says whether the list names the owner with that label.
-func (v Valid) KeepsLabel(label string) bool {
-	for o := range v.owners {
-		if o.String() == label {
-			return true
-		}
-	}
-	return false
-}
+func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 
 // Valid reads GC's list under both of its names (CNI spec 1.1.0, "GC":
 // cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
@@ -226,14 +220,16 @@ func (r *Request) Valid() (Valid, error) {
 	if err := r.Decode(&lists); err != nil {
 		return Valid{}, err
 	}
-	valid := Valid{owners: map[Owner]bool{}}
+	valid := Valid{owners: map[Owner]bool{}, labels: map[string]bool{}}
 	for _, list := range []*[]Attachment{lists.Spec, lists.Libcni} {
 		if list == nil {
 			continue
 		}
 		valid.Known = true
 		for _, a := range *list {
-			valid.owners[Owner{r.Owner.Network, a.ContainerID, a.IfName}] = true
+			owner := Owner{r.Owner.Network, a.ContainerID, a.IfName}
+			valid.owners[owner] = true
+			valid.labels[owner.String()] = true
 		}
 	}
 	return valid, nil
