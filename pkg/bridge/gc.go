@@ -42,7 +42,7 @@ func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 // reapNameless deletes host ends of ours that have no alias. Under the exclusive
 // lock no ADD is between making one and naming it.
 func (h *Host) reapNameless(bridge string) (err error) {
-	lock, err := h.lock(bridge, flock.Exclusive)
+	lock, err := lock(flock.Exclusive)
 	if err != nil {
 		return err
 	}

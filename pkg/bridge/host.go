@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,14 +22,13 @@ type Host struct {
 	dir string
 }
 
-// DefaultDir holds a lock file for each bridge.
-const DefaultDir = "/run/trestle/bridge"
+// DefaultDir holds a record for each port whose source MAC is checked.
+const DefaultDir = "/run/trestle/macspoofchk"
 
-const (
-	forwardingLimit = 10 * time.Second
-)
+// forwardingLimit bounds the wait for a new port, which takes no time at all.
+const forwardingLimit = 10 * time.Second
 
-// OpenHost opens a netlink socket in the caller's namespace.
+// OpenHost opens a netlink socket in the caller's namespace. Records go to dir.
 func OpenHost(dir string) (*Host, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -42,11 +40,12 @@ func OpenHost(dir string) (*Host, error) {
 // Close closes the socket.
 func (h *Host) Close() { h.nl.Close() }
 
-// lock keeps a bridge from being deleted (flock.Shared) or used (flock.Exclusive)
-// by others. An ADD holds it until its port is on the bridge; from then on the
-// port keeps the bridge.
-func (h *Host) lock(bridge string, mode flock.Mode) (*flock.Lock, error) {
-	return flock.Open(filepath.Join(h.dir, bridge+".lock"), mode, flock.DefaultWait)
+// lock keeps the bridges of the namespace from being deleted (flock.Shared) or
+// used (flock.Exclusive) by others. An ADD holds it until its port is on the
+// bridge; from then on the port keeps the bridge. What is locked is the namespace
+// itself, which needs no file, and reaches as far as the names of bridges do.
+func lock(mode flock.Mode) (*flock.Lock, error) {
+	return flock.Open("/proc/thread-self/ns/net", mode, flock.DefaultWait)
 }
 
 // DefaultMTU is the MTU of the link that a packet to the world would leave by,
@@ -67,7 +66,7 @@ func (h *Host) DefaultMTU() int {
 // Attach brings the host and the container to the plan, and fills in the MACs
 // that the plan left open. Each step's inverse is on the undo stack at once.
 func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (err error) {
-	lock, err := h.lock(s.Bridge.Name, flock.Shared)
+	lock, err := lock(flock.Shared)
 	if err != nil {
 		return err
 	}
@@ -190,7 +189,7 @@ func (h *Host) reapIfIdle(link netlink.Link, err error) error {
 // reap deletes the bridge if it is ours and has no ports, and no ADD is about to
 // give it one.
 func (h *Host) reap(name string) (err error) {
-	lock, err := h.lock(name, flock.Exclusive)
+	lock, err := lock(flock.Exclusive)
 	if err != nil {
 		return err
 	}
@@ -215,7 +214,7 @@ func (h *Host) reap(name string) (err error) {
 // dropGateway takes an address back that an ADD gave to the bridge, unless a
 // container of its network has come to use it.
 func (h *Host) dropGateway(b Bridge, linkName string, gateway netip.Prefix, network string) (err error) {
-	lock, err := h.lock(b.Name, flock.Exclusive)
+	lock, err := lock(flock.Exclusive)
 	if err != nil {
 		return err
 	}

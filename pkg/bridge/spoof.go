@@ -29,8 +29,9 @@ import (
 //	}
 //
 // A port costs one element of each set, whatever the number of ports. A record
-// below the Host's directory says which ports are in it, so that the DEL of any
-// other port needs no nftables socket.
+// in the Host's directory says which ports are in it, so that the DEL of any
+// other port needs no nftables socket. The directory is also the lock, and goes
+// with the table after its last port.
 const spoofTable = "trestle"
 
 // spoof is the table in memory.
@@ -56,21 +57,19 @@ func newSpoof() (*spoof, error) {
 	}, nil
 }
 
-func (h *Host) spoofRecords() string { return filepath.Join(h.dir, "spoof") }
-
 // guard lets only the container's MAC into the port, by one transaction.
 func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) (err error) {
 	if !s.Port.SpoofCheck {
 		return nil
 	}
-	lock, err := h.lock(spoofTable+".spoof", flock.Exclusive)
+	lock, err := h.lockRecords()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return h.unguard(s.Port.Name) })
-	if err := writeSpoofRecord(h.spoofRecords(), s.Port.Name, s.Container.MAC); err != nil {
-		return err
+	if err := os.WriteFile(filepath.Join(h.dir, s.Port.Name), []byte(s.Container.MAC.String()), 0o600); err != nil {
+		return cni.IOErrorf("record of MAC check: %w", err)
 	}
 	n, err := newSpoof()
 	if err != nil {
@@ -90,14 +89,18 @@ func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) (err error) {
 	return nil
 }
 
-func writeSpoofRecord(dir, port string, mac net.HardwareAddr) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
+// lockRecords makes the directory and locks it; the last DEL may just take it
+// away.
+func (h *Host) lockRecords() (*flock.Lock, error) {
+	for {
+		if err := os.MkdirAll(h.dir, 0o755); err != nil {
+			return nil, cni.IOErrorf("records of MAC check: %w", err)
+		}
+		lock, err := flock.Open(h.dir, flock.Exclusive, flock.DefaultWait)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return lock, err
+		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, port), []byte(mac.String()), 0o600); err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
-	}
-	return nil
 }
 
 // ensureTable adds the table with its sets and rule unless it is there.
@@ -150,11 +153,11 @@ func (n *spoof) elements(port string, mac net.HardwareAddr) map[*nftables.Set][]
 // unguard takes the port out of the check; the last one takes the table along.
 // A port that was never in it costs one look for its record.
 func (h *Host) unguard(port string) (err error) {
-	record := filepath.Join(h.spoofRecords(), port)
+	record := filepath.Join(h.dir, port)
 	if _, err := os.Lstat(record); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	lock, err := h.lock(spoofTable+".spoof", flock.Exclusive)
+	lock, err := h.lockRecords()
 	if err != nil {
 		return err
 	}
@@ -166,7 +169,7 @@ func (h *Host) unguard(port string) (err error) {
 	if err != nil {
 		return cni.IOErrorf("record of MAC check: %w", err)
 	}
-	last, err := isOnlyFile(h.spoofRecords())
+	last, err := isOnlyFile(h.dir)
 	if err != nil {
 		return err
 	}
@@ -175,6 +178,9 @@ func (h *Host) unguard(port string) (err error) {
 	}
 	if err := os.Remove(record); err != nil {
 		return cni.IOErrorf("record of MAC check: %w", err)
+	}
+	for _, dir := range []string{h.dir, filepath.Dir(h.dir)} {
+		_ = os.Remove(dir) // refused while there are other records
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -31,45 +30,55 @@ const DefaultWait = 10 * time.Second
 // Lock is a lock held (flock(2)): Unlock, or the end of the process, frees it.
 type Lock struct{ file *os.File }
 
-// Open locks the file at path, made if missing (0600, in directories of 0755).
-// After wait it gives up with code 11 and names the processes that hold it.
+// Open locks what is at path: a directory, a file, a namespace. After wait it
+// gives up with code 11 and names the processes that hold it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
-	file, err := openFile(path)
-	if err != nil {
-		return nil, cni.IOErrorf("open lock: %w", err)
-	}
-	l := &Lock{file}
-	if err := l.Change(mode, wait); err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return l, nil
+	return open(path, mode, wait, func() (*os.File, error) { return os.Open(path) })
 }
 
-func openFile(path string) (*os.File, error) {
-	const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
-	file, err := os.OpenFile(path, flags, 0o600)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return file, err
-	}
-	if err := os.MkdirAll(path[:strings.LastIndexByte(path, '/')], 0o755); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(path, flags, 0o600)
+// Create is Open for a file that is made if missing (0600), and not followed if
+// it is a symbolic link.
+func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
+	return open(path, mode, wait, func() (*os.File, error) {
+		return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	})
 }
 
-// Change turns a held lock into one of another mode. It is free in between, so
-// what was true under the old one must be looked at again.
-func (l *Lock) Change(mode Mode, wait time.Duration) error {
-	fd := int(l.file.Fd())
-	err := unix.Flock(fd, int(mode)|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = l.wait(mode, wait)
-	}
-	if err != nil {
-		var tooLong *cni.Error
-		if errors.As(err, &tooLong) {
-			return err
+func open(path string, mode Mode, wait time.Duration, openFile func() (*os.File, error)) (*Lock, error) {
+	for {
+		file, err := openFile()
+		if err != nil {
+			return nil, cni.IOErrorf("open lock: %w", err)
 		}
+		l := &Lock{file}
+		if err := l.lock(mode, wait); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+		if l.isAt(path) {
+			return l, nil
+		}
+		// its last holder has removed it while we waited, and others lock a new one
+		if err := file.Close(); err != nil {
+			return nil, cni.IOErrorf("close lock: %w", err)
+		}
+	}
+}
+
+func (l *Lock) isAt(path string) bool {
+	there, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	held, err := l.file.Stat()
+	return err == nil && os.SameFile(there, held)
+}
+
+func (l *Lock) lock(mode Mode, wait time.Duration) error {
+	err := unix.Flock(int(l.file.Fd()), int(mode)|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return l.wait(mode, wait)
+	}
+	if err != nil {
 		return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
 	}
 	return nil
@@ -81,7 +90,7 @@ func (l *Lock) Change(mode Mode, wait time.Duration) error {
 func (l *Lock) wait(mode Mode, limit time.Duration) error {
 	fd, err := unix.FcntlInt(l.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
 	}
 	got := make(chan error, 1)
 	go func() {
@@ -93,7 +102,10 @@ func (l *Lock) wait(mode Mode, limit time.Duration) error {
 	}()
 	select {
 	case err := <-got:
-		return err
+		if err != nil {
+			return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
+		}
+		return nil
 	case <-time.After(limit):
 		return cni.TryAgainErrorf("lock %s: still held by %s after %s; try again", l.file.Name(), l.holders(), limit)
 	}
