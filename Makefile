@@ -24,7 +24,7 @@ build: ## bin/: one static executable under the name of each plugin
 install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
-	cp '$(CURDIR)/bin/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
+	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
 	for name in $(PLUGINS); do \
 		ln .trestle.$$$$ .trestle.$$$$.link; mv -fT .trestle.$$$$.link $$name; \
 		echo "installed $(DESTDIR)$(PREFIX)/$$name"; \
