@@ -6,6 +6,8 @@ PLUGINS := bridge host-local loopback portmap
 TIMEOUT ?= 15m
 
 export CGO_ENABLED := 0
+# The release is set below; a checkout of another user's has no VCS status for root.
+export GOFLAGS += -buildvcs=false
 BUILD  := go build -trimpath -buildmode=exe -ldflags '-s -w -X main.release=$(RELEASE)'
 
 # The tests and benchmarks take programs from here rather than build their own.
