@@ -1,0 +1,176 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// effective are the system calls by which a plugin can change anything, or learn
+// that it could not. The Go runtime's own (signals, memory, threads) are left out.
+var effective = []string{
+	"openat", "write", "pwrite64", "mkdirat", "unlinkat", "renameat", "linkat", "ftruncate", "fchmod", "flock", "socket", "bind",
+	"sendto", "sendmsg", "recvfrom", "recvmsg", "setns", "read", "pread64", "getdents64", "close", "newfstatat", "fstat", "statfs",
+}
+
+// crashConfig is a network that uses all that an ADD can leave behind.
+func crashConfig() string { return bridgeConfig(object{"hairpinMode": true, "macspoofchk": true}) }
+
+// points calls fn for each place at which a verb makes one of the system calls:
+// the first, second … of each thread.
+func points(t *testing.T, trace host.Trace, calls []string, fn func(t *testing.T, inject string)) {
+	for _, call := range calls {
+		if trace.Calls[call] == 0 {
+			continue
+		}
+		t.Run(call, func(t *testing.T) {
+			t.Parallel()
+			for n := 1; n <= trace.Calls[call]; n++ {
+				fn(t, fmt.Sprintf("%s:%%s:when=%d", call, n))
+			}
+		})
+	}
+}
+
+// traceOf is one undisturbed run of the verb, on a host of its own.
+func traceOf(t *testing.T, verb, config string) host.Trace {
+	t.Helper()
+	h := routingHost(t)
+	c := h.Container("c1")
+	if verb != "ADD" {
+		mustAdd(t, h, c, config)
+	}
+	call := c.Call(verb, "bridge", config)
+	call.Strace = &host.Strace{}
+	answer := h.Exec(call)
+	if err := answer.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return answer.Trace
+}
+
+// TestBridgeStepFails lets each step of an ADD fail in turn: it then leaves
+// nothing, and the same ADD succeeds afterwards.
+func TestBridgeStepFails(t *testing.T) {
+	t.Parallel()
+	config := crashConfig()
+	calls := slices.DeleteFunc(slices.Clone(effective), func(call string) bool {
+		// Closing never fails in a way that leaves the file open, and what the
+		// kernel has to say is lost with a read that fails, not undone.
+		return call == "close"
+	})
+	points(t, traceOf(t, "ADD", config), calls, func(t *testing.T, inject string) {
+		h := routingHost(t)
+		c := h.Container("c1")
+		host0, container0 := h.Dump(), c.Dump()
+		call := c.Call("ADD", "bridge", config)
+		call.Strace = &host.Strace{Inject: []string{fmt.Sprintf(inject, "error=EIO")}}
+		answer := h.Exec(call)
+		if answer.Code == 0 || answer.Trace.Injected > 1 {
+			// It could do without, or another thread's undoing was hit as well.
+			mustDel(t, h, c, config)
+		}
+		ignore := kept
+		if h.AssertUnchanged(host0, ignore...); t.Failed() {
+			t.Fatalf("%s: %s%s", inject, answer.Stdout, answer.Stderr)
+		}
+		if c.AssertUnchanged(container0); t.Failed() {
+			t.Fatalf("%s: %s%s", inject, answer.Stdout, answer.Stderr)
+		}
+		assertNoLease(t, h, "n")
+		mustAdd(t, h, c, config)
+	})
+}
+
+// TestBridgeKilled kills ADD and DEL at each system call in turn: a DEL
+// afterwards leaves nothing, whether it knows the namespace or not.
+func TestBridgeKilled(t *testing.T) {
+	t.Parallel()
+	config := crashConfig()
+	for _, verb := range []string{"ADD", "DEL"} {
+		trace := traceOf(t, verb, config)
+		for _, knowsNetNS := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, netns known %t", verb, knowsNetNS), func(t *testing.T) {
+				points(t, trace, effective, func(t *testing.T, inject string) {
+					h := routingHost(t)
+					c := h.Container("c1")
+					host0, container0 := h.Dump(), c.Dump()
+					if verb == "DEL" {
+						mustAdd(t, h, c, config)
+					}
+					call := c.Call(verb, "bridge", config)
+					call.Strace = &host.Strace{Inject: []string{fmt.Sprintf(inject, "signal=KILL")}}
+					h.Exec(call)
+					del := c.Call("DEL", "bridge", config)
+					if !knowsNetNS {
+						del.NetNS = ""
+					}
+					if err := h.Exec(del).Err(); err != nil {
+						t.Fatalf("%s: DEL afterwards: %v", inject, err)
+					}
+					h.AssertUnchanged(host0, kept...)
+					c.AssertUnchanged(container0)
+					assertNoLease(t, h, "n")
+					if t.Failed() {
+						t.Fatal(inject)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestBridgeHundredAtOnce attaches and detaches a hundred containers at once, on
+// a bridge that is not there yet.
+func TestBridgeHundredAtOnce(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	config := bridgeConfig(nil)
+	before := h.Dump()
+	var containers []*host.Container
+	for i := range 100 {
+		containers = append(containers, h.Container(fmt.Sprintf("c%d", i)))
+	}
+	for _, verb := range []string{"ADD", "DEL"} {
+		var all sync.WaitGroup
+		for _, c := range containers {
+			all.Go(func() {
+				if err := h.Exec(c.Call(verb, "bridge", config)).Err(); err != nil {
+					t.Errorf("%s of %s: %v", verb, c.ID, err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	h.AssertUnchanged(before, kept...)
+	assertNoLease(t, h, "n")
+}
+
+// TestBridgeComesAndGoes lets containers come and go at once for a while, so
+// that the bridge is deleted and made again under ADDs.
+func TestBridgeComesAndGoes(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	config := bridgeConfig(nil)
+	before := h.Dump()
+	var all sync.WaitGroup
+	for i := range 4 {
+		c := h.Container(fmt.Sprintf("c%d", i))
+		all.Go(func() {
+			for range 25 {
+				for _, verb := range []string{"ADD", "DEL"} {
+					answer := h.Exec(c.Call(verb, "bridge", config))
+					if err := answer.Err(); err != nil {
+						t.Errorf("%s of %s: %v", verb, c.ID, err)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	h.AssertUnchanged(before, kept...)
+}

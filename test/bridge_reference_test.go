@@ -1,0 +1,100 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// TestBridgeAnswersAsTheReference gives both suites the reference's documented
+// configurations and compares the results key by key.
+func TestBridgeAnswersAsTheReference(t *testing.T) {
+	tests := []struct {
+		name string
+		edit object
+	}{
+		{"README of bridge", object{"isDefaultGateway": true, "forceAddress": false, "hairpinMode": true, "ipam": ipam4("10.10.0.0/16")}},
+		{"layer 2", object{"isDefaultGateway": nil, "ipMasq": nil, "ipam": nil}},
+		{"layer 2, link down", object{"isDefaultGateway": nil, "ipMasq": nil, "ipam": nil, "disableContainerInterface": true}},
+		{"dual stack", nil},
+		{"gateway without default route", object{"isDefaultGateway": nil, "isGateway": true}},
+		{"no gateway", object{"isDefaultGateway": nil, "ipMasq": nil}},
+		{"routes and gateway of IPAM", object{"isDefaultGateway": nil, "isGateway": true, "ipam": object{
+			"type": "host-local", "subnet": "10.9.0.0/24", "rangeStart": "10.9.0.20", "rangeEnd": "10.9.0.30", "gateway": "10.9.0.99",
+			"routes": []any{object{"dst": "0.0.0.0/0"}, object{"dst": "192.168.0.0/16", "gw": "10.9.0.5"}},
+		}}},
+		{"dns of the network", object{"dns": object{"nameservers": []string{"10.1.0.1"}, "search": []string{"example.org"}}}},
+		{"static address and MAC", object{"runtimeConfig": object{"ips": []string{"10.9.0.77/24"}, "mac": "c2:11:22:33:44:55"}}},
+		{"isolated, promiscuous, mtu", object{"portIsolation": true, "promiscMode": true, "mtu": 1400}},
+		{"route with all fields", object{"ipam": object{
+			"type": "host-local", "subnet": "10.9.0.0/24",
+			"routes": []any{object{"dst": "10.50.0.0/16", "mtu": 1300, "advmss": 1200, "priority": 9, "table": 77, "scope": 0}},
+		}}},
+	}
+	for _, tt := range tests {
+		for _, version := range []string{"0.4.0", "1.0.0", "1.1.0"} {
+			t.Run(fmt.Sprintf("%s, %s", tt.name, version), func(t *testing.T) {
+				t.Parallel()
+				edit := object{"cniVersion": version}
+				for k, v := range tt.edit {
+					edit[k] = v
+				}
+				config := bridgeConfig(edit)
+				ours := resultOf(t, config, func(d host.Dirs) string { return d.Trestle })
+				theirs := resultOf(t, config, func(d host.Dirs) string { return d.Reference })
+				if version != "1.1.0" {
+					dropNewFields(theirs) // which the reference sends to callers of any version
+				}
+				if diff := cmp.Diff(theirs, ours); diff != "" {
+					t.Errorf("-reference +trestle:\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
+var vethName = regexp.MustCompile(`^veth[0-9a-f]+$`)
+
+// resultOf runs ADD of one suite, and takes out of its result what may differ:
+// names and MACs that the suite chose, and the MTU, which ours reports.
+func resultOf(t *testing.T, config string, dir func(host.Dirs) string) object {
+	t.Helper()
+	h := routingHost(t)
+	c := h.Container("c1")
+	call := c.Call("ADD", dir(h.Dirs())+"/bridge", config)
+	call.Path = dir(h.Dirs())
+	answer := h.Exec(call)
+	if err := answer.Err(); err != nil {
+		t.Fatalf("%s: %v", call.Plugin, err)
+	}
+	var result object
+	if err := json.Unmarshal([]byte(answer.Stdout), &result); err != nil {
+		t.Fatal(err)
+	}
+	interfaces, _ := result["interfaces"].([]any)
+	for _, i := range interfaces {
+		link := i.(map[string]any)
+		if mac := link["mac"]; mac != "c2:11:22:33:44:55" {
+			link["mac"] = "any"
+		}
+		delete(link, "mtu")
+		if vethName.MatchString(link["name"].(string)) {
+			link["name"] = "veth"
+		}
+	}
+	return result
+}
+
+func dropNewFields(result object) {
+	routes, _ := result["routes"].([]any)
+	for _, r := range routes {
+		for _, field := range []string{"mtu", "advmss", "priority", "table", "scope"} {
+			delete(r.(map[string]any), field)
+		}
+	}
+}
