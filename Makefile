@@ -6,14 +6,16 @@ PLUGINS := bridge host-local loopback portmap
 TIMEOUT ?= 15m
 
 export CGO_ENABLED := 0
+# The release is set below; a checkout of another user's has no VCS status for root.
+export GOFLAGS += -buildvcs=false
 BUILD  := go build -trimpath -buildmode=exe -ldflags '-s -w -X main.release=$(RELEASE)'
 
-# The tests and benchmarks take the plugins from here rather than build their own.
+# The tests and benchmarks take programs from here rather than build their own.
 export TRESTLE_BIN   := $(CURDIR)/bin
 export TRESTLE_PEERS := $(CURDIR)/.cache/peers
 
 .DEFAULT_GOAL := build
-.PHONY: build install test lint demo bench clean help deps root
+.PHONY: build install test lint demo bench clean help deps root peers
 
 build: ## bin/: one static executable under the name of each plugin
 	@mkdir -p bin
@@ -24,22 +26,23 @@ build: ## bin/: one static executable under the name of each plugin
 install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
-	cp '$(CURDIR)/bin/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
+	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
 	for name in $(PLUGINS); do \
 		ln .trestle.$$$$ .trestle.$$$$.link; mv -fT .trestle.$$$$.link $$name; \
 		echo "installed $(DESTDIR)$(PREFIX)/$$name"; \
 	done
 
-test: root deps build ## all tests, from unit to real kernel (root; in namespaces of their own)
-	go test -timeout $(TIMEOUT) ./...
+# -count=1: the cache of results knows nothing of the plugins that tests execute.
+test: root deps build peers ## all tests, from unit to real kernel (root; in namespaces of their own)
+	go test -count=1 -timeout $(TIMEOUT) ./...
 
 lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	go tool -modfile=tools/go.mod golangci-lint run
 
-demo: root deps build ## two containers on the default network, in a host of their own
+demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps build ## ADD and DEL against the reference plugins, as a table
+bench: root deps build peers ## ADD and DEL against the reference plugins, as a table
 	go run ./test/bench
 
 clean: ## remove what make made
@@ -47,6 +50,11 @@ clean: ## remove what make made
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# The reference plugins and cnitool: the tools that go.mod names.
+peers:
+	@mkdir -p $(TRESTLE_PEERS)
+	@go build -trimpath -ldflags '-s -w' -o $(TRESTLE_PEERS)/ tool
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'this needs root, since it makes network namespaces: sudo env "PATH=$$PATH" make …' >&2; exit 1; }

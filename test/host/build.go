@@ -1,7 +1,6 @@
 package host
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,28 +9,19 @@ import (
 	"sync"
 )
 
-// Dirs says where programs under test are.
+// Dirs says where the programs under test are.
 type Dirs struct {
 	Trestle   string // our plugins, as `make build` lays them out
 	Reference string // the reference plugins
 	Cnitool   string // the program cnitool
 }
 
-// Dirs says where the programs under test are: Trestle's plugins in $TRESTLE_BIN
-// and the peers below $TRESTLE_PEERS, or else in a temporary directory, built by
-// the first test that asks. The peers come from the module graph.
+// Dirs says where the programs under test are: Trestle's plugins in $TRESTLE_BIN,
+// the reference plugins and cnitool in $TRESTLE_PEERS, as `make` sets them; what
+// is not set is built, once for each test program.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
 var plugins = []string{"bridge", "host-local", "loopback", "portmap"}
-
-var peers = []string{
-	"github.com/containernetworking/plugins/plugins/main/bridge",
-	"github.com/containernetworking/plugins/plugins/main/loopback",
-	"github.com/containernetworking/plugins/plugins/ipam/host-local",
-	"github.com/containernetworking/plugins/plugins/meta/portmap",
-	"github.com/containernetworking/plugins/plugins/meta/firewall",
-	"github.com/containernetworking/plugins/plugins/meta/tuning",
-}
 
 // builtTemp is the temporary directory of this process, once it has one.
 var builtTemp string
@@ -42,23 +32,29 @@ func removeBuilt() {
 	}
 }
 
-var builtDirs = sync.OnceValues(func() (d Dirs, err error) {
-	trestle, peersDir := os.Getenv("TRESTLE_BIN"), os.Getenv("TRESTLE_PEERS")
-	if trestle == "" || peersDir == "" {
+var builtDirs = sync.OnceValues(func() (Dirs, error) {
+	trestle, err := builtDir("TRESTLE_BIN", buildTrestle)
+	if err != nil {
+		return Dirs{}, err
+	}
+	peers, err := builtDir("TRESTLE_PEERS", buildPeers)
+	return Dirs{Trestle: trestle, Reference: peers, Cnitool: filepath.Join(peers, "cnitool")}, err
+})
+
+// builtDir is the directory that the variable names, or a new one.
+func builtDir(variable string, build func(dir string) error) (string, error) {
+	if dir := os.Getenv(variable); dir != "" {
+		return dir, nil
+	}
+	if builtTemp == "" {
+		var err error
 		if builtTemp, err = os.MkdirTemp("", "trestle-bin"); err != nil {
-			return d, err
+			return "", err
 		}
 	}
-	if trestle == "" {
-		trestle = filepath.Join(builtTemp, "trestle")
-		err = buildTrestle(trestle)
-	}
-	if peersDir == "" {
-		peersDir = filepath.Join(builtTemp, "peers")
-	}
-	d = Dirs{Trestle: trestle, Reference: filepath.Join(peersDir, "reference"), Cnitool: filepath.Join(peersDir, "cnitool")}
-	return d, errors.Join(err, goBuild(d.Reference+"/", peers...), goBuild(d.Cnitool, "github.com/containernetworking/cni/cnitool"))
-})
+	dir := filepath.Join(builtTemp, variable)
+	return dir, build(dir)
+}
 
 // buildTrestle does what `make build` does.
 func buildTrestle(dir string) error {
@@ -74,8 +70,11 @@ func buildTrestle(dir string) error {
 	return nil
 }
 
-func goBuild(output string, packages ...string) error {
-	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags=-s -w", "-o", output}, packages...)...)
+// buildPeers builds what the module graph names as tools.
+func buildPeers(dir string) error { return goBuild(dir+"/", "tool") }
+
+func goBuild(output, packages string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", output, packages)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)

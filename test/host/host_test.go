@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +101,6 @@ func TestDumpNoticesLeaks(t *testing.T) {
 	t.Parallel()
 	h := host.New(t)
 	h.MustRun("ip", "link", "add", "br0", "type", "bridge")
-	h.MustRun("touch", "/run/xtables.lock") // iptables leaves it
 	for _, leak := range []struct {
 		name, make, want, undo string
 	}{
@@ -119,6 +117,7 @@ func TestDumpNoticesLeaks(t *testing.T) {
 		{"forwarding", "sysctl -qw net.ipv4.ip_forward=1", "sysctl net/ipv4/ip_forward = 1", "sysctl -qw net.ipv4.ip_forward=0"},
 		{"device setting", "sysctl -qw net.ipv4.conf.br0.route_localnet=1", "sysctl net/ipv4/conf/br0/route_localnet = 1", "sysctl -qw net.ipv4.conf.br0.route_localnet=0"},
 		{"lease", "mkdir -p /var/lib/cni/networks/n && echo c1 >/var/lib/cni/networks/n/10.9.0.2", `10.9.0.2 -rw-r--r-- "c1\n"`, "rm -r /var/lib/cni/networks"},
+		{"lock with a holder", "echo 1 >/run/lock", "file /run/lock", "rm /run/lock"},
 		{"record", "touch /run/trestle", "file /run/trestle", "rm /run/trestle"},
 	} {
 		before := h.Dump()
@@ -188,7 +187,7 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 	dirs := host.New(t).Dirs() // so that the child, which cannot clean up, builds nothing
 	mark := fmt.Sprint("trestle-", os.Getpid())
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), asChild+"="+mark, "TRESTLE_BIN="+dirs.Trestle, "TRESTLE_PEERS="+filepath.Dir(dirs.Cnitool))
+	cmd.Env = append(os.Environ(), asChild+"="+mark, "TRESTLE_BIN="+dirs.Trestle, "TRESTLE_PEERS="+dirs.Reference)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

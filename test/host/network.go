@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
 
@@ -16,6 +17,8 @@ type Network struct {
 	List *libcni.NetworkConfigList
 	// Path is where its plugins are looked for: Trestle's at first.
 	Path []string
+	// Exec runs the plugins where it is set; libcni's own way does else.
+	Exec invoke.Exec
 
 	host *Host
 }
@@ -82,7 +85,7 @@ func (n *Network) Status() error {
 func (n *Network) do(fn func(context.Context, *libcni.CNIConfig) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return n.host.Do(func() error { return fn(ctx, libcni.NewCNIConfig(n.Path, nil)) })
+	return n.host.Do(func() error { return fn(ctx, libcni.NewCNIConfig(n.Path, n.Exec)) })
 }
 
 // confDir is where Cnitool's networks are, on the Host.

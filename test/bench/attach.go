@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+
+	"github.com/trestle-cni/trestle/test/bench/measure"
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// network is what a variant's network list says.
+type network struct {
+	dualStack bool
+	masq      bool
+	ports     int
+	backend   string // of masquerade and ports, for the reference plugins
+}
+
+// attachments are the tables of whole attachments.
+func attachments(t host.T) []measure.Section {
+	backends := []string{"nftables", "iptables"}
+	return []measure.Section{
+		compare(t, "bridge + host-local", network{}),
+		compare(t, "bridge + host-local, dual-stack", network{dualStack: true}),
+		compare(t, "bridge + host-local, ipMasq", network{masq: true}, backends...),
+		compare(t, "… + portmap with 1 port", network{masq: true, ports: 1}, backends...),
+		compare(t, "… + portmap with 10 ports", network{masq: true, ports: 10}, backends...),
+	}
+}
+
+// compare is the table of Trestle and the reference plugins, these with each of
+// the backends, if the network has use for one.
+func compare(t host.T, title string, n network, backends ...string) measure.Section {
+	setup := func() []measure.Variant {
+		variants := []measure.Variant{{Name: "trestle", Round: attaching(t, n, false)}}
+		if len(backends) == 0 {
+			variants = append(variants, measure.Variant{Name: "reference", Round: attaching(t, n, true)})
+		}
+		for _, backend := range backends {
+			n.backend = backend
+			variants = append(variants, measure.Variant{Name: "reference, " + backend, Round: attaching(t, n, true)})
+		}
+		return variants
+	}
+	return measure.Section{Title: title, Operations: []string{"ADD", "DEL"}, Setup: setup}
+}
+
+// attaching returns a round of ADD and DEL on a host of its own, where another
+// container is attached all the time: the bridge and the rules of the network
+// are there.
+func attaching(t host.T, n network, reference bool) func() ([]time.Duration, error) {
+	h := host.New(t)
+	list := h.Network(n.list())
+	if reference {
+		list.Path = []string{h.Dirs().Reference}
+	}
+	watch := &stopwatch{}
+	list.Exec = watch
+	if _, err := list.Add(h.Container("resident").Attachment()); err != nil {
+		t.Fatalf("%s: %v", n.list(), err)
+	}
+	attachment := h.Container("c1").Attachment()
+	attachment.CapabilityArgs["portMappings"] = n.portMappings()
+	return func() ([]time.Duration, error) {
+		add, err := watch.time(func() error {
+			_, err := list.Add(attachment)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("ADD: %w", err)
+		}
+		time.Sleep(measure.Pause)
+		del, err := watch.time(func() error { return list.Del(attachment) })
+		if err != nil {
+			return nil, fmt.Errorf("DEL: %w", err)
+		}
+		return []time.Duration{add, del}, nil
+	}
+}
+
+// stopwatch adds up the time that plugins take from before fork to after wait;
+// what libcni does between them is the same for all.
+type stopwatch struct {
+	invoke.DefaultExec
+	total time.Duration
+}
+
+func (w *stopwatch) time(fn func() error) (time.Duration, error) {
+	w.total = 0
+	err := fn()
+	return w.total, err
+}
+
+// ExecPlugin is that of libcni, timed.
+func (w *stopwatch) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	exec := invoke.RawExec{Stderr: os.Stderr}
+	began := time.Now()
+	out, err := exec.ExecPlugin(ctx, path, stdin, env)
+	w.total += time.Since(began)
+	return out, err
+}
+
+func (n network) portMappings() []map[string]any {
+	var mappings []map[string]any
+	for i := range n.ports {
+		mappings = append(mappings, map[string]any{"hostPort": 8000 + i, "containerPort": 80 + i, "protocol": "tcp"})
+	}
+	return mappings
+}
+
+// list is the network list, as JSON.
+func (n network) list() string {
+	ranges := `[{"subnet": "10.22.0.0/16"}]`
+	if n.dualStack {
+		ranges += `, [{"subnet": "fd22::/64"}]`
+	}
+	backends := [2]string{}
+	if n.backend != "" {
+		backends = [2]string{fmt.Sprintf(`, "ipMasqBackend": %q`, n.backend), fmt.Sprintf(`, "backend": %q`, n.backend)}
+	}
+	plugins := fmt.Sprintf(`{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": %t%s,
+		"ipam": {"type": "host-local", "ranges": [%s]}}`, n.masq, backends[0], ranges)
+	if n.ports > 0 {
+		plugins += fmt.Sprintf(`, {"type": "portmap", "capabilities": {"portMappings": true}%s}`, backends[1])
+	}
+	return fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "bench", "plugins": [%s]}`, plugins)
+}

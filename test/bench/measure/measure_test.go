@@ -1,0 +1,70 @@
+package measure
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSummarize(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		in   []time.Duration
+		want Summary
+	}{
+		{"none", nil, Summary{}},
+		{"one", []time.Duration{7}, Summary{7, 7, 7}},
+		{"odd", []time.Duration{9, 1, 5}, Summary{5, 1, 9}},
+		{"even", []time.Duration{8, 2, 4, 100}, Summary{6, 2, 100}},
+	} {
+		if got := Summarize(test.in); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestRunInterleavesAndDropsTheFirstRound(t *testing.T) {
+	var order []string
+	variant := func(name string, took ...time.Duration) Variant {
+		return Variant{name, func() ([]time.Duration, error) {
+			order = append(order, name)
+			d := took[0]
+			if len(took) > 1 {
+				took = took[1:]
+			}
+			return []time.Duration{d}, nil
+		}}
+	}
+	var table strings.Builder
+	section := Section{Title: "work", Operations: []string{"ADD"}, Setup: func() []Variant {
+		return []Variant{variant("ours", time.Hour, 2*time.Millisecond), variant("theirs", time.Hour, 5*time.Millisecond)}
+	}}
+	if err := section.Run(2, &table); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"ours", "theirs", "ours", "theirs", "ours", "theirs"}; !slices.Equal(order, want) {
+		t.Errorf("got order %v, want %v", order, want)
+	}
+	want := [][]string{
+		{"work", "ADD", "ms", "(min..max)", "ratio"},
+		{"ours", "2.00", "(2.00..2.00)", "x1.0"},
+		{"theirs", "5.00", "(5.00..5.00)", "x2.5"},
+	}
+	for i, line := range strings.Split(strings.TrimSpace(table.String()), "\n") {
+		if got := strings.Fields(line); !slices.Equal(got, want[i]) {
+			t.Errorf("line %d: got %v, want %v", i, got, want[i])
+		}
+	}
+}
+
+func TestRunStopsAtAnError(t *testing.T) {
+	broken := errors.New("broken")
+	section := Section{Title: "work", Setup: func() []Variant {
+		return []Variant{{"ours", func() ([]time.Duration, error) { return nil, broken }}}
+	}}
+	if err := section.Run(1, &strings.Builder{}); !errors.Is(err, broken) {
+		t.Errorf("got %v, want %v", err, broken)
+	}
+}
