@@ -8,18 +8,17 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
+// maxKept bounds the destinations of a rule, each of which takes three
+// expressions: a rule has 128 (NFT_RULE_MAXEXPRS, net/netfilter/nf_tables_api.c).
+const maxKept = 40
+
 // check refuses what no rule can be made of.
 func (m Masquerade) check() error {
-	for _, p := range m.Prefixes {
-		if !p.IsValid() {
-			return fmt.Errorf("masquerade: a subnet is not an address and a length: %v", p)
+	for _, f := range families() {
+		if kept := len(m.keeps(f)); kept > maxKept {
+			return cni.ConfigErrorf("masquerade.exclude: %d destinations of one family, the network's own among them, and %d is the most; use fewer, wider prefixes",
+				kept, maxKept)
 		}
-	}
-	if m.SNAT4.IsValid() && !m.SNAT4.Is4() {
-		return cni.ConfigErrorf("masquerade.snatIP4: %s is not an IPv4 address", m.SNAT4)
-	}
-	if m.SNAT6.IsValid() && !m.SNAT6.Is6() {
-		return cni.ConfigErrorf("masquerade.snatIP6: %s is not an IPv6 address", m.SNAT6)
 	}
 	return nil
 }

@@ -72,7 +72,7 @@ func TestMasqueradeFollowsAnEditedConfig(t *testing.T) {
 	edited := Masquerade{Prefixes: prefixes("10.1.0.0/24"), Exclude: prefixes("10.0.0.0/8")}
 	diffs, err := h.CheckMasquerade(owner("blue", "c1"), edited)
 	must(t, err)
-	if len(diffs) != 1 || !strings.Contains(diffs[0], "have another one") {
+	if len(diffs) != 1 || !strings.Contains(diffs[0], "have 1 that differ") {
 		t.Errorf("CheckMasquerade of the edited config: got %q, want that the rule is another one", diffs)
 	}
 	must(t, h.AddMasquerade(owner("blue", "c2"), edited))
@@ -119,8 +119,10 @@ func TestMasqueradeIsCollected(t *testing.T) {
 // A kill may leave any beginning of what ADD does; DEL finds it.
 func TestReleaseAfterAKilledAdd(t *testing.T) {
 	for name, leave := range map[string]func(t *testing.T, r records){
-		"directories":  func(t *testing.T, r records) { must(t, os.MkdirAll(r.users("blue"), 0o755)) },
-		"torn record":  func(t *testing.T, r records) { must(t, write(filepath.Join(r.users("blue"), key(owner("blue", "c1"))), 0)) },
+		"directories": func(t *testing.T, r records) { must(t, os.MkdirAll(r.users("blue"), 0o755)) },
+		"torn record": func(t *testing.T, r records) {
+			must(t, write(filepath.Join(r.users("blue"), key(owner("blue", "c1"))), 0))
+		},
 		"without rule": func(t *testing.T, r records) { must(t, r.addUser(owner("blue", "c1"), Masquerade{})) },
 	} {
 		t.Run(name, func(t *testing.T) {
