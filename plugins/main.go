@@ -10,6 +10,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/loopback"
+	"github.com/trestle-cni/trestle/plugins/portmap"
 )
 
 // release is the version of this build, set by the Makefile. It starts at 2:
@@ -19,6 +20,7 @@ var release = "2.0.0-dev"
 
 var plugins = map[string]func() cni.Plugin{
 	"loopback": loopback.Plugin,
+	"portmap":  portmap.Plugin,
 }
 
 func main() {
