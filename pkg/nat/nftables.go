@@ -70,7 +70,8 @@ func (t *nftTable) flush(what string) error {
 	return nil
 }
 
-func (t *nftTable) add(want Rules) error {
+// add finds old by the labels that it shares with want.
+func (t *nftTable) add(want, _ Rules) error {
 	have, err := t.rules(postrouting)
 	if err != nil {
 		return err

@@ -97,7 +97,7 @@ func (h *Host) addForward(r records, k kernel, f Forward) (err error) {
 	if err := h.claims().take(r, f); err != nil {
 		return err
 	}
-	if err := k.add(f.rules()); err != nil {
+	if err := k.add(f.rules(), Rules{}); err != nil {
 		return err
 	}
 	if err := h.openLoopback(f.Bridge); err != nil {

@@ -22,17 +22,17 @@ func TestPortRules(t *testing.T) {
 		"same-target": {Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "0.0.0.0:8081", "10.1.0.5:80")},
 			Subnets: prefixes("10.1.0.5/24"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h := openHost(t, NFTables)
+		both(t, name, func(t *testing.T, backend Backend) {
+			h := openHost(t, backend)
 			c1 := owner("blue", "c1")
 			must(t, h.AddPorts(c1, p))
-			golden(t, "ports-"+name+".nft", ruleset(t))
+			golden(t, "ports-"+name+"."+string(backend), state(t, backend))
 			diffs, err := h.CheckPorts(c1, p)
 			if err != nil || len(diffs) > 0 {
 				t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
 			}
 			must(t, h.AddPorts(c1, p))
-			golden(t, "ports-"+name+".nft", ruleset(t))
+			golden(t, "ports-"+name+"."+string(backend), state(t, backend))
 			must(t, h.Release(c1))
 			nothingLeft(t, h)
 		})

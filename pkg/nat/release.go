@@ -96,7 +96,11 @@ func (h *Host) onlyFor(r records, owner cni.Owner, part part) (rules Rules, all 
 		return Rules{}, false, err
 	}
 	if !users && part == everything {
-		rules.Networks = []NetworkRule{{Network: owner.Network}}
+		network, _, err := r.networkRule(owner.Network) // what is torn was not made yet
+		if err != nil {
+			return Rules{}, false, err
+		}
+		rules.Networks = []NetworkRule{network}
 	}
 	ports, err := othersIn(r.ports(owner.Network), key(owner))
 	if err != nil {
