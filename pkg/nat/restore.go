@@ -46,8 +46,7 @@ func (r records) all() (Rules, error) {
 		return Rules{}, err
 	}
 	for _, dir := range networks {
-		network := NetworkRule{Network: filepath.Base(dir)}
-		whole, err := read(r.masquerade(network.Network), &network.Masquerade)
+		network, whole, err := r.networkRule(filepath.Base(dir))
 		if err != nil {
 			return Rules{}, err
 		}
