@@ -364,7 +364,7 @@ func TestBridgeForeignIPAM(t *testing.T) {
 		if err := answer.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if len(answer.Trace.Execs) != 2 || !strings.HasSuffix(answer.Trace.Execs[1], "/reference/host-local") {
+		if len(answer.Trace.Execs) != 2 || answer.Trace.Execs[1] != h.Dirs().Reference+"/host-local" {
 			t.Errorf("%s ran %v, want the other host-local once", verb, answer.Trace.Execs)
 		}
 	}

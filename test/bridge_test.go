@@ -230,7 +230,7 @@ func TestBridgeRefusals(t *testing.T) {
 		{"host bits", ranges(object{"subnet": "10.9.0.5/24"}), nil, 7, []string{"ipam.ranges[0][0].subnet", "10.9.0.5/24"}},
 		{"gateway outside", ranges(object{"subnet": "10.9.0.0/24", "gateway": "10.8.0.1"}), nil, 7, []string{"ipam.ranges[0][0].gateway", "10.8.0.1"}},
 		{"range backwards", ranges(object{"subnet": "10.9.0.0/24", "rangeStart": "10.9.0.9", "rangeEnd": "10.9.0.3"}), nil, 7, []string{"rangeEnd", "10.9.0.3"}},
-		{"ranges overlap", ranges(object{"subnet": "10.9.0.0/24"}, object{"subnet": "10.9.0.0/25"}), nil, 7, []string{"10.9.0.0/25"}},
+		{"ranges overlap", ranges(object{"subnet": "10.9.0.0/24"}, object{"subnet": "10.9.0.0/25"}), nil, 7, []string{"ipam.ranges[0][1]", "overlaps"}},
 		{"mtu too small", object{"mtu": 10}, nil, 7, []string{"mtu", "10"}},
 		{"mtu too small for IPv6", object{"mtu": 1000}, nil, 7, []string{"mtu", "1000", "1280"}},
 		{"hairpin with promisc", object{"hairpinMode": true, "promiscMode": true}, nil, 7, []string{"hairpinMode", "promiscMode"}},

@@ -59,8 +59,15 @@ func (m masquerade) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
 	if !m.on || len(s.Container.Addresses) == 0 {
 		return nil
 	}
-	undo.Push("release masquerade", func() error { return m.host.Release(o) })
+	undo.Push("release masquerade", func() error { return release(o) })
 	return m.host.AddMasquerade(o, m.of(s))
+}
+
+// release takes a socket of its own, since the one of a failed ADD may still
+// have answers in it that nobody waits for.
+func release(o cni.Owner) error {
+	host := nat.Open(nat.DefaultDir, nat.Auto)
+	return errors.Join(host.Release(o), host.Close())
 }
 
 func (m masquerade) check(o cni.Owner, s bridge.State) error {
