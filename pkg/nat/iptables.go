@@ -84,14 +84,11 @@ func changeTable(f family, table string, want, unwanted []ipGroup) error {
 	if err != nil {
 		return err
 	}
-	script := have.change(f, table, want, unwanted)
-	if script == "" {
+	lines := have.change(f, table, want, unwanted)
+	if len(lines) == 0 {
 		return nil
 	}
-	if _, err := command(f.iptables()+"-restore", script, "--wait=20", "--noflush"); err != nil {
-		return fmt.Errorf("change table %s: %w", table, err)
-	}
-	return nil
+	return restoreBy(f.iptables(), table, lines)
 }
 
 // ipTable is what a table has of ours, as iptables-save prints it.
@@ -100,8 +97,12 @@ type ipTable struct {
 	rules  []string // "-A CHAIN …"
 }
 
-func save(f family, table string) (ipTable, error) {
-	out, err := command(f.iptables()+"-save", "", "-t", table)
+func save(f family, table string) (ipTable, error) { return saveBy(f.iptables(), table, chainPrefix) }
+
+// saveBy reads the chains whose names begin with prefix, and the rules that
+// are in them or jump to them.
+func saveBy(program, table, prefix string) (ipTable, error) {
+	out, err := command(program+"-save", "", "-t", table)
 	if err != nil {
 		return ipTable{}, fmt.Errorf("read table %s: %w", table, err)
 	}
@@ -110,13 +111,22 @@ func save(f family, table string) (ipTable, error) {
 		line = strings.TrimSpace(line)
 		name, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
 		switch {
-		case strings.HasPrefix(line, ":"+chainPrefix):
+		case strings.HasPrefix(line, ":"+prefix):
 			t.chains = append(t.chains, name)
-		case strings.HasPrefix(line, "-A ") && strings.Contains(line, chainPrefix):
+		case strings.HasPrefix(line, "-A ") && strings.Contains(line, prefix):
 			t.rules = append(t.rules, line)
 		}
 	}
 	return t, nil
+}
+
+// restoreBy applies lines of iptables-restore to a table, in one transaction.
+func restoreBy(program, table string, lines []string) error {
+	script := "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	if _, err := command(program+"-restore", script, "--wait=20", "--noflush"); err != nil {
+		return fmt.Errorf("change table %s: %w", table, err)
+	}
+	return nil
 }
 
 // command runs one of iptables' programs.
@@ -171,10 +181,9 @@ func (t ipTable) hasBase(f family, table string) bool {
 	return true
 }
 
-// change is the input of iptables-restore that makes and deletes groups; it is
-// empty where there is nothing to do. A line ":CHAIN -" makes a chain, or
-// empties it.
-func (t ipTable) change(f family, table string, want, unwanted []ipGroup) string {
+// change are the lines of iptables-restore that make and delete groups. A line
+// ":CHAIN -" makes a chain, or empties it.
+func (t ipTable) change(f family, table string, want, unwanted []ipGroup) []string {
 	var lines []string
 	if len(want) > 0 && !t.hasBase(f, table) {
 		lines = append(lines, t.addBase(f, table)...)
@@ -193,12 +202,9 @@ func (t ipTable) change(f family, table string, want, unwanted []ipGroup) string
 		}
 	}
 	if len(want) == 0 && !t.holdsOther(gone, table) {
-		lines = t.deleteAll()
+		return t.deleteAll()
 	}
-	if len(lines) == 0 {
-		return ""
-	}
-	return "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	return lines
 }
 
 func (t ipTable) addBase(f family, table string) []string {

@@ -93,7 +93,11 @@ func (r Rules) ipGroups(f family, table string) []ipGroup {
 		}
 	}
 	for _, forward := range r.Forwards {
-		groups = append(groups, forward.ipGroups(f)...)
+		for _, g := range forward.ipGroups(f) {
+			if !slices.ContainsFunc(groups, func(had ipGroup) bool { return had.chain == g.chain }) {
+				groups = append(groups, g)
+			}
+		}
 	}
 	return groups
 }

@@ -2,7 +2,6 @@ package nat
 
 import (
 	"fmt"
-	"path/filepath"
 	"reflect"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -50,7 +49,7 @@ func (h *Host) AddMasquerade(owner cni.Owner, m Masquerade) error {
 // addUser records that owner is served by m, the rule of its network, and
 // returns the rule that was recorded before.
 func (r records) addUser(owner cni.Owner, m Masquerade) (old Rules, err error) {
-	if err := write(filepath.Join(r.users(owner.Network), key(owner)), owner); err != nil {
+	if err := write(r.userFile(owner), ownerRecord{owner}); err != nil {
 		return Rules{}, err
 	}
 	had, whole, err := r.networkRule(owner.Network)
@@ -84,7 +83,7 @@ func (h *Host) CheckMasquerade(owner cni.Owner, m Masquerade) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	recorded, err := exists(filepath.Join(h.records(backend).users(owner.Network), key(owner)))
+	recorded, err := exists(h.records(backend).userFile(owner))
 	if err == nil && !recorded {
 		diffs = append(diffs, fmt.Sprintf("record of %s as served by the masquerade of its network: want one, have none", owner))
 	}

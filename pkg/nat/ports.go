@@ -171,7 +171,7 @@ func (r records) addForward(f Forward) error {
 		return err
 	}
 	for _, dir := range r.sharedBy(f) {
-		if err := write(filepath.Join(dir, key(f.Owner)), f.Owner); err != nil {
+		if err := write(filepath.Join(dir, key(f.Owner)), ownerRecord{f.Owner}); err != nil {
 			return err
 		}
 	}

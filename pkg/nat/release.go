@@ -165,7 +165,7 @@ func (r records) dropOwner(owner cni.Owner, part part) error {
 		if err != nil {
 			return err
 		}
-		paths = append(paths, filepath.Join(r.users(owner.Network), key(owner)))
+		paths = append(paths, r.userFile(owner))
 		if !others {
 			paths = append(paths, r.masquerade(owner.Network), r.users(owner.Network))
 		}

@@ -3,6 +3,7 @@
 package portmap
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 
@@ -29,8 +30,18 @@ func add(r *cni.Request) (types.Result, error) {
 }
 
 // del asks nothing of the configuration: the record of the mappings tells all.
+// Where there is none, the reference plugin may have been here at the ADD.
 func del(r *cni.Request) error {
-	return nat.Open(nat.DefaultDir, nat.Auto).ReleasePorts(r.Owner)
+	prev, err := r.PrevResult()
+	if err != nil || prev == nil {
+		prev = &cni.Result{} // DEL does what it can without
+	}
+	var addresses []netip.Addr
+	for _, a := range addressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	host := nat.Open(nat.DefaultDir, nat.Auto)
+	return errors.Join(host.ReleaseForeign(r.Owner, addresses), host.ReleasePorts(r.Owner))
 }
 
 func check(r *cni.Request) error {
