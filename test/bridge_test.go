@@ -182,12 +182,15 @@ func TestBridgeLeavesNothing(t *testing.T) {
 // A network edited into nonsense after the ADD must still be left.
 func TestBridgeDelWithEditedConfig(t *testing.T) {
 	edits := map[string]object{
-		"another bridge":  {"bridge": "br9"},
-		"another subnet":  {"ipam": ipam4("172.16.0.0/16")},
-		"a wrong mtu":     {"mtu": -1},
-		"no ipMasq":       {"ipMasq": false},
-		"a wrong backend": {"ipMasqBackend": "pf"},
-		"a broken range":  {"ipam": ipam4("10.9.0.77/24")},
+		"another bridge":        {"bridge": "br9"},
+		"another subnet":        {"ipam": ipam4("172.16.0.0/16")},
+		"a wrong mtu":           {"mtu": -1},
+		"no ipMasq":             {"ipMasq": false},
+		"a wrong backend":       {"ipMasqBackend": "pf"},
+		"a broken range":        {"ipam": ipam4("10.9.0.77/24")},
+		"a string for a number": {"mtu": "1500", "ipMasq": "yes"},
+		"ranges no list":        {"ipam": object{"type": "host-local", "ranges": "10.9.0.0/24"}},
+		"a wrong port":          {"runtimeConfig": object{"portMappings": []any{object{"hostPort": 99999, "containerPort": 80}}}},
 	}
 	for name, edit := range edits {
 		t.Run(name, func(t *testing.T) {
