@@ -223,7 +223,7 @@ func (l *locked) settle() {
 // lookup finds the owner's record.
 func (l *locked) lookup(o cni.Owner) (record, bool, error) {
 	if l.owners == nil {
-		r, sound, err := readRecord(l.own, l.network, recordName(o))
+		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
 		if errors.Is(err, unix.ENOENT) {
 			return record{}, false, nil
 		}
@@ -243,7 +243,7 @@ func (l *locked) writeRecord(r record) error {
 	name := recordName(r.owner(l.network))
 	err := l.own.create(name, r.encode())
 	if errors.Is(err, unix.EEXIST) {
-		err = l.own.replace(name, r.encode())
+		err = l.own.rewrite(name, r.encode())
 	}
 	if err == nil && l.owners != nil {
 		l.owners[r.owner(l.network)] = r
