@@ -1,16 +1,21 @@
 // Command plugins is the one executable behind all of Trestle's CNI plugins: a
-// runtime executes it as bridge, host-local, portmap or loopback, which are hard
+// runtime executes it as bridge, host-local, portmap and so on, which are hard
 // links of it, and the name decides.
 package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bridge"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/loopback"
+	"github.com/trestle-cni/trestle/plugins/portmap"
 )
 
 // release is the version of this build, set by the Makefile. It starts at 2:
@@ -18,16 +23,18 @@ import (
 // later before it uses all of the firewall plugin.
 var release = "2.0.0-dev"
 
-var plugins = map[string]func() cni.Plugin{
-	"bridge":   bridge.Plugin,
-	"loopback": loopback.Plugin,
-}
-
 func main() {
+	plugins := map[string]func() cni.Plugin{
+		"bridge":     bridge.Plugin,
+		"host-local": hostlocal.Plugin,
+		"loopback":   loopback.Plugin,
+		"portmap":    portmap.Plugin,
+	}
 	name := filepath.Base(os.Args[0])
 	plugin, ok := plugins[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as bridge, host-local, loopback or portmap\n", name)
+		fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as one of %s\n",
+			name, strings.Join(slices.Sorted(maps.Keys(plugins)), ", "))
 		os.Exit(1)
 	}
 	os.Exit(cni.Main(plugin(), release))

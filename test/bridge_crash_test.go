@@ -19,17 +19,42 @@ var effective = []string{
 // crashConfig is a network that uses all that an ADD can leave behind.
 func crashConfig() string { return bridgeConfig(object{"hairpinMode": true, "macspoofchk": true}) }
 
+// scene is a host with a container, before anything was done to them. Each step
+// of a test must leave it as it found it.
+type scene struct {
+	*host.Host
+	c                 *host.Container
+	host0, container0 string
+}
+
+func newScene(t *testing.T) scene {
+	t.Helper()
+	h := routingHost(t)
+	c := h.Container("c1")
+	return scene{h, c, h.Dump(), c.Dump()}
+}
+
+func (s scene) assertUntouched(t *testing.T, step, answer string) {
+	t.Helper()
+	s.AssertUnchanged(s.host0, kept...)
+	s.c.AssertUnchanged(s.container0)
+	assertNoLease(t, s.Host, "n")
+	if t.Failed() {
+		t.Fatalf("%s: the plugin said %q", step, answer)
+	}
+}
+
 // points calls fn for each place at which a verb makes one of the system calls:
-// the first, second … of each thread.
-func points(t *testing.T, trace host.Trace, calls []string, fn func(t *testing.T, inject string)) {
+// the first, second … of each thread, until no thread gets so far.
+func points(t *testing.T, trace host.Trace, calls []string, fault string, fn func(*testing.T, scene, *host.Strace) (reached bool)) {
 	for _, call := range calls {
 		if trace.Calls[call] == 0 {
 			continue
 		}
 		t.Run(call, func(t *testing.T) {
 			t.Parallel()
-			for n := 1; n <= trace.Calls[call]; n++ {
-				fn(t, fmt.Sprintf("%s:%%s:when=%d", call, n))
+			s := newScene(t)
+			for n := 1; fn(t, s, &host.Strace{Syscalls: call, Inject: []string{fmt.Sprintf("%s:%s:when=%d", call, fault, n)}}); n++ {
 			}
 		})
 	}
@@ -62,26 +87,18 @@ func TestBridgeStepFails(t *testing.T) {
 		// kernel has to say is lost with a read that fails, not undone.
 		return call == "close"
 	})
-	points(t, traceOf(t, "ADD", config), calls, func(t *testing.T, inject string) {
-		h := routingHost(t)
-		c := h.Container("c1")
-		host0, container0 := h.Dump(), c.Dump()
-		call := c.Call("ADD", "bridge", config)
-		call.Strace = &host.Strace{Inject: []string{fmt.Sprintf(inject, "error=EIO")}}
-		answer := h.Exec(call)
+	points(t, traceOf(t, "ADD", config), calls, "error=EIO", func(t *testing.T, s scene, fault *host.Strace) bool {
+		call := s.c.Call("ADD", "bridge", config)
+		call.Strace = fault
+		answer := s.Exec(call)
 		if answer.Code == 0 || answer.Trace.Injected > 1 {
-			// It could do without, or another thread's undoing was hit as well.
-			mustDel(t, h, c, config)
+			// it could do without, or another thread's undoing was hit as well
+			mustDel(t, s.Host, s.c, config)
 		}
-		ignore := kept
-		if h.AssertUnchanged(host0, ignore...); t.Failed() {
-			t.Fatalf("%s: %s%s", inject, answer.Stdout, answer.Stderr)
-		}
-		if c.AssertUnchanged(container0); t.Failed() {
-			t.Fatalf("%s: %s%s", inject, answer.Stdout, answer.Stderr)
-		}
-		assertNoLease(t, h, "n")
-		mustAdd(t, h, c, config)
+		s.assertUntouched(t, fault.Inject[0], answer.Stdout+answer.Stderr)
+		mustAdd(t, s.Host, s.c, config)
+		mustDel(t, s.Host, s.c, config)
+		return answer.Trace.Injected > 0
 	})
 }
 
@@ -94,29 +111,22 @@ func TestBridgeKilled(t *testing.T) {
 		trace := traceOf(t, verb, config)
 		for _, knowsNetNS := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, netns known %t", verb, knowsNetNS), func(t *testing.T) {
-				points(t, trace, effective, func(t *testing.T, inject string) {
-					h := routingHost(t)
-					c := h.Container("c1")
-					host0, container0 := h.Dump(), c.Dump()
+				points(t, trace, effective, "signal=KILL", func(t *testing.T, s scene, fault *host.Strace) bool {
 					if verb == "DEL" {
-						mustAdd(t, h, c, config)
+						mustAdd(t, s.Host, s.c, config)
 					}
-					call := c.Call(verb, "bridge", config)
-					call.Strace = &host.Strace{Inject: []string{fmt.Sprintf(inject, "signal=KILL")}}
-					h.Exec(call)
-					del := c.Call("DEL", "bridge", config)
+					call := s.c.Call(verb, "bridge", config)
+					call.Strace = fault
+					answer := s.Exec(call)
+					del := s.c.Call("DEL", "bridge", config)
 					if !knowsNetNS {
 						del.NetNS = ""
 					}
-					if err := h.Exec(del).Err(); err != nil {
-						t.Fatalf("%s: DEL afterwards: %v", inject, err)
+					if err := s.Exec(del).Err(); err != nil {
+						t.Fatalf("%s: DEL afterwards: %v", fault.Inject[0], err)
 					}
-					h.AssertUnchanged(host0, kept...)
-					c.AssertUnchanged(container0)
-					assertNoLease(t, h, "n")
-					if t.Failed() {
-						t.Fatal(inject)
-					}
+					s.assertUntouched(t, fault.Inject[0], answer.Stdout)
+					return answer.Trace.Injected > 0
 				})
 			})
 		}

@@ -364,7 +364,7 @@ func TestBridgeForeignIPAM(t *testing.T) {
 		if err := answer.Err(); err != nil {
 			t.Fatal(err)
 		}
-		if len(answer.Trace.Execs) != 2 || !strings.HasSuffix(answer.Trace.Execs[1], "/reference/host-local") {
+		if len(answer.Trace.Execs) != 2 || answer.Trace.Execs[1] != h.Dirs().Reference+"/host-local" {
 			t.Errorf("%s ran %v, want the other host-local once", verb, answer.Trace.Execs)
 		}
 	}
@@ -482,4 +482,65 @@ func TestBridgeByLibcni(t *testing.T) {
 		t.Error(err)
 	}
 	assertNoLease(t, h, "n")
+}
+
+// A network that declares the capability portMappings at the bridge needs no
+// portmap after it: one process does the whole chain.
+func TestBridgeMapsPorts(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	c, neighbour := h.Container("c1"), h.Container("neighbour")
+	mapped := bridgeConfig(object{"hairpinMode": true, "runtimeConfig": object{"portMappings": []any{
+		object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+	}}})
+	before := h.Dump()
+	mustAdd(t, h, neighbour, bridgeConfig(nil))
+	withNeighbour := h.Dump()
+	call := c.Call("ADD", "bridge", mapped)
+	call.Strace = &host.Strace{Syscalls: "execve"}
+	added := h.Exec(call)
+	if err := added.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if len(added.Trace.Execs) != 1 {
+		t.Errorf("ADD ran %v, want the plugin alone", added.Trace.Execs)
+	}
+	c.Serve("tcp", ":80")
+	for _, from := range []*host.Namespace{h.Outside, h.Namespace, c.Namespace, neighbour.Namespace} {
+		for _, to := range []netip.Addr{host.HostIPv4.Addr(), host.HostIPv6.Addr()} {
+			if reply, err := from.Request("tcp", netip.AddrPortFrom(to, 8080).String()); err != nil || reply.Server != c.Name {
+				t.Errorf("%s to %s: got %q, %v, want %s", from.Name, to, reply.Server, err, c.Name)
+			}
+		}
+	}
+	if reply, err := h.Request("tcp", "127.0.0.1:8080"); err != nil || reply.Server != c.Name {
+		t.Errorf("127.0.0.1: got %q, %v", reply.Server, err)
+	}
+	check := c.Call("CHECK", "bridge", withPrev(t, mapped, added.Stdout))
+	if err := h.Exec(check).Err(); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	other := h.Container("other")
+	held := h.Dump()
+	err := h.Exec(other.Call("ADD", "bridge", mapped)).Err()
+	if host.CodeOf(err) != 102 {
+		t.Fatalf("taken port: got %v, want code 102", err)
+	}
+	mustContain(t, "taken port", err.Error(), "tcp/8080", "container c1 of network n", "10.9.0.3:80")
+	h.AssertUnchanged(held, kept...)
+
+	h.MustRun("nft", "flush", "ruleset")
+	if err := h.Exec(check).Err(); host.CodeOf(err) != 103 {
+		t.Errorf("CHECK of flushed rules: got %v, want code 103", err)
+	}
+	mustDel(t, h, c, bridgeConfig(nil))
+	mustAdd(t, h, other, mapped)
+	mustDel(t, h, other, bridgeConfig(nil))
+	// the chains and empty maps go with the last of all
+	h.AssertUnchanged(withNeighbour, append(kept, "nft ")...)
+	if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "8080") {
+		t.Errorf("got %s, want no mapping of 8080", rules)
+	}
+	mustDel(t, h, neighbour, bridgeConfig(nil))
+	h.AssertUnchanged(before, kept...)
 }

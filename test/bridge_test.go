@@ -182,12 +182,15 @@ func TestBridgeLeavesNothing(t *testing.T) {
 // A network edited into nonsense after the ADD must still be left.
 func TestBridgeDelWithEditedConfig(t *testing.T) {
 	edits := map[string]object{
-		"another bridge":  {"bridge": "br9"},
-		"another subnet":  {"ipam": ipam4("172.16.0.0/16")},
-		"a wrong mtu":     {"mtu": -1},
-		"no ipMasq":       {"ipMasq": false},
-		"a wrong backend": {"ipMasqBackend": "pf"},
-		"a broken range":  {"ipam": ipam4("10.9.0.77/24")},
+		"another bridge":        {"bridge": "br9"},
+		"another subnet":        {"ipam": ipam4("172.16.0.0/16")},
+		"a wrong mtu":           {"mtu": -1},
+		"no ipMasq":             {"ipMasq": false},
+		"a wrong backend":       {"ipMasqBackend": "pf"},
+		"a broken range":        {"ipam": ipam4("10.9.0.77/24")},
+		"a string for a number": {"mtu": "1500", "ipMasq": "yes"},
+		"ranges no list":        {"ipam": object{"type": "host-local", "ranges": "10.9.0.0/24"}},
+		"a wrong port":          {"runtimeConfig": object{"portMappings": []any{object{"hostPort": 99999, "containerPort": 80}}}},
 	}
 	for name, edit := range edits {
 		t.Run(name, func(t *testing.T) {
@@ -230,7 +233,7 @@ func TestBridgeRefusals(t *testing.T) {
 		{"host bits", ranges(object{"subnet": "10.9.0.5/24"}), nil, 7, []string{"ipam.ranges[0][0].subnet", "10.9.0.5/24"}},
 		{"gateway outside", ranges(object{"subnet": "10.9.0.0/24", "gateway": "10.8.0.1"}), nil, 7, []string{"ipam.ranges[0][0].gateway", "10.8.0.1"}},
 		{"range backwards", ranges(object{"subnet": "10.9.0.0/24", "rangeStart": "10.9.0.9", "rangeEnd": "10.9.0.3"}), nil, 7, []string{"rangeEnd", "10.9.0.3"}},
-		{"ranges overlap", ranges(object{"subnet": "10.9.0.0/24"}, object{"subnet": "10.9.0.0/25"}), nil, 7, []string{"10.9.0.0/25"}},
+		{"ranges overlap", ranges(object{"subnet": "10.9.0.0/24"}, object{"subnet": "10.9.0.0/25"}), nil, 7, []string{"ipam.ranges[0][1]", "overlaps"}},
 		{"mtu too small", object{"mtu": 10}, nil, 7, []string{"mtu", "10"}},
 		{"mtu too small for IPv6", object{"mtu": 1000}, nil, 7, []string{"mtu", "1000", "1280"}},
 		{"hairpin with promisc", object{"hairpinMode": true, "promiscMode": true}, nil, 7, []string{"hairpinMode", "promiscMode"}},

@@ -49,14 +49,12 @@ func (h *Host) createBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 	if b.VLANFiltering {
 		link.VlanFiltering = &b.VLANFiltering
 	}
-	err := h.nl.LinkAdd(link)
-	if errors.Is(err, unix.EEXIST) {
-		return h.findBridge(b.Name)
-	}
-	if err != nil {
+	// pushed first, for an answer of the kernel's that does not arrive; a bridge
+	// that is in use, or not ours, is left alone
+	undo.Push("delete bridge "+b.Name, func() error { return h.ReapBridge(b.Name) })
+	if err := h.nl.LinkAdd(link); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, fmt.Errorf("create bridge %s: %w", b.Name, err)
 	}
-	undo.Push("delete bridge "+b.Name, func() error { return h.reap(b.Name) })
 	return h.findBridge(b.Name)
 }
 
@@ -160,12 +158,12 @@ func (h *Host) addGateway(b Bridge, link netlink.Link, gateway netip.Prefix, net
 	if errors.Is(err, unix.EEXIST) {
 		return nil // another ADD was faster
 	}
-	if err != nil {
-		return fmt.Errorf("add gateway %s to %s: %w", gateway, name, err)
-	}
 	undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, name), func() error {
 		return h.dropGateway(b, name, gateway, network)
 	})
+	if err != nil {
+		return fmt.Errorf("add gateway %s to %s: %w", gateway, name, err)
+	}
 	return nil
 }
 

@@ -99,10 +99,13 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
 	}
-	if err := createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd()); err != nil {
+	err := createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd())
+	if !errors.Is(err, unix.EEXIST) {
+		undo.Push("delete "+s.Port.Name, func() error { return h.deleteLink(s.Port.Name) })
+	}
+	if err != nil {
 		return h.explainVeth(err, s.Port, s.Container, s.Bridge.Name)
 	}
-	undo.Push("delete "+s.Port.Name, func() error { return h.deleteLink(s.Port.Name) })
 	if err := dress(s.Port); err != nil {
 		return err
 	}

@@ -207,6 +207,16 @@ type Valid struct {
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
+// KeepsContainer says whether the list names any attachment of the container.
+func (v Valid) KeepsContainer(id string) bool {
+	for o := range v.owners {
+		if o.ContainerID == id {
+			return true
+		}
+	}
+	return false
+}
+
 // KeepsLabel says whether the list names the owner with that label.
 func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 

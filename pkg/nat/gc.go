@@ -30,21 +30,25 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 
 // owners are those with a record in network.
 func (r records) owners(network string) ([]cni.Owner, error) {
-	files, err := filesIn(r.users(network))
+	users, err := filesIn(r.users(network))
+	if err != nil {
+		return nil, err
+	}
+	ports, err := filesIn(r.ports(network))
 	if err != nil {
 		return nil, err
 	}
 	var owners []cni.Owner
 	var errs []error
-	for _, file := range files {
-		var owner cni.Owner
-		whole, err := read(file, &owner)
+	for _, file := range append(users, ports...) {
+		var record ownerRecord
+		whole, err := read(file, &record)
 		if err == nil && !whole {
 			err = drop(file) // of an ADD that was killed before it made anything
 		}
 		errs = append(errs, err)
 		if whole {
-			owners = append(owners, owner)
+			owners = append(owners, record.Owner)
 		}
 	}
 	return owners, errors.Join(errs...)

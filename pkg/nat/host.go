@@ -45,8 +45,8 @@ type Host struct {
 
 // kernel has rules of ours; nftables and iptables are the two ways to.
 type kernel interface {
-	// add makes what is not there yet. A network's rule that differs is replaced.
-	add(Rules) error
+	// add makes what is not there yet, instead of old, in one transaction.
+	add(want, old Rules) error
 	// remove deletes what is there of rules; all says that nothing of ours is
 	// to stay, not even what holds rules.
 	remove(rules Rules, all bool) error
@@ -103,6 +103,8 @@ func (h *Host) kernel(b Backend) (kernel, error) {
 	switch b {
 	case NFTables:
 		k, err = openNFTables()
+	case IPTables:
+		k = ipTables{}
 	default:
 		err = fmt.Errorf("no such backend: %q", b)
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -92,6 +93,34 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// saved is what the namespace has of iptables, without counters and dates.
+func saved(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, name := range []string{"iptables-save", "ip6tables-save"} {
+		for _, table := range []string{"nat", "raw"} {
+			for line := range strings.Lines(run(t, name, "-t", table)) {
+				if strings.HasPrefix(line, ":") {
+					line, _, _ = strings.Cut(line, " [")
+				}
+				if !strings.HasPrefix(line, "#") {
+					all.WriteString(strings.TrimSpace(line) + "\n")
+				}
+			}
+		}
+	}
+	return all.String()
+}
+
+// state is what the namespace has of the backend.
+func state(t *testing.T, backend Backend) string {
+	t.Helper()
+	if backend == IPTables {
+		return saved(t)
+	}
+	return ruleset(t)
+}
+
 // nothingLeft checks that neither kernel nor records hold anything of ours.
 func nothingLeft(t *testing.T, h *Host) {
 	t.Helper()
@@ -105,4 +134,18 @@ func nothingLeft(t *testing.T, h *Host) {
 			t.Errorf("records: %s is left", entry)
 		}
 	}
+}
+
+// both runs a test with each backend.
+func both(t *testing.T, name string, test func(*testing.T, Backend)) {
+	t.Helper()
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(strings.Trim(name+"/"+string(backend), "/"), func(t *testing.T) { test(t, backend) })
+	}
+}
+
+// flush does what a careless administrator does.
+func flush(t *testing.T) {
+	t.Helper()
+	run(t, "nft", "flush", "ruleset") // iptables' too, where it is the nft variant
 }

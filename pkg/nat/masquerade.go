@@ -2,24 +2,22 @@ package nat
 
 import (
 	"fmt"
-	"path/filepath"
 	"reflect"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
+// maxKept bounds the destinations of a rule, each of which takes three
+// expressions: a rule has 128 (NFT_RULE_MAXEXPRS, net/netfilter/nf_tables_api.c).
+const maxKept = 40
+
 // check refuses what no rule can be made of.
 func (m Masquerade) check() error {
-	for _, p := range m.Prefixes {
-		if !p.IsValid() {
-			return fmt.Errorf("masquerade: a subnet is not an address and a length: %v", p)
+	for _, f := range families() {
+		if kept := len(m.keeps(f)); kept > maxKept {
+			return cni.ConfigErrorf("masquerade.exclude: %d destinations of one family, the network's own among them, and %d is the most; use fewer, wider prefixes",
+				kept, maxKept)
 		}
-	}
-	if m.SNAT4.IsValid() && !m.SNAT4.Is4() {
-		return cni.ConfigErrorf("masquerade.snatIP4: %s is not an IPv4 address", m.SNAT4)
-	}
-	if m.SNAT6.IsValid() && !m.SNAT6.Is6() {
-		return cni.ConfigErrorf("masquerade.snatIP6: %s is not an IPv6 address", m.SNAT6)
 	}
 	return nil
 }
@@ -38,24 +36,37 @@ func (h *Host) AddMasquerade(owner cni.Owner, m Masquerade) error {
 	if err != nil {
 		return err
 	}
+	rules := Rules{Networks: []NetworkRule{{owner.Network, m}}}
 	return h.locked(func() error {
-		if err := h.records(backend).addUser(owner, m); err != nil {
+		old, err := h.records(backend).addUser(owner, m)
+		if err != nil {
 			return err
 		}
-		return k.add(Rules{Networks: []NetworkRule{{owner.Network, m}}})
+		return k.add(rules, old)
 	})
 }
 
-// addUser records that owner is served by m, the rule of its network.
-func (r records) addUser(owner cni.Owner, m Masquerade) error {
-	if err := write(filepath.Join(r.users(owner.Network), key(owner)), owner); err != nil {
-		return err
+// addUser records that owner is served by m, the rule of its network, and
+// returns the rule that was recorded before.
+func (r records) addUser(owner cni.Owner, m Masquerade) (old Rules, err error) {
+	if err := write(r.userFile(owner), ownerRecord{owner}); err != nil {
+		return Rules{}, err
 	}
-	var recorded Masquerade
-	if whole, err := read(r.masquerade(owner.Network), &recorded); err != nil || whole && reflect.DeepEqual(recorded, m) {
-		return err
+	had, whole, err := r.networkRule(owner.Network)
+	if err != nil || whole && reflect.DeepEqual(had.Masquerade, m) {
+		return Rules{}, err
 	}
-	return write(r.masquerade(owner.Network), m)
+	if whole {
+		old.Networks = []NetworkRule{had}
+	}
+	return old, write(r.masquerade(owner.Network), m)
+}
+
+// networkRule reads the network's rule; whole is false where there is no record.
+func (r records) networkRule(network string) (rule NetworkRule, whole bool, err error) {
+	rule.Network = network
+	whole, err = read(r.masquerade(network), &rule.Masquerade)
+	return rule, whole, err
 }
 
 // CheckMasquerade says what is not as AddMasquerade(owner, m) leaves it.
@@ -72,7 +83,7 @@ func (h *Host) CheckMasquerade(owner cni.Owner, m Masquerade) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	recorded, err := exists(filepath.Join(h.records(backend).users(owner.Network), key(owner)))
+	recorded, err := exists(h.records(backend).userFile(owner))
 	if err == nil && !recorded {
 		diffs = append(diffs, fmt.Sprintf("record of %s as served by the masquerade of its network: want one, have none", owner))
 	}

@@ -1,14 +1,12 @@
 package nat
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,18 +15,23 @@ import (
 // nf_tables_abort), and so does each that deletes, at the latest when the
 // socket is closed. All goes over one socket.
 type nftTable struct {
-	conn  *nftables.Conn
-	table *nftables.Table
+	conn   *nftables.Conn
+	socket *netlink.Conn // conn's own, for what conn cannot ask
+	table  *nftables.Table
 }
 
-const postrouting = "postrouting"
-
 func openNFTables() (*nftTable, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	t := &nftTable{table: &nftables.Table{Name: "trestle", Family: nftables.TableFamilyINet}}
+	keep := func(socket *netlink.Conn) error {
+		t.socket = socket
+		return nil
+	}
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket for nftables: %w", err)
 	}
-	return &nftTable{conn, &nftables.Table{Name: "trestle", Family: nftables.TableFamilyINet}}, nil
+	t.conn = conn
+	return t, nil
 }
 
 func (t *nftTable) close() error {
@@ -67,50 +70,77 @@ func (t *nftTable) flush(what string) error {
 	return nil
 }
 
-func (t *nftTable) add(want Rules) error {
+// add finds old by the labels that it shares with want.
+func (t *nftTable) add(want, _ Rules) error {
 	have, err := t.rules(postrouting)
 	if err != nil {
 		return err
 	}
-	changed := false
-	for _, n := range want.Networks {
-		if n.sameAs(have) {
-			continue
-		}
-		if !changed {
-			t.base()
-		}
-		changed = true
-		if err := t.deleteRules(have, n.label()); err != nil {
-			return err
-		}
-		t.addNetwork(n)
+	if err := t.stage(want, have); err != nil {
+		return err
 	}
-	if !changed {
-		return nil
+	err = t.flush("add rules")
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY) {
+		return errors.Join(t.conflict(want), err)
 	}
-	return t.flush("add rules")
+	return err
 }
 
-// base makes what holds rules; each part is let be where it is there already.
-func (t *nftTable) base() {
-	t.conn.AddTable(t.table)
-	t.conn.AddChain(&nftables.Chain{
-		Name: postrouting, Table: t.table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
-	})
+// stage puts into the transaction what chain postrouting lacks of want, what
+// holds it, and the elements, which are let be where they are there already.
+func (t *nftTable) stage(want Rules, have []*nftables.Rule) error {
+	if len(have) == 0 {
+		t.conn.AddTable(t.table)
+		t.addChain(postroutingChain())
+	}
+	if len(want.Forwards) > 0 && len(labelled(have, mappedLabel)) == 0 {
+		if err := t.addPortChains(); err != nil {
+			return err
+		}
+	}
+	for _, group := range want.groups() {
+		if group.sameAs(have) {
+			continue
+		}
+		if err := t.deleteRules(have, group.label); err != nil {
+			return err
+		}
+		t.addRules(postrouting, group)
+	}
+	return t.eachSet(want.elements(), t.conn.SetAddElements)
+}
+
+// addPortChains makes what port mappings need beside chain postrouting.
+func (t *nftTable) addPortChains() error {
+	for _, set := range portSets() {
+		if err := t.conn.AddSet(t.set(set), nil); err != nil {
+			return fmt.Errorf("add set %s: %w", set.name, err)
+		}
+	}
+	for _, chain := range portChains() {
+		t.addChain(chain)
+		t.conn.FlushChain(t.chain(chain.Name)) // it is empty, unless somebody broke a part out of ours
+		t.addRules(chain.Name, chain.group)
+	}
+	return nil
+}
+
+func (t *nftTable) addChain(c nftChain) {
+	c.Table = t.table
+	t.conn.AddChain(&c.Chain)
 }
 
 func (t *nftTable) chain(name string) *nftables.Chain {
 	return &nftables.Chain{Name: name, Table: t.table}
 }
 
-func (t *nftTable) addNetwork(n NetworkRule) {
-	for _, exprs := range n.exprs() {
-		t.conn.AddRule(&nftables.Rule{
-			Table: t.table, Chain: t.chain(postrouting), Exprs: exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, n.label()),
-		})
+func (t *nftTable) addRules(chain string, group nftGroup) {
+	for _, exprs := range group.rules {
+		rule := &nftables.Rule{Table: t.table, Chain: t.chain(chain), Exprs: exprs}
+		if group.label != "" {
+			rule.UserData = userdata.AppendString(nil, userdata.TypeComment, group.label)
+		}
+		t.conn.AddRule(rule)
 	}
 }
 
@@ -123,6 +153,8 @@ func (t *nftTable) deleteRules(have []*nftables.Rule, label string) error {
 	return nil
 }
 
+// remove sends one transaction. Only where that fails, since something of ours
+// is gone already, does it look what there is.
 func (t *nftTable) remove(rules Rules, all bool) error {
 	there, err := t.exists()
 	if err != nil || !there {
@@ -132,14 +164,34 @@ func (t *nftTable) remove(rules Rules, all bool) error {
 		t.conn.DelTable(t.table)
 		return t.flush("delete all")
 	}
-	have, err := t.rules(postrouting)
-	if err != nil {
+	elements := rules.elements()
+	err = t.removeParts(rules.groups(), elements)
+	if !errors.Is(err, unix.ENOENT) {
 		return err
 	}
-	for _, n := range rules.Networks {
-		if err := t.deleteRules(have, n.label()); err != nil {
+	if elements, err = t.present(elements); err != nil {
+		return err
+	}
+	return t.removeParts(rules.groups(), elements)
+}
+
+func (t *nftTable) removeParts(groups []nftGroup, elements []nftElement) error {
+	if len(groups) > 0 {
+		have, err := t.rules(postrouting)
+		if err != nil {
 			return err
 		}
+		for _, group := range groups {
+			if group.label == mappedLabel {
+				continue // stays with the table
+			}
+			if err := t.deleteRules(have, group.label); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.eachSet(elements, t.conn.SetDeleteElements); err != nil {
+		return err
 	}
 	return t.flush("delete rules")
 }
@@ -152,9 +204,8 @@ func (t *nftTable) replace(want Rules) error {
 	if there {
 		t.conn.DelTable(t.table)
 	}
-	t.base()
-	for _, n := range want.Networks {
-		t.addNetwork(n)
+	if err := t.stage(want, nil); err != nil {
+		return err
 	}
 	return t.flush("restore all rules")
 }
@@ -169,25 +220,36 @@ func (t *nftTable) usable() error {
 }
 
 func (t *nftTable) differences(want Rules) ([]string, error) {
-	have, err := t.rules(postrouting)
-	if err != nil {
-		return nil, err
-	}
 	var diffs []string
-	for _, n := range want.Networks {
-		if !n.sameAs(have) {
-			diffs = append(diffs, fmt.Sprintf("masquerade of network %s in nftables table inet %s: want the rule for %v, have %s",
-				n.Network, t.table.Name, n.Prefixes, absentOrOther(labelled(have, n.label()))))
+	chains := []nftChain{{Chain: nftables.Chain{Name: postrouting}}}
+	if len(want.Forwards) > 0 {
+		chains = append(chains, portChains()...)
+	}
+	for _, chain := range chains {
+		have, err := t.rules(chain.Name)
+		if err != nil {
+			return nil, err
+		}
+		groups := []nftGroup{chain.group}
+		if chain.Name == postrouting {
+			groups = want.groups()
+		}
+		for _, group := range groups {
+			if !group.sameAs(have) {
+				diffs = append(diffs, fmt.Sprintf("rules for %s in chain %s of nftables table inet %s: want %d, have %s",
+					group.what, chain.Name, t.table.Name, len(group.rules), fewerOrOthers(len(labelled(have, group.label)))))
+			}
 		}
 	}
-	return diffs, nil
+	lost, err := t.elementDifferences(want.elements())
+	return append(diffs, lost...), err
 }
 
-func absentOrOther(rules []*nftables.Rule) string {
-	if len(rules) == 0 {
+func fewerOrOthers(n int) string {
+	if n == 0 {
 		return "none"
 	}
-	return "another one"
+	return fmt.Sprintf("%d that differ", n)
 }
 
 // rules are those of a chain; none where chain or table is missing.
@@ -197,41 +259,4 @@ func (t *nftTable) rules(chain string) ([]*nftables.Rule, error) {
 		return nil, fmt.Errorf("list chain %s of nftables table inet %s: %w", chain, t.table.Name, err)
 	}
 	return rules, nil
-}
-
-func labelled(rules []*nftables.Rule, label string) []*nftables.Rule {
-	var found []*nftables.Rule
-	for _, rule := range rules {
-		if comment, ok := userdata.GetString(rule.UserData, userdata.TypeComment); ok && comment == label {
-			found = append(found, rule)
-		}
-	}
-	return found
-}
-
-// sameAs says whether the rules of the chain have the network as it is wanted.
-func (n NetworkRule) sameAs(chain []*nftables.Rule) bool {
-	have, want := labelled(chain, n.label()), n.exprs()
-	if len(have) != len(want) {
-		return false
-	}
-	for i := range want {
-		if !bytes.Equal(marshal(have[i].Exprs), marshal(want[i])) {
-			return false
-		}
-	}
-	return true
-}
-
-// marshal makes expressions comparable.
-func marshal(exprs []expr.Any) []byte {
-	var all []byte
-	for _, e := range exprs {
-		data, err := expr.Marshal(unix.NFPROTO_INET, e)
-		if err != nil {
-			data = []byte(strings.ToUpper(err.Error())) // equal to nothing that can be marshalled
-		}
-		all = append(all, data...)
-	}
-	return all
 }

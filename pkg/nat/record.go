@@ -19,6 +19,9 @@ import (
 //
 //	<dir>/networks/<network>/masquerade       the network's rule
 //	<dir>/networks/<network>/users/<owner>    an owner whom that rule serves
+//	<dir>/networks/<network>/ports/<owner>    what an owner has mapped
+//	<dir>/hairpins/<subnet>/<owner>           an owner with mappings in the subnet
+//	<dir>/bridges/<bridge>/<owner>            an owner that 127.0.0.1 reaches by the bridge
 //
 // Every call costs the same however many others have records: a file is named
 // by its owner's hash, and of a directory no more is read than tells whether
@@ -37,8 +40,13 @@ func (r records) users(network string) string {
 	return filepath.Join(r.network(network), "users")
 }
 
+func (r records) userFile(o cni.Owner) string { return filepath.Join(r.users(o.Network), key(o)) }
+
 // key is the name of an owner's files.
 func key(o cni.Owner) string { return o.Hash(32) }
+
+// ownerRecord is what every owner's record holds, at least.
+type ownerRecord struct{ Owner cni.Owner }
 
 // write puts v into path and makes the directories above. A kill may leave an
 // empty or torn file: then what it was to tell of has not been made.

@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -46,16 +47,52 @@ func (r records) all() (Rules, error) {
 		return Rules{}, err
 	}
 	for _, dir := range networks {
-		network := NetworkRule{Network: filepath.Base(dir)}
-		whole, err := read(r.masquerade(network.Network), &network.Masquerade)
+		network, whole, err := r.networkRule(filepath.Base(dir))
 		if err != nil {
 			return Rules{}, err
 		}
 		if whole {
 			rules.Networks = append(rules.Networks, network)
 		}
+		if err := r.addForwards(&rules, network.Network); err != nil {
+			return Rules{}, err
+		}
 	}
 	return rules, nil
+}
+
+// addForwards adds what owners in the network have mapped.
+func (r records) addForwards(rules *Rules, network string) error {
+	files, err := filesIn(r.ports(network))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		var f Forward
+		whole, err := read(file, &f)
+		if err != nil {
+			return err
+		}
+		if whole {
+			rules.merge(f.rules())
+		}
+	}
+	return nil
+}
+
+// merge adds what is not there yet.
+func (r *Rules) merge(other Rules) {
+	r.Forwards = append(r.Forwards, other.Forwards...)
+	for _, subnet := range other.Hairpins {
+		if !slices.Contains(r.Hairpins, subnet) {
+			r.Hairpins = append(r.Hairpins, subnet)
+		}
+	}
+	for _, bridge := range other.Bridges {
+		if !slices.Contains(r.Bridges, bridge) {
+			r.Bridges = append(r.Bridges, bridge)
+		}
+	}
 }
 
 // Status says whether an ADD would get its rules; the error has code 50. The

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -11,12 +12,56 @@ import (
 // the same.
 type Rules struct {
 	Networks []NetworkRule
+	// Forwards are the mapped ports, owner by owner.
+	Forwards []Forward
+	// Hairpins are the subnets within which a mapped port is reached by way of
+	// the host: there the answer would not come back through the host unless
+	// the question came from it.
+	Hairpins []netip.Prefix
+	// Bridges are the interfaces that may route loopback addresses, for ports
+	// mapped on 127.0.0.1; nothing with such an address may come in by them.
+	Bridges []string
 }
 
 // NetworkRule is the masquerade of one network.
 type NetworkRule struct {
 	Network string
 	Masquerade
+}
+
+// Forward is the mapped ports of one owner.
+type Forward struct {
+	Owner cni.Owner
+	Ports
+}
+
+// rules are all that the mappings need.
+func (f Forward) rules() Rules {
+	rules := Rules{Forwards: []Forward{f}, Hairpins: f.hairpins()}
+	if f.Bridge != "" {
+		rules.Bridges = []string{f.Bridge}
+	}
+	return rules
+}
+
+// hairpins are the container's subnets that have a mapping.
+func (p Ports) hairpins() []netip.Prefix {
+	if !p.SNAT {
+		return nil
+	}
+	var subnets []netip.Prefix
+	for _, subnet := range p.Subnets {
+		mapped := func(m Mapping) bool { return subnet.Contains(m.Container.Addr()) }
+		if slices.ContainsFunc(p.Mappings, mapped) && !slices.Contains(subnets, subnet.Masked()) {
+			subnets = append(subnets, subnet.Masked())
+		}
+	}
+	return subnets
+}
+
+// answersLoopback says whether the mapping is for 127.0.0.1 too, or for it alone.
+func (m Mapping) answersLoopback() bool {
+	return m.Host.Addr() == netip.IPv4Unspecified() || m.Host.Addr().Is4() && m.Host.Addr().IsLoopback()
 }
 
 // Masquerade is what leaves a network with the host's address instead of its own.
@@ -40,20 +85,28 @@ type family struct {
 	loopback  netip.Prefix
 }
 
-// families are what every rule is made for, in turn.
-func families() []family {
-	return []family{
-		{true, netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("127.0.0.0/8")}, // RFC 5771; RFC 1122, 3.2.1.3
-		{false, netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("::1/128")},       // RFC 4291, 2.7 and 2.5.3
-	}
+func family4() family { // RFC 5771; RFC 1122, 3.2.1.3
+	return family{true, netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("127.0.0.0/8")}
 }
 
-func (f family) has(p netip.Prefix) bool { return p.Addr().Is4() == f.is4 }
+func family6() family { // RFC 4291, 2.7 and 2.5.3
+	return family{false, netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("::1/128")}
+}
+
+// families are what every rule is made for, in turn.
+func families() []family { return []family{family4(), family6()} }
+
+func familyOf(address netip.Addr) family {
+	if address.Is4() {
+		return family4()
+	}
+	return family6()
+}
 
 func (f family) only(list []netip.Prefix) []netip.Prefix {
 	var own []netip.Prefix
 	for _, p := range list {
-		if f.has(p) {
+		if p.Addr().Is4() == f.is4 {
 			own = append(own, p.Masked())
 		}
 	}
@@ -72,6 +125,3 @@ func (m Masquerade) snat(f family) netip.Addr {
 func (m Masquerade) keeps(f family) []netip.Prefix {
 	return append(append(f.only(m.Prefixes), f.multicast), f.only(m.Exclude)...)
 }
-
-// label is what the network's rules carry as comment.
-func (n NetworkRule) label() string { return cni.NetworkLabel(n.Network) }

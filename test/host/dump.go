@@ -269,7 +269,13 @@ func (n *Namespace) routes() ([]string, error) {
 	for i := range lines {
 		lines[i] = passing.ReplaceAllString(lines[i], "")
 	}
-	return lines, err
+	return slices.DeleteFunc(lines, isDerived), err
+}
+
+// isDerived says whether a route is the kernel's shadow of an IPv6 address: it
+// appears some time after the address, when detection of duplicates is over.
+func isDerived(route string) bool {
+	return strings.Contains(route, ":") && strings.Contains(route, " table local proto kernel ") && !strings.HasPrefix(route, "multicast")
 }
 
 func (n *Namespace) rules() ([]string, error) {

@@ -1,0 +1,337 @@
+package ipam
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Config is the ipam part of a network's configuration, found sound. It takes
+// all keys of host-local, and "exclude" and "lockTimeout" beside them.
+type Config struct {
+	// Sets are the ranges; an attachment gets one address of each set.
+	Sets []Set
+	// Requested is the address that the runtime wants of the set at the same
+	// place, or zero.
+	Requested []netip.Addr
+	Routes    []*types.Route
+	// ResolvConf is the file that tells the container's DNS settings; it may be
+	// empty (see ReadResolvConf).
+	ResolvConf string
+}
+
+const (
+	defaultDataDir = "/var/lib/cni/networks"
+	defaultWait    = 10 * time.Second
+)
+
+// wireConfig is what ADD reads of a configuration.
+type wireConfig struct {
+	IPAM *struct {
+		wireRange            // the one range of old configurations
+		Ranges    wireSets   `json:"ranges"`
+		Routes    wireRoutes `json:"routes"`
+
+		ResolvConf  string          `json:"resolvConf"`
+		LockTimeout json.RawMessage `json:"lockTimeout"`
+	} `json:"ipam"`
+	RuntimeConfig struct {
+		IPRanges wireSets `json:"ipRanges"`
+		IPs      []string `json:"ips"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		CNI struct {
+			IPs []string `json:"ips"`
+		} `json:"cni"`
+	} `json:"args"`
+}
+
+type wireRange struct {
+	Subnet     string   `json:"subnet"`
+	RangeStart string   `json:"rangeStart"`
+	RangeEnd   string   `json:"rangeEnd"`
+	Gateway    string   `json:"gateway"`
+	Exclude    []string `json:"exclude"`
+}
+
+type wireRoutes []*types.Route
+
+// wireSets is a list of lists of ranges. A range where a list should stand is a
+// list of that one range, since some runtimes send a flat list.
+type wireSets []wireSet
+
+type wireSet []wireRange
+
+func (s *wireSet) UnmarshalJSON(data []byte) error {
+	if bytes.HasPrefix(data, []byte("{")) {
+		*s = make(wireSet, 1)
+		return json.Unmarshal(data, &(*s)[0])
+	}
+	return json.Unmarshal(data, (*[]wireRange)(s))
+}
+
+// StoreOf is the store of the request's network. It reads nothing of the
+// configuration but the two keys that concern the store, so that an edit of the
+// rest never keeps an attachment from being released.
+func StoreOf(r *cni.Request) (*Store, error) {
+	var wire struct {
+		IPAM struct {
+			DataDir     string          `json:"dataDir"`
+			LockTimeout json.RawMessage `json:"lockTimeout"`
+		} `json:"ipam"`
+	}
+	if err := r.Decode(&wire); err != nil {
+		return nil, err
+	}
+	wait, err := parseWait(wire.IPAM.LockTimeout)
+	if err != nil {
+		wait = defaultWait // ParseConfig has told whoever made the ADD
+	}
+	dataDir := wire.IPAM.DataDir
+	if dataDir == "" {
+		dataDir = defaultDataDir
+	}
+	return NewStore(dataDir, r.Owner.Network, wait), nil
+}
+
+// ParseConfig reads the request's configuration, with what the runtime asks for
+// in CNI_ARGS, args and runtimeConfig. Errors have code 6 or 7.
+func ParseConfig(r *cni.Request) (Config, error) {
+	var wire wireConfig
+	if err := r.Decode(&wire); err != nil {
+		return Config{}, err
+	}
+	if wire.IPAM == nil {
+		return Config{}, cni.ConfigErrorf(`ipam: missing; host-local needs at least {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/16"}]]}`)
+	}
+	if _, err := parseWait(wire.IPAM.LockTimeout); err != nil {
+		return Config{}, err
+	}
+	c := Config{Routes: wire.IPAM.Routes, ResolvConf: wire.IPAM.ResolvConf}
+	var err error
+	if c.Sets, err = wire.sets(r.Version); err != nil {
+		return Config{}, err
+	}
+	c.Requested, err = wire.requested(r.Args["IP"], c.Sets)
+	return c, err
+}
+
+// parseWait reads ipam.lockTimeout: seconds, or text like "500ms".
+func parseWait(raw json.RawMessage) (time.Duration, error) {
+	text := strings.Trim(string(raw), `"`)
+	if text == "" || text == "null" {
+		return defaultWait, nil
+	}
+	wait, err := time.ParseDuration(text)
+	if seconds, numErr := strconv.ParseFloat(text, 64); numErr == nil && seconds < 1e6 {
+		wait, err = time.Duration(seconds*float64(time.Second)), nil
+	}
+	if err != nil || wait <= 0 {
+		return 0, cni.ConfigErrorf(`ipam.lockTimeout: %s is no time to wait; give seconds, or text like "500ms"`, raw)
+	}
+	return wait, nil
+}
+
+// numbered is a set together with the key that it stands at.
+type numbered struct {
+	key string
+	set wireSet
+}
+
+// sets reads all ranges: what the runtime sends comes first, then the one range
+// of old configurations, then the list.
+func (w *wireConfig) sets(version string) ([]Set, error) {
+	var all []numbered
+	for i, set := range w.RuntimeConfig.IPRanges {
+		all = append(all, numbered{"runtimeConfig.ipRanges[" + strconv.Itoa(i) + "]", set})
+	}
+	if w.IPAM.Subnet != "" {
+		all = append(all, numbered{"ipam", wireSet{w.IPAM.wireRange}})
+	}
+	for i, set := range w.IPAM.Ranges {
+		all = append(all, numbered{"ipam.ranges[" + strconv.Itoa(i) + "]", set})
+	}
+	if len(all) == 0 {
+		return nil, cni.ConfigErrorf(`ipam.ranges: missing; give at least one, like [[{"subnet": "10.22.0.0/16"}]]`)
+	}
+	p := rangeParser{}
+	exclude, err := parseExclude("ipam.exclude", w.IPAM.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	p.barred = exclude
+	for _, n := range all {
+		if err := p.add(n); err != nil {
+			return nil, err
+		}
+	}
+	return p.finish(), checkFamilies(p.sets, version)
+}
+
+// checkFamilies holds back what results before 0.3.0 have no room for.
+func checkFamilies(sets []Set, version string) error {
+	if !strings.HasPrefix(version, "0.1.") && !strings.HasPrefix(version, "0.2.") {
+		return nil
+	}
+	count := map[bool]int{}
+	for _, set := range sets {
+		count[set[0].First.Is4()]++
+	}
+	if count[true] > 1 || count[false] > 1 {
+		return cni.ConfigErrorf("ipam.ranges: cniVersion %s has room for one address of each family; use 0.3.0 or later", version)
+	}
+	return nil
+}
+
+// rangeParser reads ranges and sees that they agree with each other.
+type rangeParser struct {
+	sets   []Set
+	seen   []keyedRange
+	barred []span // what no range may lease
+}
+
+type keyedRange struct {
+	key string
+	Range
+}
+
+func (p *rangeParser) add(n numbered) error {
+	if len(n.set) == 0 {
+		return cni.ConfigErrorf("%s: empty; a range set needs at least one range", n.key)
+	}
+	var set Set
+	for i, wire := range n.set {
+		key := n.key
+		if key != "ipam" {
+			key += "[" + strconv.Itoa(i) + "]"
+		}
+		r, err := wire.parse(key)
+		if err != nil {
+			return err
+		}
+		if i > 0 && r.First.Is4() != set[0].First.Is4() {
+			return cni.ConfigErrorf("%s.subnet: %s and %s are of different families; put each family into a set of its own", key, r.Subnet, set[0].Subnet)
+		}
+		if err := p.note(key, r); err != nil {
+			return err
+		}
+		if key != "ipam" { // the top level's is for all
+			own, err := parseExclude(key+".exclude", wire.Exclude)
+			if err != nil {
+				return err
+			}
+			p.barred = append(p.barred, own...)
+		}
+		set = append(set, r)
+	}
+	p.sets = append(p.sets, set)
+	return nil
+}
+
+// note remembers a range that overlaps with none before it.
+func (p *rangeParser) note(key string, r Range) error {
+	for _, other := range p.seen {
+		if r.First.Compare(other.Last) <= 0 && other.First.Compare(r.Last) <= 0 {
+			return cni.ConfigErrorf("%s: %s overlaps with %s (%s); ranges must be apart, since each address is leased once", key, r, other.Range, other.key)
+		}
+	}
+	p.seen = append(p.seen, keyedRange{key, r})
+	if r.Gateway.IsValid() {
+		p.barred = append(p.barred, span{r.Gateway, r.Gateway})
+	}
+	if hasEnds(r.Subnet) {
+		first, last := r.Subnet.Addr(), lastOf(r.Subnet)
+		p.barred = append(p.barred, span{first, first}, span{last, last})
+	}
+	return nil
+}
+
+// finish bars from every range what any of them must not lease.
+func (p *rangeParser) finish() []Set {
+	for _, set := range p.sets {
+		for i := range set {
+			set[i] = set[i].withBarred(p.barred)
+		}
+	}
+	return p.sets
+}
+
+// parse reads one range; key is where it stands.
+func (w wireRange) parse(key string) (Range, error) {
+	if w.Subnet == "" {
+		return Range{}, cni.ConfigErrorf("%s.subnet: missing; a range needs one, like 10.22.0.0/16", key)
+	}
+	subnet, err := netip.ParsePrefix(w.Subnet)
+	if err != nil {
+		return Range{}, cni.ConfigErrorf("%s.subnet: %q is not a subnet; write it like 10.22.0.0/16", key, w.Subnet)
+	}
+	if subnet.Masked() != subnet {
+		return Range{}, cni.ConfigErrorf("%s.subnet: %s has host bits set; the subnet is %s", key, subnet, subnet.Masked())
+	}
+	r := Range{Subnet: subnet}
+	r.First, r.Last = hostSpan(subnet)
+	if w.RangeStart != "" {
+		if r.First, err = w.within(subnet, key+".rangeStart", w.RangeStart); err != nil {
+			return Range{}, err
+		}
+	}
+	if w.RangeEnd != "" {
+		if r.Last, err = w.within(subnet, key+".rangeEnd", w.RangeEnd); err != nil {
+			return Range{}, err
+		}
+	}
+	if r.Last.Less(r.First) {
+		return Range{}, cni.ConfigErrorf("%s.rangeEnd: %s comes before rangeStart, %s; swap them", key, r.Last, r.First)
+	}
+	r.Gateway, err = parseGateway(key+".gateway", w.Gateway, subnet)
+	return r, err
+}
+
+// hostSpan is the addresses of a subnet that are leased where the configuration
+// does not say: all from the second on, less IPv4's broadcast address; in
+// a subnet of one or two addresses, all.
+func hostSpan(p netip.Prefix) (first, last netip.Addr) {
+	first, last = p.Addr(), lastOf(p)
+	if p.Addr().BitLen()-p.Bits() > 1 {
+		first = first.Next()
+		if p.Addr().Is4() {
+			last = last.Prev()
+		}
+	}
+	return first, last
+}
+
+func (wireRange) within(subnet netip.Prefix, key, text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
+	}
+	if a = a.Unmap(); !subnet.Contains(a) {
+		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)
+	}
+	return a, nil
+}
+
+// parseExclude reads addresses and prefixes.
+func parseExclude(key string, list []string) ([]span, error) {
+	var spans []span
+	for i, text := range list {
+		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
+			spans = append(spans, span{a.Unmap(), a.Unmap()})
+			continue
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix like 10.22.0.0/28", key, i, text)
+		}
+		spans = append(spans, prefixSpan(p))
+	}
+	return spans, nil
+}

@@ -1,0 +1,37 @@
+package ipam
+
+import (
+	"net/netip"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// parseGateway reads the gateway of a subnet. It lies in the subnet, or is
+// IPv6 link-local (routers announce themselves by such an address, RFC 4861).
+func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
+	if text == "" {
+		return defaultGateway(subnet), nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil {
+		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
+	}
+	a = a.Unmap()
+	linkLocal := a.Is6() && a.IsLinkLocalUnicast() && subnet.Addr().Is6()
+	if !subnet.Contains(a) && !linkLocal {
+		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)
+	}
+	return a.WithZone(""), nil
+}
+
+// defaultGateway is the first host of a subnet: its second address, in a subnet
+// of two addresses (RFC 3021, RFC 6164) the first; a subnet of one has none.
+func defaultGateway(subnet netip.Prefix) netip.Addr {
+	switch subnet.Addr().BitLen() - subnet.Bits() {
+	case 0:
+		return netip.Addr{}
+	case 1:
+		return subnet.Addr()
+	}
+	return subnet.Addr().Next()
+}

@@ -1,0 +1,133 @@
+package ipam
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The index lies in .trestle beside the leases:
+//
+//	index             the header
+//	used.10.22.0.0    one block of the bitmap (see bitmap.go)
+//	owner.<hash>      one record (see record.go)
+//
+// How it is known to be right: when we have changed the directory of leases and
+// then the index, we set the directory's modification time to the stamp, a time
+// past that the header names. Whoever creates or removes a lease after that
+// (host-local, a person, one of us that is killed half-way) makes the kernel put
+// the present time there, and the next of us builds the index anew from the
+// leases. To look costs one stat, and it does not depend on how finely the
+// kernel's clock ticks.
+//
+// Only what somebody changes without the lock, while we hold it and are about to
+// set the stamp, is not seen in this way. It cannot make two owners of one
+// address, since a lease's file is created exclusively; and it cannot lose an
+// address for good, since the leases themselves are looked at before a set is
+// called full.
+const (
+	indexDir    = ".trestle"
+	headerName  = "index"
+	blockPrefix = "used."
+	headerMax   = 4096
+	indexFormat = 1
+)
+
+// header says of which directory, and of which boot, the index is a picture.
+type header struct {
+	Format int    `json:"format"`
+	Boot   string `json:"boot"`
+	Ino    uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
+	Stamp  int64  `json:"stamp"` // seconds since 1970
+	// Nameless: some leases lack the interface name (host-local before 0.8).
+	Nameless bool `json:"nameless,omitempty"`
+}
+
+// fits says whether the header was written in this boot for the directory with
+// that status, and nothing changed there since.
+func (h header) fits(boot string, net unix.Stat_t) bool {
+	return h.Format == indexFormat && h.Boot == boot && h.Ino == net.Ino &&
+		h.Stamp == net.Mtim.Sec && net.Mtim.Nsec == 0
+}
+
+func readHeader(own dir) header {
+	var h header
+	data, err := own.read(headerName, make([]byte, headerMax))
+	if err != nil || json.Unmarshal(data, &h) != nil {
+		return header{} // fits nothing
+	}
+	return h
+}
+
+// bitmap is the part of the index that tells which addresses are taken, as far
+// as it has been looked at.
+type bitmap struct {
+	own    dir
+	blocks map[netip.Addr]*block
+	// whole: the blocks are all that there are, and no file need be read.
+	whole bool
+}
+
+// errTorn says that a file of the index cannot be used.
+var errTorn = errors.New("the index is damaged")
+
+// block is the block that begins at base. It is errTorn if its file is damaged.
+func (m *bitmap) block(base netip.Addr) (*block, error) {
+	if b := m.blocks[base]; b != nil {
+		return b, nil
+	}
+	b := &block{}
+	if !m.whole {
+		data, err := m.own.read(blockPrefix+base.String(), make([]byte, blockSize+1))
+		switch {
+		case errors.Is(err, unix.ENOENT): // no leases there
+		case err != nil:
+			return nil, errors.Join(errTorn, err)
+		default:
+			var sound bool
+			if b, sound = decodeBlock(data); !sound {
+				return nil, errTorn
+			}
+		}
+	}
+	m.blocks[base] = b
+	return b, nil
+}
+
+func (m *bitmap) set(a netip.Addr) error {
+	base, bit := blockOf(a)
+	b, err := m.block(base)
+	if err == nil {
+		b.set(bit)
+	}
+	return err
+}
+
+func (m *bitmap) clear(a netip.Addr) error {
+	base, bit := blockOf(a)
+	b, err := m.block(base)
+	if err == nil {
+		b.clear(bit)
+	}
+	return err
+}
+
+// save writes the blocks that changed.
+func (m *bitmap) save() error {
+	for base, b := range m.blocks {
+		if !b.changed {
+			continue
+		}
+		if err := m.own.overwrite(blockPrefix+base.String(), b.encode()); err != nil {
+			return err
+		}
+		b.changed = false
+	}
+	return nil
+}
+
+// isBlockName says whether a file of the index is a block.
+func isBlockName(name string) bool { return strings.HasPrefix(name, blockPrefix) }

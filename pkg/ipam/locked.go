@@ -1,0 +1,304 @@
+package ipam
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// access says what one may do while the store is locked.
+type access int
+
+const (
+	look   access = iota // write nothing at all
+	change               // change and repair, but do not make what is not there
+	create               // make the directory too
+)
+
+// locked is the store while its lock is held, with an index that is right.
+type locked struct {
+	access  access
+	network string
+	boot    string
+	lock    int // open file; -1 where there is none to lock
+	net     dir
+	own     dir // its fd is -1 where there is no index
+	head    header
+	used    bitmap
+	// owners are all the records, where the index had to be built anew.
+	owners map[cni.Owner]record
+	// unsaved is why the index could not be written, if so.
+	unsaved error
+}
+
+// errNoNetwork says that the network has no directory, and so no leases.
+var errNoNetwork = errors.New("no such network")
+
+// lock takes the lock and finds the index, or builds it anew.
+func (s *Store) lock(mode access) (*locked, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		l := &locked{access: mode, network: s.network, boot: boot, lock: -1, own: dir{fd: -1}}
+		if l.net, err = s.openNetwork(mode); err != nil {
+			return nil, err
+		}
+		stat, err := l.begin(s.wait)
+		if err == nil && stat.Nlink > 0 {
+			err = l.openIndex(stat)
+		}
+		if err != nil {
+			l.unlock()
+			return nil, err
+		}
+		if stat.Nlink > 0 {
+			return l, nil
+		}
+		l.unlock() // the directory was removed while we waited
+	}
+}
+
+// openNetwork opens the network's directory. The data directory may be reached
+// by links, as its owner pleases; the network's own name in it may not be one.
+func (s *Store) openNetwork(mode access) (dir, error) {
+	path := filepath.Join(s.dataDir, s.network)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	switch {
+	case err == nil:
+		return dir{fd, path}, nil
+	case !errors.Is(err, unix.ENOENT):
+		return dir{}, &os.PathError{Op: "open", Path: path, Err: err}
+	case mode != create:
+		return dir{}, errNoNetwork
+	}
+	parent, err := makeDirs(s.dataDir)
+	if err != nil {
+		return dir{}, err
+	}
+	defer parent.close()
+	return parent.makeSub(s.network)
+}
+
+// begin takes the lock and looks at the directory.
+func (l *locked) begin(wait time.Duration) (unix.Stat_t, error) {
+	fd, err := takeLock(l.net, wait, l.access != look)
+	if err != nil && !(l.access == look && errors.Is(err, unix.ENOENT)) {
+		return unix.Stat_t{}, err
+	}
+	l.lock = fd
+	return l.net.stat()
+}
+
+// openIndex opens the index and builds it anew if it is not right.
+func (l *locked) openIndex(stat unix.Stat_t) error {
+	own, err := l.net.sub(indexDir)
+	if err != nil && l.access != look {
+		own, err = l.makeIndexDir()
+	}
+	if err != nil {
+		l.unsaved = err
+		return l.rebuild()
+	}
+	l.own = own
+	l.head = readHeader(own)
+	l.used = bitmap{own: own, blocks: map[netip.Addr]*block{}}
+	if l.head.fits(l.boot, stat) {
+		return nil
+	}
+	return l.rebuild()
+}
+
+// makeIndexDir makes the index's directory, in the place of whatever else bears
+// its name.
+func (l *locked) makeIndexDir() (dir, error) {
+	own, err := l.net.makeSub(indexDir)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		if err := l.net.remove(indexDir); err != nil {
+			return own, err
+		}
+		return l.net.makeSub(indexDir)
+	}
+	return own, err
+}
+
+// unlock gives up the lock and closes everything.
+func (l *locked) unlock() {
+	for _, fd := range []int{l.own.fd, l.lock, l.net.fd} {
+		if fd >= 0 {
+			_ = unix.Close(fd) // all writes were checked where they were made
+		}
+	}
+}
+
+// rebuild makes the index anew from the leases. That the result cannot be
+// written is noted in l.unsaved and is no error: a release must go on with a
+// full disk, and the next of us tries again.
+func (l *locked) rebuild() error {
+	seen, err := takeSurvey(l.net, l.own, l.network)
+	if err != nil {
+		return err
+	}
+	m := seen.mend(l.boot, l.head.Boot)
+	l.owners = m.owners
+	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
+	for _, a := range m.taken {
+		if err := l.used.set(a); err != nil {
+			return err
+		}
+	}
+	if l.access != look && l.own.fd >= 0 {
+		l.unsaved = l.apply(m, seen)
+	}
+	return nil
+}
+
+// apply writes what was mended. The header goes first and comes last, so that a
+// half-built index is never taken for a whole one.
+func (l *locked) apply(m mending, seen survey) error {
+	if err := l.own.remove(headerName); err != nil {
+		return err
+	}
+	for _, a := range m.dropFiles {
+		if err := l.net.remove(a.String()); err != nil {
+			return err
+		}
+	}
+	for _, name := range append(m.dropRecords, seen.blocks...) {
+		if err := l.own.remove(name); err != nil {
+			return err
+		}
+	}
+	for _, r := range m.write {
+		if err := l.writeRecord(r); err != nil {
+			return err
+		}
+	}
+	if err := l.used.save(); err != nil {
+		return err
+	}
+	return l.writeHeader(m.nameless)
+}
+
+// writeHeader stamps the index as right.
+func (l *locked) writeHeader(nameless bool) error {
+	stat, err := l.net.stat()
+	if err != nil {
+		return err
+	}
+	// The kernel never puts a past time there; ten seconds are more than any
+	// file system's granularity.
+	const past = 10
+	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: time.Now().Unix() - past, Nameless: nameless}
+	data, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	if err := l.own.create(headerName, append(data, '\n')); err != nil {
+		return err
+	}
+	l.head = h
+	return l.net.setTime(".", h.Stamp)
+}
+
+// settle writes the index after leases have been changed. What cannot be
+// written is no error: without the stamp the next of us builds the index anew.
+func (l *locked) settle() {
+	if l.unsaved == nil {
+		l.unsaved = l.used.save()
+	}
+	if l.unsaved == nil {
+		l.unsaved = l.net.setTime(".", l.head.Stamp)
+	}
+}
+
+// lookup finds the owner's record.
+func (l *locked) lookup(o cni.Owner) (record, bool, error) {
+	if l.owners == nil {
+		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
+		if errors.Is(err, unix.ENOENT) {
+			return record{}, false, nil
+		}
+		if err != nil || sound {
+			return r, sound, err
+		}
+		if err := l.rebuild(); err != nil { // the record is torn
+			return record{}, false, err
+		}
+	}
+	r, ok := l.owners[o]
+	return r, ok, nil
+}
+
+// writeRecord writes an owner's record, over the one that there may be.
+func (l *locked) writeRecord(r record) error {
+	name := recordName(r.owner(l.network))
+	err := l.own.create(name, r.encode())
+	if errors.Is(err, unix.EEXIST) {
+		err = l.own.rewrite(name, r.encode())
+	}
+	if err == nil && l.owners != nil {
+		l.owners[r.owner(l.network)] = r
+	}
+	return err
+}
+
+func (l *locked) removeRecord(o cni.Owner) error {
+	delete(l.owners, o)
+	if l.own.fd < 0 {
+		return nil
+	}
+	return l.own.remove(recordName(o))
+}
+
+// free unlinks an address's file, and its bit.
+func (l *locked) free(a netip.Addr) error {
+	if err := l.net.remove(a.String()); err != nil {
+		return err
+	}
+	err := l.used.clear(a)
+	if errors.Is(err, errTorn) {
+		return l.rebuild()
+	}
+	return err
+}
+
+// release gives back all that the record's owner holds. The caller settles.
+func (l *locked) release(r record) error {
+	var failed []error
+	o := r.owner(l.network)
+	for _, a := range r.Addresses {
+		f, ok, err := readLease(l.net, l.network, a)
+		if err == nil && ok && (f.owner == o || f.kind == leaseGarbage) {
+			err = l.free(a)
+		}
+		failed = append(failed, err)
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	return l.removeRecord(o)
+}
+
+// tied says whether all that the record's owner holds was written together with
+// the record, so that its death is theirs.
+func (l *locked) tied(r record) (bool, error) {
+	for _, a := range r.Addresses {
+		f, ok, err := readLease(l.net, l.network, a)
+		if err != nil {
+			return false, err
+		}
+		if ok && f.owner == r.owner(l.network) && !f.tiedTo(r) {
+			return false, nil
+		}
+	}
+	return true, nil
+}

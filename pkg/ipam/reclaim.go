@@ -1,0 +1,171 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// verdicts remembers who was found dead or alive. It is asked under the lock,
+// and finds out without it.
+type verdicts struct {
+	coroner coroner
+	known   map[string]life // by the record, whole
+}
+
+func newVerdicts() *verdicts {
+	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
+}
+
+// openQuestion is the error that asks whether a record's owner is alive.
+type openQuestion struct{ about record }
+
+func (q *openQuestion) Error() string { return "is " + q.about.ContainerID + " alive?" }
+
+func (v *verdicts) of(r record) (life, error) {
+	if verdict, ok := v.known[string(r.encode())]; ok {
+		return verdict, nil
+	}
+	return lifeUnknown, &openQuestion{r}
+}
+
+func (v *verdicts) settle(r record) life {
+	verdict := v.coroner.judge(r)
+	v.known[string(r.encode())] = verdict
+	return verdict
+}
+
+// GC releases the leases of all whom the list does not name. Where the runtime
+// sent no list, it releases those of the dead.
+func (s *Store) GC(valid cni.Valid) error {
+	if valid.Known {
+		_, err := s.sweep(func(r record) bool { return !keeps(valid, r.owner(s.network)) }, false)
+		return err
+	}
+	_, err := s.Reclaim()
+	return err
+}
+
+// keeps says whether the list names the owner, or, where the lease has no
+// interface name, its container.
+func keeps(valid cni.Valid, o cni.Owner) bool {
+	return valid.Keeps(o) || o.IfName == "" && valid.KeepsContainer(o.ContainerID)
+}
+
+// Reclaim releases the leases of all who are proved dead, and says how many
+// owners that were.
+func (s *Store) Reclaim() (int, error) {
+	return s.reclaim(newVerdicts())
+}
+
+func (s *Store) reclaim(dead *verdicts) (int, error) {
+	return s.sweep(func(r record) bool { return dead.settle(r) == lifeDead }, true)
+}
+
+// sweep releases the leases of all records that are doomed. That is decided
+// without the lock; the lock is then taken for a batch at a time, and a record
+// that changed meanwhile is left alone. tiedOnly leaves those leases that
+// somebody else has written since.
+func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err error) {
+	records, err := s.records(change)
+	if err != nil {
+		return 0, ioError(err)
+	}
+	var batch, failed = []record{}, []error{}
+	flush := func() {
+		n, err := s.sweepBatch(batch, tiedOnly)
+		swept, failed, batch = swept+n, append(failed, err), batch[:0]
+	}
+	for _, r := range records {
+		if doomed(r) {
+			batch = append(batch, r)
+		}
+		if len(batch) == 64 {
+			flush()
+		}
+	}
+	if len(batch) > 0 {
+		flush()
+	}
+	return swept, ioError(errors.Join(failed...))
+}
+
+func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error) {
+	l, err := s.lock(change)
+	if errors.Is(err, errNoNetwork) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer l.unlock()
+	defer l.settle()
+	var failed []error
+	for _, r := range batch {
+		now, ok, err := l.lookup(r.owner(s.network))
+		if err == nil && ok && now.equal(r) {
+			ok, err = l.tied(r)
+			if err == nil && (ok || !tiedOnly) {
+				err = l.release(r)
+				swept++
+			}
+		}
+		failed = append(failed, err)
+	}
+	return swept, errors.Join(failed...)
+}
+
+// records reads all records, without the lock but for making the index right.
+func (s *Store) records(mode access) ([]record, error) {
+	l, err := s.lock(mode)
+	if errors.Is(err, errNoNetwork) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.owners != nil {
+		l.unlock()
+		var all []record
+		for _, r := range l.owners {
+			all = append(all, r)
+		}
+		return all, nil
+	}
+	own := l.own
+	l.own.fd = -1 // stays open
+	l.unlock()
+	defer own.close()
+	names, err := own.names()
+	if err != nil {
+		return nil, err
+	}
+	var all []record
+	buf := make([]byte, recordMax)
+	for _, name := range names {
+		if !strings.HasPrefix(name, recordPrefix) {
+			continue
+		}
+		r, ok, err := readRecord(own, s.network, name, buf)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return nil, err
+		}
+		if ok && err == nil { // else it is just being written or removed
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+// exhausted is the text of a set that has no address left, with the numbers.
+func (s *Store) exhausted(use []Use) string {
+	var parts []string
+	for _, u := range use {
+		parts = append(parts, fmt.Sprintf("%d of %d in %s (%s)", u.Used, u.Size, u.Range.Subnet, u.Range))
+	}
+	return fmt.Sprintf("network %s: all addresses are leased, %s, and no holder is proved dead; enlarge the range, or delete attachments (GC releases those that the runtime no longer knows)", s.network, strings.Join(parts, ", "))
+}

@@ -1,0 +1,70 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// requested sorts the addresses that the runtime asks for by the set that each
+// is in. They come in CNI_ARGS (IP=, several with commas), in args.cni.ips and in
+// runtimeConfig.ips; a prefix length after an address does not count.
+func (w *wireConfig) requested(arg string, sets []Set) ([]netip.Addr, error) {
+	type source struct {
+		key  string
+		list []string
+	}
+	var args []string
+	if arg != "" {
+		args = strings.Split(arg, ",")
+	}
+	requested := make([]netip.Addr, len(sets))
+	for _, from := range []source{{"CNI_ARGS: IP", args}, {"args.cni.ips", w.Args.CNI.IPs}, {"runtimeConfig.ips", w.RuntimeConfig.IPs}} {
+		for i, text := range from.list {
+			key := from.key
+			if len(from.list) > 1 {
+				key += "[" + strconv.Itoa(i) + "]"
+			}
+			if err := request(requested, sets, key, strings.TrimSpace(text)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return requested, nil
+}
+
+// request notes one address that is asked for.
+func request(requested []netip.Addr, sets []Set, key, text string) error {
+	address, _, _ := strings.Cut(text, "/")
+	a, err := netip.ParseAddr(address)
+	if err != nil || a.Zone() != "" {
+		return cni.ConfigErrorf("%s: %q is not an address", key, text)
+	}
+	a = a.Unmap()
+	i := slices.IndexFunc(sets, func(s Set) bool { _, ok := s.rangeOf(a); return ok })
+	if i < 0 {
+		return cni.ConfigErrorf("%s: %s is in no range of the network; its ranges are %s", key, a, showSets(sets))
+	}
+	r, _ := sets[i].rangeOf(a) // it is there, see above
+	switch {
+	case a == r.Gateway:
+		return cni.ConfigErrorf("%s: %s is the gateway of %s; request another address", key, a, r.Subnet)
+	case !r.leasable(a):
+		return cni.ConfigErrorf("%s: %s is never leased (ipam.exclude, another range's gateway, or an end of %s); request another address", key, a, r.Subnet)
+	case requested[i].IsValid() && requested[i] != a:
+		return cni.ConfigErrorf("%s: %s and %s are of one range set (%s), which gives one address; put their ranges into sets of their own", key, a, requested[i], sets[i])
+	}
+	requested[i] = a
+	return nil
+}
+
+func showSets(sets []Set) string {
+	var parts []string
+	for _, s := range sets {
+		parts = append(parts, s.String())
+	}
+	return strings.Join(parts, "; ")
+}

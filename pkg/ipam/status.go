@@ -1,0 +1,87 @@
+package ipam
+
+import (
+	"errors"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Ready says whether an ADD can be served: the store can be written, and every
+// set has an address to give, if need be after reclaiming those of the dead. It
+// writes nothing. The error has code 50.
+func (s *Store) Ready(sets []Set) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	full, err := s.firstFull(sets, false)
+	if err == nil && full >= 0 {
+		full, err = s.firstFull(sets, true)
+	}
+	if err != nil || full < 0 {
+		return ioError(err)
+	}
+	use, err := s.Usage(sets[full : full+1])
+	if err != nil {
+		return err
+	}
+	for _, u := range use {
+		if u.Dead > 0 {
+			return nil
+		}
+	}
+	return cni.UnavailableErrorf("%s", s.exhausted(use))
+}
+
+// writable says whether the network's directory, or where it is to be made, can
+// be written and has room.
+func (s *Store) writable() error {
+	path := filepath.Join(s.dataDir, s.network)
+	err := unix.Access(path, unix.W_OK|unix.X_OK)
+	for errors.Is(err, unix.ENOENT) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		err = unix.Access(path, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return cni.UnavailableErrorf("leases cannot be written to %s: %w", path, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		return cni.UnavailableErrorf("leases cannot be written to %s: %w", path, err)
+	}
+	if fs.Bavail == 0 || fs.Files > 0 && fs.Ffree == 0 {
+		return cni.UnavailableErrorf("leases cannot be written to %s: the file system is full", path)
+	}
+	return nil
+}
+
+// firstFull is the first set without a free address, or -1. sure looks at the
+// leases themselves.
+func (s *Store) firstFull(sets []Set, sure bool) (int, error) {
+	l, err := s.lock(look)
+	if errors.Is(err, errNoNetwork) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer l.unlock()
+	if sure && l.owners == nil {
+		if err := l.rebuild(); err != nil {
+			return -1, err
+		}
+	}
+	for i, set := range sets {
+		_, ok, err := set.next(readCursor(l.net, i), l.used.block)
+		if errors.Is(err, errTorn) && l.owners == nil {
+			ok = false // ask again, and be sure
+			err = nil
+		}
+		if err != nil || !ok {
+			return i, err
+		}
+	}
+	return -1, nil
+}

@@ -1,0 +1,113 @@
+package ipam
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// survey is all that the directory holds: the truth (the leases' files) and the
+// index beside it.
+type survey struct {
+	network string
+	files   map[netip.Addr]leaseFile
+	records map[string]record // by name
+	torn    []string          // records that cannot be read
+	blocks  []string          // names of the bitmap's blocks
+}
+
+type leaseFile struct {
+	kind  leaseKind
+	owner cni.Owner
+	time  unix.Timespec
+}
+
+// tiedTo says whether the file was written together with the record.
+func (f leaseFile) tiedTo(r record) bool {
+	return r.ours() && f.time.Sec == r.Time.Unix() && f.time.Nsec == 0
+}
+
+// readLease reads the lease of one address; ok is false where nobody has it.
+func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err error) {
+	data, stat, err := net.readStat(a.String(), make([]byte, leaseMax))
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return f, false, nil
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO): // a link, a directory, a socket
+		return leaseFile{kind: leaseOdd, owner: cni.Owner{Network: network}}, true, nil
+	case err != nil:
+		return f, false, err
+	}
+	f.owner, f.kind = parseLease(network, data)
+	f.time = stat.Mtim
+	return f, true, nil
+}
+
+// takeSurvey reads everything. Without an index of ours, own.fd is negative.
+func takeSurvey(net, own dir, network string) (survey, error) {
+	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]record{}}
+	names, err := net.names()
+	if err != nil {
+		return s, err
+	}
+	for _, name := range names {
+		a, isLease := parseLeaseName(name)
+		if !isLease {
+			continue
+		}
+		f, ok, err := readLease(net, network, a)
+		if err != nil {
+			return s, err
+		}
+		if ok {
+			s.files[a] = f
+		}
+	}
+	if own.fd < 0 {
+		return s, nil
+	}
+	return s, s.readIndex(own)
+}
+
+func (s *survey) readIndex(own dir) error {
+	names, err := own.names()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, recordMax)
+	for _, name := range names {
+		switch {
+		case isBlockName(name):
+			s.blocks = append(s.blocks, name)
+		case strings.HasPrefix(name, recordPrefix):
+			r, ok, err := readRecord(own, s.network, name, buf)
+			if err != nil {
+				return err
+			}
+			if ok {
+				s.records[name] = r
+			} else {
+				s.torn = append(s.torn, name)
+			}
+		}
+	}
+	return nil
+}
+
+// readRecord reads one record; ok is false where it cannot be understood. The
+// error is ENOENT where there is none.
+func readRecord(own dir, network, name string, buf []byte) (r record, ok bool, err error) {
+	data, err := own.read(name, buf)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {
+		return record{}, false, nil
+	}
+	if err != nil {
+		return record{}, false, err
+	}
+	r, ok = decodeRecord(network, name, data)
+	return r, ok, nil
+}

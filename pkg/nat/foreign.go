@@ -1,0 +1,234 @@
+package nat
+
+import (
+	"bytes"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// ReleaseForeign deletes what the reference plugins made for an owner that we
+// have no record of, as far as it can be told for certain: a host is switched
+// over with its containers running. addresses are the container's, where they
+// are known; rules that bear the container's ID only are told by them.
+//
+// Looking takes a few messages to the kernel. A program is run only for rules of
+// iptables-legacy, which only programs can read, and only where there are any.
+func (h *Host) ReleaseForeign(owner cni.Owner, addresses []netip.Addr) error {
+	known, err := h.known(owner)
+	if err != nil || known {
+		return err
+	}
+	k, err := h.kernel(NFTables)
+	if err != nil {
+		return err
+	}
+	foreign := foreign{owner, addresses}
+	var errs []error
+	t := k.(*nftTable)
+	if supported, err := t.supported(); err == nil && supported {
+		errs = append(errs, foreign.deleteFromNFTables(t.conn))
+	} else {
+		errs = append(errs, err)
+	}
+	for _, f := range families() {
+		errs = append(errs, foreign.deleteFromLegacy(f))
+	}
+	return errors.Join(errs...)
+}
+
+// known says whether we have a record of the owner, whatever the backend.
+func (h *Host) known(owner cni.Owner) (bool, error) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		r := h.records(backend)
+		for _, file := range []string{r.forwardFile(owner), r.userFile(owner)} {
+			if known, err := exists(file); err != nil || known {
+				return known, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// foreign is an owner as the reference plugins name it.
+type foreign struct {
+	owner     cni.Owner
+	addresses []netip.Addr
+}
+
+func sha512Hex(s string, digits int) string {
+	return fmt.Sprintf("%x", sha512.Sum512([]byte(s)))[:digits]
+}
+
+// chains are those that the reference plugins make for the container in table
+// nat of iptables, and the one that jumps to them (plugins: pkg/utils/utils.go,
+// FormatChainName; pkg/ip/ipmasq_iptables_linux.go; plugins/meta/portmap).
+func (f foreign) chains() map[string]string {
+	of := f.owner.Network + f.owner.ContainerID
+	return map[string]string{
+		"CNI-" + sha512Hex(of, 24):    "POSTROUTING",
+		"CNI-DN-" + sha512Hex(of, 21): "CNI-HOSTPORT-DNAT",
+	}
+}
+
+// deleteFromNFTables sends one transaction, if there is anything to delete.
+func (f foreign) deleteFromNFTables(conn *nftables.Conn) error {
+	found := false
+	for _, part := range f.nftParts() {
+		rules, err := part.rules(conn)
+		if err != nil {
+			return err
+		}
+		for _, rule := range rules {
+			found = true
+			if err := conn.DelRule(rule); err != nil {
+				return fmt.Errorf("delete rule %d of table %s: %w", rule.Handle, part.table.Name, err)
+			}
+		}
+		if part.chain == "" {
+			continue
+		}
+		there, err := chainExists(conn, part.table, part.chain)
+		if err != nil {
+			return err
+		}
+		if there {
+			found = true
+			chain := &nftables.Chain{Table: part.table, Name: part.chain}
+			conn.FlushChain(chain)
+			conn.DelChain(chain)
+		}
+	}
+	if !found {
+		return nil
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("delete rules of the reference plugins for %s: %w", f.owner, err)
+	}
+	return nil
+}
+
+// nftPart is one place where the reference plugins have something for the
+// container: rules of a chain that are its own, and perhaps a whole chain.
+type nftPart struct {
+	table  *nftables.Table
+	parent string
+	own    func(*nftables.Rule) bool
+	chain  string
+}
+
+func (f foreign) nftParts() []nftPart {
+	masq := &nftables.Table{Name: "cni_plugins_masquerade", Family: nftables.TableFamilyINet}
+	hash := sha512Hex(f.owner.Network, 16) + "-" + sha512Hex(f.owner.IfName+":"+f.owner.ContainerID, 16)
+	parts := []nftPart{{masq, "masq_checks", func(r *nftables.Rule) bool { return strings.HasPrefix(commentOf(r), hash) }, ""}}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		ports := &nftables.Table{Name: "cni_hostport", Family: family}
+		for _, chain := range []string{"hostports", "hostip_hostports", "masquerading"} {
+			parts = append(parts, nftPart{ports, chain, f.bears, ""})
+		}
+		nat := &nftables.Table{Name: "nat", Family: family} // of iptables' nft variant
+		for chain, parent := range f.chains() {
+			parts = append(parts, nftPart{nat, parent, func(r *nftables.Rule) bool { return jumpsTo(r, chain) }, chain})
+		}
+	}
+	return parts
+}
+
+func (p nftPart) rules(conn *nftables.Conn) ([]*nftables.Rule, error) {
+	// A chain that is not there is cheaper to ask for than to list.
+	if there, err := chainExists(conn, p.table, p.parent); err != nil || !there {
+		return nil, err
+	}
+	if p.chain != "" {
+		if there, err := chainExists(conn, p.table, p.chain); err != nil || !there {
+			return nil, err
+		}
+	}
+	rules, err := conn.GetRules(p.table, &nftables.Chain{Name: p.parent})
+	if err != nil {
+		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", p.parent, p.table.Name, err)
+	}
+	return slices.DeleteFunc(rules, func(r *nftables.Rule) bool { return !p.own(r) }), nil
+}
+
+func chainExists(conn *nftables.Conn, table *nftables.Table, chain string) (bool, error) {
+	// ListChain hides the kernel's error number, so the tables are asked first.
+	if _, err := conn.ListTableOfFamily(table.Name, table.Family); errors.Is(err, unix.ENOENT) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look for nftables table %s: %w", table.Name, err)
+	}
+	_, err := conn.ListChain(table, chain)
+	return err == nil, nil // the table is there: what fails is the lookup of the chain
+}
+
+func commentOf(r *nftables.Rule) string {
+	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
+	return comment
+}
+
+// bears says whether the rule has the container's ID as comment, and leads to
+// one of its addresses.
+func (f foreign) bears(r *nftables.Rule) bool {
+	if commentOf(r) != f.owner.ContainerID {
+		return false
+	}
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		var data []byte
+		switch e := e.(type) {
+		case *expr.Immediate:
+			data = e.Data
+		case *expr.Cmp:
+			data = e.Data
+		}
+		return slices.ContainsFunc(f.addresses, func(a netip.Addr) bool { return bytes.Equal(data, a.AsSlice()) })
+	})
+}
+
+func jumpsTo(r *nftables.Rule, chain string) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		verdict, ok := e.(*expr.Verdict)
+		return ok && verdict.Chain == chain
+	})
+}
+
+// deleteFromLegacy runs programs only where the kernel has a table of
+// iptables-legacy.
+func (f foreign) deleteFromLegacy(family family) error {
+	tables, err := os.ReadFile(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[family.is4])
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(tables)), "nat") {
+		return nil
+	}
+	if err != nil {
+		return cni.IOErrorf("read which tables iptables-legacy has: %w", err)
+	}
+	program := family.iptables() + "-legacy"
+	if _, err := exec.LookPath(program); err != nil {
+		program = family.iptables() // a host that has but one variant
+	}
+	have, err := saveBy(program, "nat", "CNI-")
+	if err != nil {
+		return err
+	}
+	var lines []string
+	for chain := range f.chains() {
+		lines = append(lines, have.deleteGroup(chain)...)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return restoreBy(program, "nat", lines)
+}

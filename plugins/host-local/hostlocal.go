@@ -1,0 +1,129 @@
+// Package hostlocal is the host-local plugin: it leases addresses to containers.
+package hostlocal
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/ipam"
+)
+
+// Plugin wires the verbs. Its functions may be called in any process, with the
+// request that a main plugin got itself.
+func Plugin() cni.Plugin {
+	return cni.Plugin{Name: "host-local", Add: add, Del: del, Check: check, GC: gc, Status: status}
+}
+
+func add(r *cni.Request) (types.Result, error) {
+	config, err := ipam.ParseConfig(r)
+	if err != nil {
+		return nil, err
+	}
+	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
+	if config.ResolvConf != "" {
+		if result.DNS, err = ipam.ReadResolvConf(config.ResolvConf); err != nil {
+			return nil, err
+		}
+	}
+	store, err := ipam.StoreOf(r)
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested})
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range addresses {
+		result.IPs = append(result.IPs, ipConfig(config.Sets[i], a))
+	}
+	return result, nil
+}
+
+// ipConfig is the leased address as a result shows it.
+func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
+	i := slices.IndexFunc(set, func(r ipam.Range) bool { return r.Contains(a) })
+	r := set[i] // the lease is of this set
+	ip := &types100.IPConfig{Address: net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(r.Subnet.Bits(), a.BitLen())}}
+	if r.Gateway.IsValid() {
+		ip.Gateway = r.Gateway.AsSlice()
+	}
+	return ip
+}
+
+func del(r *cni.Request) error {
+	store, err := ipam.StoreOf(r)
+	if err != nil {
+		return err
+	}
+	return store.Release(r.Owner)
+}
+
+// check compares the lease with prevResult, where there is one: each leased
+// address must be the container's. prevResult may have more, from other plugins.
+func check(r *cni.Request) error {
+	store, err := ipam.StoreOf(r)
+	if err != nil {
+		return err
+	}
+	held, err := store.Held(r.Owner)
+	if err != nil {
+		return err
+	}
+	if len(held) == 0 {
+		return cni.MismatchErrorf("%s has no lease", r.Owner)
+	}
+	prev, err := r.PrevResult()
+	if err != nil || prev == nil {
+		return err
+	}
+	var have []netip.Addr
+	for _, ip := range prev.IPs {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			have = append(have, a.Unmap())
+		}
+	}
+	for _, a := range held {
+		if !slices.Contains(have, a) {
+			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, show(have), show(held))
+		}
+	}
+	return nil
+}
+
+func show(addresses []netip.Addr) string {
+	var parts []string
+	for _, a := range addresses {
+		parts = append(parts, a.String())
+	}
+	return "[" + strings.Join(parts, " ") + "]"
+}
+
+func gc(r *cni.Request) error {
+	store, err := ipam.StoreOf(r)
+	if err != nil {
+		return err
+	}
+	valid, err := r.Valid()
+	if err != nil {
+		return err
+	}
+	return store.GC(valid)
+}
+
+func status(r *cni.Request) error {
+	config, err := ipam.ParseConfig(r)
+	if err != nil {
+		return err
+	}
+	store, err := ipam.StoreOf(r)
+	if err != nil {
+		return err
+	}
+	return store.Ready(config.Sets)
+}

@@ -1,0 +1,124 @@
+// Package portmap is the portmap plugin: chained after a plugin that connects
+// the container, it leads ports of the host to it.
+package portmap
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
+)
+
+// Plugin wires the verbs.
+func Plugin() cni.Plugin {
+	return cni.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+}
+
+func add(r *cni.Request) (types.Result, error) {
+	host, ports, err := read(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := host.AddPorts(r.Owner, ports); err != nil {
+		return nil, err
+	}
+	return r.PassThrough()
+}
+
+// del asks nothing of the configuration: the record of the mappings tells all.
+// Where there is none, the reference plugin may have been here at the ADD.
+func del(r *cni.Request) error {
+	prev, err := r.PrevResult()
+	if err != nil || prev == nil {
+		prev = &cni.Result{} // DEL does what it can without
+	}
+	var addresses []netip.Addr
+	for _, a := range addressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	host := nat.Open(nat.DefaultDir, nat.Auto)
+	return errors.Join(host.ReleaseForeign(r.Owner, addresses), host.ReleasePorts(r.Owner))
+}
+
+func check(r *cni.Request) error {
+	host, ports, err := read(r)
+	if err != nil {
+		return err
+	}
+	diffs, err := host.CheckPorts(r.Owner, ports)
+	if err == nil && len(diffs) > 0 {
+		err = cni.MismatchErrorf("%s", strings.Join(diffs, "; "))
+	}
+	return err
+}
+
+func gc(r *cni.Request) error {
+	valid, err := r.Valid()
+	if err != nil {
+		return err
+	}
+	return nat.Open(nat.DefaultDir, nat.Auto).GC(r.Owner.Network, valid)
+}
+
+func status(r *cni.Request) error {
+	settings, err := nat.ReadPorts(r)
+	if err != nil {
+		return err
+	}
+	return nat.Open(nat.DefaultDir, settings.Backend).Status()
+}
+
+// read is what ADD and CHECK work on: where rules go, and which ports lead to
+// the container that prevResult tells of.
+func read(r *cni.Request) (*nat.Host, nat.Ports, error) {
+	settings, err := nat.ReadPorts(r)
+	if err != nil {
+		return nil, nat.Ports{}, err
+	}
+	prev, err := r.PrevResult()
+	if err == nil && prev == nil {
+		_, err = r.PassThrough() // whose error says what is missing
+	}
+	if err != nil {
+		return nil, nat.Ports{}, err
+	}
+	host := nat.Open(nat.DefaultDir, settings.Backend)
+	if !settings.Any() {
+		return host, nat.Ports{}, nil
+	}
+	ports, err := settings.For(addressesOf(prev, r.Owner.IfName), hostLinksOf(prev))
+	return host, ports, err
+}
+
+// addressesOf are the container's addresses: those of its interface, or that
+// belong to none.
+func addressesOf(result *cni.Result, ifName string) []netip.Prefix {
+	var addresses []netip.Prefix
+	for _, ip := range result.IPs {
+		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) {
+			if in := result.Interfaces[*i]; in.Name != ifName || in.Sandbox == "" {
+				continue
+			}
+		}
+		addr, ok := netip.AddrFromSlice(ip.Address.IP)
+		bits, _ := ip.Address.Mask.Size() // of an address that the library has parsed
+		if ok {
+			addresses = append(addresses, netip.PrefixFrom(addr.Unmap(), bits))
+		}
+	}
+	return addresses
+}
+
+func hostLinksOf(result *cni.Result) []string {
+	var names []string
+	for _, link := range result.Interfaces {
+		if link.Sandbox == "" {
+			names = append(names, link.Name)
+		}
+	}
+	return names
+}
