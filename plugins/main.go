@@ -11,6 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bridge"
 	"github.com/trestle-cni/trestle/plugins/loopback"
+	"github.com/trestle-cni/trestle/plugins/tuning"
 )
 
 // release is the version of this build, set by the Makefile. It starts at 2:
@@ -21,6 +22,7 @@ var release = "2.0.0-dev"
 var plugins = map[string]func() cni.Plugin{
 	"bridge":   bridge.Plugin,
 	"loopback": loopback.Plugin,
+	"tuning":   tuning.Plugin,
 }
 
 func main() {
