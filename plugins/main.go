@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 	"github.com/trestle-cni/trestle/plugins/static"
@@ -21,10 +22,11 @@ import (
 var release = "2.0.0-dev"
 
 var plugins = map[string]func() cni.Plugin{
-	"bridge":   bridge.Plugin,
-	"loopback": loopback.Plugin,
-	"static":   static.Plugin,
-	"tuning":   tuning.Plugin,
+	"bandwidth": bandwidth.Plugin,
+	"bridge":    bridge.Plugin,
+	"loopback":  loopback.Plugin,
+	"static":    static.Plugin,
+	"tuning":    tuning.Plugin,
 }
 
 func main() {
