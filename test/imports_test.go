@@ -62,7 +62,7 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 // TestPluginsStartLean: each start of each plugin pays for every package that is
 // linked, these most of all.
 func TestPluginsStartLean(t *testing.T) {
-	dear := []string{"net/http", "crypto/tls", "regexp", "text/template", "log/slog", "testing"}
+	dear := []string{"net/http", "crypto/tls", "text/template", "log/slog", "testing"}
 	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins") {
 		if slices.Contains(dear, dependency) {
 			t.Errorf("the plugins link %s", dependency)

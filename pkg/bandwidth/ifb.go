@@ -207,5 +207,5 @@ func (h *Host) reapNewborn(network string) (err error) {
 }
 
 func (h *Host) lock(mode flock.Mode) (*flock.Lock, error) {
-	return flock.Open(filepath.Join(h.dir, "lock"), mode, flock.DefaultWait)
+	return flock.Create(filepath.Join(h.dir, "lock"), mode, flock.DefaultWait)
 }

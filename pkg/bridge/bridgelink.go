@@ -61,8 +61,7 @@ func (h *Host) createBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 // adaptBridge sets what this network needs of a bridge that may be another's.
 func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge) error {
 	if isOurBridge(link.HardwareAddr) {
-		// no container shall give the host a default route
-		if err := setSysctl("ipv6/conf/"+b.Name+"/accept_ra", "0"); err != nil {
+		if err := h.setBridgeSysctls(b.Name); err != nil {
 			return err
 		}
 	}
@@ -79,6 +78,19 @@ func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge) error {
 	if b.VLANFiltering && (link.VlanFiltering == nil || !*link.VlanFiltering) {
 		if err := h.nl.BridgeSetVlanFiltering(link, true); err != nil {
 			return fmt.Errorf("switch VLAN filtering of bridge %s on: %w", b.Name, err)
+		}
+	}
+	return nil
+}
+
+// setBridgeSysctls is for a bridge of ours, before its first port gives it a
+// carrier: no container shall give the host a default route; and without a
+// link-local address that is usable at once the host could not ask for its
+// containers' MACs for up to two seconds (ndisc_solicit, net/ipv6/ndisc.c).
+func (h *Host) setBridgeSysctls(bridge string) error {
+	for _, name := range []string{"accept_ra", "accept_dad"} {
+		if err := setSysctl("ipv6/conf/"+bridge+"/"+name, "0"); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -237,7 +237,8 @@ func (n *Namespace) addresses() ([]string, error) {
 	for _, link := range links {
 		addresses, _ := link["addr_info"].([]any) // absent where there are none
 		for _, address := range addresses {
-			if attributes, ok := address.(object); ok {
+			// link-local IPv6 addresses are the kernel's, follow from the MAC, and come when they please
+			if attributes, ok := address.(object); ok && !(attributes["scope"] == "link" && attributes["family"] == "inet6") {
 				lines = append(lines, fmt.Sprint(link["ifname"], pick(attributes, addressAttributes)))
 			}
 		}
@@ -275,6 +276,9 @@ func (n *Namespace) routes() ([]string, error) {
 // isDerived says whether a route is the kernel's shadow of an IPv6 address: it
 // appears some time after the address, when detection of duplicates is over.
 func isDerived(route string) bool {
+	if strings.Contains(route, "fe80::/64") && strings.Contains(route, " proto kernel ") {
+		return true
+	}
 	return strings.Contains(route, ":") && strings.Contains(route, " table local proto kernel ") && !strings.HasPrefix(route, "multicast")
 }
 
