@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -61,23 +62,31 @@ func newHostLocal(t *testing.T, ranges string) hostLocal {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := hostLocal{t: t, ranges: ranges, version: "1.1.0", program: programs["ours"], netns: hostLocalNetNS(t)}
+	return h.elsewhere()
+}
+
+// elsewhere is the same with a data directory of its own.
+func (h hostLocal) elsewhere() hostLocal {
+	h.t.Helper()
 	data, err := os.MkdirTemp("/dev/shm", "trestle-host-local")
 	if err != nil {
-		data = t.TempDir()
+		data = h.t.TempDir()
 	}
-	t.Cleanup(func() {
+	h.t.Cleanup(func() {
 		if err := os.RemoveAll(data); err != nil {
-			t.Error(err)
+			h.t.Error(err)
 		}
 	})
-	return hostLocal{t: t, data: data, ranges: ranges, version: "1.1.0", program: programs["ours"], netns: hostLocalNetNS(t)}
+	h.data = data
+	return h
 }
 
 // hostLocalNetNS is a namespace that lives as long as the test, and its path.
 func hostLocalNetNS(t *testing.T) string {
 	t.Helper()
 	holder := exec.Command("sleep", "3600")
-	holder.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := holder.Start(); err != nil {
 		t.Fatalf("make a network namespace (needs root): %v", err)
 	}
@@ -133,7 +142,7 @@ func (h hostLocal) callWith(verb, id, config string, env ...string) hostLocalAns
 		h.t.Fatal(err)
 	}
 	a := hostLocalAnswer{stderr: stderr.String()}
-	if status, ok := cmd.ProcessState.Sys().(unix.WaitStatus); ok && status.Signaled() {
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		a.killed = true
 		return a
 	}

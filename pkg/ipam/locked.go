@@ -110,7 +110,6 @@ func (l *locked) unused() bool {
 	return err == nil && len(names) == 0
 }
 
-
 // openIndex opens the index and builds it anew if it is not right.
 func (l *locked) openIndex(stat unix.Stat_t) error {
 	own, err := l.net.sub(indexDir)

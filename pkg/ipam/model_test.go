@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -84,7 +85,7 @@ func playModel(t *testing.T, sets []Set, seed uint64) {
 		t.Fatal(err)
 	}
 	n := &naive{set: sets[0], taken: map[netip.Addr]string{}}
-	for step := range 300 {
+	for step := range 200 {
 		id := fmt.Sprint("c", rnd.IntN(40))
 		switch what := rnd.IntN(20); {
 		case what < 10:
@@ -167,16 +168,40 @@ func modelForeign(t *testing.T, n *naive, dir, id string, rnd *rand.Rand) {
 		delete(n.taken, had)
 		return
 	}
-	if rnd.IntN(4) == 0 { // killed before it wrote
-		if a := n.next(); a.IsValid() {
-			write(t, filepath.Join(dir, a.String()), "")
-		}
+	a := n.next()
+	if !a.IsValid() {
 		return
 	}
-	if a := n.next(); a.IsValid() {
+	switch rnd.IntN(4) {
+	case 0: // host-local, killed before it wrote
+		write(t, filepath.Join(dir, a.String()), "")
+	case 1: // one of us, killed in an ADD
+		modelKilled(t, n, dir, id, a, rnd)
+	default:
 		write(t, filepath.Join(dir, a.String()), id+"\r\neth0")
 		write(t, filepath.Join(dir, cursorName(0)), a.String())
 		n.taken[a], n.cursor = id, a
+	}
+}
+
+// modelKilled leaves what an ADD leaves that is killed after some of its steps.
+func modelKilled(t *testing.T, n *naive, dir, id string, a netip.Addr, rnd *rand.Rand) {
+	own := filepath.Join(dir, indexDir)
+	if _, err := os.Stat(own); err != nil {
+		return // nobody of us was here yet
+	}
+	boot, err := bootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := record{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Boot: boot, Time: time.Unix(1e9, 0).UTC()}
+	write(t, filepath.Join(own, recordName(testOwner(id))), string(r.encode()[:rnd.IntN(2)*len(r.encode())]))
+	switch rnd.IntN(3) {
+	case 0:
+		write(t, filepath.Join(dir, a.String()), "")
+	case 1:
+		write(t, filepath.Join(dir, a.String()), id+"\r\neth0")
+		n.taken[a] = id
 	}
 }
 
