@@ -1,10 +1,15 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // TestPortmapAfterTheReference: a container that the reference plugin mapped
@@ -59,6 +64,40 @@ func TestPortmapAfterTheReference(t *testing.T) {
 			if tt.gone {
 				if out := n.MustRun("sh", "-c", "nft list ruleset; iptables-legacy-save -t nat; ip6tables-legacy-save -t nat"); strings.Contains(out, "fd00:1::5") {
 					t.Errorf("got\n%s\nwant no rule of fd00:1::5", out)
+				}
+			}
+		})
+	}
+}
+
+// TestMasqueradeAfterTheReference is the same for the masquerade of the
+// reference's bridge plugin.
+func TestMasqueradeAfterTheReference(t *testing.T) {
+	t.Parallel()
+	for _, backend := range natBackends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			h := host.New(t)
+			network := h.Network(fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "blue", "plugins": [
+				{"type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true, "ipMasqBackend": %q,
+				 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}], [{"subnet": "fd09::/64"}]]}}]}`, backend))
+			network.Path = []string{h.Dirs().Reference}
+			for _, id := range []string{"c1", "c2"} {
+				if _, err := network.Add(h.Container(id).Attachment()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err := h.Do(func() error {
+				n := nat.Open(nat.DefaultDir, nat.Auto)
+				return errors.Join(n.ReleaseForeign(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, nil), n.Close())
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ruleset := h.MustRun("nft", "list", "ruleset")
+			for address, want := range map[string]bool{"10.9.0.2 ": false, "fd09::2 ": false, "10.9.0.3 ": true, "fd09::3 ": true} {
+				if got := strings.Contains(ruleset, "saddr "+address); got != want {
+					t.Errorf("rule of %s: got %v, want %v in\n%s", address, got, want, ruleset)
 				}
 			}
 		})
