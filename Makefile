@@ -32,9 +32,10 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 		echo "installed $(DESTDIR)$(PREFIX)/$$name"; \
 	done
 
-# -count=1: the cache of results knows nothing of the plugins that tests execute.
+# The cache of results knows nothing of the plugins that tests execute, hence
+# -count. Tests of the kernel wait for it most of the time, hence -parallel.
 test: root deps build peers ## all tests, from unit to real kernel (root; in namespaces of their own)
-	go test -count=1 -timeout $(TIMEOUT) ./...
+	go test -count=1 -parallel 8 -timeout $(TIMEOUT) ./...
 
 lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	go tool -modfile=tools/go.mod golangci-lint run
