@@ -1,0 +1,10 @@
+package runtimes_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
