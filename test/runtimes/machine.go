@@ -1,8 +1,10 @@
 package runtimes
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,7 +57,23 @@ func New(t host.T) *Machine {
 	}
 	m.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	m.Install(m.Dirs().Trestle)
+	if err := m.Do(hideDistribution); err != nil {
+		t.Fatalf("make a machine: %v", err)
+	}
 	return m
+}
+
+// hideDistribution lays BinDir over the directory of Debian's plugins, which
+// Debian's runtimes look into as well.
+func hideDistribution() error {
+	const dir = "/usr/lib/cni"
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unix.Mount(BinDir, dir, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", BinDir, dir, err)
+	}
+	return nil
 }
 
 func mountTmpfs(dir string) error {
@@ -145,7 +163,7 @@ func (m *Machine) ReadDir(path string) []string {
 	var names []string
 	err := m.Do(func() error {
 		entries, err := os.ReadDir(path)
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		for _, entry := range entries {

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/trestle-cni/trestle/test/host"
+	"github.com/trestle-cni/trestle/test/runtimes"
 )
 
-func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(runtimes.Main(m)) }
