@@ -330,7 +330,8 @@ func TestBridgeRoutesWithAllFields(t *testing.T) {
 	ipam := ipam4("10.9.0.0/24")
 	ipam["routes"] = []any{
 		object{"dst": "10.50.0.0/16", "mtu": 1300, "advmss": 1200, "priority": 9, "table": 77},
-		object{"dst": "10.51.0.0/16", "gw": "10.9.0.9"}, object{"dst": "0.0.0.0/0"},
+		object{"dst": "10.51.0.0/16", "gw": "10.9.0.9"},
+		object{"dst": "0.0.0.0/0"},
 		object{"dst": "10.52.0.0/16", "scope": 253},
 	}
 	config := bridgeConfig(object{"ipam": ipam})
@@ -404,7 +405,7 @@ func TestBridgeGC(t *testing.T) {
 	gc(`,"cni.dev/valid-attachments":[{"containerID":"keep","ifname":"eth0"}]`)
 	h.AssertUnchanged(withKeep, kept...)
 	gc(`,"cni.dev/valid-attachments":[]`)
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
 	if err := foreign.Ping(host.OutsideIPv4.Addr()); err != nil {
 		t.Errorf("another network suffered: %v", err)
 	}
@@ -456,7 +457,7 @@ func TestBridgeDetachesTheReferencesContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustDel(t, h, c, config)
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
 	if out, err := c.Run(host.Command{Args: []string{"ip", "link", "show", "eth0"}}); err != nil || out.Code == 0 {
 		t.Errorf("got %s %v, want eth0 gone", out.Stdout, err)
 	}
@@ -481,5 +482,66 @@ func TestBridgeByLibcni(t *testing.T) {
 	if err := network.GC(&libcni.GCArgs{}); err != nil {
 		t.Error(err)
 	}
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
+}
+
+// A network that declares the capability portMappings at the bridge needs no
+// portmap after it: one process does the whole chain.
+func TestBridgeMapsPorts(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	c, neighbour := h.Container("c1"), h.Container("neighbour")
+	mapped := bridgeConfig(object{"hairpinMode": true, "runtimeConfig": object{"portMappings": []any{
+		object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+	}}})
+	before := h.Dump()
+	mustAdd(t, h, neighbour, bridgeConfig(nil))
+	withNeighbour := h.Dump()
+	call := c.Call("ADD", "bridge", mapped)
+	call.Strace = &host.Strace{Syscalls: "execve"}
+	added := h.Exec(call)
+	if err := added.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if len(added.Trace.Execs) != 1 {
+		t.Errorf("ADD ran %v, want the plugin alone", added.Trace.Execs)
+	}
+	c.Serve("tcp", ":80")
+	for _, from := range []*host.Namespace{h.Outside, h.Namespace, c.Namespace, neighbour.Namespace} {
+		for _, to := range []netip.Addr{host.HostIPv4.Addr(), host.HostIPv6.Addr()} {
+			if reply, err := from.Request("tcp", netip.AddrPortFrom(to, 8080).String()); err != nil || reply.Server != c.Name {
+				t.Errorf("%s to %s: got %q, %v, want %s", from.Name, to, reply.Server, err, c.Name)
+			}
+		}
+	}
+	if reply, err := h.Request("tcp", "127.0.0.1:8080"); err != nil || reply.Server != c.Name {
+		t.Errorf("127.0.0.1: got %q, %v", reply.Server, err)
+	}
+	check := c.Call("CHECK", "bridge", withPrev(t, mapped, added.Stdout))
+	if err := h.Exec(check).Err(); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	other := h.Container("other")
+	held := h.Dump()
+	err := h.Exec(other.Call("ADD", "bridge", mapped)).Err()
+	if host.CodeOf(err) != 102 {
+		t.Fatalf("taken port: got %v, want code 102", err)
+	}
+	mustContain(t, "taken port", err.Error(), "tcp/8080", "container c1 of network n", "10.9.0.3:80")
+	h.AssertUnchanged(held, kept...)
+
+	h.MustRun("nft", "flush", "ruleset")
+	if err := h.Exec(check).Err(); host.CodeOf(err) != 103 {
+		t.Errorf("CHECK of flushed rules: got %v, want code 103", err)
+	}
+	mustDel(t, h, c, bridgeConfig(nil))
+	mustAdd(t, h, other, mapped)
+	mustDel(t, h, other, bridgeConfig(nil))
+	// the chains and empty maps go with the last of all
+	h.AssertUnchanged(withNeighbour, append(kept, "nft ")...)
+	if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "8080") {
+		t.Errorf("got %s, want no mapping of 8080", rules)
+	}
+	mustDel(t, h, neighbour, bridgeConfig(nil))
+	h.AssertUnchanged(before, kept...)
 }

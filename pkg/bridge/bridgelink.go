@@ -90,21 +90,25 @@ func (h *Host) ensureGateways(b Bridge, bridge netlink.Link, network string, und
 	if err != nil {
 		return err
 	}
-	for _, g := range b.Gateways {
-		have, err := addressesOf(link.Attrs().Index, g.Addr().Is4())
+	for _, gateway := range b.Gateways {
+		have, err := addressesOf(link.Attrs().Index, gateway.Addr().Is4())
 		if err != nil {
 			return err
 		}
-		if slices.Contains(have, g) {
+		if slices.Contains(have, gateway) {
 			continue
 		}
-		if err := h.makeRoom(b, link, g, have); err != nil {
+		if err := h.makeRoom(b, link, gateway, have); err != nil {
 			return err
 		}
 		if err := h.pinMAC(bridge); err != nil {
 			return err
 		}
-		if err := h.addGateway(b, link, g, network, undo); err != nil {
+		// pushed first, for an answer of the kernel's that does not arrive
+		undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, link.Attrs().Name), func() error {
+			return h.dropGateway(b, gateway, network)
+		})
+		if err := h.addGateway(link, gateway); err != nil {
 			return err
 		}
 	}
@@ -151,18 +155,11 @@ func (h *Host) usersOf(bridge string) string {
 	}
 }
 
-func (h *Host) addGateway(b Bridge, link netlink.Link, gateway netip.Prefix, network string, undo *cni.Undo) error {
-	name := link.Attrs().Name
+func (h *Host) addGateway(link netlink.Link, gateway netip.Prefix) error {
 	// a bridge without ports has no carrier, and detection would never end
 	err := h.nl.AddrAdd(link, newAddr(gateway, false))
-	if errors.Is(err, unix.EEXIST) {
-		return nil // another ADD was faster
-	}
-	undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, name), func() error {
-		return h.dropGateway(b, name, gateway, network)
-	})
-	if err != nil {
-		return fmt.Errorf("add gateway %s to %s: %w", gateway, name, err)
+	if err != nil && !errors.Is(err, unix.EEXIST) { // another ADD was faster
+		return fmt.Errorf("add gateway %s to %s: %w", gateway, link.Attrs().Name, err)
 	}
 	return nil
 }

@@ -76,14 +76,12 @@ type trunkEntry struct {
 
 const defaultBridge = "cni0"
 
-// ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; with
-// the latter the Config still holds what was written, for a DEL that must not
-// fail because a network was edited after the ADD.
+// ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; the
+// Config then still holds what could be read, for a DEL that must not fail
+// because a network was edited after the ADD.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var w wire
-	if err := r.Decode(&w); err != nil {
-		return Config{}, err
-	}
+	decodeErr := r.Decode(&w)
 	c := Config{
 		Bridge:          w.Bridge,
 		Gateway:         w.IsGateway || w.IsDefaultGateway,
@@ -108,7 +106,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	var trunkErr, macErr error
 	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
 	c.MAC, macErr = w.mac(r.Args["MAC"])
-	return c, errors.Join(c.check(), trunkErr, macErr)
+	return c, errors.Join(decodeErr, c.check(), trunkErr, macErr)
 }
 
 func (c Config) check() error {

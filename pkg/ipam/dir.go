@@ -1,10 +1,11 @@
 package ipam
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,9 @@ func openDir(path string) (dir, error) {
 func (d dir) close() { _ = unix.Close(d.fd) } // nothing was written through it
 
 func (d dir) failed(op, name string, err error) error {
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%w (a link is not followed here; remove it)", err)
+	}
 	return &os.PathError{Op: op, Path: d.path + "/" + name, Err: err}
 }
 
@@ -60,18 +64,19 @@ func (d dir) makeSub(name string) (dir, error) {
 	return d.sub(name)
 }
 
-// read returns up to limit bytes of a file.
-func (d dir) read(name string, limit int) ([]byte, error) {
+// read fills buf with a file's content, as far as it has room, and returns what
+// it read.
+func (d dir) read(name string, buf []byte) ([]byte, error) {
 	fd, err := d.open(name, unix.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	return d.readFrom(fd, name, limit)
+	return d.readFrom(fd, name, buf)
 }
 
 // readStat is read together with the file's status.
-func (d dir) readStat(name string, limit int) (data []byte, stat unix.Stat_t, err error) {
+func (d dir) readStat(name string, buf []byte) (data []byte, stat unix.Stat_t, err error) {
 	fd, err := d.open(name, unix.O_RDONLY)
 	if err != nil {
 		return nil, stat, err
@@ -80,17 +85,16 @@ func (d dir) readStat(name string, limit int) (data []byte, stat unix.Stat_t, er
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return nil, stat, d.failed("stat", name, err)
 	}
-	data, err = d.readFrom(fd, name, limit)
+	data, err = d.readFrom(fd, name, buf)
 	return data, stat, err
 }
 
-func (d dir) readFrom(fd int, name string, limit int) ([]byte, error) {
-	data := make([]byte, limit)
-	n, err := unix.Read(fd, data)
+func (d dir) readFrom(fd int, name string, buf []byte) ([]byte, error) {
+	n, err := unix.Read(fd, buf)
 	if err != nil && !errors.Is(err, unix.EAGAIN) { // EAGAIN: a FIFO without data
 		return nil, d.failed("read", name, err)
 	}
-	return data[:max(n, 0)], nil
+	return buf[:max(n, 0)], nil
 }
 
 // create makes a file with that content, and leaves nothing if it cannot.
@@ -132,20 +136,22 @@ func (d dir) fill(fd int, name string, data []byte) error {
 	return nil
 }
 
-// replace gives a file new content in one step, so that a reader or a crash
-// sees the old one or the new one.
-func (d dir) replace(name string, data []byte) error {
-	fresh := "new." + strconv.Itoa(os.Getpid())
-	if err := d.remove(fresh); err != nil {
+// rewrite gives an existing file new content by one write, so that a kill leaves
+// the old one or the new one. Where the old one was longer, line breaks fill up
+// the rest.
+func (d dir) rewrite(name string, data []byte) error {
+	fd, err := d.open(name, unix.O_WRONLY)
+	if err != nil {
 		return err
 	}
-	if err := d.create(fresh, data); err != nil {
-		return err
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return errors.Join(d.failed("stat", name, err), unix.Close(fd))
 	}
-	if err := unix.Renameat(d.fd, fresh, d.fd, name); err != nil {
-		return errors.Join(d.failed("replace", name, err), d.remove(fresh))
+	if rest := int(stat.Size) - len(data); rest > 0 {
+		data = append(slices.Clip(data), bytes.Repeat([]byte("\n"), rest)...)
 	}
-	return nil
+	return d.fill(fd, name, data)
 }
 
 // remove unlinks a file, or an empty directory that stands in its place. A file

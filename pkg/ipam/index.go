@@ -17,11 +17,17 @@ import (
 //
 // How it is known to be right: when we have changed the directory of leases and
 // then the index, we set the directory's modification time to the stamp, a time
-// past that the header names. Whoever creates or removes a lease after that —
-// host-local, a person, or one of us that is killed half-way — makes the kernel
-// put the present time there, and the next of us sees that the index must be
-// built anew from the leases. That costs one stat, and does not depend on how
-// finely the kernel's clock ticks.
+// past that the header names. Whoever creates or removes a lease after that
+// (host-local, a person, one of us that is killed half-way) makes the kernel put
+// the present time there, and the next of us builds the index anew from the
+// leases. To look costs one stat, and it does not depend on how finely the
+// kernel's clock ticks.
+//
+// Only what somebody changes without the lock, while we hold it and are about to
+// set the stamp, is not seen in this way. It cannot make two owners of one
+// address, since a lease's file is created exclusively; and it cannot lose an
+// address for good, since the leases themselves are looked at before a set is
+// called full.
 const (
 	indexDir    = ".trestle"
 	headerName  = "index"
@@ -49,7 +55,7 @@ func (h header) fits(boot string, net unix.Stat_t) bool {
 
 func readHeader(own dir) header {
 	var h header
-	data, err := own.read(headerName, headerMax)
+	data, err := own.read(headerName, make([]byte, headerMax))
 	if err != nil || json.Unmarshal(data, &h) != nil {
 		return header{} // fits nothing
 	}
@@ -75,7 +81,7 @@ func (m *bitmap) block(base netip.Addr) (*block, error) {
 	}
 	b := &block{}
 	if !m.whole {
-		data, err := m.own.read(blockPrefix+base.String(), blockSize+1)
+		data, err := m.own.read(blockPrefix+base.String(), make([]byte, blockSize+1))
 		switch {
 		case errors.Is(err, unix.ENOENT): // no leases there
 		case err != nil:

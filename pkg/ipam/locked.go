@@ -91,12 +91,25 @@ func (s *Store) openNetwork(mode access) (dir, error) {
 // begin takes the lock and looks at the directory.
 func (l *locked) begin(wait time.Duration) (unix.Stat_t, error) {
 	fd, err := takeLock(l.net, wait, l.access != look)
-	if err != nil && !(l.access == look && errors.Is(err, unix.ENOENT)) {
+	switch {
+	case err == nil:
+		l.lock = fd
+	case l.access == look && errors.Is(err, unix.ENOENT): // nothing to lock, and nothing is written
+	case l.access == change && l.unused():
+		return unix.Stat_t{}, errNoNetwork
+	default:
 		return unix.Stat_t{}, err
 	}
-	l.lock = fd
 	return l.net.stat()
 }
+
+// unused says whether the directory is empty: an ADD made it and then found the
+// disk full.
+func (l *locked) unused() bool {
+	names, err := l.net.names()
+	return err == nil && len(names) == 0
+}
+
 
 // openIndex opens the index and builds it anew if it is not right.
 func (l *locked) openIndex(stat unix.Stat_t) error {
@@ -223,7 +236,7 @@ func (l *locked) settle() {
 // lookup finds the owner's record.
 func (l *locked) lookup(o cni.Owner) (record, bool, error) {
 	if l.owners == nil {
-		r, sound, err := readRecord(l.own, l.network, recordName(o))
+		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
 		if errors.Is(err, unix.ENOENT) {
 			return record{}, false, nil
 		}
@@ -243,7 +256,7 @@ func (l *locked) writeRecord(r record) error {
 	name := recordName(r.owner(l.network))
 	err := l.own.create(name, r.encode())
 	if errors.Is(err, unix.EEXIST) {
-		err = l.own.replace(name, r.encode())
+		err = l.own.rewrite(name, r.encode())
 	}
 	if err == nil && l.owners != nil {
 		l.owners[r.owner(l.network)] = r

@@ -1,14 +1,11 @@
 package ipam
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -60,7 +57,6 @@ const (
 // coroner finds out which records are dead. It reads /proc at most once, and
 // only if the kernel does not answer for a single namespace.
 type coroner struct {
-	boot string // this boot's id
 	proc string // "/proc"
 	seen map[uint64]bool
 	err  error
@@ -72,10 +68,11 @@ type coroner struct {
 // namespace, has it open or mounted. The last is no proof unless we see all
 // processes.
 func (c *coroner) judge(r record) life {
+	boot, err := bootID()
 	switch {
-	case !r.ours():
+	case err != nil || !r.ours():
 		return lifeUnknown
-	case r.Boot != c.boot:
+	case r.Boot != boot:
 		return lifeDead
 	case !r.NetNS.known():
 		return lifeUnknown
@@ -123,24 +120,42 @@ func (n netNS) askKernel() life {
 // cannot see or look into: what it does not list could then be in use.
 func netNSInUse(proc string) (map[uint64]bool, error) {
 	const initialPIDNS = "pid:[4026531836]" // PROC_PID_INIT_INO, linux/proc_ns.h
-	if own, err := os.Readlink(filepath.Join(proc, "self/ns/pid")); err != nil || own != initialPIDNS {
-		return nil, fmt.Errorf("not all processes can be seen: %s is the pid namespace %q: %w", proc, own, errors.ErrUnsupported)
+	if own, err := os.Readlink(proc + "/self/ns/pid"); err != nil || own != initialPIDNS {
+		return nil, fmt.Errorf("not all processes can be seen: %s is in the pid namespace %q: %w", proc, own, errors.ErrUnsupported)
 	}
 	inUse := map[uint64]bool{}
-	for _, pattern := range []string{"[0-9]*/task/*/ns/net", "[0-9]*/fd/*"} {
-		links, err := filepath.Glob(filepath.Join(proc, pattern))
-		if err != nil {
-			return nil, err
+	mounts := map[string]bool{}
+	err := eachIn(proc, func(pid string) error {
+		if pid[0] < '0' || pid[0] > '9' {
+			return nil
 		}
-		for _, link := range links {
-			target, err := os.Readlink(link)
-			if err != nil && !gone(err) {
-				return nil, fmt.Errorf("look for network namespaces in use: %w", err)
-			}
-			noteNetNS(inUse, target)
+		process := proc + "/" + pid
+		return errors.Join(
+			eachIn(process+"/task", func(thread string) error {
+				return noteLink(inUse, process+"/task/"+thread+"/ns/net")
+			}),
+			eachIn(process+"/fd", func(fd string) error { return noteLink(inUse, process+"/fd/"+fd) }),
+			noteMounted(inUse, process, mounts),
+		)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for network namespaces in use: %w", err)
+	}
+	return inUse, nil
+}
+
+// eachIn calls do with the name of each entry of a directory under /proc.
+func eachIn(path string, do func(name string) error) error {
+	entries, err := os.ReadDir(path)
+	if err != nil && !gone(err) {
+		return err
+	}
+	for _, e := range entries {
+		if err := do(e.Name()); err != nil {
+			return err
 		}
 	}
-	return inUse, noteMounted(inUse, proc)
+	return nil
 }
 
 // gone says that the process, or its file, ended while we looked.
@@ -148,7 +163,16 @@ func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
-// noteNetNS notes what "net:[4026531840]" names.
+// noteLink notes the network namespace that a link like "net:[4026531840]" names.
+func noteLink(inUse map[uint64]bool, path string) error {
+	target, err := os.Readlink(path)
+	if err != nil && !gone(err) {
+		return err
+	}
+	noteNetNS(inUse, target)
+	return nil
+}
+
 func noteNetNS(inUse map[uint64]bool, text string) {
 	number, isNetNS := strings.CutPrefix(text, "net:[")
 	if ino, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64); isNetNS && err == nil {
@@ -156,31 +180,25 @@ func noteNetNS(inUse map[uint64]bool, text string) {
 	}
 }
 
-// noteMounted notes the namespaces that are mounted in any process's mount
-// namespace; their root is the fourth field of mountinfo (proc(5)).
-func noteMounted(inUse map[uint64]bool, proc string) error {
-	files, err := filepath.Glob(filepath.Join(proc, "[0-9]*/mountinfo"))
-	if err != nil {
+// noteMounted notes the namespaces that are mounted in the process's mount
+// namespace, unless that is done; their root is the fourth field of mountinfo
+// (proc_pid_mountinfo(5)).
+func noteMounted(inUse map[uint64]bool, process string, done map[string]bool) error {
+	space, err := os.Readlink(process + "/ns/mnt")
+	if err != nil && !gone(err) {
 		return err
 	}
-	done := map[string]bool{}
-	for _, file := range files {
-		space, err := os.Readlink(filepath.Join(filepath.Dir(file), "ns/mnt"))
-		if done[space] {
-			continue
-		}
-		data, readErr := os.ReadFile(file)
-		if err = errors.Join(err, readErr); err != nil {
-			if gone(err) || errors.Is(err, unix.EINVAL) { // EINVAL: a zombie has no mounts
-				continue
-			}
-			return fmt.Errorf("look for mounted network namespaces: %w", err)
-		}
-		done[space] = true
-		for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
-			if fields := strings.Fields(lines.Text()); len(fields) > 3 {
-				noteNetNS(inUse, fields[3])
-			}
+	if done[space] {
+		return nil
+	}
+	data, err := os.ReadFile(process + "/mountinfo")
+	if err != nil && !gone(err) && !errors.Is(err, unix.EINVAL) { // EINVAL: a zombie has none
+		return err
+	}
+	done[space] = err == nil && space != ""
+	for line := range strings.Lines(string(data)) {
+		if fields := strings.Fields(line); len(fields) > 3 {
+			noteNetNS(inUse, fields[3])
 		}
 	}
 	return nil

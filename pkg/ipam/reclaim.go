@@ -17,9 +17,8 @@ type verdicts struct {
 	known   map[string]life // by the record, whole
 }
 
-func newVerdicts() (*verdicts, error) {
-	boot, err := bootID()
-	return &verdicts{coroner{boot: boot, proc: "/proc"}, map[string]life{}}, err
+func newVerdicts() *verdicts {
+	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
 }
 
 // openQuestion is the error that asks whether a record's owner is alive.
@@ -60,11 +59,7 @@ func keeps(valid cni.Valid, o cni.Owner) bool {
 // Reclaim releases the leases of all who are proved dead, and says how many
 // owners that were.
 func (s *Store) Reclaim() (int, error) {
-	dead, err := newVerdicts()
-	if err != nil {
-		return 0, ioError(err)
-	}
-	return s.reclaim(dead)
+	return s.reclaim(newVerdicts())
 }
 
 func (s *Store) reclaim(dead *verdicts) (int, error) {
@@ -150,11 +145,12 @@ func (s *Store) records(mode access) ([]record, error) {
 		return nil, err
 	}
 	var all []record
+	buf := make([]byte, recordMax)
 	for _, name := range names {
 		if !strings.HasPrefix(name, recordPrefix) {
 			continue
 		}
-		r, ok, err := readRecord(own, s.network, name)
+		r, ok, err := readRecord(own, s.network, name, buf)
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, err
 		}
@@ -165,15 +161,11 @@ func (s *Store) records(mode access) ([]record, error) {
 	return all, nil
 }
 
-// exhausted is the error of a set that has no address left, with the numbers.
-func (s *Store) exhausted(set Set, number int, errorf func(string, ...any) error) error {
-	use, err := s.Usage([]Set{set})
-	if err != nil {
-		return err
-	}
+// exhausted is the text of a set that has no address left, with the numbers.
+func (s *Store) exhausted(use []Use) string {
 	var parts []string
 	for _, u := range use {
-		parts = append(parts, fmt.Sprintf("%s of %s: %d of %d addresses leased", u.Range, u.Range.Subnet, u.Used, u.Size))
+		parts = append(parts, fmt.Sprintf("%d of %d in %s (%s)", u.Used, u.Size, u.Range.Subnet, u.Range))
 	}
-	return errorf("network %s: no address left in ipam.ranges[%d] (%s), and none of the holders is proved dead; enlarge the range, or delete attachments (GC releases what the runtime no longer knows)", s.network, number, strings.Join(parts, "; "))
+	return fmt.Sprintf("network %s: all addresses are leased, %s, and no holder is proved dead; enlarge the range, or delete attachments (GC releases those that the runtime no longer knows)", s.network, strings.Join(parts, ", "))
 }

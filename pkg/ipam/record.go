@@ -27,7 +27,7 @@ type record struct {
 
 const (
 	recordPrefix = "owner."
-	recordMax    = 64 << 10
+	recordMax    = 16 << 10 // a path has up to 4,096 bytes (PATH_MAX)
 )
 
 // recordName is the name of the owner's record.
@@ -59,5 +59,9 @@ func decodeRecord(network, name string, data []byte) (record, bool) {
 	if len(data) >= recordMax || json.Unmarshal(data, &r) != nil {
 		return record{}, false
 	}
-	return r, recordName(r.owner(network)) == name
+	strange := slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool {
+		_, ok := parseLeaseName(a.String()) // a zone could be a path
+		return !ok
+	})
+	return r, !strange && recordName(r.owner(network)) == name
 }

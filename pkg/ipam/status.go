@@ -32,7 +32,7 @@ func (s *Store) Ready(sets []Set) error {
 			return nil
 		}
 	}
-	return s.exhausted(sets[full], full, cni.UnavailableErrorf)
+	return cni.UnavailableErrorf("%s", s.exhausted(use))
 }
 
 // writable says whether the network's directory, or where it is to be made, can

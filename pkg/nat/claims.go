@@ -145,11 +145,15 @@ func (c claims) ours(r records, owner cni.Owner, m Mapping) (bool, error) {
 	return filepath.Join(c.port(m), record) == r.forwardFile(owner), nil
 }
 
-// giveUp drops the claims, which are the owner's.
-func (c claims) giveUp(mappings []Mapping) error {
-	var errs []error
-	for _, m := range mappings {
-		errs = append(errs, drop(c.file(m), c.port(m)))
+// giveUp drops the claims of f that are its owner's.
+func (c claims) giveUp(r records, f Forward) error {
+	held, err := c.held(r, f)
+	errs := []error{err}
+	for _, m := range held {
+		errs = append(errs, drop(c.file(m)))
+	}
+	for _, m := range f.Mappings {
+		errs = append(errs, drop(c.port(m)))
 	}
 	return errors.Join(append(errs, drop(c.dir))...)
 }

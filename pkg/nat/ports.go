@@ -73,24 +73,25 @@ func (h *Host) AddPorts(owner cni.Owner, p Ports) error {
 	if p.Bridge, err = loopbackBridge(p); err != nil {
 		return err
 	}
+	return h.locked(func() error { return h.addForward(backend, Forward{owner, p}) })
+}
+
+// addForward runs under the lock.
+func (h *Host) addForward(backend Backend, f Forward) (err error) {
+	r := h.records(backend)
 	k, err := h.kernel(backend)
 	if err != nil {
 		return err
 	}
-	return h.locked(func() error { return h.addForward(h.records(backend), k, Forward{owner, p}) })
-}
-
-// addForward runs under the lock.
-func (h *Host) addForward(r records, k kernel, f Forward) (err error) {
 	if f.Mappings, err = h.claims().free(f); err != nil {
 		return err
 	}
-	if err := h.releaseOther(r, k, f); err != nil {
+	if err := h.releaseOther(backend, f); err != nil {
 		return err
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	undo.Push("release what was mapped", func() error { return h.release(r, k, f.Owner, portsOnly) })
+	undo.Push("release what was mapped", func() error { return h.release(backend, f.Owner, portsOnly) })
 	if err := r.addForward(f); err != nil {
 		return err
 	}
@@ -111,18 +112,12 @@ func (h *Host) addForward(r records, k kernel, f Forward) (err error) {
 
 // releaseOther releases what the owner had mapped otherwise, by an ADD of which
 // there was no DEL.
-func (h *Host) releaseOther(r records, k kernel, f Forward) error {
-	had, whole, err := r.forward(f.Owner)
+func (h *Host) releaseOther(backend Backend, f Forward) error {
+	had, whole, err := h.records(backend).forward(f.Owner)
 	if err != nil || !whole || reflect.DeepEqual(had, f) {
 		return err
 	}
-	return h.release(r, k, f.Owner, portsOnly)
-}
-
-// ReleasePorts deletes the owner's port mappings, by the record of them. It may
-// be called again, and does little if there is nothing.
-func (h *Host) ReleasePorts(owner cni.Owner) error {
-	return h.releaseAll(owner, portsOnly)
+	return h.release(backend, f.Owner, portsOnly)
 }
 
 // CheckPorts says what is not as AddPorts(owner, p) leaves it.

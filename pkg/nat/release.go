@@ -19,40 +19,48 @@ const (
 // masquerade of its network, with the last one of which the rule goes; with the
 // last of all, everything of ours in the kernel. It may be called again, and
 // does little if there is nothing.
-func (h *Host) Release(owner cni.Owner) error {
-	return h.releaseAll(owner, everything)
-}
+func (h *Host) Release(owner cni.Owner) error { return h.releaseAll(owner, everything) }
+
+// ReleasePorts deletes the owner's port mappings only.
+func (h *Host) ReleasePorts(owner cni.Owner) error { return h.releaseAll(owner, portsOnly) }
 
 // releaseAll goes through both backends: the configuration may have changed
 // since the ADD.
 func (h *Host) releaseAll(owner cni.Owner, part part) error {
 	var errs []error
 	for _, backend := range []Backend{NFTables, IPTables} {
-		errs = append(errs, h.releaseFrom(backend, owner, part))
+		something, err := h.records(backend).mayHold(owner, part)
+		if err == nil && something {
+			err = h.locked(func() error { return h.release(backend, owner, part) })
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Host) releaseFrom(backend Backend, owner cni.Owner, part part) error {
-	r := h.records(backend)
-	// A network without records has no rules: they are made after the record.
-	if known, err := exists(r.network(owner.Network)); err != nil || !known {
-		return err
+// mayHold says, without the lock, whether there may be anything to release:
+// rules are made after the record, and directories removed after it.
+func (r records) mayHold(owner cni.Owner, part part) (bool, error) {
+	if part == portsOnly {
+		if ports, err := exists(r.ports(owner.Network)); err != nil || ports {
+			return ports, err
+		}
+		if users, err := exists(r.users(owner.Network)); err != nil || users {
+			return false, err // whose last one removes the rest
+		}
 	}
-	if known, err := exists(r.forwardFile(owner)); part == portsOnly && (err != nil || !known) {
-		return err
-	}
-	k, err := h.kernel(backend)
-	if err != nil {
-		return err
-	}
-	return h.locked(func() error { return h.release(r, k, owner, part) })
+	return exists(r.dir)
 }
 
 // release runs under the lock. What it does not reach, for an error or a kill,
 // another call does: records go last.
-func (h *Host) release(r records, k kernel, owner cni.Owner, part part) error {
-	rules, all, err := h.onlyFor(r, owner, part)
+func (h *Host) release(backend Backend, owner cni.Owner, part part) error {
+	r := h.records(backend)
+	f, _, err := r.forward(owner) // a torn record tells of nothing that was made
+	if err != nil {
+		return err
+	}
+	rules, all, err := h.onlyFor(r, owner, f, part)
 	if err != nil {
 		return err
 	}
@@ -60,43 +68,39 @@ func (h *Host) release(r records, k kernel, owner cni.Owner, part part) error {
 		return err
 	}
 	if !rules.empty() {
+		k, err := h.kernel(backend)
+		if err != nil {
+			return err
+		}
 		if err := k.remove(rules, all); err != nil {
 			return err
 		}
 	}
-	for _, f := range rules.Forwards {
-		if err := forgetFlows(f.Mappings, staleAtDel); err != nil {
-			return err
-		}
-		if err := h.claims().giveUp(f.Mappings); err != nil {
-			return err
-		}
+	if err := forgetFlows(f.Mappings, staleAtDel); err != nil {
+		return err
 	}
-	return r.dropOwner(owner, part)
+	if err := h.claims().giveUp(r, f); err != nil {
+		return err
+	}
+	return r.dropOwner(owner, f, part)
 }
 
 func (r Rules) empty() bool {
 	return len(r.Networks)+len(r.Forwards)+len(r.Hairpins)+len(r.Bridges) == 0
 }
 
-// onlyFor are the rules that nobody but the owner needs; all says that there
-// are no other rules at all.
-func (h *Host) onlyFor(r records, owner cni.Owner, part part) (rules Rules, all bool, err error) {
-	f, whole, err := r.forward(owner)
-	if err != nil {
+// onlyFor are the rules that nobody but the owner, who has mapped f, needs; all
+// says that there are no other rules at all.
+func (h *Host) onlyFor(r records, owner cni.Owner, f Forward, part part) (rules Rules, all bool, err error) {
+	if rules, err = h.forwardOnlyFor(r, f); err != nil {
 		return Rules{}, false, err
 	}
-	if whole {
-		if rules, err = h.forwardOnlyFor(r, f); err != nil {
-			return Rules{}, false, err
-		}
-	}
-	users, err := r.remain(r.users(owner.Network), owner, part)
+	users, err := r.usersRemain(owner, part)
 	if err != nil {
 		return Rules{}, false, err
 	}
 	if !users && part == everything {
-		network, _, err := r.networkRule(owner.Network) // what is torn was not made yet
+		network, _, err := r.networkRule(owner.Network) // a torn record tells of nothing that was made
 		if err != nil {
 			return Rules{}, false, err
 		}
@@ -110,16 +114,20 @@ func (h *Host) onlyFor(r records, owner cni.Owner, part part) (rules Rules, all 
 	return rules, !users && !ports && !networks, err
 }
 
-// remain says whether dir has an entry that stays when part of owner goes.
-func (r records) remain(dir string, owner cni.Owner, part part) (bool, error) {
+// usersRemain says whether anybody uses the masquerade of the owner's network
+// when that part of the owner is gone.
+func (r records) usersRemain(owner cni.Owner, part part) (bool, error) {
 	if part == everything {
-		return othersIn(dir, key(owner))
+		return othersIn(r.users(owner.Network), key(owner))
 	}
-	return othersIn(dir, "")
+	return othersIn(r.users(owner.Network), "")
 }
 
 // forwardOnlyFor are the mappings that are f's, and what they share with no others.
 func (h *Host) forwardOnlyFor(r records, f Forward) (only Rules, err error) {
+	if len(f.Mappings) == 0 {
+		return Rules{}, nil
+	}
 	rules := f.rules()
 	for _, subnet := range rules.Hairpins {
 		others, err := othersIn(r.hairpin(subnet), key(f.Owner))
@@ -146,15 +154,11 @@ func (h *Host) forwardOnlyFor(r records, f Forward) (only Rules, err error) {
 	return only, nil
 }
 
-// dropOwner forgets the owner, or its ports only, and removes the directories
-// that are empty then.
-func (r records) dropOwner(owner cni.Owner, part part) error {
-	f, whole, err := r.forward(owner)
-	if err != nil {
-		return err
-	}
+// dropOwner forgets that part of the owner, and removes directories that are
+// empty then.
+func (r records) dropOwner(owner cni.Owner, f Forward, part part) error {
 	var paths []string
-	if whole {
+	if len(f.Mappings) > 0 {
 		for _, dir := range r.sharedBy(f) {
 			paths = append(paths, filepath.Join(dir, key(owner)), dir, filepath.Dir(dir))
 		}

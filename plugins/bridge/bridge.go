@@ -1,5 +1,5 @@
 // Package bridge is the bridge plugin: it gives a container an interface on a
-// bridge, an address by way of its IPAM plugin, and masquerading.
+// bridge, an address by way of its IPAM plugin, masquerading and mapped ports.
 package bridge
 
 import (
@@ -19,34 +19,34 @@ func Plugin() cni.Plugin {
 // call is what every verb begins with.
 type call struct {
 	*cni.Request
-	config     bridge.Config
-	masquerade masquerade
-	host       *bridge.Host
-	ipam       ipam
+	config bridge.Config
+	nat    translation
+	host   *bridge.Host
+	ipam   ipam
 }
 
 // newCall reads the configuration. DEL and GC bear a wrong one: the network may
 // have been edited since the ADD, and they find what is theirs without.
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
-	masquerade, masqErr := parseMasquerade(r)
-	err = errors.Join(err, masqErr)
+	nat, natErr := parseNAT(r)
+	err = errors.Join(err, natErr)
 	cleansUp := r.Verb == cni.Del || r.Verb == cni.GC
-	if err != nil && !(cleansUp && cni.CodeOf(err) == cni.CodeConfig) {
+	if err != nil && !cleansUp {
 		return nil, err
 	}
 	host, err := bridge.OpenHost(bridge.DefaultDir)
 	if err != nil {
 		return nil, err
 	}
-	return &call{Request: r, config: config, masquerade: masquerade, host: host, ipam: findIPAM(r, config.IPAM)}, nil
+	return &call{Request: r, config: config, nat: nat, host: host, ipam: findIPAM(r, config.IPAM)}, nil
 }
 
 // close lets go of the kernel; nftables last, since it waits for what was
 // deleted there, a wait that has passed when the links are gone.
 func (c *call) close() error {
 	c.host.Close()
-	return c.masquerade.host.Close()
+	return c.nat.host.Close()
 }
 
 func add(r *cni.Request) (result types.Result, err error) {
@@ -87,7 +87,7 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if err := c.host.Attach(&plan, c.Owner, sandbox, &undo); err != nil {
 		return nil, err
 	}
-	if err := c.masquerade.add(c.Owner, plan, &undo); err != nil {
+	if err := c.nat.add(c.Owner, plan, &undo); err != nil {
 		return nil, err
 	}
 	return plan.Result(c.config, leased, c.NetNS), nil
@@ -108,7 +108,7 @@ func del(r *cni.Request) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	return errors.Join(c.masquerade.host.Release(r.Owner), c.unplug(), c.ipam.Del(r))
+	return errors.Join(c.nat.host.Release(r.Owner), c.unplug(), c.ipam.Del(r))
 }
 
 func (c *call) unplug() error {
@@ -153,7 +153,7 @@ func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	failed := c.masquerade.check(c.Owner, want)
+	failed := c.nat.check(c.Owner, want)
 	for _, d := range bridge.Diff(want, have) {
 		failed = errors.Join(failed, cni.MismatchErrorf("%s", d))
 	}
@@ -171,7 +171,7 @@ func gc(r *cni.Request) (err error) {
 		return err
 	}
 	return errors.Join(
-		c.masquerade.host.GC(r.Owner.Network, valid),
+		c.nat.host.GC(r.Owner.Network, valid),
 		c.host.GC(c.config, r.Owner.Network, valid),
 		c.ipam.GC(r),
 	)
@@ -183,5 +183,5 @@ func status(r *cni.Request) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	return errors.Join(c.host.Status(), c.masquerade.status(), c.ipam.Status(r))
+	return errors.Join(c.host.Status(), c.nat.status(), c.ipam.Status(r))
 }

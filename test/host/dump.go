@@ -285,8 +285,7 @@ func (n *Namespace) rules() ([]string, error) {
 func (n *Namespace) neighbours() ([]string, error) {
 	return n.showSorted(
 		[]string{"ip", "neighbour", "show", "nud", "permanent"},
-		[]string{"ip", "-4", "neighbour", "show", "proxy"},
-		[]string{"ip", "-6", "neighbour", "show", "proxy"},
+		[]string{"ip", "neighbour", "show", "proxy"},
 	)
 }
 

@@ -110,6 +110,7 @@ func TestDumpNoticesLeaks(t *testing.T) {
 		{"route", "ip route add 10.8.0.0/16 via 192.0.2.1 table 77", "route unicast 10.8.0.0/16 via 192.0.2.1", "ip route del 10.8.0.0/16 table 77"},
 		{"rule", "ip -6 rule add from fd09::/64 lookup 77", "rule 32765:\tfrom fd09::/64", "ip -6 rule del from fd09::/64 lookup 77"},
 		{"neighbour", "ip neighbour add 10.9.0.2 lladdr 02:00:00:00:00:01 dev br0", "neighbour 10.9.0.2", "ip neighbour del 10.9.0.2 dev br0"},
+		{"proxy", "ip neighbour add proxy fd09::1 dev br0", "neighbour fd09::1 dev br0", "ip neighbour del proxy fd09::1 dev br0"},
 		{"fdb", "bridge fdb add 02:00:00:00:00:01 dev br0 self", "fdb 02:00:00:00:00:01", "bridge fdb del 02:00:00:00:00:01 dev br0 self"},
 		{"table", "nft add table inet trestle", "nft table inet trestle", "nft delete table inet trestle"},
 		{"legacy rule", "iptables-legacy -t nat -A POSTROUTING -s 10.9.0.2 -j MASQUERADE", "iptables iptables-legacy-save -t nat -A POSTROUTING -s 10.9.0.2", "iptables-legacy -t nat -F POSTROUTING"},

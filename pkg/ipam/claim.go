@@ -1,0 +1,290 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Want is what an ADD asks for.
+type Want struct {
+	Owner cni.Owner
+	NetNS string // the path of the container's namespace
+	// Sets give one address each.
+	Sets []Set
+	// Requested is the address that is wanted of the set at the same place; the
+	// zero value, or a shorter list, asks for any.
+	Requested []netip.Addr
+}
+
+// requested is the address wanted of the set with that number.
+func (w Want) requested(set int) netip.Addr {
+	if set < len(w.Requested) {
+		return w.Requested[set]
+	}
+	return netip.Addr{}
+}
+
+// errFull says that a set has no address left, as far as the index knows.
+type errFull struct{ set int }
+
+func (e errFull) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
+
+// Lease gives the owner one address of every set, or none at all. An owner that
+// has leases keeps them, as far as they suit, if its earlier namespace is this
+// one or is gone.
+//
+// Errors: code 101 where a set is used up, 102 where another holds what is
+// wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
+func (s *Store) Lease(w Want) ([]netip.Addr, error) {
+	ns := identifyNetNS(w.NetNS)
+	dead := newVerdicts()
+	reclaimed := false
+	for range 100 { // each turn settles one more open question
+		addresses, err := s.attempt(w, ns, dead)
+		var open *openQuestion
+		var full errFull
+		switch {
+		case errors.As(err, &open):
+			dead.settle(open.about)
+		case errors.As(err, &full) && !reclaimed:
+			reclaimed = true
+			if _, err := s.reclaim(dead); err != nil {
+				return nil, err
+			}
+		case errors.As(err, &full):
+			use, err := s.Usage(w.Sets[full.set : full.set+1])
+			if err != nil {
+				return nil, err
+			}
+			return nil, cni.ExhaustedErrorf("%s", s.exhausted(use))
+		default:
+			return addresses, ioError(err)
+		}
+	}
+	return nil, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
+}
+
+// attempt is Lease with what is known of the dead so far, under the lock. It
+// asks by an openQuestion whether somebody is alive, since that is looked up
+// without the lock.
+func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
+	l, err := s.lock(create)
+	if err != nil {
+		return nil, err
+	}
+	defer l.unlock()
+	for range 3 {
+		if l.unsaved != nil {
+			return nil, fmt.Errorf("write the index: %w", l.unsaved)
+		}
+		addresses, err := l.lease(w, ns, dead)
+		var full errFull
+		doubt := errors.Is(err, errTorn) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
+		if !doubt {
+			return addresses, err
+		}
+		if err := l.rebuild(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, cni.TryAgainErrorf("lease an address of %s to %s: somebody changes %s without its lock; try again", s.network, w.Owner, l.net.path)
+}
+
+// lease chooses addresses and claims them.
+func (l *locked) lease(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
+	old, had, err := l.lookup(w.Owner)
+	if err != nil {
+		return nil, err
+	}
+	if had {
+		if err := old.mayServe(ns, w.Owner, dead); err != nil {
+			return nil, err
+		}
+	}
+	held, err := l.held(old, w.Owner)
+	if err != nil {
+		return nil, err
+	}
+	c := chooser{l, held, dead}
+	var addresses []netip.Addr
+	for i, set := range w.Sets {
+		a, err := c.choose(i, set, w.requested(i))
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, a)
+	}
+	fresh := record{
+		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Addresses: addresses,
+		NetNS: ns, Boot: l.boot, Time: time.Now().UTC().Truncate(time.Second),
+	}
+	if !had {
+		return addresses, l.claim(claim{record: fresh})
+	}
+	return addresses, l.claim(claim{record: fresh, old: &old, held: held})
+}
+
+// mayServe says whether the owner of old may be given its leases again, now in
+// the namespace ns.
+func (old record) mayServe(ns netNS, o cni.Owner, dead *verdicts) error {
+	if !old.ours() || old.NetNS.same(ns) {
+		return nil // of whom nothing is known, the owner's word holds
+	}
+	verdict, err := dead.of(old)
+	if err == nil && verdict == lifeAlive {
+		err = cni.ConflictErrorf("%s has leases already, in the namespace %s, which is in use; delete that attachment first", o, old.NetNS.Path)
+	}
+	return err
+}
+
+// held is which of the record's addresses its owner really has.
+func (l *locked) held(r record, o cni.Owner) ([]netip.Addr, error) {
+	var held []netip.Addr
+	for _, a := range r.Addresses {
+		f, ok, err := readLease(l.net, l.network, a)
+		if err != nil {
+			return nil, err
+		}
+		if ok && f.owner == o {
+			held = append(held, a)
+		}
+	}
+	return held, nil
+}
+
+// chooser chooses the addresses of one owner.
+type chooser struct {
+	*locked
+	held []netip.Addr // those that the owner has
+	dead *verdicts
+}
+
+// choose is the address of one set: the requested one, one that is held already,
+// or the next free one.
+func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, error) {
+	if requested.IsValid() {
+		if slices.Contains(c.held, requested) {
+			return requested, nil
+		}
+		return requested, c.vacate(requested)
+	}
+	for _, a := range c.held {
+		if r, ok := set.rangeOf(a); ok && r.leasable(a) {
+			return a, nil
+		}
+	}
+	a, ok, err := set.next(readCursor(c.net, number), c.used.block)
+	if err == nil && !ok {
+		err = errFull{number}
+	}
+	return a, err
+}
+
+// vacate makes sure that nobody has a requested address, or that it was a dead
+// one's.
+func (c chooser) vacate(a netip.Addr) error {
+	f, ok, err := readLease(c.net, c.network, a)
+	switch {
+	case err != nil || !ok:
+		return err
+	case f.kind == leaseGarbage:
+		return c.free(a)
+	case f.kind == leaseOdd:
+		return cni.ConflictErrorf("the requested address %s is taken: %s/%s is there and is no lease; remove it if nobody needs it", a, c.net.path, a)
+	}
+	holder, ok, err := c.lookup(f.owner)
+	if err != nil {
+		return err
+	}
+	if ok {
+		verdict, err := c.dead.of(holder)
+		if err != nil {
+			return err
+		}
+		if verdict == lifeDead && f.tiedTo(holder) {
+			return c.release(holder)
+		}
+	}
+	return cni.ConflictErrorf("the requested address %s is leased to %s; request another one or delete that attachment", a, f.owner)
+}
+
+// claim is what an owner shall have.
+type claim struct {
+	record record
+	old    *record      // what it had, if anything
+	held   []netip.Addr // which of that it really has
+}
+
+// claim makes the leases. It fails with EEXIST where an address turns out to be
+// taken, and then nothing has changed.
+func (l *locked) claim(c claim) (err error) {
+	if c.old != nil && c.old.ours() {
+		c.record.Time = c.old.Time // the leases that stay are tied to it
+	}
+	if c.old != nil && c.old.equal(c.record) && slices.Equal(c.held, c.record.Addresses) {
+		return nil
+	}
+	defer l.settle()
+	var undo cni.Undo
+	defer undo.OnError(&err)
+	for _, a := range c.held {
+		if slices.Contains(c.record.Addresses, a) {
+			continue
+		}
+		if err := l.free(a); err != nil {
+			return err
+		}
+		undo.Push("lease "+a.String()+" again", func() error { return l.take(a, *c.old) })
+	}
+	undo.Push("restore the record", func() error { return l.restore(c) })
+	if err := l.writeRecord(c.record); err != nil {
+		return err
+	}
+	for i, a := range c.record.Addresses {
+		if slices.Contains(c.held, a) {
+			if err := l.net.setTime(a.String(), c.record.Time.Unix()); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.take(a, c.record); err != nil {
+			return err
+		}
+		undo.Push("release "+a.String(), func() error { return l.free(a) })
+		l.moveCursor(i, a)
+	}
+	return nil
+}
+
+// restore puts back the record that the owner had.
+func (l *locked) restore(c claim) error {
+	if c.old == nil {
+		return l.removeRecord(c.record.owner(l.network))
+	}
+	return l.writeRecord(*c.old)
+}
+
+// take creates the file that is the lease.
+func (l *locked) take(a netip.Addr, r record) error {
+	name := a.String()
+	if err := l.net.create(name, leaseContent(r.owner(l.network))); err != nil {
+		return err
+	}
+	if err := errors.Join(l.net.setTime(name, r.Time.Unix()), l.used.set(a)); err != nil {
+		return errors.Join(err, l.net.remove(name))
+	}
+	return nil
+}
+
+// moveCursor is told which address a set gave last. Without the cursor's file
+// the round only begins anew, and so that is not worth a failed ADD.
+func (l *locked) moveCursor(set int, a netip.Addr) {
+	_ = writeCursor(l.net, set, a) // see above
+}

@@ -1,0 +1,286 @@
+package ipam
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// naive is the allocator that the real one must equal: it walks the addresses
+// one by one.
+type naive struct {
+	set    Set
+	taken  map[netip.Addr]string // whose
+	cursor netip.Addr
+}
+
+func (n *naive) next() netip.Addr {
+	var all []netip.Addr
+	at := -1
+	for _, r := range n.set {
+		for a := r.First; r.Contains(a); a = a.Next() {
+			if a == n.cursor {
+				at = len(all)
+			}
+			all = append(all, a)
+		}
+	}
+	for i := range all {
+		a := all[(at+1+i)%len(all)]
+		r, _ := n.set.rangeOf(a)
+		if r.leasable(a) && n.taken[a] == "" {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+func (n *naive) release(id string) {
+	for a, who := range n.taken {
+		if who == id {
+			delete(n.taken, a)
+		}
+	}
+}
+
+func (n *naive) of(id string) netip.Addr {
+	for a, who := range n.taken {
+		if who == id {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// TestAgainstNaiveModel plays random sequences of ADD, ADD again, ADD of a
+// requested address, DEL, and of what others do to the directory, and compares
+// every answer and the directory with the naive model.
+func TestAgainstNaiveModel(t *testing.T) {
+	configs := []string{
+		`{"ipam":{"ranges":[[{"subnet":"10.1.0.0/27"}]]}}`,
+		`{"ipam":{"ranges":[[{"subnet":"10.1.0.0/26","rangeStart":"10.1.0.40","exclude":["10.1.0.44/30"]},{"subnet":"10.0.0.0/8","rangeStart":"10.0.255.250","rangeEnd":"10.1.0.5","gateway":"10.1.0.0"}]]}}`,
+		`{"ipam":{"ranges":[[{"subnet":"fd00::/120","rangeStart":"fd00::f4"},{"subnet":"fd00::1:0/112","rangeEnd":"fd00::1:5"}]]}}`,
+		`{"ipam":{"ranges":[[{"subnet":"10.9.0.0/31"},{"subnet":"10.9.1.0/32"},{"subnet":"10.9.2.0/29","gateway":"10.9.2.4"}]]}}`,
+	}
+	for seed := range uint64(12) {
+		c, err := parse(configs[seed%uint64(len(configs))], "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { playModel(t, c.Sets, seed) })
+	}
+}
+
+func playModel(t *testing.T, sets []Set, seed uint64) {
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	s, dir := testStore(t)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := &naive{set: sets[0], taken: map[netip.Addr]string{}}
+	for step := range 300 {
+		id := fmt.Sprint("c", rnd.IntN(40))
+		switch what := rnd.IntN(20); {
+		case what < 10:
+			modelAdd(t, s, n, id)
+		case what < 12:
+			modelRequest(t, s, n, id, rnd)
+		case what < 16:
+			if err := s.Release(testOwner(id)); err != nil {
+				t.Fatalf("step %d: %v", step, err)
+			}
+			n.release(id)
+		case what < 19:
+			modelForeign(t, n, dir, id, rnd)
+		default:
+			damageIndex(t, dir, rnd)
+			if err := s.Repair(); err != nil { // as an exhausted set or the next foreign change would
+				t.Fatal(err)
+			}
+		}
+		compareModel(t, n, dir)
+		if t.Failed() {
+			t.Fatalf("at step %d", step)
+		}
+	}
+	if err := s.Repair(); err != nil {
+		t.Fatal(err)
+	}
+	mustBeSound(t, s)
+}
+
+func modelAdd(t *testing.T, s *Store, n *naive, id string) {
+	had := n.of(id)
+	next := n.next()
+	got, err := s.Lease(want([]Set{n.set}, id))
+	switch {
+	case had.IsValid():
+		if r, ok := n.set.rangeOf(had); ok && r.leasable(had) && (err != nil || got[0] != had) {
+			t.Errorf("ADD %s again: got %v, %v, want %s", id, got, err, had)
+		}
+	case !next.IsValid():
+		if cni.CodeOf(err) != cni.CodeExhausted {
+			t.Errorf("ADD %s with a full set: got %v, %v, want code 101", id, got, err)
+		}
+	case err != nil || got[0] != next:
+		t.Errorf("ADD %s: got %v, %v, want %s", id, got, err, next)
+	default:
+		n.taken[next], n.cursor = id, next
+	}
+}
+
+func modelRequest(t *testing.T, s *Store, n *naive, id string, rnd *rand.Rand) {
+	r := n.set[rnd.IntN(len(n.set))]
+	a := r.First
+	for range rnd.IntN(12) {
+		a = a.Next()
+	}
+	if !r.leasable(a) {
+		return // the configuration's parser refuses it
+	}
+	got, err := s.Lease(want([]Set{n.set}, id, a))
+	switch holder := n.taken[a]; {
+	case holder != "" && holder != id:
+		if cni.CodeOf(err) != cni.CodeConflict {
+			t.Errorf("request %s of %s: got %v, %v, want code 102", a, holder, got, err)
+		}
+	case err != nil || got[0] != a:
+		t.Errorf("request %s: got %v, %v", a, got, err)
+	case holder == "":
+		n.release(id)
+		n.taken[a], n.cursor = id, a
+	}
+}
+
+// modelForeign is host-local, or a person: writes and removes leases.
+func modelForeign(t *testing.T, n *naive, dir, id string, rnd *rand.Rand) {
+	if had := n.of(id); had.IsValid() {
+		if err := os.Remove(filepath.Join(dir, had.String())); err != nil {
+			t.Error(err)
+		}
+		delete(n.taken, had)
+		return
+	}
+	if rnd.IntN(4) == 0 { // killed before it wrote
+		if a := n.next(); a.IsValid() {
+			write(t, filepath.Join(dir, a.String()), "")
+		}
+		return
+	}
+	if a := n.next(); a.IsValid() {
+		write(t, filepath.Join(dir, a.String()), id+"\r\neth0")
+		write(t, filepath.Join(dir, cursorName(0)), a.String())
+		n.taken[a], n.cursor = id, a
+	}
+}
+
+// damageIndex tears, removes or garbles a file of the index.
+func damageIndex(t *testing.T, dir string, rnd *rand.Rand) {
+	names, err := filepath.Glob(filepath.Join(dir, indexDir, "*"))
+	if err != nil || len(names) == 0 {
+		return
+	}
+	path := names[rnd.IntN(len(names))]
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch rnd.IntN(4) {
+	case 0:
+		data = nil
+	case 1:
+		data = data[:rnd.IntN(len(data)+1)]
+	case 2:
+		data = append(data, data...)
+	case 3:
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	write(t, path, string(data))
+}
+
+// compareModel holds the directory against the model. Empty files are nobody's.
+func compareModel(t *testing.T, n *naive, dir string) {
+	t.Helper()
+	for name, data := range files(t, dir) {
+		a, ok := parseLeaseName(name)
+		if !ok || data == "" {
+			continue
+		}
+		if want := n.taken[a] + "\r\neth0"; data != want {
+			t.Errorf("%s: got %q, want %q", a, data, want)
+		}
+	}
+	for a, id := range n.taken {
+		if _, err := os.Stat(filepath.Join(dir, a.String())); err != nil {
+			t.Errorf("lease of %s: %v", id, err)
+		}
+	}
+}
+
+// TestNextAgainstNaive compares the search for a free address alone, in sets
+// that are nearly full.
+func TestNextAgainstNaive(t *testing.T) {
+	c, err := parse(`{"ipam":{"exclude":["10.0.255.253","10.1.0.2/31"],"ranges":[[{"subnet":"10.0.0.0/15","rangeStart":"10.0.255.240","rangeEnd":"10.1.0.9"},{"subnet":"10.3.0.0/28"}]]}}`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := c.Sets[0]
+	rnd := rand.New(rand.NewPCG(3, 3))
+	var all []netip.Addr
+	for _, r := range set {
+		for a := r.First; r.Contains(a); a = a.Next() {
+			all = append(all, a)
+		}
+	}
+	for range 2000 {
+		n := naive{set: set, taken: map[netip.Addr]string{}, cursor: all[rnd.IntN(len(all))]}
+		m := bitmap{blocks: map[netip.Addr]*block{}, whole: true}
+		for _, a := range all {
+			if rnd.IntN(10) > 0 {
+				n.taken[a] = "x"
+				if err := m.set(a); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		got, ok, err := set.next(n.cursor, m.block)
+		if want := n.next(); err != nil || got != want || ok != want.IsValid() {
+			t.Fatalf("after %s with %d of %d taken: got %v, %v, %v, want %v", n.cursor, len(n.taken), len(all), got, ok, err, want)
+		}
+	}
+}
+
+// Large sets must not cost more than small ones: an IPv6 /24 with leases here
+// and there has as many blocks as it has groups of leases.
+func TestLargeRange(t *testing.T) {
+	s, dir := testStore(t)
+	sets := testSets(t, "fd00::/24")
+	far := netip.MustParseAddr("fd00:42:1234:5678:9abc:def0:1234:ffff")
+	if got := lease(t, s, sets, "far", far); got[0] != far {
+		t.Errorf("requested: got %s, want %s", got[0], far)
+	}
+	if got, want := lease(t, s, sets, "next")[0], far.Next(); got != want {
+		t.Errorf("next: got %s, want %s", got, want)
+	}
+	blocks, err := filepath.Glob(filepath.Join(dir, indexDir, blockPrefix+"*"))
+	if err != nil || len(blocks) != 2 {
+		t.Errorf("blocks: got %v, %v, want two", blocks, err)
+	}
+	mustBeSound(t, s)
+	use, err := s.Usage(sets)
+	if err != nil || len(use) != 1 || use[0].Used != 2 {
+		t.Errorf("usage: got %v, %v, want two used", use, err)
+	}
+	if !slices.IsSorted([]uint64{use[0].Used, use[0].Size}) {
+		t.Errorf("size: got %d", use[0].Size)
+	}
+}

@@ -1,0 +1,119 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/trestle-cni/trestle/pkg/bridge"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
+)
+
+// translation is what a configuration says of NAT: the network's masquerade,
+// and the container's port mappings where the configuration declares that
+// capability, so that no portmap need be executed after us.
+type translation struct {
+	masquerade bool
+	policy     nat.Masquerade // without the subnets, which the lease tells
+	ports      nat.PortSettings
+	backend    nat.Backend
+	host       *nat.Host
+}
+
+func parseNAT(r *cni.Request) (translation, error) {
+	var wire struct {
+		IPMasq        bool                 `json:"ipMasq"`
+		IPMasqBackend string               `json:"ipMasqBackend"`
+		Masquerade    nat.MasqueradeConfig `json:"masquerade"`
+	}
+	decodeErr := r.Decode(&wire)
+	backend, backendErr := nat.ParseBackend(wire.IPMasqBackend)
+	if backendErr != nil {
+		backendErr = cni.ConfigErrorf("ipMasqBackend: %w", backendErr)
+	}
+	policy, policyErr := wire.Masquerade.Of(nil)
+	ports, portsErr := nat.ReadPorts(r)
+	t := translation{masquerade: wire.IPMasq, policy: policy, ports: ports, backend: backend, host: nat.Open(nat.DefaultDir, backend)}
+	return t, errors.Join(decodeErr, backendErr, policyErr, portsErr)
+}
+
+// rulesFor are the subnets to masquerade and the ports to map for an attachment.
+func (t translation) rulesFor(s bridge.State) (nat.Masquerade, nat.Ports, error) {
+	masquerade := t.policy
+	var addresses []netip.Prefix
+	for _, a := range s.Container.Addresses {
+		addresses = append(addresses, a.Prefix)
+		masquerade.Prefixes = append(masquerade.Prefixes, a.Prefix.Masked())
+	}
+	if !t.ports.Any() {
+		return masquerade, nat.Ports{}, nil
+	}
+	ports, err := t.ports.For(addresses, []string{s.Bridge.Name})
+	return masquerade, ports, err
+}
+
+func (t translation) masquerades(s bridge.State) bool {
+	return t.masquerade && len(s.Container.Addresses) > 0
+}
+
+// portHost is where port mappings go: the portmap plugin's key backend before
+// the bridge plugin's ipMasqBackend.
+func (t translation) portHost() *nat.Host {
+	if t.ports.Backend == nat.Auto || t.ports.Backend == t.backend {
+		return t.host
+	}
+	return nat.Open(nat.DefaultDir, t.ports.Backend)
+}
+
+func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
+	masquerade, ports, err := t.rulesFor(s)
+	if err != nil {
+		return err
+	}
+	if t.masquerades(s) || t.ports.Any() {
+		undo.Push("release masquerade and ports", func() error { return release(o) })
+	}
+	if t.masquerades(s) {
+		if err := t.host.AddMasquerade(o, masquerade); err != nil {
+			return fmt.Errorf("masquerade: %w", err)
+		}
+	}
+	if !t.ports.Any() {
+		return nil
+	}
+	return t.portHost().AddPorts(o, ports)
+}
+
+// release takes a socket of its own, since the one of a failed ADD may still
+// have answers in it that nobody waits for.
+func release(o cni.Owner) error {
+	host := nat.Open(nat.DefaultDir, nat.Auto)
+	return errors.Join(host.Release(o), host.Close())
+}
+
+func (t translation) check(o cni.Owner, s bridge.State) error {
+	masquerade, ports, err := t.rulesFor(s)
+	if err != nil {
+		return err
+	}
+	var differences []string
+	if t.masquerades(s) {
+		differences, err = t.host.CheckMasquerade(o, masquerade)
+	}
+	if t.ports.Any() {
+		more, portsErr := t.portHost().CheckPorts(o, ports)
+		differences, err = append(differences, more...), errors.Join(err, portsErr)
+	}
+	for _, d := range differences {
+		err = errors.Join(err, cni.MismatchErrorf("%s", d))
+	}
+	return err
+}
+
+func (t translation) status() error {
+	if !t.masquerade {
+		return nil
+	}
+	return t.host.Status()
+}
