@@ -58,6 +58,9 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 
 func list(t *testing.T, dir string) []string {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(root, "usr/local/bin/trestle")); err != nil {
+		t.Errorf("trestle for people is not installed: %v", err)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
