@@ -12,10 +12,13 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 	"github.com/trestle-cni/trestle/plugins/portmap"
+	"github.com/trestle-cni/trestle/plugins/static"
+	"github.com/trestle-cni/trestle/plugins/tuning"
 )
 
 // release is the version of this build, set by the Makefile. It starts at 2:
@@ -25,10 +28,13 @@ var release = "2.0.0-dev"
 
 func main() {
 	plugins := map[string]func() cni.Plugin{
+		"bandwidth":  bandwidth.Plugin,
 		"bridge":     bridge.Plugin,
 		"host-local": hostlocal.Plugin,
 		"loopback":   loopback.Plugin,
 		"portmap":    portmap.Plugin,
+		"static":     static.Plugin,
+		"tuning":     tuning.Plugin,
 	}
 	name := filepath.Base(os.Args[0])
 	plugin, ok := plugins[name]

@@ -330,7 +330,8 @@ func TestBridgeRoutesWithAllFields(t *testing.T) {
 	ipam := ipam4("10.9.0.0/24")
 	ipam["routes"] = []any{
 		object{"dst": "10.50.0.0/16", "mtu": 1300, "advmss": 1200, "priority": 9, "table": 77},
-		object{"dst": "10.51.0.0/16", "gw": "10.9.0.9"}, object{"dst": "0.0.0.0/0"},
+		object{"dst": "10.51.0.0/16", "gw": "10.9.0.9"},
+		object{"dst": "0.0.0.0/0"},
 		object{"dst": "10.52.0.0/16", "scope": 253},
 	}
 	config := bridgeConfig(object{"ipam": ipam})
@@ -404,7 +405,7 @@ func TestBridgeGC(t *testing.T) {
 	gc(`,"cni.dev/valid-attachments":[{"containerID":"keep","ifname":"eth0"}]`)
 	h.AssertUnchanged(withKeep, kept...)
 	gc(`,"cni.dev/valid-attachments":[]`)
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
 	if err := foreign.Ping(host.OutsideIPv4.Addr()); err != nil {
 		t.Errorf("another network suffered: %v", err)
 	}
@@ -456,7 +457,7 @@ func TestBridgeDetachesTheReferencesContainers(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustDel(t, h, c, config)
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
 	if out, err := c.Run(host.Command{Args: []string{"ip", "link", "show", "eth0"}}); err != nil || out.Code == 0 {
 		t.Errorf("got %s %v, want eth0 gone", out.Stdout, err)
 	}
@@ -481,7 +482,7 @@ func TestBridgeByLibcni(t *testing.T) {
 	if err := network.GC(&libcni.GCArgs{}); err != nil {
 		t.Error(err)
 	}
-	assertNoLease(t, h, "n")
+	assertNoLease(t, h)
 }
 
 // A network that declares the capability portMappings at the bridge needs no

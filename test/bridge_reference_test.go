@@ -62,7 +62,7 @@ var vethName = regexp.MustCompile(`^veth[0-9a-f]+$`)
 
 // resultOf runs ADD of one suite, and takes out of its result what may differ:
 // names and MACs that the suite chose, and the MTU, which ours reports.
-func resultOf(t *testing.T, config string, dir func(host.Dirs) string) object {
+func resultOf(t *testing.T, config string, dir func(host.Dirs) string) answered {
 	t.Helper()
 	h := routingHost(t)
 	c := h.Container("c1")
@@ -72,29 +72,34 @@ func resultOf(t *testing.T, config string, dir func(host.Dirs) string) object {
 	if err := answer.Err(); err != nil {
 		t.Fatalf("%s: %v", call.Plugin, err)
 	}
-	var result object
+	var result answered
 	if err := json.Unmarshal([]byte(answer.Stdout), &result); err != nil {
 		t.Fatal(err)
 	}
-	interfaces, _ := result["interfaces"].([]any)
-	for _, i := range interfaces {
-		link := i.(map[string]any)
-		if mac := link["mac"]; mac != "c2:11:22:33:44:55" {
+	for _, link := range result.Interfaces {
+		if link["mac"] != "c2:11:22:33:44:55" {
 			link["mac"] = "any"
 		}
 		delete(link, "mtu")
-		if vethName.MatchString(link["name"].(string)) {
+		if name, ok := link["name"].(string); ok && vethName.MatchString(name) {
 			link["name"] = "veth"
 		}
 	}
 	return result
 }
 
-func dropNewFields(result object) {
-	routes, _ := result["routes"].([]any)
-	for _, r := range routes {
+// answered is a result as it was written.
+type answered struct {
+	CNIVersion  string
+	Interfaces  []object
+	IPs, Routes []object
+	DNS         object
+}
+
+func dropNewFields(result answered) {
+	for _, r := range result.Routes {
 		for _, field := range []string{"mtu", "advmss", "priority", "table", "scope"} {
-			delete(r.(map[string]any), field)
+			delete(r, field)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -82,11 +81,11 @@ func withPrev(t *testing.T, config, result string) string {
 // from being given again at once, and the lock beside it.
 var kept = []string{"file /var/lib/cni/networks/"}
 
-// assertNoLease fails the test if the network has given out an address.
-func assertNoLease(t *testing.T, h *host.Host, network string) {
+// assertNoLease fails the test if network n has given out an address.
+func assertNoLease(t *testing.T, h *host.Host) {
 	t.Helper()
 	err := h.Do(func() error {
-		files, err := os.ReadDir(filepath.Join("/var/lib/cni/networks", network))
+		files, err := os.ReadDir("/var/lib/cni/networks/n")
 		for _, f := range files {
 			if _, notAddress := netip.ParseAddr(f.Name()); notAddress == nil {
 				t.Errorf("address %s is still leased", f.Name())
@@ -169,7 +168,7 @@ func TestBridgeLeavesNothing(t *testing.T) {
 				h.MustRun("rm", "-f", "/run/plain")
 				h.AssertUnchanged(host0, kept...)
 				if alone {
-					assertNoLease(t, h, "n")
+					assertNoLease(t, h)
 				}
 				if !tt.gone {
 					c.AssertUnchanged(container0)
@@ -201,7 +200,7 @@ func TestBridgeDelWithEditedConfig(t *testing.T) {
 			mustAdd(t, h, c, bridgeConfig(nil))
 			mustDel(t, h, c, bridgeConfig(edit))
 			h.AssertUnchanged(before, kept...)
-			assertNoLease(t, h, "n")
+			assertNoLease(t, h)
 		})
 	}
 }
@@ -263,7 +262,7 @@ func TestBridgeRefusals(t *testing.T) {
 			}
 			h.AssertUnchanged(host0, kept...)
 			c.AssertUnchanged(container0)
-			assertNoLease(t, h, "n")
+			assertNoLease(t, h)
 		})
 	}
 }

@@ -37,7 +37,7 @@ func TestCnitool(t *testing.T) {
 				t.Error(err)
 			}
 			cnitool(t, h, "del", c)
-			h.AssertUnchanged(host0, leaseCursor)
+			h.AssertUnchanged(host0, keptByHostLocal("n")...)
 			c.AssertUnchanged(container0)
 			cnitool(t, h, "del", c) // again
 		})
@@ -56,12 +56,15 @@ func TestCnitoolLastContainer(t *testing.T) {
 	before := h.Dump()
 	cnitool(t, h, "add", c)
 	cnitool(t, h, "del", c)
-	h.AssertUnchanged(before, "file /var/lib/cni/networks/n/")
+	h.AssertUnchanged(before, keptByHostLocal("n")...)
 }
 
-// leaseCursor is the file that keeps an address from being given again at once;
-// it is meant to stay.
-const leaseCursor = "file /var/lib/cni/networks/n/last_reserved_ip."
+// keptByHostLocal begins the dump's lines of what is meant to stay when leases
+// go: the cursor, which puts off the reuse of addresses, and the index.
+func keptByHostLocal(network string) []string {
+	dir := "file /var/lib/cni/networks/" + network
+	return []string{dir + "/last_reserved_ip.", dir + "/.trestle/index ", dir + "/.trestle/used."}
+}
 
 // routingHost is a host that forwards already. ADD switches that on where it is
 // off, and leaves it on.

@@ -59,6 +59,17 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 	}
 }
 
+// TestPluginsStartLean: each start of each plugin pays for every package that is
+// linked, these most of all.
+func TestPluginsStartLean(t *testing.T) {
+	dear := []string{"net/http", "crypto/tls", "text/template", "log/slog", "testing"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins") {
+		if slices.Contains(dear, dependency) {
+			t.Errorf("the plugins link %s", dependency)
+		}
+	}
+}
+
 // ourImports is the packages of this module, each with those that it imports,
 // all without the module's name.
 func ourImports(t *testing.T) map[string][]string {

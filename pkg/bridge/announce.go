@@ -37,7 +37,13 @@ func (s *Sandbox) announce(c Interface) error {
 	})
 }
 
-var broadcast = [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+// announcement is a packet and the socket that it is sent by.
+type announcement struct {
+	family, kind, protocol int
+	packet                 []byte
+	to                     unix.Sockaddr
+	prepare                func(fd int) error
+}
 
 // announce4 sends an ARP announcement (RFC 5227 section 3): a request whose
 // sender and target are the address itself.
@@ -48,11 +54,17 @@ func announce4(linkIndex int, mac net.HardwareAddr, address netip.Addr) error {
 	packet = binary.BigEndian.AppendUint16(packet, 1)             // request
 	packet = append(append(packet, mac...), address.AsSlice()...)
 	packet = append(append(packet, make([]byte, 6)...), address.AsSlice()...)
-	to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: linkIndex, Halen: 6, Addr: broadcast}
-	return sendOnce(unix.AF_PACKET, unix.SOCK_DGRAM, 0, packet, to, nil)
+	everyone := [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	return announcement{
+		family: unix.AF_PACKET, kind: unix.SOCK_DGRAM, packet: packet,
+		to:      &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: linkIndex, Halen: 6, Addr: everyone},
+		prepare: func(int) error { return nil },
+	}.send()
 }
 
-func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
+func networkOrder(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // announce6 sends an unsolicited neighbour advertisement with the override flag
 // to all nodes (RFC 4861 sections 4.4 and 7.2.6). The kernel fills in the
@@ -61,29 +73,27 @@ func announce6(linkIndex int, mac net.HardwareAddr, address netip.Addr) error {
 	const advertisement, override, targetLinkLayer = 136, 0x20, 2
 	packet := append([]byte{advertisement, 0, 0, 0, override, 0, 0, 0}, address.AsSlice()...)
 	packet = append(append(packet, targetLinkLayer, 1), mac...)
-	to := &unix.SockaddrInet6{ZoneId: uint32(linkIndex), Addr: netip.MustParseAddr("ff02::1").As16()}
-	return sendOnce(unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6, packet, to, func(fd int) error {
-		// a receiver drops an advertisement that may have come through a router
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
-			return err
-		}
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, linkIndex); err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrInet6{Addr: address.As16()})
-	})
+	return announcement{
+		family: unix.AF_INET6, kind: unix.SOCK_RAW, protocol: unix.IPPROTO_ICMPV6, packet: packet,
+		to: &unix.SockaddrInet6{ZoneId: uint32(linkIndex), Addr: netip.MustParseAddr("ff02::1").As16()},
+		prepare: func(fd int) error {
+			// a receiver drops an advertisement that may have come through a router
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255); err != nil {
+				return err
+			}
+			return unix.Bind(fd, &unix.SockaddrInet6{Addr: address.As16()})
+		},
+	}.send()
 }
 
-func sendOnce(family, kind, protocol int, packet []byte, to unix.Sockaddr, prepare func(fd int) error) error {
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
+func (a announcement) send() error {
+	fd, err := unix.Socket(a.family, a.kind|unix.SOCK_CLOEXEC, a.protocol)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }() // sent is sent
-	if prepare != nil {
-		if err := prepare(fd); err != nil {
-			return err
-		}
+	if err := a.prepare(fd); err != nil {
+		return err
 	}
-	return unix.Sendto(fd, packet, 0, to)
+	return unix.Sendto(fd, a.packet, 0, a.to)
 }

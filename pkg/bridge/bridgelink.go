@@ -62,8 +62,7 @@ func (h *Host) createBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 // Undone, that is as it was, unless a container has come to use it.
 func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge, undo *cni.Undo) error {
 	if isOurBridge(link.HardwareAddr) {
-		// no container shall give the host a default route
-		if err := setSysctl("ipv6/conf/"+b.Name+"/accept_ra", "0"); err != nil {
+		if err := h.setBridgeSysctls(b.Name); err != nil {
 			return err
 		}
 	}
@@ -85,27 +84,44 @@ func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge, undo *cni.Undo) error
 	return nil
 }
 
+// setBridgeSysctls is for a bridge of ours, before its first port gives it a
+// carrier: no container shall give the host a default route; and without a
+// link-local address that is usable at once the host could not ask for its
+// containers' MACs for up to two seconds (ndisc_solicit, net/ipv6/ndisc.c).
+func (h *Host) setBridgeSysctls(bridge string) error {
+	for _, name := range []string{"accept_ra", "accept_dad"} {
+		if err := setSysctl("ipv6/conf/"+bridge+"/"+name, "0"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ensureGateways gives the bridge those of its planned addresses that it lacks.
 func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, network string, undo *cni.Undo) error {
 	link, err := h.gatewayLink(b, bridge, undo)
 	if err != nil {
 		return err
 	}
-	for _, g := range b.Gateways {
-		have, err := addressesOf(link.Attrs().Index, g.Addr().Is4())
+	for _, gateway := range b.Gateways {
+		have, err := addressesOf(link.Attrs().Index, gateway.Addr().Is4())
 		if err != nil {
 			return err
 		}
-		if slices.Contains(have, g) {
+		if slices.Contains(have, gateway) {
 			continue
 		}
-		if err := h.makeRoom(b, link, g, have); err != nil {
+		if err := h.makeRoom(b, link, gateway, have); err != nil {
 			return err
 		}
 		if err := h.pinMAC(bridge); err != nil {
 			return err
 		}
-		if err := h.addGateway(b, link, g, network, undo); err != nil {
+		// pushed first, for an answer of the kernel's that does not arrive
+		undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, link.Attrs().Name), func() error {
+			return h.dropGateway(b, gateway, network)
+		})
+		if err := h.addGateway(link, gateway); err != nil {
 			return err
 		}
 	}
@@ -152,18 +168,11 @@ func (h *Host) usersOf(bridge string) string {
 	}
 }
 
-func (h *Host) addGateway(b Bridge, link netlink.Link, gateway netip.Prefix, network string, undo *cni.Undo) error {
-	name := link.Attrs().Name
+func (h *Host) addGateway(link netlink.Link, gateway netip.Prefix) error {
 	// a bridge without ports has no carrier, and detection would never end
 	err := h.nl.AddrAdd(link, newAddr(gateway, false))
-	if errors.Is(err, unix.EEXIST) {
-		return nil // another ADD was faster
-	}
-	undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, name), func() error {
-		return h.dropGateway(b, name, gateway, network)
-	})
-	if err != nil {
-		return fmt.Errorf("add gateway %s to %s: %w", gateway, name, err)
+	if err != nil && !errors.Is(err, unix.EEXIST) { // another ADD was faster
+		return fmt.Errorf("add gateway %s to %s: %w", gateway, link.Attrs().Name, err)
 	}
 	return nil
 }

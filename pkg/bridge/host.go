@@ -250,7 +250,7 @@ func (h *Host) reap(name string) (err error) {
 
 // dropGateway takes an address back that an ADD gave to the bridge, unless a
 // container of its network has come to use it.
-func (h *Host) dropGateway(b Bridge, linkName string, gateway netip.Prefix, network string) (err error) {
+func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, network string) (err error) {
 	lock, err := lock(flock.Exclusive)
 	if err != nil {
 		return err
@@ -260,16 +260,16 @@ func (h *Host) dropGateway(b Bridge, linkName string, gateway netip.Prefix, netw
 	if err != nil || slices.ContainsFunc(ports, func(p netlink.Link) bool { return inNetwork(p.Attrs().Alias, network) }) {
 		return err
 	}
-	link, err := h.nl.LinkByName(linkName)
+	link, err := h.nl.LinkByName(b.gatewayName())
 	if isLinkGone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", linkName, err)
+		return fmt.Errorf("look up %s: %w", b.gatewayName(), err)
 	}
 	err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("delete address %s of %s: %w", gateway, linkName, err)
+		return fmt.Errorf("delete address %s of %s: %w", gateway, b.gatewayName(), err)
 	}
 	return nil
 }

@@ -54,24 +54,30 @@ func TestPlanRoutes(t *testing.T) {
 		{"none", []Address{address("10.1.0.2/24", "10.1.0.1")}, nil, false, nil},
 		{
 			"isDefaultGateway, dual stack",
-			[]Address{address("10.1.0.2/24", "10.1.0.1"), address("fd00::2/64", "fd00::1")}, nil, true,
+			[]Address{address("10.1.0.2/24", "10.1.0.1"), address("fd00::2/64", "fd00::1")},
+			nil, true,
 			[]string{"route 0.0.0.0/0 via 10.1.0.1", "route ::/0 via fd00::1 metric 1024"},
 		},
 		{
 			"a route without gateway goes by that of the first address of its family",
 			[]Address{address("fd00::2/64", "fd00::1"), address("10.1.0.2/24", "10.1.0.1"), address("10.2.0.2/24", "10.2.0.1")},
-			[]LeasedRoute{leased("10.7.0.0/16", ""), leased("fd07::/16", "")}, false,
+			[]LeasedRoute{leased("10.7.0.0/16", ""), leased("fd07::/16", "")},
+			false,
 			[]string{"route 10.7.0.0/16 via 10.1.0.1", "route fd07::/16 via fd00::1 metric 1024"},
 		},
 		{
 			// the reference fails with EEXIST here
 			"isDefaultGateway beside IPAM's default route that names no gateway",
-			[]Address{address("10.1.0.2/24", "10.1.0.1")}, []LeasedRoute{leased("0.0.0.0/0", "")}, true,
+			[]Address{address("10.1.0.2/24", "10.1.0.1")},
+			[]LeasedRoute{leased("0.0.0.0/0", "")},
+			true,
 			[]string{"route 0.0.0.0/0 via 10.1.0.1"},
 		},
 		{
 			"a gateway outside the subnet is put on the link first",
-			[]Address{address("10.1.0.2/32", "169.254.1.1")}, []LeasedRoute{leased("0.0.0.0/0", "")}, false,
+			[]Address{address("10.1.0.2/32", "169.254.1.1")},
+			[]LeasedRoute{leased("0.0.0.0/0", "")},
+			false,
 			[]string{"route 169.254.1.1/32 scope 253", "route 0.0.0.0/0 via 169.254.1.1"},
 		},
 		{"link scope keeps the gateway away", []Address{address("10.1.0.2/24", "10.1.0.1")}, []LeasedRoute{scoped}, false, []string{"route 10.9.0.0/16 scope 253"}},
@@ -195,7 +201,8 @@ func TestNames(t *testing.T) {
 func TestPlanFromResult(t *testing.T) {
 	result := &cni.Result{
 		Interfaces: []*types100.Interface{
-			{Name: "br", Mac: "02:74:72:00:00:01"}, {Name: "vethabc", Mac: "02:00:00:00:00:02"},
+			{Name: "br", Mac: "02:74:72:00:00:01"},
+			{Name: "vethabc", Mac: "02:00:00:00:00:02"},
 			{Name: "eth0", Mac: "02:00:00:00:00:03", Mtu: 1400, Sandbox: "/run/netns/x"},
 		},
 		IPs: []*types100.IPConfig{

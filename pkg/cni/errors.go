@@ -109,7 +109,5 @@ func writeError(w io.Writer, version string, err error) error {
 	return err
 }
 
-// DelegateError is the error of a plugin that we executed, with its own code.
-func DelegateError(code Code, plugin string, err error) error {
-	return coded(code, "plugin %s: %w", []any{plugin, err})
-}
+// DelegateErrorf is the error of a plugin that we executed, with its own code.
+func DelegateErrorf(code Code, format string, args ...any) error { return coded(code, format, args) }

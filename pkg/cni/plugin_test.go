@@ -37,7 +37,8 @@ func (a answer) error(t *testing.T) (e struct {
 	CNIVersion string
 	Code       Code
 	Msg        string
-}) {
+},
+) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(a.out), &e); err != nil || a.status == 0 {
 		t.Fatalf("got status %d and %q, want an error object (%v)", a.status, a.out, err)

@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -36,11 +38,21 @@ func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (*os.File, error) { return os.Open(path) })
 }
 
-// Create is Open for a file that is made if missing (0600), and not followed if
-// it is a symbolic link.
+// Create is Open for a file that is made if missing (0600), in directories that
+// are made if missing (0755), and not followed if it is a symbolic link.
 func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (*os.File, error) {
-		return os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
+		for {
+			file, err := os.OpenFile(path, flags, 0o600)
+			if !errors.Is(err, fs.ErrNotExist) {
+				return file, err
+			}
+			// missing, or taken away again since we made them
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return nil, err
+			}
+		}
 	})
 }
 

@@ -91,11 +91,23 @@ func (s *Store) openNetwork(mode access) (dir, error) {
 // begin takes the lock and looks at the directory.
 func (l *locked) begin(wait time.Duration) (unix.Stat_t, error) {
 	fd, err := takeLock(l.net, wait, l.access != look)
-	if err != nil && !(l.access == look && errors.Is(err, unix.ENOENT)) {
+	switch {
+	case err == nil:
+		l.lock = fd
+	case l.access == look && errors.Is(err, unix.ENOENT): // nothing to lock, and nothing is written
+	case l.access == change && l.unused():
+		return unix.Stat_t{}, errNoNetwork
+	default:
 		return unix.Stat_t{}, err
 	}
-	l.lock = fd
 	return l.net.stat()
+}
+
+// unused says whether the directory is empty: an ADD made it and then found the
+// disk full.
+func (l *locked) unused() bool {
+	names, err := l.net.names()
+	return err == nil && len(names) == 0
 }
 
 // openIndex opens the index and builds it anew if it is not right.

@@ -3,9 +3,9 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -21,16 +21,16 @@ func newVerdicts() *verdicts {
 	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
 }
 
-// openQuestion is the error that asks whether a record's owner is alive.
-type openQuestion struct{ about record }
+// openQuestionError is the error that asks whether a record's owner is alive.
+type openQuestionError struct{ about record }
 
-func (q *openQuestion) Error() string { return "is " + q.about.ContainerID + " alive?" }
+func (q *openQuestionError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
 func (v *verdicts) of(r record) (life, error) {
 	if verdict, ok := v.known[string(r.encode())]; ok {
 		return verdict, nil
 	}
-	return lifeUnknown, &openQuestion{r}
+	return lifeUnknown, &openQuestionError{r}
 }
 
 func (v *verdicts) settle(r record) life {
@@ -71,14 +71,15 @@ func (s *Store) reclaim(dead *verdicts) (int, error) {
 // that changed meanwhile is left alone. tiedOnly leaves those leases that
 // somebody else has written since.
 func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err error) {
-	records, err := s.records(change)
+	records, err := s.records()
 	if err != nil {
 		return 0, ioError(err)
 	}
-	var batch, failed = []record{}, []error{}
+	var batch []record
+	var failed []error
 	flush := func() {
 		n, err := s.sweepBatch(batch, tiedOnly)
-		swept, failed, batch = swept+n, append(failed, err), batch[:0]
+		swept, failed, batch = swept+n, append(failed, err), nil
 	}
 	for _, r := range records {
 		if doomed(r) {
@@ -119,46 +120,34 @@ func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error)
 	return swept, errors.Join(failed...)
 }
 
-// records reads all records, without the lock but for making the index right.
-func (s *Store) records(mode access) ([]record, error) {
-	l, err := s.lock(mode)
-	if errors.Is(err, errNoNetwork) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if l.owners != nil {
-		l.unlock()
-		var all []record
-		for _, r := range l.owners {
-			all = append(all, r)
+// records reads all records. It holds the lock only to make the index right.
+func (s *Store) records() ([]record, error) {
+	for attempt := 0; ; attempt++ {
+		l, err := s.lock(change)
+		if errors.Is(err, errNoNetwork) {
+			return nil, nil
 		}
-		return all, nil
-	}
-	own := l.own
-	l.own.fd = -1 // stays open
-	l.unlock()
-	defer own.close()
-	names, err := own.names()
-	if err != nil {
-		return nil, err
-	}
-	var all []record
-	buf := make([]byte, recordMax)
-	for _, name := range names {
-		if !strings.HasPrefix(name, recordPrefix) {
-			continue
-		}
-		r, ok, err := readRecord(own, s.network, name, buf)
-		if err != nil && !errors.Is(err, unix.ENOENT) {
+		if err != nil {
 			return nil, err
 		}
-		if ok && err == nil { // else it is just being written or removed
-			all = append(all, r)
+		if attempt > 0 && l.owners == nil {
+			err = l.rebuild()
 		}
+		if err != nil || l.owners != nil {
+			l.unlock()
+			return slices.Collect(maps.Values(l.owners)), err
+		}
+		own := l.own
+		l.own.fd = -1 // stays open
+		l.unlock()
+		all, torn, err := readRecords(own, s.network)
+		own.close()
+		if err != nil || len(torn) == 0 {
+			return all, err
+		}
+		// Somebody is just writing a record, or was killed when about to: under
+		// the lock that can be told apart.
 	}
-	return all, nil
 }
 
 // exhausted is the text of a set that has no address left, with the numbers.

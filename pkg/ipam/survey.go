@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -78,24 +79,38 @@ func (s *survey) readIndex(own dir) error {
 	if err != nil {
 		return err
 	}
+	s.blocks = slices.DeleteFunc(names, func(name string) bool { return !isBlockName(name) })
+	records, torn, err := readRecords(own, s.network)
+	for _, r := range records {
+		s.records[recordName(r.owner(s.network))] = r
+	}
+	s.torn = torn
+	return err
+}
+
+// readRecords reads all records, and names those that cannot be understood.
+func readRecords(own dir, network string) (all []record, torn []string, err error) {
+	names, err := own.names()
+	if err != nil {
+		return nil, nil, err
+	}
 	buf := make([]byte, recordMax)
 	for _, name := range names {
+		if !strings.HasPrefix(name, recordPrefix) {
+			continue
+		}
+		r, sound, err := readRecord(own, network, name, buf)
 		switch {
-		case isBlockName(name):
-			s.blocks = append(s.blocks, name)
-		case strings.HasPrefix(name, recordPrefix):
-			r, ok, err := readRecord(own, s.network, name, buf)
-			if err != nil {
-				return err
-			}
-			if ok {
-				s.records[name] = r
-			} else {
-				s.torn = append(s.torn, name)
-			}
+		case errors.Is(err, unix.ENOENT): // just removed
+		case err != nil:
+			return nil, nil, err
+		case sound:
+			all = append(all, r)
+		default:
+			torn = append(torn, name)
 		}
 	}
-	return nil
+	return all, torn, nil
 }
 
 // readRecord reads one record; ok is false where it cannot be understood. The

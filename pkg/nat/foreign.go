@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -173,11 +172,6 @@ func chainExists(conn *nftables.Conn, table *nftables.Table, chain string) (bool
 	}
 	_, err := conn.ListChain(table, chain)
 	return err == nil, nil // the table is there: what fails is the lookup of the chain
-}
-
-func commentOf(r *nftables.Rule) string {
-	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
-	return comment
 }
 
 // bears says whether the rule has the container's ID as comment, and leads to

@@ -117,7 +117,7 @@ func (h *Host) kernel(b Backend) (kernel, error) {
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) error {
-	lock, err := takeLock(h.dir)
+	lock, err := takeLock(h.dir, lockPatience)
 	if err != nil {
 		return err
 	}

@@ -20,9 +20,9 @@ const lockPatience = 20 * time.Second
 // lock is held by whoever reads and changes records and kernel rules together.
 type lock struct{ file *os.File }
 
-// takeLock waits for the lock of dir, which it creates if need be. The error of
-// a wait that took too long has code 11 and names the holder.
-func takeLock(dir string) (*lock, error) {
+// takeLock waits for the lock of dir, which it creates if need be. The error of a
+// wait that took longer than patience has code 11 and names the holder.
+func takeLock(dir string, patience time.Duration) (*lock, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, cni.IOErrorf("create the directory of NAT records: %w", err)
 	}
@@ -33,7 +33,7 @@ func takeLock(dir string) (*lock, error) {
 	}
 	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = waitForLock(file)
+		err = waitForLock(file, patience)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
@@ -44,7 +44,7 @@ func takeLock(dir string) (*lock, error) {
 // waitForLock blocks in the kernel rather than polling. A wait that is given up
 // goes on in its own thread until the process ends, and lets go at once of a
 // lock that it gets too late.
-func waitForLock(file *os.File) error {
+func waitForLock(file *os.File, patience time.Duration) error {
 	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -65,9 +65,9 @@ func waitForLock(file *os.File) error {
 	select {
 	case err := <-got:
 		return err
-	case <-time.After(lockPatience):
+	case <-time.After(patience):
 		close(late)
-		return cni.TryAgainErrorf("held for %s by %s; try again", lockPatience, holder(file))
+		return cni.TryAgainErrorf("held by %s for %s; try again", holder(file), patience)
 	}
 }
 

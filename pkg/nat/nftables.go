@@ -1,8 +1,10 @@
 package nat
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
@@ -160,11 +162,16 @@ func (t *nftTable) remove(rules Rules, all bool) error {
 	if err != nil || !there {
 		return err
 	}
+	elements := rules.elements()
+	if all {
+		if all, err = t.holdsOnly(rules.groups(), elements); err != nil {
+			return err
+		}
+	}
 	if all {
 		t.conn.DelTable(t.table)
 		return t.flush("delete all")
 	}
-	elements := rules.elements()
 	err = t.removeParts(rules.groups(), elements)
 	if !errors.Is(err, unix.ENOENT) {
 		return err
@@ -173,6 +180,39 @@ func (t *nftTable) remove(rules Rules, all bool) error {
 		return err
 	}
 	return t.removeParts(rules.groups(), elements)
+}
+
+// holdsOnly says whether the table has nothing beside these: others have more
+// than the records tell of, where those were lost.
+func (t *nftTable) holdsOnly(groups []nftGroup, elements []nftElement) (bool, error) {
+	have, err := t.rules(postrouting)
+	if err != nil {
+		return false, err
+	}
+	mapped := false
+	for _, rule := range have {
+		label := commentOf(rule)
+		mapped = mapped || label == mappedLabel
+		if label != mappedLabel && !slices.ContainsFunc(groups, func(g nftGroup) bool { return g.label == label }) {
+			return false, nil
+		}
+	}
+	if !mapped {
+		return true, nil // without these rules there are no sets
+	}
+	for _, set := range portSets() {
+		in, err := t.conn.GetSetElements(t.set(set))
+		if err != nil {
+			return false, fmt.Errorf("list %s of nftables table inet %s: %w", set.name, t.table.Name, err)
+		}
+		for _, have := range in {
+			ours := func(e nftElement) bool { return e.set == set.name && bytes.Equal(e.key, have.Key) }
+			if !slices.ContainsFunc(elements, ours) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
 }
 
 func (t *nftTable) removeParts(groups []nftGroup, elements []nftElement) error {

@@ -268,12 +268,16 @@ func join(parts ...[]expr.Any) []expr.Any {
 	return all
 }
 
+func commentOf(r *nftables.Rule) string {
+	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
+	return comment
+}
+
 // labelled are the rules of a chain with that comment.
 func labelled(chain []*nftables.Rule, label string) []*nftables.Rule {
 	var found []*nftables.Rule
 	for _, rule := range chain {
-		comment, _ := userdata.GetString(rule.UserData, userdata.TypeComment) // none is ""
-		if comment == label {
+		if commentOf(rule) == label {
 			found = append(found, rule)
 		}
 	}

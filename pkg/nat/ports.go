@@ -91,7 +91,7 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	undo.Push("release what was mapped", func() error { return h.release(backend, f.Owner, portsOnly) })
+	undo.Push("forget what was to be mapped", func() error { return h.forget(r, f.Owner, f, portsOnly) })
 	if err := r.addForward(f); err != nil {
 		return err
 	}
@@ -101,6 +101,7 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	if err := k.add(f.rules(), Rules{}); err != nil {
 		return err
 	}
+	undo.Push("release what was mapped", func() error { return h.release(backend, f.Owner, portsOnly) })
 	if err := h.openLoopback(f.Bridge); err != nil {
 		return err
 	}

@@ -2,7 +2,12 @@ package nat
 
 import (
 	"net/netip"
+	"os"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 func mapping(protocol Protocol, host, container string) Mapping {
@@ -37,4 +42,91 @@ func TestPortRules(t *testing.T) {
 			nothingLeft(t, h)
 		})
 	}
+}
+
+func twoPorts() Ports {
+	return Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
+		Subnets: prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}}
+}
+
+func TestPortsAreRestored(t *testing.T) { both(t, "", portsAreRestored) }
+
+func portsAreRestored(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	other := Ports{Mappings: []Mapping{mapping(UDP, "192.0.2.1:53", "10.2.0.5:53")}, Subnets: prefixes("10.2.0.5/24"), PortOptions: PortOptions{SNAT: true}}
+	must(t, h.AddPorts(owner("red", "c2"), other))
+	before := state(t, backend)
+	flush(t)
+	if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) == 0 {
+		t.Errorf("CheckPorts after a flush: got %q, %v, want some difference", diffs, err)
+	}
+	must(t, h.Restore())
+	must(t, h.Restore())
+	if got := state(t, backend); sortedLines(got) != sortedLines(before) {
+		t.Errorf("after Restore: got\n%s\nwant\n%s", got, before)
+	}
+	must(t, h.Release(owner("red", "c2")))
+	must(t, h.Release(owner("blue", "c1")))
+	nothingLeft(t, h)
+}
+
+// A flush takes the rules, not the duty to clean up after them.
+func TestPortsAreReleasedAfterAFlush(t *testing.T) { both(t, "", portsAreReleasedAfterAFlush) }
+
+func portsAreReleasedAfterAFlush(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:9090", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24"), PortOptions: PortOptions{SNAT: true}}
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	flush(t)
+	must(t, h.AddPorts(owner("blue", "c2"), other)) // the table is there again, and c1's ports are not
+	must(t, h.Release(owner("blue", "c1")))
+	if diffs, err := h.CheckPorts(owner("blue", "c2"), other); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckPorts of the other one: got %q, %v, want no difference", diffs, err)
+	}
+	must(t, h.Release(owner("blue", "c2")))
+	nothingLeft(t, h)
+}
+
+// An element that no record tells of is somebody's all the same.
+func TestPortTakenWithoutARecord(t *testing.T) {
+	h := openHost(t, NFTables)
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	lost := Open(t.TempDir(), NFTables)
+	other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24")}
+	err := lost.AddPorts(owner("red", "c2"), other)
+	if cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "blue/c1/eth0") {
+		t.Errorf("got %v, want code %d that names blue/c1/eth0", err, cni.CodeConflict)
+	}
+	must(t, lost.Close())
+	if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckPorts of the holder: got %q, %v, want no difference", diffs, err)
+	}
+}
+
+// A claim whose record is gone, or torn, stands against nobody.
+func TestVoidClaims(t *testing.T) {
+	for name, spoil := range map[string]func(file string) error{
+		"gone": os.Remove,
+		"torn": func(file string) error { return os.Truncate(file, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHost(t, NFTables)
+			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+			must(t, spoil(h.records(NFTables).forwardFile(owner("blue", "c1"))))
+			flush(t)
+			other := twoPorts()
+			must(t, h.AddPorts(owner("red", "c2"), other))
+			if diffs, err := h.CheckPorts(owner("red", "c2"), other); err != nil || len(diffs) > 0 {
+				t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
+			}
+		})
+	}
+}
+
+func sortedLines(s string) string {
+	lines := strings.Split(s, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

@@ -79,6 +79,11 @@ func (h *Host) release(backend Backend, owner cni.Owner, part part) error {
 	if err := forgetFlows(f.Mappings, staleAtDel); err != nil {
 		return err
 	}
+	return h.forget(r, owner, f, part)
+}
+
+// forget drops what tells of a part of the owner, who has mapped f.
+func (h *Host) forget(r records, owner cni.Owner, f Forward, part part) error {
 	if err := h.claims().giveUp(r, f); err != nil {
 		return err
 	}

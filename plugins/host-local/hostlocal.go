@@ -65,7 +65,8 @@ func del(r *cni.Request) error {
 }
 
 // check compares the lease with prevResult, where there is one: each leased
-// address must be the container's. prevResult may have more, from other plugins.
+// address must be the container's, and each of the container's that our ranges
+// hold must be leased to it. prevResult may have others, from other plugins.
 func check(r *cni.Request) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
@@ -82,15 +83,39 @@ func check(r *cni.Request) error {
 	if err != nil || prev == nil {
 		return err
 	}
-	var have []netip.Addr
-	for _, ip := range prev.IPs {
-		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			have = append(have, a.Unmap())
-		}
-	}
+	have := addressesOf(prev)
 	for _, a := range held {
 		if !slices.Contains(have, a) {
 			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, show(have), show(held))
+		}
+	}
+	return checkLeased(r, have, held)
+}
+
+func addressesOf(result *cni.Result) []netip.Addr {
+	var addresses []netip.Addr
+	for _, ip := range result.IPs {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addresses = append(addresses, a.Unmap())
+		}
+	}
+	return addresses
+}
+
+// checkLeased looks for addresses of the container that were ours to lease and
+// are not leased to it. With ranges that were edited into nonsense nothing can be
+// said of that.
+func checkLeased(r *cni.Request, have, held []netip.Addr) error {
+	config, err := ipam.ParseConfig(r)
+	if err != nil {
+		return nil // see above
+	}
+	for _, a := range have {
+		ours := slices.ContainsFunc(config.Sets, func(set ipam.Set) bool {
+			return slices.ContainsFunc(set, func(in ipam.Range) bool { return in.Contains(a) })
+		})
+		if ours && !slices.Contains(held, a) {
+			return cni.MismatchErrorf("address %s: want it leased to %s, have no such lease", a, r.Owner)
 		}
 	}
 	return nil

@@ -18,9 +18,13 @@ import (
 
 func main() { os.Exit(host.Program(demo)) }
 
-// keptOnPurpose begins the dump's lines of what DEL leaves: the cursor, so that
-// an address is not given to the next container at once.
-const keptOnPurpose = "file /var/lib/cni/networks/trestle/last_reserved_ip."
+// keptOnPurpose begins the dump's lines of what host-local keeps of a network: the
+// cursor, so that an address is not given to the next container at once, and the
+// index of what is taken.
+func keptOnPurpose() []string {
+	const dir = "file /var/lib/cni/networks/trestle"
+	return []string{dir + "/last_reserved_ip.", dir + "/.trestle/index ", dir + "/.trestle/used."}
+}
 
 func demo(t host.T) {
 	s := &show{T: t, h: host.New(t)}
@@ -46,11 +50,11 @@ func demo(t host.T) {
 
 	s.title("Both detached")
 	s.detach()
-	if diff := host.Diff(before, s.h.Dump(), keptOnPurpose); diff != "" {
+	if diff := host.Diff(before, s.h.Dump(), keptOnPurpose()...); diff != "" {
 		t.Fatalf("the host is not as it was (-before +after):\n%s", diff)
 	}
 	s.say("links, addresses, routes, rules, settings and files of the host are as they were")
-	s.say("(one file is kept on purpose: the cursor that puts off the reuse of addresses)")
+	s.say("(host-local keeps its cursor, which puts off the reuse of addresses, and its index; no lease)")
 }
 
 // show is the demonstration under way.

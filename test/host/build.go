@@ -21,7 +21,7 @@ type Dirs struct {
 // is not set is built, once for each test program.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
-var plugins = []string{"bridge", "host-local", "loopback", "portmap"}
+var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "static", "tuning"}
 
 // builtTemp is the temporary directory of this process, once it has one.
 var builtTemp string
@@ -67,7 +67,7 @@ func buildTrestle(dir string) error {
 			return err
 		}
 	}
-	return nil
+	return goBuild(filepath.Join(dir, "trestle"), "github.com/trestle-cni/trestle/cmd/trestle")
 }
 
 // buildPeers builds what the module graph names as tools.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,7 +20,8 @@ import (
 // which tells by its first word what it is about: link, address, route, rule,
 // neighbour, fdb, nft, iptables, sysctl and, for the Host, file (below /run,
 // /etc/cni and /var/lib/cni, network namespaces left out). Two dumps differ only
-// where the state differs: no counters, indexes, timers, carriers or learned entries.
+// where the state differs: no counters, indexes, timers, carriers or learned
+// entries, and nothing that the kernel derives from the rest by and by.
 func (n *Namespace) Dump() string {
 	n.t.Helper()
 	var lines []string
@@ -224,7 +227,7 @@ func (n *Namespace) links() ([]string, error) {
 func settings(flags any) []any {
 	list, _ := flags.([]any) // absent where there are none
 	return slices.DeleteFunc(list, func(flag any) bool {
-		return flag == "LOWER_UP" || flag == "NO-CARRIER" || flag == "RUNNING" || flag == "DORMANT"
+		return flag == "LOWER_UP" || flag == "NO-CARRIER" || flag == "M-DOWN" || flag == "DORMANT"
 	})
 }
 
@@ -237,13 +240,23 @@ func (n *Namespace) addresses() ([]string, error) {
 	for _, link := range links {
 		addresses, _ := link["addr_info"].([]any) // absent where there are none
 		for _, address := range addresses {
-			if attributes, ok := address.(object); ok {
+			if attributes, ok := address.(object); ok && attributes["local"] != linkLocal(link["address"]) {
 				lines = append(lines, fmt.Sprint(link["ifname"], pick(attributes, addressAttributes)))
 			}
 		}
 	}
 	slices.Sort(lines)
 	return lines, nil
+}
+
+// linkLocal is the address that the kernel gives to a link with that MAC, some
+// time after it is up (RFC 4291, appendix A); "" for no MAC.
+func linkLocal(mac any) string {
+	m, err := net.ParseMAC(fmt.Sprint(mac))
+	if err != nil || len(m) != 6 {
+		return ""
+	}
+	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]}).String()
 }
 
 // pick shows the attributes that are there.
@@ -272,10 +285,12 @@ func (n *Namespace) routes() ([]string, error) {
 	return slices.DeleteFunc(lines, isDerived), err
 }
 
-// isDerived says whether a route is the kernel's shadow of an IPv6 address: it
-// appears some time after the address, when detection of duplicates is over.
+// isDerived says whether a route is the kernel's shadow of an IPv6 address, or of
+// a link that is up: it appears some time after these, when there is a carrier
+// and the detection of duplicates is over.
 func isDerived(route string) bool {
-	return strings.Contains(route, ":") && strings.Contains(route, " table local proto kernel ") && !strings.HasPrefix(route, "multicast")
+	local := strings.Contains(route, ":") && strings.Contains(route, " table local proto kernel ")
+	return local || strings.Contains(route, " fe80::/64 ") && strings.Contains(route, " proto kernel ")
 }
 
 func (n *Namespace) rules() ([]string, error) {
@@ -285,8 +300,7 @@ func (n *Namespace) rules() ([]string, error) {
 func (n *Namespace) neighbours() ([]string, error) {
 	return n.showSorted(
 		[]string{"ip", "neighbour", "show", "nud", "permanent"},
-		[]string{"ip", "-4", "neighbour", "show", "proxy"},
-		[]string{"ip", "-6", "neighbour", "show", "proxy"},
+		[]string{"ip", "neighbour", "show", "proxy"},
 	)
 }
 

@@ -1,11 +1,7 @@
 package host
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -98,57 +94,3 @@ func installed(program string) bool {
 	_, err := exec.LookPath(program)
 	return err == nil
 }
-
-// sysctls is those of the network that have a say in what plugins do: for each
-// device only what differs from the default.
-func (n *Namespace) sysctls() ([]string, error) {
-	var lines []string
-	err := n.Do(func() error {
-		for _, name := range []string{"ipv4/ip_forward", "ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"} {
-			if value, err := readSysctl(filepath.Join(sysctlRoot, name)); err == nil {
-				lines = append(lines, sysctlLine("net/"+name, value))
-			}
-		}
-		for _, dir := range []string{"bridge", "ipv4/conf", "ipv6/conf"} {
-			found, err := sysctlDir(dir)
-			if err != nil {
-				return err
-			}
-			lines = append(lines, found...)
-		}
-		return nil
-	})
-	return lines, err
-}
-
-const sysctlRoot = "/proc/sys/net"
-
-func sysctlDir(dir string) ([]string, error) {
-	var lines []string
-	err := filepath.WalkDir(filepath.Join(sysctlRoot, dir), func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // no such module, or a device that just went
-		}
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		value, err := readSysctl(path)
-		if err != nil {
-			return nil // stable_secret cannot be read before it is set
-		}
-		scope, key := filepath.Split(path)
-		standard, err := readSysctl(filepath.Join(scope, "../default", key))
-		if err != nil || value != standard || filepath.Base(scope) == "default" {
-			lines = append(lines, sysctlLine(strings.TrimPrefix(path, "/proc/sys/"), value))
-		}
-		return nil
-	})
-	return lines, err
-}
-
-func readSysctl(path string) (string, error) {
-	value, err := os.ReadFile(path)
-	return strings.TrimSpace(string(value)), err
-}
-
-func sysctlLine(path, value string) string { return path + " = " + value }

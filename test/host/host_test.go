@@ -107,9 +107,11 @@ func TestDumpNoticesLeaks(t *testing.T) {
 		{"link", "ip link add veth1 type veth peer name veth2", "link veth1", "ip link del veth1"},
 		{"alias", "ip link set br0 alias net/c1/eth0", "ifalias=net/c1/eth0", "ip link set br0 alias ''"},
 		{"address", "ip address add 10.9.0.1/24 dev br0", "address br0 local=10.9.0.1", "ip address del 10.9.0.1/24 dev br0"},
+		{"link-local address", "ip address add fe80::1/64 dev br0", "address br0 local=fe80::1 ", "ip address del fe80::1/64 dev br0"},
 		{"route", "ip route add 10.8.0.0/16 via 192.0.2.1 table 77", "route unicast 10.8.0.0/16 via 192.0.2.1", "ip route del 10.8.0.0/16 table 77"},
 		{"rule", "ip -6 rule add from fd09::/64 lookup 77", "rule 32765:\tfrom fd09::/64", "ip -6 rule del from fd09::/64 lookup 77"},
 		{"neighbour", "ip neighbour add 10.9.0.2 lladdr 02:00:00:00:00:01 dev br0", "neighbour 10.9.0.2", "ip neighbour del 10.9.0.2 dev br0"},
+		{"proxy", "ip neighbour add proxy fd09::1 dev br0", "neighbour fd09::1 dev br0", "ip neighbour del proxy fd09::1 dev br0"},
 		{"fdb", "bridge fdb add 02:00:00:00:00:01 dev br0 self", "fdb 02:00:00:00:00:01", "bridge fdb del 02:00:00:00:00:01 dev br0 self"},
 		{"table", "nft add table inet trestle", "nft table inet trestle", "nft delete table inet trestle"},
 		{"legacy rule", "iptables-legacy -t nat -A POSTROUTING -s 10.9.0.2 -j MASQUERADE", "iptables iptables-legacy-save -t nat -A POSTROUTING -s 10.9.0.2", "iptables-legacy -t nat -F POSTROUTING"},
@@ -144,6 +146,21 @@ func TestDumpIsStable(t *testing.T) {
 	if !strings.Contains(before, `nft 		element 8080 comment "a, b" : 10.0.0.1`) {
 		t.Errorf("got\n%s, want each element on its own line", before)
 	}
+}
+
+// TestDumpLeavesDerivedStateOut: what comes with the carrier, some time later.
+func TestDumpLeavesDerivedStateOut(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	h.MustRun("ip", "link", "add", "veth1", "up", "type", "veth", "peer", "name", "veth2")
+	before := h.Dump()
+	h.MustRun("ip", "link", "set", "veth2", "up") // gives veth1 a carrier
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(h.MustRun("ip", "-6", "address", "show", "dev", "veth1", "-tentative"), "fe80::"); {
+		if time.Now().After(deadline) {
+			t.Fatal("veth1 got no link-local address")
+		}
+	}
+	h.AssertUnchanged(before, "link veth2 ")
 }
 
 func TestDiffIgnores(t *testing.T) {

@@ -13,11 +13,11 @@ import (
 
 // answerTime bounds one request: far more than any takes, and short enough for
 // tests of what must not get through.
-const answerTime = 2 * time.Second
+const answerTime = 5 * time.Second
 
 // Ping asks address once and says why there was no answer.
 func (n *Namespace) Ping(address netip.Addr) error {
-	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W2", address.String()}})
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W5", address.String()}})
 	if err == nil && output.Code != 0 {
 		err = fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
 	}

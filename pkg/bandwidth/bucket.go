@@ -1,0 +1,138 @@
+package bandwidth
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// bucket is a token bucket as the kernel has it (tc-tbf(8)).
+type bucket struct {
+	rate   uint64 // bytes a second
+	buffer uint32 // the time that a full bucket lasts at this rate, in ticks
+	limit  uint32 // bytes that may wait
+}
+
+// latency is how long a packet may wait for tokens, in microseconds: that of the
+// reference plugin.
+const latency = 25000
+
+// frameHeader is what an Ethernet frame has beside its MTU.
+const frameHeader = 14
+
+// newBucket is that of the reference plugin, with two faults mended: numbers
+// that are too large stop at the largest one, where they would wrap around
+// (containerd asks for a burst of 2^32-1 at whatever rate), and the bucket holds
+// a full frame, without which none ever passes.
+func newBucket(l Limit, mtu int, ticksInMicrosecond float64) bucket {
+	const second = netlink.TIME_UNITS_PER_SEC
+	rate, burst := l.Rate/8, l.Burst/8
+	frame := float64(mtu + frameHeader)
+	lasts := saturate(float64(burst) * second / float64(rate))
+	ticks := saturate(float64(lasts) * ticksInMicrosecond)
+	frameTicks := saturate(math.Ceil(frame*second/float64(rate)*ticksInMicrosecond) + 1) // one for what the kernel rounds off
+	waiting := float64(rate)*latency/second + max(float64(burst), frame)
+	return bucket{rate, max(ticks, frameTicks), saturate(waiting)}
+}
+
+func saturate(f float64) uint32 {
+	if f >= math.MaxUint32 {
+		return math.MaxUint32
+	}
+	return uint32(f)
+}
+
+func (b bucket) String() string {
+	return fmt.Sprintf("rate %d bytes/s, buffer %d, limit %d bytes", b.rate, b.buffer, b.limit)
+}
+
+// put makes the bucket the root of the link's queues.
+func (b bucket) put(h *netlink.Handle, link netlink.Link) error {
+	err := h.QdiscReplace(&netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       b.rate, Buffer: b.buffer, Limit: b.limit,
+	})
+	if err != nil {
+		return fmt.Errorf("limit %s to %s: %w", link.Attrs().Name, b, explain(err))
+	}
+	return nil
+}
+
+// explain adds what the kernel means: it answers ENOENT for a kind of queue or
+// filter that it does not have (qdisc_create, net/sched/sch_api.c).
+func explain(err error) error {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("the kernel lacks it (modules sch_tbf, sch_ingress, cls_u32, act_mirred, ifb): %w", err)
+	}
+	return err
+}
+
+// findBucket is the token bucket at the root of a link; the zero value where
+// there is another kind of queue. It asks for this one alone, since a dump is of
+// all links; the kernel answers by an echo of its notification (tc_get_qdisc,
+// net/sched/sch_api.c).
+func findBucket(link netlink.Link) (bucket, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETQDISC, unix.NLM_F_ACK|unix.NLM_F_ECHO)
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link.Attrs().Index), Parent: netlink.HANDLE_ROOT})
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWQDISC)
+	if errors.Is(err, unix.ENOENT) {
+		return bucket{}, nil
+	}
+	if err != nil {
+		return bucket{}, fmt.Errorf("look at the queue of %s: %w", link.Attrs().Name, err)
+	}
+	if len(replies) == 0 {
+		return bucket{}, nil
+	}
+	b, err := parseBucket(replies[0])
+	if err != nil {
+		return bucket{}, fmt.Errorf("read the queue of %s: %w", link.Attrs().Name, err)
+	}
+	return b, nil
+}
+
+func parseBucket(reply []byte) (bucket, error) {
+	attrs, err := nl.ParseRouteAttr(reply[nl.SizeofTcMsg:])
+	if err != nil {
+		return bucket{}, err
+	}
+	var b bucket
+	isBucket := false
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case nl.TCA_KIND:
+			isBucket = nl.BytesToString(a.Value) == "tbf"
+		case nl.TCA_OPTIONS:
+			if b, err = parseOptions(a.Value); err != nil {
+				return bucket{}, err
+			}
+		}
+	}
+	if !isBucket {
+		return bucket{}, nil
+	}
+	return b, nil
+}
+
+func parseOptions(data []byte) (bucket, error) {
+	attrs, err := nl.ParseRouteAttr(data)
+	if err != nil {
+		return bucket{}, err
+	}
+	var b bucket
+	for _, a := range attrs {
+		switch a.Attr.Type {
+		case nl.TCA_TBF_PARMS:
+			options := nl.DeserializeTcTbfQopt(a.Value)
+			b.buffer, b.limit = options.Buffer, options.Limit
+			b.rate = max(b.rate, uint64(options.Rate.Rate))
+		case nl.TCA_TBF_RATE64: // of rates that 32 bits do not hold
+			b.rate = max(b.rate, nl.NativeEndian().Uint64(a.Value))
+		}
+	}
+	return b, nil
+}

@@ -1,0 +1,87 @@
+// Package bandwidth knows how fast a container's interface may be, and how the
+// kernel is made to hold it to that.
+package bandwidth
+
+import (
+	"math"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Limits are those of one interface, seen from the container.
+type Limits struct {
+	Ingress, Egress Limit
+}
+
+// Limit is a token bucket; the zero value is none.
+type Limit struct {
+	Rate  uint64 // bits a second
+	Burst uint64 // bits
+}
+
+// wire is the configuration as it is written. Capability arguments stand beside
+// or below "runtimeConfig" (CNI CONVENTIONS.md, "bandwidth").
+type wire struct {
+	entry
+	RuntimeConfig struct {
+		Bandwidth entry `json:"bandwidth"`
+	} `json:"runtimeConfig"`
+}
+
+type entry struct {
+	IngressRate  *uint64 `json:"ingressRate"`
+	IngressBurst *uint64 `json:"ingressBurst"`
+	EgressRate   *uint64 `json:"egressRate"`
+	EgressBurst  *uint64 `json:"egressBurst"`
+}
+
+func (e entry) empty() bool { return e == entry{} }
+
+// ParseLimits reads the keys of the bandwidth plugin. Where the configuration
+// has any of them, those of the runtime do not count. Errors have code 6 or 7.
+func ParseLimits(r *cni.Request) (Limits, error) {
+	var w wire
+	if err := r.Decode(&w); err != nil {
+		return Limits{}, err
+	}
+	e, prefix := w.entry, ""
+	if e.empty() {
+		e, prefix = w.RuntimeConfig.Bandwidth, "runtimeConfig.bandwidth."
+	}
+	limits := Limits{
+		Ingress: Limit{value(e.IngressRate), value(e.IngressBurst)},
+		Egress:  Limit{value(e.EgressRate), value(e.EgressBurst)},
+	}
+	if err := limits.Ingress.check(prefix + "ingress"); err != nil {
+		return Limits{}, err
+	}
+	return limits, limits.Egress.check(prefix + "egress")
+}
+
+func value(p *uint64) uint64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// check refuses what the kernel could not hold: it counts whole bytes, those of
+// the bucket in 32 bits (struct tc_tbf_qopt, linux/pkt_sched.h).
+func (l Limit) check(field string) error {
+	switch {
+	case l.Rate != 0 && l.Burst == 0:
+		return cni.ConfigErrorf("%[1]sBurst: missing, beside %[1]sRate %[2]d; give both, or neither", field, l.Rate)
+	case l.Rate == 0 && l.Burst != 0:
+		return cni.ConfigErrorf("%[1]sRate: missing, beside %[1]sBurst %[2]d; give both, or neither", field, l.Burst)
+	case l.Rate != 0 && l.Rate < 8:
+		return cni.ConfigErrorf("%sRate: %d bits a second are not one byte; use 8 or more", field, l.Rate)
+	case l.Burst/8 >= math.MaxUint32:
+		return cni.ConfigErrorf("%sBurst: %d bits are out of bounds; use less than %d", field, l.Burst, uint64(math.MaxUint32)*8)
+	}
+	return nil
+}
+
+// IsNone says that there is nothing to limit.
+func (l Limits) IsNone() bool { return l == Limits{} }
+
+func (l Limit) isNone() bool { return l == Limit{} }

@@ -1,0 +1,201 @@
+package bandwidth
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// DefaultDir holds a lock file.
+const DefaultDir = "/run/trestle/bandwidth"
+
+// Host is the network namespace that the host ends are in: the caller's.
+type Host struct {
+	nl  *netlink.Handle
+	dir string
+}
+
+// OpenHost opens a netlink socket in the caller's namespace.
+func OpenHost(dir string) (*Host, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &Host{h, dir}, nil
+}
+
+// Close closes the socket.
+func (h *Host) Close() { h.nl.Close() }
+
+// FindHostEnd is the link of prev's on the host that the container's interface
+// ifName is paired with. The error has code 4 or 7.
+func (h *Host) FindHostEnd(prev *cni.Result, ifName, netns string) (netlink.Link, error) {
+	inside, err := findInside(ifName, netns)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range prev.Interfaces {
+		if i.Sandbox != "" {
+			continue
+		}
+		link, err := h.nl.LinkByName(i.Name)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", i.Name, err)
+		}
+		paired := link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index
+		if link.Type() == "veth" && paired {
+			return link, nil
+		}
+	}
+	return nil, cni.ConfigErrorf("prevResult.interfaces: no link of the host is paired with %s in %s; this plugin comes after one that makes veth pairs, like bridge or ptp", ifName, netns)
+}
+
+func findInside(ifName, netns string) (attrs netlink.LinkAttrs, err error) {
+	sandbox, err := ns.GetNS(netns)
+	if err != nil {
+		return attrs, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", netns, err)
+	}
+	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	err = sandbox.Do(func(ns.NetNS) error {
+		link, err := netlink.LinkByName(ifName)
+		if err != nil {
+			return fmt.Errorf("look up %s in %s: %w", ifName, netns, err)
+		}
+		attrs = *link.Attrs()
+		return nil
+	})
+	return attrs, err
+}
+
+// Apply limits what goes through the host end. It returns the device that was
+// made for the owner's egress, nil where there is none. Each step's inverse is
+// on the undo stack at once.
+func (h *Host) Apply(o cni.Owner, limits Limits, hostEnd netlink.Link, undo *cni.Undo) (netlink.Link, error) {
+	mtu := hostEnd.Attrs().MTU
+	if !limits.Ingress.isNone() {
+		undo.Push("lift the limit of "+hostEnd.Attrs().Name, func() error { return h.removeQueue(hostEnd, netlink.HANDLE_ROOT) })
+		if err := newBucket(limits.Ingress, mtu, netlink.TickInUsec()).put(h.nl, hostEnd); err != nil {
+			return nil, err
+		}
+	}
+	if limits.Egress.isNone() {
+		return nil, nil
+	}
+	device, err := h.createIFB(o, mtu)
+	if err != nil {
+		return nil, err
+	}
+	undo.Push("delete "+device.Attrs().Name, func() error { return h.deleteIFB(o, &cni.Result{}) })
+	if err := newBucket(limits.Egress, mtu, netlink.TickInUsec()).put(h.nl, device); err != nil {
+		return nil, err
+	}
+	undo.Push("lift the redirection of "+hostEnd.Attrs().Name, func() error { return h.removeQueue(hostEnd, netlink.HANDLE_INGRESS) })
+	return device, h.redirect(hostEnd, device)
+}
+
+// redirect sends all that arrives at the host end through the device.
+func (h *Host) redirect(hostEnd, device netlink.Link) error {
+	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: hostEnd.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
+	}}
+	err := h.nl.QdiscAdd(ingress)
+	if errors.Is(err, unix.EEXIST) { // of an ADD that no DEL has followed
+		if err = h.removeQueue(hostEnd, netlink.HANDLE_INGRESS); err == nil {
+			err = h.nl.QdiscAdd(ingress)
+		}
+	}
+	if err == nil {
+		err = h.nl.FilterAdd(&netlink.U32{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: hostEnd.Attrs().Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
+			ClassId:     netlink.MakeHandle(1, 1),
+			Actions:     []netlink.Action{netlink.NewMirredAction(device.Attrs().Index)},
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("redirect %s to %s: %w", hostEnd.Attrs().Name, device.Attrs().Name, explain(err))
+	}
+	return nil
+}
+
+// removeQueue lets the link have the kernel's own queue again, or none.
+func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
+	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}
+	err := h.nl.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: attrs})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isGone(err) {
+		return fmt.Errorf("remove the queue of %s: %w", link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// Release deletes what the owner has beside its host end, with which everything
+// else goes. prev, where there is one, tells of what the reference plugin made.
+func (h *Host) Release(o cni.Owner, prev *cni.Result) error { return h.deleteIFB(o, prev) }
+
+// Diff says what is not as Apply leaves it.
+func (h *Host) Diff(o cni.Owner, limits Limits, hostEnd netlink.Link) ([]string, error) {
+	mtu := hostEnd.Attrs().MTU
+	var diffs []string
+	if !limits.Ingress.isNone() {
+		differs, err := diffBucket(limits.Ingress, mtu, hostEnd)
+		if err != nil {
+			return nil, err
+		}
+		diffs = append(diffs, differs...)
+	}
+	if limits.Egress.isNone() {
+		return diffs, nil
+	}
+	device, err := h.findIFB(o)
+	if err != nil {
+		return nil, err
+	}
+	if device == nil {
+		return append(diffs, fmt.Sprintf("ifb of %s: want %s, have none", o, names(o)[0])), nil
+	}
+	differs, err := diffBucket(limits.Egress, mtu, device)
+	if err != nil {
+		return nil, err
+	}
+	redirected, err := h.redirects(hostEnd, device)
+	if err != nil {
+		return nil, err
+	}
+	if !redirected {
+		differs = append(differs, fmt.Sprintf("ingress of %s: want it redirected to %s, have no such filter", hostEnd.Attrs().Name, device.Attrs().Name))
+	}
+	return append(diffs, differs...), nil
+}
+
+func diffBucket(limit Limit, mtu int, link netlink.Link) ([]string, error) {
+	want := newBucket(limit, mtu, netlink.TickInUsec())
+	have, err := findBucket(link)
+	if err != nil || have == want {
+		return nil, err
+	}
+	text := have.String()
+	if have == (bucket{}) {
+		text = "no token bucket"
+	}
+	return []string{fmt.Sprintf("queue of %s: want %s, have %s", link.Attrs().Name, want, text)}, nil
+}
+
+func (h *Host) redirects(hostEnd, device netlink.Link) (bool, error) {
+	filters, err := h.nl.FilterList(hostEnd, netlink.MakeHandle(0xffff, 0))
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return false, fmt.Errorf("list the filters of %s: %w", hostEnd.Attrs().Name, err)
+	}
+	for _, f := range filters {
+		if u32, ok := f.(*netlink.U32); ok && u32.RedirIndex == device.Attrs().Index {
+			return true, nil
+		}
+	}
+	return false, nil
+}

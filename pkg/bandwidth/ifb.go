@@ -1,0 +1,215 @@
+package bandwidth
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+// What a container sends arrives at its host end, where it can only be dropped,
+// not queued. So it is redirected to an intermediate functional block, a device
+// of its own, and queued there.
+
+// aliasPrefix marks a link as ours; the owner's label follows.
+const aliasPrefix = "trestle:"
+
+func alias(o cni.Owner) string { return aliasPrefix + o.String() }
+
+const (
+	namePrefix = "bwp"
+	nameDigits = 12 // to 15 bytes in all (IFNAMSIZ)
+)
+
+// names are those that the owner's device may have. The first is the reference
+// plugin's, so that either finds what the other made; it tells no interfaces of
+// a container apart, hence the second.
+func names(o cni.Owner) []string {
+	sum := sha512.Sum512([]byte(o.Network + o.ContainerID))
+	return []string{namePrefix + hex.EncodeToString(sum[:])[:nameDigits], namePrefix + o.Hash(nameDigits)}
+}
+
+// mark is the MAC of a network's devices: "02", "bw", and a hash of the network.
+// Unlike the alias it is there from birth, so that what a killed ADD leaves is
+// known as ours.
+func mark(network string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(network))
+	return append(net.HardwareAddr{0x02, 'b', 'w'}, sum[:3]...)
+}
+
+// isNewborn says whether the link is a device that an ADD of the network has not
+// named yet.
+func isNewborn(link netlink.Link, network string) bool {
+	a := link.Attrs()
+	return link.Type() == "ifb" && a.Alias == "" && bytes.Equal(a.HardwareAddr, mark(network))
+}
+
+// createIFB makes the owner's device. One that a killed ADD left gives way.
+func (h *Host) createIFB(o cni.Owner, mtu int) (device netlink.Link, err error) {
+	lock, err := h.lock(flock.Shared)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err := h.deleteIFB(o, &cni.Result{}); err != nil {
+		return nil, err
+	}
+	var taken error
+	for _, name := range names(o) {
+		// Without a queue length the block has that of its own kind.
+		device := &netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: mark(o.Network), TxQLen: 0}}
+		taken = h.nl.LinkAdd(device)
+		if errors.Is(taken, unix.EEXIST) {
+			continue
+		}
+		if taken != nil {
+			return nil, fmt.Errorf("add ifb %s: %w", name, explain(taken))
+		}
+		return h.nameIFB(o, name)
+	}
+	return nil, fmt.Errorf("add ifb for %s: %s are taken: %w", o, strings.Join(names(o), " and "), taken)
+}
+
+// nameIFB gives the device its owner, then raises it. It is deleted again where
+// that fails.
+func (h *Host) nameIFB(o cni.Owner, name string) (netlink.Link, error) {
+	device, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkSetAlias(device, alias(o))
+	}
+	if err == nil {
+		err = h.nl.LinkSetUp(device)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("name and raise ifb %s: %w", name, err), h.deleteLink(name))
+	}
+	return device, nil
+}
+
+// deleteIFB deletes the owner's device. One that has no owner, since the reference
+// plugin made it, is let be where prev is known not to list it.
+func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
+	var errs []error
+	for i, name := range names(o) {
+		link, err := h.nl.LinkByName(name)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look up %s: %w", name, err))
+			continue
+		}
+		own := link.Attrs().Alias == alias(o) || isNewborn(link, o.Network)
+		reference := i == 0 && link.Type() == "ifb" && link.Attrs().Alias == "" && (prev == nil || lists(prev, name))
+		if own || reference {
+			errs = append(errs, h.deleteLink(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func lists(result *cni.Result, name string) bool {
+	for _, i := range result.Interfaces {
+		if i.Sandbox == "" && i.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// findIFB is the owner's device, or that of the reference plugin; nil where
+// there is none.
+func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
+	for _, name := range names(o) {
+		link, err := h.nl.LinkByName(name)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", name, err)
+		}
+		if a := link.Attrs().Alias; a == alias(o) || a == "" {
+			return link, nil
+		}
+	}
+	return nil, nil
+}
+
+func (h *Host) deleteLink(name string) error {
+	link, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkDel(link)
+	}
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("delete %s: %w", name, err)
+	}
+	return nil
+}
+
+func isGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
+// GC deletes the devices of the network's attachments that are not valid, and
+// those that a killed ADD left without an owner. Without a list, only the latter
+// are provably dead.
+func (h *Host) GC(network string, valid cni.Valid) error {
+	links, err := h.nl.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list links: %w", err)
+	}
+	var errs []error
+	newborn := false
+	for _, link := range links {
+		label, ours := strings.CutPrefix(link.Attrs().Alias, aliasPrefix)
+		of := ours && link.Type() == "ifb" && strings.HasPrefix(label, cni.NetworkLabel(network))
+		if of && valid.Known && !valid.KeepsLabel(label) {
+			errs = append(errs, h.deleteLink(link.Attrs().Name))
+		}
+		newborn = newborn || isNewborn(link, network)
+	}
+	if newborn {
+		errs = append(errs, h.reapNewborn(network))
+	}
+	return errors.Join(errs...)
+}
+
+// reapNewborn deletes devices without an owner. Under the exclusive lock no ADD
+// is between making one and naming it.
+func (h *Host) reapNewborn(network string) (err error) {
+	lock, err := h.lock(flock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	links, err := h.nl.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list links: %w", err)
+	}
+	var errs []error
+	for _, link := range slices.DeleteFunc(links, func(l netlink.Link) bool { return !isNewborn(l, network) }) {
+		errs = append(errs, h.deleteLink(link.Attrs().Name))
+	}
+	return errors.Join(errs...)
+}
+
+func (h *Host) lock(mode flock.Mode) (*flock.Lock, error) {
+	if err := os.MkdirAll(h.dir, 0o755); err != nil {
+		return nil, cni.IOErrorf("create the directory of the lock: %w", err)
+	}
+	return flock.Create(filepath.Join(h.dir, "lock"), mode, flock.DefaultWait)
+}

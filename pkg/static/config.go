@@ -1,0 +1,205 @@
+// Package static knows the addresses, routes and DNS settings that a
+// configuration gives to a container outright.
+package static
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Config is a configuration's IPAM section, found sound.
+type Config struct {
+	Addresses []Address
+	Routes    []*types.Route
+	DNS       types.DNS
+}
+
+// Address is one of the container's, with the length of its subnet's prefix.
+type Address struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr // may be absent
+}
+
+// wire is the configuration as it is written.
+type wire struct {
+	IPAM *struct {
+		Addresses []struct {
+			Address string `json:"address"`
+			Gateway string `json:"gateway"`
+		} `json:"addresses"`
+		Routes []*types.Route `json:"routes"`
+		DNS    types.DNS      `json:"dns"`
+	} `json:"ipam"`
+	RuntimeConfig struct {
+		IPs []string `json:"ips"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		CNI struct {
+			IPs []string `json:"ips"`
+		} `json:"cni"`
+	} `json:"args"`
+}
+
+// ParseConfig reads the keys of the static plugin. CNI_ARGS IP adds addresses,
+// and GATEWAY gives gateways to those in whose subnet they are; args.cni.ips
+// takes the place of all of these, and runtimeConfig.ips that of all others.
+// Errors have code 6 or 7.
+func ParseConfig(r *cni.Request) (Config, error) {
+	var w wire
+	if err := r.Decode(&w); err != nil {
+		return Config{}, err
+	}
+	if w.IPAM == nil {
+		return Config{}, cni.ConfigErrorf(`ipam: missing; give "ipam": {"type": "static", "addresses": […]}`)
+	}
+	addresses, err := w.addresses(r.Args)
+	if err == nil {
+		err = checkVersion(addresses, r.Version)
+	}
+	return Config{addresses, w.IPAM.Routes, w.IPAM.DNS}, err
+}
+
+func (w *wire) addresses(args map[string]string) ([]Address, error) {
+	switch {
+	case len(w.RuntimeConfig.IPs) > 0:
+		return parseList("runtimeConfig.ips", w.RuntimeConfig.IPs)
+	case len(w.Args.CNI.IPs) > 0:
+		return parseList("args.cni.ips", w.Args.CNI.IPs)
+	}
+	var all []Address
+	for _, a := range w.IPAM.Addresses {
+		prefix, err := parsePrefix("ipam.addresses", a.Address)
+		if err != nil {
+			return nil, err
+		}
+		address := Address{Prefix: prefix}
+		if a.Gateway != "" {
+			if address.Gateway, err = parseGateway("ipam.addresses", a.Gateway); err != nil {
+				return nil, err
+			}
+		}
+		all = append(all, address)
+	}
+	asked, err := parseList("CNI_ARGS IP", split(args["IP"]))
+	all = append(all, asked...)
+	return all, errors.Join(err, setGateways(all, split(args["GATEWAY"])))
+}
+
+// split takes a list apart at its commas; an empty one has no entry.
+func split(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
+
+func setGateways(addresses []Address, gateways []string) error {
+	for _, text := range gateways {
+		gateway, err := parseGateway("CNI_ARGS GATEWAY", text)
+		if err != nil {
+			return err
+		}
+		for i := range addresses {
+			if addresses[i].Prefix.Contains(gateway) {
+				addresses[i].Gateway = gateway
+			}
+		}
+	}
+	return nil
+}
+
+func parseList(field string, list []string) ([]Address, error) {
+	var all []Address
+	for _, text := range list {
+		prefix, err := parsePrefix(field, text)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Address{Prefix: prefix})
+	}
+	return all, nil
+}
+
+// parsePrefix reads an address with the length of its prefix, an IPv4-mapped one
+// (RFC 4291, 2.5.5.2) as IPv4.
+func parsePrefix(field, text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(strings.TrimSpace(text))
+	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	if err != nil {
+		return netip.Prefix{}, cni.ConfigErrorf(`%s: %q is not an address with the length of its prefix; write it as in "10.1.0.5/24" or "fd00::5/64"`, field, text)
+	}
+	return p, nil
+}
+
+func parseGateway(field, text string) (netip.Addr, error) {
+	gateway, err := netip.ParseAddr(strings.TrimSpace(text))
+	if err != nil || gateway.Zone() != "" {
+		return netip.Addr{}, cni.ConfigErrorf(`%s: gateway %q is not an address; write it as in "10.1.0.1"`, field, text)
+	}
+	return gateway.Unmap(), nil
+}
+
+// checkVersion: results before spec 0.3.0 have room for one address of each family.
+func checkVersion(addresses []Address, version string) error {
+	if version != "0.1.0" && version != "0.2.0" {
+		return nil
+	}
+	seen := map[bool]bool{}
+	for _, a := range addresses {
+		is4 := a.Prefix.Addr().Is4()
+		if seen[is4] {
+			return cni.ConfigErrorf("cniVersion: %q has room for one address of each family, and %s is a second one; use 0.3.0 or later", version, a.Prefix)
+		}
+		seen[is4] = true
+	}
+	return nil
+}
+
+// Result is the answer to an ADD.
+func (c Config) Result() *cni.Result {
+	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: c.Routes, DNS: c.DNS}
+	for _, a := range c.Addresses {
+		ip := &types100.IPConfig{Address: net.IPNet{
+			IP:   a.Prefix.Addr().AsSlice(),
+			Mask: net.CIDRMask(a.Prefix.Bits(), a.Prefix.Addr().BitLen()),
+		}}
+		if a.Gateway.IsValid() {
+			ip.Gateway = a.Gateway.AsSlice()
+		}
+		result.IPs = append(result.IPs, ip)
+	}
+	return result
+}
+
+// Diff says what of the configuration the result of an ADD does not have.
+func (c Config) Diff(result *cni.Result) []error {
+	var diffs []error
+	for _, a := range c.Addresses {
+		have := find(result, a.Prefix.Addr())
+		switch {
+		case have == nil:
+			diffs = append(diffs, cni.MismatchErrorf("address %s: want it in prevResult, have none", a.Prefix))
+		case a.Gateway.IsValid() && !have.Gateway.Equal(a.Gateway.AsSlice()):
+			diffs = append(diffs, cni.MismatchErrorf("gateway of address %s: want %s, have %s in prevResult", a.Prefix, a.Gateway, have.Gateway))
+		}
+	}
+	return diffs
+}
+
+func find(result *cni.Result, address netip.Addr) *types100.IPConfig {
+	for _, ip := range result.IPs {
+		if ip.Address.IP.Equal(address.AsSlice()) {
+			return ip
+		}
+	}
+	return nil
+}

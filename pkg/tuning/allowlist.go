@@ -1,0 +1,56 @@
+package tuning
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// AllowList is the file in which an administrator may say which sysctls networks
+// may set: on each line a regular expression that a part of the name must match.
+const AllowList = "/etc/cni/tuning/allowlist.conf"
+
+// CheckAllowed refuses sysctls that no line of the file at path allows, by the
+// names that the configuration gives them. Without a file all are allowed.
+func (c Config) CheckAllowed(path string) error {
+	if len(c.sysctls) == 0 {
+		return nil
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return cni.IOErrorf("read which sysctls are allowed: %w", err)
+	}
+	var allowed []*regexp.Regexp
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		expression, err := regexp.Compile(line)
+		if err != nil {
+			return cni.ConfigErrorf("%s: %q is not a regular expression: %w", path, line, err)
+		}
+		allowed = append(allowed, expression)
+	}
+	for _, name := range c.sysctls {
+		if !matchesAny(allowed, name) {
+			return cni.ConfigErrorf("sysctl: %q is not allowed on this host; leave it out, or have it added to %s", name, path)
+		}
+	}
+	return nil
+}
+
+func matchesAny(expressions []*regexp.Regexp, name string) bool {
+	for _, e := range expressions {
+		if e.MatchString(name) {
+			return true
+		}
+	}
+	return false
+}

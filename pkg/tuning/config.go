@@ -1,0 +1,198 @@
+// Package tuning knows which settings of a container's interface and network
+// namespace a configuration changes, and what they were before.
+package tuning
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// DefaultDataDir is where the reference plugin keeps what its DEL restores.
+const DefaultDataDir = "/run/cni/tuning"
+
+// Config is a network's configuration, found sound.
+type Config struct {
+	Settings Settings // in the order in which they are made
+	DataDir  string
+	sysctls  []string // their names as they were written, which is what an allow-list is about
+}
+
+// wire is the configuration as it is written.
+type wire struct {
+	DataDir string `json:"dataDir"`
+	values
+	RuntimeConfig struct {
+		MAC string `json:"mac"`
+	} `json:"runtimeConfig"`
+	Args struct {
+		CNI values `json:"cni"`
+	} `json:"args"`
+}
+
+// values are the keys that the configuration and args.cni share.
+type values struct {
+	Sysctl   sysctls `json:"sysctl"`
+	MAC      *string `json:"mac"`
+	Promisc  *bool   `json:"promisc"`
+	MTU      *int    `json:"mtu"`
+	AllMulti *bool   `json:"allmulti"`
+	TxQLen   *int    `json:"txQLen"`
+}
+
+// sysctls is a JSON object in which no name stands twice.
+type sysctls map[string]string
+
+func (s *sysctls) UnmarshalJSON(data []byte) error {
+	var all map[string]string
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	seen := map[string]bool{}
+	for index := 0; ; index++ { // the brace, then names and values in turn
+		token, err := decoder.Token()
+		if err != nil {
+			break // the end: the whole was read before
+		}
+		name, ok := token.(string)
+		if index%2 == 1 && ok && seen[name] {
+			return fmt.Errorf("sysctl: %q stands twice; leave one of them out", name)
+		}
+		seen[name] = seen[name] || index%2 == 1
+	}
+	*s = all
+	return nil
+}
+
+// ParseConfig reads the keys of the tuning plugin. CNI_ARGS MAC gives way to
+// runtimeConfig.mac, and all give way to args.cni. Errors have code 6 or 7; beside
+// them DataDir is still set, for a DEL that must not fail because a network was
+// edited after the ADD.
+func ParseConfig(r *cni.Request) (Config, error) {
+	var w wire
+	decodeErr := r.Decode(&w)
+	c := Config{DataDir: w.DataDir}
+	if c.DataDir == "" {
+		c.DataDir = DefaultDataDir
+	}
+	if decodeErr != nil {
+		return c, decodeErr
+	}
+	v := w.merge(r.Args["MAC"])
+	c.sysctls = slices.Sorted(maps.Keys(v.Sysctl))
+	sysctls, sysctlErr := v.sysctlSettings(r.Owner.IfName)
+	link, linkErr := v.linkSettings()
+	c.Settings = append(sysctls, link...)
+	return c, errors.Join(sysctlErr, linkErr)
+}
+
+func (w *wire) merge(macFromArgs string) values {
+	v, over := w.values, w.Args.CNI
+	v.Sysctl = sysctls{}
+	maps.Copy(v.Sysctl, w.Sysctl)
+	maps.Copy(v.Sysctl, over.Sysctl)
+	for _, mac := range []string{macFromArgs, w.RuntimeConfig.MAC} {
+		if mac != "" {
+			v.MAC = &mac
+		}
+	}
+	v.MAC = lastSet(v.MAC, over.MAC)
+	v.Promisc = lastSet(v.Promisc, over.Promisc)
+	v.MTU = lastSet(v.MTU, over.MTU)
+	v.AllMulti = lastSet(v.AllMulti, over.AllMulti)
+	v.TxQLen = lastSet(v.TxQLen, over.TxQLen)
+	return v
+}
+
+func lastSet[T any](below, above *T) *T {
+	if above != nil {
+		return above
+	}
+	return below
+}
+
+// sysctlSettings are the sysctls with IFNAME replaced by the interface's name.
+func (v values) sysctlSettings(ifName string) (Settings, error) {
+	var settings Settings
+	names := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(v.Sysctl)) {
+		path, err := sysctlPath(name, ifName)
+		if err != nil {
+			return nil, err
+		}
+		if twin := names[path]; twin != "" {
+			return nil, cni.ConfigErrorf("sysctl: %q and %q are one and the same; leave one of them out", twin, name)
+		}
+		names[path] = name
+		settings = append(settings, Setting{sysctl + path, joinFields(v.Sysctl[name])})
+	}
+	return settings, nil
+}
+
+// sysctlPath is the file below /proc/sys. The dots of the name are separators,
+// those of the interface's name, which STATUS does not know, are not.
+func sysctlPath(name, ifName string) (string, error) {
+	const wayOut = `name it as in "net.core.somaxconn" or "net.ipv4.conf.IFNAME.arp_filter"`
+	path := strings.ReplaceAll(name, ".", "/")
+	if ifName != "" {
+		path = strings.Replace(path, "IFNAME", ifName, 1)
+	}
+	if !strings.HasPrefix(path, "net/") {
+		return "", cni.ConfigErrorf("sysctl: %q is not one of the network; %s", name, wayOut)
+	}
+	bad := func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" || part == "." || part == ".." || strings.ContainsFunc(part, bad) {
+			return "", cni.ConfigErrorf("sysctl: %q is not the name of a sysctl; %s", name, wayOut)
+		}
+	}
+	return path, nil
+}
+
+// linkSettings are the settings of the interface that are asked for. As in the
+// reference plugin, promisc false, mtu 0 and an empty mac ask for nothing.
+func (v values) linkSettings() (Settings, error) {
+	var settings Settings
+	if v.MAC != nil && *v.MAC != "" {
+		mac, err := net.ParseMAC(*v.MAC)
+		if err != nil || mac[0]&1 == 1 || slices.Max(mac) == 0 {
+			return nil, cni.ConfigErrorf("mac: %q is not the address of an interface; use octets of which the first is even, as in 0a:58:0a:16:00:02", *v.MAC)
+		}
+		settings = append(settings, Setting{macAddress, mac.String()})
+	}
+	if v.Promisc != nil && *v.Promisc {
+		settings = append(settings, Setting{promisc, on})
+	}
+	if v.MTU != nil && *v.MTU != 0 {
+		if *v.MTU < minMTU || *v.MTU > maxMTU {
+			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, minMTU, maxMTU)
+		}
+		settings = append(settings, Setting{mtu, strconv.Itoa(*v.MTU)})
+	}
+	if v.AllMulti != nil {
+		settings = append(settings, Setting{allMulti, onOff(*v.AllMulti)})
+	}
+	if v.TxQLen != nil {
+		if *v.TxQLen < 0 {
+			return nil, cni.ConfigErrorf("txQLen: %d is negative; use 0 or more packets", *v.TxQLen)
+		}
+		settings = append(settings, Setting{txQLen, strconv.Itoa(*v.TxQLen)})
+	}
+	return settings, nil
+}
+
+// An IPv4 link carries at least 68 bytes (RFC 791); lo has 65536.
+const (
+	minMTU = 68
+	maxMTU = 65536
+)

@@ -1,0 +1,116 @@
+// Package bandwidth is the bandwidth plugin: it limits how fast an interface is
+// that an earlier plugin of the list made.
+package bandwidth
+
+import (
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/trestle-cni/trestle/pkg/bandwidth"
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Plugin wires the verbs.
+func Plugin() cni.Plugin {
+	return cni.Plugin{Name: "bandwidth", Add: add, Del: del, Check: check, GC: gc, Status: status}
+}
+
+// parse reads limits and prevResult, which has to be there.
+func parse(r *cni.Request) (limits bandwidth.Limits, prev *cni.Result, err error) {
+	if limits, err = bandwidth.ParseLimits(r); err != nil {
+		return limits, nil, err
+	}
+	if prev, err = r.PrevResult(); err == nil && prev == nil {
+		err = cni.ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
+	}
+	return limits, prev, err
+}
+
+func add(r *cni.Request) (result types.Result, err error) {
+	limits, prev, err := parse(r)
+	if err != nil {
+		return nil, err
+	}
+	if limits.IsNone() {
+		return r.PassThrough()
+	}
+	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	if err != nil {
+		return nil, err
+	}
+	defer host.Close()
+	hostEnd, err := host.FindHostEnd(prev, r.Owner.IfName, r.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	var undo cni.Undo
+	defer undo.OnError(&err)
+	device, err := host.Apply(r.Owner, limits, hostEnd, &undo)
+	if err != nil {
+		return nil, err
+	}
+	if device == nil {
+		return r.PassThrough()
+	}
+	prev.Interfaces = append(prev.Interfaces, &types100.Interface{
+		Name: device.Attrs().Name, Mac: device.Attrs().HardwareAddr.String(),
+	})
+	return prev, nil
+}
+
+// del needs neither a sound configuration nor the host end.
+func del(r *cni.Request) error {
+	prev, err := r.PrevResult()
+	if err != nil {
+		prev = nil // an unreadable one says nothing of what is to be deleted
+	}
+	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return host.Release(r.Owner, prev)
+}
+
+func check(r *cni.Request) error {
+	limits, prev, err := parse(r)
+	if err != nil || limits.IsNone() {
+		return err
+	}
+	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	hostEnd, err := host.FindHostEnd(prev, r.Owner.IfName, r.NetNS)
+	if err != nil {
+		return err
+	}
+	diffs, err := host.Diff(r.Owner, limits, hostEnd)
+	for _, d := range diffs {
+		err = errors.Join(err, cni.MismatchErrorf("%s", d))
+	}
+	return err
+}
+
+func gc(r *cni.Request) error {
+	valid, err := r.Valid()
+	if err != nil {
+		return err
+	}
+	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return host.GC(r.Owner.Network, valid)
+}
+
+// status says whether the configuration is sound. A kernel without the queues is
+// none of its business: most containers ask for no limit.
+func status(r *cni.Request) error {
+	_, err := bandwidth.ParseLimits(r)
+	return err
+}

@@ -1,0 +1,10 @@
+package runtimes_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/trestle-cni/trestle/test/runtimes"
+)
+
+func TestMain(m *testing.M) { os.Exit(runtimes.Main(m)) }

@@ -1,0 +1,114 @@
+package runtimes_test
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trestle-cni/trestle/test/host"
+	"github.com/trestle-cni/trestle/test/runtimes"
+)
+
+// needProgram skips the test where the program cannot be had: its package is one
+// of Debian's, which the Makefile installs where there is apt-get.
+func needProgram(t *testing.T, program, debianPackage string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skipf("%s is not installed, and there is no apt-get to install it", program)
+	}
+	t.Fatalf("%s is not installed: apt-get install --no-install-recommends %s", program, debianPackage)
+}
+
+// state is what must be again as it was when a runtime has removed its containers.
+type state struct {
+	m     *runtimes.Machine
+	dump  string
+	netns []string
+}
+
+func snapshot(m *runtimes.Machine) state { return state{m, m.Dump(), m.ReadDir("/run/netns")} }
+
+// runtimesOwn are the files that the runtimes themselves keep.
+var runtimesOwn = []string{"file /run/containerd/", "file /run/containers/", "file /run/libpod/", "file /run/runc/"}
+
+// referenceFirewall is the chains that the reference plugin firewall, which has
+// to do until there is one of ours, never removes.
+var referenceFirewall = []string{"nft table ip filter", "nft table ip6 filter", "nft \tchain CNI-", "nft \tchain FORWARD",
+	"nft \t\ttype filter hook forward priority filter;", "nft \t\t counter jump CNI-", "nft \t}", "nft }"}
+
+// assertRestored: no link, address, route, rule, chain, neighbour, file or
+// network namespace is there that was not there before, and none is missing; of
+// the networks' leases, cursor and index may differ.
+func (before state) assertRestored(t *testing.T, networks ...string) {
+	t.Helper()
+	ignore := slices.Clone(runtimesOwn)
+	if _, err := os.Stat(before.m.Dirs().Trestle + "/firewall"); err != nil {
+		ignore = append(ignore, referenceFirewall...)
+	}
+	for _, network := range networks {
+		dir := "file /var/lib/cni/networks/" + network + "/"
+		ignore = append(ignore, dir+"last_reserved_ip.", dir+".trestle/")
+	}
+	before.m.AssertUnchanged(before.dump, ignore...)
+	if after := before.m.ReadDir("/run/netns"); !slices.Equal(after, before.netns) {
+		t.Errorf("got network namespaces %v, want %v", after, before.netns)
+	}
+	if datagrams := mappedDatagrams(before.m); datagrams != "" {
+		t.Errorf("got conntrack entries of UDP to host ports that are mapped no more:\n%s", datagrams)
+	}
+}
+
+// mappedDatagrams is the connection tracking entries of UDP that still send what
+// comes for a host port to a container. (Those of TCP end with their connections.)
+func mappedDatagrams(m *runtimes.Machine) string {
+	output, err := m.Run(host.Command{Args: []string{"conntrack", "--dump", "--proto", "udp", "--dst-nat"}})
+	if err != nil {
+		return err.Error()
+	}
+	return output.Stdout
+}
+
+// assertOurs: the attachment was made by Trestle, whose links carry their owners.
+func assertOurs(t *testing.T, m *runtimes.Machine, network, container string) {
+	t.Helper()
+	if want := "alias trestle:" + network + "/" + container + "/eth0"; !strings.Contains(m.MustRun("ip", "link"), want) {
+		t.Errorf("got no link with %q; is it another's plugin that ran?", want)
+	}
+}
+
+// requestSoon asks a server that has just been started.
+func requestSoon(n *host.Namespace, network, address string) (host.Reply, error) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		reply, err := n.Request(network, address)
+		if err == nil || time.Now().After(end) {
+			return reply, err
+		}
+	}
+}
+
+// assertReplies compares what `peer ask` printed, one line for each reply, with
+// what servers must have seen; a port of 0 there is any.
+func assertReplies(t *testing.T, printed string, want ...host.Reply) {
+	t.Helper()
+	lines := strings.Fields(strings.ReplaceAll(strings.TrimSpace(printed), " ", "="))
+	var got []host.Reply
+	for _, line := range lines {
+		server, seen, _ := strings.Cut(line, "=")
+		address, err := netip.ParseAddrPort(seen)
+		if err != nil {
+			t.Errorf("got %q, which is no reply of a server", line)
+		}
+		got = append(got, host.Reply{Server: server, Seen: netip.AddrPortFrom(address.Addr().Unmap(), 0)})
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got replies %v, want %v", got, want)
+	}
+}
