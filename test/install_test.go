@@ -51,16 +51,17 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 			t.Errorf("%s is not a link of loopback", name)
 		}
 	}
-	if got, want := list(t, dir), list(t, built); !slices.Equal(got, want) {
+	if _, err := os.Stat(filepath.Join(root, "usr/local/bin/trestle")); err != nil {
+		t.Errorf("trestle for people is not installed: %v", err)
+	}
+	plugins := slices.DeleteFunc(list(t, built), func(name string) bool { return name == "trestle" })
+	if got, want := list(t, dir), plugins; !slices.Equal(got, want) {
 		t.Errorf("got files %v, want %v", got, want)
 	}
 }
 
 func list(t *testing.T, dir string) []string {
 	t.Helper()
-	if _, err := os.Stat(filepath.Join(root, "usr/local/bin/trestle")); err != nil {
-		t.Errorf("trestle for people is not installed: %v", err)
-	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
