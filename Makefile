@@ -2,6 +2,7 @@
 
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
+BINDIR  ?= /usr/local/bin
 PLUGINS := bridge host-local loopback portmap bandwidth static tuning
 TIMEOUT ?= 15m
 
@@ -17,13 +18,16 @@ export TRESTLE_PEERS := $(CURDIR)/.cache/peers
 .DEFAULT_GOAL := build
 .PHONY: build install test lint demo bench clean help deps root peers
 
-build: ## bin/: one static executable under the name of each plugin
+build: ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
+	$(BUILD) -o bin/trestle ./cmd/trestle
 	$(BUILD) -o bin/$(firstword $(PLUGINS)) ./plugins
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR
+	@install -D -m 755 '$(TRESTLE_BIN)/trestle' '$(DESTDIR)$(BINDIR)/.trestle.new'
+	@mv -fT '$(DESTDIR)$(BINDIR)/.trestle.new' '$(DESTDIR)$(BINDIR)/trestle'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
 	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
@@ -43,8 +47,10 @@ lint: ## the linters of .golangci.yml; the first run builds them, in a minute or
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps build peers ## ADD and DEL against the reference plugins, as a table
+bench: root deps build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
 	go run ./test/bench
+	go run ./test/bench/ipam
+	go run ./test/bench/nat
 
 clean: ## remove what make made
 	rm -rf bin .cache

@@ -74,28 +74,12 @@ func (b *block) nextFree(from int) (bit int, ok bool) {
 	return word*64 + bits.TrailingZeros64(free), true
 }
 
-// countIn is how many bits from first to last are set.
-func (b *block) countIn(first, last int) int {
-	n := 0
-	for word := first / 64; word <= last/64; word++ {
-		w := b.words[word]
-		if word == first/64 {
-			w &^= 1<<(first%64) - 1
-		}
-		if word == last/64 && last%64 != 63 {
-			w &= 1<<(last%64+1) - 1
-		}
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
 // encode is the block as its file holds it.
 func (b *block) encode() []byte {
 	data := make([]byte, 0, blockSize)
 	data = binary.LittleEndian.AppendUint32(data, blockMagic)
 	data = binary.LittleEndian.AppendUint32(data, b.count)
-	for _, w := range b.words {
+	for _, w := range &b.words {
 		data = binary.LittleEndian.AppendUint64(data, w)
 	}
 	return data

@@ -39,8 +39,12 @@ func TestBlockNextFree(t *testing.T) {
 		from, want int
 		ok         bool
 	}{
-		{0, 77, true}, {77, 77, true}, {78, 200, true}, {5000, 5000, true},
-		{blockBits - 2, blockBits - 2, true}, {blockBits - 1, 0, false},
+		{0, 77, true},
+		{77, 77, true},
+		{78, 200, true},
+		{5000, 5000, true},
+		{blockBits - 2, blockBits - 2, true},
+		{blockBits - 1, 0, false},
 	}
 	for _, test := range tests {
 		if got, ok := b.nextFree(test.from); got != test.want || ok != test.ok {

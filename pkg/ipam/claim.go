@@ -31,10 +31,10 @@ func (w Want) requested(set int) netip.Addr {
 	return netip.Addr{}
 }
 
-// errFull says that a set has no address left, as far as the index knows.
-type errFull struct{ set int }
+// fullError says that a set has no address left, as far as the index knows.
+type fullError struct{ set int }
 
-func (e errFull) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
+func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
 
 // Lease gives the owner one address of every set, or none at all. An owner that
 // has leases keeps them, as far as they suit, if its earlier namespace is this
@@ -48,8 +48,8 @@ func (s *Store) Lease(w Want) ([]netip.Addr, error) {
 	reclaimed := false
 	for range 100 { // each turn settles one more open question
 		addresses, err := s.attempt(w, ns, dead)
-		var open *openQuestion
-		var full errFull
+		var open *openQuestionError
+		var full fullError
 		switch {
 		case errors.As(err, &open):
 			dead.settle(open.about)
@@ -72,7 +72,7 @@ func (s *Store) Lease(w Want) ([]netip.Addr, error) {
 }
 
 // attempt is Lease with what is known of the dead so far, under the lock. It
-// asks by an openQuestion whether somebody is alive, since that is looked up
+// asks by an openQuestionError whether somebody is alive, since that is looked up
 // without the lock.
 func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
 	l, err := s.lock(create)
@@ -85,7 +85,7 @@ func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) 
 			return nil, fmt.Errorf("write the index: %w", l.unsaved)
 		}
 		addresses, err := l.lease(w, ns, dead)
-		var full errFull
+		var full fullError
 		doubt := errors.Is(err, errTorn) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
 		if !doubt {
 			return addresses, err
@@ -182,7 +182,7 @@ func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, 
 	}
 	a, ok, err := set.next(readCursor(c.net, number), c.used.block)
 	if err == nil && !ok {
-		err = errFull{number}
+		err = fullError{number}
 	}
 	return a, err
 }

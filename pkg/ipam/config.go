@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -61,7 +62,23 @@ type wireRange struct {
 	Exclude    []string `json:"exclude"`
 }
 
+// wireRoutes says which route it is that cannot be read.
 type wireRoutes []*types.Route
+
+func (r *wireRoutes) UnmarshalJSON(data []byte) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return fmt.Errorf("ipam.routes: %w", err)
+	}
+	for i, raw := range list {
+		route := &types.Route{}
+		if err := json.Unmarshal(raw, route); err != nil {
+			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
+		}
+		*r = append(*r, route)
+	}
+	return nil
+}
 
 // wireSets is a list of lists of ranges. A range where a list should stand is a
 // list of that one range, since some runtimes send a flat list.

@@ -46,22 +46,38 @@ func TestParseConfig(t *testing.T) {
 		name, config, ip string
 		want             string
 	}{
-		{"defaults", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}]]}}`, "",
-			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253"},
-		{"old form comes first", `{"ipam":{"subnet":"10.2.0.0/24","rangeStart":"10.2.0.10","rangeEnd":"10.2.0.19","gateway":"10.2.0.254","ranges":[[{"subnet":"10.1.0.0/24"}]]}}`, "",
-			"10.2.0.0/24 10.2.0.10-10.2.0.19 gw 10.2.0.254 size 10\n10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253"},
-		{"ipRanges come before all", `{"ipam":{"subnet":"10.2.0.0/24"},"runtimeConfig":{"ipRanges":[[{"subnet":"10.3.0.0/24"}]]}}`, "",
-			"10.3.0.0/24 10.3.0.1-10.3.0.254 gw 10.3.0.1 size 253\n10.2.0.0/24 10.2.0.1-10.2.0.254 gw 10.2.0.1 size 253"},
-		{"flat ipRanges", `{"ipam":{},"runtimeConfig":{"ipRanges":[{"subnet":"10.3.0.0/24"},{"subnet":"fd00::/64"}]}}`, "",
-			"10.3.0.0/24 10.3.0.1-10.3.0.254 gw 10.3.0.1 size 253\nfd00::/64 fd00::1-fd00::ffff:ffff:ffff:ffff gw fd00::1 size many"},
-		{"keys in any case", `{"IPAM":{"Ranges":[[{"SUBNET":"10.1.0.0/24","RangeStart":"10.1.0.7"}]]},"Args":{"CNI":{"Ips":["10.1.0.9"]}}}`, "",
-			"10.1.0.0/24 10.1.0.7-10.1.0.254 gw 10.1.0.1 size 248 want 10.1.0.9"},
-		{"two ranges of a set", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24","rangeEnd":"10.1.0.9"},{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.20","rangeEnd":"10.1.0.29"}]]}}`, "",
-			"10.1.0.0/24 10.1.0.1-10.1.0.9 gw 10.1.0.1 size 8 + 10.1.0.0/24 10.1.0.20-10.1.0.29 gw 10.1.0.1 size 10"},
-		{"exclude", `{"ipam":{"exclude":["10.1.0.64/26","10.1.0.5"],"ranges":[[{"subnet":"10.1.0.0/24","exclude":["10.1.0.70","10.1.0.130"]}]]}}`, "",
-			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 187"},
-		{"another range's gateway is not leased", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/25","gateway":"10.1.0.9"}],[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.128","gateway":"10.1.0.200"}]]}}`, "",
-			"10.1.0.0/25 10.1.0.1-10.1.0.126 gw 10.1.0.9 size 125\n10.1.0.0/24 10.1.0.128-10.1.0.254 gw 10.1.0.200 size 126"},
+		{
+			"defaults", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}]]}}`, "",
+			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253",
+		},
+		{
+			"old form comes first", `{"ipam":{"subnet":"10.2.0.0/24","rangeStart":"10.2.0.10","rangeEnd":"10.2.0.19","gateway":"10.2.0.254","ranges":[[{"subnet":"10.1.0.0/24"}]]}}`, "",
+			"10.2.0.0/24 10.2.0.10-10.2.0.19 gw 10.2.0.254 size 10\n10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253",
+		},
+		{
+			"ipRanges come before all", `{"ipam":{"subnet":"10.2.0.0/24"},"runtimeConfig":{"ipRanges":[[{"subnet":"10.3.0.0/24"}]]}}`, "",
+			"10.3.0.0/24 10.3.0.1-10.3.0.254 gw 10.3.0.1 size 253\n10.2.0.0/24 10.2.0.1-10.2.0.254 gw 10.2.0.1 size 253",
+		},
+		{
+			"flat ipRanges", `{"ipam":{},"runtimeConfig":{"ipRanges":[{"subnet":"10.3.0.0/24"},{"subnet":"fd00::/64"}]}}`, "",
+			"10.3.0.0/24 10.3.0.1-10.3.0.254 gw 10.3.0.1 size 253\nfd00::/64 fd00::1-fd00::ffff:ffff:ffff:ffff gw fd00::1 size many",
+		},
+		{
+			"keys in any case", `{"IPAM":{"Ranges":[[{"SUBNET":"10.1.0.0/24","RangeStart":"10.1.0.7"}]]},"Args":{"CNI":{"Ips":["10.1.0.9"]}}}`, "",
+			"10.1.0.0/24 10.1.0.7-10.1.0.254 gw 10.1.0.1 size 248 want 10.1.0.9",
+		},
+		{
+			"two ranges of a set", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24","rangeEnd":"10.1.0.9"},{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.20","rangeEnd":"10.1.0.29"}]]}}`, "",
+			"10.1.0.0/24 10.1.0.1-10.1.0.9 gw 10.1.0.1 size 8 + 10.1.0.0/24 10.1.0.20-10.1.0.29 gw 10.1.0.1 size 10",
+		},
+		{
+			"exclude", `{"ipam":{"exclude":["10.1.0.64/26","10.1.0.5"],"ranges":[[{"subnet":"10.1.0.0/24","exclude":["10.1.0.70","10.1.0.130"]}]]}}`, "",
+			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 187",
+		},
+		{
+			"another range's gateway is not leased", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/25","gateway":"10.1.0.9"}],[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.128","gateway":"10.1.0.200"}]]}}`, "",
+			"10.1.0.0/25 10.1.0.1-10.1.0.126 gw 10.1.0.9 size 125\n10.1.0.0/24 10.1.0.128-10.1.0.254 gw 10.1.0.200 size 126",
+		},
 		{"/31", `{"ipam":{"ranges":[[{"subnet":"10.1.0.4/31"}]]}}`, "", "10.1.0.4/31 10.1.0.4-10.1.0.5 gw 10.1.0.4 size 1"},
 		{"/31 with the other gateway", `{"ipam":{"ranges":[[{"subnet":"10.1.0.4/31","gateway":"10.1.0.5"}]]}}`, "", "10.1.0.4/31 10.1.0.4-10.1.0.5 gw 10.1.0.5 size 1"},
 		{"/32", `{"ipam":{"ranges":[[{"subnet":"10.1.0.4/32"}]]}}`, "", "10.1.0.4/32 10.1.0.4-10.1.0.4 gw invalid IP size 1"},
@@ -69,8 +85,10 @@ func TestParseConfig(t *testing.T) {
 		{"/24 of IPv6", `{"ipam":{"ranges":[[{"subnet":"fd00::/24"}]]}}`, "", "fd00::/24 fd00::1-fd00:ff:ffff:ffff:ffff:ffff:ffff:ffff gw fd00::1 size many"},
 		{"link-local gateway", `{"ipam":{"ranges":[[{"subnet":"fd00::/126","gateway":"fe80::1"}]]}}`, "", "fd00::/126 fd00::1-fd00::3 gw fe80::1 size 3"},
 		{"rangeStart at the network address", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/30","rangeStart":"10.1.0.0","rangeEnd":"10.1.0.3"}]]}}`, "", "10.1.0.0/30 10.1.0.0-10.1.0.3 gw 10.1.0.1 size 1"},
-		{"requested in every way", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"fd00::/64"}],[{"subnet":"10.2.0.0/24"}]]},"args":{"cni":{"ips":["10.2.0.7/24"]}},"runtimeConfig":{"ips":["fd00::7"]}}`, "10.1.0.7/16,fd00::7",
-			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253 want 10.1.0.7\nfd00::/64 fd00::1-fd00::ffff:ffff:ffff:ffff gw fd00::1 size many want fd00::7\n10.2.0.0/24 10.2.0.1-10.2.0.254 gw 10.2.0.1 size 253 want 10.2.0.7"},
+		{
+			"requested in every way", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"fd00::/64"}],[{"subnet":"10.2.0.0/24"}]]},"args":{"cni":{"ips":["10.2.0.7/24"]}},"runtimeConfig":{"ips":["fd00::7"]}}`, "10.1.0.7/16,fd00::7",
+			"10.1.0.0/24 10.1.0.1-10.1.0.254 gw 10.1.0.1 size 253 want 10.1.0.7\nfd00::/64 fd00::1-fd00::ffff:ffff:ffff:ffff gw fd00::1 size many want fd00::7\n10.2.0.0/24 10.2.0.1-10.2.0.254 gw 10.2.0.1 size 253 want 10.2.0.7",
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -97,6 +115,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"empty set", `{"ipam":{"ranges":[[]]}}`, "", 7, "ipam.ranges[0]: empty"},
 		{"ranges is text", `{"ipam":{"ranges":"10.1.0.0/24"}}`, "", 6, "ipam.ranges"},
 		{"gateway is a number", one(`{"subnet":"10.1.0.0/24","gateway":1}`), "", 6, "gateway"},
+		{"bad route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"0.0.0.0/0"},{"dst":"10.1"}]}}`, "", 6, "ipam.routes[1]"},
 		{"no subnet", one(`{"rangeStart":"10.1.0.1"}`), "", 7, "ipam.ranges[0][0].subnet: missing"},
 		{"bad subnet", one(`{"subnet":"10.1.0.0"}`), "", 7, `ipam.ranges[0][0].subnet: "10.1.0.0" is not a subnet`},
 		{"host bits", one(`{"subnet":"10.1.0.5/24"}`), "", 7, "ipam.ranges[0][0].subnet: 10.1.0.5/24 has host bits set; the subnet is 10.1.0.0/24"},

@@ -139,7 +139,7 @@ func TestThingsInTheWay(t *testing.T) {
 			t.Run(what+" at "+name, func(t *testing.T) {
 				s, dir := testStore(t)
 				sets := testSets(t, "10.1.0.0/29")
-				lease(t, s, sets, "a")
+				from(t, s, sets).lease("a")
 				path := filepath.Join(dir, name)
 				if err := errors.Join(os.RemoveAll(path), place(path)); err != nil {
 					t.Fatal(err)

@@ -78,6 +78,15 @@ func TestAgainstNaiveModel(t *testing.T) {
 	}
 }
 
+// player plays on the store and on the model.
+type player struct {
+	*testing.T
+	store *Store
+	dir   string
+	naive *naive
+	rnd   *rand.Rand
+}
+
 func playModel(t *testing.T, sets []Set, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	s, dir := testStore(t)
@@ -85,22 +94,23 @@ func playModel(t *testing.T, sets []Set, seed uint64) {
 		t.Fatal(err)
 	}
 	n := &naive{set: sets[0], taken: map[netip.Addr]string{}}
+	p := player{t, s, dir, n, rnd}
 	for step := range 200 {
 		id := fmt.Sprint("c", rnd.IntN(40))
 		switch what := rnd.IntN(20); {
 		case what < 10:
-			modelAdd(t, s, n, id)
+			p.add(id)
 		case what < 12:
-			modelRequest(t, s, n, id, rnd)
+			p.request(id)
 		case what < 16:
 			if err := s.Release(testOwner(id)); err != nil {
 				t.Fatalf("step %d: %v", step, err)
 			}
 			n.release(id)
 		case what < 19:
-			modelForeign(t, n, dir, id, rnd)
+			p.foreign(id)
 		default:
-			damageIndex(t, dir, rnd)
+			p.damageIndex()
 			if err := s.Repair(); err != nil { // as an exhausted set or the next foreign change would
 				t.Fatal(err)
 			}
@@ -116,54 +126,57 @@ func playModel(t *testing.T, sets []Set, seed uint64) {
 	mustBeSound(t, s)
 }
 
-func modelAdd(t *testing.T, s *Store, n *naive, id string) {
+func (p player) add(id string) {
+	n := p.naive
 	had := n.of(id)
 	next := n.next()
-	got, err := s.Lease(want([]Set{n.set}, id))
+	got, err := p.store.Lease(want([]Set{n.set}, id))
 	switch {
 	case had.IsValid():
 		if r, ok := n.set.rangeOf(had); ok && r.leasable(had) && (err != nil || got[0] != had) {
-			t.Errorf("ADD %s again: got %v, %v, want %s", id, got, err, had)
+			p.Errorf("ADD %s again: got %v, %v, want %s", id, got, err, had)
 		}
 	case !next.IsValid():
 		if cni.CodeOf(err) != cni.CodeExhausted {
-			t.Errorf("ADD %s with a full set: got %v, %v, want code 101", id, got, err)
+			p.Errorf("ADD %s with a full set: got %v, %v, want code 101", id, got, err)
 		}
 	case err != nil || got[0] != next:
-		t.Errorf("ADD %s: got %v, %v, want %s", id, got, err, next)
+		p.Errorf("ADD %s: got %v, %v, want %s", id, got, err, next)
 	default:
 		n.taken[next], n.cursor = id, next
 	}
 }
 
-func modelRequest(t *testing.T, s *Store, n *naive, id string, rnd *rand.Rand) {
-	r := n.set[rnd.IntN(len(n.set))]
+func (p player) request(id string) {
+	n := p.naive
+	r := n.set[p.rnd.IntN(len(n.set))]
 	a := r.First
-	for range rnd.IntN(12) {
+	for range p.rnd.IntN(12) {
 		a = a.Next()
 	}
 	if !r.leasable(a) {
 		return // the configuration's parser refuses it
 	}
-	got, err := s.Lease(want([]Set{n.set}, id, a))
+	got, err := p.store.Lease(want([]Set{n.set}, id, a))
 	switch holder := n.taken[a]; {
 	case holder != "" && holder != id:
 		if cni.CodeOf(err) != cni.CodeConflict {
-			t.Errorf("request %s of %s: got %v, %v, want code 102", a, holder, got, err)
+			p.Errorf("request %s of %s: got %v, %v, want code 102", a, holder, got, err)
 		}
 	case err != nil || got[0] != a:
-		t.Errorf("request %s: got %v, %v", a, got, err)
+		p.Errorf("request %s: got %v, %v", a, got, err)
 	case holder == "":
 		n.release(id)
 		n.taken[a], n.cursor = id, a
 	}
 }
 
-// modelForeign is host-local, or a person: writes and removes leases.
-func modelForeign(t *testing.T, n *naive, dir, id string, rnd *rand.Rand) {
+// foreign is host-local, or a person: writes and removes leases.
+func (p player) foreign(id string) {
+	n := p.naive
 	if had := n.of(id); had.IsValid() {
-		if err := os.Remove(filepath.Join(dir, had.String())); err != nil {
-			t.Error(err)
+		if err := os.Remove(filepath.Join(p.dir, had.String())); err != nil {
+			p.Error(err)
 		}
 		delete(n.taken, had)
 		return
@@ -172,64 +185,64 @@ func modelForeign(t *testing.T, n *naive, dir, id string, rnd *rand.Rand) {
 	if !a.IsValid() {
 		return
 	}
-	switch rnd.IntN(4) {
+	switch p.rnd.IntN(4) {
 	case 0: // host-local, killed before it wrote
-		write(t, filepath.Join(dir, a.String()), "")
+		write(p.T, filepath.Join(p.dir, a.String()), "")
 	case 1: // one of us, killed in an ADD
-		modelKilled(t, n, dir, id, a, rnd)
+		p.killed(id, a)
 	default:
-		write(t, filepath.Join(dir, a.String()), id+"\r\neth0")
-		write(t, filepath.Join(dir, cursorName(0)), a.String())
+		write(p.T, filepath.Join(p.dir, a.String()), id+"\r\neth0")
+		write(p.T, filepath.Join(p.dir, cursorName(0)), a.String())
 		n.taken[a], n.cursor = id, a
 	}
 }
 
-// modelKilled leaves what an ADD leaves that is killed after some of its steps.
-func modelKilled(t *testing.T, n *naive, dir, id string, a netip.Addr, rnd *rand.Rand) {
-	own := filepath.Join(dir, indexDir)
+// killed leaves what an ADD leaves that is killed after some of its steps.
+func (p player) killed(id string, a netip.Addr) {
+	own := filepath.Join(p.dir, indexDir)
 	if _, err := os.Stat(own); err != nil {
 		return // nobody of us was here yet
 	}
 	boot, err := bootID()
 	if err != nil {
-		t.Fatal(err)
+		p.Fatal(err)
 	}
 	r := record{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Boot: boot, Time: time.Unix(1e9, 0).UTC()}
-	write(t, filepath.Join(own, recordName(testOwner(id))), string(r.encode()[:rnd.IntN(2)*len(r.encode())]))
-	switch rnd.IntN(3) {
+	write(p.T, filepath.Join(own, recordName(testOwner(id))), string(r.encode()[:p.rnd.IntN(2)*len(r.encode())]))
+	switch p.rnd.IntN(3) {
 	case 0:
-		write(t, filepath.Join(dir, a.String()), "")
+		write(p.T, filepath.Join(p.dir, a.String()), "")
 	case 1:
-		write(t, filepath.Join(dir, a.String()), id+"\r\neth0")
-		n.taken[a] = id
+		write(p.T, filepath.Join(p.dir, a.String()), id+"\r\neth0")
+		p.naive.taken[a] = id
 	}
 }
 
 // damageIndex tears, removes or garbles a file of the index.
-func damageIndex(t *testing.T, dir string, rnd *rand.Rand) {
-	names, err := filepath.Glob(filepath.Join(dir, indexDir, "*"))
+func (p player) damageIndex() {
+	names, err := filepath.Glob(filepath.Join(p.dir, indexDir, "*"))
 	if err != nil || len(names) == 0 {
 		return
 	}
-	path := names[rnd.IntN(len(names))]
+	path := names[p.rnd.IntN(len(names))]
 	data, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		p.Fatal(err)
 	}
-	switch rnd.IntN(4) {
+	switch p.rnd.IntN(4) {
 	case 0:
 		data = nil
 	case 1:
-		data = data[:rnd.IntN(len(data)+1)]
+		data = data[:p.rnd.IntN(len(data)+1)]
 	case 2:
 		data = append(data, data...)
 	case 3:
 		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
+			p.Fatal(err)
 		}
 		return
 	}
-	write(t, path, string(data))
+	write(p.T, path, string(data))
 }
 
 // compareModel holds the directory against the model. Empty files are nobody's.
@@ -290,10 +303,10 @@ func TestLargeRange(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "fd00::/24")
 	far := netip.MustParseAddr("fd00:42:1234:5678:9abc:def0:1234:ffff")
-	if got := lease(t, s, sets, "far", far); got[0] != far {
+	if got := from(t, s, sets).lease("far", far); got[0] != far {
 		t.Errorf("requested: got %s, want %s", got[0], far)
 	}
-	if got, want := lease(t, s, sets, "next")[0], far.Next(); got != want {
+	if got, want := from(t, s, sets).lease("next")[0], far.Next(); got != want {
 		t.Errorf("next: got %s, want %s", got, want)
 	}
 	blocks, err := filepath.Glob(filepath.Join(dir, indexDir, blockPrefix+"*"))

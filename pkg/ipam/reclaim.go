@@ -21,16 +21,16 @@ func newVerdicts() *verdicts {
 	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
 }
 
-// openQuestion is the error that asks whether a record's owner is alive.
-type openQuestion struct{ about record }
+// openQuestionError is the error that asks whether a record's owner is alive.
+type openQuestionError struct{ about record }
 
-func (q *openQuestion) Error() string { return "is " + q.about.ContainerID + " alive?" }
+func (q *openQuestionError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
 func (v *verdicts) of(r record) (life, error) {
 	if verdict, ok := v.known[string(r.encode())]; ok {
 		return verdict, nil
 	}
-	return lifeUnknown, &openQuestion{r}
+	return lifeUnknown, &openQuestionError{r}
 }
 
 func (v *verdicts) settle(r record) life {
@@ -75,10 +75,11 @@ func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err e
 	if err != nil {
 		return 0, ioError(err)
 	}
-	var batch, failed = []record{}, []error{}
+	var batch []record
+	var failed []error
 	flush := func() {
 		n, err := s.sweepBatch(batch, tiedOnly)
-		swept, failed, batch = swept+n, append(failed, err), batch[:0]
+		swept, failed, batch = swept+n, append(failed, err), nil
 	}
 	for _, r := range records {
 		if doomed(r) {

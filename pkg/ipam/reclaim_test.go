@@ -39,15 +39,6 @@ func newNetNS(t *testing.T) (path string, end func()) {
 	return fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), end
 }
 
-func leaseIn(t *testing.T, s *Store, sets []Set, id, netns string) []netip.Addr {
-	t.Helper()
-	got, err := s.Lease(Want{Owner: testOwner(id), NetNS: netns, Sets: sets})
-	if err != nil {
-		t.Fatalf("lease to %s in %s: %v", id, netns, err)
-	}
-	return got
-}
-
 // withoutHandle makes every record look as on a kernel before 6.18.
 func withoutHandle(t *testing.T, dir string) {
 	t.Helper()
@@ -85,9 +76,9 @@ func TestReclaim(t *testing.T) {
 			sets := testSets(t, "10.1.0.0/28")
 			living, _ := newNetNS(t)
 			dying, end := newNetNS(t)
-			leaseIn(t, s, sets, "living", living)
-			leaseIn(t, s, sets, "dying", dying)
-			leaseIn(t, s, sets, "pathless", "/nonexistent")
+			from(t, s, sets).leaseIn("living", living)
+			from(t, s, sets).leaseIn("dying", dying)
+			from(t, s, sets).leaseIn("pathless", "/nonexistent")
 			write(t, dir+"/10.1.0.9", "theirs\r\neth0")
 			if err := s.Repair(); err != nil {
 				t.Fatal(err)
@@ -148,7 +139,7 @@ func seesAllProcesses() bool {
 func TestReclaimSparesWhatIsInUse(t *testing.T) {
 	netns, _ := newNetNS(t)
 	s, dir := testStore(t)
-	leaseIn(t, s, testSets(t, "10.1.0.0/28"), "a", netns)
+	from(t, s, testSets(t, "10.1.0.0/28")).leaseIn("a", netns)
 	for _, kernel := range []string{"with handles", "without handles"} {
 		editRecords(t, dir, func(r *record) {
 			r.NetNS.Path = "/gone"
@@ -219,8 +210,8 @@ func TestAddAgain(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/28", "fd00::/120")
 	first, end := newNetNS(t)
 	second, _ := newNetNS(t)
-	got := leaseIn(t, s, sets, "a", first)
-	if again := leaseIn(t, s, sets, "a", first); !slices.Equal(again, got) {
+	got := from(t, s, sets).leaseIn("a", first)
+	if again := from(t, s, sets).leaseIn("a", first); !slices.Equal(again, got) {
 		t.Errorf("in the same namespace: got %v, want %v", again, got)
 	}
 	_, err := s.Lease(Want{Owner: testOwner("a"), NetNS: second, Sets: sets})
@@ -228,16 +219,16 @@ func TestAddAgain(t *testing.T) {
 		t.Errorf("in another one while the first lives: got %v, want code 102 and the path", err)
 	}
 	end()
-	if again := leaseIn(t, s, sets, "a", second); !slices.Equal(again, got) {
+	if again := from(t, s, sets).leaseIn("a", second); !slices.Equal(again, got) {
 		t.Errorf("in another one after the first: got %v, want %v", again, got)
 	}
 	if err := os.Remove(filepath.Join(dir, "fd00::2")); err != nil { // as a kill between the two claims leaves it
 		t.Fatal(err)
 	}
-	if again := leaseIn(t, s, sets, "a", second); again[0] != got[0] || again[1] != netip.MustParseAddr("fd00::3") {
+	if again := from(t, s, sets).leaseIn("a", second); again[0] != got[0] || again[1] != netip.MustParseAddr("fd00::3") {
 		t.Errorf("with half a lease: got %v, want %s and the next one", again, got[0])
 	}
-	if narrow := leaseIn(t, s, testSets(t, "10.2.0.0/28"), "a", second); !slices.Equal(narrow, addrs("10.2.0.2")) {
+	if narrow := from(t, s, testSets(t, "10.2.0.0/28")).leaseIn("a", second); !slices.Equal(narrow, addrs("10.2.0.2")) {
 		t.Errorf("with other ranges: got %v, want 10.2.0.2", narrow)
 	}
 	want := map[string]string{"10.2.0.2": "a\r\neth0", "last_reserved_ip.0": "10.2.0.2", "last_reserved_ip.1": "fd00::3"}
@@ -252,7 +243,7 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/29") // five addresses
 	netns, end := newNetNS(t)
 	for i := range 5 {
-		leaseIn(t, s, sets, fmt.Sprint("c", i), netns)
+		from(t, s, sets).leaseIn(fmt.Sprint("c", i), netns)
 	}
 	_, err := s.Lease(want(sets, "late"))
 	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
@@ -269,7 +260,7 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 	if err != nil || use[0].Used != 5 || use[0].Dead != 5 || use[0].Size != 5 {
 		t.Errorf("usage: got %+v, %v, want 5 used, 5 dead of 5", use, err)
 	}
-	if got := lease(t, s, sets, "late"); !slices.Equal(got, addrs("10.1.0.2")) {
+	if got := from(t, s, sets).lease("late"); !slices.Equal(got, addrs("10.1.0.2")) {
 		t.Errorf("after the dead: got %v, want 10.1.0.2", got)
 	}
 	mustBeSound(t, s)
@@ -279,12 +270,12 @@ func TestRequestedOfTheDead(t *testing.T) {
 	s, _ := testStore(t)
 	sets := testSets(t, "10.1.0.0/24")
 	netns, end := newNetNS(t)
-	a := leaseIn(t, s, sets, "old", netns)[0]
+	a := from(t, s, sets).leaseIn("old", netns)[0]
 	if _, err := s.Lease(want(sets, "new", a)); cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "net/old/eth0") {
 		t.Errorf("while its holder lives: got %v, want code 102 and the holder", err)
 	}
 	end()
-	if got := lease(t, s, sets, "new", a); got[0] != a {
+	if got := from(t, s, sets).lease("new", a); got[0] != a {
 		t.Errorf("after its holder: got %v, want %s", got, a)
 	}
 	mustBeSound(t, s)
@@ -309,8 +300,8 @@ func TestGC(t *testing.T) {
 			sets := testSets(t, "10.1.0.0/28")
 			living, _ := newNetNS(t)
 			dying, end := newNetNS(t)
-			leaseIn(t, s, sets, "living", living)
-			leaseIn(t, s, sets, "dying", dying)
+			from(t, s, sets).leaseIn("living", living)
+			from(t, s, sets).leaseIn("dying", dying)
 			write(t, dir+"/10.1.0.8", "theirs\r\neth0")
 			write(t, dir+"/10.1.0.9", "old")
 			write(t, dir+"/10.1.0.10", "by hand, for ever")
@@ -349,7 +340,7 @@ func TestEarlierBoot(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/28")
 	netns, _ := newNetNS(t)
 	for _, id := range []string{"a", "torn", "rewritten"} {
-		leaseIn(t, s, sets, id, netns)
+		from(t, s, sets).leaseIn(id, netns)
 	}
 	editRecords(t, dir, func(r *record) { r.Boot = "an-earlier-one" })
 	write(t, filepath.Join(dir, indexDir, recordName(testOwner("torn"))), "")
@@ -359,7 +350,7 @@ func TestEarlierBoot(t *testing.T) {
 	}
 	write(t, dir+"/10.1.0.4", "rewritten\r\neth0") // by host-local, meanwhile
 	write(t, dir+"/10.1.0.5", "theirs\r\neth0")
-	lease(t, s, sets, "new")
+	from(t, s, sets).lease("new")
 	want := map[string]string{"10.1.0.4": "rewritten\r\neth0", "10.1.0.5": "theirs\r\neth0", "10.1.0.6": "new\r\neth0", "last_reserved_ip.0": "10.1.0.6"}
 	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -372,7 +363,7 @@ func TestRecordIsTiedToItsLease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
 	netns, end := newNetNS(t)
-	leaseIn(t, s, sets, "a", netns)
+	from(t, s, sets).leaseIn("a", netns)
 	if err := os.Remove(dir + "/10.1.0.2"); err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +384,7 @@ func TestLeasesAndRelease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28", "fd00::/120")
 	netns, end := newNetNS(t)
-	leaseIn(t, s, sets, "a", netns)
+	from(t, s, sets).leaseIn("a", netns)
 	write(t, dir+"/10.1.0.9", "theirs\r\neth0")
 	end()
 	leases, err := s.Leases()
@@ -424,8 +415,8 @@ func TestLeasesAndRelease(t *testing.T) {
 func TestVerify(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
-	lease(t, s, sets, "a")
-	lease(t, s, sets, "b")
+	from(t, s, sets).lease("a")
+	from(t, s, sets).lease("b")
 	write(t, filepath.Join(dir, indexDir, recordName(testOwner("a"))), "{")
 	write(t, filepath.Join(dir, indexDir, recordName(testOwner("x"))), string(record{ContainerID: "x", IfName: "eth0"}.encode()))
 	write(t, filepath.Join(dir, indexDir, blockPrefix+"10.1.0.0"), "")

@@ -51,12 +51,32 @@ func testStore(t *testing.T) (*Store, string) {
 	return NewStore(data, testNetwork, time.Second), filepath.Join(data, testNetwork)
 }
 
-// lease leases to the container id and returns the addresses.
-func lease(t *testing.T, s *Store, sets []Set, id string, requested ...netip.Addr) []netip.Addr {
-	t.Helper()
-	got, err := s.Lease(want(sets, id, requested...))
+// pool leases addresses of the sets from the store.
+type pool struct {
+	t     *testing.T
+	store *Store
+	sets  []Set
+}
+
+func from(t *testing.T, s *Store, sets []Set) pool { return pool{t, s, sets} }
+
+// lease leases to the container id, which is in our own namespace.
+func (p pool) lease(id string, requested ...netip.Addr) []netip.Addr {
+	p.t.Helper()
+	return p.must(want(p.sets, id, requested...))
+}
+
+// leaseIn leases to the container id in that namespace.
+func (p pool) leaseIn(id, netns string) []netip.Addr {
+	p.t.Helper()
+	return p.must(Want{Owner: testOwner(id), NetNS: netns, Sets: p.sets})
+}
+
+func (p pool) must(w Want) []netip.Addr {
+	p.t.Helper()
+	got, err := p.store.Lease(w)
 	if err != nil {
-		t.Fatalf("lease to %s: %v", id, err)
+		p.t.Fatalf("lease to %s: %v", w.Owner, err)
 	}
 	return got
 }
@@ -106,10 +126,10 @@ func mustBeSound(t *testing.T, s *Store) {
 func TestLeaseAndRelease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/24", "fd00::/64")
-	if got, want := lease(t, s, sets, "a"), addrs("10.1.0.2", "fd00::2"); !slices.Equal(got, want) {
+	if got, want := from(t, s, sets).lease("a"), addrs("10.1.0.2", "fd00::2"); !slices.Equal(got, want) {
 		t.Errorf("first lease: got %v, want %v", got, want)
 	}
-	lease(t, s, sets, "b")
+	from(t, s, sets).lease("b")
 	want := map[string]string{
 		"10.1.0.2": "a\r\neth0", "fd00::2": "a\r\neth0", "10.1.0.3": "b\r\neth0", "fd00::3": "b\r\neth0",
 		"last_reserved_ip.0": "10.1.0.3", "last_reserved_ip.1": "fd00::3",
@@ -127,7 +147,7 @@ func TestLeaseAndRelease(t *testing.T) {
 	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
 		t.Errorf("after DEL (-want +got):\n%s", diff)
 	}
-	if got, want := lease(t, s, sets, "c"), addrs("10.1.0.4", "fd00::4"); !slices.Equal(got, want) {
+	if got, want := from(t, s, sets).lease("c"), addrs("10.1.0.4", "fd00::4"); !slices.Equal(got, want) {
 		t.Errorf("a released address comes back last: got %v, want %v", got, want)
 	}
 	mustBeSound(t, s)
@@ -136,7 +156,7 @@ func TestLeaseAndRelease(t *testing.T) {
 func TestLeaseAllOrNothing(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/24", "fd00::/127") // the second has one address
-	lease(t, s, sets, "a")
+	from(t, s, sets).lease("a")
 	before := files(t, dir)
 	_, err := s.Lease(want(sets, "b"))
 	if code := cni.CodeOf(err); code != cni.CodeExhausted {
@@ -158,7 +178,7 @@ func TestForeignLeases(t *testing.T) {
 	write(t, dir+"/10.1.0.3", "old")
 	write(t, dir+"/10.1.0.4", "") // torn
 	write(t, dir+"/10.1.0.5", "reserved by hand\n")
-	if got, want := lease(t, s, sets, "a"), addrs("10.1.0.4"); !slices.Equal(got, want) {
+	if got, want := from(t, s, sets).lease("a"), addrs("10.1.0.4"); !slices.Equal(got, want) {
 		t.Errorf("avoid what is taken: got %v, want %v", got, want)
 	}
 	write(t, dir+"/10.1.0.6", "later\r\neth0")
@@ -180,7 +200,7 @@ func TestForeignLeases(t *testing.T) {
 func TestIndexNoticesAnyChange(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/30") // one address to lease
-	lease(t, s, sets, "a")
+	from(t, s, sets).lease("a")
 	for range 50 { // as fast as we can: within one tick of the kernel's clock
 		if err := os.Remove(dir + "/10.1.0.2"); err != nil {
 			t.Fatal(err)
@@ -195,7 +215,7 @@ func TestIndexNoticesAnyChange(t *testing.T) {
 		if err := s.Release(testOwner("b")); err != nil {
 			t.Fatal(err)
 		}
-		lease(t, s, sets, "a")
+		from(t, s, sets).lease("a")
 	}
 }
 
@@ -203,7 +223,7 @@ func TestLockIsBounded(t *testing.T) {
 	data := t.TempDir()
 	s := NewStore(data, testNetwork, 20*time.Millisecond)
 	sets := testSets(t, "10.1.0.0/24")
-	lease(t, s, sets, "a")
+	from(t, s, sets).lease("a")
 	d, err := openDir(filepath.Join(data, testNetwork))
 	if err != nil {
 		t.Fatal(err)
@@ -220,7 +240,7 @@ func TestLockIsBounded(t *testing.T) {
 	if err := unix.Close(held); err != nil {
 		t.Fatal(err)
 	}
-	lease(t, s, sets, "b") // the thread that gave up waiting holds no lock
+	from(t, s, sets).lease("b") // the thread that gave up waiting holds no lock
 	if _, err := os.Stat(filepath.Join(data, testNetwork, "10.1.0.3")); errors.Is(err, os.ErrNotExist) {
 		t.Error("no lease was written")
 	}

@@ -67,7 +67,7 @@ func buildTrestle(dir string) error {
 			return err
 		}
 	}
-	return nil
+	return goBuild(filepath.Join(dir, "trestle"), "github.com/trestle-cni/trestle/cmd/trestle")
 }
 
 // buildPeers builds what the module graph names as tools.

@@ -57,7 +57,7 @@ func (c Command) prepare(ctx context.Context) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Env = append(cmd.Env, c.Env...)
 	cmd.Stdin = strings.NewReader(c.Stdin)
-	cmd.WaitDelay = time.Second // for pipes that a child of the command still holds
+	cmd.WaitDelay = 10 * time.Second // for pipes that a child of the command still holds
 	return cmd
 }
 

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/nat"
+)
+
+func restoreCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "restore",
+		Short: "Make masquerade and mapped ports again after a flush or a firewalld reload",
+		Long: `Make masquerade and mapped ports again from their records, in one transaction,
+after "nft flush ruleset", a reload of firewalld or the like has taken them.
+Where nothing is missing, nothing is changed.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return restore() },
+	}
+}
+
+func restore() error {
+	host := nat.Open(nat.DefaultDir, nat.Auto)
+	return errors.Join(host.Restore(), host.Close())
+}
