@@ -70,11 +70,11 @@ func TestNATRouteLocalnet(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			natSysctl(t, n.Host, setting, tt.before)
-			portmapAdd(t, n, "blue", "", natMapping("tcp", tt.hostIP, 8080, 80))
+			n.portmapAdd(t, "blue", "", natMapping("tcp", tt.hostIP, 8080, 80))
 			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.during {
 				t.Errorf("while mapped: got %s, want %s", got, tt.during)
 			}
-			portmapDel(t, n, "blue", "")
+			n.portmapDel(t, "blue", "")
 			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.before {
 				t.Errorf("afterwards: got %s, want %s", got, tt.before)
 			}
@@ -105,12 +105,12 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 			if _, err := n.other.RequestFrom("udp", "10.2.0.7:6666", "192.0.2.1:8080"); err != nil {
 				t.Fatal(err)
 			}
-			portmapAdd(t, n, "blue", keys, natMapping("udp", "", 8080, 80))
+			n.portmapAdd(t, "blue", keys, natMapping("udp", "", 8080, 80))
 			if reply, err := ask(); err != nil || reply.Server != "c1" {
 				t.Errorf("mapped to c1: got %v, %v, want c1", reply, err)
 			}
-			portmapDel(t, n, "blue", "")
-			config := natConfig("blue", keys, natResult(n.neighbour, "br1", "10.1.0.6/24"), natMapping("udp", "", 8080, 80))
+			n.portmapDel(t, "blue", "")
+			config := natConfig("blue", keys, natResult(n.neighbour, "10.1.0.6/24"), natMapping("udp", "", 8080, 80))
 			if err := n.Exec(n.neighbour.Call("ADD", "portmap", config)).Err(); err != nil {
 				t.Fatal(err)
 			}

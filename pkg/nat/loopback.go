@@ -66,12 +66,8 @@ func (h *Host) openLoopback(bridge string) error {
 	if bridge == "" {
 		return nil
 	}
-	is, err := os.ReadFile(routeLocalnet(bridge))
-	if err != nil {
-		return cni.IOErrorf("read whether %s routes loopback addresses: %w", bridge, err)
-	}
-	if strings.TrimSpace(string(is)) != "0" {
-		return nil
+	if open, err := loopbackOpen(bridge); err != nil || open {
+		return err
 	}
 	if err := write(h.opened(bridge), bridge); err != nil {
 		return err
@@ -80,6 +76,26 @@ func (h *Host) openLoopback(bridge string) error {
 		return cni.IOErrorf("let %s route loopback addresses: %w", bridge, err)
 	}
 	return nil
+}
+
+func loopbackOpen(bridge string) (bool, error) {
+	is, err := os.ReadFile(routeLocalnet(bridge))
+	if err != nil {
+		return false, cni.IOErrorf("read whether %s routes loopback addresses: %w", bridge, err)
+	}
+	return strings.TrimSpace(string(is)) != "0", nil
+}
+
+// loopbackDifference is what CHECK has to say of the setting.
+func loopbackDifference(bridge string) ([]string, error) {
+	if bridge == "" {
+		return nil, nil
+	}
+	open, err := loopbackOpen(bridge)
+	if err != nil || open {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("%s: want 1, have 0", routeLocalnet(bridge))}, nil
 }
 
 // closeLoopback takes openLoopback back, before the guard goes. Bridges that are

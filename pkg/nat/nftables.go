@@ -64,7 +64,7 @@ func (t *nftTable) exists() (bool, error) {
 	return true, nil
 }
 
-// flush sends the transaction.
+// flush sends the transaction, which is one message to the kernel.
 func (t *nftTable) flush(what string) error {
 	if err := t.conn.Flush(); err != nil {
 		return fmt.Errorf("%s in nftables table inet %s: %w", what, t.table.Name, err)
@@ -72,8 +72,7 @@ func (t *nftTable) flush(what string) error {
 	return nil
 }
 
-// add finds old by the labels that it shares with want.
-func (t *nftTable) add(want, _ Rules) error {
+func (t *nftTable) add(want Rules) error {
 	have, err := t.rules(postrouting)
 	if err != nil {
 		return err
