@@ -82,6 +82,20 @@ func TestNATRouteLocalnet(t *testing.T) {
 	}
 }
 
+// TestNATRouteLocalnetElsewhere: a container that the host has no interface to
+// is no reason to let the default route's have loopback addresses.
+func TestNATRouteLocalnetElsewhere(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	config := natConfig("blue", "", natResult(n.c1, "10.77.0.5/24"), natMapping("tcp", "", 8080, 80))
+	if err := n.Exec(n.c1.Call("ADD", "portmap", config)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.MustRun("cat", "/proc/sys/net/ipv4/conf/"+host.Uplink+"/route_localnet"); got != "0\n" {
+		t.Errorf("got %q, want it 0", got)
+	}
+}
+
 // TestNATForgetsUDPFlows: a client that asked before the mapping was there, or
 // when it led elsewhere, is answered by the container at once.
 func TestNATForgetsUDPFlows(t *testing.T) {

@@ -70,6 +70,7 @@ func TestPortsForAddresses(t *testing.T) {
 
 func TestMasqueradeConfig(t *testing.T) {
 	subnets := prefixes("10.1.0.0/24")
+	everything := MasqueradeConfig{Exclude: []string{"10.1.2.3/8"}, SNATIP4: "192.0.2.1", SNATIP6: "2001:db8::1", RandomFully: true}
 	tooMany := make([]string, 40)
 	for i := range tooMany {
 		tooMany[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24).String()
@@ -81,8 +82,10 @@ func TestMasqueradeConfig(t *testing.T) {
 		says   string // of an error with code 7
 	}{
 		{name: "nothing", want: Masquerade{Prefixes: subnets}},
-		{name: "everything", config: MasqueradeConfig{Exclude: []string{"10.1.2.3/8"}, SNATIP4: "192.0.2.1", SNATIP6: "2001:db8::1", RandomFully: true},
-			want: Masquerade{Prefixes: subnets, Exclude: prefixes("10.0.0.0/8"), SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1"), RandomFully: true}},
+		{name: "everything", config: everything, want: Masquerade{
+			Prefixes: subnets, Exclude: prefixes("10.0.0.0/8"), RandomFully: true,
+			SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1"),
+		}},
 		{name: "no prefix", config: MasqueradeConfig{Exclude: []string{"10.0.0.0/8", "10.0.0.1"}}, says: `masquerade.exclude[1]: "10.0.0.1"`},
 		{name: "other family", config: MasqueradeConfig{SNATIP4: "2001:db8::1"}, says: "masquerade.snatIP4: 2001:db8::1"},
 		{name: "no address", config: MasqueradeConfig{SNATIP6: "x"}, says: `masquerade.snatIP6: "x"`},

@@ -60,12 +60,15 @@ func portChains() []nftChain {
 	nat := func(name string, hook *nftables.ChainHook) nftables.Chain {
 		return nftables.Chain{Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest}
 	}
+	guard := nftables.Chain{
+		Name: loopbackGuard, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	}
 	return []nftChain{
 		{nftables.Chain{Name: hostPorts}, nftGroup{what: "mapped ports", rules: lookups}},
 		{nat("prerouting", nftables.ChainHookPrerouting), nftGroup{what: "mapped ports", rules: [][]expr.Any{local}}},
 		{nat("output", nftables.ChainHookOutput), nftGroup{what: "mapped ports", rules: [][]expr.Any{loopback6, local}}},
-		{nftables.Chain{Name: loopbackGuard, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
-			nftGroup{what: "loopback addresses from outside", rules: guards}},
+		{guard, nftGroup{what: "loopback addresses from outside", rules: guards}},
 	}
 }
 

@@ -50,8 +50,10 @@ func TestPortRules(t *testing.T) {
 }
 
 func twoPorts() Ports {
-	return Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
-		Subnets: prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}}
+	return Ports{
+		Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
+		Subnets:  prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true},
+	}
 }
 
 func TestPortsAreRestored(t *testing.T) { both(t, "", portsAreRestored) }
