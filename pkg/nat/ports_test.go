@@ -83,7 +83,7 @@ func portsAreRestored(t *testing.T, backend Backend) {
 func TestThousandsOfPorts(t *testing.T) {
 	h := openHost(t, NFTables)
 	p := Ports{Subnets: prefixes("10.1.0.5/24"), PortOptions: PortOptions{SNAT: true}}
-	for port := range uint16(5000) {
+	for port := range uint16(1500) {
 		m := mapping(TCP, "0.0.0.0:1", "10.1.0.5:1")
 		m.Host, m.Container = netip.AddrPortFrom(m.Host.Addr(), 10000+port), netip.AddrPortFrom(m.Container.Addr(), 1+port)
 		p.Mappings = append(p.Mappings, m)
