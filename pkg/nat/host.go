@@ -101,11 +101,14 @@ func (h *Host) kernel(b Backend) (kernel, error) {
 }
 
 func (h *Host) nftables() (*nftTable, error) {
-	var err error
 	if h.nft == nil {
-		h.nft, err = openNFTables()
+		nft, err := openNFTables()
+		if err != nil {
+			return nil, err
+		}
+		h.nft = nft
 	}
-	return h.nft, err
+	return h.nft, nil
 }
 
 // locked runs do as the only one on this host.
