@@ -11,6 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
+	"github.com/trestle-cni/trestle/plugins/firewall"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 	"github.com/trestle-cni/trestle/plugins/static"
 	"github.com/trestle-cni/trestle/plugins/tuning"
@@ -24,6 +25,7 @@ var release = "2.0.0-dev"
 var plugins = map[string]func() cni.Plugin{
 	"bandwidth": bandwidth.Plugin,
 	"bridge":    bridge.Plugin,
+	"firewall":  firewall.Plugin,
 	"loopback":  loopback.Plugin,
 	"static":    static.Plugin,
 	"tuning":    tuning.Plugin,

@@ -22,7 +22,7 @@ type Dirs struct {
 // the first test that asks. The peers come from the module graph.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
-var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "static", "tuning"}
+var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall", "static", "tuning"}
 
 var peers = []string{
 	"github.com/containernetworking/plugins/plugins/main/bridge",
