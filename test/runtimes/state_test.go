@@ -42,7 +42,7 @@ var runtimesOwn = []string{"file /run/containerd/", "file /run/containers/", "fi
 // referenceFirewall is the chains that the reference plugin firewall, which has
 // to do until there is one of ours, never removes.
 var referenceFirewall = []string{"nft table ip filter", "nft table ip6 filter", "nft \tchain CNI-", "nft \tchain FORWARD",
-	"nft \t\ttype filter hook forward priority filter;", "nft \t\t counter jump CNI-", "nft \t}", "nft }"}
+	"nft \t\ttype filter hook forward priority filter;", "nft \t\t counter ", "nft \t\tiifname ", "nft \t\toifname ", "nft \t}", "nft }"}
 
 // assertRestored: no link, address, route, rule, chain, neighbour, file or
 // network namespace is there that was not there before, and none is missing; of
