@@ -25,7 +25,7 @@ func (h *Host) ensureBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	return link, h.adaptBridge(b, link)
+	return link, h.adaptBridge(b, link, undo)
 }
 
 func (h *Host) findBridge(name string) (*netlink.Bridge, error) {
@@ -59,26 +59,27 @@ func (h *Host) createBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 }
 
 // adaptBridge sets what this network needs of a bridge that may be another's.
-func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge) error {
+// Undone, that is as it was, unless a container has come to use it.
+func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge, undo *cni.Undo) error {
 	if isOurBridge(link.HardwareAddr) {
 		if err := h.setBridgeSysctls(b.Name); err != nil {
 			return err
 		}
 	}
 	if link.Flags&net.FlagUp == 0 {
+		undo.Push("set bridge "+b.Name+" down", func() error { return h.whileUnused(b.Name, h.nl.LinkSetDown) })
 		if err := h.nl.LinkSetUp(link); err != nil {
 			return fmt.Errorf("set bridge %s up: %w", b.Name, err)
 		}
 	}
 	if b.Promisc && link.Promisc == 0 {
+		undo.Push("set bridge "+b.Name+" not promiscuous", func() error { return h.whileUnused(b.Name, h.nl.SetPromiscOff) })
 		if err := h.nl.SetPromiscOn(link); err != nil {
 			return fmt.Errorf("set bridge %s promiscuous: %w", b.Name, err)
 		}
 	}
-	if b.VLANFiltering && (link.VlanFiltering == nil || !*link.VlanFiltering) {
-		if err := h.nl.BridgeSetVlanFiltering(link, true); err != nil {
-			return fmt.Errorf("switch VLAN filtering of bridge %s on: %w", b.Name, err)
-		}
+	if b.VLANFiltering && !filtersVLANs(link) {
+		return h.startFiltering(link, undo)
 	}
 	return nil
 }
@@ -97,8 +98,8 @@ func (h *Host) setBridgeSysctls(bridge string) error {
 }
 
 // ensureGateways gives the bridge those of its planned addresses that it lacks.
-func (h *Host) ensureGateways(b Bridge, bridge netlink.Link, network string, undo *cni.Undo) error {
-	link, err := h.gatewayLink(b, bridge)
+func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, network string, undo *cni.Undo) error {
+	link, err := h.gatewayLink(b, bridge, undo)
 	if err != nil {
 		return err
 	}

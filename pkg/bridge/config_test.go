@@ -83,7 +83,7 @@ func TestConfigTrunk(t *testing.T) {
 	if want := []int{1, 2, 5, 9, 10, 11, 12}; err != nil || !slices.Equal(c.Trunk, want) {
 		t.Errorf("got %v, %v, want %v", c.Trunk, err, want)
 	}
-	if got, want := ranges(c.Trunk), []vlanRange{{1, 2}, {5, 5}, {9, 12}}; !slices.Equal(got, want) {
+	if got, want := ranges(c.Trunk), []vlanRange{{1, 2, 0}, {5, 5, 0}, {9, 12, 0}}; !slices.Equal(got, want) {
 		t.Errorf("got ranges %v, want %v", got, want)
 	}
 }

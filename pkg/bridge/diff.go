@@ -59,6 +59,13 @@ func (d *differences) bridge(want, have Bridge) {
 	if want.VLANFiltering {
 		d.flag("bridge "+want.Name+" vlan_filtering", true, have.VLANFiltering)
 	}
+	if want.VLANInterface != "" && want.VLANInterface != have.VLANInterface {
+		d.add("VLAN interface", want.VLANInterface, orNone(have.VLANInterface))
+		return
+	}
+	if want.VLAN != have.VLAN {
+		d.add("VLAN that reaches "+want.VLANInterface+" by bridge "+want.Name, fmt.Sprint(want.VLAN), "none")
+	}
 	for _, g := range want.Gateways {
 		if !slices.Contains(have.Gateways, g) {
 			d.add("gateway address on "+want.gatewayName(), g.String(), fmt.Sprint(have.Gateways))

@@ -48,6 +48,40 @@ func lock(mode flock.Mode) (*flock.Lock, error) {
 	return flock.Open("/proc/thread-self/ns/net", mode, flock.DefaultWait)
 }
 
+// whileUnused calls fn, while no ADD is at work, if the bridge is there and has
+// no container on it.
+func (h *Host) whileUnused(bridge string, fn func(netlink.Link) error) error {
+	return h.whileIdle(func() error {
+		link, err := h.nl.LinkByName(bridge)
+		if isLinkGone(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", bridge, err)
+		}
+		ports, err := h.ports(bridge)
+		if err != nil || slices.ContainsFunc(ports, isContainer) {
+			return err
+		}
+		return fn(link)
+	})
+}
+
+func isContainer(port netlink.Link) bool {
+	_, ok := ownerLabel(port.Attrs().Alias)
+	return ok
+}
+
+// whileIdle calls fn while no ADD is between its bridge and its port.
+func (h *Host) whileIdle(fn func() error) (err error) {
+	lock, err := lock(flock.Exclusive)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	return fn()
+}
+
 // DefaultMTU is the MTU of the link that a packet to the world would leave by,
 // IPv4 before IPv6, and 1500 on a host without a default route.
 func (h *Host) DefaultMTU() int {
@@ -73,9 +107,9 @@ func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	bridge, err := h.ensureBridge(s.Bridge, undo)
 	if err != nil {
-		return err
+		return explainFiltering(err, s.Port.VLAN)
 	}
-	s.Bridge.MAC = bridge.HardwareAddr
+	s.Bridge.MAC, s.Bridge.DefaultVLAN = bridge.HardwareAddr, defaultVLAN(bridge)
 	steps := []func() error{
 		func() error { return h.ensureGateways(s.Bridge, bridge, o.Network, undo) },
 		func() error { return h.plug(s, bridge.Index, sandbox, undo) },
@@ -109,7 +143,7 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	if err := dress(s.Port); err != nil {
 		return err
 	}
-	if err := h.setVLAN(s.Port); err != nil {
+	if err := h.setVLAN(s.Port, s.Bridge.DefaultVLAN); err != nil {
 		return err
 	}
 	return h.raiseQuietly(s.Port)

@@ -19,7 +19,7 @@ func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
 	if s.Bridge, err = h.observeBridge(plan.Bridge); err != nil {
 		return State{}, err
 	}
-	if s.Port, err = h.observePort(plan.Port); err != nil {
+	if s.Port, err = h.observePort(plan.Port, s.Bridge.DefaultVLAN); err != nil {
 		return State{}, err
 	}
 	if s.Container, err = sandbox.observe(plan.Container); err != nil {
@@ -45,7 +45,10 @@ func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
 	}
 	found := Bridge{
 		Name: link.Name, MAC: link.HardwareAddr, MTU: link.MTU, Promisc: link.Promisc > 0,
-		VLANFiltering: link.VlanFiltering != nil && *link.VlanFiltering,
+		VLANFiltering: filtersVLANs(link), DefaultVLAN: defaultVLAN(link),
+	}
+	if found.VLANInterface, found.VLAN, err = h.observeGatewayVLAN(plan, link); err != nil {
+		return Bridge{}, err
 	}
 	found.Gateways, err = h.observeGateways(plan)
 	return found, err
@@ -82,7 +85,7 @@ func (b Bridge) gatewayName() string {
 }
 
 // observePort asks for the port with its flags, which the library leaves out.
-func (h *Host) observePort(plan Port) (Port, error) {
+func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
@@ -105,7 +108,7 @@ func (h *Host) observePort(plan Port) (Port, error) {
 	if err := p.readFlags(replies[0]); err != nil {
 		return Port{}, fmt.Errorf("read port flags of %s: %w", plan.Name, err)
 	}
-	if p.VLAN, err = h.observeVLAN(attrs.Index, plan.VLAN); err != nil {
+	if p.VLAN, err = observeVLAN(attrs.Index, vlanByDefault, plan.VLAN); err != nil {
 		return Port{}, err
 	}
 	if plan.SpoofCheck {

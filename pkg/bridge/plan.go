@@ -30,6 +30,8 @@ type Bridge struct {
 	// VLANInterface over the bridge has the gateways, on VLAN; empty: the bridge.
 	VLANInterface string
 	VLAN          int
+	// DefaultVLAN is the one that a new port is in, 0 for none; found, not planned.
+	DefaultVLAN int
 	// Gateways are the addresses that containers send to, each with the prefix
 	// length of its subnet; on the VLAN interface where there is one.
 	Gateways []netip.Prefix
@@ -54,13 +56,13 @@ type Port struct {
 
 // VLAN is a port's part in a bridge with VLAN filtering.
 type VLAN struct {
-	Access      int   // untagged frames belong to it; 0: none
-	Trunk       []int // pass tagged
-	KeepDefault bool  // VLAN 1 stays on the port
+	Access      int   // untagged frames belong to it; 0: there is nothing to filter
+	Trunk       []int // pass tagged; ascending, without Access
+	KeepDefault bool  // the bridge's default VLAN stays on the port
 }
 
 // Filters says whether the bridge must look at VLANs at all.
-func (v VLAN) Filters() bool { return v.Access != 0 || len(v.Trunk) > 0 }
+func (v VLAN) Filters() bool { return v.Access != 0 }
 
 // Interface is the container's end.
 type Interface struct {
@@ -91,7 +93,7 @@ const mainTable = unix.RT_TABLE_MAIN
 // NewPlan is what an ADD brings about. mtu is that of the links, which the
 // configuration may have left to the host.
 func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
-	vlan := VLAN{Access: c.VLAN, Trunk: c.Trunk, KeepDefault: c.KeepDefaultVLAN}
+	vlan := planVLAN(c)
 	addresses, err := withGateways(l.Addresses, c.Gateway)
 	if err != nil {
 		return State{}, err
@@ -107,10 +109,10 @@ func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
 			Announce: c.MAC != nil, Routes: routes(l.Routes, addresses, c.DefaultGateway),
 		},
 	}
-	if c.VLAN != 0 && c.Gateway {
+	s.planAddresses(addresses, c.Gateway)
+	if c.VLAN != 0 && len(s.Bridge.Gateways) > 0 {
 		s.Bridge.VLANInterface, s.Bridge.VLAN = vlanInterface(c.Bridge, c.VLAN), c.VLAN
 	}
-	s.planAddresses(addresses, c.Gateway)
 	return s, s.checkMTU()
 }
 

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"math"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -14,11 +15,21 @@ import (
 // MTU that no link has. A kind that it does not know, or a caller without
 // CAP_NET_ADMIN, it refuses before it looks at the MTU (rtnl_newlink and
 // rtnl_create_link, net/core/rtnetlink.c).
-func (h *Host) Status() error {
+func (h *Host) Status(c Config) error {
+	kinds := []string{"bridge", "veth"}
+	if c.VLAN != 0 && c.Gateway {
+		kinds = append(kinds, "vlan")
+	}
 	var failed error
-	for _, kind := range []string{"bridge", "veth"} {
+	for _, kind := range kinds {
 		if err := probeLink(kind); !errors.Is(err, unix.EINVAL) {
 			failed = errors.Join(failed, cni.UnavailableErrorf("kernel: links of type %s cannot be made here: %w", kind, err))
+		}
+	}
+	if v := planVLAN(c); failed == nil && v.Filters() {
+		// its VLANs are known by no other message; no link has this index
+		if _, err := vlansOf(math.MaxInt32); errors.Is(err, unix.EOPNOTSUPP) {
+			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
 		}
 	}
 	return failed

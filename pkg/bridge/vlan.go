@@ -4,17 +4,103 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// defaultVLAN is the one that a new port belongs to (IFLA_BR_VLAN_DEFAULT_PVID).
-const defaultVLAN = 1
+// nativeVLAN is where a trunk's untagged frames belong, unless the
+// configuration names another.
+const nativeVLAN = 1
 
-// setVLAN gives the port its part in a bridge with VLAN filtering.
-func (h *Host) setVLAN(p Port) error {
+// planVLAN settles what the configuration leaves open. As in the reference
+// plugin a trunk alone has VLAN 1 for untagged frames; unlike there, the access
+// VLAN stays the access VLAN where the trunk names it too.
+func planVLAN(c Config) VLAN {
+	v := VLAN{Access: c.VLAN, KeepDefault: c.KeepDefaultVLAN}
+	if v.Access == 0 && len(c.Trunk) > 0 {
+		v.Access = nativeVLAN
+	}
+	v.Trunk = slices.DeleteFunc(slices.Clone(c.Trunk), func(id int) bool { return id == v.Access })
+	return v
+}
+
+func filtersVLANs(bridge *netlink.Bridge) bool {
+	return bridge.VlanFiltering != nil && *bridge.VlanFiltering
+}
+
+// defaultVLAN is the one that a new port of the bridge is in; 0: none.
+func defaultVLAN(bridge *netlink.Bridge) int {
+	if bridge.VlanDefaultPVID == nil {
+		return 0
+	}
+	return int(*bridge.VlanDefaultPVID)
+}
+
+// startFiltering makes a bridge that was made without look at VLANs: its ports,
+// which are all in the default one, go on as before.
+func (h *Host) startFiltering(bridge *netlink.Bridge, undo *cni.Undo) error {
+	undo.Push("switch VLAN filtering of bridge "+bridge.Name+" off", func() error {
+		return h.whileIdle(func() error { return h.stopFiltering(bridge.Name) })
+	})
+	if err := h.setFiltering(bridge, true); err != nil {
+		return fmt.Errorf("switch VLAN filtering of bridge %s on: %w", bridge.Name, err)
+	}
+	return nil
+}
+
+// setFiltering names the bridge, and nothing else of it: the library would send
+// all that it finds, which pins the bridge's MAC and MTU at what they happen to
+// be, and name and index together are a renaming, which kernels before 6.2 refuse
+// for a link that is up (dev_change_name, net/core/dev.c).
+func (h *Host) setFiltering(bridge *netlink.Bridge, on bool) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridge.Name
+	return h.nl.BridgeSetVlanFiltering(&netlink.Bridge{LinkAttrs: attrs}, on)
+}
+
+// stopFiltering does nothing where another port has come to need it.
+func (h *Host) stopFiltering(name string) error {
+	bridge, err := h.findBridge(name)
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ports, err := h.ports(name)
+	if err != nil {
+		return err
+	}
+	for _, link := range append(ports, bridge) {
+		list, err := vlansOf(link.Attrs().Index)
+		special := func(r vlanRange) bool { return r.last != defaultVLAN(bridge) }
+		if err != nil || slices.ContainsFunc(list, special) {
+			return err
+		}
+	}
+	if err := h.setFiltering(bridge, false); err != nil {
+		return fmt.Errorf("switch VLAN filtering of bridge %s off: %w", name, err)
+	}
+	return nil
+}
+
+// explainFiltering turns the kernel's refusal of a bridge into what it means.
+func explainFiltering(err error, v VLAN) error {
+	if v.Filters() && errors.Is(err, unix.EOPNOTSUPP) {
+		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
+	}
+	return err
+}
+
+// setVLAN gives the port its part in a bridge with VLAN filtering, in two
+// messages whatever the number of VLANs. byDefault is the VLAN that a new port
+// of the bridge is in, 0 for none.
+func (h *Host) setVLAN(p Port, byDefault int) error {
 	if !p.VLAN.Filters() {
 		return nil
 	}
@@ -22,108 +108,77 @@ func (h *Host) setVLAN(p Port) error {
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", p.Name, err)
 	}
-	if !p.VLAN.KeepDefault {
-		if err := h.nl.BridgeVlanDel(link, defaultVLAN, true, true, false, true); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("take %s out of VLAN %d: %w", p.Name, defaultVLAN, err)
+	portIndex := link.Attrs().Index
+	if byDefault != 0 && !p.VLAN.KeepDefault {
+		if err := editVLANs(unix.RTM_DELLINK, portIndex, nl.BRIDGE_FLAGS_MASTER, vlanRange{byDefault, byDefault, 0}); err != nil {
+			return fmt.Errorf("take %s out of VLAN %d: %w", p.Name, byDefault, err)
 		}
 	}
-	for _, r := range ranges(p.VLAN.Trunk) {
-		if err := h.nl.BridgeVlanAddRange(link, r.first, r.last, false, false, false, true); err != nil {
-			return fmt.Errorf("let VLAN %d to %d pass on %s: %w", r.first, r.last, p.Name, err)
-		}
-	}
-	if p.VLAN.Access == 0 {
-		return nil
-	}
-	if err := h.nl.BridgeVlanAdd(link, uint16(p.VLAN.Access), true, true, false, true); err != nil {
-		return fmt.Errorf("put %s into VLAN %d: %w", p.Name, p.VLAN.Access, err)
+	wanted := append(ranges(p.VLAN.Trunk), vlanRange{p.VLAN.Access, p.VLAN.Access, accessFlags})
+	if err := editVLANs(unix.RTM_SETLINK, portIndex, nl.BRIDGE_FLAGS_MASTER, wanted...); err != nil {
+		return fmt.Errorf("give %s its VLANs (%s): %w", p.Name, p.VLAN, err)
 	}
 	return nil
 }
 
-type vlanRange struct{ first, last uint16 }
-
-// ranges joins ascending ids to runs: a trunk of all VLANs is one message.
-func ranges(ids []int) []vlanRange {
-	var runs []vlanRange
-	for _, id := range ids {
-		if n := len(runs); n > 0 && int(runs[n-1].last)+1 == id {
-			runs[n-1].last++
-			continue
-		}
-		runs = append(runs, vlanRange{uint16(id), uint16(id)})
-	}
-	return runs
-}
-
-// gatewayLink is where the gateway addresses belong: the bridge, or a VLAN
-// interface over it, made if missing. That goes with the bridge.
-func (h *Host) gatewayLink(b Bridge, bridge netlink.Link) (netlink.Link, error) {
-	if b.VLANInterface == "" || len(b.Gateways) == 0 {
-		return bridge, nil
-	}
-	if err := h.nl.BridgeVlanAdd(bridge, uint16(b.VLAN), false, false, true, false); err != nil {
-		return nil, fmt.Errorf("let VLAN %d reach bridge %s: %w", b.VLAN, b.Name, err)
-	}
-	link, err := h.nl.LinkByName(b.VLANInterface)
-	if isLinkGone(err) {
-		link, err = h.createVLANInterface(b, bridge)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("VLAN interface %s: %w", b.VLANInterface, err)
-	}
-	if err := h.nl.LinkSetUp(link); err != nil {
-		return nil, fmt.Errorf("set %s up: %w", b.VLANInterface, err)
-	}
-	return link, nil
-}
-
-func (h *Host) createVLANInterface(b Bridge, bridge netlink.Link) (netlink.Link, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex = b.VLANInterface, bridge.Attrs().Index
-	err := h.nl.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: b.VLAN})
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return nil, err
-	}
-	return h.nl.LinkByName(b.VLANInterface)
-}
-
-// observeVLAN reads the port's VLANs where the plan has any. The kernel's answer
-// covers every port of the host.
-func (h *Host) observeVLAN(linkIndex int, plan VLAN) (VLAN, error) {
+// observeVLAN reads the port's VLANs where the plan has any.
+func observeVLAN(linkIndex, byDefault int, plan VLAN) (VLAN, error) {
 	if !plan.Filters() {
 		return VLAN{}, nil
 	}
-	all, err := h.nl.BridgeVlanList()
+	list, err := vlansOf(linkIndex)
 	if err != nil {
-		return VLAN{}, fmt.Errorf("list VLANs of bridge ports: %w", err)
+		return VLAN{}, err
 	}
+	return readVLAN(list, byDefault, plan), nil
+}
+
+// readVLAN tells what a port's VLANs mean. Where the default VLAN is one of the
+// planned ones, or there is none, it is no question whether it was kept.
+func readVLAN(list []vlanRange, byDefault int, plan VLAN) VLAN {
 	var found VLAN
-	for _, v := range all[int32(linkIndex)] {
-		switch {
-		case v.Vid == defaultVLAN && plan.Access != defaultVLAN && !slices.Contains(plan.Trunk, defaultVLAN):
-			found.KeepDefault = true
-		case v.Flags&nl.BRIDGE_VLAN_INFO_PVID != 0:
-			found.Access = int(v.Vid)
-		default:
-			found.Trunk = append(found.Trunk, int(v.Vid))
+	asked := byDefault != 0 && byDefault != plan.Access && !slices.Contains(plan.Trunk, byDefault)
+	found.KeepDefault = !asked && plan.KeepDefault
+	for _, r := range list {
+		for id := r.first; id <= r.last; id++ {
+			switch {
+			case asked && id == byDefault:
+				found.KeepDefault = true
+			case r.flags&accessFlags == accessFlags:
+				found.Access = id
+			case r.flags&accessFlags == 0:
+				found.Trunk = append(found.Trunk, id)
+			}
 		}
 	}
 	slices.Sort(found.Trunk)
-	return found, nil
+	return found
 }
 
 // includes says whether all that is wanted is there; a VLAN more does not harm,
 // but for the default one that was to go.
 func (v VLAN) includes(want VLAN) bool {
 	for _, id := range want.Trunk {
-		if !slices.Contains(v.Trunk, id) {
+		if _, has := slices.BinarySearch(v.Trunk, id); !has {
 			return false
 		}
 	}
 	return v.Access == want.Access && v.KeepDefault == want.KeepDefault
 }
 
+// String is "untagged 100, tagged 200-299 400, default VLAN gone".
 func (v VLAN) String() string {
-	return fmt.Sprintf("access %d, trunk %v, VLAN %d kept: %t", v.Access, v.Trunk, defaultVLAN, v.KeepDefault)
+	var tagged []string
+	for _, r := range ranges(v.Trunk) {
+		if r.first == r.last {
+			tagged = append(tagged, fmt.Sprint(r.first))
+		} else {
+			tagged = append(tagged, fmt.Sprintf("%d-%d", r.first, r.last))
+		}
+	}
+	kept := "gone"
+	if v.KeepDefault {
+		kept = "kept"
+	}
+	return fmt.Sprintf("untagged %d, tagged %s, default VLAN %s", v.Access, orNone(strings.Join(tagged, " ")), kept)
 }

@@ -54,12 +54,16 @@ func flock(fd, how int) error {
 }
 
 // flockWithin waits for the lock, in the kernel's queue, no longer than wait.
-// The thread that waits stays behind after that; when the lock comes to it the
-// file is closed already, and with it the lock is gone (flock(2): "released …
-// when all duplicate descriptors have been closed").
+// The thread that waits stays behind after that, with a descriptor of its own;
+// when the lock comes to it at last, it closes that, and with the last descriptor
+// the lock is gone (flock(2)).
 func flockWithin(fd int, wait time.Duration) error {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
 	done := make(chan error, 1)
-	go func() { done <- flock(fd, unix.LOCK_EX) }()
+	go func() { done <- errors.Join(flock(own, unix.LOCK_EX), unix.Close(own)) }()
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	select {

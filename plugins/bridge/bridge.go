@@ -183,5 +183,5 @@ func status(r *cni.Request) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	return errors.Join(c.host.Status(), c.nat.status(), c.ipam.Status(r))
+	return errors.Join(c.host.Status(c.config), c.nat.status(), c.ipam.Status(r))
 }

@@ -1,0 +1,122 @@
+package bridge
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// vlanRange is a run of VLANs with the same BRIDGE_VLAN_INFO flags.
+type vlanRange struct {
+	first, last int
+	flags       uint16
+}
+
+// accessFlags make a VLAN that of the frames without a tag, both ways.
+const accessFlags = nl.BRIDGE_VLAN_INFO_PVID | nl.BRIDGE_VLAN_INFO_UNTAGGED
+
+func (r vlanRange) has(id int) bool { return r.first <= id && id <= r.last }
+
+// ranges joins ascending ids to runs.
+func ranges(ids []int) []vlanRange {
+	var runs []vlanRange
+	for _, id := range ids {
+		if n := len(runs); n > 0 && runs[n-1].last+1 == id {
+			runs[n-1].last++
+			continue
+		}
+		runs = append(runs, vlanRange{first: id, last: id})
+	}
+	return runs
+}
+
+// editVLANs adds VLANs to a port, or to a bridge itself (to: MASTER or SELF), by
+// RTM_SETLINK, or takes them away by RTM_DELLINK, in one message. The kernel
+// does not mind what is there, or gone, already (br_process_vlan_info,
+// net/bridge/br_netlink.c).
+func editVLANs(command, linkIndex int, to uint16, list ...vlanRange) error {
+	req := nl.NewNetlinkRequest(command, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	msg.Index = int32(linkIndex)
+	req.AddData(msg)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(nl.IFLA_BRIDGE_FLAGS, nl.Uint16Attr(to))
+	add := func(id int, flags uint16) {
+		info := nl.BridgeVlanInfo{Vid: uint16(id), Flags: flags}
+		spec.AddRtAttr(nl.IFLA_BRIDGE_VLAN_INFO, info.Serialize())
+	}
+	for _, r := range list {
+		if r.first == r.last {
+			add(r.first, r.flags)
+			continue
+		}
+		add(r.first, r.flags|nl.BRIDGE_VLAN_INFO_RANGE_BEGIN)
+		add(r.last, r.flags|nl.BRIDGE_VLAN_INFO_RANGE_END)
+	}
+	req.AddData(spec)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// linux/if_bridge.h: the attributes of RTM_NEWVLAN, and the length of its head.
+const (
+	vlanEntry       = 1 // BRIDGE_VLANDB_ENTRY
+	vlanEntryInfo   = 1 // BRIDGE_VLANDB_ENTRY_INFO
+	vlanEntryRange  = 2 // BRIDGE_VLANDB_ENTRY_RANGE
+	sizeofBrVLANMsg = 8 // struct br_vlan_msg
+)
+
+// vlansOf lists the VLANs of one port, or of a bridge itself: RTM_GETVLAN, since
+// Linux 5.6, looks at no other port and tells runs, not each of 4094.
+func vlansOf(linkIndex int) ([]vlanRange, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
+	head := make([]byte, sizeofBrVLANMsg)
+	head[0] = unix.AF_BRIDGE
+	binary.NativeEndian.PutUint32(head[4:], uint32(linkIndex))
+	req.AddRawData(head)
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWVLAN)
+	if err != nil {
+		return nil, fmt.Errorf("list VLANs of link %d: %w", linkIndex, err)
+	}
+	var list []vlanRange
+	for _, reply := range replies {
+		entries, err := parseVLANs(reply)
+		if err != nil {
+			return nil, fmt.Errorf("read VLANs of link %d: %w", linkIndex, err)
+		}
+		list = append(list, entries...)
+	}
+	return list, nil
+}
+
+// parseVLANs reads an RTM_NEWVLAN.
+func parseVLANs(reply []byte) ([]vlanRange, error) {
+	entries, err := nl.ParseRouteAttr(reply[sizeofBrVLANMsg:])
+	if err != nil {
+		return nil, err
+	}
+	var list []vlanRange
+	for _, e := range entries {
+		if e.Attr.Type&^unix.NLA_F_NESTED != vlanEntry {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(e.Value)
+		if err != nil {
+			return nil, err
+		}
+		var r vlanRange
+		for _, a := range attrs {
+			switch a.Attr.Type {
+			case vlanEntryInfo:
+				info := nl.DeserializeBridgeVlanInfo(a.Value)
+				r.first, r.last, r.flags = int(info.Vid), max(r.last, int(info.Vid)), info.Flags
+			case vlanEntryRange:
+				r.last = int(binary.NativeEndian.Uint16(a.Value))
+			}
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
