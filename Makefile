@@ -3,7 +3,7 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
-PLUGINS := bridge host-local loopback portmap bandwidth static tuning
+PLUGINS := bridge host-local loopback portmap bandwidth firewall static tuning
 TIMEOUT ?= 15m
 
 export CGO_ENABLED := 0
