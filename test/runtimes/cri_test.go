@@ -45,11 +45,14 @@ func startCRI(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 // TestCRI goes through the life of a pod as the kubelet does.
 func TestCRI(t *testing.T) {
 	m := runtimes.New(t)
-	cri := startCRI(t, m)
+	testCRI(t, m, startCRI(t, m), criNetwork)
+}
+
+func testCRI(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd, conflist string) {
 	if ready, why := cri.NetworkReady(); ready {
 		t.Errorf("got NetworkReady without a configuration: %s", why)
 	}
-	installCRINetwork(t, m, cri, criNetwork)
+	installCRINetwork(t, m, cri, conflist)
 	m.Outside.Serve("tcp", ":80")
 	before := snapshot(m)
 
@@ -182,6 +185,10 @@ func TestCRIManyPods(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
 	installCRINetwork(t, m, cri, criNetwork)
+	testCRIManyPods(t, m, cri)
+}
+
+func testCRIManyPods(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd) {
 	before := snapshot(m)
 	pods := manyPods(50)
 	if err := cri.RunPods(pods...); err != nil {
