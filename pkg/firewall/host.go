@@ -288,7 +288,11 @@ func (h *Host) Status(c Config) error {
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) (err error) {
-	lock, err := flock.Open(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
+	path := filepath.Join(h.records.dir, "lock")
+	if err := touch(path); err != nil {
+		return err
+	}
+	lock, err := flock.Open(path, flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return err
 	}
