@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -288,7 +289,10 @@ func (h *Host) Status(c Config) error {
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) (err error) {
-	lock, err := flock.Open(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
+	if err := os.MkdirAll(h.records.dir, 0o755); err != nil {
+		return cni.IOErrorf("create the directory of firewall records: %w", err)
+	}
+	lock, err := flock.Create(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return err
 	}
