@@ -241,8 +241,10 @@ func (p nftPlace) base() error {
 		}
 	}
 	for _, exprs := range p.rules() {
-		p.conn.AddRule(&nft.Rule{Table: p.table(), Chain: chain, Exprs: exprs,
-			UserData: userdata.AppendString(nil, userdata.TypeComment, "trestle firewall")})
+		p.conn.AddRule(&nft.Rule{
+			Table: p.table(), Chain: chain, Exprs: exprs,
+			UserData: userdata.AppendString(nil, userdata.TypeComment, "trestle firewall"),
+		})
 	}
 	return nil
 }

@@ -24,10 +24,14 @@ func TestParseConfig(t *testing.T) {
 	}{
 		{"podman's", `{"backend": ""}`, Config{Policy: Open, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 		{"nerdctl's", `{"ingressPolicy": "same-bridge"}`, Config{Policy: SameBridge, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
-		{"nomad's", `{"backend": "iptables", "iptablesAdminChainName": "NOMAD-ADMIN"}`,
-			Config{Backend: IPTables, Policy: Open, AdminChain: "NOMAD-ADMIN", AdminChosen: true, Zone: "trusted"}},
-		{"firewalld", `{"backend": "firewalld", "firewalldZone": "pods", "ingressPolicy": "isolated"}`,
-			Config{Backend: Firewalld, Policy: Isolated, AdminChain: "CNI-ADMIN", Zone: "pods"}},
+		{
+			"nomad's", `{"backend": "iptables", "iptablesAdminChainName": "NOMAD-ADMIN"}`,
+			Config{Backend: IPTables, Policy: Open, AdminChain: "NOMAD-ADMIN", AdminChosen: true, Zone: "trusted"},
+		},
+		{
+			"firewalld", `{"backend": "firewalld", "firewalldZone": "pods", "ingressPolicy": "isolated"}`,
+			Config{Backend: Firewalld, Policy: Isolated, AdminChain: "CNI-ADMIN", Zone: "pods"},
+		},
 		{"nftables", `{"backend": "nftables", "ingressPolicy": "open"}`, Config{Backend: NFTables, Policy: Open, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -77,8 +81,10 @@ func TestLinksOf(t *testing.T) {
 		want         links
 	}{
 		{"bridge", `{"interfaces": [{"name": "br0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/x"}]}`, links{[]string{"br0"}, []string{"veth1"}}},
-		{"bridge with VLAN and ifb", `{"interfaces": [{"name": "br0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/x"}, {"name": "br0.100"}, {"name": "bwp1"}]}`,
-			links{[]string{"br0", "br0.100"}, []string{"veth1", "bwp1"}}},
+		{
+			"bridge with VLAN and ifb", `{"interfaces": [{"name": "br0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/x"}, {"name": "br0.100"}, {"name": "bwp1"}]}`,
+			links{[]string{"br0", "br0.100"}, []string{"veth1", "bwp1"}},
+		},
 		{"ptp", `{"interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/x"}]}`, links{routed: []string{"veth1"}}},
 		{"no names", `{"interfaces": [{"name": "../x"}, {"name": "a b"}, {"name": "br0"}, {"name": ""}]}`, links{routed: []string{"br0"}}},
 		{"macvlan", `{"interfaces": [{"name": "eth0", "sandbox": "/x"}]}`, links{}},
@@ -95,8 +101,10 @@ var owner = cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth0"}
 
 func rules(t *testing.T, policy Policy) Rules {
 	t.Helper()
-	r := Rules{Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Forwards: []forward{{"iptables", true}, {"ip6tables", false}}, Zone: "trusted",
-		Addresses: addressesOf(result(t, `{"ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}`))}
+	r := Rules{
+		Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Forwards: []forward{{"iptables", true}, {"ip6tables", false}}, Zone: "trusted",
+		Addresses: addressesOf(result(t, `{"ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}`)),
+	}
 	if err := r.withPolicy(policy, links{routed: []string{"br0"}}, []string{"veth1"}); err != nil {
 		t.Fatal(err)
 	}

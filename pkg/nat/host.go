@@ -5,8 +5,10 @@ package nat
 import (
 	"errors"
 	"path/filepath"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
 // DefaultDir is where records live: they are worthless after a reboot, as the
@@ -111,13 +113,29 @@ func (h *Host) nftables() (*nftTable, error) {
 	return h.nft, nil
 }
 
+// lockPatience is how long a call waits for others. An ADD holds the lock for
+// about a millisecond; a runtime gives up on us after minutes.
+const lockPatience = 20 * time.Second
+
+const lockName = "lock"
+
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) error {
-	lock, err := takeLock(h.dir, lockPatience)
+	lock, err := flock.Create(filepath.Join(h.dir, lockName), flock.Exclusive, lockPatience)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(), lock.release())
+	return errors.Join(do(), h.tidy(), lock.Unlock())
+}
+
+// tidy removes the lock that is held, and its directories, where it is all that
+// is left; who waits for it makes a new one.
+func (h *Host) tidy() error {
+	inUse, err := othersIn(h.dir, lockName)
+	if err != nil || inUse {
+		return err
+	}
+	return drop(filepath.Join(h.dir, lockName), h.dir, filepath.Dir(h.dir))
 }
 
 func (h *Host) records(b Backend) records { return records{filepath.Join(h.dir, string(b))} }

@@ -308,8 +308,9 @@ func marshal(exprs []expr.Any) []byte {
 	var all []byte
 	for _, e := range exprs {
 		if lookup, ok := e.(*expr.Lookup); ok {
-			e = &expr.Lookup{SourceRegister: lookup.SourceRegister, DestRegister: lookup.DestRegister,
-				IsDestRegSet: lookup.IsDestRegSet, SetName: lookup.SetName} // SetID is of the transaction
+			same := *lookup
+			same.SetID = 0 // of the transaction
+			e = &same
 		}
 		data, err := expr.Marshal(unix.NFPROTO_INET, e)
 		if err != nil {

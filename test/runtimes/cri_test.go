@@ -130,7 +130,8 @@ func testCRIFromOutside(t *testing.T, m *runtimes.Machine) {
 // address, and itself by its host port.
 func testCRIFromInside(t *testing.T, cri *runtimes.Containerd, container string) {
 	if got := execSync(t, cri, container, "cat", "/etc/resolv.conf"); strings.TrimSpace(got) != strings.Join([]string{
-		runtimes.PodDNS[1], runtimes.PodDNS[0], runtimes.PodDNS[2]}, "\n") {
+		runtimes.PodDNS[1], runtimes.PodDNS[0], runtimes.PodDNS[2],
+	}, "\n") {
 		t.Errorf("got resolv.conf %q, want %q", got, runtimes.PodDNS)
 	}
 	assertReplies(t, execSync(t, cri, container, "peer", "ask", "tcp", "192.0.2.1:80"),
@@ -241,7 +242,8 @@ func TestCRIBandwidth(t *testing.T) {
 		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}, {"type": "portmap"`, 1))
 	before := snapshot(m)
 	pod := &runtimes.Pod{Name: "slow", Annotations: map[string]string{
-		"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}}
+		"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M",
+	}}
 	if err := cri.RunPods(pod); err != nil {
 		t.Fatal(err)
 	}
