@@ -288,11 +288,7 @@ func (h *Host) Status(c Config) error {
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) (err error) {
-	path := filepath.Join(h.records.dir, "lock")
-	if err := touch(path); err != nil {
-		return err
-	}
-	lock, err := flock.Open(path, flock.Exclusive, flock.DefaultWait)
+	lock, err := flock.Create(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return err
 	}

@@ -87,6 +87,9 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	if f.Mappings, err = h.claims().free(f); err != nil {
 		return err
 	}
+	if err := h.refuseForeign(f); err != nil {
+		return err
+	}
 	if err := h.releaseOther(backend, f); err != nil || len(f.Mappings) == 0 {
 		return err
 	}

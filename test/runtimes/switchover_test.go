@@ -44,6 +44,10 @@ func testSwitchOver(t *testing.T, backend string) {
 	m.Install(m.Dirs().Trestle)
 	assertServed(t, m, old)
 
+	late := &runtimes.Pod{Name: "late", Ports: old[0].Ports}
+	if err := cri.RunPods(late); err == nil || !strings.Contains(err.Error(), old[0].ID) {
+		t.Errorf("got %v for a host port that is taken, want an error that names its holder %s", err, old[0].ID)
+	}
 	young := servingPods(t, cri, "young", 9100)
 	assertOurs(t, m, "n", young[0].ID)
 	assertServed(t, m, append(old, young...))
