@@ -16,7 +16,7 @@ export TRESTLE_BIN   := $(CURDIR)/bin
 export TRESTLE_PEERS := $(CURDIR)/.cache/peers
 
 .DEFAULT_GOAL := build
-.PHONY: build install test lint demo bench clean help deps root peers
+.PHONY: build install test test-vm lint demo bench clean help deps root peers
 
 build: ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -38,8 +38,19 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
+# gotestsum says at the end what was skipped, and why; go test keeps that to itself.
 test: root deps build peers ## all tests, from unit to real kernel (root; in namespaces of their own)
-	go test -count=1 -parallel 8 -timeout $(TIMEOUT) ./...
+	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) ./...
+
+# One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
+VM  := $(CURDIR)/.cache/vm
+RUN ?= VLAN
+test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
+test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
+	test/vm/prepare $(VM)
+	go test -c -o $(VM)/kernel.test ./test
+	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) && \
+		$(VM)/kernel.test -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
 
 lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	go tool -modfile=tools/go.mod golangci-lint run
@@ -56,7 +67,7 @@ clean: ## remove what make made
 	rm -rf bin .cache
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers:
