@@ -3,7 +3,7 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
-PLUGINS := bridge host-local loopback portmap bandwidth static tuning
+PLUGINS := bridge host-local loopback portmap bandwidth firewall static tuning
 TIMEOUT ?= 15m
 
 export CGO_ENABLED := 0
@@ -15,8 +15,12 @@ BUILD  := go build -trimpath -buildmode=exe -ldflags '-s -w -X main.release=$(RE
 export TRESTLE_BIN   := $(CURDIR)/bin
 export TRESTLE_PEERS := $(CURDIR)/.cache/peers
 
+CONTAINERD2         := $(CURDIR)/.cache/containerd2
+CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
+CONTAINERD2_VERSION := v2.4.2
+
 .DEFAULT_GOAL := build
-.PHONY: build install test test-vm lint demo bench clean help deps root peers
+.PHONY: build install test test-vm test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers
 
 build: ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -39,8 +43,9 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
 # gotestsum says at the end what was skipped, and why; go test keeps that to itself.
-test: root deps build peers ## all tests, from unit to real kernel (root; in namespaces of their own)
-	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) ./...
+test: root deps build peers ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
+	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v '/test/runtimes$$')
+	@$(MAKE) --no-print-directory test-runtimes
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 VM  := $(CURDIR)/.cache/vm
@@ -51,6 +56,15 @@ test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under q
 	go test -c -o $(VM)/kernel.test ./test
 	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) && \
 		$(VM)/kernel.test -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
+
+# Each runs for itself and for some seconds, hence -v.
+test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
+	go test -count=1 -v -timeout $(TIMEOUT) ./test/runtimes
+
+test-containerd2: root deps runtimes build peers ## the same CRI tests on containerd 2, which the first run builds in a minute or two
+	@test -x $(CONTAINERD2)/containerd || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN=$(CONTAINERD2) \
+		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
+	TRESTLE_CONTAINERD2=$(CONTAINERD2) go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
 
 lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	go tool -modfile=tools/go.mod golangci-lint run
@@ -67,7 +81,7 @@ clean: ## remove what make made
 	rm -rf bin .cache
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers:
@@ -81,11 +95,26 @@ root:
 DEPS := ip=iproute2 nft=nftables iptables=iptables conntrack=conntrack ping=iputils-ping \
 	strace=strace busybox=busybox-static tcpdump=tcpdump
 
+# The same of test-runtimes.
+RUNTIMES := containerd=containerd runc=runc podman=podman
+
+# Installs the packages of $(1), a list as above, whose programs are missing.
+define get-missing
+PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
+for dep in $(1); do command -v $${dep%%=*} >/dev/null || missing="$$missing $${dep#*=}"; done; \
+[ -z "$$missing" ] && exit 0; \
+command -v apt-get >/dev/null || { echo "missing; please install:$$missing" >&2; exit 1; }; \
+echo "installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
+get() { apt-get install -qq -y --no-install-recommends $$missing; }; \
+get >/dev/null 2>&1 || { apt-get update -qq && get; }
+endef
+
 deps:
-	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; \
-	for dep in $(DEPS); do command -v $${dep%%=*} >/dev/null || missing="$$missing $${dep#*=}"; done; \
-	[ -z "$$missing" ] && exit 0; \
-	command -v apt-get >/dev/null || { echo "missing; please install:$$missing" >&2; exit 1; }; \
-	echo "installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
-	get() { apt-get install -qq -y --no-install-recommends $$missing; }; \
-	get >/dev/null 2>&1 || { apt-get update -qq && get; }
+	@$(call get-missing,$(DEPS))
+
+# Their packages would start services; policy-rc.d forbids it meanwhile. Without
+# apt-get the tests of those that are missing are skipped.
+runtimes:
+	@command -v apt-get >/dev/null || exit 0; policy=/usr/sbin/policy-rc.d; \
+	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
+	$(call get-missing,$(RUNTIMES))

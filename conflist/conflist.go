@@ -12,6 +12,11 @@ import "embed"
 // bridge with IPv4 and IPv6 behind masquerade, and host ports.
 const Default = "10-trestle.conflist"
 
+// Fast is the name of the file with the like of it in which the bridge plugin maps
+// the host ports itself: one process for each ADD and DEL rather than two. Other
+// suites' bridge plugins do not know that capability, and would map nothing.
+const Fast = "10-trestle-fast.conflist"
+
 // Files are the lists, by the names that they have in /etc/cni/net.d.
 //
 //go:embed *.conflist

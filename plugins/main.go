@@ -14,6 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
+	"github.com/trestle-cni/trestle/plugins/firewall"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/loopback"
 	"github.com/trestle-cni/trestle/plugins/portmap"
@@ -30,6 +31,7 @@ func main() {
 	plugins := map[string]func() cni.Plugin{
 		"bandwidth":  bandwidth.Plugin,
 		"bridge":     bridge.Plugin,
+		"firewall":   firewall.Plugin,
 		"host-local": hostlocal.Plugin,
 		"loopback":   loopback.Plugin,
 		"portmap":    portmap.Plugin,

@@ -169,6 +169,7 @@ func TestBridgeLeavesNothing(t *testing.T) {
 				h.AssertUnchanged(host0, kept...)
 				if alone {
 					assertNoLease(t, h)
+					h.MustRun("test", "!", "-e", "/run/trestle")
 				}
 				if !tt.gone {
 					c.AssertUnchanged(container0)

@@ -21,11 +21,7 @@ import (
 // hostLocalPrograms are our host-local and the reference's, from where `make` has
 // put them, or built for this run.
 var hostLocalPrograms = sync.OnceValues(func() (map[string]string, error) {
-	temp, err := os.MkdirTemp("", "trestle-host-local")
-	if err != nil {
-		return nil, err
-	}
-	programs := map[string]string{}
+	programs, temp := map[string]string{}, ""
 	for _, p := range []struct{ name, variable, source string }{
 		{"ours", "TRESTLE_BIN", "github.com/trestle-cni/trestle/plugins"},
 		{"reference", "TRESTLE_PEERS", "github.com/containernetworking/plugins/plugins/ipam/host-local"},
@@ -33,6 +29,12 @@ var hostLocalPrograms = sync.OnceValues(func() (map[string]string, error) {
 		if dir := os.Getenv(p.variable); dir != "" {
 			programs[p.name] = filepath.Join(dir, "host-local")
 			continue
+		}
+		if temp == "" {
+			var err error
+			if temp, err = os.MkdirTemp("", "trestle-host-local"); err != nil {
+				return nil, err
+			}
 		}
 		programs[p.name] = filepath.Join(temp, p.name, "host-local")
 		build := exec.Command("go", "build", "-buildvcs=false", "-o", programs[p.name], p.source)

@@ -70,15 +70,29 @@ func TestNATRouteLocalnet(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			natSysctl(t, n.Host, setting, tt.before)
-			portmapAdd(t, n, "blue", "", natMapping("tcp", tt.hostIP, 8080, 80))
+			n.portmapAdd(t, "blue", "", natMapping("tcp", tt.hostIP, 8080, 80))
 			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.during {
 				t.Errorf("while mapped: got %s, want %s", got, tt.during)
 			}
-			portmapDel(t, n, "blue", "")
+			n.portmapDel(t, "blue", "")
 			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.before {
 				t.Errorf("afterwards: got %s, want %s", got, tt.before)
 			}
 		})
+	}
+}
+
+// TestNATRouteLocalnetElsewhere: a container that the host has no interface to
+// is no reason to let the default route's have loopback addresses.
+func TestNATRouteLocalnetElsewhere(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	config := natConfig("blue", "", natResult(n.c1, "10.77.0.5/24"), natMapping("tcp", "", 8080, 80))
+	if err := n.Exec(n.c1.Call("ADD", "portmap", config)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.MustRun("cat", "/proc/sys/net/ipv4/conf/"+host.Uplink+"/route_localnet"); got != "0\n" {
+		t.Errorf("got %q, want it 0", got)
 	}
 }
 
@@ -105,12 +119,12 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 			if _, err := n.other.RequestFrom("udp", "10.2.0.7:6666", "192.0.2.1:8080"); err != nil {
 				t.Fatal(err)
 			}
-			portmapAdd(t, n, "blue", keys, natMapping("udp", "", 8080, 80))
+			n.portmapAdd(t, "blue", keys, natMapping("udp", "", 8080, 80))
 			if reply, err := ask(); err != nil || reply.Server != "c1" {
 				t.Errorf("mapped to c1: got %v, %v, want c1", reply, err)
 			}
-			portmapDel(t, n, "blue", "")
-			config := natConfig("blue", keys, natResult(n.neighbour, "br1", "10.1.0.6/24"), natMapping("udp", "", 8080, 80))
+			n.portmapDel(t, "blue", "")
+			config := natConfig("blue", keys, natResult(n.neighbour, "10.1.0.6/24"), natMapping("udp", "", 8080, 80))
 			if err := n.Exec(n.neighbour.Call("ADD", "portmap", config)).Err(); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ func TestNATMasquerade(t *testing.T) {
 	t.Parallel()
 	subnets := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24"), netip.MustParsePrefix("fd00:1::/64")}
 	outside := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128")}
+	fixed := nat.Masquerade{SNAT4: netip.MustParseAddr("192.0.2.77"), SNAT6: netip.MustParseAddr("2001:db8::77")}
 	for _, backend := range natBackends {
 		for _, tt := range []struct {
 			name             string
@@ -23,8 +24,7 @@ func TestNATMasquerade(t *testing.T) {
 			{"as it is", nat.Masquerade{}, [2]string{"192.0.2.2", "2001:db8::2"}, [2]string{"10.2.0.1", "fd00:2::1"}},
 			{"at random", nat.Masquerade{RandomFully: true}, [2]string{"192.0.2.2", "2001:db8::2"}, [2]string{"10.2.0.1", "fd00:2::1"}},
 			{"outside excluded", nat.Masquerade{Exclude: outside}, [2]string{"10.1.0.5", "fd00:1::5"}, [2]string{"10.2.0.1", "fd00:2::1"}},
-			{"fixed addresses", nat.Masquerade{SNAT4: netip.MustParseAddr("192.0.2.77"), SNAT6: netip.MustParseAddr("2001:db8::77")},
-				[2]string{"192.0.2.77", "2001:db8::77"}, [2]string{"192.0.2.77", "2001:db8::77"}},
+			{"fixed addresses", fixed, [2]string{"192.0.2.77", "2001:db8::77"}, [2]string{"192.0.2.77", "2001:db8::77"}},
 		} {
 			t.Run(backend+"/"+tt.name, func(t *testing.T) {
 				t.Parallel()
@@ -96,7 +96,7 @@ func TestNATPortOptions(t *testing.T) {
 			n.mapPorts(t, tt.keys, natMapping("tcp", "", 8080, 80))
 			for i, s := range n.sources(true, "") {
 				s.sees = tt.ipv4[i]
-				natAsk(t, s, "tcp", 8080, "")
+				s.ask(t, "tcp", 8080, "")
 			}
 		})
 	}
@@ -116,7 +116,7 @@ func TestNATManyPorts(t *testing.T) {
 			n.mapPorts(t, fmt.Sprintf(`"backend": %q`, backend), mappings...)
 			for _, port := range []int{10000, 10014, 10015, 10128, 10299} {
 				for _, protocol := range []string{"tcp", "udp"} {
-					natAsk(t, n.sources(true, "")[0], protocol, port, "")
+					n.sources(true, "")[0].ask(t, protocol, port, "")
 				}
 			}
 		})

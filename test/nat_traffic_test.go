@@ -73,13 +73,13 @@ func natContainer(h *host.Host, id, bridge string, addresses ...string) *host.Co
 }
 
 // natResult is what the main plugin would have answered.
-func natResult(c *host.Container, bridge string, addresses ...string) string {
+func natResult(c *host.Container, addresses ...string) string {
 	var ips []string
 	for _, a := range addresses {
 		ips = append(ips, fmt.Sprintf(`{"address": %q, "interface": 2}`, a))
 	}
-	return fmt.Sprintf(`{"cniVersion": "1.1.0", "interfaces": [{"name": %q}, {"name": "veth-%s"}, {"name": "eth0", "sandbox": %q}], "ips": [%s]}`,
-		bridge, c.ID, c.NetNS, strings.Join(ips, ", "))
+	return fmt.Sprintf(`{"cniVersion": "1.1.0", "interfaces": [{"name": "br1"}, {"name": "veth-%s"}, {"name": "eth0", "sandbox": %q}], "ips": [%s]}`,
+		c.ID, c.NetNS, strings.Join(ips, ", "))
 }
 
 // natConfig is the configuration of a call: keys are those of the plugin, "" or
@@ -104,7 +104,7 @@ func (n natNet) mapPorts(t *testing.T, keys string, mappings ...string) {
 	t.Helper()
 	n.makeKernelTables()
 	before := n.Dump()
-	config := natConfig("blue", keys, natResult(n.c1, "br1", natC1v4, natC1v6), strings.Join(mappings, ", "))
+	config := natConfig("blue", keys, natResult(n.c1, natC1v4, natC1v6), strings.Join(mappings, ", "))
 	for _, verb := range []string{"ADD", "CHECK"} {
 		if err := n.Exec(n.c1.Call(verb, "portmap", config)).Err(); err != nil {
 			t.Fatalf("%s: %v", verb, err)
@@ -192,7 +192,7 @@ func testNATTraffic(t *testing.T, n natNet, backend string) {
 			}
 			for _, s := range n.sources(ipv4, hostIP) {
 				for _, protocol := range []string{"tcp", "udp"} {
-					wait.Go(func() { natAsk(t, s, protocol, 8080+i, hostIP) })
+					wait.Go(func() { s.ask(t, protocol, 8080+i, hostIP) })
 				}
 			}
 		}
@@ -200,7 +200,8 @@ func testNATTraffic(t *testing.T, n natNet, backend string) {
 	wait.Wait()
 }
 
-func natAsk(t *testing.T, s natSource, protocol string, port int, hostIP string) {
+// ask asks for a port that is mapped on hostIP.
+func (s natSource) ask(t *testing.T, protocol string, port int, hostIP string) {
 	t.Helper()
 	to := netip.AddrPortFrom(netip.MustParseAddr(s.address), uint16(port)).String()
 	reply, err := s.from.Request(protocol, to)

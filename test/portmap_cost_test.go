@@ -16,7 +16,7 @@ import (
 func TestPortmapRunsNoProcess(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	add := n.c1.Call("ADD", "portmap", natConfig("blue", `"backend": "nftables"`, natResult(n.c1, "br1", natC1v4, natC1v6), natMapping("udp", "", 8080, 80)))
+	add := n.c1.Call("ADD", "portmap", natConfig("blue", `"backend": "nftables"`, natResult(n.c1, natC1v4, natC1v6), natMapping("udp", "", 8080, 80)))
 	del := n.c1.Call("DEL", "portmap", natConfig("blue", "", "", ""))
 	for _, call := range []host.Call{add, del, del} {
 		call.Strace = &host.Strace{Syscalls: "execve"}
@@ -40,7 +40,7 @@ func TestPortmapCostsTheSame(t *testing.T) {
 		for port := range 5 {
 			mappings = append(mappings, natMapping("tcp", "", 10000+5*i+port, 80))
 		}
-		call := n.neighbour.Call("ADD", "portmap", natConfig("red", "", natResult(n.neighbour, "br1", "10.1.0.6/24", "fd00:1::6/64"), strings.Join(mappings, ", ")))
+		call := n.neighbour.Call("ADD", "portmap", natConfig("red", "", natResult(n.neighbour, "10.1.0.6/24", "fd00:1::6/64"), strings.Join(mappings, ", ")))
 		call.ContainerID = fmt.Sprintf("resident%d", i)
 		return call
 	}
@@ -65,7 +65,7 @@ func portmapCounts(t *testing.T, n natNet) map[string]int {
 	mappings := natMapping("tcp", "", 8080, 80) + "," + natMapping("tcp", "", 8081, 80)
 	counts := map[string]int{}
 	for _, call := range []host.Call{
-		n.c1.Call("ADD", "portmap", natConfig("blue", "", natResult(n.c1, "br1", natC1v4), mappings)),
+		n.c1.Call("ADD", "portmap", natConfig("blue", "", natResult(n.c1, natC1v4), mappings)),
 		n.c1.Call("DEL", "portmap", natConfig("blue", "", "", "")),
 	} {
 		call.Strace = &host.Strace{Syscalls: "openat,getdents64,mkdirat,symlinkat,readlinkat,unlinkat,newfstatat,socket,sendto,sendmsg,recvfrom,recvmsg"}
@@ -93,7 +93,7 @@ func TestPortmapInParallel(t *testing.T) {
 			for port := range each {
 				mappings = append(mappings, natMapping("tcp", "", 10000+each*i+port, 80))
 			}
-			call := n.c1.Call(verb, "portmap", natConfig("blue", "", natResult(n.c1, "br1", natC1v4), strings.Join(mappings, ", ")))
+			call := n.c1.Call(verb, "portmap", natConfig("blue", "", natResult(n.c1, natC1v4), strings.Join(mappings, ", ")))
 			call.ContainerID = fmt.Sprintf("c%d", i)
 			wait.Go(func() {
 				if err := n.Exec(call).Err(); err != nil {
@@ -127,7 +127,7 @@ func TestPortmapKilled(t *testing.T) {
 			n := newNATNet(t, false)
 			n.makeKernelTables()
 			mappings := natMapping("tcp", "", 8080, 80) + "," + natMapping("udp", "127.0.0.1", 8081, 80)
-			config := natConfig("blue", fmt.Sprintf(`"backend": %q`, backend), natResult(n.c1, "br1", natC1v4, natC1v6), mappings)
+			config := natConfig("blue", fmt.Sprintf(`"backend": %q`, backend), natResult(n.c1, natC1v4, natC1v6), mappings)
 			add, del := n.c1.Call("ADD", "portmap", config), n.c1.Call("DEL", "portmap", natConfig("blue", "", "", ""))
 			left := func() string {
 				return n.MustRun("sh", "-c", "nft list ruleset | grep -i trestle; find /run/trestle -mindepth 1 ! -name lock ! -name nat; grep -v 0 /proc/sys/net/ipv4/conf/br1/route_localnet; true")

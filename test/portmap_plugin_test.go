@@ -12,9 +12,9 @@ import (
 )
 
 // portmapAdd maps ports of c1, which must work.
-func portmapAdd(t *testing.T, n natNet, network, keys string, mappings ...string) {
+func (n natNet) portmapAdd(t *testing.T, network, keys string, mappings ...string) {
 	t.Helper()
-	config := natConfig(network, keys, natResult(n.c1, "br1", natC1v4, natC1v6), strings.Join(mappings, ", "))
+	config := natConfig(network, keys, natResult(n.c1, natC1v4, natC1v6), strings.Join(mappings, ", "))
 	if err := n.Exec(n.c1.Call("ADD", "portmap", config)).Err(); err != nil {
 		t.Fatalf("ADD: %v", err)
 	}
@@ -22,7 +22,7 @@ func portmapAdd(t *testing.T, n natNet, network, keys string, mappings ...string
 
 // portmapDel unmaps what c1 has by the network, as a runtime does that knows
 // nothing any more.
-func portmapDel(t *testing.T, n natNet, network, keys string) {
+func (n natNet) portmapDel(t *testing.T, network, keys string) {
 	t.Helper()
 	call := n.c1.Call("DEL", "portmap", natConfig(network, keys, "", ""))
 	call.NetNS = ""
@@ -34,7 +34,7 @@ func portmapDel(t *testing.T, n natNet, network, keys string) {
 func TestPortmapPassesTheResultOn(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	prev := strings.TrimSuffix(natResult(n.c1, "br1", natC1v4), "}") + `, "unknown": {"kept": [1, 2.50]}}`
+	prev := strings.TrimSuffix(natResult(n.c1, natC1v4), "}") + `, "unknown": {"kept": [1, 2.50]}}`
 	for name, mappings := range map[string]string{"with mappings": natMapping("tcp", "", 8080, 80), "without": ""} {
 		t.Run(name, func(t *testing.T) {
 			answer := n.Exec(n.c1.Call("ADD", "portmap", natConfig("blue", "", prev, mappings)))
@@ -60,7 +60,7 @@ func TestPortmapRefuses(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
 	before := n.Dump()
-	result := natResult(n.c1, "br1", natC1v4)
+	result := natResult(n.c1, natC1v4)
 	for _, tt := range []struct {
 		name, keys, result, mappings string
 		code                         uint
@@ -104,7 +104,7 @@ func TestPortmapRefuses(t *testing.T) {
 func TestPortmapTakenPort(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	portmapAdd(t, n, "blue", "", natMapping("tcp", "", 8080, 80), natMapping("udp", "192.0.2.2", 9090, 80))
+	n.portmapAdd(t, "blue", "", natMapping("tcp", "", 8080, 80), natMapping("udp", "192.0.2.2", 9090, 80))
 	before := n.Dump()
 	for _, tt := range []struct {
 		name, keys, mapping string
@@ -122,7 +122,7 @@ func TestPortmapTakenPort(t *testing.T) {
 		{"another family", "", natMapping("udp", "::", 9090, 80), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			config := natConfig("red", tt.keys, natResult(n.neighbour, "br1", "10.1.0.6/24", "fd00:1::6/64"), tt.mapping)
+			config := natConfig("red", tt.keys, natResult(n.neighbour, "10.1.0.6/24", "fd00:1::6/64"), tt.mapping)
 			err := n.Exec(n.neighbour.Call("ADD", "portmap", config)).Err()
 			if tt.taken != (host.CodeOf(err) == 102) {
 				t.Fatalf("got %v, want code 102: %v", err, tt.taken)
@@ -141,8 +141,8 @@ func TestPortmapTakenPort(t *testing.T) {
 		})
 	}
 	t.Run("by the same container on another network", func(t *testing.T) {
-		portmapAdd(t, n, "red", "", natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8888, 80))
-		portmapDel(t, n, "red", "")
+		n.portmapAdd(t, "red", "", natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8888, 80))
+		n.portmapDel(t, "red", "")
 		if reply, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err != nil || reply.Server != "c1" {
 			t.Errorf("the port of network blue: got %v, %v, want c1", reply, err)
 		}
@@ -159,19 +159,19 @@ func TestPortmapAgain(t *testing.T) {
 			n.makeKernelTables()
 			empty := n.Dump()
 			keys := fmt.Sprintf(`"backend": %q`, backend)
-			portmapAdd(t, n, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
+			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
 			once := n.Dump()
-			portmapAdd(t, n, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
+			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
 			n.AssertUnchanged(once, "neighbour")
-			portmapAdd(t, n, "blue", keys, natMapping("tcp", "", 8081, 80))
+			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8081, 80))
 			if reply, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err == nil {
 				t.Errorf("a port that is not mapped any more: got %v, want no answer", reply)
 			}
 			if _, err := n.Outside.Request("tcp", "192.0.2.2:8081"); err != nil {
 				t.Error(err)
 			}
-			portmapAdd(t, n, "blue", keys)
-			portmapDel(t, n, "blue", "")
+			n.portmapAdd(t, "blue", keys)
+			n.portmapDel(t, "blue", "")
 			n.AssertUnchanged(empty, "neighbour", "link veth-c1")
 		})
 	}
@@ -184,8 +184,8 @@ func TestPortmapBackendChanged(t *testing.T) {
 	n.makeKernelTables()
 	before := n.Dump()
 	for _, backends := range [][2]string{{"nftables", "iptables"}, {"iptables", "nftables"}} {
-		portmapAdd(t, n, "blue", fmt.Sprintf(`"backend": %q`, backends[0]), natMapping("tcp", "", 8080, 80))
-		portmapDel(t, n, "blue", fmt.Sprintf(`"backend": %q`, backends[1]))
+		n.portmapAdd(t, "blue", fmt.Sprintf(`"backend": %q`, backends[0]), natMapping("tcp", "", 8080, 80))
+		n.portmapDel(t, "blue", fmt.Sprintf(`"backend": %q`, backends[1]))
 		n.AssertUnchanged(before, "link veth-c1", "neighbour")
 	}
 }
@@ -194,7 +194,7 @@ func TestPortmapBackendChanged(t *testing.T) {
 func TestPortmapKeysOfContainerd(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	portmapAdd(t, n, "blue", "", `{"HostPort": 8080, "ContainerPort": 80, "Protocol": "TCP", "HostIP": ""}`)
+	n.portmapAdd(t, "blue", "", `{"HostPort": 8080, "ContainerPort": 80, "Protocol": "TCP", "HostIP": ""}`)
 	if _, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err != nil {
 		t.Error(err)
 	}
@@ -204,10 +204,11 @@ func TestPortmapCheckNoticesLoss(t *testing.T) {
 	t.Parallel()
 	for backend, losses := range map[string]map[string][]string{
 		"nftables": {
-			"the table":  {"nft", "flush", "ruleset"},
-			"an element": {"nft", "delete", "element", "inet", "trestle", "host_ports4", "{ tcp . 8080 }"},
-			"the guard":  {"nft", "flush", "chain", "inet", "trestle", "loopback_guard"},
-			"the jump":   {"nft", "flush", "chain", "inet", "trestle", "prerouting"},
+			"the table":            {"nft", "flush", "ruleset"},
+			"an element":           {"nft", "delete", "element", "inet", "trestle", "host_ports4", "{ tcp . 8080 }"},
+			"the guard":            {"nft", "flush", "chain", "inet", "trestle", "loopback_guard"},
+			"the jump":             {"nft", "flush", "chain", "inet", "trestle", "prerouting"},
+			"the way of 127.0.0.1": {"sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/br1/route_localnet"},
 		},
 		"iptables": {
 			"the table": {"iptables", "-t", "nat", "-F"},
@@ -220,8 +221,8 @@ func TestPortmapCheckNoticesLoss(t *testing.T) {
 				t.Parallel()
 				n := newNATNet(t, false)
 				keys := fmt.Sprintf(`"backend": %q`, backend)
-				portmapAdd(t, n, "blue", keys, natMapping("tcp", "", 8080, 80))
-				check := n.c1.Call("CHECK", "portmap", natConfig("blue", keys, natResult(n.c1, "br1", natC1v4, natC1v6), natMapping("tcp", "", 8080, 80)))
+				n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8080, 80))
+				check := n.c1.Call("CHECK", "portmap", natConfig("blue", keys, natResult(n.c1, natC1v4, natC1v6), natMapping("tcp", "", 8080, 80)))
 				if err := n.Exec(check).Err(); err != nil {
 					t.Errorf("before: %v", err)
 				}
@@ -229,7 +230,7 @@ func TestPortmapCheckNoticesLoss(t *testing.T) {
 				if err := n.Exec(check).Err(); host.CodeOf(err) != 103 || !strings.Contains(err.Error(), "want") {
 					t.Errorf("after: got %v, want code 103 that says what is wanted", err)
 				}
-				portmapDel(t, n, "blue", "")
+				n.portmapDel(t, "blue", "")
 			})
 		}
 	}
@@ -239,7 +240,7 @@ func TestPortmapGCAndStatus(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
 	before := n.Dump()
-	portmapAdd(t, n, "blue", "", natMapping("tcp", "", 8080, 80))
+	n.portmapAdd(t, "blue", "", natMapping("tcp", "", 8080, 80))
 	gc := host.Call{Plugin: "portmap", Command: "GC"}
 	for _, step := range []struct {
 		list string

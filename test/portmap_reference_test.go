@@ -33,14 +33,14 @@ func TestPortmapAfterTheReference(t *testing.T) {
 			path := "PATH=" + alternativeIPTables(t, n, tt.iptables)
 			keys := fmt.Sprintf(`"backend": %q`, tt.backend)
 			mappings := natMapping("tcp", "", 8080, 80) + "," + natMapping("udp", "192.0.2.2", 8081, 80)
-			result := natResult(n.c1, "br1", natC1v4, natC1v6)
+			result := natResult(n.c1, natC1v4, natC1v6)
 			reference := n.c1.Call("ADD", filepath.Join(n.Dirs().Reference, "portmap"), natConfig("blue", keys, result, mappings))
 			reference.Env = []string{path}
 			if err := n.Exec(reference).Err(); err != nil {
 				t.Fatal(err)
 			}
 			others := reference
-			others.ContainerID, others.Config = "other", natConfig("blue", keys, natResult(n.neighbour, "br1", "10.1.0.6/24"), natMapping("tcp", "", 9090, 80))
+			others.ContainerID, others.Config = "other", natConfig("blue", keys, natResult(n.neighbour, "10.1.0.6/24"), natMapping("tcp", "", 9090, 80))
 			if err := n.Exec(others).Err(); err != nil {
 				t.Fatal(err)
 			}

@@ -22,8 +22,10 @@ func TestParseLimits(t *testing.T) {
 		{"zeros", `{"ingressRate": 0, "ingressBurst": 0}`, Limits{}},
 		{"both", `{"ingressRate": 8000, "ingressBurst": 1600, "egressRate": 9000, "egressBurst": 1700}`, Limits{Limit{8000, 1600}, Limit{9000, 1700}}},
 		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 9000, "egressBurst": 1700}}}`, Limits{Egress: Limit{9000, 1700}}},
-		{"containerd's", `{"runtimeConfig": {"bandwidth": {"IngressRate": 1000000, "IngressBurst": 4294967295, "EgressRate": 0, "EgressBurst": 0}}}`,
-			Limits{Ingress: Limit{1000000, math.MaxUint32}}},
+		{
+			"containerd's", `{"runtimeConfig": {"bandwidth": {"IngressRate": 1000000, "IngressBurst": 4294967295, "EgressRate": 0, "EgressBurst": 0}}}`,
+			Limits{Ingress: Limit{1000000, math.MaxUint32}},
+		},
 		{"configuration before runtime", `{"egressRate": 8, "egressBurst": 8, "runtimeConfig": {"bandwidth": {"ingressRate": 9000, "ingressBurst": 1700}}}`, Limits{Egress: Limit{8, 8}}},
 		{"configured zero before runtime", `{"egressRate": 0, "runtimeConfig": {"bandwidth": {"ingressRate": 9000, "ingressBurst": 1700}}}`, Limits{}},
 		{"largest burst", `{"ingressRate": 9000, "ingressBurst": 34359738359}`, Limits{Ingress: Limit{9000, 34359738359}}},

@@ -3,7 +3,7 @@
 package flock
 
 import (
-	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,7 +63,7 @@ func open(path string, mode Mode, wait time.Duration, openFile func() (*os.File,
 			return nil, cni.IOErrorf("open lock: %w", err)
 		}
 		l := &Lock{file}
-		if err := l.lock(mode, wait); err != nil {
+		if err := FD(int(file.Fd()), path, mode, wait); err != nil {
 			return nil, errors.Join(err, file.Close())
 		}
 		if l.isAt(path) {
@@ -85,65 +85,82 @@ func (l *Lock) isAt(path string) bool {
 	return err == nil && os.SameFile(there, held)
 }
 
-func (l *Lock) lock(mode Mode, wait time.Duration) error {
-	err := unix.Flock(int(l.file.Fd()), int(mode)|unix.LOCK_NB)
+// FD locks what the descriptor has open; name is for messages. The lock goes
+// with the last descriptor of the same open file.
+func FD(fd int, name string, mode Mode, wait time.Duration) error {
+	err := flock(fd, int(mode)|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return l.wait(mode, wait)
+		err = flockWithin(fd, mode, wait)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return cni.TryAgainErrorf("lock %s: held by %s for longer than %s; try again", name, holder(fd), wait)
 	}
 	if err != nil {
-		return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
+		return cni.IOErrorf("lock %s: %w", name, err)
 	}
 	return nil
 }
 
-// wait blocks in flock on a thread of its own. When the time is over the thread
-// stays behind, and a lock that it may still be given is freed with the file,
-// which the caller closes.
-func (l *Lock) wait(mode Mode, limit time.Duration) error {
-	fd, err := unix.FcntlInt(l.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
-	}
-	got := make(chan error, 1)
-	go func() {
-		var err error
-		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-			err = unix.Flock(fd, int(mode))
+// flock is flock(2), begun anew where a signal interrupts it.
+func flock(fd, how int) error {
+	for {
+		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
+			return err
 		}
-		got <- errors.Join(err, unix.Close(fd))
-	}()
-	select {
-	case err := <-got:
-		if err != nil {
-			return cni.IOErrorf("lock %s: %w", l.file.Name(), err)
-		}
-		return nil
-	case <-time.After(limit):
-		return cni.TryAgainErrorf("lock %s: still held by %s after %s; try again", l.file.Name(), l.holders(), limit)
 	}
 }
 
-// holders names who has the lock, from /proc/locks (fs/locks.c, lock_get_status):
-// "1: FLOCK  ADVISORY  WRITE 1234 fd:00:5678 0 EOF".
-func (l *Lock) holders() string {
+// flockWithin waits for the lock, in the kernel's queue, no longer than wait.
+// The thread that waits stays behind after that, with a descriptor of its own;
+// when the lock comes to it at last, it closes that, and with the last descriptor
+// the lock is gone.
+func flockWithin(fd int, mode Mode, wait time.Duration) error {
+	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- errors.Join(flock(own, int(mode)), unix.Close(own)) }()
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-deadline.C:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+// holder says which process has the file locked (proc_locks(5)).
+func holder(fd int) string {
 	var stat unix.Stat_t
-	locks, err := os.Open("/proc/locks")
-	if err != nil || unix.Fstat(int(l.file.Fd()), &stat) != nil {
+	locks, err := os.ReadFile("/proc/locks")
+	if statErr := unix.Fstat(fd, &stat); err != nil || statErr != nil {
 		return "another process"
 	}
-	defer func() { _ = locks.Close() }() // only read from
-	inode := fmt.Sprintf(":%d", stat.Ino)
-	var pids []string
-	for lines := bufio.NewScanner(locks); lines.Scan(); {
-		f := strings.Fields(lines.Text())
-		if len(f) >= 6 && f[1] == "FLOCK" && strings.HasSuffix(f[5], inode) {
-			pids = append(pids, "pid "+f[4])
+	pid := lockHolder(locks, stat.Ino)
+	if pid == "" || pid == "0" { // 0: a process outside our pid namespace
+		return "another process"
+	}
+	name, err := os.ReadFile("/proc/" + pid + "/comm")
+	if err != nil {
+		return "process " + pid
+	}
+	return fmt.Sprintf("process %s (%s)", pid, bytes.TrimSpace(name))
+}
+
+// lockHolder finds the pid of who holds a flock on the inode, in lines like
+// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; those who wait have "->"
+// after the number. The device is not compared: on btrfs it differs from stat's.
+func lockHolder(locks []byte, ino uint64) string {
+	suffix := fmt.Sprintf(":%d", ino)
+	for line := range strings.Lines(string(locks)) {
+		fields := strings.Fields(line)
+		if len(fields) > 5 && fields[1] == "FLOCK" && strings.HasSuffix(fields[5], suffix) {
+			return fields[4]
 		}
 	}
-	if pids == nil {
-		return "another process"
-	}
-	return strings.Join(pids, ", ")
+	return ""
 }
 
 // Unlock frees the lock.

@@ -29,7 +29,7 @@ func TestWaiterGivesUpAndNamesTheHolder(t *testing.T) {
 	if cni.CodeOf(err) != cni.CodeTryAgain {
 		t.Fatalf("got %v, want an error of code %d", err, cni.CodeTryAgain)
 	}
-	for _, want := range []string{path, fmt.Sprintf("pid %d", os.Getpid())} {
+	for _, want := range []string{path, fmt.Sprintf("process %d", os.Getpid())} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("got %q, want %q in it", err, want)
 		}
@@ -126,5 +126,14 @@ func TestPlantedLinkIsNotFollowed(t *testing.T) {
 	}
 	if _, err := os.Stat(target); err == nil {
 		t.Error("the link was followed")
+	}
+}
+
+func TestLockHolder(t *testing.T) {
+	locks := "1: POSIX  ADVISORY  WRITE 700 fe:00:131 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 4712 fe:00:131 0 EOF\n3: FLOCK  ADVISORY  WRITE 9 fe:00:1131 0 EOF\n"
+	for ino, want := range map[uint64]string{131: "4711", 1131: "9", 31: ""} {
+		if got := lockHolder([]byte(locks), ino); got != want {
+			t.Errorf("inode %d: got %q, want %q", ino, got, want)
+		}
 	}
 }

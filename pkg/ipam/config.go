@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -178,18 +179,23 @@ func (w *wireConfig) sets(version string) ([]Set, error) {
 	if len(all) == 0 {
 		return nil, cni.ConfigErrorf(`ipam.ranges: missing; give at least one, like [[{"subnet": "10.22.0.0/16"}]]`)
 	}
-	p := rangeParser{}
 	exclude, err := parseExclude("ipam.exclude", w.IPAM.Exclude)
 	if err != nil {
 		return nil, err
 	}
-	p.barred = exclude
+	p := rangeParser{barred: exclude}
 	for _, n := range all {
 		if err := p.add(n); err != nil {
 			return nil, err
 		}
 	}
-	return p.finish(), checkFamilies(p.sets, version)
+	p.finish()
+	for i, n := range all {
+		if !slices.ContainsFunc(p.sets[i], func(r Range) bool { return r.Size() > 0 }) {
+			return nil, cni.ConfigErrorf("%s: nothing is left to lease in %s but gateways, ends of subnets and what is excluded; enlarge the range", n.key, p.sets[i])
+		}
+	}
+	return p.sets, checkFamilies(p.sets, version)
 }
 
 // checkFamilies holds back what results before 0.3.0 have no room for.
@@ -271,13 +277,12 @@ func (p *rangeParser) note(key string, r Range) error {
 }
 
 // finish bars from every range what any of them must not lease.
-func (p *rangeParser) finish() []Set {
+func (p *rangeParser) finish() {
 	for _, set := range p.sets {
 		for i := range set {
 			set[i] = set[i].withBarred(p.barred)
 		}
 	}
-	return p.sets
 }
 
 // parse reads one range; key is where it stands.

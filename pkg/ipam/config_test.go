@@ -128,6 +128,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"overlap across sets", `{"ipam":{"subnet":"10.2.0.0/16","ranges":[[{"subnet":"10.2.3.0/24"}]]}}`, "", 7, "overlaps with 10.2.0.1-10.2.255.254 (ipam)"},
 		{"families mixed", one(`{"subnet":"10.2.0.0/24"},{"subnet":"fd00::/64"}`), "", 7, "different families"},
 		{"exclude", `{"ipam":{"exclude":["10.1"],"subnet":"10.1.0.0/24"}}`, "", 7, `ipam.exclude[0]: "10.1" is neither`},
+		{"nothing to lease", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"10.2.0.0/30","exclude":["10.2.0.2"]}]]}}`, "", 7, "ipam.ranges[1]: nothing is left to lease"},
 		{"lock time-out", `{"ipam":{"lockTimeout":"soon","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.lockTimeout: "soon"`},
 		{"requested in no range", one(`{"subnet":"10.2.0.0/24"}`), "10.9.0.9", 7, "CNI_ARGS: IP: 10.9.0.9 is in no range"},
 		{"requested beyond the range", one(`{"subnet":"10.2.0.0/24","rangeEnd":"10.2.0.9"}`), "10.2.0.10", 7, "10.2.0.10 is in no range"},

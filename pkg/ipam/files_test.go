@@ -105,15 +105,6 @@ func TestCursor(t *testing.T) {
 	}
 }
 
-func TestLockHolder(t *testing.T) {
-	locks := "1: POSIX  ADVISORY  WRITE 700 fe:00:131 0 EOF\n2: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF\n2: -> FLOCK  ADVISORY  WRITE 4712 fe:00:131 0 EOF\n3: FLOCK  ADVISORY  WRITE 9 fe:00:1131 0 EOF\n"
-	for ino, want := range map[uint64]string{131: "4711", 1131: "9", 31: ""} {
-		if got := lockHolder([]byte(locks), ino); got != want {
-			t.Errorf("inode %d: got %q, want %q", ino, got, want)
-		}
-	}
-}
-
 // Whatever stands where one of our files should be: no panic, no duplicate, and
 // nothing outside the directory is touched.
 func TestThingsInTheWay(t *testing.T) {

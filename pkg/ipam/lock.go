@@ -1,16 +1,11 @@
 package ipam
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
 // lockName is the file that host-local locks with flock(2) as well.
@@ -28,76 +23,9 @@ func takeLock(d dir, wait time.Duration, mayMake bool) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	err = flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = flockWithin(fd, wait)
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = cni.TryAgainErrorf("lock %s/%s: held by %s for longer than %s; try again, or raise ipam.lockTimeout", d.path, lockName, holder(fd), wait)
-	} else if err != nil {
-		err = d.failed("lock", lockName, err)
-	}
-	if err != nil {
+	if err := flock.FD(fd, d.path+"/"+lockName, flock.Exclusive, wait); err != nil {
 		_ = unix.Close(fd) // nothing was written
 		return -1, err
 	}
 	return fd, nil
-}
-
-// flock is flock(2), begun anew where a signal interrupts it.
-func flock(fd, how int) error {
-	for {
-		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
-}
-
-// flockWithin waits for the lock, in the kernel's queue, no longer than wait.
-// The thread that waits stays behind after that; when the lock comes to it the
-// file is closed already, and with it the lock is gone (flock(2): "released …
-// when all duplicate descriptors have been closed").
-func flockWithin(fd int, wait time.Duration) error {
-	done := make(chan error, 1)
-	go func() { done <- flock(fd, unix.LOCK_EX) }()
-	deadline := time.NewTimer(wait)
-	defer deadline.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-deadline.C:
-		return os.ErrDeadlineExceeded
-	}
-}
-
-// holder says which process has the file locked (proc_locks(5)).
-func holder(fd int) string {
-	var stat unix.Stat_t
-	locks, err := os.ReadFile("/proc/locks")
-	if statErr := unix.Fstat(fd, &stat); err != nil || statErr != nil {
-		return "another process"
-	}
-	pid := lockHolder(locks, stat.Ino)
-	if pid == "" || pid == "0" { // 0: a process outside our pid namespace
-		return "another process"
-	}
-	name, err := os.ReadFile("/proc/" + pid + "/comm")
-	if err != nil {
-		return "process " + pid
-	}
-	return fmt.Sprintf("process %s (%s)", pid, bytes.TrimSpace(name))
-}
-
-// lockHolder finds the pid of who holds a flock on the inode, in lines like
-// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; those who wait have "->"
-// after the number. The device is not compared: on btrfs it differs from stat's.
-func lockHolder(locks []byte, ino uint64) string {
-	suffix := fmt.Sprintf(":%d", ino)
-	for line := range strings.Lines(string(locks)) {
-		fields := strings.Fields(line)
-		if len(fields) > 5 && fields[1] == "FLOCK" && strings.HasSuffix(fields[5], suffix) {
-			return fields[4]
-		}
-	}
-	return ""
 }

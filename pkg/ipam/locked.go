@@ -206,10 +206,10 @@ func (l *locked) writeHeader(nameless bool) error {
 	if err != nil {
 		return err
 	}
-	// The kernel never puts a past time there; ten seconds are more than any
-	// file system's granularity.
-	const past = 10
-	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: time.Now().Unix() - past, Nameless: nameless}
+	// The kernel never puts a past time there, and every file system can keep an
+	// even number of seconds.
+	stamp := (time.Now().Unix() - 10) &^ 1
+	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Nameless: nameless}
 	data, err := json.Marshal(h)
 	if err != nil {
 		return err

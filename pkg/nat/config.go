@@ -263,20 +263,16 @@ func (c MasqueradeConfig) Of(subnets []netip.Prefix) (Masquerade, error) {
 	}
 	for _, fixed := range []struct {
 		field, text string
-		is4         bool
-		addr        *netip.Addr
-	}{
-		{"masquerade.snatIP4", c.SNATIP4, true, &m.SNAT4},
-		{"masquerade.snatIP6", c.SNATIP6, false, &m.SNAT6},
-	} {
+		to          *netip.Addr
+	}{{"masquerade.snatIP4", c.SNATIP4, &m.SNAT4}, {"masquerade.snatIP6", c.SNATIP6, &m.SNAT6}} {
 		if fixed.text == "" {
 			continue
 		}
 		addr, err := netip.ParseAddr(fixed.text)
-		if err != nil || addr.Is4() != fixed.is4 || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast() {
-			return m, cni.ConfigErrorf("%s: %q is not a source address of that family; use one of the host's, like 192.0.2.1 or 2001:db8::1", fixed.field, fixed.text)
+		if err != nil {
+			return m, cni.ConfigErrorf("%s: %q is not an address; write it like 192.0.2.1 or 2001:db8::1", fixed.field, fixed.text)
 		}
-		*fixed.addr = addr
+		*fixed.to = addr
 	}
 	return m, m.check()
 }

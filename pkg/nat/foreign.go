@@ -21,8 +21,9 @@ import (
 
 // ReleaseForeign deletes what the reference plugins made for an owner that we
 // have no record of, as far as it can be told for certain: a host is switched
-// over with its containers running. addresses are the container's, where they
-// are known; rules that bear the container's ID only are told by them.
+// over with its containers running. It goes before Release, which drops the
+// record. addresses are the container's, where they are known; rules that bear
+// the container's ID only are told by them.
 //
 // Looking takes a few messages to the kernel. A program is run only for rules of
 // iptables-legacy, which only programs can read, and only where there are any.
@@ -31,17 +32,15 @@ func (h *Host) ReleaseForeign(owner cni.Owner, addresses []netip.Addr) error {
 	if err != nil || known {
 		return err
 	}
-	k, err := h.kernel(NFTables)
+	nft, err := h.nftables()
 	if err != nil {
 		return err
 	}
 	foreign := foreign{owner, addresses}
-	var errs []error
-	t := k.(*nftTable)
-	if supported, err := t.supported(); err == nil && supported {
-		errs = append(errs, foreign.deleteFromNFTables(t.conn))
-	} else {
-		errs = append(errs, err)
+	supported, err := nft.supported()
+	errs := []error{err}
+	if supported {
+		errs = append(errs, foreign.deleteFromNFTables(nft.conn))
 	}
 	for _, f := range families() {
 		errs = append(errs, foreign.deleteFromLegacy(f))

@@ -4,10 +4,11 @@ package nat
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
 // DefaultDir is where records live: they are worthless after a reboot, as the
@@ -36,17 +37,19 @@ func ParseBackend(s string) (Backend, error) {
 }
 
 // Host is the NAT state of the host: kernel rules, and the records of who they
-// are for. Every method may be called from several processes at once.
+// are for. Several processes may have one at once; a Host itself is for one
+// goroutine.
 type Host struct {
-	dir      string
-	backend  Backend
-	backends map[Backend]kernel // opened so far
+	dir     string
+	backend Backend
+	nft     *nftTable // nil until it is needed
 }
 
 // kernel has rules of ours; nftables and iptables are the two ways to.
 type kernel interface {
-	// add makes what is not there yet, instead of old, in one transaction.
-	add(want, old Rules) error
+	// add makes what is not there yet, in one transaction. The rule of a network
+	// that is there otherwise is replaced.
+	add(Rules) error
 	// remove deletes what is there of rules; all says that nothing of ours is
 	// to stay, not even what holds rules.
 	remove(rules Rules, all bool) error
@@ -56,12 +59,11 @@ type kernel interface {
 	replace(Rules) error
 	// usable says whether the kernel would take rules.
 	usable() error
-	close() error
 }
 
 // Open gives the NAT state whose records are in dir. Nothing is touched yet.
 func Open(dir string, backend Backend) *Host {
-	return &Host{dir: dir, backend: backend, backends: map[Backend]kernel{}}
+	return &Host{dir: dir, backend: backend}
 }
 
 // Close lets go of the kernel. Closing waits for what was deleted before
@@ -69,12 +71,12 @@ func Open(dir string, backend Backend) *Host {
 // a process that still has a link to delete does that first, or leaves the
 // closing to its end.
 func (h *Host) Close() error {
-	var errs []error
-	for backend, k := range h.backends {
-		errs = append(errs, k.close())
-		delete(h.backends, backend)
+	if h.nft == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	err := h.nft.close()
+	h.nft = nil
+	return err
 }
 
 // wanted is the backend that new rules go to.
@@ -82,46 +84,58 @@ func (h *Host) wanted() (Backend, error) {
 	if h.backend != Auto {
 		return h.backend, nil
 	}
-	k, err := h.kernel(NFTables)
+	nft, err := h.nftables()
 	if err != nil {
 		return Auto, err
 	}
-	supported, err := k.(*nftTable).supported()
+	supported, err := nft.supported()
 	if err != nil || supported {
 		return NFTables, err
 	}
 	return IPTables, nil
 }
 
-// kernel opens a backend, once.
 func (h *Host) kernel(b Backend) (kernel, error) {
-	if k := h.backends[b]; k != nil {
-		return k, nil
+	if b == IPTables {
+		return ipTables{}, nil
 	}
-	var k kernel
-	var err error
-	switch b {
-	case NFTables:
-		k, err = openNFTables()
-	case IPTables:
-		k = ipTables{}
-	default:
-		err = fmt.Errorf("no such backend: %q", b)
-	}
-	if err != nil {
-		return nil, err
-	}
-	h.backends[b] = k
-	return k, nil
+	return h.nftables()
 }
+
+func (h *Host) nftables() (*nftTable, error) {
+	if h.nft == nil {
+		nft, err := openNFTables()
+		if err != nil {
+			return nil, err
+		}
+		h.nft = nft
+	}
+	return h.nft, nil
+}
+
+// lockPatience is how long a call waits for others. An ADD holds the lock for
+// about a millisecond; a runtime gives up on us after minutes.
+const lockPatience = 20 * time.Second
+
+const lockName = "lock"
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) error {
-	lock, err := takeLock(h.dir, lockPatience)
+	lock, err := flock.Create(filepath.Join(h.dir, lockName), flock.Exclusive, lockPatience)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(), lock.release())
+	return errors.Join(do(), h.tidy(), lock.Unlock())
+}
+
+// tidy removes the lock that is held, and its directories, where it is all that
+// is left; who waits for it makes a new one.
+func (h *Host) tidy() error {
+	inUse, err := othersIn(h.dir, lockName)
+	if err != nil || inUse {
+		return err
+	}
+	return drop(filepath.Join(h.dir, lockName), h.dir, filepath.Dir(h.dir))
 }
 
 func (h *Host) records(b Backend) records { return records{filepath.Join(h.dir, string(b))} }

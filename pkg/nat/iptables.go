@@ -16,32 +16,31 @@ import (
 // killed half-way.
 type ipTables struct{}
 
-func (ipTables) close() error { return nil }
-
 // usable asks the programs, for there is no other way to have the kernel's answer.
 func (ipTables) usable() error {
 	_, err := save(family4(), "nat")
 	return err
 }
 
-func (t ipTables) add(want, old Rules) error {
+func (ipTables) add(want Rules) error { return changeTables(want, Rules{}) }
+
+// remove needs not be told that all is to go: what holds rules in a table goes
+// with the last of them.
+func (ipTables) remove(rules Rules, _ bool) error { return changeTables(Rules{}, rules) }
+
+// replace is a repair: what is there already is let be.
+func (t ipTables) replace(want Rules) error { return t.add(want) }
+
+func changeTables(want, unwanted Rules) error {
 	for _, f := range families() {
 		for _, table := range ipTableNames() {
-			unwanted := old.ipGroups(f, table)
-			if err := changeTable(f, table, want.ipGroups(f, table), unwanted); err != nil {
+			if err := changeTable(f, table, want.ipGroups(f, table), unwanted.ipGroups(f, table)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
 }
-
-// remove needs not be told that all is to go: what holds rules in a table goes
-// with the last of them.
-func (t ipTables) remove(rules Rules, _ bool) error { return t.add(Rules{}, rules) }
-
-// replace is a repair: what is there already is let be.
-func (t ipTables) replace(want Rules) error { return t.add(want, Rules{}) }
 
 func (ipTables) differences(want Rules) ([]string, error) {
 	var diffs []string
@@ -190,7 +189,7 @@ func (t ipTable) change(f family, table string, want, unwanted []ipGroup) []stri
 	}
 	gone := map[string]bool{}
 	for _, g := range unwanted {
-		if slices.ContainsFunc(want, func(w ipGroup) bool { return w.chain == g.chain }) || g.stays {
+		if g.stays {
 			continue
 		}
 		gone[g.chain] = true

@@ -113,8 +113,10 @@ func guardGroup(f family, bridge string) ipGroup {
 }
 
 func (n NetworkRule) ipGroup(f family) ipGroup {
-	g := ipGroup{parent: natPostrouting, chain: chainName(networkPrefix, n.Network), label: cni.NetworkLabel(n.Network),
-		what: "masquerade of network " + n.Network}
+	g := ipGroup{
+		parent: natPostrouting, chain: chainName(networkPrefix, n.Network), label: cni.NetworkLabel(n.Network),
+		what: "masquerade of network " + n.Network,
+	}
 	for _, subnet := range f.only(n.Prefixes) {
 		g.jumps = append(g.jumps, []string{"-s", subnet.String()})
 	}
@@ -151,17 +153,17 @@ func (f Forward) ipGroups(family family) []ipGroup {
 // exactFirst are the family's mappings, those on all addresses last: the first
 // rule that fits counts.
 func (f Forward) exactFirst(family family) []Mapping {
-	var exact, any []Mapping
+	var exact, general []Mapping
 	for _, m := range f.Mappings {
 		switch {
 		case m.Host.Addr().Is4() != family.is4:
 		case m.anyHost():
-			any = append(any, m)
+			general = append(general, m)
 		default:
 			exact = append(exact, m)
 		}
 	}
-	return append(exact, any...)
+	return append(exact, general...)
 }
 
 // perJump is how many ports one rule matches (XT_MULTI_PORTS, linux/netfilter/xt_multiport.h).

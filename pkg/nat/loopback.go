@@ -43,8 +43,8 @@ func bridgeTo(p Ports, m Mapping) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask for the route to the container's address %s: %w", m.Container.Addr(), err)
 	}
-	if len(routes) == 0 {
-		return "", nil
+	if len(routes) == 0 || routes[0].Gw != nil {
+		return "", nil // likewise: a default route would lead to somebody else
 	}
 	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
@@ -66,12 +66,8 @@ func (h *Host) openLoopback(bridge string) error {
 	if bridge == "" {
 		return nil
 	}
-	is, err := os.ReadFile(routeLocalnet(bridge))
-	if err != nil {
-		return cni.IOErrorf("read whether %s routes loopback addresses: %w", bridge, err)
-	}
-	if strings.TrimSpace(string(is)) != "0" {
-		return nil
+	if open, err := loopbackOpen(bridge); err != nil || open {
+		return err
 	}
 	if err := write(h.opened(bridge), bridge); err != nil {
 		return err
@@ -80,6 +76,26 @@ func (h *Host) openLoopback(bridge string) error {
 		return cni.IOErrorf("let %s route loopback addresses: %w", bridge, err)
 	}
 	return nil
+}
+
+func loopbackOpen(bridge string) (bool, error) {
+	is, err := os.ReadFile(routeLocalnet(bridge))
+	if err != nil {
+		return false, cni.IOErrorf("read whether %s routes loopback addresses: %w", bridge, err)
+	}
+	return strings.TrimSpace(string(is)) != "0", nil
+}
+
+// loopbackDifference is what CHECK has to say of the setting.
+func loopbackDifference(bridge string) ([]string, error) {
+	if bridge == "" {
+		return nil, nil
+	}
+	open, err := loopbackOpen(bridge)
+	if err != nil || open {
+		return nil, err
+	}
+	return []string{fmt.Sprintf("%s: want 1, have 0", routeLocalnet(bridge))}, nil
 }
 
 // closeLoopback takes openLoopback back, before the guard goes. Bridges that are
@@ -121,8 +137,7 @@ func (h *Host) bridgeElsewhere(r records, bridge string) (bool, error) {
 // letHairpin lets the bridge send a frame back by the port that it came from.
 // With br_netfilter a container's connection to its own mapped port is turned
 // round within the bridge (br_nf_pre_routing_finish, net/bridge/br_netfilter_hooks.c),
-// which drops it otherwise (should_deliver, net/bridge/br_forward.c); a
-// promiscuous bridge hands it to the host instead.
+// which drops it otherwise (should_deliver, net/bridge/br_forward.c).
 func letHairpin(f Forward) error {
 	if filtered, err := exists("/proc/sys/net/bridge"); err != nil || !filtered || !f.SNAT {
 		return err

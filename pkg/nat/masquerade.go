@@ -3,6 +3,7 @@ package nat
 import (
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -11,23 +12,25 @@ import (
 // expressions: a rule has 128 (NFT_RULE_MAXEXPRS, net/netfilter/nf_tables_api.c).
 const maxKept = 40
 
-// check refuses what no rule can be made of.
+// check refuses what no rule can be made of; errors have code 7.
 func (m Masquerade) check() error {
 	for _, f := range families() {
 		if kept := len(m.keeps(f)); kept > maxKept {
 			return cni.ConfigErrorf("masquerade.exclude: %d destinations of one family, the network's own among them, and %d is the most; use fewer, wider prefixes",
 				kept, maxKept)
 		}
+		source := m.snat(f)
+		if source.IsValid() && (source.Is4() != f.is4 || source.Zone() != "" || source.IsUnspecified() || source.IsMulticast()) {
+			return cni.ConfigErrorf("masquerade.snatIP%s: %s is not a source address of that family; use one of the host's, like 192.0.2.1 or 2001:db8::1", f.digit(), source)
+		}
 	}
 	return nil
 }
 
-// AddMasquerade lets the owner's network be masqueraded by m: one rule for the
-// network, which is replaced if it was another. It may be called again.
+// AddMasquerade lets the owner's network be masqueraded by m: one rule for each
+// of its subnets, which is replaced if the policy was another. Subnets of others
+// on the network stay. It may be called again.
 func (h *Host) AddMasquerade(owner cni.Owner, m Masquerade) error {
-	if err := m.check(); err != nil {
-		return err
-	}
 	backend, err := h.wanted()
 	if err != nil {
 		return err
@@ -36,30 +39,39 @@ func (h *Host) AddMasquerade(owner cni.Owner, m Masquerade) error {
 	if err != nil {
 		return err
 	}
-	rules := Rules{Networks: []NetworkRule{{owner.Network, m}}}
 	return h.locked(func() error {
-		old, err := h.records(backend).addUser(owner, m)
+		r := h.records(backend)
+		rule, had, err := r.masqueradeWith(owner.Network, m)
 		if err != nil {
 			return err
 		}
-		return k.add(rules, old)
+		if err := write(r.userFile(owner), ownerRecord{owner}); err != nil {
+			return err
+		}
+		if !had {
+			if err := write(r.masquerade(owner.Network), rule); err != nil {
+				return err
+			}
+		}
+		return k.add(Rules{Networks: []NetworkRule{{owner.Network, rule}}})
 	})
 }
 
-// addUser records that owner is served by m, the rule of its network, and
-// returns the rule that was recorded before.
-func (r records) addUser(owner cni.Owner, m Masquerade) (old Rules, err error) {
-	if err := write(r.userFile(owner), ownerRecord{owner}); err != nil {
-		return Rules{}, err
+// masqueradeWith is m for the subnets that the network has already, too; had
+// says whether that is just what is recorded.
+func (r records) masqueradeWith(network string, m Masquerade) (rule Masquerade, had bool, err error) {
+	recorded, _, err := r.networkRule(network) // a torn record has no subnets, and is written anew
+	if err != nil {
+		return rule, false, err
 	}
-	had, whole, err := r.networkRule(owner.Network)
-	if err != nil || whole && reflect.DeepEqual(had.Masquerade, m) {
-		return Rules{}, err
+	rule = m
+	rule.Prefixes = slices.Clone(recorded.Prefixes)
+	for _, p := range m.Prefixes {
+		if !slices.Contains(rule.Prefixes, p) {
+			rule.Prefixes = append(rule.Prefixes, p)
+		}
 	}
-	if whole {
-		old.Networks = []NetworkRule{had}
-	}
-	return old, write(r.masquerade(owner.Network), m)
+	return rule, reflect.DeepEqual(recorded.Masquerade, rule), rule.check()
 }
 
 // networkRule reads the network's rule; whole is false where there is no record.
@@ -79,11 +91,16 @@ func (h *Host) CheckMasquerade(owner cni.Owner, m Masquerade) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	diffs, err := k.differences(Rules{Networks: []NetworkRule{{owner.Network, m}}})
+	r := h.records(backend)
+	rule, _, err := r.masqueradeWith(owner.Network, m)
 	if err != nil {
 		return nil, err
 	}
-	recorded, err := exists(h.records(backend).userFile(owner))
+	diffs, err := k.differences(Rules{Networks: []NetworkRule{{owner.Network, rule}}})
+	if err != nil {
+		return nil, err
+	}
+	recorded, err := exists(r.userFile(owner))
 	if err == nil && !recorded {
 		diffs = append(diffs, fmt.Sprintf("record of %s as served by the masquerade of its network: want one, have none", owner))
 	}

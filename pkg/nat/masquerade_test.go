@@ -72,6 +72,30 @@ func masqueradeOfNetworksIsApart(t *testing.T, backend Backend) {
 	}
 }
 
+// A network may have several subnets, of which a container is in one.
+func TestMasqueradeOfSubnetsAddsUp(t *testing.T) { both(t, "", masqueradeOfSubnetsAddsUp) }
+
+func masqueradeOfSubnetsAddsUp(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	first, second := Masquerade{Prefixes: prefixes("10.1.0.0/24")}, Masquerade{Prefixes: prefixes("10.2.0.0/24", "fd00:2::/64")}
+	must(t, h.AddMasquerade(owner("blue", "c1"), first))
+	must(t, h.AddMasquerade(owner("blue", "c2"), second))
+	both := state(t, backend)
+	must(t, h.AddMasquerade(owner("blue", "c3"), first))
+	if got := state(t, backend); got != both || !strings.Contains(got, "10.1.0.0/24") || !strings.Contains(got, "fd00:2::/64") {
+		t.Errorf("got\n%s\nwant what it was with two subnets,\n%s", got, both)
+	}
+	for container, m := range map[string]Masquerade{"c1": first, "c2": second} {
+		if diffs, err := h.CheckMasquerade(owner("blue", container), m); err != nil || len(diffs) > 0 {
+			t.Errorf("CheckMasquerade of %s: got %q, %v, want no difference", container, diffs, err)
+		}
+	}
+	for _, container := range []string{"c1", "c2", "c3"} {
+		must(t, h.Release(owner("blue", container)))
+	}
+	nothingLeft(t, h)
+}
+
 func TestMasqueradeFollowsAnEditedConfig(t *testing.T) { both(t, "", masqueradeFollowsAnEditedConfig) }
 
 func masqueradeFollowsAnEditedConfig(t *testing.T, backend Backend) {
@@ -135,7 +159,10 @@ func TestReleaseAfterAKilledAdd(t *testing.T) {
 		"torn record": func(t *testing.T, r records) {
 			must(t, write(filepath.Join(r.users("blue"), key(owner("blue", "c1"))), 0))
 		},
-		"without rule": func(t *testing.T, r records) { _, err := r.addUser(owner("blue", "c1"), Masquerade{}); must(t, err) },
+		"without rule": func(t *testing.T, r records) {
+			must(t, write(r.userFile(owner("blue", "c1")), ownerRecord{owner("blue", "c1")}))
+			must(t, write(r.masquerade("blue"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := openHost(t, NFTables)

@@ -24,16 +24,20 @@ type nftTable struct {
 
 func openNFTables() (*nftTable, error) {
 	t := &nftTable{table: &nftables.Table{Name: "trestle", Family: nftables.TableFamilyINet}}
+	return t, t.open()
+}
+
+func (t *nftTable) open() error {
 	keep := func(socket *netlink.Conn) error {
 		t.socket = socket
 		return nil
 	}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(keep))
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket for nftables: %w", err)
+		return fmt.Errorf("open a netlink socket for nftables: %w", err)
 	}
 	t.conn = conn
-	return t, nil
+	return nil
 }
 
 func (t *nftTable) close() error {
@@ -64,16 +68,18 @@ func (t *nftTable) exists() (bool, error) {
 	return true, nil
 }
 
-// flush sends the transaction.
+// flush sends the transaction, which is one message to the kernel. After a
+// failure there may be answers that nobody waits for: the socket is made anew.
 func (t *nftTable) flush(what string) error {
-	if err := t.conn.Flush(); err != nil {
-		return fmt.Errorf("%s in nftables table inet %s: %w", what, t.table.Name, err)
+	err := t.conn.Flush()
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("%s in nftables table inet %s: %w", what, t.table.Name, err)
+	return errors.Join(err, t.close(), t.open())
 }
 
-// add finds old by the labels that it shares with want.
-func (t *nftTable) add(want, _ Rules) error {
+func (t *nftTable) add(want Rules) error {
 	have, err := t.rules(postrouting)
 	if err != nil {
 		return err

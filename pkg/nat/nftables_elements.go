@@ -25,12 +25,7 @@ const (
 	loopbackBridges   = "loopback_bridges"   // interfaces that route loopback addresses
 )
 
-func (f family) name(set string) string {
-	if f.is4 {
-		return set + "4"
-	}
-	return set + "6"
-}
+func (f family) name(set string) string { return set + f.digit() }
 
 // nftSet is a map or set to be made.
 type nftSet struct {
@@ -96,14 +91,18 @@ func (r Rules) elements() []nftElement {
 func (f Forward) elements(m Mapping) []nftElement {
 	family := familyOf(m.Container.Addr())
 	proto, host, to := []byte{m.Protocol.number()}, m.Host, m.Container
-	e := nftElement{set: family.name(hostPorts), key: concat(proto, port(host)), value: concat(to.Addr().AsSlice(), port(to)),
-		comment: f.Owner.String(), what: "mapping " + m.String()}
+	e := nftElement{
+		set: family.name(hostPorts), key: concat(proto, port(host)), value: concat(to.Addr().AsSlice(), port(to)),
+		comment: f.Owner.String(), what: "mapping " + m.String(),
+	}
 	if !m.anyHost() {
 		e.set, e.key = family.name(addressPorts), concat(proto, host.Addr().AsSlice(), port(host))
 	}
 	elements := []nftElement{e}
-	target := nftElement{set: family.name(hairpinTargets), key: concat(to.Addr().AsSlice(), proto, port(to)),
-		comment: e.comment, what: "masquerade for " + e.what}
+	target := nftElement{
+		set: family.name(hairpinTargets), key: concat(to.Addr().AsSlice(), proto, port(to)),
+		comment: e.comment, what: "masquerade for " + e.what,
+	}
 	if f.SNAT && f.firstTo(m) {
 		elements = append(elements, target)
 	}
@@ -132,8 +131,12 @@ func concat(parts ...[]byte) []byte {
 	return key
 }
 
-// perMessage keeps a message below the 64 KiB of a netlink attribute.
-const perMessage = 128
+// An element takes less than maxElement bytes, half of it the comment; so many
+// perMessage keep it below the 64 KiB of a netlink attribute.
+const (
+	maxElement = 512
+	perMessage = 127
+)
 
 // eachSet calls do, which is to add or to delete, with the elements set by set.
 func (t *nftTable) eachSet(elements []nftElement, do func(*nftables.Set, []nftables.SetElement) error) error {
@@ -144,6 +147,12 @@ func (t *nftTable) eachSet(elements []nftElement, do func(*nftables.Set, []nftab
 			names = append(names, e.set)
 		}
 		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: e.key, Val: e.value, Comment: e.comment})
+	}
+	if len(elements) > perMessage {
+		// A transaction is sent as a whole, and must fit the socket's buffer.
+		if err := t.socket.SetWriteBuffer(len(elements) * maxElement); err != nil {
+			return fmt.Errorf("make room for %d elements: %w", len(elements), err)
+		}
 	}
 	for _, name := range names {
 		for some := range slices.Chunk(bySet[name], perMessage) {
@@ -219,7 +228,7 @@ func readElement(message []byte) (nftElement, error) {
 				e.value = data.Bytes()
 			}
 		}
-		return nil
+		return data.Err()
 	}
 	element := func(element *netlink.AttributeDecoder) error {
 		for element.Next() {
@@ -230,7 +239,7 @@ func readElement(message []byte) (nftElement, error) {
 				e.comment, _ = userdata.GetString(element.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT) // none is ""
 			}
 		}
-		return nil
+		return element.Err()
 	}
 	for attributes.Next() {
 		if attributes.Type() == unix.NFTA_SET_ELEM_LIST_ELEMENTS {
@@ -238,7 +247,7 @@ func readElement(message []byte) (nftElement, error) {
 				for list.Next() {
 					list.Nested(element)
 				}
-				return nil
+				return list.Err()
 			})
 		}
 	}

@@ -36,8 +36,10 @@ const (
 )
 
 func postroutingChain() nftChain {
-	return nftChain{Chain: nftables.Chain{Name: postrouting, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource}}
+	return nftChain{Chain: nftables.Chain{
+		Name: postrouting, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
+	}}
 }
 
 // portChains are what leads mapped ports to containers. The guard comes before
@@ -50,20 +52,23 @@ func portChains() []nftChain {
 	for _, f := range families() {
 		lookups = append(lookups, f.lookupAddressPort(), f.lookupHostPort())
 	}
-	for _, address := range [][]expr.Any{family4().saddr(1), family4().daddr(1)} {
+	for _, address := range [][]expr.Any{family4().saddr(), family4().daddr(1)} {
 		guards = append(guards, join(
-			family4().isFamily(), address, family4().within(1, family4().loopback, expr.CmpOpEq),
+			family4().isFamily(), address, within(family4().loopback, expr.CmpOpEq),
 			meta(expr.MetaKeyIIFNAME, 1), inSet(loopbackBridges), verdict(expr.VerdictDrop)))
 	}
 	nat := func(name string, hook *nftables.ChainHook) nftables.Chain {
 		return nftables.Chain{Name: name, Type: nftables.ChainTypeNAT, Hooknum: hook, Priority: nftables.ChainPriorityNATDest}
 	}
+	guard := nftables.Chain{
+		Name: loopbackGuard, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	}
 	return []nftChain{
 		{nftables.Chain{Name: hostPorts}, nftGroup{what: "mapped ports", rules: lookups}},
 		{nat("prerouting", nftables.ChainHookPrerouting), nftGroup{what: "mapped ports", rules: [][]expr.Any{local}}},
 		{nat("output", nftables.ChainHookOutput), nftGroup{what: "mapped ports", rules: [][]expr.Any{loopback6, local}}},
-		{nftables.Chain{Name: loopbackGuard, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
-			nftGroup{what: "loopback addresses from outside", rules: guards}},
+		{guard, nftGroup{what: "loopback addresses from outside", rules: guards}},
 	}
 }
 
@@ -92,9 +97,9 @@ func (n NetworkRule) nftRules() [][]expr.Any {
 	var rules [][]expr.Any
 	for _, f := range families() {
 		for _, subnet := range f.only(n.Prefixes) {
-			rule := join(f.isFamily(), f.saddr(1), f.within(1, subnet, expr.CmpOpEq))
+			rule := join(f.isFamily(), f.saddr(), within(subnet, expr.CmpOpEq))
 			for _, kept := range n.keeps(f) {
-				rule = join(rule, f.daddr(1), f.within(1, kept, expr.CmpOpNeq))
+				rule = join(rule, f.daddr(1), within(kept, expr.CmpOpNeq))
 			}
 			rules = append(rules, join(rule, n.newSource(f)))
 		}
@@ -117,7 +122,7 @@ func (m Masquerade) newSource(f family) []expr.Any {
 // hairpinRule is "from the subnet, to a mapped port in it, by way of the host".
 func hairpinRule(subnet netip.Prefix) []expr.Any {
 	f := familyOf(subnet.Addr())
-	return join(f.isFamily(), f.saddr(1), f.within(1, subnet, expr.CmpOpEq), f.daddr(1), f.within(1, subnet, expr.CmpOpEq),
+	return join(f.isFamily(), f.saddr(), within(subnet, expr.CmpOpEq), f.daddr(1), within(subnet, expr.CmpOpEq),
 		f.mappedTo(hairpinTargets), []expr.Any{&expr.Masq{}})
 }
 
@@ -125,7 +130,7 @@ func hairpinRule(subnet netip.Prefix) []expr.Any {
 // masquerade of what comes from 127.0.0.1, and of all that is to be.
 func mappedGroup() nftGroup {
 	f := family4()
-	rules := [][]expr.Any{join(f.isFamily(), f.saddr(1), f.within(1, f.loopback, expr.CmpOpEq), f.mappedTo(hairpinTargets), []expr.Any{&expr.Masq{}})}
+	rules := [][]expr.Any{join(f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), f.mappedTo(hairpinTargets), []expr.Any{&expr.Masq{}})}
 	for _, f := range families() {
 		rules = append(rules, join(f.isFamily(), f.mappedTo(masqueradeTargets), []expr.Any{&expr.Masq{}}))
 	}
@@ -192,11 +197,11 @@ func (f family) isFamily() []expr.Any {
 }
 
 // Offsets of addresses in the headers: RFC 791, 3.1, and RFC 8200, 3.
-func (f family) saddr(register uint32) []expr.Any {
+func (f family) saddr() []expr.Any {
 	if f.is4 {
-		return payload(expr.PayloadBaseNetworkHeader, 12, 4, register)
+		return payload(expr.PayloadBaseNetworkHeader, 12, 4, 1)
 	}
-	return payload(expr.PayloadBaseNetworkHeader, 8, 16, register)
+	return payload(expr.PayloadBaseNetworkHeader, 8, 16, 1)
 }
 
 func (f family) daddr(register uint32) []expr.Any {
@@ -223,15 +228,15 @@ func equal(register uint32, data []byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: data}}
 }
 
-// within is "== prefix" or "!= prefix".
-func (f family) within(register uint32, prefix netip.Prefix, op expr.CmpOp) []expr.Any {
+// within is "== prefix" or "!= prefix" of what is in register 1.
+func within(prefix netip.Prefix, op expr.CmpOp) []expr.Any {
 	address := prefix.Addr().AsSlice()
-	compare := &expr.Cmp{Op: op, Register: register, Data: address}
+	compare := &expr.Cmp{Op: op, Register: 1, Data: address}
 	if prefix.IsSingleIP() {
 		return []expr.Any{compare}
 	}
 	return []expr.Any{&expr.Bitwise{
-		SourceRegister: register, DestRegister: register, Len: uint32(len(address)),
+		SourceRegister: 1, DestRegister: 1, Len: uint32(len(address)),
 		Mask: mask(prefix.Bits(), len(address)), Xor: make([]byte, len(address)),
 	}, compare}
 }
@@ -303,8 +308,9 @@ func marshal(exprs []expr.Any) []byte {
 	var all []byte
 	for _, e := range exprs {
 		if lookup, ok := e.(*expr.Lookup); ok {
-			e = &expr.Lookup{SourceRegister: lookup.SourceRegister, DestRegister: lookup.DestRegister,
-				IsDestRegSet: lookup.IsDestRegSet, SetName: lookup.SetName} // SetID is of the transaction
+			same := *lookup
+			same.SetID = 0 // of the transaction
+			e = &same
 		}
 		data, err := expr.Marshal(unix.NFPROTO_INET, e)
 		if err != nil {

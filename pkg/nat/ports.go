@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -86,7 +87,7 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	if f.Mappings, err = h.claims().free(f); err != nil {
 		return err
 	}
-	if err := h.releaseOther(backend, f); err != nil {
+	if err := h.releaseOther(backend, f); err != nil || len(f.Mappings) == 0 {
 		return err
 	}
 	var undo cni.Undo
@@ -98,7 +99,7 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	if err := h.claims().take(r, f); err != nil {
 		return err
 	}
-	if err := k.add(f.rules(), Rules{}); err != nil {
+	if err := k.add(f.rules()); err != nil {
 		return err
 	}
 	undo.Push("release what was mapped", func() error { return h.release(backend, f.Owner, portsOnly) })
@@ -111,14 +112,22 @@ func (h *Host) addForward(backend Backend, f Forward) (err error) {
 	return forgetFlows(f.Mappings, staleAtAdd)
 }
 
-// releaseOther releases what the owner had mapped otherwise, by an ADD of which
-// there was no DEL.
+// releaseOther releases what the owner had mapped otherwise, or by the other
+// backend, by an ADD of which there was no DEL.
 func (h *Host) releaseOther(backend Backend, f Forward) error {
-	had, whole, err := h.records(backend).forward(f.Owner)
-	if err != nil || !whole || reflect.DeepEqual(had, f) {
-		return err
+	for _, b := range []Backend{NFTables, IPTables} {
+		had, whole, err := h.records(b).forward(f.Owner)
+		if err != nil {
+			return err
+		}
+		if !whole || b == backend && reflect.DeepEqual(had, f) {
+			continue
+		}
+		if err := h.release(b, f.Owner, portsOnly); err != nil {
+			return err
+		}
 	}
-	return h.release(backend, f.Owner, portsOnly)
+	return nil
 }
 
 // CheckPorts says what is not as AddPorts(owner, p) leaves it.
@@ -131,13 +140,6 @@ func (h *Host) CheckPorts(owner cni.Owner, p Ports) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	had, whole, err := h.records(backend).forward(owner)
-	if err != nil {
-		return nil, err
-	}
-	if !whole {
-		return []string{fmt.Sprintf("record of the ports of %s: want one, have none", owner)}, nil
-	}
 	var diffs []string
 	for _, m := range p.Mappings {
 		diff, err := h.claims().difference(h.records(backend), owner, m)
@@ -146,8 +148,16 @@ func (h *Host) CheckPorts(owner cni.Owner, p Ports) ([]string, error) {
 		}
 		diffs = append(diffs, diff...)
 	}
+	had, whole, err := h.records(backend).forward(owner)
+	if err != nil || !whole {
+		return diffs, err // the claims lead to the record
+	}
 	lost, err := k.differences(had.rules())
-	return append(diffs, lost...), err
+	if err != nil {
+		return nil, err
+	}
+	closed, err := loopbackDifference(had.Bridge)
+	return slices.Concat(diffs, lost, closed), err
 }
 
 func (r records) ports(network string) string { return filepath.Join(r.network(network), "ports") }

@@ -16,16 +16,21 @@ func mapping(protocol Protocol, host, container string) Mapping {
 
 func TestPortRules(t *testing.T) {
 	plain := []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(UDP, "0.0.0.0:5353", "10.1.0.5:53")}
+	one, two := prefixes("10.1.0.5/24"), prefixes("10.1.0.5/24", "fd00:1::5/64")
+	snat := PortOptions{SNAT: true}
+	exact := []Mapping{
+		mapping(TCP, "127.0.0.1:8080", "10.1.0.5:80"), mapping(SCTP, "192.0.2.1:8080", "10.1.0.5:80"),
+		mapping(TCP, "[2001:db8::1]:8080", "[fd00:1::5]:80"),
+	}
+	dual := []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")}
+	sameTarget := []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "0.0.0.0:8081", "10.1.0.5:80")}
 	for name, p := range map[string]Ports{
-		"any": {Mappings: plain, Subnets: prefixes("10.1.0.5/24"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}},
-		"exact": {Mappings: []Mapping{mapping(TCP, "127.0.0.1:8080", "10.1.0.5:80"), mapping(SCTP, "192.0.2.1:8080", "10.1.0.5:80"),
-			mapping(TCP, "[2001:db8::1]:8080", "[fd00:1::5]:80")}, Subnets: prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}},
-		"dual": {Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
-			Subnets: prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}},
-		"no-snat":  {Mappings: plain, Subnets: prefixes("10.1.0.5/24")},
-		"masq-all": {Mappings: plain, Subnets: prefixes("10.1.0.5/24"), Bridge: "lo", PortOptions: PortOptions{SNAT: true, MasqueradeAll: true}},
-		"same-target": {Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "0.0.0.0:8081", "10.1.0.5:80")},
-			Subnets: prefixes("10.1.0.5/24"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}},
+		"any":         {Mappings: plain, Subnets: one, Bridge: "lo", PortOptions: snat},
+		"exact":       {Mappings: exact, Subnets: two, Bridge: "lo", PortOptions: snat},
+		"dual":        {Mappings: dual, Subnets: two, Bridge: "lo", PortOptions: snat},
+		"no-snat":     {Mappings: plain, Subnets: one},
+		"masq-all":    {Mappings: plain, Subnets: one, Bridge: "lo", PortOptions: PortOptions{SNAT: true, MasqueradeAll: true}},
+		"same-target": {Mappings: sameTarget, Subnets: one, Bridge: "lo", PortOptions: snat},
 	} {
 		both(t, name, func(t *testing.T, backend Backend) {
 			h := openHost(t, backend)
@@ -45,8 +50,10 @@ func TestPortRules(t *testing.T) {
 }
 
 func twoPorts() Ports {
-	return Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
-		Subnets: prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}}
+	return Ports{
+		Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.5:80"), mapping(TCP, "[::]:8080", "[fd00:1::5]:80")},
+		Subnets:  prefixes("10.1.0.5/24", "fd00:1::5/64"), Bridge: "lo", PortOptions: PortOptions{SNAT: true},
+	}
 }
 
 func TestPortsAreRestored(t *testing.T) { both(t, "", portsAreRestored) }
@@ -69,6 +76,51 @@ func portsAreRestored(t *testing.T, backend Backend) {
 	}
 	must(t, h.Release(owner("red", "c2")))
 	must(t, h.Release(owner("blue", "c1")))
+	nothingLeft(t, h)
+}
+
+// A transaction of thousands of elements fits the socket.
+func TestThousandsOfPorts(t *testing.T) {
+	h := openHost(t, NFTables)
+	p := Ports{Subnets: prefixes("10.1.0.5/24"), PortOptions: PortOptions{SNAT: true}}
+	for port := range uint16(1500) {
+		m := mapping(TCP, "0.0.0.0:1", "10.1.0.5:1")
+		m.Host, m.Container = netip.AddrPortFrom(m.Host.Addr(), 10000+port), netip.AddrPortFrom(m.Container.Addr(), 1+port)
+		p.Mappings = append(p.Mappings, m)
+	}
+	long := owner(strings.Repeat("n", 200), strings.Repeat("c", 64))
+	must(t, h.AddPorts(long, p))
+	flush(t)
+	must(t, h.Restore())
+	if diffs, err := h.CheckPorts(long, p); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckPorts: got %d differences, %v, want none", len(diffs), err)
+	}
+	must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.2.0.0/24")})) // so that elements go one by one
+	must(t, h.Release(long))
+	must(t, h.Release(owner("blue", "c1")))
+	nothingLeft(t, h)
+}
+
+// Runtimes send one container's mappings to all of its networks.
+func TestPortsOfOneContainerOnTwoNetworks(t *testing.T) {
+	both(t, "", portsOfOneContainerOnTwoNetworks)
+}
+
+func portsOfOneContainerOnTwoNetworks(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	blue, red := owner("blue", "c1"), owner("red", "c1")
+	second := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.2.0.5:80")}, Subnets: prefixes("10.2.0.5/24"), Bridge: "lo", PortOptions: PortOptions{SNAT: true}}
+	must(t, h.AddPorts(blue, twoPorts()))
+	first := state(t, backend)
+	must(t, h.AddPorts(red, second))
+	if diffs, err := h.CheckPorts(red, second); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckPorts of the second network: got %q, %v, want no difference", diffs, err)
+	}
+	must(t, h.Release(red))
+	if got := state(t, backend); got != first {
+		t.Errorf("after the second network: got\n%s\nwant\n%s", got, first)
+	}
+	must(t, h.Release(blue))
 	nothingLeft(t, h)
 }
 

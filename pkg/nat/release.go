@@ -56,7 +56,7 @@ func (r records) mayHold(owner cni.Owner, part part) (bool, error) {
 // another call does: records go last.
 func (h *Host) release(backend Backend, owner cni.Owner, part part) error {
 	r := h.records(backend)
-	f, _, err := r.forward(owner) // a torn record tells of nothing that was made
+	f, _, err := r.forward(owner) // none, where the record is torn: nothing was made then
 	if err != nil {
 		return err
 	}

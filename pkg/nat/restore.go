@@ -2,6 +2,7 @@ package nat
 
 import (
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -33,10 +34,22 @@ func (h *Host) restore(backend Backend) error {
 		return err
 	}
 	lost, err := k.differences(rules)
-	if err != nil || len(lost) == 0 {
+	if err != nil {
 		return err
 	}
-	return k.replace(rules)
+	if len(lost) > 0 {
+		if err := k.replace(rules); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, bridge := range rules.Bridges {
+		err := h.openLoopback(bridge)
+		if !errors.Is(err, fs.ErrNotExist) { // a bridge that is gone took the setting along
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // all are the rules that the records tell of.

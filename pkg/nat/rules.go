@@ -103,6 +103,14 @@ func familyOf(address netip.Addr) family {
 	return family6()
 }
 
+// digit is what names of the family end in.
+func (f family) digit() string {
+	if f.is4 {
+		return "4"
+	}
+	return "6"
+}
+
 func (f family) only(list []netip.Prefix) []netip.Prefix {
 	var own []netip.Prefix
 	for _, p := range list {

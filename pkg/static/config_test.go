@@ -26,12 +26,17 @@ func TestResult(t *testing.T) {
 	}{
 		{"configured", two, nil, "10.1.0.5/24 via 10.1.0.1, fd00::5/64"},
 		{"none", `"ipam": {}`, nil, ""},
-		{"CNI_ARGS add", two, map[string]string{"IP": "10.2.0.7/16, fd01::7/48", "GATEWAY": "10.2.0.1,fd01::1 ,192.0.2.1"},
-			"10.1.0.5/24 via 10.1.0.1, fd00::5/64, 10.2.0.7/16 via 10.2.0.1, fd01::7/48 via fd01::1"},
+		{
+			"CNI_ARGS add", two,
+			map[string]string{"IP": "10.2.0.7/16, fd01::7/48", "GATEWAY": "10.2.0.1,fd01::1 ,192.0.2.1"},
+			"10.1.0.5/24 via 10.1.0.1, fd00::5/64, 10.2.0.7/16 via 10.2.0.1, fd01::7/48 via fd01::1",
+		},
 		{"GATEWAY for a configured address", two, map[string]string{"GATEWAY": "10.1.0.254"}, "10.1.0.5/24 via 10.1.0.254, fd00::5/64"},
 		{"args.cni.ips replace", two + `, "args": {"cni": {"ips": ["10.3.0.1/8"]}}`, map[string]string{"IP": "10.2.0.7/16"}, "10.3.0.1/8"},
-		{"runtimeConfig.ips replace all", two + `, "args": {"cni": {"ips": ["10.3.0.1/8"]}}, "runtimeConfig": {"ips": ["10.4.0.1/32", "fd04::1/128"]}`, nil,
-			"10.4.0.1/32, fd04::1/128"},
+		{
+			"runtimeConfig.ips replace all", two + `, "args": {"cni": {"ips": ["10.3.0.1/8"]}}, "runtimeConfig": {"ips": ["10.4.0.1/32", "fd04::1/128"]}`, nil,
+			"10.4.0.1/32, fd04::1/128",
+		},
 		{"host bits stay", `"ipam": {"addresses": [{"address": "10.1.2.3/8"}]}`, nil, "10.1.2.3/8"},
 		{"IPv4-mapped", `"ipam": {"addresses": [{"address": "::ffff:10.1.0.5/120", "gateway": "::ffff:10.1.0.1"}]}`, nil, "10.1.0.5/24 via 10.1.0.1"},
 		{"gateway elsewhere", `"ipam": {"addresses": [{"address": "10.1.0.5/32", "gateway": "169.254.1.1"}]}`, nil, "10.1.0.5/32 via 169.254.1.1"},

@@ -108,7 +108,7 @@ func del(r *cni.Request) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	return errors.Join(c.nat.host.Release(r.Owner), c.unplug(), c.ipam.Del(r))
+	return errors.Join(c.nat.del(r), c.unplug(), c.ipam.Del(r))
 }
 
 func (c *call) unplug() error {

@@ -49,7 +49,7 @@ func (t translation) rulesFor(s bridge.State) (nat.Masquerade, nat.Ports, error)
 	if !t.ports.Any() {
 		return masquerade, nat.Ports{}, nil
 	}
-	ports, err := t.ports.For(addresses, []string{s.Bridge.Name})
+	ports, err := t.ports.For(addresses, []string{s.Port.Name})
 	return masquerade, ports, err
 }
 
@@ -72,7 +72,7 @@ func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
 		return err
 	}
 	if t.masquerades(s) || t.ports.Any() {
-		undo.Push("release masquerade and ports", func() error { return release(o) })
+		undo.Push("release masquerade and ports", func() error { return t.host.Release(o) })
 	}
 	if t.masquerades(s) {
 		if err := t.host.AddMasquerade(o, masquerade); err != nil {
@@ -85,11 +85,32 @@ func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
 	return t.portHost().AddPorts(o, ports)
 }
 
-// release takes a socket of its own, since the one of a failed ADD may still
-// have answers in it that nobody waits for.
-func release(o cni.Owner) error {
-	host := nat.Open(nat.DefaultDir, nat.Auto)
-	return errors.Join(host.Release(o), host.Close())
+// del frees what the owner has, also what the reference plugins made for it: the
+// addresses by which that is told come from prevResult, where there is one.
+func (t translation) del(r *cni.Request) error {
+	var foreignErr error
+	if t.masquerade {
+		foreignErr = t.host.ReleaseForeign(r.Owner, addressesOf(r))
+	}
+	return errors.Join(foreignErr, t.host.Release(r.Owner))
+}
+
+// addressesOf are the container's addresses as far as prevResult tells; DEL does
+// what it can without.
+func addressesOf(r *cni.Request) []netip.Addr {
+	prev, err := r.PrevResult()
+	if err != nil || prev == nil {
+		return nil
+	}
+	lease, err := bridge.ParseLease(prev, r.Owner.IfName)
+	if err != nil {
+		return nil
+	}
+	var addresses []netip.Addr
+	for _, a := range lease.Addresses {
+		addresses = append(addresses, a.Prefix.Addr())
+	}
+	return addresses
 }
 
 func (t translation) check(o cni.Owner, s bridge.State) error {

@@ -21,7 +21,7 @@ type Dirs struct {
 // is not set is built, once for each test program.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
-var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "static", "tuning"}
+var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall", "static", "tuning"}
 
 // builtTemp is the temporary directory of this process, once it has one.
 var builtTemp string

@@ -45,11 +45,14 @@ func startCRI(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 // TestCRI goes through the life of a pod as the kubelet does.
 func TestCRI(t *testing.T) {
 	m := runtimes.New(t)
-	cri := startCRI(t, m)
+	testCRI(t, m, startCRI(t, m), criNetwork)
+}
+
+func testCRI(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd, conflist string) {
 	if ready, why := cri.NetworkReady(); ready {
 		t.Errorf("got NetworkReady without a configuration: %s", why)
 	}
-	installCRINetwork(t, m, cri, criNetwork)
+	installCRINetwork(t, m, cri, conflist)
 	m.Outside.Serve("tcp", ":80")
 	before := snapshot(m)
 
@@ -127,7 +130,8 @@ func testCRIFromOutside(t *testing.T, m *runtimes.Machine) {
 // address, and itself by its host port.
 func testCRIFromInside(t *testing.T, cri *runtimes.Containerd, container string) {
 	if got := execSync(t, cri, container, "cat", "/etc/resolv.conf"); strings.TrimSpace(got) != strings.Join([]string{
-		runtimes.PodDNS[1], runtimes.PodDNS[0], runtimes.PodDNS[2]}, "\n") {
+		runtimes.PodDNS[1], runtimes.PodDNS[0], runtimes.PodDNS[2],
+	}, "\n") {
 		t.Errorf("got resolv.conf %q, want %q", got, runtimes.PodDNS)
 	}
 	assertReplies(t, execSync(t, cri, container, "peer", "ask", "tcp", "192.0.2.1:80"),
@@ -182,6 +186,10 @@ func TestCRIManyPods(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
 	installCRINetwork(t, m, cri, criNetwork)
+	testCRIManyPods(t, m, cri)
+}
+
+func testCRIManyPods(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd) {
 	before := snapshot(m)
 	pods := manyPods(50)
 	if err := cri.RunPods(pods...); err != nil {
@@ -234,7 +242,8 @@ func TestCRIBandwidth(t *testing.T) {
 		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}, {"type": "portmap"`, 1))
 	before := snapshot(m)
 	pod := &runtimes.Pod{Name: "slow", Annotations: map[string]string{
-		"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}}
+		"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M",
+	}}
 	if err := cri.RunPods(pod); err != nil {
 		t.Fatal(err)
 	}

@@ -113,6 +113,9 @@ func installFrom(dir string, overwrite bool) error {
 		return err
 	}
 	for _, entry := range entries {
+		if name := entry.Name(); name == "trestle" || name == "cnitool" {
+			continue // no plugins
+		}
 		to := filepath.Join(BinDir, entry.Name())
 		if _, err := os.Stat(to); err == nil && !overwrite {
 			continue

@@ -3,7 +3,6 @@ package runtimes_test
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -39,20 +38,12 @@ func snapshot(m *runtimes.Machine) state { return state{m, m.Dump(), m.ReadDir("
 // runtimesOwn are the files that the runtimes themselves keep.
 var runtimesOwn = []string{"file /run/containerd/", "file /run/containers/", "file /run/libpod/", "file /run/runc/"}
 
-// referenceFirewall is the chains that the reference plugin firewall, which has
-// to do until there is one of ours, never removes.
-var referenceFirewall = []string{"nft table ip filter", "nft table ip6 filter", "nft \tchain CNI-", "nft \tchain FORWARD",
-	"nft \t\ttype filter hook forward priority filter;", "nft \t\t counter jump CNI-", "nft \t}", "nft }"}
-
 // assertRestored: no link, address, route, rule, chain, neighbour, file or
 // network namespace is there that was not there before, and none is missing; of
 // the networks' leases, cursor and index may differ.
 func (before state) assertRestored(t *testing.T, networks ...string) {
 	t.Helper()
 	ignore := slices.Clone(runtimesOwn)
-	if _, err := os.Stat(before.m.Dirs().Trestle + "/firewall"); err != nil {
-		ignore = append(ignore, referenceFirewall...)
-	}
 	for _, network := range networks {
 		dir := "file /var/lib/cni/networks/" + network + "/"
 		ignore = append(ignore, dir+"last_reserved_ip.", dir+".trestle/")

@@ -4,6 +4,7 @@
 package ipambench
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -50,21 +51,20 @@ func runIn(w io.Writer, o Options, dir string) error {
 		return err
 	}
 	defer stop()
+	rows, err := measure(o, dir, netns)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "host-local on %s: CPU ms, median of %d; \"at 0\" compares ours with ours in the first row\n", fileSystem(dir), o.Rounds)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "host-local on %s: CPU ms, median of %d; \"at 0\" compares ours with ours without leases\n", fileSystem(dir), o.Rounds)
 	fmt.Fprintln(table, "leases\tADD\treference\tratio\tat 0\tDEL\treference\tratio\tat 0\t")
-	var base costs
-	for i, n := range o.Leases {
-		ours, reference, err := compare(o, filepath.Join(dir, fmt.Sprint(n)), netns, n)
-		if err != nil {
-			return fmt.Errorf("%d leases: %w", n, err)
+	for _, r := range rows {
+		fmt.Fprintf(table, "%d", r.leases)
+		for verb := range verbs {
+			ours, reference := median(r.ours.took[verb]), median(r.reference.took[verb])
+			fmt.Fprintf(table, "\t%s\t%s\tx%.1f\tx%.2f", ms(ours), ms(reference), ratio(reference, ours), ratio(ours, median(rows[0].ours.took[verb])))
 		}
-		if i == 0 {
-			base = ours
-		}
-		fmt.Fprintf(table, "%d\t%s\t%s\tx%.1f\tx%.2f\t%s\t%s\tx%.1f\tx%.2f\t\n", n,
-			ms(ours.add), ms(reference.add), ratio(reference.add, ours.add), ratio(ours.add, base.add),
-			ms(ours.del), ms(reference.del), ratio(reference.del, ours.del), ratio(ours.del, base.del))
+		fmt.Fprintln(table, "\t")
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -78,45 +78,46 @@ func runIn(w io.Writer, o Options, dir string) error {
 	return err
 }
 
-// costs is the CPU time of a verb, median.
-type costs struct{ add, del time.Duration }
+// row is both programs beside the same number of leases.
+type row struct {
+	leases          int
+	ours, reference *caller
+}
 
-// compare measures both programs beside n leases.
-func compare(o Options, dir, netns string, n int) (ours, reference costs, err error) {
-	programs := []*caller{
-		{program: o.Ours, data: dir + "-ours", netns: netns, rounds: o.Rounds},
-		{program: o.Reference, data: dir + "-reference", netns: netns, rounds: o.Rounds},
-	}
-	if n >= 5000 { // a tenth of a second and more for each call
-		programs[1].rounds = min(o.Rounds, 7)
-	}
-	for _, c := range programs {
-		if err := c.fill(n); err != nil {
-			return ours, reference, err
+var verbs = []string{"ADD", "DEL"}
+
+// measure goes through all rows in each round, so that whatever else goes on
+// disturbs all alike.
+func measure(o Options, dir, netns string) ([]row, error) {
+	var rows []row
+	for _, n := range o.Leases {
+		data := filepath.Join(dir, fmt.Sprint(n))
+		r := row{
+			n,
+			&caller{program: o.Ours, data: data + "-ours", netns: netns, rounds: o.Rounds},
+			&caller{program: o.Reference, data: data + "-reference", netns: netns, rounds: o.Rounds},
 		}
-		if _, err := c.call("ADD", "first"); err != nil { // ours builds its index now
-			return ours, reference, err
+		if n >= 5000 { // a tenth of a second and more for each call
+			r.reference.rounds = min(o.Rounds, 7)
 		}
+		for _, c := range []*caller{r.ours, r.reference} {
+			if err := c.fill(n); err != nil {
+				return nil, err
+			}
+			if _, err := c.call("ADD", "first"); err != nil { // ours builds its index now
+				return nil, err
+			}
+		}
+		rows = append(rows, r)
 	}
-	var samples [2]struct{ add, del []time.Duration }
 	for round := range o.Rounds {
-		for i, c := range programs {
-			if round >= c.rounds {
-				continue
+		for _, r := range rows {
+			if err := errors.Join(r.ours.round(round), r.reference.round(round)); err != nil {
+				return nil, fmt.Errorf("%d leases: %w", r.leases, err)
 			}
-			add, err := c.call("ADD", fmt.Sprint("c", round))
-			if err != nil {
-				return ours, reference, err
-			}
-			del, err := c.call("DEL", fmt.Sprint("c", round))
-			if err != nil {
-				return ours, reference, err
-			}
-			samples[i].add = append(samples[i].add, add.cpu)
-			samples[i].del = append(samples[i].del, del.cpu)
 		}
 	}
-	return costs{median(samples[0].add), median(samples[0].del)}, costs{median(samples[1].add), median(samples[1].del)}, nil
+	return rows, nil
 }
 
 // crowd has many callers lease at once, again and again, and shows how long the

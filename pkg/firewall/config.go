@@ -1,0 +1,103 @@
+// Package firewall knows whom a container may hear, and how the host's firewall
+// is made to let through what it may.
+package firewall
+
+import (
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Config is a network's configuration, found sound.
+type Config struct {
+	Backend    Backend
+	Policy     Policy
+	AdminChain string // of iptables, looked at before our rules
+	// AdminChosen says that the configuration names the chain: then there are
+	// rules of iptables for it to come before.
+	AdminChosen bool
+	Zone        string // of firewalld
+}
+
+// Backend is what is asked to let a container's packets through.
+type Backend string
+
+// The backends. Auto is firewalld where it runs, or else iptables where a chain
+// of its own would drop what is forwarded, or else nobody: nothing is in the way.
+const (
+	Auto      Backend = ""
+	IPTables  Backend = "iptables"
+	Firewalld Backend = "firewalld"
+	NFTables  Backend = "nftables" // nobody is asked
+)
+
+// Policy says which containers on this host reach one another. Whatever the
+// policy, other hosts do as routes and port mappings let them.
+type Policy string
+
+// The policies. Each names what is let in.
+const (
+	Open       Policy = "open"        // all
+	SameBridge Policy = "same-bridge" // from the same bridge, not from another with a policy
+	Isolated   Policy = "isolated"    // from no container
+)
+
+// wire is the configuration as it is written.
+type wire struct {
+	Backend       Backend `json:"backend"`
+	AdminChain    string  `json:"iptablesAdminChainName"`
+	Zone          string  `json:"firewalldZone"`
+	IngressPolicy Policy  `json:"ingressPolicy"`
+}
+
+const (
+	defaultAdminChain = "CNI-ADMIN"
+	defaultZone       = "trusted"
+)
+
+// ParseConfig reads the keys of the firewall plugin. Errors have code 6 or 7.
+func ParseConfig(r *cni.Request) (Config, error) {
+	var w wire
+	if err := r.Decode(&w); err != nil {
+		return Config{}, err
+	}
+	c := Config{Backend: w.Backend, Policy: w.IngressPolicy, AdminChain: w.AdminChain, AdminChosen: w.AdminChain != "", Zone: w.Zone}
+	if c.Policy == "" {
+		c.Policy = Open
+	}
+	if c.AdminChain == "" {
+		c.AdminChain = defaultAdminChain
+	}
+	if c.Zone == "" {
+		c.Zone = defaultZone
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	switch c.Backend {
+	case Auto, IPTables, Firewalld, NFTables:
+	default:
+		return cni.ConfigErrorf("backend: unknown %q; use %q, %q, %q, or leave it out", c.Backend, IPTables, Firewalld, NFTables)
+	}
+	switch c.Policy {
+	case Open, SameBridge, Isolated:
+	default:
+		return cni.ConfigErrorf("ingressPolicy: unknown %q; use %q, %q or %q", c.Policy, Open, SameBridge, Isolated)
+	}
+	// 28 bytes are the longest name of a chain (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h)
+	if len(c.AdminChain) > 28 || !isWord(c.AdminChain) || c.AdminChain == forwardChain || c.AdminChain == ourChain {
+		return cni.ConfigErrorf("iptablesAdminChainName: %q is not the name of a chain of its own; use at most 28 letters, digits, '_' or '-', a letter first", c.AdminChain)
+	}
+	if !isWord(c.Zone) {
+		return cni.ConfigErrorf("firewalldZone: %q is not the name of a zone; use letters, digits, '_' or '-', a letter first", c.Zone)
+	}
+	return nil
+}
+
+// isWord says whether s can stand on a command line, and in a path.
+func isWord(s string) bool {
+	isLetter := func(c rune) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+	bad := func(c rune) bool { return !isLetter(c) && !('0' <= c && c <= '9') && c != '_' && c != '-' }
+	return s != "" && isLetter(rune(s[0])) && !strings.ContainsFunc(s, bad)
+}

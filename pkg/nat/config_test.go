@@ -1,0 +1,122 @@
+package nat
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+func readPorts(t *testing.T, config string) PortSettings {
+	t.Helper()
+	s, err := ReadPorts(&cni.Request{Stdin: []byte(config)})
+	must(t, err)
+	return s
+}
+
+func TestReadPortsDefaults(t *testing.T) {
+	got := readPorts(t, `{}`)
+	want := PortSettings{PortOptions: PortOptions{SNAT: true, MarkBit: 13}}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(PortSettings{})); diff != "" || got.Any() {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// Keys that only iptables can serve choose it, as with the reference plugin.
+func TestReadPortsBackend(t *testing.T) {
+	for config, want := range map[string]Backend{
+		`{}`:                            Auto,
+		`{"backend": "nftables"}`:       NFTables,
+		`{"conditionsV4": []}`:          Auto,
+		`{"markMasqBit": 0}`:            Auto,
+		`{"conditionsV4": ["-i", "x"]}`: IPTables,
+		`{"conditionsV6": ["!", "-i"]}`: IPTables,
+		`{"externalSetMarkChain": "X"}`: IPTables,
+	} {
+		if got := readPorts(t, config).Backend; got != want {
+			t.Errorf("%s: got %q, want %q", config, got, want)
+		}
+	}
+}
+
+func TestPortsForAddresses(t *testing.T) {
+	const dual, only4 = "10.1.0.5/24 fd00:1::5/64 10.9.0.5/24", "10.1.0.5/24"
+	for _, tt := range []struct{ name, hostIP, addresses, want string }{
+		{"any address of both families", "", dual, "tcp 0.0.0.0:8080 to 10.1.0.5:80; tcp [::]:8080 to [fd00:1::5]:80"},
+		{"any address of one family", "", only4, "tcp 0.0.0.0:8080 to 10.1.0.5:80"},
+		{"any IPv4 address", "0.0.0.0", dual, "tcp 0.0.0.0:8080 to 10.1.0.5:80"},
+		{"any IPv6 address", "::", dual, "tcp [::]:8080 to [fd00:1::5]:80"},
+		{"one address", "192.0.2.1", dual, "tcp 192.0.2.1:8080 to 10.1.0.5:80"},
+		{"IPv4 written as IPv6", "::ffff:192.0.2.1", dual, "tcp 192.0.2.1:8080 to 10.1.0.5:80"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := readPorts(t, `{"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80, "hostIP": "`+tt.hostIP+`"}]}}`)
+			ports, err := s.For(prefixes(strings.Fields(tt.addresses)...), nil)
+			must(t, err)
+			var got []string
+			for _, m := range ports.Mappings {
+				got = append(got, m.String())
+			}
+			if strings.Join(got, "; ") != tt.want {
+				t.Errorf("got %v, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestMasqueradeConfig(t *testing.T) {
+	subnets := prefixes("10.1.0.0/24")
+	everything := MasqueradeConfig{Exclude: []string{"10.1.2.3/8"}, SNATIP4: "192.0.2.1", SNATIP6: "2001:db8::1", RandomFully: true}
+	tooMany := make([]string, 40)
+	for i := range tooMany {
+		tooMany[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24).String()
+	}
+	for _, tt := range []struct {
+		name   string
+		config MasqueradeConfig
+		want   Masquerade
+		says   string // of an error with code 7
+	}{
+		{name: "nothing", want: Masquerade{Prefixes: subnets}},
+		{name: "everything", config: everything, want: Masquerade{
+			Prefixes: subnets, Exclude: prefixes("10.0.0.0/8"), RandomFully: true,
+			SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1"),
+		}},
+		{name: "no prefix", config: MasqueradeConfig{Exclude: []string{"10.0.0.0/8", "10.0.0.1"}}, says: `masquerade.exclude[1]: "10.0.0.1"`},
+		{name: "other family", config: MasqueradeConfig{SNATIP4: "2001:db8::1"}, says: "masquerade.snatIP4: 2001:db8::1"},
+		{name: "no address", config: MasqueradeConfig{SNATIP6: "x"}, says: `masquerade.snatIP6: "x"`},
+		{name: "too many", config: MasqueradeConfig{Exclude: tooMany}, says: "masquerade.exclude: 42 destinations"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := tt.config.Of(subnets)
+			if tt.says != "" {
+				if cni.CodeOf(err) != cni.CodeConfig || !strings.Contains(err.Error(), tt.says) {
+					t.Errorf("got %v, want code %d and %q", err, cni.CodeConfig, tt.says)
+				}
+				return
+			}
+			must(t, err)
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+		})
+	}
+}
+
+// The most exclusions that check lets through are not too many for the kernel.
+func TestMasqueradeMostExclusions(t *testing.T) {
+	h := openHost(t, NFTables)
+	m := Masquerade{Prefixes: prefixes("10.1.0.0/23"), RandomFully: true, SNAT4: netip.MustParseAddr("192.0.2.1")}
+	for i := range maxKept - 2 {
+		m.Exclude = append(m.Exclude, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(2 * i), 0}), 23))
+	}
+	must(t, m.check())
+	must(t, h.AddMasquerade(owner("blue", "c1"), m))
+	if diffs, err := h.CheckMasquerade(owner("blue", "c1"), m); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckMasquerade: got %q, %v, want no difference", diffs, err)
+	}
+}
