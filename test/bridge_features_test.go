@@ -112,7 +112,7 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 	if host.CodeOf(err) != 102 {
 		t.Fatalf("overlap: got %v, want code 102", err)
 	}
-	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "second", "10.2.0.1/16", "forceAddress")
+	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "10.2.0.1/16", "n, second", "forceAddress")
 	h.AssertUnchanged(before, kept...)
 
 	third["forceAddress"] = true
@@ -491,7 +491,7 @@ func TestBridgeMapsPorts(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
 	c, neighbour := h.Container("c1"), h.Container("neighbour")
-	mapped := bridgeConfig(object{"hairpinMode": true, "runtimeConfig": object{"portMappings": []any{
+	mapped := bridgeConfig(object{"runtimeConfig": object{"portMappings": []any{
 		object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
 	}}})
 	before := h.Dump()

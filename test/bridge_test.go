@@ -301,6 +301,8 @@ func TestBridgeCheck(t *testing.T) {
 		{"default route gone", []string{"@ip route del default"}, []string{"route 0.0.0.0/0 via 10.9.0.1", "have none"}},
 		{"IPv6 route another", []string{"@ip -6 route replace default via fd09::77 dev eth0"}, []string{"route ::/0", "fd09::77"}},
 		{"MAC changed", []string{"@ip link set eth0 down", "@ip link set eth0 address 02:00:00:00:00:99", "@ip link set eth0 up", "@ip route add default via 10.9.0.1"}, []string{"MAC", "02:00:00:00:00:99"}},
+		{"bridge down", []string{"ip link set br0 down"}, []string{"bridge br0 up: want on"}},
+		{"host end down", []string{"ip link set $HOSTEND down"}, []string{"up: want on, have off"}},
 		{"down", []string{"@ip link set eth0 down"}, []string{"up: want on, have off"}},
 		{"unplugged", []string{"ip link set $HOSTEND nomaster"}, []string{"master: want br0, have none"}},
 		{"hairpin off", []string{"bridge link set dev $HOSTEND hairpin off"}, []string{"hairpin: want on"}},

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announce tells the neighbours which MAC the container's addresses have now, so
-// that nobody goes on sending to whoever had them before. It must come after the
-// port forwards: the kernel's own announcement (arp_notify) is sent too early and
-// lost. Where the MAC is a function of the address nobody has anything to learn,
-// and the bridge is spared the flood.
+// announce tells the neighbours which MAC the container has, for the addresses
+// that it is no function of, so that nobody goes on sending to whoever had them
+// before. It comes after the port forwards: the kernel's own announcement
+// (arp_notify) is sent too early and lost. Of the address that the MAC is made of
+// nobody has anything to learn, and the bridge is spared the flood.
 func (s *Sandbox) announce(c Interface) error {
-	if !c.Announce || !c.Up {
+	if len(c.Announce) == 0 || !c.Up {
 		return nil
 	}
 	return s.do(func(h *netlink.Handle) error {
@@ -24,13 +24,13 @@ func (s *Sandbox) announce(c Interface) error {
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", c.Name, err)
 		}
-		for _, a := range c.Addresses {
+		for _, address := range c.Announce {
 			send := announce6
-			if a.Prefix.Addr().Is4() {
+			if address.Is4() {
 				send = announce4
 			}
-			if err := send(link.Attrs().Index, c.MAC, a.Prefix.Addr()); err != nil {
-				return fmt.Errorf("announce %s at %s: %w", a.Prefix.Addr(), c.MAC, err)
+			if err := send(link.Attrs().Index, c.MAC, address); err != nil {
+				return fmt.Errorf("announce %s at %s: %w", address, c.MAC, err)
 			}
 		}
 		return nil

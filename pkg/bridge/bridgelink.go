@@ -61,10 +61,14 @@ func (h *Host) createBridge(b Bridge, undo *cni.Undo) (*netlink.Bridge, error) {
 // adaptBridge sets what this network needs of a bridge that may be another's.
 // Undone, that is as it was, unless a container has come to use it.
 func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge, undo *cni.Undo) error {
-	if isOurBridge(link.HardwareAddr) {
-		if err := h.setBridgeSysctls(b.Name); err != nil {
-			return err
-		}
+	acceptRA := "ipv6/conf/" + b.Name + "/accept_ra"
+	if before, err := readSysctl(acceptRA); err == nil && before != "0" {
+		undo.Push("set accept_ra of bridge "+b.Name, func() error {
+			return h.whileUnused(b.Name, func(netlink.Link) error { return setSysctl(acceptRA, before) })
+		})
+	}
+	if err := quietIPv6(b.Name, isOurBridge(link.HardwareAddr)); err != nil {
+		return err
 	}
 	if link.Flags&net.FlagUp == 0 {
 		undo.Push("set bridge "+b.Name+" down", func() error { return h.whileUnused(b.Name, h.nl.LinkSetDown) })
@@ -84,21 +88,20 @@ func (h *Host) adaptBridge(b Bridge, link *netlink.Bridge, undo *cni.Undo) error
 	return nil
 }
 
-// setBridgeSysctls is for a bridge of ours, before its first port gives it a
-// carrier: no container shall give the host a default route; and without a
-// link-local address that is usable at once the host could not ask for its
-// containers' MACs for up to two seconds (ndisc_solicit, net/ipv6/ndisc.c).
-func (h *Host) setBridgeSysctls(bridge string) error {
-	for _, name := range []string{"accept_ra", "accept_dad"} {
-		if err := setSysctl("ipv6/conf/"+bridge+"/"+name, "0"); err != nil {
-			return err
-		}
+// quietIPv6 is for the links by which the host reaches containers: none of them
+// shall give the host a default route (CVE-2020-10749). Where the link is ours and
+// not yet up, its link-local address is usable at once: without one the host could
+// not ask for its containers' MACs for up to two seconds (ndisc_solicit,
+// net/ipv6/ndisc.c).
+func quietIPv6(link string, ours bool) error {
+	if err := setSysctl("ipv6/conf/"+link+"/accept_ra", "0"); err != nil || !ours {
+		return err
 	}
-	return nil
+	return setSysctl("ipv6/conf/"+link+"/accept_dad", "0")
 }
 
 // ensureGateways gives the bridge those of its planned addresses that it lacks.
-func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, network string, undo *cni.Undo) error {
+func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, undo *cni.Undo) error {
 	link, err := h.gatewayLink(b, bridge, undo)
 	if err != nil {
 		return err
@@ -111,7 +114,8 @@ func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, network string, 
 		if slices.Contains(have, gateway) {
 			continue
 		}
-		if err := h.makeRoom(b, link, gateway, have); err != nil {
+		gone, err := h.overlapping(b, link, gateway, have)
+		if err != nil {
 			return err
 		}
 		if err := h.pinMAC(bridge); err != nil {
@@ -119,32 +123,32 @@ func (h *Host) ensureGateways(b Bridge, bridge *netlink.Bridge, network string, 
 		}
 		// pushed first, for an answer of the kernel's that does not arrive
 		undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, link.Attrs().Name), func() error {
-			return h.dropGateway(b, gateway, network)
+			return h.dropGateway(b, gateway, gone)
 		})
-		if err := h.addGateway(link, gateway); err != nil {
+		if err := h.addGateway(link, gateway, gone); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// makeRoom sees to addresses of the bridge whose subnets overlap the gateway's:
-// an error that names who uses them, or forceAddress takes them away. Others
-// belong to other networks on the bridge and stay.
-func (h *Host) makeRoom(b Bridge, link netlink.Link, gateway netip.Prefix, have []netip.Prefix) error {
+// overlapping are the addresses of the link whose subnets overlap the gateway's:
+// an error that says who may be using them, unless forceAddress says that they go.
+// Others belong to other networks on the bridge and stay.
+func (h *Host) overlapping(b Bridge, link netlink.Link, gateway netip.Prefix, have []netip.Prefix) ([]netip.Prefix, error) {
+	var overlap []netip.Prefix
 	for _, a := range have {
 		if !a.Overlaps(gateway) || a.Addr().IsLinkLocalUnicast() {
 			continue
 		}
 		if !b.ForceAddress {
-			return cni.ConflictErrorf("bridge %s has %s already (%s), which overlaps the gateway %s; give the networks different subnets or bridges, delete the old address (ip address del %s dev %s), or set forceAddress",
-				link.Attrs().Name, a, h.usersOf(b.Name), gateway, a, link.Attrs().Name)
+			name := link.Attrs().Name
+			return nil, cni.ConflictErrorf("bridge %s has %s already, which overlaps the gateway %s (%s); give the networks different subnets or bridges, delete the old address (ip address del %s dev %s), or set forceAddress",
+				name, a, gateway, h.usersOf(b.Name), a, name)
 		}
-		if err := h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(a)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("delete address %s of %s: %w", a, link.Attrs().Name, err)
-		}
+		overlap = append(overlap, a)
 	}
-	return nil
+	return overlap, nil
 }
 
 // usersOf names the networks that have ports on a bridge.
@@ -160,15 +164,20 @@ func (h *Host) usersOf(bridge string) string {
 	networks = slices.Compact(networks)
 	switch {
 	case err != nil:
-		return "who uses it could not be found: " + err.Error()
+		return "its networks could not be found: " + err.Error()
 	case len(networks) == 0:
-		return "no port of a Trestle network uses it"
+		return "no network has containers on the bridge"
 	default:
-		return "used by network " + strings.Join(networks, ", ")
+		return "networks with containers on the bridge: " + strings.Join(networks, ", ")
 	}
 }
 
-func (h *Host) addGateway(link netlink.Link, gateway netip.Prefix) error {
+func (h *Host) addGateway(link netlink.Link, gateway netip.Prefix, gone []netip.Prefix) error {
+	for _, a := range gone {
+		if err := h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(a)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete address %s of %s: %w", a, link.Attrs().Name, err)
+		}
+	}
 	// a bridge without ports has no carrier, and detection would never end
 	err := h.nl.AddrAdd(link, newAddr(gateway, false))
 	if err != nil && !errors.Is(err, unix.EEXIST) { // another ADD was faster

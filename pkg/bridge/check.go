@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"net"
+	"net/netip"
+	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -9,14 +11,18 @@ import (
 )
 
 // PlanFromResult is what must be there after an ADD that ended in result: the
-// configuration's plan, with what a later plugin of the list has changed since
-// (MAC, MTU) and the host end as the result names it, which another suite may
-// have made.
+// configuration's plan, with what later plugins of the list have changed since
+// (routes, MAC; the MTU they change without a word, and it is left out), and the
+// host end as the result names it, which another suite may have made.
 func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (State, error) {
 	lease, err := ParseLease(result, o.IfName)
 	if err != nil {
 		return State{}, err
 	}
+	// the result has the default routes that are still wanted, and may have those
+	// of interfaces that later plugins brought
+	c.DefaultGateway = false
+	lease.Routes = slices.DeleteFunc(lease.Routes, func(r LeasedRoute) bool { return r.Gateway.IsValid() && !lease.reaches(r.Gateway) })
 	plan, err := NewPlan(c, o, lease, maxMTU)
 	if err != nil {
 		return State{}, err
@@ -25,7 +31,7 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 	if inside == nil {
 		return State{}, cni.MismatchErrorf("prevResult.interfaces: no %s in %s; it is not the result of this attachment", o.IfName, sandbox)
 	}
-	plan.Container.MTU, plan.Container.MAC = inside.Mtu, nil
+	plan.Container.MTU, plan.Container.MAC = 0, nil
 	if inside.Mac != "" {
 		if plan.Container.MAC, err = net.ParseMAC(inside.Mac); err != nil {
 			return State{}, cni.DecodeErrorf("prevResult.interfaces: mac of %s: %w", inside.Name, err)
@@ -50,4 +56,10 @@ func findInterfaces(result *cni.Result, plan State, sandbox string) (inside, hos
 		}
 	}
 	return inside, host
+}
+
+// reaches says whether the address is in one of the lease's subnets, or is named
+// as a gateway by it.
+func (l Lease) reaches(a netip.Addr) bool {
+	return slices.ContainsFunc(l.Addresses, func(own Address) bool { return own.Prefix.Contains(a) || own.Gateway == a })
 }

@@ -25,12 +25,8 @@ func Diff(want, have State) []Difference {
 	d.bridge(want.Bridge, have.Bridge)
 	d.port(want.Port, have.Port)
 	d.container(want.Container, have.Container)
-	if want.Forward4 {
-		d.flag("sysctl net."+dotted(forward4), true, have.Forward4)
-	}
-	if want.Forward6 {
-		d.flag("sysctl net."+dotted(forward6), true, have.Forward6)
-	}
+	d.lacks("sysctl net."+dotted(forward4), want.Forward4, have.Forward4)
+	d.lacks("sysctl net."+dotted(forward6), want.Forward6, have.Forward6)
 	return d
 }
 
@@ -38,9 +34,10 @@ type differences []Difference
 
 func (d *differences) add(what, want, have string) { *d = append(*d, Difference{what, want, have}) }
 
-func (d *differences) flag(what string, want, have bool) {
-	if want != have {
-		d.add(what, onOff(want), onOff(have))
+// lacks is for what must be on if it is wanted; that it is on unasked is no harm.
+func (d *differences) lacks(what string, want, have bool) {
+	if want && !have {
+		d.add(what, "on", "off")
 	}
 }
 
@@ -56,9 +53,8 @@ func (d *differences) bridge(want, have Bridge) {
 	if d.missing("bridge", want.Name, have.Name) {
 		return
 	}
-	if want.VLANFiltering {
-		d.flag("bridge "+want.Name+" vlan_filtering", true, have.VLANFiltering)
-	}
+	d.lacks("bridge "+want.Name+" up", want.Up, have.Up)
+	d.lacks("bridge "+want.Name+" vlan_filtering", want.VLANFiltering, have.VLANFiltering)
 	if want.VLANInterface != "" && want.VLANInterface != have.VLANInterface {
 		d.add("VLAN interface", want.VLANInterface, orNone(have.VLANInterface))
 		return
@@ -81,12 +77,13 @@ func (d *differences) port(want, have Port) {
 	if want.Bridge != have.Bridge {
 		d.add(name+" master", want.Bridge, orNone(have.Bridge))
 	}
-	d.flag(name+" hairpin", want.Hairpin, have.Hairpin)
-	d.flag(name+" isolated", want.Isolated, have.Isolated)
+	d.lacks(name+" up", want.Up, have.Up)
+	d.lacks(name+" hairpin", want.Hairpin, have.Hairpin) // portmap may have switched it on
+	d.lacks(name+" isolated", want.Isolated, have.Isolated)
 	if want.VLAN.Filters() && !have.VLAN.includes(want.VLAN) {
 		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
 	}
-	d.flag(name+" MAC spoof check", want.SpoofCheck, have.SpoofCheck)
+	d.lacks(name+" MAC spoof check", want.SpoofCheck, have.SpoofCheck)
 }
 
 func (d *differences) container(want, have Interface) {
@@ -94,9 +91,7 @@ func (d *differences) container(want, have Interface) {
 		return
 	}
 	name := "container interface " + want.Name
-	if want.Up {
-		d.flag(name+" up", true, have.Up)
-	}
+	d.lacks(name+" up", want.Up, have.Up)
 	if want.MAC != nil && want.MAC.String() != have.MAC.String() {
 		d.add(name+" MAC", want.MAC.String(), macOrNone(have.MAC))
 	}
@@ -123,13 +118,6 @@ func closest(want Route, have []Route) string {
 		}
 	}
 	return "none"
-}
-
-func onOff(on bool) string {
-	if on {
-		return "on"
-	}
-	return "off"
 }
 
 func orNone(s string) string {

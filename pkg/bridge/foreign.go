@@ -21,43 +21,59 @@ func (h *Host) DetachForeign(bridge, ifName, netns string) error {
 		return nil // gone in this moment
 	}
 	defer func() { _ = sandbox.Close() }() // only looked at
-	peer := 0
-	err = sandbox.do(func(in *netlink.Handle) error {
-		link, err := in.LinkByName(ifName)
+	inside, err := sandbox.veth(ifName)
+	if err != nil || inside == nil {
+		return err
+	}
+	return h.deleteForeign(bridge, inside, sandbox)
+}
+
+// veth is the container's link of that name if it is an end of a veth pair.
+func (s *Sandbox) veth(name string) (inside netlink.Link, err error) {
+	err = s.do(func(h *netlink.Handle) error {
+		link, err := h.LinkByName(name)
 		if isLinkGone(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look up %s in %s: %w", ifName, netns, err)
+			return fmt.Errorf("look up %s in %s: %w", name, s.path, err)
 		}
 		if link.Type() == "veth" {
-			peer = link.Attrs().ParentIndex
+			inside = link
 		}
 		return nil
 	})
-	if err != nil || peer == 0 {
-		return err
-	}
-	return h.deleteForeign(bridge, peer)
+	return inside, err
 }
 
-func (h *Host) deleteForeign(bridge string, hostEnd int) error {
-	port, err := h.nl.LinkByIndex(hostEnd)
+// deleteForeign deletes the other end, if that is here: an index says nothing by
+// itself, since each namespace counts for itself; so the link must name the
+// container's end and namespace as its own other end.
+func (h *Host) deleteForeign(bridge string, inside netlink.Link, sandbox *Sandbox) error {
+	port, err := h.nl.LinkByIndex(inside.Attrs().ParentIndex)
 	if isLinkGone(err) {
-		return nil // the other end is in another namespace
+		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up link %d: %w", hostEnd, err)
+		return fmt.Errorf("look up link %d: %w", inside.Attrs().ParentIndex, err)
+	}
+	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd())
+	if err != nil {
+		return fmt.Errorf("ask for the id of %s: %w", sandbox.path, err)
+	}
+	p := port.Attrs()
+	if port.Type() != "veth" || p.ParentIndex != inside.Attrs().Index || p.NetNsID != sandboxID {
+		return nil
 	}
 	master, err := h.nl.LinkByName(bridge)
-	if isLinkGone(err) || err == nil && master.Attrs().Index != port.Attrs().MasterIndex {
+	if isLinkGone(err) || err == nil && master.Attrs().Index != p.MasterIndex {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", bridge, err)
 	}
-	if _, ours := ownerLabel(port.Attrs().Alias); ours {
+	if _, ours := ownerLabel(p.Alias); ours {
 		return nil
 	}
-	return h.deleteLink(port.Attrs().Name)
+	return h.deleteLink(p.Name)
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
 // GC deletes the links of the network's attachments that are not valid, and host
@@ -17,7 +16,7 @@ import (
 // nothing is provably dead: a link whose container is gone is gone itself.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 	if !valid.Known {
-		return h.ReapBridge(c.Bridge)
+		return errors.Join(h.reapUnguarded(), h.ReapBridge(c.Bridge))
 	}
 	links, err := h.nl.LinkList()
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -36,22 +35,19 @@ func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 	for index := range bridges {
 		failed = errors.Join(failed, h.reapIndex(index))
 	}
-	return errors.Join(failed, h.reapNameless(c.Bridge), h.ReapBridge(c.Bridge))
+	return errors.Join(failed, h.reapNameless(c.Bridge), h.reapUnguarded(), h.ReapBridge(c.Bridge))
 }
 
 // reapNameless deletes host ends of ours that have no alias. Under the exclusive
 // lock no ADD is between making one and naming it.
-func (h *Host) reapNameless(bridge string) (err error) {
-	lock, err := lock(flock.Exclusive)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	ports, err := h.ports(bridge)
-	for _, p := range ports {
-		if p.Attrs().Alias == "" && isHostName(p.Attrs().Name) {
-			err = errors.Join(err, h.unguard(p.Attrs().Name), h.deleteLink(p.Attrs().Name))
+func (h *Host) reapNameless(bridge string) error {
+	return h.whileIdle(func() error {
+		ports, err := h.ports(bridge)
+		for _, p := range ports {
+			if p.Attrs().Alias == "" && isHostName(p.Attrs().Name) {
+				err = errors.Join(err, h.deleteLink(p.Attrs().Name))
+			}
 		}
-	}
-	return err
+		return err
+	})
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -73,24 +72,28 @@ func isContainer(port netlink.Link) bool {
 }
 
 // whileIdle calls fn while no ADD is between its bridge and its port.
-func (h *Host) whileIdle(fn func() error) (err error) {
+func (h *Host) whileIdle(fn func() error) error {
 	lock, err := lock(flock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	defer func() { _ = lock.Unlock() }() // closed is free
 	return fn()
 }
 
-// DefaultMTU is the MTU of the link that a packet to the world would leave by,
-// IPv4 before IPv6, and 1500 on a host without a default route.
+// DefaultMTU is the MTU of the route that a packet to the world would take, IPv4
+// before IPv6, or of the route's link; and 1500 on a host without a default route.
 func (h *Host) DefaultMTU() int {
 	for _, world := range []string{"1.1.1.1", "2606:4700::1111"} { // any global address: nothing is sent
 		routes, err := h.nl.RouteGet(net.ParseIP(world))
 		if err != nil || len(routes) == 0 {
 			continue
 		}
-		if link, err := h.nl.LinkByIndex(routes[0].LinkIndex); err == nil && link.Attrs().MTU >= minMTU {
+		if routes[0].MTU >= minMTU {
+			return min(routes[0].MTU, maxMTU)
+		}
+		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
+		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU >= minMTU {
 			return min(link.Attrs().MTU, maxMTU)
 		}
 	}
@@ -99,29 +102,67 @@ func (h *Host) DefaultMTU() int {
 
 // Attach brings the host and the container to the plan, and fills in the MACs
 // that the plan left open. Each step's inverse is on the undo stack at once.
-func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) (err error) {
-	lock, err := lock(flock.Shared)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	bridge, err := h.ensureBridge(s.Bridge, undo)
-	if err != nil {
-		return explainFiltering(err, s.Port.VLAN)
-	}
-	s.Bridge.MAC, s.Bridge.DefaultVLAN = bridge.HardwareAddr, defaultVLAN(bridge)
+func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) error {
 	steps := []func() error{
-		func() error { return h.ensureGateways(s.Bridge, bridge, o.Network, undo) },
-		func() error { return h.plug(s, bridge.Index, sandbox, undo) },
+		func() error { return h.join(s, sandbox, undo) },
 		func() error { return h.guard(s, o, undo) },
 		func() error { return sandbox.configure(s.Container) },
 		func() error { return h.awaitPort(s) },
-		s.enableForwarding,
+		func() error { return h.forgetNeighbours(*s) },
 		func() error { return sandbox.announce(s.Container) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// join makes the bridge what it must be and puts the new port on it. Until then
+// nothing but the lock keeps the bridge from a DEL that finds it empty.
+func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) error {
+	lock, err := lock(flock.Shared)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Unlock() }() // closed is free
+	bridge, err := h.ensureBridge(s.Bridge, undo)
+	if err != nil {
+		return explainFiltering(err, s.Port.VLAN)
+	}
+	s.Bridge.DefaultVLAN = defaultVLAN(bridge)
+	if err := h.ensureGateways(s.Bridge, bridge, undo); err != nil {
+		return err
+	}
+	if err := h.plug(s, bridge.Index, sandbox, undo); err != nil {
+		return err
+	}
+	s.Bridge.MAC = bridge.HardwareAddr
+	if isOurBridge(s.Bridge.MAC) {
+		return nil
+	}
+	// pinned meanwhile, or that of its lowest port
+	if bridge, err = h.findBridge(s.Bridge.Name); err == nil {
+		s.Bridge.MAC = bridge.HardwareAddr
+	}
+	return err
+}
+
+// forgetNeighbours makes the host ask anew who has the container's addresses:
+// their last user may have had another MAC.
+func (h *Host) forgetNeighbours(s State) error {
+	if len(s.Bridge.Gateways) == 0 {
+		return nil
+	}
+	link, err := h.nl.LinkByName(s.Bridge.gatewayName())
+	if err != nil {
+		return fmt.Errorf("look up %s: %w", s.Bridge.gatewayName(), err)
+	}
+	for _, a := range s.Container.Addresses {
+		err := h.nl.NeighDel(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: a.Prefix.Addr().AsSlice()})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("forget the last user of %s: %w", a.Prefix.Addr(), err)
 		}
 	}
 	return nil
@@ -225,56 +266,47 @@ func (h *Host) reapIfIdle(link netlink.Link, err error) error {
 
 // reap deletes the bridge if it is ours and has no ports, and no ADD is about to
 // give it one.
-func (h *Host) reap(name string) (err error) {
-	lock, err := lock(flock.Exclusive)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	link, err := h.nl.LinkByName(name)
-	if isLinkGone(err) {
+func (h *Host) reap(name string) error {
+	return h.whileIdle(func() error {
+		link, err := h.nl.LinkByName(name)
+		if isLinkGone(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", name, err)
+		}
+		ports, err := h.ports(name)
+		if err != nil || len(ports) > 0 || !isOurBridge(link.Attrs().HardwareAddr) {
+			return err
+		}
+		if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
+			return fmt.Errorf("delete bridge %s: %w", name, err)
+		}
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", name, err)
-	}
-	ports, err := h.ports(name)
-	if err != nil || len(ports) > 0 || !isOurBridge(link.Attrs().HardwareAddr) {
-		return err
-	}
-	if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
-		return fmt.Errorf("delete bridge %s: %w", name, err)
-	}
-	return nil
+	})
 }
 
-// dropGateway takes an address back that an ADD gave to the bridge, unless a
-// container of its network has come to use it.
-func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, network string) (err error) {
-	lock, err := lock(flock.Exclusive)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	ports, err := h.ports(b.Name)
-	if err != nil || slices.ContainsFunc(ports, func(p netlink.Link) bool { return inNetwork(p.Attrs().Alias, network) }) {
-		return err
-	}
-	link, err := h.nl.LinkByName(b.gatewayName())
-	if isLinkGone(err) {
+// dropGateway takes an address back that an ADD gave to the bridge, and gives
+// back those that had to make room, unless a container has come to use it: of
+// whichever network, since several may share a gateway.
+func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) error {
+	return h.whileUnused(b.Name, func(netlink.Link) error {
+		link, err := h.nl.LinkByName(b.gatewayName())
+		if isLinkGone(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("look up %s: %w", b.gatewayName(), err)
+		}
+		err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
+		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("delete address %s of %s: %w", gateway, b.gatewayName(), err)
+		}
+		for _, a := range gone {
+			if err := h.nl.AddrAdd(link, newAddr(a, false)); err != nil && !errors.Is(err, unix.EEXIST) {
+				return fmt.Errorf("give address %s back to %s: %w", a, b.gatewayName(), err)
+			}
+		}
 		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", b.gatewayName(), err)
-	}
-	err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
-	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("delete address %s of %s: %w", gateway, b.gatewayName(), err)
-	}
-	return nil
-}
-
-func inNetwork(alias, network string) bool {
-	label, ok := ownerLabel(alias)
-	return ok && strings.HasPrefix(label, cni.NetworkLabel(network))
+	})
 }

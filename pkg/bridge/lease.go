@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -60,7 +61,7 @@ func leasedRoute(r *types.Route) (LeasedRoute, error) {
 	l := LeasedRoute{Route: Route{
 		Dst: dst.Masked(), Gateway: toAddr(r.GW), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: mainTable,
 	}}
-	if r.Table != nil {
+	if r.Table != nil && *r.Table != unix.RT_TABLE_UNSPEC {
 		l.Table = *r.Table
 	}
 	if r.Scope != nil {

@@ -19,7 +19,7 @@ func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
 	if s.Bridge, err = h.observeBridge(plan.Bridge); err != nil {
 		return State{}, err
 	}
-	if s.Port, err = h.observePort(plan.Port, s.Bridge.DefaultVLAN); err != nil {
+	if s.Port, err = h.observePort(plan.Port, plan.Container.MAC, s.Bridge.DefaultVLAN); err != nil {
 		return State{}, err
 	}
 	if s.Container, err = sandbox.observe(plan.Container); err != nil {
@@ -44,7 +44,7 @@ func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
 		return Bridge{}, err
 	}
 	found := Bridge{
-		Name: link.Name, MAC: link.HardwareAddr, MTU: link.MTU, Promisc: link.Promisc > 0,
+		Name: link.Name, Up: link.Flags&net.FlagUp != 0, MAC: link.HardwareAddr, MTU: link.MTU, Promisc: link.Promisc > 0,
 		VLANFiltering: filtersVLANs(link), DefaultVLAN: defaultVLAN(link),
 	}
 	if found.VLANInterface, found.VLAN, err = h.observeGatewayVLAN(plan, link); err != nil {
@@ -85,7 +85,7 @@ func (b Bridge) gatewayName() string {
 }
 
 // observePort asks for the port with its flags, which the library leaves out.
-func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
+func (h *Host) observePort(plan Port, mac net.HardwareAddr, vlanByDefault int) (Port, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
@@ -101,7 +101,7 @@ func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 		return Port{}, fmt.Errorf("read %s: %w", plan.Name, err)
 	}
 	attrs := link.Attrs()
-	p := Port{Name: attrs.Name, Alias: attrs.Alias, MAC: attrs.HardwareAddr, MTU: attrs.MTU}
+	p := Port{Name: attrs.Name, Up: attrs.Flags&net.FlagUp != 0, Alias: attrs.Alias, MAC: attrs.HardwareAddr, MTU: attrs.MTU}
 	if master, err := h.nl.LinkByIndex(attrs.MasterIndex); attrs.MasterIndex != 0 && err == nil {
 		p.Bridge = master.Attrs().Name
 	}
@@ -112,7 +112,7 @@ func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 		return Port{}, err
 	}
 	if plan.SpoofCheck {
-		p.SpoofCheck, err = isGuarded(p.Name)
+		p.SpoofCheck, err = isGuarded(p.Name, mac)
 	}
 	return p, err
 }

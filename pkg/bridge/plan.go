@@ -23,6 +23,7 @@ type State struct {
 // Bridge is the link that the network's ports are on.
 type Bridge struct {
 	Name          string
+	Up            bool
 	MAC           net.HardwareAddr
 	MTU           int // of a new bridge; one that exists keeps its own
 	Promisc       bool
@@ -43,6 +44,7 @@ type Bridge struct {
 type Port struct {
 	Name      string
 	Bridge    string // its master
+	Up        bool
 	Alias     string
 	MAC       net.HardwareAddr
 	MTU       int
@@ -72,9 +74,13 @@ type Interface struct {
 	Up        bool
 	DAD       bool // wait until IPv6 addresses are found to be unique
 	LinkLocal bool
-	Announce  bool // tell the neighbours, the MAC is no function of the address
+	// Announce are the addresses that the MAC is no function of: the neighbours
+	// are told, who may have an entry for their last user.
+	Announce  []netip.Addr
 	Addresses []Address
 	Routes    []Route
+	// AddedDefaults are the gateways of those of Routes that isDefaultGateway added.
+	AddedDefaults []netip.Addr
 }
 
 // Route is one of the container's routes, with nothing left to choose.
@@ -93,23 +99,29 @@ const mainTable = unix.RT_TABLE_MAIN
 // NewPlan is what an ADD brings about. mtu is that of the links, which the
 // configuration may have left to the host.
 func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
+	if c.MTU == 0 && slices.ContainsFunc(l.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() }) {
+		mtu = max(mtu, minMTUIPv6) // the least that IPv6 runs on, whatever the uplink has
+	}
 	vlan := planVLAN(c)
 	addresses, err := withGateways(l.Addresses, c.Gateway)
 	if err != nil {
 		return State{}, err
 	}
 	s := State{
-		Bridge: Bridge{Name: c.Bridge, MTU: mtu, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress},
+		Bridge: Bridge{Name: c.Bridge, Up: true, MTU: mtu, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress},
 		Port: Port{
-			Name: HostName(o), Bridge: c.Bridge, Alias: Alias(o), MTU: mtu, Hairpin: c.Hairpin, Isolated: c.Isolated, LinkLocal: c.IPv6LinkLocal,
+			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: Alias(o), MTU: mtu, Hairpin: c.Hairpin, Isolated: c.Isolated, LinkLocal: c.IPv6LinkLocal,
 			VLAN: vlan, SpoofCheck: c.MACSpoofCheck,
 		},
 		Container: Interface{
 			Name: o.IfName, MAC: c.MAC, MTU: mtu, Up: !c.InterfaceDown, DAD: c.DAD, LinkLocal: c.IPv6LinkLocal,
-			Announce: c.MAC != nil, Routes: routes(l.Routes, addresses, c.DefaultGateway),
 		},
 	}
 	s.planAddresses(addresses, c.Gateway)
+	if c.DefaultGateway {
+		s.Container.AddedDefaults = missingDefaults(l.Routes, addresses)
+	}
+	s.Container.Routes = routes(l.Routes, addresses, s.Container.AddedDefaults)
 	if c.VLAN != 0 && len(s.Bridge.Gateways) > 0 {
 		s.Bridge.VLANInterface, s.Bridge.VLAN = vlanInterface(c.Bridge, c.VLAN), c.VLAN
 	}
@@ -130,19 +142,22 @@ func (s *State) planAddresses(addresses []Address, gateway bool) {
 			s.Forward6 = true
 		}
 	}
-	if s.Container.MAC == nil {
-		s.Container.MAC = defaultMAC(addresses)
-	}
+	s.planMAC(addresses)
 }
 
-// defaultMAC is made of the first IPv4 address, or else of the first one. On a
-// layer 2 network there is none yet, and the MAC is chosen when the link is made.
-func defaultMAC(addresses []Address) net.HardwareAddr {
-	if len(addresses) == 0 {
-		return nil
+// planMAC makes the MAC of the first IPv4 address, or else of the first one,
+// unless one is asked for. On a layer 2 network there is no address yet, and the
+// MAC is chosen when the link is made.
+func (s *State) planMAC(addresses []Address) {
+	asked := s.Container.MAC != nil
+	of := max(0, slices.IndexFunc(addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }))
+	for i, a := range addresses {
+		if i == of && !asked {
+			s.Container.MAC = macFromAddress(a.Prefix.Addr())
+		} else {
+			s.Container.Announce = append(s.Container.Announce, a.Prefix.Addr())
+		}
 	}
-	i := max(0, slices.IndexFunc(addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }))
-	return macFromAddress(addresses[i].Prefix.Addr())
 }
 
 func (s *State) checkMTU() error {
@@ -162,17 +177,22 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 			continue
 		}
 		g := a.Prefix.Masked().Addr().Next()
-		if !a.Prefix.Contains(g) || g == a.Prefix.Addr() {
-			return nil, cni.ConfigErrorf("isGateway: IPAM gave %s without a gateway, and its subnet has no other address for one; name a gateway in ipam", a.Prefix)
+		if g == a.Prefix.Addr() {
+			g = a.Prefix.Masked().Addr() // the other one of a subnet of two (RFC 3021)
 		}
 		named[i].Gateway = g
+	}
+	for _, a := range named {
+		if gateway && (!a.Prefix.Contains(a.Gateway) || a.Gateway == a.Prefix.Addr()) {
+			return nil, cni.ConfigErrorf("isGateway: the gateway %s is outside the subnet of %s, where the host could not reach the container; lease a larger subnet, or set isGateway and isDefaultGateway to false and give routes in ipam", a.Gateway, a.Prefix)
+		}
 	}
 	return named, nil
 }
 
 // routes settles each route's gateway, table and scope, adds the default ones
 // that isDefaultGateway asks for, and leaves out what stands there twice.
-func routes(leased []LeasedRoute, addresses []Address, defaultGateway bool) []Route {
+func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []Route {
 	var settled []Route
 	add := func(r Route) {
 		if !slices.Contains(settled, r) {
@@ -188,15 +208,26 @@ func routes(leased []LeasedRoute, addresses []Address, defaultGateway bool) []Ro
 	for _, r := range leased {
 		add(r.settle(addresses))
 	}
-	if !defaultGateway {
-		return settled
-	}
-	for _, a := range addresses {
-		if a.Gateway.IsValid() {
-			add(defaultRoute(a.Gateway))
-		}
+	for _, gateway := range defaults {
+		add(defaultRoute(gateway))
 	}
 	return settled
+}
+
+// missingDefaults are the gateways that isDefaultGateway adds a default route by:
+// for each family the first one, unless IPAM gave a default route for that
+// family's main table itself.
+func missingDefaults(leased []LeasedRoute, addresses []Address) []netip.Addr {
+	var missing []netip.Addr
+	for _, ipv4 := range []bool{true, false} {
+		has := slices.ContainsFunc(leased, func(r LeasedRoute) bool {
+			return r.Dst.Bits() == 0 && r.Dst.Addr().Is4() == ipv4 && r.Table == mainTable
+		})
+		if gateway := firstGateway(addresses, ipv4); !has && gateway.IsValid() {
+			missing = append(missing, gateway)
+		}
+	}
+	return missing
 }
 
 func defaultRoute(gateway netip.Addr) Route {

@@ -3,6 +3,7 @@ package bridge
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -80,6 +81,14 @@ func TestPlanRoutes(t *testing.T) {
 			false,
 			[]string{"route 169.254.1.1/32 scope 253", "route 0.0.0.0/0 via 169.254.1.1"},
 		},
+		{
+			"a default route of IPAM's stands alone", []Address{address("10.1.0.2/24", "10.1.0.1"), address("10.2.0.2/24", "10.2.0.1")},
+			[]LeasedRoute{leased("0.0.0.0/0", "10.1.0.5")}, true, []string{"route 0.0.0.0/0 via 10.1.0.5"},
+		},
+		{
+			"one default route for a family", []Address{address("10.1.0.2/24", "10.1.0.1"), address("10.2.0.2/24", "10.2.0.1")}, nil, true,
+			[]string{"route 0.0.0.0/0 via 10.1.0.1"},
+		},
 		{"link scope keeps the gateway away", []Address{address("10.1.0.2/24", "10.1.0.1")}, []LeasedRoute{scoped}, false, []string{"route 10.9.0.0/16 scope 253"}},
 		{"all fields", []Address{address("10.1.0.2/24", "10.1.0.1")}, []LeasedRoute{full}, false, []string{"route 10.8.0.0/16 via 10.1.0.9 table 100 metric 50 mtu 1400 advmss 1360"}},
 		{"no gateway anywhere", []Address{address("10.1.0.2/24", "")}, []LeasedRoute{leased("10.7.0.0/16", "")}, false, []string{"route 10.7.0.0/16 scope 253"}},
@@ -138,6 +147,7 @@ func TestPlanRefusals(t *testing.T) {
 	}{
 		{"IPv6 on a small MTU", Config{MTU: 1200}, address("fd00::2/64", "")},
 		{"no room for a gateway", Config{Gateway: true}, address("10.1.0.2/32", "")},
+		{"gateway out of the host's reach", Config{Gateway: true}, address("10.1.0.2/32", "10.1.0.1")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -157,12 +167,12 @@ func TestPlanMAC(t *testing.T) {
 		asked     net.HardwareAddr
 		addresses []Address
 		want      string
-		announce  bool
+		announce  []netip.Addr
 	}{
-		{"from IPv4", nil, []Address{v4}, "0a:58:0a:01:00:02", false},
-		{"from IPv4, though second", nil, []Address{v6, v4}, "0a:58:0a:01:00:02", false},
-		{"asked for", asked, []Address{v4}, "02:00:00:00:00:01", true},
-		{"layer 2: chosen when the link is made", nil, nil, "", false},
+		{"from IPv4", nil, []Address{v4}, "0a:58:0a:01:00:02", nil},
+		{"from IPv4, though second", nil, []Address{v6, v4}, "0a:58:0a:01:00:02", []netip.Addr{v6.Prefix.Addr()}},
+		{"asked for", asked, []Address{v4}, "02:00:00:00:00:01", []netip.Addr{v4.Prefix.Addr()}},
+		{"layer 2: chosen when the link is made", nil, nil, "", nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -170,8 +180,8 @@ func TestPlanMAC(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := plan.Container.MAC.String(); got != tt.want || plan.Container.Announce != tt.announce {
-				t.Errorf("got %s, announced %t; want %s, %t", got, plan.Container.Announce, tt.want, tt.announce)
+			if got := plan.Container.MAC.String(); got != tt.want || !slices.Equal(plan.Container.Announce, tt.announce) {
+				t.Errorf("got %s, announced %v; want %s, %v", got, plan.Container.Announce, tt.want, tt.announce)
 			}
 		})
 	}
@@ -197,7 +207,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// What prevResult says of MAC, MTU and host end goes before the plan.
+// What prevResult says of MAC, routes and host end goes before the plan.
 func TestPlanFromResult(t *testing.T) {
 	result := &cni.Result{
 		Interfaces: []*types100.Interface{
@@ -215,8 +225,8 @@ func TestPlanFromResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Port.Name != "vethabc" || got.Container.MAC.String() != "02:00:00:00:00:03" || got.Container.MTU != 1400 {
-		t.Errorf("got port %s, MAC %s, MTU %d", got.Port.Name, got.Container.MAC, got.Container.MTU)
+	if got.Port.Name != "vethabc" || got.Container.MAC.String() != "02:00:00:00:00:03" || got.Container.MTU != 0 {
+		t.Errorf("got port %s, MAC %s, MTU %d, want no MTU to compare", got.Port.Name, got.Container.MAC, got.Container.MTU)
 	}
 	want := []Address{address("10.1.0.2/24", "10.1.0.1")}
 	if diff := cmp.Diff(want, got.Container.Addresses, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {

@@ -1,8 +1,6 @@
 package bridge
 
 import (
-	"net/netip"
-
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -32,33 +30,11 @@ func (s *State) Result(c Config, leased *cni.Result, sandbox string) *cni.Result
 			Interface: types100.Int(2), Address: *toIPNet(a.Prefix), Gateway: a.Gateway.AsSlice(),
 		})
 	}
-	if c.DefaultGateway {
-		result.Routes = append(result.Routes, s.missingDefaults(leased.Routes)...)
+	for _, gateway := range s.Container.AddedDefaults {
+		result.Routes = append(result.Routes, &types.Route{Dst: *toIPNet(defaultRoute(gateway).Dst), GW: gateway.AsSlice()})
 	}
 	if !c.DNS.IsEmpty() {
 		result.DNS = c.DNS
 	}
 	return result
-}
-
-// missingDefaults are the default routes that isDefaultGateway adds to IPAM's.
-func (s *State) missingDefaults(leased []*types.Route) []*types.Route {
-	named := map[netip.Addr]bool{}
-	for _, r := range leased {
-		if dst, ok := toPrefix(r.Dst); ok && dst.Bits() == 0 {
-			gateway := toAddr(r.GW)
-			if !gateway.IsValid() {
-				gateway = firstGateway(s.Container.Addresses, dst.Addr().Is4())
-			}
-			named[gateway] = true
-		}
-	}
-	var missing []*types.Route
-	for _, a := range s.Container.Addresses {
-		if a.Gateway.IsValid() && !named[a.Gateway] {
-			named[a.Gateway] = true
-			missing = append(missing, &types.Route{Dst: *toIPNet(defaultRoute(a.Gateway).Dst), GW: a.Gateway.AsSlice()})
-		}
-	}
-	return missing
 }

@@ -1,14 +1,18 @@
 package bridge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -32,7 +36,10 @@ import (
 // in the Host's directory says which ports are in it, so that the DEL of any
 // other port needs no nftables socket. The directory is also the lock, and goes
 // with the table after its last port.
-const spoofTable = "trestle"
+const (
+	spoofTable = "trestle"
+	spoofChain = "prerouting"
+)
 
 // spoof is the table in memory.
 type spoof struct {
@@ -49,7 +56,8 @@ func newSpoof() (*spoof, error) {
 	table := &nftables.Table{Name: spoofTable, Family: nftables.TableFamilyBridge}
 	return &spoof{
 		conn: conn, table: table,
-		ports: &nftables.Set{Table: table, Name: "ports", KeyType: nftables.TypeIFName},
+		// the byte order is for those who list the set (NFTNL_UDATA_SET_KEYBYTEORDER)
+		ports: &nftables.Set{Table: table, Name: "ports", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
 		allowed: &nftables.Set{
 			Table: table, Name: "allowed", Concatenation: true,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr),
@@ -68,23 +76,44 @@ func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) (err error) {
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return h.unguard(s.Port.Name) })
-	if err := os.WriteFile(filepath.Join(h.dir, s.Port.Name), []byte(s.Container.MAC.String()), 0o600); err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
+	own := spoofRecord{port: s.Port.Name, mac: s.Container.MAC, label: o.String()}
+	if err := own.write(h.dir); err != nil {
+		return err
 	}
 	n, err := newSpoof()
 	if err != nil {
 		return err
 	}
-	if err := n.ensureTable(); err != nil {
+	there, err := n.exists()
+	if err != nil {
 		return err
 	}
-	for set, key := range n.elements(s.Port.Name, s.Container.MAC) {
-		if err := n.conn.SetAddElements(set, []nftables.SetElement{{Key: key, Comment: o.String()}}); err != nil {
-			return fmt.Errorf("check MACs of %s: %w", s.Port.Name, err)
+	records := []spoofRecord{own}
+	if !there {
+		// the first port, or the table was flushed with others' elements in it
+		if records, err = spoofRecords(h.dir); err != nil {
+			return err
+		}
+		if err := n.addTable(); err != nil {
+			return err
+		}
+	}
+	return n.addElements(records)
+}
+
+func (n *spoof) addElements(records []spoofRecord) error {
+	for _, r := range records {
+		if r.mac == nil {
+			continue
+		}
+		for set, key := range n.elements(r.port, r.mac) {
+			if err := n.conn.SetAddElements(set, []nftables.SetElement{{Key: key, Comment: r.label}}); err != nil {
+				return fmt.Errorf("check MACs of %s: %w", r.port, err)
+			}
 		}
 	}
 	if err := n.conn.Flush(); err != nil {
-		return fmt.Errorf("check MACs of %s: %w", s.Port.Name, err)
+		return fmt.Errorf("check MACs by table bridge %s: %w", spoofTable, err)
 	}
 	return nil
 }
@@ -103,17 +132,16 @@ func (h *Host) lockRecords() (*flock.Lock, error) {
 	}
 }
 
-// ensureTable adds the table with its sets and rule unless it is there.
-func (n *spoof) ensureTable() error {
+func (n *spoof) exists() (bool, error) {
 	tables, err := n.conn.ListTablesOfFamily(nftables.TableFamilyBridge)
 	if err != nil {
-		return fmt.Errorf("list nftables tables: %w", err)
+		return false, fmt.Errorf("list nftables tables: %w", err)
 	}
-	for _, t := range tables {
-		if t.Name == spoofTable {
-			return nil
-		}
-	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == spoofTable }), nil
+}
+
+// addTable adds the table with its sets and rule.
+func (n *spoof) addTable() error {
 	n.conn.AddTable(n.table)
 	for _, set := range []*nftables.Set{n.ports, n.allowed} {
 		if err := n.conn.AddSet(set, nil); err != nil {
@@ -121,7 +149,7 @@ func (n *spoof) ensureTable() error {
 		}
 	}
 	chain := n.conn.AddChain(&nftables.Chain{
-		Table: n.table, Name: "prerouting", Type: nftables.ChainTypeFilter,
+		Table: n.table, Name: spoofChain, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})
 	n.conn.AddRule(&nftables.Rule{Table: n.table, Chain: chain, Exprs: n.rule()})
@@ -173,7 +201,7 @@ func (h *Host) unguard(port string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := forgetPort(port, string(text), last); err != nil {
+	if err := parseSpoofRecord(port, text).forget(last); err != nil {
 		return err
 	}
 	if err := os.Remove(record); err != nil {
@@ -198,8 +226,8 @@ func isOnlyFile(dir string) (bool, error) {
 	return len(names) == 1, nil
 }
 
-// forgetPort deletes the port's elements, or the whole table after the last one.
-func forgetPort(port, record string, last bool) error {
+// forget deletes the port's elements, or the whole table after the last one.
+func (r spoofRecord) forget(last bool) error {
 	n, err := newSpoof()
 	if err != nil {
 		return err
@@ -208,11 +236,10 @@ func forgetPort(port, record string, last bool) error {
 		n.conn.DelTable(n.table)
 		return n.flush("delete table bridge " + spoofTable)
 	}
-	mac, err := net.ParseMAC(record)
-	if err != nil {
-		return nil // an ADD was killed while it wrote the record, which comes first
+	if r.mac == nil {
+		return nil // nothing was made
 	}
-	elements := n.elements(port, mac)
+	elements := n.elements(r.port, r.mac)
 	if err := n.deleteElements(elements); !errors.Is(err, unix.ENOENT) {
 		return err
 	}
@@ -247,23 +274,87 @@ func (n *spoof) flush(what string) error {
 	return nil
 }
 
-// isGuarded says whether the port is in the check.
-func isGuarded(port string) (bool, error) {
+// isGuarded says whether the port's frames are checked for the MAC: both elements
+// and the rule are there.
+func isGuarded(port string, mac net.HardwareAddr) (bool, error) {
 	n, err := newSpoof()
 	if err != nil {
 		return false, err
 	}
-	elements, err := n.conn.GetSetElements(n.ports)
-	if errors.Is(err, unix.ENOENT) {
+	rules, err := n.conn.GetRules(n.table, &nftables.Chain{Name: spoofChain, Table: n.table})
+	if err == nil && len(rules) == 0 || errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("list set %s of table bridge %s: %w", n.ports.Name, spoofTable, err)
+		return false, fmt.Errorf("list table bridge %s: %w", spoofTable, err)
 	}
-	for _, e := range elements {
-		if unix.ByteSliceToString(e.Key) == port {
-			return true, nil
+	for set, key := range n.elements(port, mac) {
+		elements, err := n.conn.GetSetElements(set)
+		if err != nil {
+			return false, fmt.Errorf("list set %s of table bridge %s: %w", set.Name, spoofTable, err)
+		}
+		if !slices.ContainsFunc(elements, func(e nftables.SetElement) bool { return bytes.Equal(e.Key, key) }) {
+			return false, nil
 		}
 	}
-	return false, nil
+	return true, nil
+}
+
+// spoofRecord is the file that says which MAC a port is checked for, and whose it
+// is: "MAC label".
+type spoofRecord struct {
+	port  string
+	mac   net.HardwareAddr
+	label string
+}
+
+// parseSpoofRecord gives no MAC where the record is torn: an ADD was killed while it
+// wrote it, which comes first.
+func parseSpoofRecord(port string, text []byte) spoofRecord {
+	mac, label, _ := strings.Cut(string(text), " ")
+	r := spoofRecord{port: port, label: label}
+	if parsed, err := net.ParseMAC(mac); err == nil {
+		r.mac = parsed
+	}
+	return r
+}
+
+func (r spoofRecord) write(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, r.port), []byte(r.mac.String()+" "+r.label), 0o600); err != nil {
+		return cni.IOErrorf("record of MAC check: %w", err)
+	}
+	return nil
+}
+
+// spoofRecords are all of them; none where there is no directory.
+func spoofRecords(dir string) ([]spoofRecord, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, cni.IOErrorf("records of MAC check: %w", err)
+	}
+	var records []spoofRecord
+	for _, e := range entries {
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // its DEL was faster
+		}
+		if err != nil {
+			return nil, cni.IOErrorf("records of MAC check: %w", err)
+		}
+		records = append(records, parseSpoofRecord(e.Name(), text))
+	}
+	return records, nil
+}
+
+// reapUnguarded takes ports out of the check whose links are gone: with a
+// container's namespace its link goes, and nobody tells us.
+func (h *Host) reapUnguarded() error {
+	records, err := spoofRecords(h.dir)
+	failed := err
+	for _, r := range records {
+		if _, err := h.nl.LinkByName(r.port); isLinkGone(err) {
+			failed = errors.Join(failed, h.unguard(r.port))
+		}
+	}
+	return failed
 }

@@ -37,8 +37,7 @@ func (h *Host) gatewayLink(b Bridge, bridge *netlink.Bridge, undo *cni.Undo) (ne
 	if err := editVLANs(unix.RTM_SETLINK, bridge.Index, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN}); err != nil {
 		return nil, fmt.Errorf("let VLAN %d reach bridge %s: %w", b.VLAN, b.Name, err)
 	}
-	// as on the bridge: no container shall give the host a default route
-	if err := setSysctl("ipv6/conf/"+b.VLANInterface+"/accept_ra", "0"); err != nil {
+	if err := quietIPv6(b.VLANInterface, true); err != nil {
 		return nil, err
 	}
 	if err := h.nl.LinkSetUp(link); err != nil {

@@ -107,23 +107,24 @@ func writeVersion(callers string, w io.Writer) error {
 
 // checkNetNS refuses a CNI_NETNS that is not a network namespace, or that is our
 // own, before any work is done. DEL must clean up whatever became of the
-// namespace: there a path that leads to ours is dropped, since nothing in the
-// host's namespace is the container's, and any other path is let through.
+// namespace: there a path that leads nowhere, to something else, or to ours is
+// dropped, since nothing there is the container's.
 func (r *Request) checkNetNS(override string) error {
 	if r.NetNS == "" || (r.Verb != Add && r.Verb != Check && r.Verb != Del) {
 		return nil
 	}
 	var theirs, ours unix.Stat_t
 	err := unix.Stat(r.NetNS, &theirs)
-	if r.Verb != Del {
-		if err != nil {
-			return EnvironmentErrorf("CNI_NETNS: %s: %w", r.NetNS, err)
-		}
-		if !isNetNS(r.NetNS) {
-			return EnvironmentErrorf("CNI_NETNS: %s is not a network namespace; it is a path like /run/netns/NAME or /proc/PID/ns/net", r.NetNS)
-		}
+	switch {
+	case r.Verb == Del && (err != nil || !isNetNS(r.NetNS)):
+		r.NetNS = ""
+		return nil
+	case err != nil:
+		return EnvironmentErrorf("CNI_NETNS: %s: %w", r.NetNS, err)
+	case !isNetNS(r.NetNS):
+		return EnvironmentErrorf("CNI_NETNS: %s is not a network namespace; it is a path like /run/netns/NAME or /proc/PID/ns/net", r.NetNS)
 	}
-	if err != nil || override == "1" || override == "true" || override == "TRUE" {
+	if override == "1" || override == "true" || override == "TRUE" {
 		return nil
 	}
 	if err := unix.Stat("/proc/thread-self/ns/net", &ours); err != nil {
@@ -139,7 +140,13 @@ func (r *Request) checkNetNS(override string) error {
 	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
 }
 
+// isNetNS asks the namespace for its kind (ioctl_ns(2)).
 func isNetNS(path string) bool {
-	var fs unix.Statfs_t
-	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }() // only asked
+	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	return err == nil && kind == unix.CLONE_NEWNET
 }

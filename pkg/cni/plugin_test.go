@@ -104,6 +104,8 @@ func TestRefusals(t *testing.T) {
 		{"STATUS before 1.1.0", set("CNI_COMMAND", "STATUS"), `{"cniVersion":"1.0.0","name":"net"}`, CodeVersion, []string{"STATUS"}},
 		{"netns missing", set("CNI_NETNS", "/nowhere"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "/nowhere"}},
 		{"netns is a plain file", set("CNI_NETNS", plainFile), soundConfig, CodeEnvironment, []string{"CNI_NETNS", plainFile}},
+		{"netns of another kind", set("CNI_NETNS", "/proc/self/ns/mnt"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "/proc/self/ns/mnt"}},
+		{"ifname that the kernel would fill in", set("CNI_IFNAME", "eth%d"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "eth%d"}},
 		{"netns is our own", set("CNI_NETNS_OVERRIDE", ""), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "CNI_NETNS_OVERRIDE"}},
 	}
 	for _, tt := range tests {
@@ -152,8 +154,9 @@ func TestDelBearsAnyNamespace(t *testing.T) {
 	}
 	tests := []struct{ name, netns, override, want string }{
 		{"none", "", "", ""},
-		{"gone", "/nowhere", "", "/nowhere"},
-		{"plain file", file, "", file},
+		{"gone", "/nowhere", "", ""},
+		{"plain file", file, "", ""},
+		{"a namespace of another kind", "/proc/self/ns/mnt", "", ""},
 		{"our own is not the container's", "/proc/self/ns/net", "", ""},
 		{"our own, when that is meant", "/proc/self/ns/net", "1", "/proc/self/ns/net"},
 	}

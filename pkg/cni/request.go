@@ -164,8 +164,9 @@ func validName(s string) bool {
 
 // checkIfName is the kernel's rule (dev_valid_name, net/core/dev.c).
 func checkIfName(s string) error {
-	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':' or white space"
-	forbidden := func(c rune) bool { return c == '/' || c == ':' || unicode.IsSpace(c) || unicode.IsControl(c) }
+	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%' or white space"
+	// the kernel takes '%' for a place to put a number in
+	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
 	if len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, forbidden) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
 	}

@@ -43,23 +43,24 @@ func newCall(r *cni.Request) (*call, error) {
 }
 
 // close lets go of the kernel; nftables last, since it waits for what was
-// deleted there, a wait that has passed when the links are gone.
-func (c *call) close() error {
+// deleted there, a wait that has passed when the links are gone. That a socket
+// does not close well changes nothing of what was done.
+func (c *call) close() {
 	c.host.Close()
-	return c.nat.host.Close()
+	c.nat.close()
 }
 
-func add(r *cni.Request) (result types.Result, err error) {
+func add(r *cni.Request) (types.Result, error) {
 	c, err := newCall(r)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, c.close()) }()
+	defer c.close()
 	sandbox, err := bridge.OpenSandbox(r.NetNS)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	defer func() { _ = sandbox.Close() }() // as above
 	if err := sandbox.CheckFree(r.Owner.IfName); err != nil {
 		return nil, err
 	}
@@ -80,6 +81,9 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.config.IPAM != "" && len(lease.Addresses) == 0 {
+		return nil, cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
+	}
 	plan, err := bridge.NewPlan(c.config, c.Owner, lease, c.mtu())
 	if err != nil {
 		return nil, err
@@ -88,6 +92,9 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 		return nil, err
 	}
 	if err := c.nat.add(c.Owner, plan, &undo); err != nil {
+		return nil, err
+	}
+	if err := c.host.EnableForwarding(plan); err != nil {
 		return nil, err
 	}
 	return plan.Result(c.config, leased, c.NetNS), nil
@@ -102,12 +109,12 @@ func (c *call) mtu() int {
 
 // del frees everything of the owner, and goes on after a failure: rules, links,
 // and the lease last, since its address must not be given away while they stand.
-func del(r *cni.Request) (err error) {
+func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.close()) }()
+	defer c.close()
 	return errors.Join(c.nat.del(r), c.unplug(), c.ipam.Del(r))
 }
 
@@ -122,12 +129,12 @@ func (c *call) unplug() error {
 	)
 }
 
-func check(r *cni.Request) (err error) {
+func check(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.close()) }()
+	defer c.close()
 	prev, err := r.PrevResult()
 	if err != nil {
 		return err
@@ -139,7 +146,7 @@ func check(r *cni.Request) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sandbox.Close()) }()
+	defer func() { _ = sandbox.Close() }() // only looked at
 	return errors.Join(c.ipam.Check(r), c.compare(prev, sandbox))
 }
 
@@ -160,12 +167,12 @@ func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
 	return failed
 }
 
-func gc(r *cni.Request) (err error) {
+func gc(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.close()) }()
+	defer c.close()
 	valid, err := r.Valid()
 	if err != nil {
 		return err
@@ -177,11 +184,11 @@ func gc(r *cni.Request) (err error) {
 	)
 }
 
-func status(r *cni.Request) (err error) {
+func status(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.close()) }()
-	return errors.Join(c.host.Status(c.config), c.nat.status(), c.ipam.Status(r))
+	defer c.close()
+	return errors.Join(c.host.Status(c.config), c.nat.status(c.config.MACSpoofCheck), c.ipam.Status(r))
 }

@@ -31,7 +31,10 @@ func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
 		}
 	}
 	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
-	return nil, errors.Join(err, d.Del(r))
+	if delErr := d.Del(r); delErr != nil && delErr.Error() != err.Error() {
+		err = errors.Join(err, delErr)
+	}
+	return nil, err
 }
 
 func decodeResult(answer []byte, version string) (*cni.Result, error) {
@@ -99,7 +102,7 @@ func (d delegate) explain(answer []byte, failed *exec.ExitError) error {
 	if theirs.Details != "" {
 		theirs.Msg += "; " + theirs.Details
 	}
-	if theirs.Code == internal {
+	if theirs.Code == internal || theirs.Code == 0 {
 		theirs.Code = cni.CodeFailed
 	}
 	return cni.DelegateErrorf(theirs.Code, "plugin %s: %s", d.name, theirs.Msg)

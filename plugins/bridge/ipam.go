@@ -21,8 +21,8 @@ type ipam interface {
 }
 
 func findIPAM(r *cni.Request, name string) ipam {
-	if name == "" {
-		return noIPAM{}
+	if name == "" || filepath.Base(name) != name {
+		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
 	}
 	if name == "host-local" && isThisExecutable(name, r.Path) {
 		return inProcess{hostlocal.Plugin()}

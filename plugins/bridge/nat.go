@@ -17,8 +17,9 @@ type translation struct {
 	masquerade bool
 	policy     nat.Masquerade // without the subnets, which the lease tells
 	ports      nat.PortSettings
-	backend    nat.Backend
 	host       *nat.Host
+	// portHost has the port mappings: by the portmap plugin's key backend, or as host.
+	portHost *nat.Host
 }
 
 func parseNAT(r *cni.Request) (translation, error) {
@@ -34,7 +35,11 @@ func parseNAT(r *cni.Request) (translation, error) {
 	}
 	policy, policyErr := wire.Masquerade.Of(nil)
 	ports, portsErr := nat.ReadPorts(r)
-	t := translation{masquerade: wire.IPMasq, policy: policy, ports: ports, backend: backend, host: nat.Open(nat.DefaultDir, backend)}
+	t := translation{masquerade: wire.IPMasq, policy: policy, ports: ports, host: nat.Open(nat.DefaultDir, backend)}
+	t.portHost = t.host
+	if ports.Backend != nat.Auto && ports.Backend != backend {
+		t.portHost = nat.Open(nat.DefaultDir, ports.Backend)
+	}
 	return t, errors.Join(decodeErr, backendErr, policyErr, portsErr)
 }
 
@@ -57,15 +62,6 @@ func (t translation) masquerades(s bridge.State) bool {
 	return t.masquerade && len(s.Container.Addresses) > 0
 }
 
-// portHost is where port mappings go: the portmap plugin's key backend before
-// the bridge plugin's ipMasqBackend.
-func (t translation) portHost() *nat.Host {
-	if t.ports.Backend == nat.Auto || t.ports.Backend == t.backend {
-		return t.host
-	}
-	return nat.Open(nat.DefaultDir, t.ports.Backend)
-}
-
 func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
 	masquerade, ports, err := t.rulesFor(s)
 	if err != nil {
@@ -82,7 +78,7 @@ func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
 	if !t.ports.Any() {
 		return nil
 	}
-	return t.portHost().AddPorts(o, ports)
+	return t.portHost.AddPorts(o, ports)
 }
 
 // del frees what the owner has, also what the reference plugins made for it: the
@@ -123,7 +119,7 @@ func (t translation) check(o cni.Owner, s bridge.State) error {
 		differences, err = t.host.CheckMasquerade(o, masquerade)
 	}
 	if t.ports.Any() {
-		more, portsErr := t.portHost().CheckPorts(o, ports)
+		more, portsErr := t.portHost.CheckPorts(o, ports)
 		differences, err = append(differences, more...), errors.Join(err, portsErr)
 	}
 	for _, d := range differences {
@@ -132,9 +128,21 @@ func (t translation) check(o cni.Owner, s bridge.State) error {
 	return err
 }
 
-func (t translation) status() error {
-	if !t.masquerade {
-		return nil
+// status asks the kernel for what the configuration needs of it; macSpoofCheck is
+// by nftables, too.
+func (t translation) status(macSpoofCheck bool) error {
+	var failed error
+	if t.masquerade {
+		failed = t.host.Status()
 	}
-	return t.host.Status()
+	if macSpoofCheck {
+		check := nat.Open(nat.DefaultDir, nat.NFTables)
+		failed = errors.Join(failed, check.Status(), check.Close())
+	}
+	return failed
+}
+
+func (t translation) close() {
+	_ = t.host.Close()     // what it had to say of changes it has said
+	_ = t.portHost.Close() // likewise; closed twice where it is the same
 }

@@ -23,11 +23,11 @@ func Plugin() cni.Plugin {
 // add brings lo up. It answers with prevResult, if there is one, or else with
 // lo and the addresses that it has.
 func add(r *cni.Request) (types.Result, error) {
-	addresses, err := raise(r.NetNS)
+	prev, err := r.PrevResult()
 	if err != nil {
 		return nil, err
 	}
-	prev, err := r.PrevResult()
+	addresses, err := raise(r.NetNS)
 	if err != nil {
 		return nil, err
 	}
