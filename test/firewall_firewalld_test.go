@@ -174,6 +174,18 @@ func TestFirewalld(t *testing.T) {
 	expect("")
 	w.assertFirewall(before)
 
+	// Docker beside it drops what firewalld would accept
+	w.MustRun("iptables", "-P", "FORWARD", "DROP")
+	must(w.call(c, "ADD", ""))
+	expect(both)
+	if rules := w.MustRun("iptables", "-S"); !strings.Contains(rules, "-s 10.1.0.5/32 -j ACCEPT") {
+		t.Errorf("got %s, want the container let through there, too", rules)
+	}
+	must(w.call(c, "DEL", ""))
+	expect("")
+	w.MustRun("nft", "delete", "table", "ip", "filter")
+	w.assertFirewall(before)
+
 	err = w.Exec(w.call(c, "ADD", `"firewalldZone": "none", "ingressPolicy": "same-bridge"`)).Err()
 	if host.CodeOf(err) != 7 || !strings.Contains(err.Error(), `firewalldZone: firewalld has no zone "none"`) {
 		t.Errorf("got %v, want the zone named", err)

@@ -72,11 +72,11 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	if err != nil {
 		return Rules{}, err
 	}
-	switch asks {
-	case Firewalld:
+	if asks == Firewalld {
 		rules.Zone = c.Zone
-	case IPTables, Auto:
-		always := asks == IPTables || c.AdminChosen
+	}
+	if c.Backend == Auto || c.Backend == IPTables { // firewalld cannot help against another's chain
+		always := asks == IPTables || asks == Auto && c.AdminChosen
 		rules.Forwards, err = h.nft.findForwards(rules.Addresses, c.AdminChain, always)
 	}
 	return rules, err

@@ -136,7 +136,10 @@ func run(name, stdin string, args ...string) (string, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	switch {
+	case errors.Is(err, exec.ErrNotFound): // whose text go-cni takes for that of something gone already
+		return "", fmt.Errorf("%s: no such program in PATH; install iptables", name)
+	case errors.As(err, &exit):
 		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), err
@@ -144,14 +147,20 @@ func run(name, stdin string, args ...string) (string, error) {
 
 // usablePrograms says whether the host has iptables for both families.
 func usablePrograms() error {
-	_, err4 := exec.LookPath("iptables")
-	_, err6 := exec.LookPath("ip6tables")
-	return errors.Join(err4, err6)
+	var errs []error
+	for _, f := range families() {
+		for _, program := range []string{f.program + "-save", f.program + "-restore"} {
+			if _, err := exec.LookPath(program); err != nil {
+				errs = append(errs, fmt.Errorf("look for %s: %w", program, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// obstructs says whether FORWARD drops packets, or has the admin chain.
+// obstructs says whether FORWARD drops packets, or the admin chain has rules.
 func (t saved) obstructs(admin string) bool {
-	if t.chains[forwardChain] == "DROP" || t.chains[admin] != "" {
+	if t.chains[forwardChain] == "DROP" || len(t.in(admin)) > 0 {
 		return true
 	}
 	return slices.ContainsFunc(t.in(forwardChain), func(rule string) bool {

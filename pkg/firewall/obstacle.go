@@ -60,8 +60,8 @@ func (f ipFamily) variant(name string) string {
 }
 
 // findForwards are the tables in whose FORWARD chain the addresses must be let
-// through: those that would drop them, or have the admin chain; all that there
-// are, and at least one, if always.
+// through: those that would drop them, or have rules of the admin's; all that
+// there are, and at least one, if always.
 func (n *nftables) findForwards(addresses []netip.Addr, admin string, always bool) ([]forward, error) {
 	var all []forward
 	for _, f := range familiesOf(addresses) {
@@ -130,14 +130,21 @@ func (n *nftables) obstructs(f ipFamily, admin string) (bool, error) {
 	if err != nil || !there || policy == nft.ChainPolicyDrop {
 		return there, err
 	}
-	if _, there, err = n.chainPolicy(f.nft, admin); err != nil || there {
-		return there, err
+	admins, err := n.rulesOf(f, admin)
+	if err != nil || len(admins) > 0 {
+		return true, err
 	}
-	rules, err := n.conn.GetRules(&nft.Table{Name: filterTable, Family: f.nft}, &nft.Chain{Name: forwardChain})
+	rules, err := n.rulesOf(f, forwardChain)
+	return slices.ContainsFunc(rules, drops), err
+}
+
+// rulesOf are those of a chain of table filter; none where there is no such chain.
+func (n *nftables) rulesOf(f ipFamily, chain string) ([]*nft.Rule, error) {
+	rules, err := n.conn.GetRules(&nft.Table{Name: filterTable, Family: f.nft}, &nft.Chain{Name: chain})
 	if err != nil {
-		return false, fmt.Errorf("list chain %s of nftables table %s: %w", forwardChain, filterTable, err)
+		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", chain, filterTable, err)
 	}
-	return slices.ContainsFunc(rules, drops), nil
+	return rules, nil
 }
 
 // drops says whether a rule itself drops or rejects packets.

@@ -256,7 +256,8 @@ func TestObstructs(t *testing.T) {
 		{"accepts", table(":FORWARD ACCEPT", "-A FORWARD -j DOCKER-USER"), false},
 		{"policy", table(":FORWARD DROP"), true},
 		{"last rule", table(":FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with icmp-host-prohibited"), true},
-		{"admin chain", table(":FORWARD ACCEPT", ":CNI-ADMIN -"), true},
+		{"admin chain", table(":FORWARD ACCEPT", ":CNI-ADMIN -"), false},
+		{"admin's rules", table(":FORWARD ACCEPT", ":CNI-ADMIN -", "-A CNI-ADMIN -d 10.9.0.1/32 -j DROP"), true},
 	} {
 		if got := test.have.obstructs(defaultAdminChain); got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)

@@ -219,6 +219,29 @@ func drop(paths ...string) error {
 // none goes: links to those that a DEL of the reference plugin removed, and files
 // that a killed ADD left empty.
 func (s Store) list() ([]record, error) {
+	paths, err := s.paths()
+	if err != nil {
+		return nil, err
+	}
+	var records []record
+	for _, path := range paths {
+		r, known, err := readRecord(path)
+		if err == nil && !known && (filepath.Dir(path) == s.index || isAbandoned(path)) {
+			err = drop(path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		listed := slices.ContainsFunc(records, func(other record) bool { return other.Owner == r.Owner })
+		if known && !r.byReference() && !listed {
+			records = append(records, r)
+		}
+	}
+	return records, nil
+}
+
+// paths are those of all files that may be records, and of links to them.
+func (s Store) paths() ([]string, error) {
 	var paths []string
 	for _, dir := range []string{s.dataDir, DefaultDataDir, s.index} {
 		entries, err := os.ReadDir(dir)
@@ -227,25 +250,9 @@ func (s Store) list() ([]record, error) {
 		}
 		for _, entry := range entries {
 			if dir == s.index || strings.HasSuffix(entry.Name(), ".json") {
-				paths = append(paths, filepath.Join(dir, entry.Name())) // a link is followed
+				paths = append(paths, filepath.Join(dir, entry.Name()))
 			}
 		}
 	}
-	var records []record
-	for _, path := range paths {
-		r, known, err := readRecord(path)
-		if err != nil {
-			return nil, err
-		}
-		same := func(other record) bool { return other.Owner == r.Owner }
-		switch {
-		case !known && (filepath.Dir(path) == s.index || isAbandoned(path)):
-			if err := drop(path); err != nil {
-				return nil, err
-			}
-		case known && !r.byReference() && !slices.ContainsFunc(records, same):
-			records = append(records, r)
-		}
-	}
-	return records, nil
+	return paths, nil
 }
