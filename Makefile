@@ -61,10 +61,11 @@ lint: ## the linters of .golangci.yml; the first run builds them, in a minute or
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
+bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
 	go run ./test/bench
 	go run ./test/bench/ipam
 	go run ./test/bench/nat
+	go run ./test/runtimes/bench
 
 clean: ## remove what make made
 	rm -rf bin .cache

@@ -18,9 +18,19 @@ func Main(m interface{ Run() int }) int { return host.Main(cleaned{m}) }
 type cleaned struct{ tests interface{ Run() int } }
 
 func (c cleaned) Run() int {
-	defer func() { _ = os.RemoveAll(programDir()) }() // a leftover in /tmp fails no test
+	defer removePrograms()
 	return c.tests.Run()
 }
+
+// Program is host.Program for programs that make Machines.
+func Program(body func(host.T)) int {
+	return host.Program(func(t host.T) {
+		t.Cleanup(removePrograms)
+		body(t)
+	})
+}
+
+func removePrograms() { _ = os.RemoveAll(programDir()) } // a leftover in /tmp fails no test
 
 func programDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprint("trestle-runtimes-", os.Getpid()))

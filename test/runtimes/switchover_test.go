@@ -23,7 +23,7 @@ func testSwitchOver(t *testing.T, backend string) {
 	m := runtimes.New(t)
 	m.Install(m.Dirs().Reference)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, switchNetwork(backend))
+	cri.UseNetwork(switchNetwork(backend))
 	// The reference plugins never remove their bridge, nor the chains and tables
 	// that all containers share: what they leave is the measure.
 	first := &runtimes.Pod{Name: "first", Ports: []runtimes.Port{{Protocol: "TCP", Host: 8999, Pod: 80}}}
@@ -81,7 +81,7 @@ func TestSwitchBack(t *testing.T) {
 func testSwitchBack(t *testing.T, backend string) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, switchNetwork(backend))
+	cri.UseNetwork(switchNetwork(backend))
 	old := servingPods(t, cri, "old", 9000)
 	taken := m.Leases("n")
 	m.Install(m.Dirs().Reference)
