@@ -43,12 +43,12 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
 test: root deps build peers ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
-	go test -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v '/test/runtimes$$')
+	go test -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
-	go test -count=1 -v -timeout $(TIMEOUT) ./test/runtimes
+	go test -count=1 -p 1 -v -timeout $(TIMEOUT) ./test/runtimes/...
 
 test-containerd2: root deps runtimes build peers ## the same CRI tests on containerd 2, which the first run builds in a minute or two
 	@test -x $(CONTAINERD2)/containerd || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN=$(CONTAINERD2) \

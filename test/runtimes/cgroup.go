@@ -136,18 +136,29 @@ func (h hierarchy) mount(to *host.Host) error {
 	}
 	defer func() { _ = unix.Close(tree) }() // the mount stays
 	return to.Do(func() error {
-		if err := os.MkdirAll(h.mountPoint, 0o755); err != nil {
-			return err
-		}
-		// Hierarchies with several controllers are known by each one's name, too.
-		for _, name := range strings.Split(filepath.Base(h.mountPoint), ",") {
-			err := os.Symlink(filepath.Base(h.mountPoint), filepath.Join(cgroupRoot, name))
-			if err != nil && !errors.Is(err, fs.ErrExist) {
+		if !h.unified {
+			if err := h.makeMountPoint(); err != nil {
 				return err
 			}
 		}
 		return unix.MoveMount(tree, "", unix.AT_FDCWD, h.mountPoint, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	})
+}
+
+// makeMountPoint makes it, and for a hierarchy with several controllers
+// ("cpu,cpuacct") the names of each, by which it is known, too.
+func (h hierarchy) makeMountPoint() error {
+	if err := os.MkdirAll(h.mountPoint, 0o755); err != nil {
+		return err
+	}
+	base := filepath.Base(h.mountPoint)
+	for name := range strings.SplitSeq(base, ",") {
+		err := os.Symlink(base, filepath.Join(cgroupRoot, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // enter is the command, run inside the groups. In the one hierarchy of version 2

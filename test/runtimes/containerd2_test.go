@@ -31,7 +31,7 @@ var criNetwork11 = strings.Replace(criNetwork, `"1.0.0"`, `"1.1.0"`, 1)
 // startContainerd2 is containerd 2, where `make test-containerd2` asks for it.
 func startContainerd2(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 	t.Helper()
-	needProgram(t, "runc", "runc")
+	runtimes.Need(t, "runc")
 	cri := m.Containerd(os.Getenv("TRESTLE_CONTAINERD2"), containerd2Config, "k8s.io")
 	cri.WaitForCRI()
 	return cri

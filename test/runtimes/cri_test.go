@@ -21,8 +21,7 @@ const criNetwork = `{"cniVersion": "1.0.0", "name": "n", "plugins": [
 // startCRI is Debian's containerd with the CRI plugin, and no network yet.
 func startCRI(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 	t.Helper()
-	needProgram(t, "containerd", "containerd")
-	needProgram(t, "runc", "runc")
+	runtimes.Need(t, "containerd", "runc")
 	cri := m.Containerd("", runtimes.CRIConfig, "k8s.io")
 	cri.WaitForCRI()
 	return cri
