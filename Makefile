@@ -20,7 +20,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install test test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers
+.PHONY: build install test test-vm test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers
 
 build: ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -42,9 +42,20 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
+# gotestsum says at the end what was skipped, and why; go test keeps that to itself.
 test: root deps build peers ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
-	go test -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
+	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
+
+# One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
+VM  := $(CURDIR)/.cache/vm
+RUN ?= VLAN
+test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
+test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
+	test/vm/prepare $(VM)
+	go test -c -o $(VM)/kernel.test ./test
+	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) && \
+		$(VM)/kernel.test -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over

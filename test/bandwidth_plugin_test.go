@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trestle-cni/trestle/test/host"
@@ -206,6 +207,7 @@ func TestBandwidthTwoInterfaces(t *testing.T) {
 	l := newLimited(t)
 	network := l.Network(`{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge", "bridge": "br0", "isGateway": true,
 		"ipam": {"type": "static"}}, {"type": "bandwidth", "egressRate": 4000000, "egressBurst": 400000}]}`)
+	var attached []*libcni.RuntimeConf
 	for i := range 2 {
 		a := l.c.Attachment()
 		a.IfName = fmt.Sprint("net", i)
@@ -213,17 +215,18 @@ func TestBandwidthTwoInterfaces(t *testing.T) {
 		if _, err := network.Add(a); err != nil {
 			t.Fatal(err)
 		}
-		defer func() {
-			if err := network.Check(a); err != nil {
-				t.Error(err)
-			}
-			if err := network.Del(a); err != nil {
-				t.Error(err)
-			}
-			if got := strings.Count(l.Dump(), "\nlink bwp"); got != i {
-				t.Errorf("got %d ifbs after the DEL of net%d, want %d", got, i, i)
-			}
-		}()
+		attached = append(attached, a)
+	}
+	for i, a := range attached {
+		if err := network.Check(a); err != nil {
+			t.Error(err)
+		}
+		if err := network.Del(a); err != nil {
+			t.Error(err)
+		}
+		if got, want := strings.Count(l.Dump(), "\nlink bwp"), len(attached)-i-1; got != want {
+			t.Errorf("got %d ifbs after the DEL of %s, want %d", got, a.IfName, want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"testing"
 
@@ -40,21 +41,25 @@ func TestBridgeAnswersAsTheReference(t *testing.T) {
 		for _, version := range []string{"0.4.0", "1.0.0", "1.1.0"} {
 			t.Run(fmt.Sprintf("%s, %s", tt.name, version), func(t *testing.T) {
 				t.Parallel()
-				edit := object{"cniVersion": version}
-				for k, v := range tt.edit {
-					edit[k] = v
-				}
-				config := bridgeConfig(edit)
-				ours := resultOf(t, config, func(d host.Dirs) string { return d.Trestle })
-				theirs := resultOf(t, config, func(d host.Dirs) string { return d.Reference })
-				if version != "1.1.0" {
-					dropNewFields(theirs) // which the reference sends to callers of any version
-				}
-				if diff := cmp.Diff(theirs, ours); diff != "" {
-					t.Errorf("-reference +trestle:\n%s", diff)
-				}
+				compareWithReference(t, tt.edit, version)
 			})
 		}
+	}
+}
+
+// compareWithReference gives both suites bridgeConfig with the changes.
+func compareWithReference(t *testing.T, changes object, version string) {
+	t.Helper()
+	edit := object{"cniVersion": version}
+	maps.Copy(edit, changes)
+	config := bridgeConfig(edit)
+	ours := resultOf(t, config, func(d host.Dirs) string { return d.Trestle })
+	theirs := resultOf(t, config, func(d host.Dirs) string { return d.Reference })
+	if version != "1.1.0" {
+		dropNewFields(theirs) // which the reference sends to callers of any version
+	}
+	if diff := cmp.Diff(theirs, ours); diff != "" {
+		t.Errorf("-reference +trestle:\n%s", diff)
 	}
 }
 

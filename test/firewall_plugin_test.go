@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/trestle-cni/trestle/pkg/firewall"
 	"github.com/trestle-cni/trestle/test/host"
 )
 
@@ -185,7 +187,7 @@ func (w walled) assertFirewall(before string) {
 func firewallLines(dump string) string {
 	var lines []string
 	for line := range strings.Lines(dump) {
-		masquerade := strings.Contains(line, "/run/trestle/nat") || strings.Contains(line, "/run/trestle/bridge") || strings.Contains(line, "/var/lib/cni")
+		masquerade := strings.Contains(line, "/run/trestle/nat") || strings.Contains(line, "/run/trestle/bridge") || strings.Contains(line, "/run/trestle/bandwidth/lock") || strings.Contains(line, "/var/lib/cni")
 		if strings.HasPrefix(line, "nft ") || strings.HasPrefix(line, "iptables ") || strings.HasPrefix(line, "file ") && !masquerade {
 			lines = append(lines, line)
 		}
@@ -483,6 +485,64 @@ func TestFirewallCheck(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestFirewallRestore: what "nft flush ruleset" took is made again from the records.
+func TestFirewallRestore(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	w.MustRun("iptables", "-P", "FORWARD", "DROP")
+	c := w.container(1, 5)
+	w.add(w.network(1, ""), c)
+	if err := w.Exec(w.call(c, "ADD", `"ingressPolicy": "isolated"`)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	before := w.Dump()
+	w.MustRun("sh", "-ec", "nft delete table inet trestle_firewall; iptables -F FORWARD")
+	err := w.Do(func() error {
+		h := firewall.OpenHost(firewall.DefaultDir)
+		return errors.Join(h.Restore(), h.Close())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.assertFirewall(before)
+}
+
+// TestFirewallInRealLists: the lists that podman and nerdctl write.
+func TestFirewallInRealLists(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	for name, list := range map[string]string{
+		"podman": `{"cniVersion": "0.4.0", "name": "podman", "plugins": [
+			{"type": "bridge", "bridge": "cni-podman0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": {"type": "static", "addresses": [{"address": "10.88.0.2/16"}]}},
+			{"type": "firewall", "backend": ""}, {"type": "tuning"}]}`,
+		"nerdctl": `{"cniVersion": "1.0.0", "name": "nerdctl", "nerdctlID": "17f29b073143d8cd97b5bbe492bdeffec1c5fee55cc1fe2112c8b9335f8b6121", "nerdctlLabels": {"x": "y"}, "plugins": [
+			{"type": "bridge", "bridge": "nerdctl0", "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": {"type": "static", "addresses": [{"address": "10.4.0.2/24", "gateway": "10.4.0.1"}], "routes": [{"dst": "0.0.0.0/0"}]}},
+			{"type": "firewall", "ingressPolicy": "same-bridge"}, {"type": "tuning"}]}`,
+		"containerd": `{"cniVersion": "1.0.0", "name": "containerd", "plugins": [
+			{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "promiscMode": true, "ipam": {"type": "static", "addresses": [{"address": "10.5.0.2/24"}]}},
+			{"type": "firewall"}, {"type": "bandwidth", "capabilities": {"bandwidth": true}}]}`,
+	} {
+		network, c := w.Network(list), w.Container(name)
+		a := c.Attachment()
+		a.Args = [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "p"}}
+		if name == "containerd" {
+			a.CapabilityArgs["bandwidth"] = map[string]uint64{"IngressRate": 1e6, "IngressBurst": 4294967295, "EgressRate": 1e6, "EgressBurst": 4294967295}
+		}
+		if _, err := network.Add(a); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := network.Check(a); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for range 2 {
+			if err := network.Del(a); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	w.leftNothing()
 }
 
 func TestFirewallGC(t *testing.T) {

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -199,6 +200,26 @@ func TestTuningIsUndone(t *testing.T) {
 	u.c.AssertUnchanged(inside)
 }
 
+// TestTuningKilled: whatever an ADD is killed at, DEL restores what it changed.
+func TestTuningKilled(t *testing.T) {
+	t.Parallel()
+	u := newTuned(t)
+	before, inside := u.Dump(), u.c.Dump()
+	for _, syscall := range []string{"sendto", "openat", "write"} {
+		for when, killed := 1, true; killed; when++ {
+			add := u.call("ADD", everything)
+			add.Strace = &host.Strace{Syscalls: syscall, Inject: []string{fmt.Sprintf("%s:signal=KILL:when=%d", syscall, when)}}
+			killed = u.Exec(add).Trace.Injected > 0
+			u.must(t, u.call("DEL", ""))
+			u.AssertUnchanged(before)
+			u.c.AssertUnchanged(inside)
+			if t.Failed() || when > 200 {
+				t.Fatalf("killed at %s %d", syscall, when)
+			}
+		}
+	}
+}
+
 // TestTuningAddAgain: what is restored is from before the first ADD.
 func TestTuningAddAgain(t *testing.T) {
 	t.Parallel()
@@ -267,8 +288,11 @@ func TestTuningGC(t *testing.T) {
 
 	u.must(t, u.call("ADD", everything))
 	u.c.Remove()
+	u.MustRun("sh", "-c", "cd /run/cni/tuning && touch in-flight_eth0.json && touch -d -2min killed_eth0.json")
 	u.must(t, u.call("GC", "")) // it has lost its namespace
-	u.MustRun("sh", "-c", "! ls /run/cni/tuning/* 2>/dev/null")
+	if got := u.MustRun("ls", "/run/cni/tuning"); got != "in-flight_eth0.json\n" {
+		t.Errorf("got records %s, want that of an ADD alone which may be at work", got)
+	}
 }
 
 func TestTuningSaysWhy(t *testing.T) {

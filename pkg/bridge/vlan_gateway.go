@@ -27,7 +27,7 @@ func (h *Host) gatewayLink(b Bridge, bridge *netlink.Bridge, undo *cni.Undo) (ne
 	if err != nil {
 		return nil, fmt.Errorf("VLAN interface %s: %w", b.VLANInterface, err)
 	}
-	if isReferenceGateway(link) {
+	if h.isReferenceGateway(link, bridge) {
 		return link, nil // up, and reached by a port of its own
 	}
 	if !isVLANInterface(link, b.VLAN, bridge) {
@@ -52,9 +52,15 @@ func isVLANInterface(link netlink.Link, id int, bridge netlink.Link) bool {
 	return ok && vlan.VlanId == id && vlan.Attrs().ParentIndex == bridge.Attrs().Index
 }
 
-// isReferenceGateway says whether the link can be what the reference plugin
-// makes: an end of a veth pair whose other end is an access port of the bridge.
-func isReferenceGateway(link netlink.Link) bool { return link.Type() == "veth" }
+// isReferenceGateway says whether the link is what the reference plugin makes: an
+// end of a veth pair whose other end is a port of the bridge.
+func (h *Host) isReferenceGateway(link, bridge netlink.Link) bool {
+	if link.Type() != "veth" {
+		return false
+	}
+	peer, err := h.nl.LinkByIndex(link.Attrs().ParentIndex) // IFLA_LINK
+	return err == nil && peer.Attrs().MasterIndex == bridge.Attrs().Index
+}
 
 // createVLANInterface makes the interface, down. Undone, it goes again, unless
 // another ADD has put an address on it by then.
@@ -110,7 +116,7 @@ func (h *Host) observeGatewayVLAN(plan Bridge, bridge netlink.Link) (name string
 	if err != nil {
 		return "", 0, fmt.Errorf("look up %s: %w", plan.VLANInterface, err)
 	}
-	if isReferenceGateway(link) {
+	if h.isReferenceGateway(link, bridge) {
 		return plan.VLANInterface, plan.VLAN, nil // reached by a port of its own
 	}
 	if !isVLANInterface(link, plan.VLAN, bridge) {

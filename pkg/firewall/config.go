@@ -98,6 +98,6 @@ func (c Config) check() error {
 // isWord says whether s can stand on a command line, and in a path.
 func isWord(s string) bool {
 	isLetter := func(c rune) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
-	bad := func(c rune) bool { return !isLetter(c) && !('0' <= c && c <= '9') && c != '_' && c != '-' }
-	return s != "" && isLetter(rune(s[0])) && !strings.ContainsFunc(s, bad)
+	good := func(c rune) bool { return isLetter(c) || '0' <= c && c <= '9' || c == '_' || c == '-' }
+	return s != "" && isLetter(rune(s[0])) && !strings.ContainsFunc(s, func(c rune) bool { return !good(c) })
 }

@@ -3,7 +3,6 @@ package firewall
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -289,9 +288,6 @@ func (h *Host) Status(c Config) error {
 
 // locked runs do as the only one on this host.
 func (h *Host) locked(do func() error) (err error) {
-	if err := os.MkdirAll(h.records.dir, 0o755); err != nil {
-		return cni.IOErrorf("create the directory of firewall records: %w", err)
-	}
 	lock, err := flock.Create(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return err

@@ -148,21 +148,22 @@ func (p nftPlace) set(name string, names int) *nft.Set {
 
 // rules of the place, in order.
 func (p nftPlace) rules() [][]expr.Any {
-	in := func(register uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register} }
-	out := func(register uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register} }
-	isIn := func(set string) expr.Any { return &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: set} }
-	verdict := func(kind expr.VerdictKind) expr.Any { return &expr.Verdict{Kind: kind} }
 	const first, second = unix.NFT_REG_1, unix.NFT_REG_2
+	in := &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: first}
+	out := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: first}
+	andOut := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: second}
+	isIn := func(set string) expr.Any { return &expr.Lookup{SourceRegister: first, SetName: set} }
+	accept, drop := &expr.Verdict{Kind: expr.VerdictAccept}, &expr.Verdict{Kind: expr.VerdictDrop}
 	if p.place == bridgePlace {
 		return [][]expr.Any{
-			{in(first), isIn(portSet), verdict(expr.VerdictDrop)},
-			{out(first), isIn(portSet), verdict(expr.VerdictDrop)},
+			{in, isIn(portSet), drop},
+			{out, isIn(portSet), drop},
 		}
 	}
 	return [][]expr.Any{
-		{in(first), out(second), isIn(isolatedSet), verdict(expr.VerdictDrop)},
-		{in(first), out(second), isIn(sameSet), verdict(expr.VerdictAccept)},
-		{in(first), isIn(bridgeSet), out(first), isIn(bridgeSet), verdict(expr.VerdictDrop)},
+		{in, andOut, isIn(isolatedSet), drop},
+		{in, andOut, isIn(sameSet), accept},
+		{in, isIn(bridgeSet), out, isIn(bridgeSet), drop},
 	}
 }
 

@@ -128,7 +128,7 @@ func TestParts(t *testing.T) {
 		for _, p := range rules(t, test.policy).parts() {
 			got = append(got, p.place+" "+p.String())
 		}
-		if want := append(test.want, asked...); !slices.Equal(got, want) {
+		if want := slices.Concat(test.want, asked); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", test.policy, got, want)
 		}
 	}

@@ -92,7 +92,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	c.sysctls = slices.Sorted(maps.Keys(v.Sysctl))
 	sysctls, sysctlErr := v.sysctlSettings(r.Owner.IfName)
 	link, linkErr := v.linkSettings()
-	c.Settings = append(sysctls, link...)
+	c.Settings = slices.Concat(sysctls, link)
 	return c, errors.Join(sysctlErr, linkErr)
 }
 

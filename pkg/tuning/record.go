@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -157,8 +158,8 @@ func (s Store) writeFile(path string, r record) error {
 	return err
 }
 
-// readRecord reports whether there is a whole record at path. A torn one tells
-// of nothing that was made: it is written before.
+// readRecord reports whether there is a whole record at path. A torn one is of an
+// ADD that was killed before it made anything.
 func readRecord(path string) (r record, whole bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -174,7 +175,14 @@ func readRecord(path string) (r record, whole bool, err error) {
 	return f.toRecord(), true, nil
 }
 
-// find is the owner's record and its path, which is empty where there is none.
+// isAbandoned says whether a file is empty and nobody can be about to write it.
+func isAbandoned(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Size() == 0 && time.Since(info.ModTime()) > time.Minute
+}
+
+// find is the owner's record and its path, which is empty where there is none. A
+// torn one says that nothing is to be restored.
 func (s Store) find(o cni.Owner) (string, record, error) {
 	paths := []string{filepath.Join(s.dataDir, fileName(o)), filepath.Join(DefaultDataDir, fileName(o))}
 	if elsewhere, err := os.Readlink(s.link(o)); err == nil {
@@ -185,11 +193,16 @@ func (s Store) find(o cni.Owner) (string, record, error) {
 		if err != nil {
 			return "", record{}, err
 		}
-		if known && (r.Owner == o || r.byReference()) {
+		if r.Owner == o || r.byReference() && (known || isFile(path)) {
 			return path, r, nil
 		}
 	}
 	return "", record{}, nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 func drop(paths ...string) error {
@@ -202,8 +215,9 @@ func drop(paths ...string) error {
 	return errors.Join(errs...)
 }
 
-// list is all records of ours, wherever a configuration put them. Links to those
-// that a DEL of the reference plugin removed go.
+// list is all records of ours, wherever a configuration put them. What tells of
+// none goes: links to those that a DEL of the reference plugin removed, and files
+// that a killed ADD left empty.
 func (s Store) list() ([]record, error) {
 	var paths []string
 	for _, dir := range []string{s.dataDir, DefaultDataDir, s.index} {
@@ -225,7 +239,7 @@ func (s Store) list() ([]record, error) {
 		}
 		same := func(other record) bool { return other.Owner == r.Owner }
 		switch {
-		case !known && filepath.Dir(path) == s.index:
+		case !known && (filepath.Dir(path) == s.index || isAbandoned(path)):
 			if err := drop(path); err != nil {
 				return nil, err
 			}
