@@ -44,7 +44,7 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
 # gotestsum says at the end what was skipped, and why; go test keeps that to itself.
 test: root deps build peers ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
-	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v '/test/runtimes$$')
+	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
@@ -59,7 +59,7 @@ test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under q
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
-	go test -count=1 -v -timeout $(TIMEOUT) ./test/runtimes
+	go test -count=1 -p 1 -v -timeout $(TIMEOUT) ./test/runtimes/...
 
 test-containerd2: root deps runtimes build peers ## the same CRI tests on containerd 2, which the first run builds in a minute or two
 	@test -x $(CONTAINERD2)/containerd || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN=$(CONTAINERD2) \
@@ -72,10 +72,11 @@ lint: ## the linters of .golangci.yml; the first run builds them, in a minute or
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
+bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
 	go run ./test/bench
 	go run ./test/bench/ipam
 	go run ./test/bench/nat
+	go run ./test/runtimes/bench
 
 clean: ## remove what make made
 	rm -rf bin .cache

@@ -29,7 +29,7 @@ func TestRefuseTaken(t *testing.T) {
 	comment := xt.Comment(`dnat name: "net" id: "old"`)
 	multiport := xt.Unknown(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16([]byte{1, 2}, 9000), 9001))
 	multiport = append(multiport, make([]byte, 42)...)
-	other := xt.Unknown(multiport)
+	other := multiport
 	nft := func(parts ...[]expr.Any) *nftables.Rule {
 		rule := &nftables.Rule{UserData: userdata.AppendString(nil, userdata.TypeComment, "old")}
 		for _, part := range parts {

@@ -45,7 +45,12 @@ func makeCgroups(t host.T) (cgroups, error) {
 			return groups, err
 		}
 		groups = append(groups, hierarchy{mountPoint, group, mountPoint == cgroupRoot})
-		if err := inheritCpuset(group); err != nil {
+		if mountPoint == cgroupRoot {
+			err = delegate(mountPoint)
+		} else {
+			err = inheritCpuset(group)
+		}
+		if err != nil {
 			return groups, err
 		}
 	}
@@ -81,6 +86,24 @@ func inheritCpuset(group string) error {
 		if err != nil {
 			return fmt.Errorf("cpuset of %s: %w", group, err)
 		}
+	}
+	return nil
+}
+
+// delegate gives the children of a group of version 2 all controllers that it
+// has (kernel, Documentation/admin-guide/cgroup-v2.rst, "Enabling and
+// Disabling"), as systemd does at the root, too.
+func delegate(group string) error {
+	controllers, err := os.ReadFile(filepath.Join(group, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	if len(controllers) == 0 {
+		return nil
+	}
+	enable := "+" + strings.Join(strings.Fields(string(controllers)), " +")
+	if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(enable), 0o644); err != nil {
+		return fmt.Errorf("give the children of %s the controllers %s: %w", group, enable, err)
 	}
 	return nil
 }
@@ -125,6 +148,9 @@ func (groups cgroups) mount(h *host.Host) error {
 	}
 	h.MustRun("sh", "-ec", rooms+": >"+namespaceFile+
 		"; exec unshare --cgroup mount --bind /proc/thread-self/ns/cgroup "+namespaceFile)
+	if groups[0].unified {
+		return delegate(groups[0].group) // which must have no process
+	}
 	return nil
 }
 
@@ -136,18 +162,29 @@ func (h hierarchy) mount(to *host.Host) error {
 	}
 	defer func() { _ = unix.Close(tree) }() // the mount stays
 	return to.Do(func() error {
-		if err := os.MkdirAll(h.mountPoint, 0o755); err != nil {
-			return err
-		}
-		// Hierarchies with several controllers are known by each one's name, too.
-		for _, name := range strings.Split(filepath.Base(h.mountPoint), ",") {
-			err := os.Symlink(filepath.Base(h.mountPoint), filepath.Join(cgroupRoot, name))
-			if err != nil && !errors.Is(err, fs.ErrExist) {
+		if !h.unified {
+			if err := h.makeMountPoint(); err != nil {
 				return err
 			}
 		}
 		return unix.MoveMount(tree, "", unix.AT_FDCWD, h.mountPoint, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	})
+}
+
+// makeMountPoint makes it, and for a hierarchy with several controllers
+// ("cpu,cpuacct") the names of each, by which it is known, too.
+func (h hierarchy) makeMountPoint() error {
+	if err := os.MkdirAll(h.mountPoint, 0o755); err != nil {
+		return err
+	}
+	base := filepath.Base(h.mountPoint)
+	for name := range strings.SplitSeq(base, ",") {
+		err := os.Symlink(base, filepath.Join(cgroupRoot, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // enter is the command, run inside the groups. In the one hierarchy of version 2

@@ -8,7 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/test/runtimes"
 )
 
-// containerd2Config is criConfig for containerd 2.
+// containerd2Config is runtimes.CRIConfig for containerd 2.
 const containerd2Config = `version = 3
 root = "%[1]s"
 [plugins.'io.containerd.cri.v1.images']
@@ -31,7 +31,7 @@ var criNetwork11 = strings.Replace(criNetwork, `"1.0.0"`, `"1.1.0"`, 1)
 // startContainerd2 is containerd 2, where `make test-containerd2` asks for it.
 func startContainerd2(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 	t.Helper()
-	needProgram(t, "runc", "runc")
+	runtimes.Need(t, "runc")
 	cri := m.Containerd(os.Getenv("TRESTLE_CONTAINERD2"), containerd2Config, "k8s.io")
 	cri.WaitForCRI()
 	return cri
@@ -56,7 +56,7 @@ func TestContainerd2ManyPods(t *testing.T) {
 	needContainerd2(t)
 	m := runtimes.New(t)
 	cri := startContainerd2(t, m)
-	installCRINetwork(t, m, cri, criNetwork11)
+	cri.UseNetwork(criNetwork11)
 	testCRIManyPods(t, m, cri)
 }
 
@@ -66,10 +66,10 @@ func TestContainerd2Status(t *testing.T) {
 	needContainerd2(t)
 	m := runtimes.New(t)
 	cri := startContainerd2(t, m)
-	installCRINetwork(t, m, cri, strings.Replace(criNetwork11, `{"subnet": "10.90.0.0/24"}`,
+	cri.UseNetwork(strings.Replace(criNetwork11, `{"subnet": "10.90.0.0/24"}`,
 		`{"subnet": "10.90.0.0/24", "rangeStart": "10.90.0.2", "rangeEnd": "10.90.0.3"}`, 1))
 	before := snapshot(m)
-	pods := manyPods(2)
+	pods := runtimes.ManyPods(2)
 	if err := cri.RunPods(pods...); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,20 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 )
 
+// CRIConfig is what a node's containerd 1.6 needs beside its defaults: the
+// image of pods, and leave of two things that a container without all
+// capabilities lacks.
+const CRIConfig = `version = 2
+root = "%[1]s"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "` + Image + `"
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+`
+
 // Call is one call of the Container Runtime Interface; Request is encoded as
 // protobuf's JSON with the names of the .proto file.
 type Call struct {
@@ -110,6 +124,15 @@ type Pod struct {
 	ID string
 }
 
+// ManyPods are pods with a host port each, from 9000.
+func ManyPods(n int) []*Pod {
+	var pods []*Pod
+	for i := range n {
+		pods = append(pods, &Pod{Name: fmt.Sprint("p", i), Ports: []Port{{Protocol: "TCP", Host: 9000 + i, Pod: 80}}})
+	}
+	return pods
+}
+
 // PodDNS is what every Pod's resolv.conf must hold.
 var PodDNS = []string{"nameserver 192.0.2.53", "search ns1.svc.test", "options ndots:5"}
 
@@ -168,7 +191,7 @@ func (c *Containerd) RemovePods(pods ...*Pod) error {
 	return errors.Join(c.ForPods("StopPodSandbox", pods...), c.ForPods("RemovePodSandbox", pods...))
 }
 
-// PodNames is the pods that the runtime knows, with their ids.
+// Pods is the pods that the runtime knows, with their ids.
 func (c *Containerd) Pods() ([]*Pod, error) {
 	c.m.t.Helper()
 	var list struct {
@@ -237,6 +260,21 @@ func (c *Containerd) ExecSync(container string, command ...string) (host.Output,
 	}
 	err := c.Call("ExecSync", object{"container_id": container, "cmd": command, "timeout": 20}, &answer)
 	return host.Output{Stdout: string(answer.Stdout), Stderr: string(answer.Stderr), Code: answer.Code}, err
+}
+
+// UseNetwork gives the runtime its network, and waits until it has seen it.
+func (c *Containerd) UseNetwork(conflist string) {
+	c.m.t.Helper()
+	c.m.InstallNetwork("10-n.conflist", conflist)
+	err := eventually(func() error {
+		if ready, why := c.NetworkReady(); !ready {
+			return errors.New(why)
+		}
+		return nil
+	})
+	if err != nil {
+		c.m.t.Fatalf("the network is not ready: %v", err)
+	}
 }
 
 // NetworkReady is whether the runtime says that pods can have a network, and if

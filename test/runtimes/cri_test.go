@@ -13,20 +13,6 @@ import (
 	"github.com/trestle-cni/trestle/test/runtimes"
 )
 
-// criConfig is what a node's containerd 1.6 needs beside its defaults: the
-// image of pods, and leave of two things that a container without all
-// capabilities lacks.
-const criConfig = `version = 2
-root = "%[1]s"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "` + runtimes.Image + `"
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/opt/cni/bin"
-    conf_dir = "/etc/cni/net.d"
-`
-
 const criNetwork = `{"cniVersion": "1.0.0", "name": "n", "plugins": [
 	{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
 	 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.90.0.0/24"}], [{"subnet": "fd90::/64"}]]}},
@@ -35,9 +21,8 @@ const criNetwork = `{"cniVersion": "1.0.0", "name": "n", "plugins": [
 // startCRI is Debian's containerd with the CRI plugin, and no network yet.
 func startCRI(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 	t.Helper()
-	needProgram(t, "containerd", "containerd")
-	needProgram(t, "runc", "runc")
-	cri := m.Containerd("", criConfig, "k8s.io")
+	runtimes.Need(t, "containerd", "runc")
+	cri := m.Containerd("", runtimes.CRIConfig, "k8s.io")
 	cri.WaitForCRI()
 	return cri
 }
@@ -52,7 +37,7 @@ func testCRI(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd, confli
 	if ready, why := cri.NetworkReady(); ready {
 		t.Errorf("got NetworkReady without a configuration: %s", why)
 	}
-	installCRINetwork(t, m, cri, conflist)
+	cri.UseNetwork(conflist)
 	m.Outside.Serve("tcp", ":80")
 	before := snapshot(m)
 
@@ -154,44 +139,17 @@ func execSync(t *testing.T, cri *runtimes.Containerd, container string, command 
 	return output.Stdout
 }
 
-// installCRINetwork gives the runtime its network, and waits until it has seen it.
-func installCRINetwork(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd, conflist string) {
-	t.Helper()
-	m.InstallNetwork("10-n.conflist", conflist)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		ready, why := cri.NetworkReady()
-		if ready {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the network is not ready: %s", why)
-		}
-	}
-}
-
-// manyPods are pods with a host port each, from 9000.
-func manyPods(n int) []*runtimes.Pod {
-	var pods []*runtimes.Pod
-	for i := range n {
-		pods = append(pods, &runtimes.Pod{
-			Name:  fmt.Sprint("p", i),
-			Ports: []runtimes.Port{{Protocol: "TCP", Host: 9000 + i, Pod: 80}},
-		})
-	}
-	return pods
-}
-
 // TestCRIManyPods brings 50 pods up at once, and down.
 func TestCRIManyPods(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, criNetwork)
+	cri.UseNetwork(criNetwork)
 	testCRIManyPods(t, m, cri)
 }
 
 func testCRIManyPods(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd) {
 	before := snapshot(m)
-	pods := manyPods(50)
+	pods := runtimes.ManyPods(50)
 	if err := cri.RunPods(pods...); err != nil {
 		t.Fatal(err)
 	}
@@ -215,9 +173,9 @@ func testCRIManyPods(t *testing.T, m *runtimes.Machine, cri *runtimes.Containerd
 func TestCRIPortTaken(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, criNetwork)
+	cri.UseNetwork(criNetwork)
 	before := snapshot(m)
-	holder, late := manyPods(1)[0], manyPods(1)[0]
+	holder, late := runtimes.ManyPods(1)[0], runtimes.ManyPods(1)[0]
 	late.Name = "late"
 	if err := cri.RunPods(holder); err != nil {
 		t.Fatal(err)
@@ -238,7 +196,7 @@ func TestCRIPortTaken(t *testing.T) {
 func TestCRIBandwidth(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, strings.Replace(criNetwork, `{"type": "portmap"`,
+	cri.UseNetwork(strings.Replace(criNetwork, `{"type": "portmap"`,
 		`{"type": "bandwidth", "capabilities": {"bandwidth": true}}, {"type": "portmap"`, 1))
 	before := snapshot(m)
 	pod := &runtimes.Pod{Name: "slow", Annotations: map[string]string{
@@ -263,9 +221,9 @@ func TestCRIBandwidth(t *testing.T) {
 func TestCRICrash(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, criNetwork)
+	cri.UseNetwork(criNetwork)
 	before := snapshot(m)
-	pods := manyPods(3)
+	pods := runtimes.ManyPods(3)
 	if err := cri.RunPods(pods...); err != nil {
 		t.Fatal(err)
 	}
@@ -294,11 +252,11 @@ func TestCRICrash(t *testing.T) {
 func TestCRICrashInTheMidst(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, criNetwork)
+	cri.UseNetwork(criNetwork)
 	before := snapshot(m)
 	for _, after := range []time.Duration{200 * time.Millisecond, 500 * time.Millisecond, time.Second} {
 		kill := time.AfterFunc(after, cri.Kill)
-		err := cri.RunPods(manyPods(20)...)
+		err := cri.RunPods(runtimes.ManyPods(20)...)
 		t.Logf("killed after %v: %d pods failed", after, strings.Count(fmt.Sprint(err), "run pod"))
 		kill.Stop()
 		cri.Kill()
@@ -339,9 +297,9 @@ func removeAllPods(cri *runtimes.Containerd) error {
 func TestCRIVanishedNamespace(t *testing.T) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, criNetwork)
+	cri.UseNetwork(criNetwork)
 	before := snapshot(m)
-	pods := manyPods(2)
+	pods := runtimes.ManyPods(2)
 	if err := cri.RunPods(pods...); err != nil {
 		t.Fatal(err)
 	}

@@ -20,8 +20,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 // startCtr is Debian's containerd, with the network that ctr gives to containers.
 func startCtr(t *testing.T, m *runtimes.Machine, conflist string) *runtimes.Containerd {
 	t.Helper()
-	needProgram(t, "containerd", "containerd")
-	needProgram(t, "runc", "runc")
+	runtimes.Need(t, "containerd", "runc")
 	m.InstallNetwork("10-n.conflist", conflist)
 	return m.Containerd("", ctrConfig, "default")
 }

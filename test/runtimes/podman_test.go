@@ -28,8 +28,7 @@ log_driver = "k8s-file"
 
 func startPodman(t *testing.T, m *runtimes.Machine) *runtimes.Podman {
 	t.Helper()
-	needProgram(t, "podman", "podman")
-	needProgram(t, "runc", "runc")
+	runtimes.Need(t, "podman", "runc")
 	return m.Podman(podmanConfig)
 }
 

@@ -18,12 +18,42 @@ func Main(m interface{ Run() int }) int { return host.Main(cleaned{m}) }
 type cleaned struct{ tests interface{ Run() int } }
 
 func (c cleaned) Run() int {
-	defer func() { _ = os.RemoveAll(programDir()) }() // a leftover in /tmp fails no test
+	defer removePrograms()
 	return c.tests.Run()
 }
 
+// Program is host.Program for programs that make Machines.
+func Program(body func(host.T)) int {
+	return host.Program(func(t host.T) {
+		t.Cleanup(removePrograms)
+		body(t)
+	})
+}
+
+func removePrograms() { _ = os.RemoveAll(programDir()) } // a leftover in /tmp fails no test
+
 func programDir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprint("trestle-runtimes-", os.Getpid()))
+}
+
+// Need skips a test of programs that cannot be had. Each is in a package of
+// Debian of the same name, which the Makefile installs where there is apt-get.
+func Need(t interface {
+	Helper()
+	Skipf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}, programs ...string,
+) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		if _, err := exec.LookPath("apt-get"); err != nil {
+			t.Skipf("%s is not installed, and there is no apt-get to install it", program)
+		}
+		t.Fatalf("%s is not installed: apt-get install --no-install-recommends %s", program, program)
+	}
 }
 
 // programs are those of ours that the tests run.

@@ -3,7 +3,6 @@ package runtimes_test
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -12,19 +11,6 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/runtimes"
 )
-
-// needProgram skips the test where the program cannot be had: its package is one
-// of Debian's, which the Makefile installs where there is apt-get.
-func needProgram(t *testing.T, program, debianPackage string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err == nil {
-		return
-	}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		t.Skipf("%s is not installed, and there is no apt-get to install it", program)
-	}
-	t.Fatalf("%s is not installed: apt-get install --no-install-recommends %s", program, debianPackage)
-}
 
 // state is what must be again as it was when a runtime has removed its containers.
 type state struct {
@@ -43,12 +29,34 @@ var runtimesOwn = []string{"file /run/containerd/", "file /run/containers/", "fi
 // the networks' leases, cursor and index may differ.
 func (before state) assertRestored(t *testing.T, networks ...string) {
 	t.Helper()
+	before.m.AssertUnchanged(before.dump, mayDiffer(networks)...)
+	before.assertFree(t)
+}
+
+// assertNothingNew is assertRestored for a host that had what others left behind,
+// of which some may be gone.
+func (before state) assertNothingNew(t *testing.T, networks ...string) {
+	t.Helper()
+	for line := range strings.Lines(host.Diff(before.dump, before.m.Dump(), mayDiffer(networks)...)) {
+		if strings.HasPrefix(line, "+") {
+			t.Errorf("left behind: %s", line)
+		}
+	}
+	before.assertFree(t)
+}
+
+func mayDiffer(networks []string) []string {
 	ignore := slices.Clone(runtimesOwn)
 	for _, network := range networks {
 		dir := "file /var/lib/cni/networks/" + network + "/"
 		ignore = append(ignore, dir+"last_reserved_ip.", dir+".trestle/")
 	}
-	before.m.AssertUnchanged(before.dump, ignore...)
+	return ignore
+}
+
+// assertFree: what no dump shows is as it was, too.
+func (before state) assertFree(t *testing.T) {
+	t.Helper()
 	if after := before.m.ReadDir("/run/netns"); !slices.Equal(after, before.netns) {
 		t.Errorf("got network namespaces %v, want %v", after, before.netns)
 	}

@@ -23,7 +23,7 @@ func testSwitchOver(t *testing.T, backend string) {
 	m := runtimes.New(t)
 	m.Install(m.Dirs().Reference)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, switchNetwork(backend))
+	cri.UseNetwork(switchNetwork(backend))
 	// The reference plugins never remove their bridge, nor the chains and tables
 	// that all containers share: what they leave is the measure.
 	first := &runtimes.Pod{Name: "first", Ports: []runtimes.Port{{Protocol: "TCP", Host: 8999, Pod: 80}}}
@@ -68,6 +68,33 @@ func testSwitchOver(t *testing.T, backend string) {
 	before.assertRestored(t, "n")
 }
 
+// TestSwitchOverPodman: podman's networks have firewall and tuning besides.
+func TestSwitchOverPodman(t *testing.T) {
+	m := runtimes.New(t)
+	m.Install(m.Dirs().Reference)
+	podman := startPodman(t, m)
+	remove := func(names ...string) { podman.MustRun(append([]string{"rm", "--force", "--time", "0"}, names...)...) }
+	podman.MustRun(serving("first", "-p", "8079:80")...)
+	remove("first")
+	m.MustRun("iptables", "-t", "raw", "-A", "PREROUTING", "-j", "ACCEPT") // as in testSwitchOver
+	m.MustRun("iptables", "-t", "raw", "-D", "PREROUTING", "-j", "ACCEPT")
+	before := snapshot(m)
+
+	podman.MustRun(serving("old", "-p", "8080:80")...)
+	m.Install(m.Dirs().Trestle)
+	podman.MustRun(serving("young", "-p", "8081:80")...)
+	for port, want := range map[string]string{"8080": "old", "8081": "young"} {
+		if reply, err := requestSoon(m.Outside, "tcp", "192.0.2.2:"+port); err != nil || reply.Server != want {
+			t.Errorf("port %s: got %v, %v, want %s", port, reply, err, want)
+		}
+	}
+	if output, err := podman.Run(serving("late", "-p", "8080:80")...); err != nil || output.Code == 0 {
+		t.Errorf("got %v, exit status %d for a host port that is taken, want an error", err, output.Code)
+	}
+	remove("late", "old", "young")
+	before.assertNothingNew(t, "podman")
+}
+
 // TestSwitchBack: the other way round. The reference plugins' DEL frees the
 // leases and links of Trestle's pods; what they know nothing of, the host ports
 // and the masquerade rule of the network, goes by the one command that
@@ -81,7 +108,7 @@ func TestSwitchBack(t *testing.T) {
 func testSwitchBack(t *testing.T, backend string) {
 	m := runtimes.New(t)
 	cri := startCRI(t, m)
-	installCRINetwork(t, m, cri, switchNetwork(backend))
+	cri.UseNetwork(switchNetwork(backend))
 	old := servingPods(t, cri, "old", 9000)
 	taken := m.Leases("n")
 	m.Install(m.Dirs().Reference)

@@ -107,30 +107,32 @@ func (c call) make(services []any) answer {
 // func(context.Context, *Request, ...grpc.CallOption) (*Response, error).
 func (c call) invoke(services []any) (json.RawMessage, error) {
 	for _, service := range services {
-		method := reflect.ValueOf(service).MethodByName(c.Method)
-		if !method.IsValid() {
-			continue
+		if method := reflect.ValueOf(service).MethodByName(c.Method); method.IsValid() {
+			return c.invokeMethod(method)
 		}
-		request, ok := reflect.New(method.Type().In(1).Elem()).Interface().(proto.Message)
-		if !ok {
-			return nil, fmt.Errorf("%s: not a method of one request and one response", c.Method)
-		}
-		if err := c.decode(request); err != nil {
-			return nil, err
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		results := method.Call([]reflect.Value{reflect.ValueOf(ctx), reflect.ValueOf(request)})
-		if err, failed := results[1].Interface().(error); failed {
-			return nil, err
-		}
-		response, ok := results[0].Interface().(proto.Message)
-		if !ok {
-			return nil, fmt.Errorf("%s: not a method of one request and one response", c.Method)
-		}
-		return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(response)
 	}
 	return nil, fmt.Errorf("%s: no such method", c.Method)
+}
+
+func (c call) invokeMethod(method reflect.Value) (json.RawMessage, error) {
+	request, ok := reflect.New(method.Type().In(1).Elem()).Interface().(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("%s: not a method of one request and one response", c.Method)
+	}
+	if err := c.decode(request); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	results := method.Call([]reflect.Value{reflect.ValueOf(ctx), reflect.ValueOf(request)})
+	if err, failed := results[1].Interface().(error); failed {
+		return nil, err
+	}
+	response, ok := results[0].Interface().(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("%s: not a method of one request and one response", c.Method)
+	}
+	return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(response)
 }
 
 func (c call) decode(request proto.Message) error {
