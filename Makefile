@@ -94,7 +94,7 @@ root:
 
 # Each program that tests, demo and benchmarks run, and the Debian package that has it.
 DEPS := ip=iproute2 nft=nftables iptables=iptables conntrack=conntrack ping=iputils-ping \
-	strace=strace busybox=busybox-static tcpdump=tcpdump
+	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon
 
 # The same of test-runtimes.
 RUNTIMES := containerd=containerd runc=runc podman=podman

@@ -5,16 +5,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/pkg/firewall"
 	"github.com/trestle-cni/trestle/pkg/nat"
 )
 
 func restoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
-		Short: "Make masquerade and mapped ports again after a flush or a firewalld reload",
+		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
 		Long: `Make masquerade and mapped ports again from their records, in one transaction,
-after "nft flush ruleset", a reload of firewalld or the like has taken them.
-Where nothing is missing, nothing is changed.`,
+and the policies of the firewall plugin in another, after "nft flush ruleset", a
+reload of firewalld or the like has taken them. Where nothing is missing, nothing
+is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return restore() },
 	}
@@ -22,5 +24,5 @@ Where nothing is missing, nothing is changed.`,
 
 func restore() error {
 	host := nat.Open(nat.DefaultDir, nat.Auto)
-	return errors.Join(host.Restore(), host.Close())
+	return errors.Join(host.Restore(), host.Close(), firewall.OpenHost(firewall.DefaultDir).Restore())
 }

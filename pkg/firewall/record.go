@@ -56,21 +56,6 @@ func (r records) write(o cni.Owner, rules Rules) error {
 	return nil
 }
 
-// touch makes an empty file where there is none.
-func touch(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return cni.IOErrorf("make the directory of firewall records: %w", err)
-	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err == nil {
-		err = file.Close()
-	}
-	if err != nil {
-		return cni.IOErrorf("make the lock of firewall records: %w", err)
-	}
-	return nil
-}
-
 func writeFile(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return cni.IOErrorf("write a firewall record: %w", err)
