@@ -449,7 +449,7 @@ func TestVLANFailureSparesOthers(t *testing.T) {
 	before := h.Dump()
 	unreachable := ipam4("10.10.0.0/24")
 	unreachable["routes"] = []any{object{"dst": "10.50.0.0/16", "gw": "10.77.0.1"}}
-	if err := h.Exec(h.Container("c2").Call("ADD", "bridge", vlanConfig(object{"name": "other", "ipam": unreachable}))).Err(); err == nil {
+	if err := h.Exec(h.Container("c2").Call("ADD", "bridge", vlanConfig(object{"name": "other", "vlan": 200, "ipam": unreachable}))).Err(); err == nil {
 		t.Fatal("got no error for a route that cannot be")
 	}
 	h.AssertUnchanged(before, kept...)

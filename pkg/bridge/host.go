@@ -286,11 +286,38 @@ func (h *Host) reap(name string) error {
 	})
 }
 
+// hasContainers says whether a container could use the gateways: one on the
+// bridge, and in their VLAN where they have one.
+func (h *Host) hasContainers(b Bridge) (bool, error) {
+	ports, err := h.ports(b.Name)
+	if err != nil {
+		return false, err
+	}
+	for _, p := range ports {
+		if !isContainer(p) {
+			continue
+		}
+		if b.VLANInterface == "" {
+			return true, nil
+		}
+		vlans, err := vlansOf(p.Attrs().Index)
+		in := func(r vlanRange) bool { return r.first <= b.VLAN && b.VLAN <= r.last }
+		if err != nil || slices.ContainsFunc(vlans, in) {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
 // dropGateway takes an address back that an ADD gave to the bridge, and gives
 // back those that had to make room, unless a container has come to use it: of
 // whichever network, since several may share a gateway.
 func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) error {
-	return h.whileUnused(b.Name, func(netlink.Link) error {
+	return h.whileIdle(func() error {
+		used, err := h.hasContainers(b)
+		if err != nil || used {
+			return err
+		}
 		link, err := h.nl.LinkByName(b.gatewayName())
 		if isLinkGone(err) {
 			return nil
