@@ -66,8 +66,9 @@ test-containerd2: root deps runtimes build peers ## the same CRI tests on contai
 		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
 	TRESTLE_CONTAINERD2=$(CONTAINERD2) go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
 
+# Its cache remembers where a file stood; another checkout's would name it outside of this one.
 lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
-	go tool -modfile=tools/go.mod golangci-lint run
+	GOLANGCI_LINT_CACHE=$(CURDIR)/.cache/golangci-lint go tool -modfile=tools/go.mod golangci-lint run
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
