@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -208,8 +207,5 @@ func (h *Host) reapNewborn(network string) (err error) {
 }
 
 func (h *Host) lock(mode flock.Mode) (*flock.Lock, error) {
-	if err := os.MkdirAll(h.dir, 0o755); err != nil {
-		return nil, cni.IOErrorf("create the directory of the lock: %w", err)
-	}
 	return flock.Create(filepath.Join(h.dir, "lock"), mode, flock.DefaultWait)
 }

@@ -71,9 +71,6 @@ func TryAgainErrorf(format string, args ...any) error { return coded(CodeTryAgai
 // UnavailableErrorf is an error with code 50.
 func UnavailableErrorf(format string, args ...any) error { return coded(CodeUnavailable, format, args) }
 
-// LimitedErrorf is an error with code 51.
-func LimitedErrorf(format string, args ...any) error { return coded(CodeLimited, format, args) }
-
 // ExhaustedErrorf is an error with code 101.
 func ExhaustedErrorf(format string, args ...any) error { return coded(CodeExhausted, format, args) }
 
