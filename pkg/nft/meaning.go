@@ -39,7 +39,9 @@ type walker struct {
 	said      []string
 }
 
-func (w *walker) say(format string, args ...any) { w.said = append(w.said, fmt.Sprintf(format, args...)) }
+func (w *walker) say(format string, args ...any) {
+	w.said = append(w.said, fmt.Sprintf(format, args...))
+}
 
 // firstWord is the word that a register begins at: those of 16 bytes are 1 to 4,
 // those of 4 bytes are 8 to 23 (enum nft_registers, linux/netfilter/nf_tables.h).

@@ -57,6 +57,9 @@ type Chain struct {
 	// AnyOrder says that the order of Rules means nothing, so that a rule can be
 	// added without the others being touched.
 	AnyOrder bool
+	// Owners are the labels of those whose rules are all in Rules. In a chain of
+	// any order rules of further owners, by their comments, are left unchanged.
+	Owners []string
 }
 
 // Hook is a base chain's place (nft(8), "CHAINS").
