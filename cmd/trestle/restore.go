@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/pkg/firewall"
-	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 func restoreCommand() *cobra.Command {
@@ -23,6 +23,7 @@ is changed.`,
 }
 
 func restore() error {
-	host := nat.Open(nat.DefaultDir, nat.Auto)
-	return errors.Join(host.Restore(), host.Close(), firewall.OpenHost(firewall.DefaultDir).Restore())
+	conn, host := translator.Open()
+	_, err := host.Restore()
+	return errors.Join(err, conn.Close(), firewall.OpenHost(firewall.DefaultDir).Restore())
 }

@@ -64,7 +64,7 @@ func (d *differences) bridge(want, have Bridge) {
 	}
 	for _, g := range want.Gateways {
 		if !slices.Contains(have.Gateways, g) {
-			d.add("gateway address on "+want.gatewayName(), g.String(), fmt.Sprint(have.Gateways))
+			d.add("gateway address on "+want.GatewayName(), g.String(), fmt.Sprint(have.Gateways))
 		}
 	}
 }

@@ -155,9 +155,9 @@ func (h *Host) forgetNeighbours(s State) error {
 	if len(s.Bridge.Gateways) == 0 {
 		return nil
 	}
-	link, err := h.nl.LinkByName(s.Bridge.gatewayName())
+	link, err := h.nl.LinkByName(s.Bridge.GatewayName())
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", s.Bridge.gatewayName(), err)
+		return fmt.Errorf("look up %s: %w", s.Bridge.GatewayName(), err)
 	}
 	for _, a := range s.Container.Addresses {
 		err := h.nl.NeighDel(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: a.Prefix.Addr().AsSlice()})
@@ -318,20 +318,20 @@ func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) 
 		if err != nil || used {
 			return err
 		}
-		link, err := h.nl.LinkByName(b.gatewayName())
+		link, err := h.nl.LinkByName(b.GatewayName())
 		if isLinkGone(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look up %s: %w", b.gatewayName(), err)
+			return fmt.Errorf("look up %s: %w", b.GatewayName(), err)
 		}
 		err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
 		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("delete address %s of %s: %w", gateway, b.gatewayName(), err)
+			return fmt.Errorf("delete address %s of %s: %w", gateway, b.GatewayName(), err)
 		}
 		for _, a := range gone {
 			if err := h.nl.AddrAdd(link, newAddr(a, false)); err != nil && !errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("give address %s back to %s: %w", a, b.gatewayName(), err)
+				return fmt.Errorf("give address %s back to %s: %w", a, b.GatewayName(), err)
 			}
 		}
 		return nil

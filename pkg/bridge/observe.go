@@ -58,12 +58,12 @@ func (h *Host) observeGateways(plan Bridge) ([]netip.Prefix, error) {
 	if len(plan.Gateways) == 0 {
 		return nil, nil
 	}
-	link, err := h.nl.LinkByName(plan.gatewayName())
+	link, err := h.nl.LinkByName(plan.GatewayName())
 	if isLinkGone(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", plan.gatewayName(), err)
+		return nil, fmt.Errorf("look up %s: %w", plan.GatewayName(), err)
 	}
 	var found []netip.Prefix
 	for _, ipv4 := range []bool{true, false} {
@@ -76,8 +76,8 @@ func (h *Host) observeGateways(plan Bridge) ([]netip.Prefix, error) {
 	return found, nil
 }
 
-// gatewayName is the link that has the gateway addresses.
-func (b Bridge) gatewayName() string {
+// GatewayName is the link that has the gateway addresses.
+func (b Bridge) GatewayName() string {
 	if b.VLANInterface != "" {
 		return b.VLANInterface
 	}

@@ -208,6 +208,9 @@ type Valid struct {
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
+// Empty says whether the list names nobody.
+func (v Valid) Empty() bool { return len(v.owners) == 0 }
+
 // KeepsContainer says whether the list names any attachment of the container.
 func (v Valid) KeepsContainer(id string) bool {
 	for o := range v.owners {

@@ -22,14 +22,34 @@ func (ipTables) usable() error {
 	return err
 }
 
-func (ipTables) add(want Rules) error { return changeTables(want, Rules{}) }
+func (ipTables) apply(c change) error { return changeTables(c.want, c.unwanted) }
 
-// remove needs not be told that all is to go: what holds rules in a table goes
-// with the last of them.
-func (ipTables) remove(rules Rules, _ bool) error { return changeTables(Rules{}, rules) }
-
-// replace is a repair: what is there already is let be.
-func (t ipTables) replace(want Rules) error { return t.add(want) }
+// forget removes the network's masquerade, and what holds rules with the last one.
+func (ipTables) forget(network string) error {
+	for _, f := range families() {
+		for _, table := range ipTableNames() {
+			have, err := save(f, table)
+			if err != nil {
+				return err
+			}
+			if len(have.chains) == 0 {
+				continue
+			}
+			chain := chainName(networkPrefix, network)
+			lines := have.deleteGroup(chain)
+			if !have.holdsOther(map[string]bool{chain: true}, table) {
+				lines = have.deleteAll()
+			}
+			if len(lines) == 0 {
+				continue
+			}
+			if err := restoreBy(f.iptables(), table, lines); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 func changeTables(want, unwanted Rules) error {
 	for _, f := range families() {
@@ -187,21 +207,16 @@ func (t ipTable) change(f family, table string, want, unwanted []ipGroup) []stri
 	if len(want) > 0 && !t.hasBase(f, table) {
 		lines = append(lines, t.addBase(f, table)...)
 	}
-	gone := map[string]bool{}
 	for _, g := range unwanted {
-		if g.stays {
+		if g.stays || slices.ContainsFunc(want, func(w ipGroup) bool { return w.chain == g.chain }) {
 			continue
 		}
-		gone[g.chain] = true
 		lines = append(lines, t.deleteGroup(g.chain)...)
 	}
 	for _, g := range want {
 		if !t.has(g) {
 			lines = append(lines, t.addGroup(g)...)
 		}
-	}
-	if len(want) == 0 && !t.holdsOther(gone, table) {
-		return t.deleteAll()
 	}
 	return lines
 }

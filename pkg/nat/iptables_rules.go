@@ -18,14 +18,12 @@ const (
 	chainPrefix    = "TRESTLE-"
 	portsChain     = chainPrefix + "PORTS"
 	natPostrouting = chainPrefix + "POSTROUTING"
-	guardChain     = chainPrefix + "LOOPBACK"
 	ownerPrefix    = chainPrefix + "P-"
 	networkPrefix  = chainPrefix + "N-"
 	markPrefix     = chainPrefix + "MARK-"
-	bridgePrefix   = chainPrefix + "L-"
 )
 
-func ipTableNames() []string { return []string{"nat", "raw"} }
+func ipTableNames() []string { return []string{"nat"} }
 
 // ipGroup is a chain, and the jumps to it from a chain that all share.
 type ipGroup struct {
@@ -52,23 +50,19 @@ type ipJump struct {
 }
 
 func baseChains(table string) []string {
-	if table == "raw" {
-		return []string{guardChain}
-	}
 	return []string{portsChain, natPostrouting}
 }
 
-// baseJumps: only what is for this host is mapped, and ::1 never.
+// baseJumps: only what is for this host is mapped, ::1 never, and loopback addresses not
+// from outside (see outsideRules).
 func baseJumps(f family, table string) []ipJump {
-	if table == "raw" {
-		return []ipJump{{"PREROUTING", nil, guardChain}}
-	}
 	local := []string{"-m", "addrtype", "--dst-type", "LOCAL"}
+	outside := []string{"!", "-s", f.loopback.String(), "!", "-d", f.loopback.String()}
 	output := local
 	if !f.is4 {
 		output = slices.Concat([]string{"!", "-d", f.loopback.String()}, local)
 	}
-	return []ipJump{{"PREROUTING", local, portsChain}, {"OUTPUT", output, portsChain}, {"POSTROUTING", nil, natPostrouting}}
+	return []ipJump{{"PREROUTING", slices.Concat(outside, local), portsChain}, {"OUTPUT", output, portsChain}, {"POSTROUTING", nil, natPostrouting}}
 }
 
 func chainName(prefix, of string) string {
@@ -79,37 +73,24 @@ func chainName(prefix, of string) string {
 // ipGroups are the rules in one table of one family.
 func (r Rules) ipGroups(f family, table string) []ipGroup {
 	var groups []ipGroup
-	if table == "raw" {
-		for _, bridge := range r.Bridges {
-			if f.is4 {
-				groups = append(groups, guardGroup(f, bridge))
-			}
-		}
-		return groups
-	}
 	for _, n := range r.Networks {
 		if g := n.ipGroup(f); len(g.jumps) > 0 {
 			groups = append(groups, g)
 		}
 	}
-	for _, forward := range r.Forwards {
+	for _, forward := range r.Ports {
 		for _, g := range forward.ipGroups(f) {
-			if !slices.ContainsFunc(groups, func(had ipGroup) bool { return had.chain == g.chain }) {
-				groups = append(groups, g)
-			}
+			groups = appendGroup(groups, g)
 		}
 	}
 	return groups
 }
 
-// guardGroup drops loopback addresses that come in from the bridge, before
-// connection tracking: no packet with one may come from outside (RFC 1122, 3.2.1.3 (g)).
-func guardGroup(f family, bridge string) ipGroup {
-	return ipGroup{
-		parent: guardChain, chain: chainName(bridgePrefix, bridge), label: bridge, what: "guard of " + bridge,
-		jumps: [][]string{{"-i", bridge}},
-		rules: [][]string{{"-s", f.loopback.String(), "-j", "DROP"}, {"-d", f.loopback.String(), "-j", "DROP"}},
+func appendGroup(groups []ipGroup, g ipGroup) []ipGroup {
+	if slices.ContainsFunc(groups, func(had ipGroup) bool { return had.chain == g.chain }) {
+		return groups
 	}
+	return append(groups, g)
 }
 
 func (n NetworkRule) ipGroup(f family) ipGroup {
@@ -135,8 +116,8 @@ func (n NetworkRule) ipGroup(f family) ipGroup {
 }
 
 // ipGroups are the owner's mappings, and the masquerade of what they mark.
-func (f Forward) ipGroups(family family) []ipGroup {
-	g := ipGroup{parent: portsChain, chain: chainName(ownerPrefix, key(f.Owner)), label: f.Owner.String(), what: "mapped ports of " + f.Owner.String()}
+func (f OwnedPorts) ipGroups(family family) []ipGroup {
+	g := ipGroup{parent: portsChain, chain: chainName(ownerPrefix, f.Owner.Hash(32)), label: f.Owner.String(), what: "mapped ports of " + f.Owner.String()}
 	for _, m := range f.exactFirst(family) {
 		g.rules = append(g.rules, f.ipRules(family, m)...)
 	}
@@ -152,7 +133,7 @@ func (f Forward) ipGroups(family family) []ipGroup {
 
 // exactFirst are the family's mappings, those on all addresses last: the first
 // rule that fits counts.
-func (f Forward) exactFirst(family family) []Mapping {
+func (f OwnedPorts) exactFirst(family family) []Mapping {
 	var exact, general []Mapping
 	for _, m := range f.Mappings {
 		switch {
@@ -171,7 +152,7 @@ const perJump = 15
 
 // ipJumps lead packets to the owner's ports to its chain, if the configured
 // conditions are met.
-func (f Forward) ipJumps(family family) [][]string {
+func (f OwnedPorts) ipJumps(family family) [][]string {
 	conditions := f.Conditions6
 	if family.is4 {
 		conditions = f.Conditions4
@@ -192,7 +173,7 @@ func (f Forward) ipJumps(family family) [][]string {
 }
 
 // ipRules mark what is to be masqueraded, and then send it on.
-func (f Forward) ipRules(family family, m Mapping) [][]string {
+func (f OwnedPorts) ipRules(family family, m Mapping) [][]string {
 	match := []string{"-p", string(m.Protocol), "-m", string(m.Protocol), "--dport", strconv.Itoa(int(m.Host.Port()))}
 	if !m.anyHost() {
 		match = append(match, "-d", m.Host.Addr().String())
@@ -209,7 +190,7 @@ func (f Forward) ipRules(family family, m Mapping) [][]string {
 }
 
 // masqueraded are the sources that get the host's address.
-func (f Forward) masqueraded(family family) []netip.Prefix {
+func (f OwnedPorts) masqueraded(family family) []netip.Prefix {
 	switch {
 	case !f.SNAT:
 		return nil
@@ -217,17 +198,15 @@ func (f Forward) masqueraded(family family) []netip.Prefix {
 		return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
 	case f.MasqueradeAll:
 		return []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	case family.is4:
-		return append(family.only(f.hairpins()), family.loopback)
 	}
 	return family.only(f.hairpins())
 }
 
-func (f Forward) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }
+func (f OwnedPorts) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }
 
-func (f Forward) markGroup() ipGroup {
+func (f OwnedPorts) markGroup() ipGroup {
 	return ipGroup{
-		parent: natPostrouting, chain: markPrefix + strconv.Itoa(f.MarkBit), label: mappedLabel, what: "masquerade for mapped ports", stays: true,
+		parent: natPostrouting, chain: markPrefix + strconv.Itoa(f.MarkBit), label: mappedComment, what: "masquerade for mapped ports", stays: true,
 		jumps: [][]string{{"-m", "mark", "--mark", f.markMask()}}, rules: [][]string{{"-j", "MASQUERADE"}},
 	}
 }

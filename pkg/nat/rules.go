@@ -19,6 +19,8 @@ type Rules struct {
 type NetworkRule struct {
 	Network string
 	Masquerade
+	// asked is what one attachment asked for, to which others' subnets were added.
+	asked Masquerade
 }
 
 // OwnedPorts are the port mappings of one attachment.
@@ -71,9 +73,10 @@ type Ports struct {
 	// Subnets are the container's addresses with the lengths of their subnets.
 	Subnets []netip.Prefix
 	// Bridge is the host's interface that leads to the container, by which its
-	// neighbours' connections come and those from 127.0.0.1 go; Add finds it among
-	// HostLinks where it is not given.
-	Bridge string
+	// neighbours' connections come, and HostAddress the host's IPv4 address there, by
+	// which 127.0.0.1 speaks; Add finds both by HostLinks where they are not given.
+	Bridge      string
+	HostAddress netip.Addr
 	// HostLinks are the host's interfaces of the attachment.
 	HostLinks []string
 	PortOptions
@@ -93,15 +96,6 @@ func (p Ports) hairpins() []netip.Prefix {
 		}
 	}
 	return subnets
-}
-
-// loopbackBridge is the interface that has to route loopback addresses for the
-// mappings, or "".
-func (p Ports) loopbackBridge() string {
-	if !p.SNAT || !slices.ContainsFunc(p.Mappings, Mapping.answersLoopback) {
-		return ""
-	}
-	return p.Bridge
 }
 
 // answersLoopback says whether the mapping is for 127.0.0.1 too, or for it alone.

@@ -28,10 +28,13 @@ func (c *Conn) knownFile(t Table) string {
 	return filepath.Join(c.dir, strings.ReplaceAll(t.String(), " ", "-"))
 }
 
-// known says whether the table is known to be what is wanted.
-func (c *Conn) known(t Table) (bool, error) {
+// Known says whether the table is known to be what is wanted.
+func (c *Conn) Known(t Table) (bool, error) {
 	digest, keys, err := c.readKnown(t)
 	if err != nil || !slices.Contains(keys, t.Key) {
+		return false, err
+	}
+	if err := c.connect(); err != nil {
 		return false, err
 	}
 	now, err := c.digest(t)

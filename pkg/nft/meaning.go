@@ -81,6 +81,10 @@ func (s source) String() string {
 func (w *walker) step(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Payload:
+		if e.OperationType == expr.PayloadWrite {
+			w.say("payload %d+%d/%d set %s", e.Base, e.Offset, e.Len, w.take(e.SourceRegister))
+			return
+		}
 		w.load(e.DestRegister, fmt.Sprintf("payload %d+%d", e.Base, e.Offset), e.Len)
 		w.setLength(e.DestRegister, e.Len)
 	case *expr.Meta:

@@ -33,9 +33,8 @@ type Table struct {
 	// Former are names of sets and chains that earlier releases made and this one
 	// has no use for.
 	Former []string
-	// Key names this very content, for people and for Commit: a table that has been
-	// found to hold what Key stands for is not compared again until its rules
-	// change. Two Tables with different content never share a Key.
+	// Key names what was asked for, for people and for Commit: a table that has been
+	// found to hold that is not compared again until its rules change.
 	Key string
 }
 

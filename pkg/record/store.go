@@ -162,12 +162,17 @@ func readFile[T any](path string) (r Record[T], whole bool, err error) {
 
 // Remove forgets the owner, who had shares. It may be called again.
 func (s Store) Remove(place string, o cni.Owner, shares []string) error {
+	return errors.Join(s.Unshare(place, o, shares), remove(s.file(place, o)))
+}
+
+// Unshare says that the owner needs shares no more.
+func (s Store) Unshare(place string, o cni.Owner, shares []string) error {
 	var errs []error
 	for _, share := range shares {
 		dir := s.share(place, share)
 		errs = append(errs, remove(filepath.Join(dir, key(o))), remove(dir))
 	}
-	return errors.Join(append(errs, remove(s.file(place, o)))...)
+	return errors.Join(errs...)
 }
 
 // Others says whether anybody beside the owner has a share, by no more of the

@@ -91,7 +91,7 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if err := c.host.Attach(&plan, c.Owner, sandbox, &undo); err != nil {
 		return nil, err
 	}
-	if err := c.nat.add(c.Owner, plan, &undo); err != nil {
+	if err := c.nat.add(c.Request, plan, &undo); err != nil {
 		return nil, err
 	}
 	if err := c.host.EnableForwarding(plan); err != nil {
@@ -160,7 +160,7 @@ func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	failed := c.nat.check(c.Owner, want)
+	failed := c.nat.check(c.Request, want)
 	for _, d := range bridge.Diff(want, have) {
 		failed = errors.Join(failed, cni.MismatchErrorf("%s", d))
 	}

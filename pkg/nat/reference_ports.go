@@ -15,10 +15,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// foreignChains is where the reference plugin portmap leads host ports to
+// referenceChains is where the reference plugin portmap leads host ports to
 // containers: by table, in each family, those of its nftables backend and of
 // iptables' nft variant (plugins/meta/portmap, portmap_{nftables,iptables}.go).
-func foreignChains(table string) []string {
+func referenceChains(table string) []string {
 	switch table {
 	case "cni_hostport":
 		return []string{"hostports", "hostip_hostports"}
@@ -28,16 +28,16 @@ func foreignChains(table string) []string {
 	return nil
 }
 
-// refuseForeign is an error where one of f's host ports leads to another
+// refuseReference is an error where one of f's host ports leads to another
 // container by rules of the reference plugin portmap, which has containers on a
 // host that was switched over while they ran. Rules of iptables-legacy are not
 // seen: only programs can read them, and an ADD runs none.
-func (h *Host) refuseForeign(f Forward) error {
-	nft, err := h.nftables()
+func (h *Host) refuseReference(f OwnedPorts) error {
+	conn, err := h.conn.Library()
 	if err != nil {
 		return err
 	}
-	tables, err := nft.conn.ListTables()
+	tables, err := conn.ListTables()
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil // a kernel without nf_tables
 	}
@@ -45,8 +45,8 @@ func (h *Host) refuseForeign(f Forward) error {
 		return fmt.Errorf("list the tables of nftables: %w", err)
 	}
 	for _, table := range tables {
-		for _, chain := range foreignChains(table.Name) {
-			rules, err := nft.conn.GetRules(table, &nftables.Chain{Name: chain})
+		for _, chain := range referenceChains(table.Name) {
+			rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
 			if err != nil {
 				return fmt.Errorf("list chain %s of nftables table %s: %w", chain, table.Name, err)
 			}
@@ -58,9 +58,9 @@ func (h *Host) refuseForeign(f Forward) error {
 	return nil
 }
 
-func refuseTaken(f Forward, rules []*nftables.Rule, is4 bool) error {
+func refuseTaken(f OwnedPorts, rules []*nftables.Rule, is4 bool) error {
 	for _, rule := range rules {
-		taken := readForeignPorts(rule)
+		taken := readReferencePorts(rule)
 		for _, m := range f.Mappings {
 			if m.Host.Addr().Is4() == is4 && taken.container != f.Owner.ContainerID && taken.has(m) {
 				return cni.ConflictErrorf("host port %s/%d on %s is taken by container %s, for which the reference plugins mapped it; stop that container or choose another host port",
@@ -71,17 +71,17 @@ func refuseTaken(f Forward, rules []*nftables.Rule, is4 bool) error {
 	return nil
 }
 
-// foreignPorts is what one rule of the reference plugin portmap leads to a
+// referencePorts is what one rule of the reference plugin portmap leads to a
 // container. host is the zero Addr where the rule names none: those of iptables
 // do so in a chain further on, and are taken to be for all.
-type foreignPorts struct {
+type referencePorts struct {
 	container string
 	protocol  byte
 	host      netip.Addr
 	ports     []uint16
 }
 
-func (p foreignPorts) has(m Mapping) bool {
+func (p referencePorts) has(m Mapping) bool {
 	if p.protocol != m.Protocol.number() || p.host.IsValid() && !m.anyHost() && p.host != m.Host.Addr() {
 		return false
 	}
@@ -93,10 +93,10 @@ func (p foreignPorts) has(m Mapping) bool {
 	return false
 }
 
-// readForeignPorts understands the few matches that those rules are made of: a
+// readReferencePorts understands the few matches that those rules are made of: a
 // load into a register and the comparison that follows it, or a match of iptables.
-func readForeignPorts(rule *nftables.Rule) foreignPorts {
-	found := foreignPorts{container: commentOf(rule)}
+func readReferencePorts(rule *nftables.Rule) referencePorts {
+	found := referencePorts{container: commentOf(rule)}
 	var loaded expr.Any
 	for _, e := range rule.Exprs {
 		switch e := e.(type) {
@@ -113,7 +113,7 @@ func readForeignPorts(rule *nftables.Rule) foreignPorts {
 
 // compare takes what a register that was loaded so is compared with. Offsets are
 // those of RFC 9293, section 3.1, of RFC 791 and of RFC 8200.
-func (p *foreignPorts) compare(loaded expr.Any, data []byte) {
+func (p *referencePorts) compare(loaded expr.Any, data []byte) {
 	switch load := loaded.(type) {
 	case *expr.Meta:
 		if load.Key == expr.MetaKeyL4PROTO && len(data) == 1 {
@@ -132,7 +132,7 @@ func (p *foreignPorts) compare(loaded expr.Any, data []byte) {
 // match takes a match of iptables: `--comment 'dnat name: "net" id: "container"'`,
 // or the ports of multiport (struct xt_multiport_v1, linux/netfilter/xt_multiport.h:
 // flags, their count, 15 ports in the host's byte order …).
-func (p *foreignPorts) match(m *expr.Match) {
+func (p *referencePorts) match(m *expr.Match) {
 	switch info := m.Info.(type) {
 	case *xt.Comment:
 		if _, id, ok := strings.Cut(string(*info), `id: "`); ok {

@@ -65,7 +65,7 @@ func TestRefuseTaken(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			mapping := Mapping{Protocol: test.protocol, Host: netip.MustParseAddrPort(test.host)}
-			f := Forward{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
+			f := OwnedPorts{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
 			err := refuseTaken(f, []*nftables.Rule{test.rule}, true)
 			if got := err != nil; got != test.want || got && cni.CodeOf(err) != cni.CodeConflict {
 				t.Errorf("got %v, want an error: %v", err, test.want)

@@ -17,9 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ReleaseForeign deletes what the reference plugins made for an owner that we
+// ReleaseReference deletes what the reference plugins made for an owner that we
 // have no record of, as far as it can be told for certain: a host is switched
 // over with its containers running. It goes before Release, which drops the
 // record. addresses are the container's, where they are known; rules that bear
@@ -27,42 +28,34 @@ import (
 //
 // Looking takes a few messages to the kernel. A program is run only for rules of
 // iptables-legacy, which only programs can read, and only where there are any.
-func (h *Host) ReleaseForeign(owner cni.Owner, addresses []netip.Addr) error {
+func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 	known, err := h.known(owner)
 	if err != nil || known {
 		return err
 	}
-	nft, err := h.nftables()
-	if err != nil {
-		return err
-	}
-	foreign := foreign{owner, addresses}
-	supported, err := nft.supported()
+	by := reference{owner, addresses}
+	err = h.conn.Usable()
 	errs := []error{err}
-	if supported {
-		errs = append(errs, foreign.deleteFromNFTables(nft.conn))
+	if err == nil {
+		errs = append(errs, by.deleteFromNFTables(h.conn))
+	}
+	if errors.Is(err, nft.ErrUnsupported) {
+		errs = nil // nothing can be there
 	}
 	for _, f := range families() {
-		errs = append(errs, foreign.deleteFromLegacy(f))
+		errs = append(errs, by.deleteFromLegacy(f))
 	}
 	return errors.Join(errs...)
 }
 
 // known says whether we have a record of the owner, whatever the backend.
 func (h *Host) known(owner cni.Owner) (bool, error) {
-	for _, backend := range []Backend{NFTables, IPTables} {
-		r := h.records(backend)
-		for _, file := range []string{r.forwardFile(owner), r.userFile(owner)} {
-			if known, err := exists(file); err != nil || known {
-				return known, err
-			}
-		}
-	}
-	return false, nil
+	_, there, err := h.read(owner)
+	return there, err
 }
 
-// foreign is an owner as the reference plugins name it.
-type foreign struct {
+// reference is an owner as the reference plugins name it.
+type reference struct {
 	owner     cni.Owner
 	addresses []netip.Addr
 }
@@ -74,7 +67,7 @@ func sha512Hex(s string, digits int) string {
 // chains are those that the reference plugins make for the container in table
 // nat of iptables, and the one that jumps to them (plugins: pkg/utils/utils.go,
 // FormatChainName; pkg/ip/ipmasq_iptables_linux.go; plugins/meta/portmap).
-func (f foreign) chains() map[string]string {
+func (f reference) chains() map[string]string {
 	of := f.owner.Network + f.owner.ContainerID
 	return map[string]string{
 		"CNI-" + sha512Hex(of, 24):    "POSTROUTING",
@@ -83,7 +76,11 @@ func (f foreign) chains() map[string]string {
 }
 
 // deleteFromNFTables sends one transaction, if there is anything to delete.
-func (f foreign) deleteFromNFTables(conn *nftables.Conn) error {
+func (f reference) deleteFromNFTables(c *nft.Conn) error {
+	conn, err := c.Library()
+	if err != nil {
+		return err
+	}
 	found := false
 	for _, part := range f.nftParts() {
 		rules, err := part.rules(conn)
@@ -113,7 +110,7 @@ func (f foreign) deleteFromNFTables(conn *nftables.Conn) error {
 	if !found {
 		return nil
 	}
-	if err := conn.Flush(); err != nil {
+	if err := c.Apply(); err != nil {
 		return fmt.Errorf("delete rules of the reference plugins for %s: %w", f.owner, err)
 	}
 	return nil
@@ -128,7 +125,7 @@ type nftPart struct {
 	chain  string
 }
 
-func (f foreign) nftParts() []nftPart {
+func (f reference) nftParts() []nftPart {
 	masq := &nftables.Table{Name: "cni_plugins_masquerade", Family: nftables.TableFamilyINet}
 	hash := sha512Hex(f.owner.Network, 16) + "-" + sha512Hex(f.owner.IfName+":"+f.owner.ContainerID, 16)
 	parts := []nftPart{{masq, "masq_checks", func(r *nftables.Rule) bool { return strings.HasPrefix(commentOf(r), hash) }, ""}}
@@ -175,7 +172,7 @@ func chainExists(conn *nftables.Conn, table *nftables.Table, chain string) (bool
 
 // bears says whether the rule has the container's ID as comment, and leads to
 // one of its addresses.
-func (f foreign) bears(r *nftables.Rule) bool {
+func (f reference) bears(r *nftables.Rule) bool {
 	if commentOf(r) != f.owner.ContainerID {
 		return false
 	}
@@ -200,7 +197,7 @@ func jumpsTo(r *nftables.Rule, chain string) bool {
 
 // deleteFromLegacy runs programs only where the kernel has a table of
 // iptables-legacy.
-func (f foreign) deleteFromLegacy(family family) error {
+func (f reference) deleteFromLegacy(family family) error {
 	tables, err := os.ReadFile(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[family.is4])
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(tables)), "nat") {
 		return nil

@@ -1,0 +1,87 @@
+package nat
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/nft"
+)
+
+// nfTables has rules in table "inet trestle".
+type nfTables struct{ h *Host }
+
+func (n nfTables) apply(c change) error {
+	changes := changesOf(c)
+	if len(changes.Tables)+len(changes.Create) == 0 {
+		// what only goes needs no table, and where there is none nothing is left of it
+		there, err := n.h.conn.Exists(inetTable())
+		if err != nil || !there {
+			return err
+		}
+	}
+	return n.h.conn.Commit(changes, n.h.stands)
+}
+
+// changesOf are the elements that the wanted mappings have and the unwanted ones had
+// beside them, and the table where any rule is wanted.
+func changesOf(c change) nft.Changes {
+	var changes nft.Changes
+	if networks := append(slices.Clone(c.want.Networks), c.unwanted.Networks...); len(networks) > 0 {
+		changes.Tables = append(changes.Tables, masqueradeTable(networks...))
+	}
+	if len(c.want.Ports) > 0 {
+		changes.Tables = append(changes.Tables, portsTable(), loopbackTable())
+	}
+	for _, p := range c.want.Ports {
+		changes.Create = append(changes.Create, p.elements()...)
+	}
+	for _, p := range c.unwanted.Ports {
+		for _, e := range p.elements() {
+			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
+			if !slices.ContainsFunc(changes.Create, wanted) {
+				changes.Remove = append(changes.Remove, e)
+			}
+		}
+	}
+	return changes.With(c.also)
+}
+
+// loopbackChanges are what port mappings that iptables has need of nftables.
+func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
+	var changes nft.Changes
+	for _, p := range want {
+		changes.Create = append(changes.Create, p.loopbackElements()...)
+	}
+	if len(changes.Create) > 0 {
+		changes.Tables = []nft.Table{loopbackTable()}
+	}
+	for _, p := range unwanted {
+		for _, e := range p.loopbackElements() {
+			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
+			if !slices.ContainsFunc(changes.Create, wanted) {
+				changes.Remove = append(changes.Remove, e)
+			}
+		}
+	}
+	return changes
+}
+
+func (n nfTables) differences(want Rules) ([]string, error) {
+	return n.h.conn.Differences(changesOf(change{want: want}))
+}
+
+// usable asks the kernel, not for programs.
+func (n nfTables) usable() error {
+	err := n.h.conn.Usable()
+	if errors.Is(err, nft.ErrUnsupported) {
+		return errors.New("the kernel has no nf_tables")
+	}
+	return err
+}
+
+// textOf is the name of an interface at the beginning of a key.
+func textOf(key []byte) string {
+	name, _, _ := strings.Cut(string(key), "\x00")
+	return name
+}

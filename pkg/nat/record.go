@@ -1,0 +1,92 @@
+package nat
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// place is where the records of NAT are: one for each attachment that has a
+// masquerade or mapped ports.
+const place = "translations"
+
+// translation is what an attachment has of NAT, and by which backend. In a chain of
+// plugins bridge writes the masquerade and portmap the ports.
+type translation struct {
+	Masquerade *recordedMasquerade `json:",omitempty"`
+	Ports      *recordedPorts      `json:",omitempty"`
+}
+
+type recordedMasquerade struct {
+	Backend Backend
+	Masquerade
+}
+
+type recordedPorts struct {
+	Backend Backend
+	Ports
+}
+
+// attachmentRecord is a translation with its owner.
+type attachmentRecord = record.Record[translation]
+
+func (h *Host) read(o cni.Owner) (attachmentRecord, bool, error) {
+	return record.Read[translation](h.store, place, o)
+}
+
+func (h *Host) write(rec attachmentRecord) error { return record.Write(h.store, place, rec) }
+
+// rules are what the translation wants of a backend. Of its network's masquerade it
+// has its own subnets; see Host.networkRule.
+func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
+	if t.Ports == nil || t.Ports.Backend != backend {
+		return nil
+	}
+	return []OwnedPorts{{o, t.Ports.Ports}}
+}
+
+// networkRule is the network's masquerade by the backend: the policy m, for its own
+// subnets and those of all others on the network that are recorded. It has code 7
+// where no rule can be made of that.
+func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) (NetworkRule, error) {
+	rule := NetworkRule{network, m, m}
+	m.Prefixes = slices.Clone(m.Prefixes)
+	for _, rec := range all {
+		if rec.Owner.Network != network || rec.Value.Masquerade == nil || rec.Value.Masquerade.Backend != backend {
+			continue
+		}
+		for _, p := range rec.Value.Masquerade.Prefixes {
+			if !slices.Contains(m.Prefixes, p) {
+				m.Prefixes = append(m.Prefixes, p)
+			}
+		}
+	}
+	slices.SortFunc(m.Prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	rule.Masquerade = m
+	return rule, m.check()
+}
+
+// rulesOf are all that the records want of a backend.
+func rulesOf(all []attachmentRecord, backend Backend) (Rules, error) {
+	var rules Rules
+	var done []string
+	for _, rec := range all {
+		rules.Ports = append(rules.Ports, rec.Value.ports(rec.Owner, backend)...)
+		m, network := rec.Value.Masquerade, rec.Owner.Network
+		if m == nil || m.Backend != backend || slices.Contains(done, network) {
+			continue
+		}
+		done = append(done, network)
+		rule, err := networkRule(network, backend, m.Masquerade, all)
+		if err != nil {
+			return Rules{}, err
+		}
+		rules.Networks = append(rules.Networks, rule)
+	}
+	return rules, nil
+}
