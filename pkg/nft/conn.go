@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -94,6 +95,29 @@ func (c *Conn) Exists(t Table) (bool, error) {
 		return false, nil
 	}
 	return there, err
+}
+
+// HasChain says whether the table, which may be another program's, has a chain of this
+// name.
+func (c *Conn) HasChain(t Table, chain string) (bool, error) {
+	if err := c.connect(); err != nil {
+		return false, err
+	}
+	attributes := netlink.NewAttributeEncoder()
+	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
+	attributes.String(unix.NFTA_CHAIN_NAME, chain)
+	request, err := message(unix.NFT_MSG_GETCHAIN, t.Family, 0, attributes)
+	if err != nil {
+		return false, err
+	}
+	_, err = c.peer.ask(request)
+	if isMissing(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+	}
+	return true, nil
 }
 
 // DeleteTable deletes the table, whoever has anything in it.
