@@ -91,17 +91,14 @@ func (c *Conn) exists(t Table) (bool, error) {
 // Exists says whether the table is there; a kernel without nf_tables has none.
 func (c *Conn) Exists(t Table) (bool, error) {
 	there, err := c.exists(t)
-	if isUnsupported(err) {
-		return false, nil
-	}
-	return there, err
+	return there, ignoreUnsupported(err)
 }
 
 // HasChain says whether the table, which may be another program's, has a chain of this
 // name.
 func (c *Conn) HasChain(t Table, chain string) (bool, error) {
 	if err := c.connect(); err != nil {
-		return false, err
+		return false, ignoreUnsupported(err)
 	}
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
