@@ -101,8 +101,13 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	return nil
 }
 
+// freshFile is where a record is written before it takes its place.
+func freshFile(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+}
+
 func replaceFile(path string, data []byte) error {
-	fresh := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	fresh := freshFile(path)
 	err := os.WriteFile(fresh, data, 0o600)
 	if err == nil {
 		err = os.Rename(fresh, path)
@@ -160,14 +165,15 @@ func readFile[T any](path string) (r Record[T], whole bool, err error) {
 	return r, true, nil
 }
 
-// Remove forgets the owner, who had shares. It may be called again.
+// Remove forgets the owner, who had shares. It may be called again, and a DEL calls it
+// also where there is no record: what a Write was killed over goes, too.
 func (s Store) Remove(place string, o cni.Owner, shares []string) error {
 	var errs []error
 	for _, share := range shares {
 		dir := s.share(place, share)
 		errs = append(errs, remove(filepath.Join(dir, key(o))), remove(dir))
 	}
-	return errors.Join(append(errs, remove(s.file(place, o)))...)
+	return errors.Join(append(errs, remove(freshFile(s.file(place, o))), remove(s.file(place, o)))...)
 }
 
 // Others says whether anybody beside the owner has a share, by no more of the

@@ -2,6 +2,7 @@ package host
 
 import (
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -13,8 +14,31 @@ func (n *Namespace) nft() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sortElements(lines), nil
+	return dropIdle(sortElements(lines)), nil
 }
+
+// dropIdle leaves out tables of Trestle's that serve nobody: they stay for good, as
+// bridges do. What serves somebody has an element, or a comment with an owner's label.
+func dropIdle(lines []string) []string {
+	var kept []string
+	for begin, end := 0, 0; begin < len(lines); begin = end {
+		end = begin + 1
+		for end < len(lines) && !strings.HasPrefix(lines[end], "table ") {
+			end++
+		}
+		table := lines[begin:end]
+		if ours.MatchString(lines[begin]) && !slices.ContainsFunc(table, served.MatchString) {
+			continue
+		}
+		kept = append(kept, table...)
+	}
+	return kept
+}
+
+var (
+	ours   = regexp.MustCompile(`^table (inet|bridge) trestle `)
+	served = regexp.MustCompile(`^\s*element |comment "[^"]*/`)
+)
 
 const elementsBegin = "elements = { "
 
