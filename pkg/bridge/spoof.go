@@ -240,16 +240,17 @@ func (s SpoofChecks) reapElements(kept []nft.Element, keep func(port, label stri
 	return s.conn.Commit(nft.Changes{Remove: void}, nil)
 }
 
-// Restore gives the changes that make what the records ask for again.
+// Restore gives the changes that make again what the records ask for and is not there.
 func (s SpoofChecks) Restore() (nft.Changes, error) {
 	if err := s.convert(); err != nil {
 		return nft.Changes{}, err
 	}
 	changes, err := s.wanted(nft.Changes{})
-	if len(changes.Create) > 0 {
-		changes.Tables = []nft.Table{SpoofTable()}
+	if err != nil || len(changes.Create) == 0 {
+		return changes, err
 	}
-	return changes, err
+	there, err := s.conn.List(SpoofTable())
+	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: without(changes.Create, there)}, err
 }
 
 // convert takes over the records of releases before pkg/record: files named by their

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -207,6 +208,9 @@ type Valid struct {
 
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
+
+// Owners are those that the list names, in no order.
+func (v Valid) Owners() []Owner { return slices.Collect(maps.Keys(v.owners)) }
 
 // KeepsContainer says whether the list names any attachment of the container.
 func (v Valid) KeepsContainer(id string) bool {

@@ -105,6 +105,21 @@ func HasChain(c *nft.Conn, program, table, chain string) (bool, error) {
 	return c.HasChain(nft.Table{Family: f.nft, Name: table}, chain)
 }
 
+// Installed says whether there is such a program.
+func Installed(program string) bool {
+	_, err := exec.LookPath(program + "-restore")
+	return err == nil
+}
+
+// Drops says whether a chain of the table has the policy DROP, as far as can be told
+// without a program: what only the legacy variant's tells may be so.
+func (f Family) Drops(c *nft.Conn, program, table, chain string) (bool, error) {
+	if program != f.variant("nft") {
+		return true, nil
+	}
+	return c.Drops(nft.Table{Family: f.nft, Name: table}, chain)
+}
+
 // variant is the program for one variant, or the only one that the host has.
 func (f Family) variant(name string) string {
 	if _, err := exec.LookPath(f.Program + "-" + name); err == nil {

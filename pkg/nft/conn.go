@@ -117,6 +117,20 @@ func (c *Conn) HasChain(t Table, chain string) (bool, error) {
 	return true, nil
 }
 
+// Drops says whether the table, which may be another program's, has a base chain of
+// this name with the policy "drop".
+func (c *Conn) Drops(t Table, chain string) (bool, error) {
+	there, err := c.HasChain(t, chain) // the library hides the kernel's error number
+	if err != nil || !there {
+		return false, err
+	}
+	found, err := c.library.ListChain(t.library(), chain)
+	if err != nil {
+		return false, fmt.Errorf("look up chain %s of nftables table %s: %w", chain, t, err)
+	}
+	return found.Policy != nil && *found.Policy == nftables.ChainPolicyDrop, nil
+}
+
 // DeleteTable deletes the table, whoever has anything in it.
 func (c *Conn) DeleteTable(t Table) error {
 	there, err := c.Exists(t)

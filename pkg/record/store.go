@@ -210,6 +210,25 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	}
 }
 
+// Prune removes links of shares that lead to no record: who calls it holds the lock.
+func (s Store) Prune(place string) error {
+	shares := s.Dir(place + ".shared")
+	dirs, err := names(shares)
+	errs := []error{err}
+	for _, dir := range dirs {
+		links, err := names(filepath.Join(shares, dir))
+		errs = append(errs, err)
+		for _, link := range links {
+			path := filepath.Join(shares, dir, link)
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, remove(path))
+			}
+		}
+		errs = append(errs, remove(filepath.Join(shares, dir)))
+	}
+	return errors.Join(errs...)
+}
+
 // List gives the records of a network, or of all where network is empty. Files that
 // hold none, which a kill or a full disk left, are removed: who calls it holds the
 // lock.
