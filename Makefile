@@ -14,13 +14,15 @@ BUILD  := go build -trimpath -buildmode=exe -ldflags '-s -w -X main.release=$(RE
 # The tests and benchmarks take programs from here rather than build their own.
 export TRESTLE_BIN   := $(CURDIR)/bin
 export TRESTLE_PEERS := $(CURDIR)/.cache/peers
+PREVIOUS := .cache/previous/$(shell cat test/previous.commit)
+export TRESTLE_PREVIOUS := $(CURDIR)/$(PREVIOUS)
 
 CONTAINERD2         := $(CURDIR)/.cache/containerd2
 CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install test test-vm test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers
+.PHONY: build install test test-vm test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers previous
 
 build: ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -43,7 +45,7 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
 # gotestsum says at the end what was skipped, and why; go test keeps that to itself.
-test: root deps build peers ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
+test: root deps build peers previous ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
 	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
 
@@ -51,10 +53,10 @@ test: root deps build peers ## all tests, from unit to real kernel and real runt
 VM  := $(CURDIR)/.cache/vm
 RUN ?= VLAN
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
-test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
+test-vm: root deps build peers previous ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
 	test/vm/prepare $(VM)
 	go test -c -o $(VM)/kernel.test ./test
-	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) && \
+	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) TRESTLE_PREVIOUS=$(TRESTLE_PREVIOUS) && \
 		$(VM)/kernel.test -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
 
 # Each runs for itself and for some seconds, hence -v.
@@ -89,6 +91,17 @@ help: ## this list
 peers:
 	@mkdir -p $(TRESTLE_PEERS)
 	@go build -trimpath -ldflags '-s -w' -o $(TRESTLE_PEERS)/ tool
+
+# The build of test/previous.commit: a node that runs it is upgraded live.
+previous: $(PREVIOUS)/bridge
+
+$(PREVIOUS)/bridge:
+	@git cat-file -e $(notdir $(PREVIOUS)) 2>/dev/null || { echo 'test/previous.commit is not in this clone: git fetch --unshallow' >&2; exit 1; }
+	@mkdir -p $(@D)/src
+	@git archive $(notdir $(PREVIOUS)) | tar -x -C $(@D)/src
+	@cd $(@D)/src && go build -trimpath -ldflags '-s -w' -o ../trestle ./cmd/trestle && go build -trimpath -ldflags '-s -w' -o ../.bridge ./plugins
+	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f $(@D)/.bridge $(@D)/$$name; done
+	@rm -r $(@D)/src && mv $(@D)/.bridge $@
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'this needs root, since it makes network namespaces: sudo env "PATH=$$PATH" make …' >&2; exit 1; }

@@ -79,7 +79,9 @@ func TestBridgeGCOfTheDead(t *testing.T) {
 			if err := h.Exec(call).Err(); err != nil {
 				t.Fatal(err)
 			}
-			h.MustRun("test", "!", "-e", "/run/trestle/macspoofchk")
+			if records := h.MustRun("find", "/run/trestle/macspoofchk", "-type", "f"); records != "" {
+				t.Errorf("got records %s, want none", records)
+			}
 			if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "table bridge") {
 				t.Errorf("got %s, want no table of the bridge family", rules)
 			}

@@ -12,349 +12,381 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// The check for spoofed MACs is one table for the whole host, in the bridge
-// family:
+// SpoofTable checks the MACs of all ports that are in its sets: it costs an element
+// of each for a port, whatever the number of ports.
 //
 //	table bridge trestle {
-//		set ports   { type ifname; }
-//		set allowed { type ifname . ether_addr; }
+//		set ports   { type ifname; flags timeout; }
+//		set allowed { type ifname . ether_addr; flags timeout; }
 //		chain prerouting {
-//			type filter hook prerouting priority -300; policy accept;
+//			type filter hook prerouting priority raw; policy accept;
 //			iifname @ports iifname . ether saddr != @allowed drop
 //		}
 //	}
-//
-// A port costs one element of each set, whatever the number of ports. A record
-// in the Host's directory says which ports are in it, so that the DEL of any
-// other port needs no nftables socket. The directory is also the lock, and goes
-// with the table after its last port.
+func SpoofTable() nft.Table {
+	// An ifname takes four of the 32-bit registers, the MAC follows.
+	const ifname, mac = unix.NFT_REG32_00, unix.NFT_REG32_00 + 4
+	return nft.Table{
+		Family: nftables.TableFamilyBridge, Name: "trestle", Key: "macspoofchk 2",
+		Sets: []nft.Set{
+			{Name: spoofPorts, Key: []nftables.SetDatatype{nftables.TypeIFName}},
+			{Name: spoofAllowed, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeEtherAddr}},
+		},
+		Chains: []nft.Chain{{
+			Name: "prerouting",
+			Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
+			Rules: []nft.Rule{{Comment: "MAC spoof check", Exprs: []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: ifname},
+				&expr.Lookup{SourceRegister: ifname, SetName: spoofPorts},
+				&expr.Payload{DestRegister: mac, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+				&expr.Lookup{SourceRegister: ifname, SetName: spoofAllowed, Invert: true},
+				&expr.Verdict{Kind: expr.VerdictDrop},
+			}}},
+		}},
+	}
+}
+
 const (
-	spoofTable = "trestle"
-	spoofChain = "prerouting"
+	spoofPorts   = "ports"
+	spoofAllowed = "allowed"
 )
 
-// spoof is the table in memory.
-type spoof struct {
-	conn           *nftables.Conn
-	table          *nftables.Table
-	ports, allowed *nftables.Set
-}
-
-func newSpoof() (*spoof, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+// SpoofChanges let only the MAC into the attachment's port.
+func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
+	element := func(set string, key []byte) nft.Element {
+		t := SpoofTable()
+		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: fmt.Sprintf("%s, for %s alone", port, mac)}
 	}
-	table := &nftables.Table{Name: spoofTable, Family: nftables.TableFamilyBridge}
-	return &spoof{
-		conn: conn, table: table,
-		// the byte order is for those who list the set (NFTNL_UDATA_SET_KEYBYTEORDER)
-		ports: &nftables.Set{Table: table, Name: "ports", KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian},
-		allowed: &nftables.Set{
-			Table: table, Name: "allowed", Concatenation: true,
-			KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr),
-		},
-	}, nil
+	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: []nft.Element{
+		element(spoofPorts, linkKey(port)),
+		element(spoofAllowed, append(linkKey(port), append(append([]byte{}, mac...), 0, 0)...)),
+	}}
 }
 
-// guard lets only the container's MAC into the port, by one transaction.
-func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) (err error) {
-	if !s.Port.SpoofCheck {
+func linkKey(name string) []byte {
+	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
+}
+
+// spoofPlace is where records of checked ports are.
+const spoofPlace = "macspoofchk"
+
+type spoofRecord = record.Record[spoofCheck]
+
+type spoofCheck struct{ Port, MAC string }
+
+func changesOf(r spoofRecord) nft.Changes {
+	mac, _ := net.ParseMAC(r.Value.MAC) // which we wrote; another's edit leaves nothing allowed
+	return SpoofChanges(r.Value.Port, mac, r.Owner)
+}
+
+// SpoofChecks are the ports of the host whose MACs are checked. Who calls a method
+// holds the lock of the records; what changes the kernel is handed back, so that it
+// goes into one transaction with what else the caller has.
+type SpoofChecks struct {
+	records record.Store
+	conn    *nft.Conn
+}
+
+// OpenSpoofChecks touches nothing yet.
+func OpenSpoofChecks(records record.Store, conn *nft.Conn) SpoofChecks {
+	return SpoofChecks{records, conn}
+}
+
+// Add records the check of the attachment's port and gives the changes that make it.
+// What the port had before, by an ADD that no DEL has followed, is gone then.
+func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Changes, error) {
+	changes := SpoofChanges(port, mac, o)
+	stale, err := s.find(o)
+	if err != nil {
+		return nft.Changes{}, err
+	}
+	// first, since the record, which leads to it, is about to be overwritten
+	if err := s.conn.Commit(nft.Changes{Remove: without(stale, changes.Create)}, nil); err != nil {
+		return nft.Changes{}, err
+	}
+	there, err := s.conn.Exists(SpoofTable())
+	if err != nil {
+		return nft.Changes{}, err
+	}
+	if !there { // the first port, or the table was flushed with others' elements in it
+		if changes, err = s.wanted(changes); err != nil {
+			return nft.Changes{}, err
+		}
+	}
+	return changes, record.Write(s.records, spoofPlace, spoofRecord{Owner: o, Value: spoofCheck{port, mac.String()}})
+}
+
+// Release gives the changes after which the attachment's port is not checked, as the
+// record tells or, without one, the kernel. Forget follows them.
+func (s SpoofChecks) Release(o cni.Owner) (nft.Changes, error) {
+	elements, err := s.find(o)
+	return nft.Changes{Remove: elements}, err
+}
+
+// Forget removes the record, if there is one.
+func (s SpoofChecks) Forget(o cni.Owner) error { return s.records.Remove(spoofPlace, o, nil) }
+
+// find gives the elements of the attachment's port. Without a record one question to
+// the kernel tells that there are none.
+func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
+	if err := s.convert(); err != nil {
+		return nil, err
+	}
+	r, there, err := record.Read[spoofCheck](s.records, spoofPlace, o)
+	if err != nil || there {
+		return changesOf(r).Create, err
+	}
+	return s.findPort(HostName(o))
+}
+
+func (s SpoofChecks) findPort(port string) ([]nft.Element, error) {
+	guess := SpoofChanges(port, nil, cni.Owner{}).Create[:1]
+	found, err := s.conn.Find(guess)
+	if err != nil || len(found) == 0 {
+		return nil, err
+	}
+	all, err := s.conn.List(SpoofTable())
+	return slices.DeleteFunc(all, func(e nft.Element) bool { return !bytes.HasPrefix(e.Key, guess[0].Key) }), err
+}
+
+// wanted adds what all records ask for.
+func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
+	all, err := record.List[spoofCheck](s.records, spoofPlace, "")
+	for _, r := range all {
+		more := changesOf(r).Create
+		changes.Create = append(changes.Create, without(more, changes.Create)...)
+	}
+	return changes, err
+}
+
+// without are the elements that are not among others, whoever has them.
+func without(elements, others []nft.Element) []nft.Element {
+	return slices.DeleteFunc(slices.Clone(elements), func(e nft.Element) bool { return contains(others, e) })
+}
+
+func contains(elements []nft.Element, e nft.Element) bool {
+	return slices.ContainsFunc(elements, func(other nft.Element) bool { return other.Set == e.Set && bytes.Equal(other.Key, e.Key) })
+}
+
+// Differences says, for people, what is not as Add leaves it.
+func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
+	diffs, err := s.conn.Differences(SpoofChanges(port, mac, o))
+	if _, there, readErr := record.Read[spoofCheck](s.records, spoofPlace, o); !there {
+		diffs, err = append(diffs, fmt.Sprintf("record of the MAC spoof check of %s: want one, have none", port)), errors.Join(err, readErr)
+	}
+	return diffs, err
+}
+
+// Reap takes ports out of the check that keep says nothing for: those of records, and
+// those of the kernel's elements that no record asks for, by port and the label of
+// who had it. The table goes if it is idle then.
+func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
+	if err := s.convert(); err != nil {
+		return err
+	}
+	records, err := record.List[spoofCheck](s.records, spoofPlace, "")
+	if err != nil {
+		return err
+	}
+	var kept []nft.Element
+	var gone []cni.Owner
+	for _, r := range records {
+		live, err := keep(r.Value.Port, r.Owner.String())
+		if err != nil {
+			return err
+		}
+		if live {
+			kept = append(kept, changesOf(r).Create...)
+		} else {
+			gone = append(gone, r.Owner)
+		}
+	}
+	if err := s.reapElements(kept, keep); err != nil {
+		return err
+	}
+	for _, o := range gone {
+		err = errors.Join(err, s.Forget(o))
+	}
+	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
+}
+
+// reapElements deletes what the kernel has beside kept: for ports that are among
+// them, and for those that keep says nothing for.
+func (s SpoofChecks) reapElements(kept []nft.Element, keep func(port, label string) (bool, error)) error {
+	found, err := s.conn.List(SpoofTable())
+	if err != nil {
+		return err
+	}
+	var void []nft.Element
+	for _, e := range without(found, kept) {
+		port := e
+		port.Set, port.Key = spoofPorts, e.Key[:unix.IFNAMSIZ]
+		live, err := keep(string(bytes.TrimRight(port.Key, "\x00")), e.Owner)
+		if err != nil {
+			return err
+		}
+		if !live || contains(kept, port) {
+			void = append(void, e)
+		}
+	}
+	return s.conn.Commit(nft.Changes{Remove: void}, nil)
+}
+
+// Restore gives the changes that make again what the records ask for and is not there.
+func (s SpoofChecks) Restore() (nft.Changes, error) {
+	if err := s.convert(); err != nil {
+		return nft.Changes{}, err
+	}
+	changes, err := s.wanted(nft.Changes{})
+	if err != nil || len(changes.Create) == 0 {
+		return changes, err
+	}
+	there, err := s.conn.List(SpoofTable())
+	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: without(changes.Create, there)}, err
+}
+
+// convert takes over the records of releases before pkg/record: files named by their
+// port, which hold "MAC label", in a directory that everybody may open. A label that
+// was shortened does not tell the owner; then the kernel's elements do, by the port.
+func (s SpoofChecks) convert() error {
+	dir := s.records.Dir(spoofPlace)
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().Perm() == 0o700 {
 		return nil
 	}
-	lock, err := h.lockRecords()
 	if err != nil {
-		return err
+		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return h.unguard(s.Port.Name) })
-	own := spoofRecord{port: s.Port.Name, mac: s.Container.MAC, label: o.String()}
-	if err := own.write(h.dir); err != nil {
-		return err
-	}
-	n, err := newSpoof()
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	there, err := n.exists()
-	if err != nil {
-		return err
-	}
-	records := []spoofRecord{own}
-	if !there {
-		// the first port, or the table was flushed with others' elements in it
-		if records, err = spoofRecords(h.dir); err != nil {
-			return err
-		}
-		if err := n.addTable(); err != nil {
-			return err
-		}
-	}
-	return n.addElements(records)
-}
-
-func (n *spoof) addElements(records []spoofRecord) error {
-	for _, r := range records {
-		if r.mac == nil {
-			continue
-		}
-		for set, key := range n.elements(r.port, r.mac) {
-			if err := n.conn.SetAddElements(set, []nftables.SetElement{{Key: key, Comment: r.label}}); err != nil {
-				return fmt.Errorf("check MACs of %s: %w", r.port, err)
+	for _, entry := range entries {
+		if entry.Type().IsRegular() {
+			if err := s.convertFile(filepath.Join(dir, entry.Name())); err != nil {
+				return err
 			}
 		}
 	}
-	if err := n.conn.Flush(); err != nil {
-		return fmt.Errorf("check MACs by table bridge %s: %w", spoofTable, err)
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
 	return nil
 }
 
-// lockRecords makes the directory and locks it; the last DEL may just take it
-// away.
-func (h *Host) lockRecords() (*flock.Lock, error) {
-	for {
-		if err := os.MkdirAll(h.dir, 0o755); err != nil {
-			return nil, cni.IOErrorf("records of MAC check: %w", err)
-		}
-		lock, err := flock.Open(h.dir, flock.Exclusive, flock.DefaultWait)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return lock, err
-		}
-	}
-}
-
-func (n *spoof) exists() (bool, error) {
-	tables, err := n.conn.ListTablesOfFamily(nftables.TableFamilyBridge)
+func (s SpoofChecks) convertFile(path string) error {
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return false, fmt.Errorf("list nftables tables: %w", err)
+		return cni.IOErrorf("record of a MAC spoof check: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == spoofTable }), nil
-}
-
-// addTable adds the table with its sets and rule.
-func (n *spoof) addTable() error {
-	n.conn.AddTable(n.table)
-	for _, set := range []*nftables.Set{n.ports, n.allowed} {
-		if err := n.conn.AddSet(set, nil); err != nil {
-			return fmt.Errorf("add set %s: %w", set.Name, err)
-		}
-	}
-	chain := n.conn.AddChain(&nftables.Chain{
-		Table: n.table, Name: spoofChain, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
-	})
-	n.conn.AddRule(&nftables.Rule{Table: n.table, Chain: chain, Exprs: n.rule()})
-	return nil
-}
-
-// rule is: iifname @ports iifname . ether saddr != @allowed drop. An ifname
-// takes four of the 32-bit registers, the MAC follows.
-func (n *spoof) rule() []expr.Any {
-	const ifname, mac = unix.NFT_REG32_00, unix.NFT_REG32_00 + 4
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: ifname},
-		&expr.Lookup{SourceRegister: ifname, SetName: n.ports.Name, SetID: n.ports.ID},
-		&expr.Payload{DestRegister: mac, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
-		&expr.Lookup{SourceRegister: ifname, SetName: n.allowed.Name, SetID: n.allowed.ID, Invert: true},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
-}
-
-func (n *spoof) elements(port string, mac net.HardwareAddr) map[*nftables.Set][]byte {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, port)
-	return map[*nftables.Set][]byte{
-		n.ports:   name,
-		n.allowed: append(append([]byte{}, name...), append(append([]byte{}, mac...), 0, 0)...),
-	}
-}
-
-// unguard takes the port out of the check; the last one takes the table along.
-// A port that was never in it costs one look for its record.
-func (h *Host) unguard(port string) (err error) {
-	record := filepath.Join(h.dir, port)
-	if _, err := os.Lstat(record); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	lock, err := h.lockRecords()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	text, err := os.ReadFile(record)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
-	}
-	last, err := isOnlyFile(h.dir)
-	if err != nil {
-		return err
-	}
-	if err := parseSpoofRecord(port, text).forget(last); err != nil {
-		return err
-	}
-	if err := os.Remove(record); err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
-	}
-	for _, dir := range []string{h.dir, filepath.Dir(h.dir)} {
-		_ = os.Remove(dir) // refused while there are other records
-	}
-	return nil
-}
-
-func isOnlyFile(dir string) (bool, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return false, cni.IOErrorf("records of MAC check: %w", err)
-	}
-	defer func() { _ = d.Close() }() // only read from
-	names, err := d.Readdirnames(2)
-	if err != nil {
-		return false, cni.IOErrorf("records of MAC check: %w", err)
-	}
-	return len(names) == 1, nil
-}
-
-// forget deletes the port's elements, or the whole table after the last one.
-func (r spoofRecord) forget(last bool) error {
-	n, err := newSpoof()
-	if err != nil {
-		return err
-	}
-	if last {
-		n.conn.DelTable(n.table)
-		return n.flush("delete table bridge " + spoofTable)
-	}
-	if r.mac == nil {
-		return nil // nothing was made
-	}
-	elements := n.elements(r.port, r.mac)
-	if err := n.deleteElements(elements); !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	// one of them is missing, so that neither went: now each for itself
-	var failed error
-	for set, key := range elements {
-		err := n.deleteElements(map[*nftables.Set][]byte{set: key})
-		if !errors.Is(err, unix.ENOENT) {
-			failed = errors.Join(failed, err)
-		}
-	}
-	return failed
-}
-
-func (n *spoof) deleteElements(elements map[*nftables.Set][]byte) error {
-	for set, key := range elements {
-		if err := n.conn.SetDeleteElements(set, []nftables.SetElement{{Key: key}}); err != nil {
-			return fmt.Errorf("delete element of set %s: %w", set.Name, err)
-		}
-	}
-	if err := n.conn.Flush(); err != nil {
-		return fmt.Errorf("delete elements of table bridge %s: %w", spoofTable, err)
-	}
-	return nil
-}
-
-// flush commits a deletion; what is gone already is well.
-func (n *spoof) flush(what string) error {
-	if err := n.conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
-}
-
-// isGuarded says whether the port's frames are checked for the MAC: both elements
-// and the rule are there.
-func isGuarded(port string, mac net.HardwareAddr) (bool, error) {
-	n, err := newSpoof()
-	if err != nil {
-		return false, err
-	}
-	rules, err := n.conn.GetRules(n.table, &nftables.Chain{Name: spoofChain, Table: n.table})
-	if err == nil && len(rules) == 0 || errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("list table bridge %s: %w", spoofTable, err)
-	}
-	for set, key := range n.elements(port, mac) {
-		elements, err := n.conn.GetSetElements(set)
-		if err != nil {
-			return false, fmt.Errorf("list set %s of table bridge %s: %w", set.Name, spoofTable, err)
-		}
-		if !slices.ContainsFunc(elements, func(e nftables.SetElement) bool { return bytes.Equal(e.Key, key) }) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// spoofRecord is the file that says which MAC a port is checked for, and whose it
-// is: "MAC label".
-type spoofRecord struct {
-	port  string
-	mac   net.HardwareAddr
-	label string
-}
-
-// parseSpoofRecord gives no MAC where the record is torn: an ADD was killed while it
-// wrote it, which comes first.
-func parseSpoofRecord(port string, text []byte) spoofRecord {
+	port := filepath.Base(path)
 	mac, label, _ := strings.Cut(string(text), " ")
-	r := spoofRecord{port: port, label: label}
-	if parsed, err := net.ParseMAC(mac); err == nil {
-		r.mac = parsed
+	if o, ok := cni.ParseOwner(label); ok && HostName(o) == port {
+		if err := record.Write(s.records, spoofPlace, spoofRecord{Owner: o, Value: spoofCheck{port, mac}}); err != nil {
+			return err
+		}
 	}
-	return r
-}
-
-func (r spoofRecord) write(dir string) error {
-	if err := os.WriteFile(filepath.Join(dir, r.port), []byte(r.mac.String()+" "+r.label), 0o600); err != nil {
-		return cni.IOErrorf("record of MAC check: %w", err)
+	if err := os.Remove(path); err != nil {
+		return cni.IOErrorf("record of a MAC spoof check: %w", err)
 	}
 	return nil
 }
 
-// spoofRecords are all of them; none where there is no directory.
-func spoofRecords(dir string) ([]spoofRecord, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, cni.IOErrorf("records of MAC check: %w", err)
+// spoofChecks calls do with the host's checks, under the lock.
+func (h *Host) spoofChecks(do func(SpoofChecks, *nft.Conn) error) (err error) {
+	records := record.Open(filepath.Dir(h.dir))
+	lock, err := records.Lock()
+	if err != nil {
+		return err
 	}
-	var records []spoofRecord
-	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // its DEL was faster
+	conn := nft.Open(records.Dir("nft"))
+	defer func() { err = errors.Join(err, lock.Unlock(), conn.Close()) }()
+	return do(SpoofChecks{records, conn}, conn)
+}
+
+// guard lets only the container's MAC into the port.
+func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) error {
+	if !s.Port.SpoofCheck {
+		return nil
+	}
+	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return h.release(o) })
+	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
+		changes, err := checks.Add(o, s.Port.Name, s.Container.MAC)
+		if err != nil {
+			return err
+		}
+		return conn.Commit(changes, nil)
+	})
+}
+
+func (h *Host) release(o cni.Owner) error {
+	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
+		changes, err := checks.Release(o)
+		if err == nil {
+			err = conn.Commit(changes, nil)
 		}
 		if err != nil {
-			return nil, cni.IOErrorf("records of MAC check: %w", err)
+			return err
 		}
-		records = append(records, parseSpoofRecord(e.Name(), text))
+		return checks.Forget(o)
+	})
+}
+
+// unguard is release where the port is all that is known of the attachment: a
+// record's file is named by the same hash as the port.
+func (h *Host) unguard(port string) error {
+	if _, err := os.Stat(filepath.Join(h.dir, port)); err == nil { // of an earlier release
+		if err := h.spoofChecks(func(checks SpoofChecks, _ *nft.Conn) error { return checks.convert() }); err != nil {
+			return err
+		}
 	}
-	return records, nil
+	paths, err := filepath.Glob(filepath.Join(h.dir, "*", "*"+strings.TrimPrefix(port, hostNamePrefix)+"*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if r, there, err := record.At[spoofCheck](path); err == nil && there {
+			return h.release(r.Owner)
+		}
+		if err := os.Remove(path); err != nil { // torn
+			return cni.IOErrorf("record of a MAC spoof check: %w", err)
+		}
+	}
+	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
+		elements, err := checks.findPort(port)
+		return errors.Join(err, conn.Commit(nft.Changes{Remove: elements}, nil))
+	})
 }
 
 // reapUnguarded takes ports out of the check whose links are gone: with a
 // container's namespace its link goes, and nobody tells us.
 func (h *Host) reapUnguarded() error {
-	records, err := spoofRecords(h.dir)
-	failed := err
-	for _, r := range records {
-		if _, err := h.nl.LinkByName(r.port); isLinkGone(err) {
-			failed = errors.Join(failed, h.unguard(r.port))
-		}
+	return h.spoofChecks(func(checks SpoofChecks, _ *nft.Conn) error {
+		return checks.Reap(func(port, _ string) (bool, error) {
+			_, err := h.nl.LinkByName(port)
+			if isLinkGone(err) {
+				return false, nil
+			}
+			return true, err
+		})
+	})
+}
+
+// isGuarded says whether the port's frames are checked for the MAC.
+func isGuarded(port string, mac net.HardwareAddr) (bool, error) {
+	conn := nft.Open("")
+	changes := SpoofChanges(port, mac, cni.Owner{})
+	for i := range changes.Create {
+		changes.Create[i].Shared = true // whose it is the record says
 	}
-	return failed
+	diffs, err := conn.Differences(changes)
+	return len(diffs) == 0, errors.Join(err, conn.Close())
 }

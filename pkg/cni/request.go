@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -210,6 +211,9 @@ func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
 // Empty says whether the list names nobody.
 func (v Valid) Empty() bool { return len(v.owners) == 0 }
+
+// Owners are those that the list names, in no order.
+func (v Valid) Owners() []Owner { return slices.Collect(maps.Keys(v.owners)) }
 
 // KeepsContainer says whether the list names any attachment of the container.
 func (v Valid) KeepsContainer(id string) bool {

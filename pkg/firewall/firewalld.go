@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -22,10 +21,12 @@ type bus struct {
 	cancel  context.CancelFunc
 	conn    *dbus.Conn
 	running *bool // what was found out of firewalld
+	failed  error // who does not answer is asked once: others wait for us meanwhile
 }
 
 const (
 	busSocket     = "/run/dbus/system_bus_socket"
+	busVariable   = "DBUS_SYSTEM_BUS_ADDRESS" // where it is elsewhere
 	firewalldName = "org.fedoraproject.FirewallD1"
 	firewalldPath = "/org/fedoraproject/FirewallD1"
 	zoneMethods   = firewalldName + ".zone."
@@ -34,10 +35,16 @@ const (
 
 // firewalldRuns asks the bus, if there is one, whether anybody has firewalld's name.
 func (b *bus) firewalldRuns() (bool, error) {
-	if b.running != nil {
-		return *b.running, nil
+	if b.running == nil {
+		var running bool
+		running, b.failed = b.ask()
+		b.running = &running
 	}
-	if _, err := os.Stat(busSocket); errors.Is(err, fs.ErrNotExist) {
+	return *b.running, b.failed
+}
+
+func (b *bus) ask() (bool, error) {
+	if _, err := os.Stat(busSocket); errors.Is(err, fs.ErrNotExist) && os.Getenv(busVariable) == "" {
 		return false, nil
 	}
 	b.ctx, b.cancel = context.WithTimeout(context.Background(), busPatience)
@@ -50,7 +57,6 @@ func (b *bus) firewalldRuns() (bool, error) {
 	if err := conn.BusObject().CallWithContext(b.ctx, "org.freedesktop.DBus.NameHasOwner", 0, firewalldName).Store(&running); err != nil {
 		return false, fmt.Errorf("ask the system bus for firewalld: %w", err)
 	}
-	b.running = &running
 	return running, nil
 }
 
@@ -67,28 +73,20 @@ func (b *bus) close() error {
 	return nil
 }
 
-// zonePlace is a zone of firewalld, whose sources are let through.
-type zonePlace struct {
+// zoneBackend is a zone of firewalld, whose sources are let through.
+type zoneBackend struct {
 	*bus
 	zone string
 }
 
-// call calls a method of firewalld's, with the zone and the part's address.
-func (z zonePlace) call(method string, p part, answer any) error {
+// call calls a method of firewalld's, with the zone and the entry's address.
+func (z zoneBackend) call(method string, e entry, answer any) error {
 	object := z.conn.Object(firewalldName, firewalldPath)
-	err := object.CallWithContext(z.ctx, zoneMethods+method, 0, z.zone, source(p)).Store(answer)
+	err := object.CallWithContext(z.ctx, zoneMethods+method, 0, z.zone, e.cidr()).Store(answer)
 	if err != nil {
-		return fmt.Errorf("firewalld: %s %s in zone %s: %w", method, source(p), z.zone, err)
+		return fmt.Errorf("firewalld: %s %s in zone %s: %w", method, e.cidr(), z.zone, err)
 	}
 	return nil
-}
-
-func source(p part) string {
-	address, err := netip.ParseAddr(p.value)
-	if err != nil {
-		return p.value
-	}
-	return netip.PrefixFrom(address, address.BitLen()).String()
 }
 
 // codeOf is how firewalld tells its errors apart: the beginning of the message
@@ -103,7 +101,7 @@ func codeOf(err error) string {
 	return code
 }
 
-func (z zonePlace) add(parts []part, _ cni.Owner) error {
+func (z zoneBackend) add(entries []entry, _ func() ([]entry, error)) error {
 	running, err := z.firewalldRuns()
 	if err != nil {
 		return err
@@ -111,9 +109,9 @@ func (z zonePlace) add(parts []part, _ cni.Owner) error {
 	if !running {
 		return fmt.Errorf("add addresses to zone %s: firewalld does not run", z.zone)
 	}
-	for _, p := range parts {
+	for _, e := range entries {
 		var zone string
-		err := z.call("addSource", p, &zone)
+		err := z.call("addSource", e, &zone)
 		switch codeOf(err) {
 		case "ZONE_ALREADY_SET":
 			continue
@@ -128,15 +126,15 @@ func (z zonePlace) add(parts []part, _ cni.Owner) error {
 }
 
 // remove: what is bound at run time goes with firewalld itself.
-func (z zonePlace) remove(parts []part, _ bool) error {
+func (z zoneBackend) remove(entries []entry) error {
 	running, err := z.firewalldRuns()
 	if err != nil || !running {
 		return err
 	}
 	var errs []error
-	for _, p := range parts {
+	for _, e := range entries {
 		var zone string
-		err := z.call("removeSource", p, &zone)
+		err := z.call("removeSource", e, &zone)
 		switch codeOf(err) {
 		case "UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE", "ZONE_CONFLICT": // is not there, or is another's
 			err = nil
@@ -146,7 +144,7 @@ func (z zonePlace) remove(parts []part, _ bool) error {
 	return errors.Join(errs...)
 }
 
-func (z zonePlace) missing(parts []part) ([]string, error) {
+func (z zoneBackend) missing(entries []entry) ([]string, error) {
 	running, err := z.firewalldRuns()
 	if err != nil {
 		return nil, err
@@ -155,13 +153,13 @@ func (z zonePlace) missing(parts []part) ([]string, error) {
 		return []string{"firewalld: want it running, have it stopped"}, nil
 	}
 	var diffs []string
-	for _, p := range parts {
+	for _, e := range entries {
 		var there bool
-		if err := z.call("querySource", p, &there); err != nil {
+		if err := z.call("querySource", e, &there); err != nil {
 			return nil, err
 		}
 		if !there {
-			diffs = append(diffs, fmt.Sprintf("source %s in zone %s of firewalld: want it, have none", source(p), z.zone))
+			diffs = append(diffs, fmt.Sprintf("source %s in zone %s of firewalld: want it, have none", e.cidr(), z.zone))
 		}
 	}
 	return diffs, nil

@@ -3,8 +3,8 @@ package firewall
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -12,46 +12,67 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
-
-// DefaultDir is where records live: they are worthless after a reboot, as the
-// kernel's rules are.
-const DefaultDir = "/run/trestle/firewall"
 
 // Host is the firewall of the host: rules, and the records of whom they are for.
 // Every method may be called from several processes at once.
 type Host struct {
-	records records
-	nft     *nftables
+	records record.Store
+	conn    *nft.Conn
 	bus     *bus
 }
 
-// OpenHost gives the firewall whose records are in dir. Nothing is touched yet.
-func OpenHost(dir string) *Host { return &Host{records: records{dir}, nft: &nftables{}, bus: &bus{}} }
-
-// Close lets go of the kernel, which waits for what was deleted before
-// (nft_rcv_nl_event, net/netfilter/nf_tables_api.c), and of firewalld.
-func (h *Host) Close() error { return errors.Join(h.bus.close(), h.nft.close()) }
-
-// backend makes, finds and removes the parts that are in one place.
-type backend interface {
-	// add makes what is not there yet, for the owner.
-	add(parts []part, o cni.Owner) error
-	// remove deletes what is there of parts; empty says that nothing of ours is
-	// to stay in the place.
-	remove(parts []part, empty bool) error
-	// missing says which are not there, for people.
-	missing(parts []part) ([]string, error)
+// OpenHost gives the firewall whose records are in a directory of the store. Nothing is
+// touched yet.
+func OpenHost(records record.Store) *Host {
+	return &Host{records, nft.Open(records.Dir("nft")), &bus{}}
 }
 
-func (h *Host) backend(place string, rules Rules) backend {
-	if place == inetPlace || place == bridgePlace {
-		return nftPlace{h.nft, place}
+// Close lets go of the kernel and of firewalld.
+func (h *Host) Close() error { return errors.Join(h.bus.close(), h.conn.Close()) }
+
+// place is that of our records in the store.
+const place = "firewall"
+
+type ruleRecord = record.Record[Rules]
+
+// locked runs do as the only one of this host's that changes its firewall. The lock is
+// not that of the records, which NAT needs for a millisecond at a time: programs of
+// iptables and firewalld take longer.
+func (h *Host) locked(do func() error) (err error) {
+	lock, err := flock.Create(h.records.Dir(place+".lock"), flock.Exclusive, flock.DefaultWait)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err := h.convert(); err != nil {
+		return err
+	}
+	return do()
+}
+
+// backend makes, finds and removes the entries that are in one place.
+type backend interface {
+	// add makes what is not there yet. Where the place itself was lost, by a flush,
+	// everybody's entries are made again.
+	add(entries []entry, everybody func() ([]entry, error)) error
+	// remove deletes what is there of entries.
+	remove(entries []entry) error
+	// missing says which are not there, for people.
+	missing(entries []entry) ([]string, error)
+}
+
+func (h *Host) backend(place, adminChain string) backend {
+	if place == nftPlace {
+		return nftBackend{h.conn}
 	}
 	if zone, ok := strings.CutPrefix(place, zonePrefix); ok {
-		return zonePlace{h.bus, zone}
+		return zoneBackend{h.bus, zone}
 	}
-	return ipTable{place, rules.AdminChain, h.nft}
+	return ipBackend{place, adminChain, h.conn}
 }
 
 // Plan is what the owner of the result shall have.
@@ -75,11 +96,21 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	if asks == Firewalld {
 		rules.Zone = c.Zone
 	}
-	if c.Backend == Auto || c.Backend == IPTables { // firewalld cannot help against another's chain
-		always := asks == IPTables || asks == Auto && c.AdminChosen
-		rules.Forwards, err = h.nft.findForwards(rules.Addresses, c.AdminChain, always)
-	}
+	rules.IPTables = whenOf(c, asks)
+	rules.Programs, err = programsFor(h.conn, rules.Addresses, rules.IPTables)
 	return rules, err
+}
+
+// whenOf: firewalld, where it was not asked for alone, cannot help against another's
+// chain.
+func whenOf(c Config, asks Backend) When {
+	switch {
+	case asks == IPTables || asks == Auto && c.AdminChosen:
+		return Always
+	case c.Backend == Auto:
+		return IfThere
+	}
+	return Never
 }
 
 // choose is the backend, firewalld in place of Auto where it runs.
@@ -108,8 +139,7 @@ func portsOf(l links) ([]string, error) {
 	var ports []string
 	for _, name := range l.other {
 		link, err := netlink.LinkByName(name)
-		var gone netlink.LinkNotFoundError
-		if errors.As(err, &gone) || errors.Is(err, unix.ENODEV) {
+		if isGone(err) {
 			continue
 		}
 		if err != nil {
@@ -122,117 +152,215 @@ func portsOf(l links) ([]string, error) {
 	return ports, nil
 }
 
+func isGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
 // Add makes the rules for the owner. What the owner had before, by an ADD that
 // no DEL has followed, goes.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
-	parts := rules.parts()
-	old, there, _, err := read(h.records.owner(o))
-	if err != nil || len(parts) == 0 && !there {
-		return err
-	}
-	if there && !reflect.DeepEqual(old.Rules, rules) {
-		if err := h.Release(o); err != nil || len(parts) == 0 {
-			return err
-		}
-	}
-	return h.locked(func() error {
-		undo.Push("release the firewall's rules", func() error { return h.Release(o) })
-		if err := h.records.write(o, rules); err != nil {
-			return err
-		}
-		return h.make(o, rules)
-	})
-}
-
-func (h *Host) make(o cni.Owner, rules Rules) error {
-	parts := rules.parts()
-	for _, place := range placesOf(parts) {
-		if err := h.backend(place, rules).add(inPlace(parts, place), o); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Release deletes what the owner has and nobody else. It needs nothing but the
-// owner, may be called again, and does little if there is nothing.
-func (h *Host) Release(o cni.Owner) error {
-	_, there, _, err := read(h.records.owner(o))
-	if err != nil || !there {
+	entries := rules.entries(o)
+	if known, err := h.Known(o); err != nil || len(entries) == 0 && !known {
 		return err
 	}
 	return h.locked(func() error {
-		rec, _, _, err := read(h.records.owner(o)) // a torn one has no parts
-		if err != nil {
+		old, there, err := record.Read[Rules](h.records, place, o)
+		if err == nil && there && !reflect.DeepEqual(old.Value, rules) {
+			err = h.release(old)
+		}
+		if err != nil || len(entries) == 0 {
 			return err
 		}
-		parts := rec.Rules.parts()
-		free, empty, err := h.records.unshared(o, parts)
-		if err != nil {
+		undo.Push("release the firewall's rules", func() error { return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) }) })
+		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
 			return err
 		}
-		var errs []error
-		for _, place := range placesOf(free) {
-			errs = append(errs, h.backend(place, rec.Rules).remove(inPlace(free, place), empty[place]))
+		for _, place := range placesOf(entries) {
+			if err := h.backend(place, rules.AdminChain).add(inPlace(entries, place), h.everybody); err != nil {
+				return explain(err, rules.Policy)
+			}
 		}
-		if err := errors.Join(errs...); err != nil {
-			return err // the record stays, for the next DEL
-		}
-		return h.records.drop(o, parts)
+		return nil
 	})
+}
+
+func explain(err error, policy Policy) error {
+	if errors.Is(err, nft.ErrUnsupported) {
+		return cni.UnsupportedErrorf("ingressPolicy: %q needs nf_tables; load its modules, or use %q: %w", policy, Open, err)
+	}
+	return err
+}
+
+// everybody is all entries of all records.
+func (h *Host) everybody() ([]entry, error) {
+	records, err := record.List[Rules](h.records, place, "")
+	return entriesOf(records), err
+}
+
+func entriesOf(records []ruleRecord) []entry {
+	var all []entry
+	for _, r := range records {
+		if !r.Value.Released {
+			all = append(all, r.Value.entries(r.Owner)...)
+		}
+	}
+	return all
 }
 
 // Known says whether the owner has a record.
 func (h *Host) Known(o cni.Owner) (bool, error) {
-	_, there, _, err := read(h.records.owner(o))
+	former, err := h.hasFormer()
+	if former {
+		err = h.locked(func() error { return nil }) // which takes them over
+	}
+	if err != nil {
+		return false, err
+	}
+	_, there, err := record.Read[Rules](h.records, place, o)
 	return there, err
 }
 
-// ReleaseForeign deletes what the reference plugin made for a container with
-// the result's addresses. One that a container of ours has now is let be.
-func (h *Host) ReleaseForeign(c Config, result *cni.Result) error {
-	addresses := addressesOf(result)
-	forwards, err := h.nft.foreignForwards(addresses)
+// Release deletes what the owner has and nobody else. It needs nothing but the owner,
+// may be called again, and says whether there was a record; without one, the kernel
+// tells (see ReleaseUnrecorded). What is out of reach, a program of iptables that is
+// missing, a bus that does not answer, is left to GC and Restore, and warn is told: to
+// fail would keep the plugins before this one from cleaning up.
+func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
+	if found, err = h.Known(o); err != nil || !found {
+		return false, errors.Join(err, h.records.Remove(place, o, nil)) // what an ADD was killed over
+	}
+	err = h.locked(func() error {
+		r, there, err := record.Read[Rules](h.records, place, o)
+		if err != nil || !there {
+			return err
+		}
+		if err := h.release(r); err != nil {
+			warn(err)
+			r.Value.Released = true
+			return record.Write(h.records, place, r)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// release deletes the record, and before it those of its entries that nobody shares.
+func (h *Host) release(r ruleRecord) error {
+	entries := r.Value.entries(r.Owner)
+	free, err := h.unshared(entries, r.Owner)
 	if err != nil {
 		return err
 	}
-	rules := Rules{Addresses: addresses, Forwards: forwards, AdminChain: c.AdminChain}
+	var errs []error
+	for _, place := range placesOf(free) {
+		errs = append(errs, h.backend(place, r.Value.AdminChain).remove(inPlace(free, place)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // the record stays
+	}
+	return h.records.Remove(place, r.Owner, shares(entries))
+}
+
+// unshared are the entries that nobody but the owner has.
+func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
+	var free []entry
+	for _, e := range entries {
+		if share := e.share(); share != "" {
+			shared, err := h.records.Others(place, share, o)
+			if err != nil {
+				return nil, err
+			}
+			if shared {
+				continue
+			}
+		}
+		free = append(free, e)
+	}
+	return free, nil
+}
+
+// ReleaseUnrecorded deletes what is there for a container with the result's links and
+// addresses although no record tells of it: because the record was lost, or because
+// the reference plugin made it, whose rules name nobody. What a container of ours has
+// now stays, and so do the bridges' policies, which GC judges. warn is as with Release.
+func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result, warn func(error)) error {
+	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}
+	var err error
+	if rules.Programs, err = h.programsInUse(rules); err != nil {
+		warn(err)
+	}
 	if running, err := h.bus.firewalldRuns(); running && err == nil && (c.Backend == Auto || c.Backend == Firewalld) {
 		rules.Zone = c.Zone
 	}
-	if len(rules.parts()) == 0 {
+	entries := rules.entries(o)
+	ports, err := h.unrecordedPorts(o, linksOf(result).other)
+	if err != nil {
+		warn(err)
+	}
+	if err := h.conn.Commit(nft.Changes{Remove: ports}, nil); err != nil {
+		warn(err)
+	}
+	if len(entries) == 0 {
 		return nil
 	}
 	return h.locked(func() error {
-		var free []part
-		for _, p := range rules.parts() {
-			used, err := h.records.inUse(p)
-			if err != nil {
-				return err
-			}
-			if !used {
-				free = append(free, p)
-			}
+		free, err := h.unshared(entries, o)
+		if err != nil {
+			return err
 		}
-		var errs []error
 		for _, place := range placesOf(free) {
-			errs = append(errs, h.backend(place, rules).remove(inPlace(free, place), false))
+			if err := h.backend(place, c.AdminChain).remove(inPlace(free, place)); err != nil {
+				warn(err)
+			}
 		}
-		return errors.Join(errs...)
+		return nil
 	})
+}
+
+// unrecordedPorts are the elements of the owner's among those of the ports; among all,
+// where no record is left from which a DEL could have been told.
+func (h *Host) unrecordedPorts(o cni.Owner, ports []string) ([]nft.Element, error) {
+	entries := Rules{Policy: Isolated, Ports: ports}.entries(o)
+	found, err := h.conn.Find(elementsOf(entries))
+	if err == nil && len(ports) == 0 {
+		found, err = h.listLost()
+	}
+	return slices.DeleteFunc(found, func(e nft.Element) bool { return e.Owner != o.String() }), err
+}
+
+func (h *Host) listLost() ([]nft.Element, error) {
+	known, err := h.conn.IsKnown(bridgeTable())
+	if err != nil || known {
+		return nil, err
+	}
+	return h.conn.List(bridgeTable())
+}
+
+// programsInUse are those whose table may have a chain of ours.
+func (h *Host) programsInUse(r Rules) ([]string, error) {
+	programs, err := programsFor(h.conn, r.Addresses, IfThere)
+	var inUse []string
+	for _, program := range programs {
+		there, hasErr := iptables.HasChain(h.conn, program, filterTable, ourChain)
+		if err = errors.Join(err, hasErr); there {
+			inUse = append(inUse, program)
+		}
+	}
+	return inUse, err
 }
 
 // Diff says what is not as Add(o, rules) leaves it.
 func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 	var diffs []string
-	parts := rules.parts()
+	entries := rules.entries(o)
 	if known, err := h.Known(o); err != nil {
 		return nil, err
-	} else if !known && len(parts) > 0 {
+	} else if !known && len(entries) > 0 {
 		diffs = append(diffs, fmt.Sprintf("record of the firewall's rules for %s: want one, have none", o))
 	}
-	for _, place := range placesOf(parts) {
-		missing, err := h.backend(place, rules).missing(inPlace(parts, place))
+	for _, place := range placesOf(entries) {
+		missing, err := h.backend(place, rules.AdminChain).missing(inPlace(entries, place))
 		if err != nil {
 			return nil, err
 		}
@@ -241,57 +369,22 @@ func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 	return diffs, nil
 }
 
-// GC releases every owner in network that valid does not keep. Without a list
-// nothing is known to be dead, and nothing is released.
-func (h *Host) GC(network string, valid cni.Valid) error {
-	if !valid.Known {
-		return nil
-	}
-	all, err := h.records.list(network)
-	errs := []error{err}
-	for _, rec := range all {
-		if !valid.Keeps(rec.Owner) {
-			errs = append(errs, h.Release(rec.Owner))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// Restore makes again, from the records, whatever of ours was lost, by "nft
-// flush ruleset" or a reload of firewalld.
-func (h *Host) Restore() error {
-	all, err := h.records.list("")
-	errs := []error{err}
-	for _, rec := range all {
-		errs = append(errs, h.locked(func() error { return h.make(rec.Owner, rec.Rules) }))
-	}
-	return errors.Join(errs...)
-}
-
 // Status says whether an ADD would get its rules; the error has code 50.
 func (h *Host) Status(c Config) error {
 	if _, err := h.choose(c); err != nil {
 		return cni.UnavailableErrorf("firewall: %w", err)
 	}
 	if c.Policy != Open {
-		if err := h.nft.usable(); err != nil {
+		if err := h.conn.Usable(); err != nil {
 			return cni.UnavailableErrorf("ingressPolicy %q: %w", c.Policy, err)
 		}
 	}
 	if c.Backend == IPTables {
-		if err := usablePrograms(); err != nil {
-			return cni.UnavailableErrorf("backend %q: %w", c.Backend, err)
+		for _, f := range iptables.Families() {
+			if err := f.Usable(filterTable); err != nil {
+				return cni.UnavailableErrorf("backend %q: %w", c.Backend, err)
+			}
 		}
 	}
 	return nil
-}
-
-// locked runs do as the only one on this host.
-func (h *Host) locked(do func() error) (err error) {
-	lock, err := flock.Create(filepath.Join(h.records.dir, "lock"), flock.Exclusive, flock.DefaultWait)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	return do()
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
 // Rules is what a container has of the host's firewall, as it is wanted and as
@@ -21,20 +22,29 @@ type Rules struct {
 	Interfaces []string
 	// Ports are the container's on the bridge, if it shall be isolated there.
 	Ports []string
-	// Addresses are the container's. Forwards and Zone are asked to let them through.
+	// Addresses are the container's. Programs and Zone are asked to let them through.
 	Addresses []netip.Addr
-	Forwards  []forward
-	Zone      string
-	// AdminChain comes before our rules in every one of Forwards.
+	// IPTables says in which tables "filter" of iptables; Programs are those found.
+	IPTables When
+	Programs []string // "iptables-nft", "ip6tables-legacy" …
+	// AdminChain comes before our rules in every one of them.
 	AdminChain string
+	Zone       string // of firewalld
+	// Released says that the container is gone, and that something of it was out of
+	// reach then.
+	Released bool
 }
 
-// forward is a table "filter" of iptables whose rules are to let us through: a
-// family's, in a variant of iptables.
-type forward struct {
-	Program string // that changes it: "iptables", "ip6tables-legacy" …
-	IPv4    bool
-}
+// When says which tables of iptables are asked to let a container through.
+type When string
+
+// Never asks none; IfThere those that the kernel has, since what drops packets there
+// tomorrow is not told to us; Always these, and makes one where there is none.
+const (
+	Never   When = ""
+	IfThere When = "if there"
+	Always  When = "always"
+)
 
 // links are what a result says of the host.
 type links struct {
@@ -43,9 +53,12 @@ type links struct {
 }
 
 // linksOf: by custom a result names the bridge first, then the container's port.
-// A name that no interface can have is no interface.
+// A name that no interface can have is no interface. There may be no result.
 func linksOf(result *cni.Result) links {
 	var l links
+	if result == nil {
+		return l
+	}
 	for _, i := range result.Interfaces {
 		switch {
 		case i.Sandbox != "" || !isLinkName(i.Name):
@@ -75,6 +88,9 @@ func isVLANOf(i *types100.Interface, bridge string) bool {
 // addressesOf are all that a result gives out, as the reference plugin has it.
 func addressesOf(result *cni.Result) []netip.Addr {
 	var all []netip.Addr
+	if result == nil {
+		return nil
+	}
 	for _, ip := range result.IPs {
 		if address, ok := netip.AddrFromSlice(ip.Address.IP); ok {
 			all = append(all, address.Unmap())
@@ -99,81 +115,100 @@ func (r *Rules) withPolicy(policy Policy, l links, ports []string) error {
 	return nil
 }
 
-// part is the smallest thing that two containers can have in common.
-type part struct {
-	place string // the table, zone … that it is in, as a directory is named
-	kind  partKind
-	value string
+// entry is the smallest thing that two containers can have in common.
+type entry struct {
+	owner cni.Owner
+	place string // nftPlace, a program of iptables, or zonePrefix and a zone
+	kind  kind
+	value string // an interface, a port or an address
 }
 
-type partKind string
+type kind string
 
 const (
-	bridgePart   partKind = "bridge"   // an interface with a policy
-	isolatedPart partKind = "isolated" // one through which nothing comes back
-	portPart     partKind = "port"     // one of a bridge's, alone on it
-	addressPart  partKind = "address"  // one that is let through
-	mappedPart   partKind = "mapped"   // an interface, to which mapped ports are let through
+	bridgeEntry   kind = "bridge"   // an interface with a policy
+	isolatedEntry kind = "isolated" // one through which nothing comes back
+	portEntry     kind = "port"     // a port of a bridge's, alone on it
+	addressEntry  kind = "address"  // one that is let through
+	mappedEntry   kind = "mapped"   // an interface, to which mapped ports are let through
 )
 
-// The places that are neither a program of iptables nor a zone.
 const (
-	inetPlace   = "inet"
-	bridgePlace = "bridge"
-	zonePrefix  = "zone-"
+	nftPlace   = "nftables"
+	zonePrefix = "zone-"
 )
 
-func (p part) String() string { return string(p.kind) + "-" + p.value }
+// share is the name by which records say who has the entry; a port has one user.
+func (e entry) share() string {
+	if e.kind == portEntry {
+		return ""
+	}
+	return e.place + "-" + string(e.kind) + "-" + e.value
+}
 
-// parts are all that the rules consist of.
-func (r Rules) parts() []part {
-	var parts []part
-	if r.Policy != Open {
-		for _, name := range r.Interfaces {
-			parts = append(parts, part{inetPlace, bridgePart, name})
-			if r.Policy == Isolated {
-				parts = append(parts, part{inetPlace, isolatedPart, name})
-			}
+// entries are all that the owner's rules consist of, place by place.
+func (r Rules) entries(o cni.Owner) []entry {
+	var all []entry
+	add := func(place string, kind kind, values ...string) {
+		for _, value := range values {
+			all = append(all, entry{o, place, kind, value})
 		}
 	}
-	for _, name := range r.Ports {
-		parts = append(parts, part{bridgePlace, portPart, name})
+	if r.Policy == SameBridge || r.Policy == Isolated {
+		add(nftPlace, bridgeEntry, r.Interfaces...)
 	}
-	for _, f := range r.Forwards {
-		for _, name := range r.Interfaces {
-			parts = append(parts, part{f.Program, mappedPart, name})
-		}
-		for _, address := range r.Addresses {
-			if address.Is4() == f.IPv4 {
-				parts = append(parts, part{f.Program, addressPart, address.String()})
+	if r.Policy == Isolated {
+		add(nftPlace, isolatedEntry, r.Interfaces...)
+		add(nftPlace, portEntry, r.Ports...)
+	}
+	for _, program := range r.Programs {
+		add(program, mappedEntry, r.Interfaces...)
+		ipv4 := iptables.FamilyOf(program).IPv4
+		for _, a := range r.Addresses {
+			if a.Is4() == ipv4 {
+				add(program, addressEntry, a.String())
 			}
 		}
 	}
 	if r.Zone != "" {
-		for _, address := range r.Addresses {
-			parts = append(parts, part{zonePrefix + r.Zone, addressPart, address.String()})
+		for _, a := range r.Addresses {
+			add(zonePrefix+r.Zone, addressEntry, a.String())
 		}
 	}
-	return parts
+	return all
 }
 
-// placesOf are the places of parts, each once and in order.
-func placesOf(parts []part) []string {
+// shares are those of entries, each once.
+func shares(entries []entry) []string {
+	var all []string
+	for _, e := range entries {
+		if s := e.share(); s != "" && !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// placesOf are the places of entries, each once and in order.
+func placesOf(entries []entry) []string {
 	var places []string
-	for _, p := range parts {
-		if !slices.Contains(places, p.place) {
-			places = append(places, p.place)
+	for _, e := range entries {
+		if !slices.Contains(places, e.place) {
+			places = append(places, e.place)
 		}
 	}
 	return places
 }
 
-func inPlace(parts []part, place string) []part {
-	var own []part
-	for _, p := range parts {
-		if p.place == place {
-			own = append(own, p)
-		}
+func inPlace(entries []entry, place string) []entry {
+	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.place != place })
+}
+
+// cidr is an address as one network; what is no address it gives back.
+func (e entry) cidr() string {
+	a, err := netip.ParseAddr(e.value)
+	if err != nil {
+		return e.value
 	}
-	return own
+	return netip.PrefixFrom(a, a.BitLen()).String()
 }

@@ -2,8 +2,8 @@ package firewall
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 func request(config string) *cni.Request {
@@ -102,7 +104,7 @@ var owner = cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth0"}
 func rules(t *testing.T, policy Policy) Rules {
 	t.Helper()
 	r := Rules{
-		Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Forwards: []forward{{"iptables", true}, {"ip6tables", false}}, Zone: "trusted",
+		Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Programs: []string{"iptables", "ip6tables"}, Zone: "trusted",
 		Addresses: addressesOf(result(t, `{"ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}`)),
 	}
 	if err := r.withPolicy(policy, links{routed: []string{"br0"}}, []string{"veth1"}); err != nil {
@@ -111,25 +113,26 @@ func rules(t *testing.T, policy Policy) Rules {
 	return r
 }
 
-func TestParts(t *testing.T) {
+func TestEntries(t *testing.T) {
 	asked := []string{
-		"iptables mapped-br0", "iptables address-10.1.0.5", "ip6tables mapped-br0", "ip6tables address-fd00::5",
-		"zone-trusted address-10.1.0.5", "zone-trusted address-fd00::5",
+		"iptables-mapped-br0", "iptables-address-10.1.0.5", "ip6tables-mapped-br0", "ip6tables-address-fd00::5",
+		"zone-trusted-address-10.1.0.5", "zone-trusted-address-fd00::5",
 	}
 	for _, test := range []struct {
 		policy Policy
 		want   []string
 	}{
 		{Open, nil},
-		{SameBridge, []string{"inet bridge-br0"}},
-		{Isolated, []string{"inet bridge-br0", "inet isolated-br0", "bridge port-veth1"}},
+		{SameBridge, []string{"nftables-bridge-br0"}},
+		{Isolated, []string{"nftables-bridge-br0", "nftables-isolated-br0"}},
 	} {
-		var got []string
-		for _, p := range rules(t, test.policy).parts() {
-			got = append(got, p.place+" "+p.String())
-		}
-		if want := slices.Concat(test.want, asked); !slices.Equal(got, want) {
+		entries := rules(t, test.policy).entries(owner)
+		if got, want := shares(entries), slices.Concat(test.want, asked); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", test.policy, got, want)
+		}
+		ports := slices.DeleteFunc(entries, func(e entry) bool { return e.kind != portEntry })
+		if got, want := len(ports) == 1 && ports[0].value == "veth1", test.policy == Isolated; got != want {
+			t.Errorf("%s: got ports %v", test.policy, ports)
 		}
 	}
 	var r Rules
@@ -138,66 +141,60 @@ func TestParts(t *testing.T) {
 	}
 }
 
-// TestRecords: parts go with their last user, and nothing of a directory is left.
-func TestRecords(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "firewall")
-	r := records{dir}
+// TestUnshared: an entry is free when nobody else has it, whose record still stands.
+func TestUnshared(t *testing.T) {
+	h := OpenHost(record.Open(t.TempDir()))
 	other := cni.Owner{Network: "m", ContainerID: "c2", IfName: "eth0"}
-	for _, o := range []cni.Owner{owner, other} {
-		mine := rules(t, Isolated)
-		if o == other {
-			mine.Ports, mine.Addresses = []string{"veth2"}, nil
-		}
-		if err := r.write(o, mine); err != nil {
+	mine, theirs := rules(t, Isolated), rules(t, Isolated)
+	theirs.Ports, theirs.Addresses, theirs.Zone = []string{"veth2"}, nil, ""
+	for o, r := range map[cni.Owner]Rules{owner: mine, other: theirs} {
+		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(r.entries(o)), Value: r}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rec, there, whole, err := read(r.owner(owner))
-	if diff := cmp.Diff(rules(t, Isolated).parts(), rec.Rules.parts(), cmp.AllowUnexported(part{})); err != nil || !there || !whole || rec.Owner != owner || diff != "" {
-		t.Fatalf("got %v, %v, %v, %v, want the owner's record:\n%s", rec.Owner, there, whole, err, diff)
+	read, there, err := record.Read[Rules](h.records, place, owner)
+	if diff := cmp.Diff(mine, read.Value, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); err != nil || !there || diff != "" {
+		t.Errorf("got %v, %v, want what was written:\n%s", there, err, diff)
 	}
-	free, empty, err := r.unshared(owner, rec.Rules.parts())
-	var names []string
-	for _, p := range free {
-		names = append(names, p.String())
+	free := func() (all []string) {
+		t.Helper()
+		entries, err := h.unshared(mine.entries(owner), owner)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range entries {
+			all = append(all, string(e.kind)+" "+e.value)
+		}
+		return all
 	}
-	want := []string{"port-veth1", "address-10.1.0.5", "address-fd00::5", "address-10.1.0.5", "address-fd00::5"}
-	if err != nil || !slices.Equal(names, want) {
-		t.Errorf("got %q, %v free, want %q", names, err, want)
+	want := []string{"port veth1", "address 10.1.0.5", "address fd00::5", "address 10.1.0.5", "address fd00::5"}
+	if got := free(); !slices.Equal(got, want) {
+		t.Errorf("got %q free, want %q", got, want)
 	}
-	if empty[inetPlace] || empty[bridgePlace] || empty["iptables"] || !empty["zone-trusted"] {
-		t.Errorf("got %v, want the zone alone left empty", empty)
-	}
-	if err := r.drop(owner, rec.Rules.parts()); err != nil {
+	if err := os.Remove(h.records.Path(place, other)); err != nil {
 		t.Fatal(err)
 	}
-	rec, _, _, err = read(r.owner(other))
-	if err != nil {
-		t.Fatal(err)
-	}
-	free, empty, err = r.unshared(other, rec.Rules.parts())
-	if err != nil || len(free) != len(rec.Rules.parts()) || !empty[inetPlace] || !empty[bridgePlace] {
-		t.Errorf("got %v, %v, %v, want all free and empty", free, empty, err)
-	}
-	if err := r.drop(other, rec.Rules.parts()); err != nil {
-		t.Fatal(err)
-	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
-		t.Errorf("got %v, %v left, want nothing", entries, err)
+	if got := free(); len(got) != len(mine.entries(owner)) {
+		t.Errorf("the other's record is lost: got %q free, want all", got)
 	}
 }
 
-func table(lines ...string) saved {
-	t := saved{chains: map[string]string{}}
-	for _, line := range lines {
-		if fields := strings.Fields(line); line[0] == ':' {
-			t.chains[fields[0][1:]] = fields[1]
-		} else {
-			t.rules = append(t.rules, line)
-		}
+// TestFormer: what the release before wrote.
+func TestFormer(t *testing.T) {
+	var former formerRecord
+	const text = `{"Owner":{"Network":"n","ContainerID":"c1","IfName":"eth0"},"Rules":{"Policy":"isolated","Interfaces":["br0"],"Ports":["veth1"],
+		"Addresses":["10.1.0.5","fd00::5"],"Forwards":[{"Program":"iptables","IPv4":true},{"Program":"ip6tables","IPv4":false}],"Zone":"trusted","AdminChain":"CNI-ADMIN"}}`
+	if err := json.Unmarshal([]byte(text), &former); err != nil {
+		t.Fatal(err)
 	}
-	return t
+	want := rules(t, Isolated)
+	want.IPTables = IfThere
+	if diff := cmp.Diff(want, former.now().Value, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || former.Owner != owner {
+		t.Errorf("-want +got:\n%s", diff)
+	}
 }
+
+func table(lines ...string) iptables.Table { return iptables.ParseTable(strings.Join(lines, "\n")) }
 
 const (
 	mappedRule   = "-A CNI-FORWARD -o br0 -m conntrack --ctstate DNAT -j ACCEPT"
@@ -207,11 +204,11 @@ const (
 )
 
 func TestAdditions(t *testing.T) {
-	parts := inPlace(rules(t, Open).parts(), "iptables")
+	entries := inPlace(rules(t, Open).entries(owner), "iptables")
 	base := []string{":CNI-FORWARD - [0:0]", ":CNI-ADMIN - [0:0]", "-I FORWARD 1 " + ourComment + " -j CNI-FORWARD", "-I CNI-FORWARD 1 " + adminComment + " -j CNI-ADMIN"}
 	for _, test := range []struct {
 		name string
-		have saved
+		have iptables.Table
 		want []string
 	}{
 		{"nothing there", table(":FORWARD DROP"), append(base, mappedRule, answersRule, departsRule)},
@@ -219,48 +216,34 @@ func TestAdditions(t *testing.T) {
 		{"the jump was lost", table(":CNI-FORWARD -", ":CNI-ADMIN -", adminJump("CNI-ADMIN"), mappedRule, answersRule, departsRule), base[2:3]},
 		{"all there", table(":CNI-FORWARD -", ":CNI-ADMIN -", ourJump(), adminJump("CNI-ADMIN"), mappedRule, answersRule, departsRule), nil},
 	} {
-		if got := test.have.additions(parts, defaultAdminChain); !slices.Equal(got, test.want) {
+		if got := additions(test.have, append(entries, entries...), defaultAdminChain); !slices.Equal(got, test.want) {
 			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
 	}
 }
 
 func TestDeletions(t *testing.T) {
-	parts := inPlace(rules(t, Open).parts(), "iptables")
+	entries := inPlace(rules(t, Open).entries(owner), "iptables")
 	all := []string{":CNI-FORWARD -", ":CNI-ADMIN -", ourJump(), adminJump("CNI-ADMIN"), mappedRule, answersRule, departsRule}
-	rest := []string{"-D FORWARD " + ourComment + " -j CNI-FORWARD", "-F CNI-FORWARD", "-X CNI-FORWARD"}
+	gone := []string{"-D" + mappedRule[2:], "-D" + answersRule[2:], "-D" + departsRule[2:]}
+	idle := []string{"-D FORWARD " + ourComment + " -j CNI-FORWARD", "-F CNI-FORWARD", "-X CNI-FORWARD"}
 	for _, test := range []struct {
-		name string
-		have saved
-		want []string
+		name             string
+		have             iptables.Table
+		want, wantIfIdle []string
 	}{
-		{"the last one", table(all...), append(slices.Clone(rest), "-X CNI-ADMIN")},
-		{"the last one, of an admin with rules", table(append(all, "-A CNI-ADMIN -s 10.9.0.1/32 -j DROP")...), rest},
-		{"two jumps, by a race of the reference plugin's", table(append(all, ourJump())...), append(append([]string{rest[0]}, rest...), "-X CNI-ADMIN")},
-		{"one of two", table(append(all, strangerRule)...), []string{"-D" + mappedRule[2:], "-D" + answersRule[2:], "-D" + departsRule[2:]}},
-		{"nothing of ours", table(":FORWARD DROP", "-A FORWARD -j DROP"), nil},
+		{"ours", table(all...), gone, nil},
+		{"ours and another's", table(append(all, strangerRule)...), gone, nil},
+		{"one twice", table(append(all, departsRule)...), append(slices.Clone(gone), gone[2]), nil},
+		{"nothing", table(":FORWARD DROP", "-A FORWARD -j DROP"), nil, nil},
+		{"nobody is let through", table(all[:4]...), nil, idle},
+		{"two jumps, by a race of the reference plugin's", table(append(all[:4:4], ourJump())...), nil, append(idle[:1:1], idle...)},
 	} {
-		if got := test.have.deletions(parts); !slices.Equal(got, test.want) {
+		if got := deletions(test.have, entries); !slices.Equal(got, test.want) {
 			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
 		}
-	}
-}
-
-func TestObstructs(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		have saved
-		want bool
-	}{
-		{"no table", table(), false},
-		{"accepts", table(":FORWARD ACCEPT", "-A FORWARD -j DOCKER-USER"), false},
-		{"policy", table(":FORWARD DROP"), true},
-		{"last rule", table(":FORWARD ACCEPT", "-A FORWARD -j REJECT --reject-with icmp-host-prohibited"), true},
-		{"admin chain", table(":FORWARD ACCEPT", ":CNI-ADMIN -"), false},
-		{"admin's rules", table(":FORWARD ACCEPT", ":CNI-ADMIN -", "-A CNI-ADMIN -d 10.9.0.1/32 -j DROP"), true},
-	} {
-		if got := test.have.obstructs(defaultAdminChain); got != test.want {
-			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		if got := idleChain(test.have); !slices.Equal(got, test.wantIfIdle) {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.wantIfIdle)
 		}
 	}
 }

@@ -46,7 +46,14 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	if changes.Empty() {
 		return nil
 	}
-	if err := c.connect(); err != nil {
+	err := c.connect()
+	if isUnsupported(err) {
+		if len(changes.Tables)+len(changes.Create) == 0 {
+			return nil // what cannot be there is gone
+		}
+		return fmt.Errorf("nf_tables: %w (%w)", ErrUnsupported, err)
+	}
+	if err != nil {
 		return err
 	}
 	var replace []Element
@@ -57,6 +64,16 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return c.finish(changes.Remove)
 		case errors.Is(err, ErrUnsupported):
 			return err
+		case isUnsupported(err) && len(changes.Remove) > 0:
+			// A set of an earlier release's has no expiry, and a kernel without
+			// nf_tables no sets.
+			if err := c.delete(changes.Remove); err != nil {
+				return err
+			}
+			if changes.Remove = nil; changes.Empty() {
+				return nil
+			}
+			continue
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOENT), errors.Is(err, errLost):
 		default:
 			return err
@@ -86,7 +103,8 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 		life     *lifetime
 	}{
 		{unix.NFT_MSG_DELSETELEM, 0, replace, nil},
-		{unix.NFT_MSG_NEWSETELEM, netlink.Create | netlink.Excl, changes.Create, nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create | netlink.Excl, only(changes.Create, false), nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create, only(changes.Create, true), nil},
 		{unix.NFT_MSG_NEWSETELEM, netlink.Create, changes.Remove, &lifetime{time.Second, time.Millisecond}},
 	}
 	for _, step := range steps {
@@ -139,8 +157,16 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 	return messages, looked, nil
 }
 
-func (e Element) isSame(other Element) bool {
-	return e.Owner == other.Owner && bytes.Equal(e.Value, other.Value)
+// isSame says whether the element found is what e asks for.
+func (e Element) isSame(found Element) bool {
+	return (e.Shared || e.Owner == found.Owner) && bytes.Equal(e.Value, found.Value)
+}
+
+// only are the elements that are shared, or those that are not. To create a shared
+// one that is there, and perhaps about to go, makes it stay (nft_add_set_elem,
+// net/netfilter/nf_tables_api.c).
+func only(elements []Element, shared bool) []Element {
+	return slices.DeleteFunc(slices.Clone(elements), func(e Element) bool { return e.Shared != shared })
 }
 
 // settle finds out what there is of elements that were to be created, after a

@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -90,10 +91,44 @@ func (c *Conn) exists(t Table) (bool, error) {
 // Exists says whether the table is there; a kernel without nf_tables has none.
 func (c *Conn) Exists(t Table) (bool, error) {
 	there, err := c.exists(t)
-	if isUnsupported(err) {
+	return there, ignoreUnsupported(err)
+}
+
+// HasChain says whether the table, which may be another program's, has a chain of this
+// name.
+func (c *Conn) HasChain(t Table, chain string) (bool, error) {
+	if err := c.connect(); err != nil {
+		return false, ignoreUnsupported(err)
+	}
+	attributes := netlink.NewAttributeEncoder()
+	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
+	attributes.String(unix.NFTA_CHAIN_NAME, chain)
+	request, err := message(unix.NFT_MSG_GETCHAIN, t.Family, 0, attributes)
+	if err != nil {
+		return false, err
+	}
+	_, err = c.peer.ask(request)
+	if isMissing(err) {
 		return false, nil
 	}
-	return there, err
+	if err != nil {
+		return false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+	}
+	return true, nil
+}
+
+// Drops says whether the table, which may be another program's, has a base chain of
+// this name with the policy "drop".
+func (c *Conn) Drops(t Table, chain string) (bool, error) {
+	there, err := c.HasChain(t, chain) // the library hides the kernel's error number
+	if err != nil || !there {
+		return false, err
+	}
+	found, err := c.library.ListChain(t.library(), chain)
+	if err != nil {
+		return false, fmt.Errorf("look up chain %s of nftables table %s: %w", chain, t, err)
+	}
+	return found.Policy != nil && *found.Policy == nftables.ChainPolicyDrop, nil
 }
 
 // DeleteTable deletes the table, whoever has anything in it.

@@ -139,6 +139,9 @@ func (c *Conn) find(e Element) (Found, bool, error) {
 // Find asks for the elements with these keys; those that are not there, or about
 // to go, are left out.
 func (c *Conn) Find(elements []Element) ([]Element, error) {
+	if err := c.connect(); err != nil {
+		return nil, ignoreUnsupported(err)
+	}
 	var there []Element
 	for _, e := range elements {
 		found, ok, err := c.find(e)
@@ -156,6 +159,9 @@ func (c *Conn) Find(elements []Element) ([]Element, error) {
 // List gives all elements of the table's sets, but for those about to go. It looks
 // at every one: not for the way of ADD and DEL.
 func (c *Conn) List(t Table) ([]Element, error) {
+	if err := c.connect(); err != nil {
+		return nil, ignoreUnsupported(err)
+	}
 	var all []Element
 	for _, set := range t.Sets {
 		elements, err := c.listSet(t, set.Name)
@@ -199,6 +205,14 @@ func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) || isUnsuppo
 
 func isUnsupported(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// ignoreUnsupported is for questions whose answer is then "none".
+func ignoreUnsupported(err error) error {
+	if isUnsupported(err) {
+		return nil
+	}
+	return err
 }
 
 // decodeElements reads NFT_MSG_NEWSETELEM messages.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -151,5 +152,88 @@ func TestCommit(t *testing.T) {
 	}
 	if got := nftCommand(t, "list", "ruleset"); got != "" {
 		t.Errorf("idle: got\n%s\nwant nothing", got)
+	}
+}
+
+// TestShared: one element for several owners, whoever made it.
+func TestShared(t *testing.T) {
+	inNamespace(t)
+	c := Open(t.TempDir())
+	defer c.Close()
+	table := sample()
+	element := func(owner string) Element {
+		name := make([]byte, unix.IFNAMSIZ)
+		copy(name, "br0")
+		return Element{Family: table.Family, Table: table.Name, Set: "links", Key: name, Owner: owner, Shared: true, What: "br0"}
+	}
+	for _, owner := range []string{"a/", "b/", "a/"} {
+		changes := Changes{Tables: []Table{table}, Create: []Element{element(owner)}}
+		commit(t, c, changes, nobody)
+		if diffs, err := c.Differences(changes); err != nil || len(diffs) > 0 {
+			t.Errorf("made for %s: got %v, %v, want no difference", owner, diffs, err)
+		}
+	}
+	found, err := c.List(table)
+	if err != nil || len(found) != 1 || found[0].Owner != "a/" {
+		t.Errorf("got %v, %v, want one element, of who made it", found, err)
+	}
+	commit(t, c, Changes{Remove: []Element{element("b/")}}, nil)
+	commit(t, c, Changes{Create: []Element{element("b/")}}, nil) // at once, while the former is about to go
+	time.Sleep(50 * time.Millisecond)
+	if found, err := c.List(table); err != nil || len(found) != 1 {
+		t.Errorf("removed and made again: got %v, %v, want it to stay", found, err)
+	}
+}
+
+// TestRemoveFromEarlierSet: sets of earlier releases have no expiry, and "nft -f" may
+// bring one back at any time.
+func TestRemoveFromEarlierSet(t *testing.T) {
+	inNamespace(t)
+	c := Open(t.TempDir())
+	defer c.Close()
+	nftCommand(t, "add table inet trestle; add set inet trestle links { type ifname; }; add element inet trestle links { br0 comment \"a/\" }")
+	table := sample()
+	found, err := c.List(Table{Family: table.Family, Name: table.Name, Sets: table.Sets[1:]})
+	if err != nil || len(found) != 1 {
+		t.Fatalf("got %v, %v, want one element", found, err)
+	}
+	commit(t, c, Changes{Remove: found}, nil)
+	if left, err := c.Find(found); err != nil || len(left) > 0 {
+		t.Errorf("got %v, %v, want it gone", left, err)
+	}
+	commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}, Remove: found}, nil)
+}
+
+// lacking is a kernel without nf_tables (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
+type lacking struct{}
+
+func (lacking) ask(netlink.Message) ([]netlink.Message, error) { return nil, unix.EINVAL }
+func (lacking) commit([]netlink.Message) error                 { return unix.EOPNOTSUPP }
+func (lacking) Close() error                                   { return nil }
+
+// TestWithout: what cannot be there is gone, and what is wanted is refused.
+func TestWithout(t *testing.T) {
+	c := Open(t.TempDir())
+	if err := c.use(lacking{}); err != nil {
+		t.Fatal(err)
+	}
+	elements := []Element{port("a/c1/eth0", 80, 2)}
+	if err := c.Commit(Changes{Remove: elements}, nil); err != nil {
+		t.Errorf("remove: got %v, want no error", err)
+	}
+	if err := c.Commit(Changes{Tables: []Table{sample()}, Create: elements}, nil); err == nil {
+		t.Error("create: got no error")
+	}
+	if found, err := c.Find(elements); err != nil || len(found) > 0 {
+		t.Errorf("find: got %v, %v, want none", found, err)
+	}
+	if found, err := c.List(sample()); err != nil || len(found) > 0 {
+		t.Errorf("list: got %v, %v, want none", found, err)
+	}
+	if err := c.DeleteIdle(sample()); err != nil {
+		t.Errorf("delete an idle table: got %v, want no error", err)
+	}
+	if err := c.Usable(); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("usable: got %v, want that the kernel lacks it", err)
 	}
 }

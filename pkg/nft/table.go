@@ -84,7 +84,11 @@ type Element struct {
 	// Owner is the element's comment: the label of an attachment, or of what else
 	// has it.
 	Owner string
-	What  string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
+	// Shared says that the element serves several owners, whoever made it: it is
+	// never refused, nor replaced because of its owner. Whether somebody else still
+	// needs it when it is removed the caller has made sure of.
+	Shared bool
+	What   string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
 }
 
 // Changes is one transaction's worth of changes.

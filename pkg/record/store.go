@@ -101,8 +101,13 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	return nil
 }
 
+// freshFile is where a record is written before it takes its place.
+func freshFile(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+}
+
 func replaceFile(path string, data []byte) error {
-	fresh := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	fresh := freshFile(path)
 	err := os.WriteFile(fresh, data, 0o600)
 	if err == nil {
 		err = os.Rename(fresh, path)
@@ -160,19 +165,15 @@ func readFile[T any](path string) (r Record[T], whole bool, err error) {
 	return r, true, nil
 }
 
-// Remove forgets the owner, who had shares. It may be called again.
+// Remove forgets the owner, who had shares. It may be called again, and a DEL calls it
+// also where there is no record: what a Write was killed over goes, too.
 func (s Store) Remove(place string, o cni.Owner, shares []string) error {
-	return errors.Join(s.Unshare(place, o, shares), remove(s.file(place, o)))
-}
-
-// Unshare says that the owner needs shares no more.
-func (s Store) Unshare(place string, o cni.Owner, shares []string) error {
 	var errs []error
 	for _, share := range shares {
 		dir := s.share(place, share)
 		errs = append(errs, remove(filepath.Join(dir, key(o))), remove(dir))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, remove(freshFile(s.file(place, o))), remove(s.file(place, o)))...)
 }
 
 // Others says whether anybody beside the owner has a share, by no more of the
@@ -207,6 +208,25 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 			}
 		}
 	}
+}
+
+// Prune removes links of shares that lead to no record: who calls it holds the lock.
+func (s Store) Prune(place string) error {
+	shares := s.Dir(place + ".shared")
+	dirs, err := names(shares)
+	errs := []error{err}
+	for _, dir := range dirs {
+		links, err := names(filepath.Join(shares, dir))
+		errs = append(errs, err)
+		for _, link := range links {
+			path := filepath.Join(shares, dir, link)
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, remove(path))
+			}
+		}
+		errs = append(errs, remove(filepath.Join(shares, dir)))
+	}
+	return errors.Join(errs...)
 }
 
 // List gives the records of a network, or of all where network is empty. Files that

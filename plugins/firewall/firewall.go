@@ -5,11 +5,14 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/firewall"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Plugin wires the verbs.
@@ -17,7 +20,7 @@ func Plugin() cni.Plugin {
 	return cni.Plugin{Name: "firewall", Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
-func open() *firewall.Host { return firewall.OpenHost(firewall.DefaultDir) }
+func open() *firewall.Host { return firewall.OpenHost(record.Open(record.DefaultDir)) }
 
 // plan reads the configuration and prevResult, which has to be there.
 func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
@@ -50,21 +53,19 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return r.PassThrough()
 }
 
-// del needs neither a sound configuration nor prevResult, but for what the
-// reference plugin made before this one took its place.
+// del needs neither a sound configuration nor prevResult, but for what no record tells
+// of.
 func del(r *cni.Request) (err error) {
 	host := open()
 	defer func() { err = errors.Join(err, host.Close()) }()
-	known, err := host.Known(r.Owner)
-	if err != nil || known {
-		return errors.Join(err, host.Release(r.Owner))
+	warn := func(err error) { fmt.Fprintf(os.Stderr, "firewall: %s: left for GC: %v\n", r, err) }
+	found, err := host.Release(r.Owner, warn)
+	if err != nil || found {
+		return err
 	}
-	config, configErr := firewall.ParseConfig(r)
-	prev, prevErr := r.PrevResult()
-	if configErr != nil || prevErr != nil || prev == nil {
-		return nil // which tell nothing of what the reference plugin made
-	}
-	return host.ReleaseForeign(config, prev)
+	config, _ := firewall.ParseConfig(r) // a wrong one tells less
+	prev, _ := r.PrevResult()            // likewise
+	return host.ReleaseUnrecorded(r.Owner, config, prev, warn)
 }
 
 func check(r *cni.Request) (err error) {

@@ -14,11 +14,13 @@ type Dirs struct {
 	Trestle   string // our plugins, as `make build` lays them out
 	Reference string // the reference plugins
 	Cnitool   string // the program cnitool
+	Previous  string // our plugins of the commit that test/previous.commit names; "" unless make built them
 }
 
 // Dirs says where the programs under test are: Trestle's plugins in $TRESTLE_BIN,
 // the reference plugins and cnitool in $TRESTLE_PEERS, as `make` sets them; what
-// is not set is built, once for each test program.
+// is not set is built, once for each test program. The earlier build is in
+// $TRESTLE_PREVIOUS (make previous), since it takes the history of the repository.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
 var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall", "static", "tuning"}
@@ -38,7 +40,7 @@ var builtDirs = sync.OnceValues(func() (Dirs, error) {
 		return Dirs{}, err
 	}
 	peers, err := builtDir("TRESTLE_PEERS", buildPeers)
-	return Dirs{Trestle: trestle, Reference: peers, Cnitool: filepath.Join(peers, "cnitool")}, err
+	return Dirs{Trestle: trestle, Reference: peers, Cnitool: filepath.Join(peers, "cnitool"), Previous: os.Getenv("TRESTLE_PREVIOUS")}, err
 })
 
 // builtDir is the directory that the variable names, or a new one.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -13,8 +14,65 @@ func (n *Namespace) nft() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sortElements(lines), nil
+	return dropIdle(sortElements(lines)), nil
 }
+
+// dropIdle leaves out what Trestle's tables have that serves nobody, since it stays for
+// good, as bridges do: sets without an element, chains that ask these alone, and a
+// table in which nothing has an element, or a comment with an owner's label.
+func dropIdle(lines []string) []string {
+	var kept []string
+	for _, table := range blocks(lines, "table ") {
+		if ours.MatchString(table[0]) {
+			table = busy(table)
+		}
+		kept = append(kept, table...)
+	}
+	return kept
+}
+
+func busy(table []string) []string {
+	if !slices.ContainsFunc(table, served.MatchString) {
+		return nil
+	}
+	inner := blocks(table[1:len(table)-1], "\tset ", "\tmap ", "\tchain ")
+	idle := map[string]bool{}
+	for _, block := range inner {
+		if kind, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(block[0]), " {"), " "); kind != "chain" {
+			idle[name] = !slices.ContainsFunc(block, served.MatchString)
+		}
+	}
+	kept := table[:1:1]
+	for _, block := range inner {
+		kind, name, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(block[0]), " {"), " ")
+		asks := asked.FindAllStringSubmatch(strings.Join(block, "\n"), -1)
+		asksIdle := len(asks) > 0 && !slices.ContainsFunc(asks, func(set []string) bool { return !idle[set[1]] })
+		if kind != "chain" && idle[name] || kind == "chain" && asksIdle && !slices.ContainsFunc(block, served.MatchString) {
+			continue
+		}
+		kept = append(kept, block...)
+	}
+	return append(kept, table[len(table)-1])
+}
+
+// blocks are the lines from each that begins with one of prefixes to the next.
+func blocks(lines []string, prefixes ...string) [][]string {
+	var all [][]string
+	for _, line := range lines {
+		begins := slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(line, prefix) })
+		if begins || all == nil {
+			all = append(all, nil)
+		}
+		all[len(all)-1] = append(all[len(all)-1], line)
+	}
+	return all
+}
+
+var (
+	ours   = regexp.MustCompile(`^table (inet|bridge) trestle `)
+	served = regexp.MustCompile(`^\s*element |comment "[^"]*/`)
+	asked  = regexp.MustCompile(`@(\w+)`)
+)
 
 const elementsBegin = "elements = { "
 

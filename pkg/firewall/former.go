@@ -1,0 +1,145 @@
+package firewall
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/google/nftables"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Releases before pkg/record had their own files,
+//
+//	/run/trestle/firewall/lock
+//	/run/trestle/firewall/owners/<network>/<owner>       an owner's rules
+//	/run/trestle/firewall/users/<place>/<part>/<owner>   an owner who uses the part
+//
+// and tables of nftables. A node is upgraded with containers on it, so whoever comes
+// first takes both over.
+
+// formerRecord is an owner's file.
+type formerRecord struct {
+	Owner cni.Owner
+	Rules struct {
+		Policy            Policy
+		Interfaces, Ports []string
+		Addresses         []netip.Addr
+		Forwards          []struct{ Program string }
+		Zone, AdminChain  string
+	}
+}
+
+func (f formerRecord) now() ruleRecord {
+	rules := Rules{
+		Policy: f.Rules.Policy, Interfaces: f.Rules.Interfaces, Ports: f.Rules.Ports, Addresses: f.Rules.Addresses,
+		IPTables: IfThere, AdminChain: f.Rules.AdminChain, Zone: f.Rules.Zone,
+	}
+	for _, forward := range f.Rules.Forwards {
+		rules.Programs = append(rules.Programs, forward.Program)
+	}
+	return ruleRecord{Owner: f.Owner, Shares: shares(rules.entries(f.Owner)), Value: rules}
+}
+
+func (h *Host) formerLock() string { return filepath.Join(h.records.Dir(place), "lock") }
+
+// hasFormer says whether there are records of such a release: it made its lock first.
+func (h *Host) hasFormer() (bool, error) {
+	info, err := os.Lstat(h.formerLock())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, cni.IOErrorf("look for records of the firewall: %w", err)
+	}
+	return info.Mode().IsRegular(), nil
+}
+
+// convert takes over records and tables of earlier releases. Its lock keeps a plugin of
+// theirs out that is at work yet, and goes last, so that whoever is killed begins again.
+func (h *Host) convert() (err error) {
+	former, err := h.hasFormer()
+	if err != nil || !former {
+		return err
+	}
+	lock, err := flock.Open(h.formerLock(), flock.Exclusive, flock.DefaultWait)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	dir := h.records.Dir(place)
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return cni.IOErrorf("take over records of the firewall: %w", err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "owners", "*", "*"))
+	if err != nil {
+		return err
+	}
+	var entries []entry
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return cni.IOErrorf("take over a record of the firewall: %w", err)
+		}
+		var former formerRecord
+		if json.Unmarshal(data, &former) != nil {
+			continue // torn: nothing was made
+		}
+		now := former.now()
+		if err := record.Write(h.records, place, now); err != nil {
+			return err
+		}
+		entries = append(entries, now.Value.entries(now.Owner)...)
+	}
+	if err := h.takeOver(elementsOf(inPlace(entries, nftPlace))); err != nil {
+		return err
+	}
+	for _, path := range []string{"users", "owners", "lock"} {
+		if err := os.RemoveAll(filepath.Join(dir, path)); err != nil {
+			return cni.IOErrorf("remove records of the firewall: %w", err)
+		}
+	}
+	return nil
+}
+
+// takeOver makes elements, and those of earlier releases' tables, in ours, before
+// those tables go: no packet passes in between.
+func (h *Host) takeOver(elements []nft.Element) error {
+	var former []nft.Table
+	for _, t := range tables() {
+		t.Name = formerTable
+		there, err := h.conn.Exists(t)
+		if err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		former = append(former, t)
+		found, err := h.conn.List(t)
+		if err != nil {
+			return err
+		}
+		for _, e := range without(found, elements) {
+			e.Table, e.Shared = tableName, t.Family == nftables.TableFamilyINet
+			elements = append(elements, e)
+		}
+	}
+	if err := h.conn.Commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody); err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range former {
+		errs = append(errs, h.conn.DeleteTable(t))
+	}
+	return errors.Join(errs...)
+}
+
+const formerTable = "trestle_firewall"

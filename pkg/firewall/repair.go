@@ -1,0 +1,134 @@
+package firewall
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Restore makes again, from the records, whatever of ours was lost, by "nft flush
+// ruleset" or a reload of firewalld; lets containers through tables of iptables that
+// came after them; and removes what DELs had to leave.
+func (h *Host) Restore() error {
+	return h.repair(func(ruleRecord) bool { return false }, func(nft.Element, []ruleRecord) bool { return false })
+}
+
+// GC is Restore for those whom valid keeps, and releases every other owner in the
+// network: those with a record, and those that nothing but the kernel's elements tells
+// of. Without a list nothing is known to be gone but what is about a link that is.
+func (h *Host) GC(network string, valid cni.Valid) error {
+	isGone := func(r ruleRecord) bool {
+		return valid.Known && r.Owner.Network == network && !valid.Keeps(r.Owner)
+	}
+	return h.repair(isGone, func(e nft.Element, records []ruleRecord) bool {
+		switch {
+		case !valid.Known || !strings.HasPrefix(e.Owner, cni.NetworkLabel(network)):
+			return false
+		case e.Shared: // by nobody whose record was lost
+			return !slices.ContainsFunc(valid.Owners(), func(o cni.Owner) bool {
+				return !slices.ContainsFunc(records, func(r ruleRecord) bool { return r.Owner == o })
+			})
+		}
+		return !valid.KeepsLabel(e.Owner)
+	})
+}
+
+// repair brings records and kernel to each other: records that are gone are released;
+// elements that no record asks for go if they are void, or are about a link that is
+// gone; what the records ask for and is not there is made.
+func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, []ruleRecord) bool) error {
+	return h.locked(func() error {
+		all, err := record.List[Rules](h.records, place, "")
+		// "nft -f" may have loaded what was saved under an earlier release
+		errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
+		var live []ruleRecord
+		repaired := map[string]bool{nftPlace: true}
+		for _, r := range all {
+			switch {
+			case r.Value.Released || isGone(r):
+				errs = append(errs, h.release(r))
+			default:
+				r, err := h.letThrough(r)
+				live, errs = append(live, r), append(errs, err)
+			}
+		}
+		entries := entriesOf(live)
+		errs = append(errs, h.repairElements(inPlace(entries, nftPlace), func(e nft.Element) bool { return isVoid(e, live) }))
+		for _, r := range live {
+			errs = append(errs, h.repairPlaces(r, entries, repaired))
+		}
+		if len(live) == 0 {
+			errs = append(errs, h.removeIdle())
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// repairPlaces makes what is lost of all entries in the record's places, each once.
+func (h *Host) repairPlaces(r ruleRecord, entries []entry, repaired map[string]bool) error {
+	var errs []error
+	for _, place := range placesOf(r.Value.entries(r.Owner)) {
+		if !repaired[place] {
+			repaired[place] = true
+			errs = append(errs, h.backend(place, r.Value.AdminChain).add(inPlace(entries, place), h.everybody))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// letThrough adds programs of iptables to the record whose tables were not there when
+// the container came.
+func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
+	programs, err := programsFor(h.conn, r.Value.Addresses, r.Value.IPTables)
+	if err != nil {
+		return r, err
+	}
+	more := slices.DeleteFunc(programs, func(p string) bool {
+		return slices.Contains(r.Value.Programs, p) || slices.Contains(r.Value.Programs, iptables.FamilyOf(p).Program)
+	})
+	if len(more) == 0 {
+		return r, nil
+	}
+	r.Value.Programs = append(slices.Clone(r.Value.Programs), more...)
+	r.Shares = shares(r.Value.entries(r.Owner))
+	return r, record.Write(h.records, place, r)
+}
+
+// repairElements brings our sets to what entries ask for.
+func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) error {
+	found, err := nftBackend{h.conn}.list()
+	if err != nil {
+		return err
+	}
+	want := elementsOf(entries)
+	changes := nft.Changes{Tables: tablesOf(append(slices.Clone(found), want...)), Create: without(want, found)}
+	for _, e := range without(found, want) {
+		e.Shared = e.Set != portSet
+		if isVoid(e) || isLinkGone(linkOf(e)) {
+			changes.Remove = append(changes.Remove, e)
+		}
+	}
+	return h.conn.Commit(changes, nobody)
+}
+
+// isLinkGone says whether it is certain that there is no such link.
+func isLinkGone(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return isGone(err)
+}
+
+// removeIdle takes away what nobody uses any more.
+func (h *Host) removeIdle() error {
+	var errs []error
+	for _, t := range tables() {
+		errs = append(errs, h.conn.DeleteIdle(t))
+	}
+	return errors.Join(append(errs, removeIdle(h.conn))...)
+}
