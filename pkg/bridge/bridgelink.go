@@ -157,7 +157,8 @@ func (h *Host) usersOf(bridge string) string {
 	ports, err := h.ports(bridge)
 	for _, p := range ports {
 		if label, ok := ownerLabel(p.Attrs().Alias); ok {
-			networks = append(networks, label[:strings.IndexByte(label, '/')])
+			network, _, _ := strings.Cut(label, "/") // a person may have written the alias
+			networks = append(networks, network)
 		}
 	}
 	slices.Sort(networks)

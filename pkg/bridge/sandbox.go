@@ -44,7 +44,7 @@ func (s *Sandbox) do(inside func(*netlink.Handle) error) error {
 			return fmt.Errorf("open netlink socket in %s: %w", s.path, err)
 		}
 		defer h.Close()
-		return inside(h)
+		return cni.Catch(func() error { return inside(h) }) // in a goroutine of its own
 	})
 }
 

@@ -40,7 +40,7 @@ func (s Sandbox) tune(ifName string, inside func(tuner) error) error {
 			return fmt.Errorf("open netlink socket in %s: %w", s.Path, err)
 		}
 		defer h.Close()
-		return inside(tuner{h, ifName})
+		return cni.Catch(func() error { return inside(tuner{h, ifName}) }) // in a goroutine of its own
 	})
 }
 

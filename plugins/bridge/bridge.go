@@ -13,7 +13,10 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "bridge", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "bridge", EntersNetNS: true, ReadsArgs: true,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // call is what every verb begins with.

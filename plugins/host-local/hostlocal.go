@@ -17,7 +17,7 @@ import (
 // Plugin wires the verbs. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
 func add(r *cni.Request) (types.Result, error) {

@@ -13,7 +13,10 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "tuning", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "tuning", EntersNetNS: true, ReadsArgs: true,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // parse reads what is to be tuned. What an administrator does not allow is
