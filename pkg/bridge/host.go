@@ -101,7 +101,8 @@ func (h *Host) DefaultMTU() int {
 }
 
 // Attach brings the host and the container to the plan, and fills in the MACs
-// that the plan left open. Each step's inverse is on the undo stack at once.
+// that the plan left open. When it returns the container's link is up, and its
+// port forwards. Each step's inverse is on the undo stack at once.
 func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) error {
 	steps := []func() error{
 		func() error { return h.join(s, sandbox, undo) },

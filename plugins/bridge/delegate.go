@@ -9,9 +9,6 @@ import (
 	"os/exec"
 	"strings"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
@@ -22,11 +19,25 @@ import (
 // way of OpenTelemetry), which costs each start of each plugin 0.4 ms.
 type delegate struct{ name string }
 
+func (delegate) NeedsNoLink() bool { return false }
+
+// ReleasesByLink is true of dhcp, whose daemon tells the server, by the link, that
+// the address is free; of a link that is gone the server hears nothing, and keeps
+// the address until its lease runs out (the reference's bridge has it so). All
+// others give an address away, which must not be in use any more.
+func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
+
+// Add asks for the addresses. An IPAM plugin has no say in interfaces: which ones
+// it names, and which address it ties to which, is dropped.
 func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
 	answer, err := d.run(r, cni.Add)
 	if err == nil {
 		var result *cni.Result
-		if result, err = decodeResult(answer, r.Version); err == nil {
+		if result, err = cni.ParseResult("result of the IPAM plugin "+d.name, answer, r.Version); err == nil {
+			result.Interfaces = nil
+			for _, ip := range result.IPs {
+				ip.Interface = nil
+			}
 			return result, nil
 		}
 	}
@@ -35,27 +46,6 @@ func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
 		err = errors.Join(err, delErr)
 	}
 	return nil, err
-}
-
-func decodeResult(answer []byte, version string) (*cni.Result, error) {
-	var head struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(answer, &head); err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	if head.CNIVersion == "" {
-		head.CNIVersion = version
-	}
-	result, err := create.Create(head.CNIVersion, answer)
-	if err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	newest, err := types100.GetResult(result)
-	if err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	return newest, nil
 }
 
 func (d delegate) Del(r *cni.Request) error    { return d.only(r, cni.Del) }

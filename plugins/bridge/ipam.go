@@ -8,11 +8,17 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
+	"github.com/trestle-cni/trestle/plugins/static"
 )
 
-// ipam is where addresses come from: host-local in this process, any other
-// plugin in one of its own, or nowhere.
+// ipam is where addresses come from: a plugin of this executable in this process,
+// any other in one of its own, or nowhere.
 type ipam interface {
+	// NeedsNoLink says that Add can come before the container's link.
+	NeedsNoLink() bool
+	// ReleasesByLink says that Del sends something by the container's link.
+	ReleasesByLink() bool
+
 	Add(*cni.Request) (*cni.Result, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
@@ -24,8 +30,9 @@ func findIPAM(r *cni.Request, name string) ipam {
 	if name == "" || filepath.Base(name) != name {
 		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
 	}
-	if name == "host-local" && isThisExecutable(name, r.Path) {
-		return inProcess{hostlocal.Plugin()}
+	ours := map[string]func() cni.Plugin{"host-local": hostlocal.Plugin, "static": static.Plugin}
+	if plugin, ok := ours[name]; ok && isThisExecutable(name, r.Path) {
+		return inProcess{plugin()}
 	}
 	return delegate{name}
 }
@@ -55,6 +62,8 @@ func findPlugin(name string, dirs []string) string {
 // noIPAM is a layer 2 network.
 type noIPAM struct{}
 
+func (noIPAM) NeedsNoLink() bool                     { return true }
+func (noIPAM) ReleasesByLink() bool                  { return false }
 func (noIPAM) Add(*cni.Request) (*cni.Result, error) { return &cni.Result{}, nil }
 func (noIPAM) Del(*cni.Request) error                { return nil }
 func (noIPAM) Check(*cni.Request) error              { return nil }
@@ -63,6 +72,9 @@ func (noIPAM) Status(*cni.Request) error             { return nil }
 
 // inProcess calls a plugin of this executable.
 type inProcess struct{ plugin cni.Plugin }
+
+func (inProcess) NeedsNoLink() bool    { return true }
+func (inProcess) ReleasesByLink() bool { return false }
 
 func (p inProcess) Add(r *cni.Request) (*cni.Result, error) {
 	result, err := p.plugin.Add(r)
