@@ -264,6 +264,38 @@ func TestBridgeCheckOfRouteFields(t *testing.T) {
 	}
 }
 
+// TestUnspecifiedGatewayIsNone: 0.0.0.0 and :: say that there is no gateway, from
+// whichever IPAM plugin.
+func TestUnspecifiedGatewayIsNone(t *testing.T) {
+	const answer = `{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.7/24", "gateway": "0.0.0.0"}, {"address": "fd09::7/64", "gateway": "::"}],
+		"routes": [{"dst": "10.50.0.0/16", "gw": "0.0.0.0", "scope": 253}]}`
+	for _, isGateway := range []bool{true, false} {
+		t.Run(fmt.Sprintf("isGateway %t", isGateway), func(t *testing.T) {
+			t.Parallel()
+			h, c, call := lookingCall(t, answer, object{"isGateway": isGateway})
+			added := h.Exec(call)
+			result, err := added.Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ip := range result.IPs {
+				if named := ip.Gateway != nil; named != isGateway || named && ip.Gateway.IsUnspecified() {
+					t.Errorf("got gateway %v of %v", ip.Gateway, ip.Address)
+				}
+			}
+			const stray = "0.0.0.0 dev"
+			if routes := h.MustRun("ip", "-n", "c1", "route"); strings.Contains(routes, stray) || !strings.Contains(routes, "10.50.0.0/16 dev eth0 scope link") {
+				t.Errorf("got routes\n%s", routes)
+			}
+			call.Command, call.Config = "CHECK", withPrev(t, call.Config, added.Stdout)
+			if err := h.Exec(call).Err(); err != nil {
+				t.Errorf("CHECK: %v", err)
+			}
+			c.Remove()
+		})
+	}
+}
+
 // TestLeaseStaysWithItsLink: an address is not given to the next container while
 // this one may still use it, whatever keeps the link from going.
 func TestLeaseStaysWithItsLink(t *testing.T) {
