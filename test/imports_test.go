@@ -14,8 +14,10 @@ const module = "github.com/trestle-cni/trestle/"
 // base are the packages that their siblings under pkg/ may import, each with
 // those of ours that it may import itself.
 var base = map[string][]string{
-	"pkg/cni":   nil,
-	"pkg/flock": {"pkg/cni"},
+	"pkg/cni":    nil,
+	"pkg/flock":  {"pkg/cni"},
+	"pkg/record": {"pkg/cni", "pkg/flock"},
+	"pkg/nft":    {"pkg/cni", "pkg/flock"},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is
@@ -109,6 +111,11 @@ func TestMayImport(t *testing.T) {
 		{"pkg/bridge/sub", "pkg/nat", false},
 		{"pkg/flock", "pkg/cni", true},
 		{"pkg/flock", "pkg/ipam", false},
+		{"pkg/ipam", "pkg/record", true},
+		{"pkg/nat", "pkg/nft", true},
+		{"pkg/record", "pkg/flock", true},
+		{"pkg/record", "pkg/nft", false},
+		{"pkg/nft", "pkg/record", false},
 		{"pkg/cni", "pkg/flock", false},
 		{"plugins/bridge", "pkg/ipam", true},
 		{"plugins", "plugins/bridge", true},

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Want is what an ADD asks for.
@@ -43,11 +43,14 @@ func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e
 // Errors: code 101 where a set is used up, 102 where another holds what is
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
 func (s *Store) Lease(w Want) ([]netip.Addr, error) {
-	ns := identifyNetNS(w.NetNS)
+	stamp, err := record.NewStamp(w.NetNS)
+	if err != nil {
+		return nil, ioError(err)
+	}
 	dead := newVerdicts()
 	reclaimed := false
 	for range 100 { // each turn settles one more open question
-		addresses, err := s.attempt(w, ns, dead)
+		addresses, err := s.attempt(w, stamp, dead)
 		var open *openQuestionError
 		var full fullError
 		switch {
@@ -74,8 +77,8 @@ func (s *Store) Lease(w Want) ([]netip.Addr, error) {
 // attempt is Lease with what is known of the dead so far, under the lock. It
 // asks by an openQuestionError whether somebody is alive, since that is looked up
 // without the lock.
-func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
-	l, err := s.lock(create)
+func (s *Store) attempt(w Want, stamp record.Stamp, dead *verdicts) ([]netip.Addr, error) {
+	l, err := s.lockIn(stamp.Boot, create)
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +87,7 @@ func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) 
 		if l.unsaved != nil {
 			return nil, fmt.Errorf("write the index: %w", l.unsaved)
 		}
-		addresses, err := l.lease(w, ns, dead)
+		addresses, err := l.lease(w, stamp, dead)
 		var full fullError
 		doubt := errors.Is(err, errTorn) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
 		if !doubt {
@@ -98,13 +101,13 @@ func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) 
 }
 
 // lease chooses addresses and claims them.
-func (l *locked) lease(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
+func (l *locked) lease(w Want, stamp record.Stamp, dead *verdicts) ([]netip.Addr, error) {
 	old, had, err := l.lookup(w.Owner)
 	if err != nil {
 		return nil, err
 	}
 	if had {
-		if err := old.mayServe(ns, w.Owner, dead); err != nil {
+		if err := old.mayServe(stamp.NetNS, w.Owner, dead); err != nil {
 			return nil, err
 		}
 	}
@@ -121,9 +124,8 @@ func (l *locked) lease(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
 		}
 		addresses = append(addresses, a)
 	}
-	fresh := record{
-		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Addresses: addresses,
-		NetNS: ns, Boot: l.boot, Time: time.Now().UTC().Truncate(time.Second),
+	fresh := ownerRecord{
+		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Addresses: addresses, Stamp: stamp,
 	}
 	if !had {
 		return addresses, l.claim(claim{record: fresh})
@@ -133,19 +135,19 @@ func (l *locked) lease(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
 
 // mayServe says whether the owner of old may be given its leases again, now in
 // the namespace ns.
-func (old record) mayServe(ns netNS, o cni.Owner, dead *verdicts) error {
-	if !old.ours() || old.NetNS.same(ns) {
+func (old ownerRecord) mayServe(ns record.NetNS, o cni.Owner, dead *verdicts) error {
+	if !old.ours() || old.NetNS.Same(ns) {
 		return nil // of whom nothing is known, the owner's word holds
 	}
 	verdict, err := dead.of(old)
-	if err == nil && verdict == lifeAlive {
+	if err == nil && verdict == record.Alive {
 		err = cni.ConflictErrorf("%s has leases already, in the namespace %s, which is in use; delete that attachment first", o, old.NetNS.Path)
 	}
 	return err
 }
 
 // held is which of the record's addresses its owner really has.
-func (l *locked) held(r record, o cni.Owner) ([]netip.Addr, error) {
+func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 	var held []netip.Addr
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
@@ -208,7 +210,7 @@ func (c chooser) vacate(a netip.Addr) error {
 		if err != nil {
 			return err
 		}
-		if verdict == lifeDead && f.tiedTo(holder) {
+		if verdict == record.Dead && f.tiedTo(holder) {
 			return c.release(holder)
 		}
 	}
@@ -217,8 +219,8 @@ func (c chooser) vacate(a netip.Addr) error {
 
 // claim is what an owner shall have.
 type claim struct {
-	record record
-	old    *record      // what it had, if anything
+	record ownerRecord
+	old    *ownerRecord // what it had, if anything
 	held   []netip.Addr // which of that it really has
 }
 
@@ -272,7 +274,7 @@ func (l *locked) restore(c claim) error {
 }
 
 // take creates the file that is the lease.
-func (l *locked) take(a netip.Addr, r record) error {
+func (l *locked) take(a netip.Addr, r ownerRecord) error {
 	name := a.String()
 	if err := l.net.create(name, leaseContent(r.owner(l.network))); err != nil {
 		return err

@@ -40,8 +40,10 @@ const (
 type header struct {
 	Format int    `json:"format"`
 	Boot   string `json:"boot"`
-	Ino    uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
-	Stamp  int64  `json:"stamp"` // seconds since 1970
+	// Machine tells whose boot it is: several may share the directory.
+	Machine string `json:"machine,omitempty"`
+	Ino     uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
+	Stamp   int64  `json:"stamp"` // seconds since 1970
 	// Nameless: some leases lack the interface name (host-local before 0.8).
 	Nameless bool `json:"nameless,omitempty"`
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // access says what one may do while the store is locked.
@@ -33,7 +34,7 @@ type locked struct {
 	head    header
 	used    bitmap
 	// owners are all the records, where the index had to be built anew.
-	owners map[cni.Owner]record
+	owners map[cni.Owner]ownerRecord
 	// unsaved is why the index could not be written, if so.
 	unsaved error
 }
@@ -43,10 +44,15 @@ var errNoNetwork = errors.New("no such network")
 
 // lock takes the lock and finds the index, or builds it anew.
 func (s *Store) lock(mode access) (*locked, error) {
-	boot, err := bootID()
+	boot, err := record.BootID()
 	if err != nil {
 		return nil, err
 	}
+	return s.lockIn(boot, mode)
+}
+
+// lockIn is lock where the id of this boot is known.
+func (s *Store) lockIn(boot string, mode access) (_ *locked, err error) {
 	for {
 		l := &locked{access: mode, network: s.network, boot: boot, lock: -1, own: dir{fd: -1}}
 		if l.net, err = s.openNetwork(mode); err != nil {
@@ -159,7 +165,11 @@ func (l *locked) rebuild() error {
 	if err != nil {
 		return err
 	}
-	m := seen.mend(l.boot, l.head.Boot)
+	host, err := record.ThisHost()
+	if err != nil {
+		return err
+	}
+	m := seen.mend(host, l.head)
 	l.owners = m.owners
 	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
 	for _, a := range m.taken {
@@ -197,11 +207,11 @@ func (l *locked) apply(m mending, seen survey) error {
 	if err := l.used.save(); err != nil {
 		return err
 	}
-	return l.writeHeader(m.nameless)
+	return l.writeHeader(m)
 }
 
 // writeHeader stamps the index as right.
-func (l *locked) writeHeader(nameless bool) error {
+func (l *locked) writeHeader(m mending) error {
 	stat, err := l.net.stat()
 	if err != nil {
 		return err
@@ -209,7 +219,7 @@ func (l *locked) writeHeader(nameless bool) error {
 	// The kernel never puts a past time there, and every file system can keep an
 	// even number of seconds.
 	stamp := (time.Now().Unix() - 10) &^ 1
-	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Nameless: nameless}
+	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.machine, Nameless: m.nameless}
 	data, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -233,17 +243,17 @@ func (l *locked) settle() {
 }
 
 // lookup finds the owner's record.
-func (l *locked) lookup(o cni.Owner) (record, bool, error) {
+func (l *locked) lookup(o cni.Owner) (ownerRecord, bool, error) {
 	if l.owners == nil {
 		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
 		if errors.Is(err, unix.ENOENT) {
-			return record{}, false, nil
+			return ownerRecord{}, false, nil
 		}
 		if err != nil || sound {
 			return r, sound, err
 		}
 		if err := l.rebuild(); err != nil { // the record is torn
-			return record{}, false, err
+			return ownerRecord{}, false, err
 		}
 	}
 	r, ok := l.owners[o]
@@ -251,7 +261,7 @@ func (l *locked) lookup(o cni.Owner) (record, bool, error) {
 }
 
 // writeRecord writes an owner's record, over the one that there may be.
-func (l *locked) writeRecord(r record) error {
+func (l *locked) writeRecord(r ownerRecord) error {
 	name := recordName(r.owner(l.network))
 	err := l.own.create(name, r.encode())
 	if errors.Is(err, unix.EEXIST) {
@@ -284,7 +294,7 @@ func (l *locked) free(a netip.Addr) error {
 }
 
 // release gives back all that the record's owner holds. The caller settles.
-func (l *locked) release(r record) error {
+func (l *locked) release(r ownerRecord) error {
 	var failed []error
 	o := r.owner(l.network)
 	for _, a := range r.Addresses {
@@ -302,7 +312,7 @@ func (l *locked) release(r record) error {
 
 // tied says whether all that the record's owner holds was written together with
 // the record, so that its death is theirs.
-func (l *locked) tied(r record) (bool, error) {
+func (l *locked) tied(r ownerRecord) (bool, error) {
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
 		if err != nil {

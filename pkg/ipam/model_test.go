@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // naive is the allocator that the real one must equal: it walks the addresses
@@ -203,11 +204,11 @@ func (p player) killed(id string, a netip.Addr) {
 	if _, err := os.Stat(own); err != nil {
 		return // nobody of us was here yet
 	}
-	boot, err := bootID()
+	boot, err := record.BootID()
 	if err != nil {
 		p.Fatal(err)
 	}
-	r := record{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Boot: boot, Time: time.Unix(1e9, 0).UTC()}
+	r := ownerRecord{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Stamp: record.Stamp{Boot: boot, Time: time.Unix(1e9, 0).UTC()}}
 	write(p.T, filepath.Join(own, recordName(testOwner(id))), string(r.encode()[:p.rnd.IntN(2)*len(r.encode())]))
 	switch p.rnd.IntN(3) {
 	case 0:

@@ -8,33 +8,35 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // verdicts remembers who was found dead or alive. It is asked under the lock,
 // and finds out without it.
 type verdicts struct {
-	coroner coroner
-	known   map[string]life // by the record, whole
+	prober record.Prober
+	known  map[string]record.Life // by the record, whole
 }
 
-func newVerdicts() *verdicts {
-	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
-}
+func newVerdicts() *verdicts { return &verdicts{known: map[string]record.Life{}} }
 
 // openQuestionError is the error that asks whether a record's owner is alive.
-type openQuestionError struct{ about record }
+type openQuestionError struct{ about ownerRecord }
 
 func (q *openQuestionError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
-func (v *verdicts) of(r record) (life, error) {
+func (v *verdicts) of(r ownerRecord) (record.Life, error) {
 	if verdict, ok := v.known[string(r.encode())]; ok {
 		return verdict, nil
 	}
-	return lifeUnknown, &openQuestionError{r}
+	return record.Unknown, &openQuestionError{r}
 }
 
-func (v *verdicts) settle(r record) life {
-	verdict := v.coroner.judge(r)
+func (v *verdicts) settle(r ownerRecord) record.Life {
+	verdict, err := v.prober.Life(r.Stamp)
+	if err != nil {
+		verdict = record.Unknown
+	}
 	v.known[string(r.encode())] = verdict
 	return verdict
 }
@@ -43,7 +45,7 @@ func (v *verdicts) settle(r record) life {
 // sent no list, it releases those of the dead.
 func (s *Store) GC(valid cni.Valid) error {
 	if valid.Known {
-		_, err := s.sweep(func(r record) bool { return !keeps(valid, r.owner(s.network)) }, false)
+		_, err := s.sweep(func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) }, false)
 		return err
 	}
 	_, err := s.Reclaim()
@@ -63,19 +65,19 @@ func (s *Store) Reclaim() (int, error) {
 }
 
 func (s *Store) reclaim(dead *verdicts) (int, error) {
-	return s.sweep(func(r record) bool { return dead.settle(r) == lifeDead }, true)
+	return s.sweep(func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, true)
 }
 
 // sweep releases the leases of all records that are doomed. That is decided
 // without the lock; the lock is then taken for a batch at a time, and a record
 // that changed meanwhile is left alone. tiedOnly leaves those leases that
 // somebody else has written since.
-func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err error) {
+func (s *Store) sweep(doomed func(ownerRecord) bool, tiedOnly bool) (swept int, err error) {
 	records, err := s.records()
 	if err != nil {
 		return 0, ioError(err)
 	}
-	var batch []record
+	var batch []ownerRecord
 	var failed []error
 	flush := func() {
 		n, err := s.sweepBatch(batch, tiedOnly)
@@ -95,7 +97,7 @@ func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err e
 	return swept, ioError(errors.Join(failed...))
 }
 
-func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error) {
+func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err error) {
 	l, err := s.lock(change)
 	if errors.Is(err, errNoNetwork) {
 		return 0, nil
@@ -121,7 +123,7 @@ func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error)
 }
 
 // records reads all records. It holds the lock only to make the index right.
-func (s *Store) records() ([]record, error) {
+func (s *Store) records() ([]ownerRecord, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := s.lock(change)
 		if errors.Is(err, errNoNetwork) {

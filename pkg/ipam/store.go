@@ -63,7 +63,7 @@ func (s *Store) Release(o cni.Owner) error {
 }
 
 // find is lookup, and else the container's lease without interface name.
-func (l *locked) find(o cni.Owner) (record, bool, error) {
+func (l *locked) find(o cni.Owner) (ownerRecord, bool, error) {
 	r, ok, err := l.lookup(o)
 	nameless := l.head.Nameless || l.owners != nil
 	if ok || err != nil || !nameless {

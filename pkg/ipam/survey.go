@@ -16,9 +16,9 @@ import (
 type survey struct {
 	network string
 	files   map[netip.Addr]leaseFile
-	records map[string]record // by name
-	torn    []string          // records that cannot be read
-	blocks  []string          // names of the bitmap's blocks
+	records map[string]ownerRecord // by name
+	torn    []string               // records that cannot be read
+	blocks  []string               // names of the bitmap's blocks
 }
 
 type leaseFile struct {
@@ -28,7 +28,7 @@ type leaseFile struct {
 }
 
 // tiedTo says whether the file was written together with the record.
-func (f leaseFile) tiedTo(r record) bool {
+func (f leaseFile) tiedTo(r ownerRecord) bool {
 	return r.ours() && f.time.Sec == r.Time.Unix() && f.time.Nsec == 0
 }
 
@@ -50,7 +50,7 @@ func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err
 
 // takeSurvey reads everything. Without an index of ours, own.fd is negative.
 func takeSurvey(net, own dir, network string) (survey, error) {
-	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]record{}}
+	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]ownerRecord{}}
 	names, err := net.names()
 	if err != nil {
 		return s, err
@@ -89,7 +89,7 @@ func (s *survey) readIndex(own dir) error {
 }
 
 // readRecords reads all records, and names those that cannot be understood.
-func readRecords(own dir, network string) (all []record, torn []string, err error) {
+func readRecords(own dir, network string) (all []ownerRecord, torn []string, err error) {
 	names, err := own.names()
 	if err != nil {
 		return nil, nil, err
@@ -115,13 +115,13 @@ func readRecords(own dir, network string) (all []record, torn []string, err erro
 
 // readRecord reads one record; ok is false where it cannot be understood. The
 // error is ENOENT where there is none.
-func readRecord(own dir, network, name string, buf []byte) (r record, ok bool, err error) {
+func readRecord(own dir, network, name string, buf []byte) (r ownerRecord, ok bool, err error) {
 	data, err := own.read(name, buf)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {
-		return record{}, false, nil
+		return ownerRecord{}, false, nil
 	}
 	if err != nil {
-		return record{}, false, err
+		return ownerRecord{}, false, err
 	}
 	r, ok = decodeRecord(network, name, data)
 	return r, ok, nil
