@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announce tells the neighbours which MAC the container has, for the addresses
+// Announce tells the neighbours which MAC the container has, for the addresses
 // that it is no function of, so that nobody goes on sending to whoever had them
 // before. It comes after the port forwards: the kernel's own announcement
 // (arp_notify) is sent too early and lost. Of the address that the MAC is made of
 // nobody has anything to learn, and the bridge is spared the flood.
-func (s *Sandbox) announce(c Interface) error {
+func (s *Sandbox) Announce(c Interface) error {
 	if len(c.Announce) == 0 || !c.Up {
 		return nil
 	}
@@ -23,6 +23,9 @@ func (s *Sandbox) announce(c Interface) error {
 		link, err := h.LinkByName(c.Name)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", c.Name, err)
+		}
+		if link.Attrs().Flags&net.FlagUp == 0 {
+			return nil // nobody can have learnt anything of it
 		}
 		for _, address := range c.Announce {
 			send := announce6

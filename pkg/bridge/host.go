@@ -110,7 +110,7 @@ func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) e
 		func() error { return sandbox.configure(s.Container) },
 		func() error { return h.awaitPort(s) },
 		func() error { return h.forgetNeighbours(*s) },
-		func() error { return sandbox.announce(s.Container) },
+		func() error { return sandbox.Announce(s.Container) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

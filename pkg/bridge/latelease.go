@@ -38,7 +38,7 @@ func (h *Host) Configure(s State, sandbox *Sandbox, undo *cni.Undo) error {
 		func() error { return h.giveGateways(s.Bridge, undo) },
 		func() error { return sandbox.configure(s.Container) },
 		func() error { return h.forgetNeighbours(s) },
-		func() error { return sandbox.announce(s.Container) },
+		func() error { return sandbox.Announce(s.Container) },
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

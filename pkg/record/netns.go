@@ -34,9 +34,9 @@ func (n NetNS) Same(other NetNS) bool {
 	return n.Known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
 }
 
-// look sees which namespace is at path. A path that leads nowhere, or to
+// Look sees which namespace is at path. A path that leads nowhere, or to
 // something else, gives the path alone.
-func look(path string) NetNS {
+func Look(path string) NetNS {
 	const fileIDNSFS = 0xf1 // FILEID_NSFS, linux/exportfs.h
 	n := NetNS{Path: path}
 	var stat unix.Stat_t
@@ -62,9 +62,9 @@ func onNSFS(path string) bool {
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// identify is look, with an id by which the namespace's death will be proved.
+// identify is Look, with an id by which the namespace's death will be proved.
 func identify(path string) NetNS {
-	n := look(path)
+	n := Look(path)
 	if n.Known() && (n.Handle == "" || !handlesProve() || !inInitialUserNS()) {
 		n.ID = assignID(path)
 	}
