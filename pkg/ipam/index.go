@@ -52,7 +52,13 @@ type header struct {
 // that status, and nothing changed there since.
 func (h header) fits(boot string, net unix.Stat_t) bool {
 	return h.Format == indexFormat && h.Boot == boot && h.Ino == net.Ino &&
-		h.Stamp == net.Mtim.Sec && net.Mtim.Nsec == 0
+		isSecond(net.Mtim, h.Stamp)
+}
+
+// isSecond says whether a file's time is exactly that second since 1970.
+func isSecond(t unix.Timespec, sec int64) bool {
+	at, nsec := t.Unix()
+	return at == sec && nsec == 0
 }
 
 func readHeader(own dir) header {

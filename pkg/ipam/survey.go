@@ -29,7 +29,7 @@ type leaseFile struct {
 
 // tiedTo says whether the file was written together with the record.
 func (f leaseFile) tiedTo(r ownerRecord) bool {
-	return r.ours() && f.time.Sec == r.Time.Unix() && f.time.Nsec == 0
+	return r.ours() && isSecond(f.time, r.Time.Unix())
 }
 
 // readLease reads the lease of one address; ok is false where nobody has it.

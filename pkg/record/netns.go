@@ -37,7 +37,7 @@ func (n NetNS) Same(other NetNS) bool {
 // look sees which namespace is at path. A path that leads nowhere, or to
 // something else, gives the path alone.
 func look(path string) NetNS {
-	const fileIDNSFS = 0xf1 // FILEID_NSFS, linux/exportfs.h
+	const fileIDNSFS = 0xf1 // FILEID_NSFS
 	n := NetNS{Path: path}
 	var stat unix.Stat_t
 	if path == "" || unix.Stat(path, &stat) != nil {

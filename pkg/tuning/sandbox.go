@@ -24,7 +24,7 @@ func FindSandbox(path string) (Sandbox, error) {
 	if err := unix.Stat(path, &stat); err != nil {
 		return Sandbox{}, cni.EnvironmentErrorf("CNI_NETNS: look at %s: %w", path, err)
 	}
-	return Sandbox{path, stat.Dev, stat.Ino}, nil
+	return Sandbox{path, uint64(stat.Dev), stat.Ino}, nil //nolint:unconvert // 32 bits on MIPS
 }
 
 // same says whether both are one namespace, by whatever path.
