@@ -154,7 +154,7 @@ func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ok && f.owner == o {
+		if ok && f.isOf(o) {
 			held = append(held, a)
 		}
 	}

@@ -129,10 +129,11 @@ func (l *locked) openIndex(stat unix.Stat_t) error {
 	l.own = own
 	l.head = readHeader(own)
 	l.used = bitmap{own: own, blocks: map[netip.Addr]*block{}}
-	if l.head.fits(l.boot, stat) {
+	ownStat, err := own.stat()
+	if err == nil && l.head.fits(l.boot, stat, ownStat) {
 		return nil
 	}
-	return l.rebuild()
+	return errors.Join(err, l.rebuild())
 }
 
 // makeIndexDir makes the index's directory, in the place of whatever else bears
@@ -228,7 +229,7 @@ func (l *locked) writeHeader(m mending) error {
 		return err
 	}
 	l.head = h
-	return l.net.setTime(".", h.Stamp)
+	return l.stamp()
 }
 
 // settle writes the index after leases have been changed. What cannot be
@@ -238,8 +239,16 @@ func (l *locked) settle() {
 		l.unsaved = l.used.save()
 	}
 	if l.unsaved == nil {
-		l.unsaved = l.net.setTime(".", l.head.Stamp)
+		l.unsaved = l.stamp()
 	}
+}
+
+// stamp says by the time of both directories that the index is right.
+func (l *locked) stamp() error {
+	if err := l.own.setTime(".", l.head.Stamp); err != nil {
+		return err
+	}
+	return l.net.setTime(".", l.head.Stamp)
 }
 
 // lookup finds the owner's record.
@@ -299,7 +308,7 @@ func (l *locked) release(r ownerRecord) error {
 	o := r.owner(l.network)
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
-		if err == nil && ok && (f.owner == o || f.kind == leaseGarbage) {
+		if err == nil && ok && (f.isOf(o) || f.kind == leaseGarbage) {
 			err = l.free(a)
 		}
 		failed = append(failed, err)

@@ -37,7 +37,7 @@ func (r ownerRecord) owner(network string) cni.Owner {
 func (r ownerRecord) ours() bool { return r.Boot != "" }
 
 func (r ownerRecord) equal(other ownerRecord) bool {
-	return r.ContainerID == other.ContainerID && r.IfName == other.IfName && r.Stamp.Equal(other.Stamp) && slices.Equal(r.Addresses, other.Addresses)
+	return r.ContainerID == other.ContainerID && r.IfName == other.IfName && r.Equal(other.Stamp) && slices.Equal(r.Addresses, other.Addresses)
 }
 
 func (r ownerRecord) encode() []byte {

@@ -2,6 +2,7 @@ package runtimes_test
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"regexp"
 	"strings"
@@ -55,7 +56,7 @@ func testDocsNetwork(t *testing.T, conflist string) {
 	attachment := c.Attachment()
 	attachment.CapabilityArgs = map[string]any{
 		"portMappings": []any{map[string]any{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}},
-		"bandwidth":    map[string]any{"IngressRate": 1e7, "IngressBurst": 4294967295, "EgressRate": 1e7, "EgressBurst": 4294967295},
+		"bandwidth":    map[string]any{"IngressRate": 1e7, "IngressBurst": uint32(math.MaxUint32), "EgressRate": 1e7, "EgressBurst": uint32(math.MaxUint32)},
 	}
 	if _, err := network.Add(attachment); err != nil {
 		t.Fatal(err)
