@@ -61,9 +61,6 @@ func add(r *cni.Request) (types.Result, error) {
 		return nil, err
 	}
 	defer func() { _ = sandbox.Close() }() // as above
-	if err := sandbox.CheckFree(r.Owner.IfName); err != nil {
-		return nil, err
-	}
 	return c.add(sandbox)
 }
 
@@ -84,7 +81,7 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		return nil, cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}
-	plan, err := bridge.NewPlan(c.config, c.Owner, lease, c.mtu())
+	plan, err := bridge.NewPlan(c.config, c.Owner, lease)
 	if err != nil {
 		return nil, err
 	}
@@ -100,33 +97,32 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	return plan.Result(c.config, leased, c.NetNS), nil
 }
 
-func (c *call) mtu() int {
-	if c.config.MTU != 0 {
-		return c.config.MTU
-	}
-	return c.host.DefaultMTU()
-}
-
 // del frees everything of the owner, and goes on after a failure: rules, links,
-// and the lease last, since its address must not be given away while they stand.
+// and the lease last, which stays while the links may still stand: its address
+// would be given to another container.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	return errors.Join(c.nat.del(r), c.unplug(), c.ipam.Del(r))
+	natErr := c.nat.del(r)
+	if err := c.unplug(); err != nil {
+		return errors.Join(natErr, err)
+	}
+	return errors.Join(natErr, c.ipam.Del(r))
 }
 
 func (c *call) unplug() error {
-	found, err := c.host.Detach(c.Owner)
+	found, err := c.host.Detach(c.config, c.Owner)
 	if found || err != nil {
 		return err
 	}
-	return errors.Join(
-		c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS),
-		c.host.ReapBridge(c.config.Bridge),
-	)
+	err = c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS)
+	if c.config.Transient {
+		err = errors.Join(err, c.host.ReapBridge(c.config.Bridge))
+	}
+	return err
 }
 
 func check(r *cni.Request) error {
