@@ -1,8 +1,6 @@
 package bridge
 
 import (
-	"fmt"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
@@ -13,53 +11,71 @@ import (
 // makes of it.
 
 // NewLinkPlan is the first half of an ADD whose addresses are not known yet. The
-// MAC, which cannot be made of them, is made of the owner unless one is asked for:
-// a DHCP server then gives a container that comes again the address that it had.
-func NewLinkPlan(c Config, o cni.Owner, mtu int) (State, error) {
+// MAC, which cannot be derived from them, is derived from the owner unless one is
+// asked for: a DHCP server then gives a container that comes again the address
+// that it had.
+func NewLinkPlan(c Config, o cni.Owner) (State, error) {
 	if c.MAC == nil {
 		c.MAC = macFromOwner(o)
 	}
-	return NewPlan(c, o, Lease{}, mtu)
+	return NewPlan(c, o, Lease{})
 }
 
 // WithLease is the whole plan, of links as they are and what has been leased.
 func (s State) WithLease(c Config, o cni.Owner, l Lease) (State, error) {
-	c.MAC, c.MTU = s.Container.MAC, s.Container.MTU
-	whole, err := NewPlan(c, o, l, s.Container.MTU)
+	c.MAC = s.Container.MAC
+	whole, err := NewPlan(c, o, l)
+	if err != nil {
+		return State{}, err
+	}
 	whole.Bridge.MAC, whole.Bridge.DefaultVLAN, whole.Port.MAC = s.Bridge.MAC, s.Bridge.DefaultVLAN, s.Port.MAC
-	return whole, err
+	return whole, whole.SetMTU(s.Bridge.MTU)
 }
 
 // Configure gives bridge and container the addresses and routes of a plan whose
 // links Attach has made. What is undone of it is for the time when the container's
 // link is gone again: a gateway stays while there is a container that may use it.
-func (h *Host) Configure(s State, sandbox *Sandbox, undo *cni.Undo) error {
-	steps := []func() error{
-		func() error { return h.giveGateways(s.Bridge, undo) },
-		func() error { return sandbox.configure(s.Container) },
-		func() error { return h.forgetNeighbours(s) },
-		func() error { return sandbox.Announce(s.Container) },
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (h *Host) giveGateways(b Bridge, undo *cni.Undo) error {
-	if len(b.Gateways) == 0 {
-		return nil
-	}
-	lock, err := lock(flock.Shared)
+func (h *Host) Configure(s *State, sandbox *Sandbox, undo *cni.Undo) error {
+	at, err := h.giveGateways(s, undo)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Unlock() }() // closed is free
-	bridge, err := h.findBridge(b.Name)
-	if err != nil {
-		return fmt.Errorf("give gateways: %w", err)
+	if s.Container.hasIPv6() {
+		if err := sandbox.forgetAdvertised(s.Container.Name); err != nil {
+			return err
+		}
 	}
-	return h.ensureGateways(b, bridge, undo)
+	return h.configure(s, at, sandbox)
+}
+
+// giveGateways is the part of join that is about addresses.
+func (h *Host) giveGateways(s *State, undo *cni.Undo) (site, error) {
+	unlock, err := lock(flock.Shared)
+	if err != nil {
+		return site{}, err
+	}
+	defer unlock()
+	at, err := h.look(s.Bridge)
+	if err != nil {
+		return site{}, err
+	}
+	if err := h.refuse(s, at); err != nil {
+		return site{}, err
+	}
+	return at, h.ensureGateways(s.Bridge, &at, undo)
+}
+
+// forgetAdvertised drops the addresses and routes that routers have advertised since
+// the link came up: on a network whose IPAM gives IPv6 addresses, nobody asked for
+// them. IPv6 goes off, and comes on again with the container's own addresses. Where
+// /proc/sys cannot be written they stay.
+func (s *Sandbox) forgetAdvertised(ifName string) error {
+	return s.enter(func() error {
+		for _, setting := range [][2]string{{"accept_ra", "0"}, {"autoconf", "0"}, {"disable_ipv6", "1"}} {
+			if writeSysctl("ipv6/conf/"+ifName+"/"+setting[0], setting[1]) != nil {
+				return nil // see above
+			}
+		}
+		return nil
+	})
 }

@@ -75,7 +75,8 @@ func toAddr(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// toGateway is as toAddr; the unspecified address (0.0.0.0, ::) is none.
+// toGateway reads the unspecified address as "none": that is how IPAM plugins
+// write it who must write something.
 func toGateway(ip net.IP) netip.Addr {
 	if a := toAddr(ip); !a.IsUnspecified() {
 		return a

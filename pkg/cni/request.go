@@ -261,6 +261,9 @@ type Valid struct {
 	labels map[string]bool
 }
 
+// IsEmpty says whether the runtime has named its attachments, and there are none.
+func (v Valid) IsEmpty() bool { return v.Known && len(v.owners) == 0 }
+
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 

@@ -65,9 +65,6 @@ func add(r *cni.Request) (types.Result, error) {
 		return nil, err
 	}
 	defer func() { _ = sandbox.Close() }() // as above
-	if err := sandbox.CheckFree(r.Owner.IfName); err != nil {
-		return nil, err
-	}
 	return c.add(sandbox)
 }
 
@@ -100,7 +97,7 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if err != nil {
 		return plan, nil, err
 	}
-	if plan, err = bridge.NewPlan(c.config, c.Owner, lease, c.mtu()); err != nil {
+	if plan, err = bridge.NewPlan(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
 	return plan, leased, c.host.Attach(&plan, c.Owner, sandbox, undo)
@@ -109,7 +106,7 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 // linkThenLease is the order for an IPAM plugin of another program: it finds the
 // link CNI_IFNAME in CNI_NETNS up and on the bridge, and may ask a server by it.
 func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
-	if plan, err = bridge.NewLinkPlan(c.config, c.Owner, c.mtu()); err != nil {
+	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
 	}
 	if err := c.host.Attach(&plan, c.Owner, sandbox, undo); err != nil {
@@ -126,7 +123,7 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	return plan, leased, c.host.Configure(plan, sandbox, last)
+	return plan, leased, c.host.Configure(&plan, sandbox, last)
 }
 
 // lease asks for addresses. A network with IPAM has some.
@@ -141,13 +138,6 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}
 	return leased, lease, err
-}
-
-func (c *call) mtu() int {
-	if c.config.MTU != 0 {
-		return c.config.MTU
-	}
-	return c.host.DefaultMTU()
 }
 
 // del frees everything of the owner: rules, link, lease. Its address is not given
@@ -173,14 +163,15 @@ func del(r *cni.Request) error {
 }
 
 func (c *call) unplug() error {
-	found, err := c.host.Detach(c.Owner)
+	found, err := c.host.Detach(c.config, c.Owner)
 	if found || err != nil {
 		return err
 	}
-	return errors.Join(
-		c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS),
-		c.host.ReapBridge(c.config.Bridge),
-	)
+	err = c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS)
+	if c.config.Transient {
+		err = errors.Join(err, c.host.ReapBridge(c.config.Bridge))
+	}
+	return err
 }
 
 func check(r *cni.Request) error {
