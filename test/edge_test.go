@@ -32,7 +32,7 @@ func TestOtherNames(t *testing.T) {
 	dir := copyPlugins(t, h, "cnv-bridge", "bridge.new", "my_host-local", "host-local", "unknown", "xbridge")
 	for _, name := range []string{"cnv-bridge", "bridge.new"} {
 		before := h.Dump()
-		call := c.Call("ADD", dir+"/"+name, bridgeConfig(object{"type": name}))
+		call := c.Call("ADD", dir+"/"+name, bridgeConfig(object{"type": name, "bridgeLifetime": "auto"}))
 		call.Path = dir
 		if _, err := h.Exec(call).Result(); err != nil {
 			t.Errorf("ADD of %s: %v", name, err)
@@ -75,7 +75,7 @@ func TestNullsInPrevResult(t *testing.T) {
 	keys := object{"runtimeConfig": object{
 		"portMappings": []any{object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}},
 		"bandwidth":    object{"ingressRate": 8000, "ingressBurst": 8000},
-	}, "mtu": 1400}
+	}, "mtu": 1400, "bridgeLifetime": "auto"}
 	for _, list := range []string{"interfaces", "ips", "routes"} {
 		prev := fmt.Sprintf(`{"cniVersion": "1.1.0", %q: [null]}`, list)
 		before := h.Dump()

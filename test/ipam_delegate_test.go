@@ -144,25 +144,64 @@ func TestIPAMOfAnotherProgramFails(t *testing.T) {
 		{"the gateway's subnet is taken", `{"cniVersion": "1.1.0", "ips": [{"address": "10.8.1.7/24", "gateway": "10.8.1.1"}]}`, nil, 102, asked + released},
 		{"the port is taken", leaseOfBoth, mapped, 102, asked + released},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			h, c, call := lookingCall(t, tt.answer, tt.edit)
-			// the bridge is an administrator's, with an address
-			h.MustRun("ip", "link", "add", "br0", "address", "02:00:00:00:00:07", "type", "bridge")
-			h.MustRun("ip", "link", "set", "br0", "up", "addrgenmode", "none")
-			h.MustRun("ip", "address", "add", "10.8.0.1/16", "dev", "br0")
-			other := bridgeConfig(object{"name": "other", "bridge": "br1", "ipam": ipam4("10.7.0.0/24")})
-			mustAdd(t, h, h.Container("c0"), withKeys(t, other, mapped))
-			before, inside := h.Dump(), c.Dump()
-			if err := h.Exec(call).Err(); host.CodeOf(err) != tt.code {
-				t.Fatalf("got %v, want code %d", err, tt.code)
+		for _, administrators := range []bool{true, false} {
+			if tt.code == 102 && !administrators && tt.edit == nil {
+				continue // there is no such subnet on a bridge of ours
 			}
-			h.AssertUnchanged(before, "file /run/ipam.log")
-			c.AssertUnchanged(inside)
-			if got := read(h, "/run/ipam.log"); got != tt.want {
-				t.Errorf("the plugin saw:\n%swant:\n%s", got, tt.want)
+			t.Run(fmt.Sprintf("%s, administrator's bridge %t", tt.name, administrators), func(t *testing.T) {
+				t.Parallel()
+				h, c, call := lookingCall(t, tt.answer, tt.edit)
+				if administrators {
+					h.MustRun("ip", "link", "add", "br0", "address", "02:00:00:00:00:07", "type", "bridge")
+					h.MustRun("ip", "link", "set", "br0", "up", "addrgenmode", "none")
+					h.MustRun("ip", "address", "add", "10.8.0.1/16", "dev", "br0")
+				}
+				mustFailAndLeaveNothing(t, h, c, call, mapped, tt.code)
+				if got := read(h, "/run/ipam.log"); got != tt.want {
+					t.Errorf("the plugin saw:\n%swant:\n%s", got, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// mustFailAndLeaveNothing makes a call beside a container that has the ports of
+// mapped.
+func mustFailAndLeaveNothing(t *testing.T, h *host.Host, c *host.Container, call host.Call, mapped object, code uint) {
+	t.Helper()
+	other := bridgeConfig(object{"name": "other", "bridge": "br1", "ipam": ipam4("10.7.0.0/24")})
+	mustAdd(t, h, h.Container("c0"), withKeys(t, other, mapped))
+	before, inside := h.Dump(), c.Dump()
+	if err := h.Exec(call).Err(); host.CodeOf(err) != code {
+		t.Fatalf("got %v, want code %d", err, code)
+	}
+	h.AssertUnchanged(before, "file /run/ipam.log")
+	c.AssertUnchanged(inside)
+}
+
+// TestIPAMOfAnotherProgramGivesIPv6: what routers have advertised since the link came
+// up does not stay beside the addresses that IPAM gave; where it gave none of IPv6,
+// it does.
+func TestIPAMOfAnotherProgramGivesIPv6(t *testing.T) {
+	for answer, stays := range map[string]bool{
+		leaseOfBoth: false,
+		`{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.7/24", "gateway": "10.9.0.1"}]}`: true,
+	} {
+		h, c, call := lookingCall(t, answer, nil)
+		advertised := `ip -n c1 address add 2001:db8:5::5/64 dev eth0; ip -n c1 route add default via fe80::1 dev eth0 proto ra` // as the kernel would
+		writeProgram(t, h, "/opt/ipam/looking", strings.Replace(lookingIPAM, "[ \"$CNI_COMMAND\" = ADD ] || exit 0\n", "[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"+advertised+"\n", 1))
+		if err := h.Exec(call).Err(); err != nil {
+			t.Fatal(err)
+		}
+		state := c.MustRun("ip", "-6", "address") + c.MustRun("ip", "-6", "route")
+		for _, text := range []string{"2001:db8:5::5", "via fe80::1"} {
+			if got := strings.Contains(state, text); got != stays {
+				t.Errorf("with %s: got %t, want %t for %s in\n%s", answer, got, stays, text, state)
 			}
-		})
+		}
+		if strings.Contains(answer, "fd09") {
+			mustContain(t, "addresses and routes", state, "fd09::7", "default via fd09::1", "fe80::")
+		}
 	}
 }
 
