@@ -62,18 +62,19 @@ func (r *Request) Decode(v any) error {
 // so that the error can be answered in it.
 func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
 	r := &Request{Verb: Verb(getenv("CNI_COMMAND")), Version: newestVersion()}
-	data, err := io.ReadAll(stdin)
-	if err != nil {
+	var config bytes.Buffer
+	config.Grow(8 << 10) // for nearly all, which then are read at once
+	if _, err := config.ReadFrom(stdin); err != nil {
 		return r, IOErrorf("read network configuration from standard input: %w", err)
 	}
-	r.Stdin = data
+	r.Stdin = config.Bytes()
 	var head struct {
 		CNIVersion string `json:"cniVersion"`
 		Name       string `json:"name"`
 	}
 	decodeErr := r.Decode(&head)
 	if decodeErr != nil && head.CNIVersion == "" {
-		head.CNIVersion = versionInBroken(data)
+		head.CNIVersion = versionInBroken(r.Stdin)
 	}
 	switch {
 	case head.CNIVersion != "":
