@@ -105,4 +105,3 @@ func crioPod(m *runtimes.Machine, name string, port int) runtimes.CRIOPod {
 		Ports: []map[string]any{{"hostPort": port, "containerPort": 80, "protocol": "tcp"}},
 	}
 }
-
