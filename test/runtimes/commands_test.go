@@ -166,6 +166,40 @@ func TestDocsCommandsAreFenced(t *testing.T) {
 	}
 }
 
+// TestDocsInlineCommands runs the commands within sentences and tables that only
+// look, on a host with a container that has a mapped port and a policy.
+func TestDocsInlineCommands(t *testing.T) {
+	t.Parallel()
+	runtimes.Need(t, "podman", "runc")
+	m := runtimes.NewDebian(t)
+	policy := `sed -i 's/"portMappings": true }/& }, { "type": "firewall", "ingressPolicy": "same-bridge"/' /etc/cni/net.d/10-trestle.conflist` + "\n"
+	before := withTrestle + withImage + podmanByTrestle + policy + strings.Replace(web, "--name", "--network trestle --name", 1)
+	if output, err := m.Shell("exec 2>&1; cd /usr/local/src; git clone trestle; cd trestle\n" + before); err != nil || output.Code != 0 {
+		t.Fatalf("before: %v, exit status %d: %s", err, output.Code, output.Stdout)
+	}
+	looks := regexp.MustCompile("`((?:ip|ss|ls|sysctl|nft list|iptables -S) [^`<…]*)`")
+	ran := 0
+	for page := range allPages(t) {
+		data, err := os.ReadFile("../../" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range looks.FindAllStringSubmatch(fence.ReplaceAllString(string(data), ""), -1) {
+			command := match[1]
+			if strings.Contains(command, "sysctl net.bridge.") {
+				command += " || [ ! -e /proc/sys/net/bridge ]" // a module that not every kernel has
+			}
+			ran++
+			if output, err := m.Shell("exec 2>&1\n" + command); err != nil || output.Code != 0 || output.Stdout == "" {
+				t.Errorf("%s: %s: %v, exit status %d: %q", page, command, err, output.Code, output.Stdout)
+			}
+		}
+	}
+	if ran < 10 {
+		t.Errorf("got %d commands in sentences and tables, want more", ran)
+	}
+}
+
 // assertUninstalled: the page's last commands have removed what is Trestle's.
 func assertUninstalled(t *testing.T, m *runtimes.Machine) {
 	for _, dir := range []string{"/opt/cni/bin", "/usr/local/bin"} {

@@ -101,10 +101,10 @@ exec /usr/bin/git "$@"
 	"systemctl": `[ "$*" = "restart containerd" ] || { echo "systemctl $*: no stand-in for that" >&2; exit 1; }
 pid=/run/containerd.pid
 if [ -e $pid ]; then kill "$(cat $pid)"; while kill -0 "$(cat $pid)" 2>/dev/null; do sleep 0.05; done; fi
-containerd >/var/log/containerd.log 2>&1 &
+containerd >/run/containerd.log 2>&1 &
 echo $! >$pid
-for _ in $(seq 600); do ctr version >/dev/null 2>&1 && exit; sleep 0.05; done
-tail -n 5 /var/log/containerd.log >&2
+while kill -0 $! 2>/dev/null; do ctr --connect-timeout 1s version >/dev/null 2>&1 && exit; sleep 0.05; done
+tail -n 5 /run/containerd.log >&2
 exit 1
 `,
 }
