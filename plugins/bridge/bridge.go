@@ -72,11 +72,11 @@ func add(r *cni.Request) (types.Result, error) {
 func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	leased, err := c.ipam.Add(c.Request)
+	leased, giveBack, err := c.ipam.Add(c.Request)
 	if err != nil {
 		return nil, err
 	}
-	undo.Push("release the lease", func() error { return c.ipam.Del(c.Request) })
+	undo.Push("release the lease", giveBack)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err != nil {
 		return nil, err

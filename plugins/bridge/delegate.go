@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 )
 
 // delegate executes an IPAM plugin as the spec says: the same environment, the
@@ -22,19 +23,20 @@ import (
 // way of OpenTelemetry), which costs each start of each plugin 0.4 ms.
 type delegate struct{ name string }
 
-func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
+func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	undo := func() error { return d.only(r, cni.Del) }
 	answer, err := d.run(r, cni.Add)
 	if err == nil {
 		var result *cni.Result
 		if result, err = decodeResult(answer, r.Version); err == nil {
-			return result, nil
+			return result, undo, nil
 		}
 	}
 	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
-	if delErr := d.Del(r); delErr != nil && delErr.Error() != err.Error() {
+	if delErr := undo(); delErr != nil && delErr.Error() != err.Error() {
 		err = errors.Join(err, delErr)
 	}
-	return nil, err
+	return nil, nil, err
 }
 
 func decodeResult(answer []byte, version string) (*cni.Result, error) {
@@ -58,9 +60,17 @@ func decodeResult(answer []byte, version string) (*cni.Result, error) {
 	return newest, nil
 }
 
-func (d delegate) Del(r *cni.Request) error    { return d.only(r, cni.Del) }
+// Del and GC also give back what host-local leased, before the network was given
+// another plugin.
+func (d delegate) Del(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.Del), hostlocal.ReleaseFormer(r))
+}
+
+func (d delegate) GC(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.GC), hostlocal.ReclaimFormer(r))
+}
+
 func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
-func (d delegate) GC(r *cni.Request) error     { return d.only(r, cni.GC) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
 func (d delegate) only(r *cni.Request, verb cni.Verb) error {

@@ -4,8 +4,6 @@ import (
 	"os"
 	"path/filepath"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 )
@@ -13,7 +11,8 @@ import (
 // ipam is where addresses come from: host-local in this process, any other
 // plugin in one of its own, or nowhere.
 type ipam interface {
-	Add(*cni.Request) (*cni.Result, error)
+	// Add also says how to undo it.
+	Add(*cni.Request) (*cni.Result, func() error, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
 	GC(*cni.Request) error
@@ -55,22 +54,18 @@ func findPlugin(name string, dirs []string) string {
 // noIPAM is a layer 2 network.
 type noIPAM struct{}
 
-func (noIPAM) Add(*cni.Request) (*cni.Result, error) { return &cni.Result{}, nil }
-func (noIPAM) Del(*cni.Request) error                { return nil }
-func (noIPAM) Check(*cni.Request) error              { return nil }
-func (noIPAM) GC(*cni.Request) error                 { return nil }
-func (noIPAM) Status(*cni.Request) error             { return nil }
+func (noIPAM) Add(*cni.Request) (*cni.Result, func() error, error) {
+	return &cni.Result{}, func() error { return nil }, nil
+}
+func (noIPAM) Del(r *cni.Request) error  { return hostlocal.ReleaseFormer(r) } // the network may have had one
+func (noIPAM) Check(*cni.Request) error  { return nil }
+func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
+func (noIPAM) Status(*cni.Request) error { return nil }
 
-// inProcess calls a plugin of this executable.
+// inProcess is host-local in this process.
 type inProcess struct{ plugin cni.Plugin }
 
-func (p inProcess) Add(r *cni.Request) (*cni.Result, error) {
-	result, err := p.plugin.Add(r)
-	if err != nil {
-		return nil, err
-	}
-	return types100.GetResult(result)
-}
+func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) { return hostlocal.Lease(r) }
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
 func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }
