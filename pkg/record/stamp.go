@@ -30,7 +30,7 @@ func NewStamp(netns string) (Stamp, error) {
 		return Stamp{}, err
 	}
 	return Stamp{
-		NetNS:   identify(netns),
+		NetNS:   Identify(netns),
 		Boot:    boot,
 		Machine: machineID(),
 		Time:    time.Now().UTC().Truncate(time.Second),
@@ -98,7 +98,7 @@ func (p *Prober) Life(s Stamp) (Life, error) {
 		return Dead, nil
 	case s.Boot != p.host.Boot || !s.NetNS.Known():
 		return Unknown, nil // another kernel's namespace, or none
-	case s.NetNS.Same(Look(s.NetNS.Path)):
+	case s.NetNS.Same(look(s.NetNS.Path)):
 		return Alive, nil
 	}
 	return p.ask(s.NetNS), nil

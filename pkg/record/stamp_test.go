@@ -150,14 +150,14 @@ var holders = map[string]func(t *testing.T, netns *os.File) (release func()){
 // proofs are the ways to prove a namespace dead, as records of each kernel have them.
 var proofs = map[string]func(t *testing.T, path string) NetNS{
 	"by its handle": func(t *testing.T, path string) NetNS {
-		n := Look(path)
+		n := look(path)
 		if n.Handle == "" && !handlesProve() {
 			t.Skip("this kernel gives no handles of namespaces, or they prove nothing")
 		}
 		return n
 	},
 	"by its id": func(t *testing.T, path string) NetNS {
-		n := Look(path)
+		n := look(path)
 		n.Handle, n.ID = "", assignID(path)
 		if n.ID == "" {
 			t.Fatal("the namespace was given no id")
@@ -227,7 +227,7 @@ func TestNumbersOfTheKernel(t *testing.T) {
 	if err != nil || number < 0 || number >= firstChosen {
 		t.Fatalf("got %d, %v, want a small number", number, err)
 	}
-	s.NetNS = Look(path)
+	s.NetNS = look(path)
 	s.NetNS.ID, s.NetNS.Handle, s.NetNS.Path = assignID(path), "", "/nonexistent"
 	if want := fmt.Sprintf("%d:%d", ids.cookie, number); s.NetNS.ID != want {
 		t.Errorf("got id %s, want the one that it has, %s", s.NetNS.ID, want)
@@ -338,7 +338,7 @@ func TestMakeMachineID(t *testing.T) {
 // say of it: /dev/null has a handle too.
 func TestLookAtSomethingElse(t *testing.T) {
 	for _, path := range []string{"", "/nonexistent", "/dev/null", "/", "/proc/self/status"} {
-		if n := identify(path); n.Known() || n.Path != path || n.Handle != "" || n.ID != "" {
+		if n := Identify(path); n.Known() || n.Path != path || n.Handle != "" || n.ID != "" {
 			t.Errorf("%q: got %+v", path, n)
 		}
 	}

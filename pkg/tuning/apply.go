@@ -115,7 +115,7 @@ func (s Store) Restore(o cni.Owner, netns string) error {
 // there: that of the DEL, or that of the ADD.
 func (r saved) findNetNS(netns string) (string, bool) {
 	for _, path := range []string{netns, r.netns().Path} {
-		if path != "" && (r.fromReference() || r.isAbout(record.Look(path))) {
+		if path != "" && (r.fromReference() || r.isAbout(record.Identify(path))) {
 			return path, true
 		}
 	}

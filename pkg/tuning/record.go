@@ -64,7 +64,7 @@ func (r saved) isAbout(found record.NetNS) bool {
 // proof but that there is no such namespace at its path any more.
 func (r saved) dead(prober *record.Prober) (bool, error) {
 	if r.Sandbox.Inode != 0 {
-		return !r.isAbout(record.Look(r.Sandbox.Path)), nil
+		return !r.isAbout(record.Identify(r.Sandbox.Path)), nil
 	}
 	life, err := prober.Life(r.Stamp)
 	return life == record.Dead, err

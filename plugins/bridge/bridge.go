@@ -128,11 +128,11 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 
 // lease asks for addresses. A network with IPAM has some.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
-	leased, err := c.ipam.Add(c.Request)
+	leased, giveBack, err := c.ipam.Add(c.Request)
 	if err != nil {
 		return nil, bridge.Lease{}, err
 	}
-	undo.Push("release the lease", func() error { return c.ipam.Del(c.Request) })
+	undo.Push("release the lease", giveBack)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)

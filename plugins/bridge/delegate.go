@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 )
 
 // delegate executes an IPAM plugin as the spec says: the same environment, the
@@ -29,7 +30,8 @@ func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
 
 // Add asks for the addresses. An IPAM plugin has no say in interfaces: which ones
 // it names, and which address it ties to which, is dropped.
-func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
+func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	undo := func() error { return d.only(r, cni.Del) }
 	answer, err := d.run(r, cni.Add)
 	if err == nil {
 		var result *cni.Result
@@ -38,19 +40,27 @@ func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
 			for _, ip := range result.IPs {
 				ip.Interface = nil
 			}
-			return result, nil
+			return result, undo, nil
 		}
 	}
 	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
-	if delErr := d.Del(r); delErr != nil && delErr.Error() != err.Error() {
+	if delErr := undo(); delErr != nil && delErr.Error() != err.Error() {
 		err = errors.Join(err, delErr)
 	}
-	return nil, err
+	return nil, nil, err
 }
 
-func (d delegate) Del(r *cni.Request) error    { return d.only(r, cni.Del) }
+// Del and GC also give back what host-local leased, before the network was given
+// another plugin.
+func (d delegate) Del(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.Del), hostlocal.ReleaseFormer(r))
+}
+
+func (d delegate) GC(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.GC), hostlocal.ReclaimFormer(r))
+}
+
 func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
-func (d delegate) GC(r *cni.Request) error     { return d.only(r, cni.GC) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
 func (d delegate) only(r *cni.Request, verb cni.Verb) error {

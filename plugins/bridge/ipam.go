@@ -19,7 +19,8 @@ type ipam interface {
 	// ReleasesByLink says that Del sends something by the container's link.
 	ReleasesByLink() bool
 
-	Add(*cni.Request) (*cni.Result, error)
+	// Add also says how to undo it.
+	Add(*cni.Request) (*cni.Result, func() error, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
 	GC(*cni.Request) error
@@ -30,9 +31,11 @@ func findIPAM(r *cni.Request, name string) ipam {
 	if name == "" || filepath.Base(name) != name {
 		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
 	}
-	ours := map[string]func() cni.Plugin{"host-local": hostlocal.Plugin, "static": static.Plugin}
-	if plugin, ok := ours[name]; ok && isThisExecutable(name, r.Path) {
-		return inProcess{plugin()}
+	switch {
+	case name == "host-local" && isThisExecutable(name, r.Path):
+		return inProcess{hostlocal.Plugin()}
+	case name == "static" && isThisExecutable(name, r.Path):
+		return givenAddresses{static.Plugin()}
 	}
 	return delegate{name}
 }
@@ -62,29 +65,46 @@ func findPlugin(name string, dirs []string) string {
 // noIPAM is a layer 2 network.
 type noIPAM struct{}
 
-func (noIPAM) NeedsNoLink() bool                     { return true }
-func (noIPAM) ReleasesByLink() bool                  { return false }
-func (noIPAM) Add(*cni.Request) (*cni.Result, error) { return &cni.Result{}, nil }
-func (noIPAM) Del(*cni.Request) error                { return nil }
-func (noIPAM) Check(*cni.Request) error              { return nil }
-func (noIPAM) GC(*cni.Request) error                 { return nil }
-func (noIPAM) Status(*cni.Request) error             { return nil }
+func (noIPAM) NeedsNoLink() bool    { return true }
+func (noIPAM) ReleasesByLink() bool { return false }
 
-// inProcess calls a plugin of this executable.
+func (noIPAM) Add(*cni.Request) (*cni.Result, func() error, error) {
+	return &cni.Result{}, func() error { return nil }, nil
+}
+func (noIPAM) Del(r *cni.Request) error  { return hostlocal.ReleaseFormer(r) } // the network may have had one
+func (noIPAM) Check(*cni.Request) error  { return nil }
+func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
+func (noIPAM) Status(*cni.Request) error { return nil }
+
+// inProcess is host-local in this process.
 type inProcess struct{ plugin cni.Plugin }
 
 func (inProcess) NeedsNoLink() bool    { return true }
 func (inProcess) ReleasesByLink() bool { return false }
 
-func (p inProcess) Add(r *cni.Request) (*cni.Result, error) {
-	result, err := p.plugin.Add(r)
-	if err != nil {
-		return nil, err
-	}
-	return types100.GetResult(result)
-}
+func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) { return hostlocal.Lease(r) }
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
 func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }
 func (p inProcess) GC(r *cni.Request) error     { return p.plugin.GC(r) }
 func (p inProcess) Status(r *cni.Request) error { return p.plugin.Status(r) }
+
+// givenAddresses is static in this process. It keeps nothing of an ADD.
+type givenAddresses struct{ plugin cni.Plugin }
+
+func (givenAddresses) NeedsNoLink() bool    { return true }
+func (givenAddresses) ReleasesByLink() bool { return false }
+
+func (g givenAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	result, err := g.plugin.Add(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	newest, err := types100.GetResult(result)
+	return newest, func() error { return nil }, err
+}
+
+func (givenAddresses) Del(r *cni.Request) error      { return hostlocal.ReleaseFormer(r) } // as noIPAM
+func (g givenAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }
+func (givenAddresses) GC(r *cni.Request) error       { return hostlocal.ReclaimFormer(r) }
+func (g givenAddresses) Status(r *cni.Request) error { return g.plugin.Status(r) }
