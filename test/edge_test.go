@@ -304,11 +304,13 @@ func TestLeaseStaysWithItsLink(t *testing.T) {
 	c := h.Container("c1")
 	config := bridgeConfig(object{"ipMasq": nil, "ipam": ipam4("10.9.0.0/30")})
 	mustAdd(t, h, c, config)
-	call := c.Call("DEL", "bridge", config)
-	call.Strace = &host.Strace{Syscalls: "sendto", Inject: []string{"sendto:error=EPERM"}}
-	answer := h.Exec(call)
-	if answer.Err() == nil || answer.Trace.Injected == 0 {
-		t.Fatalf("got %v, %d messages refused; want an error", answer.Err(), answer.Trace.Injected)
+	for _, command := range []string{"DEL", "GC"} {
+		call := c.Call(command, "bridge", withKeys(t, config, object{"cni.dev/valid-attachments": []any{}}))
+		call.Strace = &host.Strace{Syscalls: "sendto", Inject: []string{"sendto:error=EPERM"}}
+		answer := h.Exec(call)
+		if answer.Err() == nil || answer.Trace.Injected == 0 {
+			t.Fatalf("%s: got %v, %d messages refused; want an error", command, answer.Err(), answer.Trace.Injected)
+		}
 	}
 	if err := h.Exec(h.Container("c2").Call("ADD", "bridge", config)).Err(); host.CodeOf(err) != 101 {
 		t.Errorf("ADD of another container: got %v, want code 101: no address is free", err)

@@ -153,13 +153,15 @@ func del(r *cni.Request) error {
 	if c.ipam.ReleasesByLink() {
 		return cni.EachCaught(func() error { return c.nat.del(r) }, release, c.unplug)
 	}
-	unplugThenRelease := func() error {
-		if err := cni.Catch(c.unplug); err != nil {
-			return fmt.Errorf("the lease is kept while the link may be there: %w", err)
-		}
-		return release()
+	return cni.EachCaught(func() error { return c.nat.del(r) }, func() error { return releaseAfter(c.unplug, release) })
+}
+
+// releaseAfter gives leases away when their links are gone, and not before.
+func releaseAfter(unplug, release func() error) error {
+	if err := cni.Catch(unplug); err != nil {
+		return fmt.Errorf("leases are kept while their links may be there: %w", err)
 	}
-	return cni.EachCaught(func() error { return c.nat.del(r) }, unplugThenRelease)
+	return release()
 }
 
 func (c *call) unplug() error {
@@ -224,8 +226,9 @@ func gc(r *cni.Request) error {
 	}
 	return cni.EachCaught(
 		func() error { return c.nat.host.GC(r.Owner.Network, valid) },
-		func() error { return c.host.GC(c.config, r.Owner.Network, valid) },
-		func() error { return c.ipam.GC(r) },
+		func() error {
+			return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
+		},
 	)
 }
 
