@@ -58,7 +58,7 @@ func (h *Host) refuse(s *State, at site) error {
 	if err := h.checkOverlap(b, at, missing, former); err != nil {
 		return err
 	}
-	return h.checkElsewhere(at, missing)
+	return h.checkElsewhere(b, at, missing)
 }
 
 // createBridge makes the bridge with a MAC of its own that marks it. A hundred ADDs

@@ -43,12 +43,16 @@ const rtmgrpIPv6Route = 0x400 // RTMGRP_IPV6_ROUTE, linux/rtnetlink.h
 
 func (c Interface) configure(rt *rtnl) (end link, err error) {
 	// a container whose runtime did not bring lo up would not reach its own address
-	links, err := rt.links(linkUp(0, "lo"), lookUp("lo"), lookUp(c.Name))
+	steps := []step{linkUp(0, "lo"), lookUp(c.Name), lookUp("lo")}
+	if !c.hasIPv6() {
+		steps = steps[:2]
+	}
+	links, err := rt.links(steps...)
 	if err != nil {
 		return link{}, err
 	}
-	lo, end := links[1], links[2]
-	if err := c.setSysctls(lo, end); err != nil {
+	end = links[1]
+	if err := c.setSysctls(links[1:]); err != nil {
 		return link{}, err
 	}
 	if _, err := rt.do(c.steps(end.index)...); err != nil {
@@ -80,22 +84,22 @@ func (c Interface) steps(index int) []step {
 
 // setSysctls keeps addresses and routes that nobody leased out of a container with
 // leased IPv6 addresses, and those in; on any other network IPv6 is left to the
-// kernel's defaults. Only what IPv6 cannot do without is fatal: /proc/sys may be
+// kernel's defaults. links are the container's end and lo. Only what IPv6 cannot do without is fatal: /proc/sys may be
 // read-only, and right.
-func (c Interface) setSysctls(lo, end link) error {
-	own := "ipv6/conf/" + c.Name + "/"
+func (c Interface) setSysctls(links []link) error {
+	end, own := links[0], "ipv6/conf/"+c.Name+"/"
 	if !end.inet6Is(confAcceptDAD, c.acceptDAD()) && end.hasIPv6() && len(c.Addresses) > 0 {
 		_ = writeSysctl(own+"accept_dad", fmt.Sprint(c.acceptDAD())) // spares neighbours a frame
 	}
 	if !c.hasIPv6() {
 		return nil
 	}
-	for name, l := range map[string]link{"lo": lo, c.Name: end} {
+	for _, l := range links {
 		if l.inet6Is(confDisableIPv6, 0) {
 			continue
 		}
-		if err := writeSysctl("ipv6/conf/"+name+"/disable_ipv6", "0"); err != nil {
-			return c.withoutIPv6(name, err)
+		if err := writeSysctl("ipv6/conf/"+l.name+"/disable_ipv6", "0"); err != nil {
+			return c.withoutIPv6(l.name, err)
 		}
 	}
 	for name, wanted := range map[string]string{"accept_ra": "0", "autoconf": "0", "keep_addr_on_down": "1"} {

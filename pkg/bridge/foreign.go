@@ -3,7 +3,6 @@ package bridge
 import (
 	"fmt"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 )
 
@@ -13,12 +12,12 @@ import (
 // of a container that was there before Trestle was. A namespace that is gone or
 // was never one is no error: its links went with it.
 func (h *Host) DetachForeign(bridge, ifName, netns string) error {
-	if netns == "" || ns.IsNSorErr(netns) != nil {
+	if netns == "" {
 		return nil
 	}
 	sandbox, err := OpenSandbox(netns)
 	if err != nil {
-		return nil // gone in this moment
+		return nil // nothing can be in it
 	}
 	defer func() { _ = sandbox.Close() }() // only looked at
 	inside, err := sandbox.veth(ifName)
@@ -57,7 +56,7 @@ func (h *Host) deleteForeign(bridge string, inside netlink.Link, sandbox *Sandbo
 	if err != nil {
 		return err
 	}
-	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd())
+	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd)
 	if err != nil {
 		return fmt.Errorf("ask for the id of %s: %w", sandbox.path, err)
 	}

@@ -40,6 +40,10 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	if err != nil {
 		return err
 	}
+	// once more: the bridge may be another ADD's, made since the first look
+	if err := h.checkOverlap(b, *at, missing, former); err != nil {
+		return err
+	}
 	if err := h.pinMAC(at.bridge); err != nil {
 		return err
 	}
@@ -215,92 +219,6 @@ func (at site) lackOfIPv6() string {
 		return "which is off for new links; switch it on (sysctl -w net.ipv6.conf.default.disable_ipv6=0)"
 	}
 	return ""
-}
-
-// checkElsewhere is an error where a new gateway would cut the host off what
-// another link leads to: its subnet is that link's, lies in its network or holds
-// it, or the address itself is the next router. A host route is no network: an
-// overlay has the network's own addresses in some (flannel.1). Nor is a tunnel's
-// aggregate cut by a part of it that lives here.
-func (h *Host) checkElsewhere(at site, missing []netip.Prefix) error {
-	for _, gateway := range missing {
-		family := familyOf(gateway.Addr())
-		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
-		if err != nil {
-			return fmt.Errorf("list routes: %w", err)
-		}
-		for _, r := range routes {
-			if err := h.checkRoute(at, gateway, r); err != nil {
-				return err
-			}
-		}
-		addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, family) })
-		if err != nil {
-			return fmt.Errorf("list addresses: %w", err)
-		}
-		for _, a := range addresses {
-			p, ok := toPrefix(*a.IPNet)
-			if ok && a.LinkIndex != at.gateway.index {
-				if err := h.refuseOverlap(gateway, p, a.LinkIndex, "the address "+p.String()); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func (h *Host) checkRoute(at site, gateway netip.Prefix, r netlink.Route) error {
-	if r.LinkIndex == 0 && len(r.MultiPath) > 0 {
-		r.LinkIndex, r.Gw = r.MultiPath[0].LinkIndex, r.MultiPath[0].Gw
-	}
-	if r.LinkIndex == 0 || r.LinkIndex == at.gateway.index || r.Type != unix.RTN_UNICAST {
-		return nil
-	}
-	if via := toAddr(r.Gw); via.IsValid() && via == gateway.Addr() {
-		return h.conflict(gateway, r.LinkIndex, "the router "+via.String())
-	}
-	dst := netip.Prefix{}
-	if r.Dst != nil {
-		dst, _ = toPrefix(*r.Dst)
-	}
-	if !dst.IsValid() || dst.Bits() == 0 {
-		return nil // a default route is for what nobody else has
-	}
-	return h.refuseOverlap(gateway, dst, r.LinkIndex, "the route "+dst.String())
-}
-
-func (h *Host) refuseOverlap(gateway, other netip.Prefix, linkIndex int, what string) error {
-	mine := gateway.Masked()
-	same := other.Addr() == gateway.Addr()
-	if !mine.Overlaps(other.Masked()) || other.Addr().IsLinkLocalUnicast() || other.IsSingleIP() && !same {
-		return nil
-	}
-	if other.Bits() < mine.Bits() && !same && h.hasNoNeighbours(linkIndex) {
-		return nil
-	}
-	return h.conflict(gateway, linkIndex, what)
-}
-
-// hasNoNeighbours tells a tunnel, which has no network of its own.
-func (h *Host) hasNoNeighbours(linkIndex int) bool {
-	l, err := h.rt.link(lookUpIndex(linkIndex))
-	return err == nil && l.flags&(unix.IFF_NOARP|unix.IFF_POINTOPOINT) != 0
-}
-
-func (h *Host) conflict(gateway netip.Prefix, linkIndex int, what string) error {
-	l, err := h.rt.link(lookUpIndex(linkIndex))
-	if isLinkGone(err) {
-		return nil // and what it led to
-	}
-	if err != nil {
-		return err
-	}
-	wayOut := "give the network another subnet"
-	if l.kind == "bridge" {
-		wayOut += fmt.Sprintf(", or delete %s if no network needs it any more (ip link del %s)", l.name, l.name)
-	}
-	return cni.ConflictErrorf("ipam: the gateway %s overlaps %s of %s, and the host would lose what it reaches there; %s", gateway, what, l.name, wayOut)
 }
 
 // addresses lists the addresses of one link; the kernel picks them out (strict

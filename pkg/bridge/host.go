@@ -187,7 +187,7 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	// this ADD's alone, so that another one's pair of the same name stays
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
-	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd())); err != nil {
+	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
 		return h.explainVeth(err, s.Port, s.Container)
 	}
 	if !s.Port.VLAN.Filters() {
