@@ -39,7 +39,7 @@ func scenarios() []scenario {
 		{page: "docs/podman.md", before: withImage},
 		{page: "docs/nerdctl.md"},
 		{page: "docs/cri-o.md"},
-		{page: "docs/kubernetes.md", before: withTrestle, then: assertUninstalled},
+		{page: "docs/kubernetes.md", before: withTrestle + "mv /usr/local/bin/trestle /opt/cni/bin\n", then: assertUninstalled},
 		{page: "docs/switching-over.md", name: "Debian", before: withImage + web, then: assertReference("/usr/lib/cni")},
 		{
 			page: "docs/switching-over.md", name: "usual layout",
@@ -203,7 +203,7 @@ func TestDocsInlineCommands(t *testing.T) {
 // assertUninstalled: the page's last commands have removed what is Trestle's.
 func assertUninstalled(t *testing.T, m *runtimes.Machine) {
 	for _, dir := range []string{"/opt/cni/bin", "/usr/local/bin"} {
-		output, err := m.Shell("grep -laF github.com/trestle-cni/trestle/plugins -r " + dir + " || :")
+		output, err := m.Shell("grep -laF github.com/trestle-cni/trestle -r " + dir + " || :")
 		if err != nil || output.Stdout != "" {
 			t.Errorf("got %v, %q in %s, want nothing of Trestle's", err, output.Stdout, dir)
 		}
@@ -253,7 +253,7 @@ type block struct {
 	text     string
 }
 
-var fence = regexp.MustCompile("(?ms)^( *)```([a-z]*)\n(.*?)^ *```$")
+var fence = regexp.MustCompile("(?ms)( *)```([a-z]*)\n(.*?)\n *```$")
 
 // pageBlocks is the fenced blocks of a page ("docs/x.md"), in their order.
 func pageBlocks(t *testing.T, page string) []block {
@@ -266,7 +266,7 @@ func pageBlocks(t *testing.T, page string) []block {
 	var blocks []block
 	for _, at := range fence.FindAllStringSubmatchIndex(text, -1) {
 		indent := text[at[2]:at[3]]
-		content := strings.ReplaceAll("\n"+text[at[6]:at[7]], "\n"+indent, "\n")[1:]
+		content := strings.ReplaceAll("\n"+text[at[6]:at[7]], "\n"+indent, "\n")[1:] + "\n"
 		line := 1 + strings.Count(text[:at[0]], "\n")
 		blocks = append(blocks, block{fmt.Sprintf("%s:%d", page, line), text[at[4]:at[5]], content})
 	}

@@ -52,14 +52,14 @@ func (m *Machine) copyCheckout() {
 	if err != nil {
 		m.t.Fatalf("%v", err)
 	}
-	copy := []string{"cp", "-a", "--target-directory", checkoutDir}
+	command := []string{"cp", "-a", "--target-directory", checkoutDir}
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), ".") {
-			copy = append(copy, filepath.Join(root, entry.Name()))
+			command = append(command, filepath.Join(root, entry.Name()))
 		}
 	}
 	m.MustRun("mkdir", "-p", checkoutDir)
-	m.MustRun(copy...)
+	m.MustRun(command...)
 }
 
 // overlayPrivate lets the machine write to a directory of the real host's.
