@@ -179,7 +179,7 @@ func TestBridgeFull(t *testing.T) {
 func TestBridgeLayer2(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	config := bridgeConfig(object{"ipam": nil, "isDefaultGateway": nil})
+	config := transientConfig(object{"ipam": nil, "isDefaultGateway": nil})
 	a, b := h.Container("a"), h.Container("b")
 	before := h.Dump()
 	for i, c := range []*host.Container{a, b} {
@@ -198,7 +198,7 @@ func TestBridgeLayer2(t *testing.T) {
 	for _, c := range []*host.Container{a, b} {
 		mustDel(t, h, c, config)
 	}
-	h.AssertUnchanged(before)
+	h.AssertUnchanged(before, kept...)
 }
 
 func TestBridgePortFlags(t *testing.T) {
@@ -223,7 +223,7 @@ func TestBridgePortFlags(t *testing.T) {
 func TestBridgeMACSpoofCheck(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	checked := bridgeConfig(object{"macspoofchk": true})
+	checked := transientConfig(object{"macspoofchk": true})
 	before := h.Dump()
 	a, b := h.Container("a"), h.Container("b")
 	added := h.Exec(a.Call("ADD", "bridge", checked))
@@ -358,7 +358,7 @@ func TestBridgeForeignIPAM(t *testing.T) {
 	c := h.Container("c1")
 	before := h.Dump()
 	for _, verb := range []string{"ADD", "DEL"} {
-		call := c.Call(verb, "bridge", bridgeConfig(nil))
+		call := c.Call(verb, "bridge", transientConfig(nil))
 		call.Path = h.Dirs().Reference
 		call.Strace = &host.Strace{Syscalls: "execve"}
 		answer := h.Exec(call)
@@ -384,7 +384,7 @@ func TestBridgeGC(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
 	config := bridgeConfig(object{"macspoofchk": true})
-	other := bridgeConfig(object{"name": "other", "ipam": ipam4("10.7.0.0/24")})
+	other := transientConfig(object{"name": "other", "ipam": ipam4("10.7.0.0/24")})
 	before := h.Dump()
 	keep, drop, foreign := h.Container("keep"), h.Container("drop"), h.Container("foreign")
 	mustAdd(t, h, foreign, other)
@@ -495,7 +495,7 @@ func TestBridgeMapsPorts(t *testing.T) {
 		object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
 	}}})
 	before := h.Dump()
-	mustAdd(t, h, neighbour, bridgeConfig(nil))
+	mustAdd(t, h, neighbour, transientConfig(nil))
 	withNeighbour := h.Dump()
 	call := c.Call("ADD", "bridge", mapped)
 	call.Strace = &host.Strace{Syscalls: "execve"}
@@ -542,6 +542,6 @@ func TestBridgeMapsPorts(t *testing.T) {
 	if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "8080") {
 		t.Errorf("got %s, want no mapping of 8080", rules)
 	}
-	mustDel(t, h, neighbour, bridgeConfig(nil))
+	mustDel(t, h, neighbour, transientConfig(nil))
 	h.AssertUnchanged(before, kept...)
 }

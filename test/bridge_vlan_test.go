@@ -51,9 +51,9 @@ func tryVLANs() (err error) {
 	return nil
 }
 
-// vlanConfig is bridgeConfig in VLAN 100, with changes.
+// vlanConfig is transientConfig in VLAN 100, with changes.
 func vlanConfig(changes object) string {
-	config := object{"vlan": 100}
+	config := object{"vlan": 100, "bridgeLifetime": "auto"}
 	maps.Copy(config, changes)
 	return bridgeConfig(config)
 }
@@ -96,7 +96,7 @@ func TestVLANSeparates(t *testing.T) {
 	before := h.Dump()
 	attach := func(name, address string, changes object) (*host.Container, string) {
 		changes["ipam"], changes["args"] = ipam4("10.9.0.0/24"), object{"cni": object{"ips": []string{address}}}
-		config := bridgeConfig(noGateway(changes))
+		config := transientConfig(noGateway(changes))
 		c := h.Container(name)
 		mustAdd(t, h, c, config)
 		return c, config
@@ -187,11 +187,11 @@ func TestVLANTrunk(t *testing.T) {
 	t.Parallel()
 	h := needVLANs(t)
 	before := h.Dump()
-	trunk := bridgeConfig(object{
+	trunk := transientConfig(object{
 		"ipMasq": nil, "ipam": ipam4("10.9.0.0/24"),
 		"vlanTrunk": []any{object{"minID": 200, "maxID": 210}, object{"id": 300}},
 	})
-	access := bridgeConfig(object{"name": "access", "isDefaultGateway": nil, "ipMasq": nil, "ipam": nil, "vlan": 205})
+	access := transientConfig(object{"name": "access", "isDefaultGateway": nil, "ipMasq": nil, "ipam": nil, "vlan": 205})
 	a, b, c := h.Container("a"), h.Container("b"), h.Container("c")
 	mustAdd(t, h, a, trunk)
 	mustAdd(t, h, b, trunk)
@@ -417,9 +417,9 @@ func TestVLANFailureLeavesNothing(t *testing.T) {
 	unreachable["routes"] = []any{object{"dst": "10.50.0.0/16", "gw": "10.77.0.1"}}
 	for _, setup := range []string{
 		"true",
-		"ip link add br0 up type bridge",
+		"ip link add br0 address 02:74:72:00:00:b0 up type bridge", // as if we had made it
 		"ip link add br0 up type bridge vlan_filtering 1",
-		"ip link add br0 up type bridge; ip link set br0 down",
+		"ip link add br0 address 02:74:72:00:00:b0 up type bridge; ip link set br0 down",
 	} {
 		t.Run(setup, func(t *testing.T) {
 			t.Parallel()
@@ -478,18 +478,17 @@ func eachRequest(t *testing.T, h *host.Host, c *host.Container, fault string, me
 }
 
 // TestVLANStepFails lets each netlink request of an ADD fail in turn, on a bridge
-// that does not filter yet.
+// of ours that does not filter yet.
 func TestVLANStepFails(t *testing.T) {
 	t.Parallel()
 	h := needVLANs(t)
-	addBridge := func() { h.MustRun("ip", "link", "add", "br0", "address", "02:00:00:00:00:b0", "up", "type", "bridge") }
+	addBridge := func() { h.MustRun("ip", "link", "add", "br0", "address", "02:74:72:00:00:b0", "up", "type", "bridge") }
 	addBridge()
 	c := h.Container("c1")
 	eachRequest(t, h, c, "error=EIO", func(answer host.Answer) {
 		if answer.Code == 0 || answer.Trace.Injected > 1 {
 			// it could do without, or the undoing was hit as well, on another thread
-			mustDel(t, h, c, vlanConfig(nil))
-			h.MustRun("ip", "link", "del", "br0")
+			mustDel(t, h, c, vlanConfig(nil)) // its bridge goes along
 			addBridge()
 		}
 	})

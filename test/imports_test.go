@@ -117,6 +117,7 @@ func TestMayImport(t *testing.T) {
 		{"pkg/record", "pkg/flock", true},
 		{"pkg/record", "pkg/nft", false},
 		{"pkg/nft", "pkg/record", false},
+		{"pkg/nft", "pkg/cni", false},
 		{"pkg/cni", "pkg/flock", false},
 		{"plugins/bridge", "pkg/ipam", true},
 		{"plugins", "plugins/bridge", true},

@@ -104,7 +104,8 @@ func (d *differences) container(want, have Interface) {
 		}
 	}
 	for _, r := range want.Routes {
-		if !slices.Contains(have.Routes, r) {
+		same := func(h Route) bool { return h == r || want.AnyRouteFields && r.mayBe(h) }
+		if !slices.ContainsFunc(have.Routes, same) {
 			d.add(name, r.String(), closest(r, have.Routes))
 		}
 	}

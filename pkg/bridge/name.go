@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -47,6 +48,16 @@ func macFromAddress(a netip.Addr) net.HardwareAddr {
 	b := a.As16()
 	sum := sha256.Sum256(b[:])
 	return append(net.HardwareAddr{0x0e}, sum[:5]...)
+}
+
+// macFromOwner is one that differs from container to container, and is the same
+// whenever the container comes again: 06 and 40 bits of the owner's hash.
+func macFromOwner(o cni.Owner) net.HardwareAddr {
+	mac, err := hex.DecodeString("06" + o.Hash(10))
+	if err != nil {
+		panic(err) // Hash is hex digits
+	}
+	return mac
 }
 
 // randomMAC is a locally administered unicast address for a link that no

@@ -28,6 +28,7 @@ type locked struct {
 	access  access
 	network string
 	boot    string
+	machine string
 	lock    int // open file; -1 where there is none to lock
 	net     dir
 	own     dir // its fd is -1 where there is no index
@@ -44,21 +45,16 @@ var errNoNetwork = errors.New("no such network")
 
 // lock takes the lock and finds the index, or builds it anew.
 func (s *Store) lock(mode access) (*locked, error) {
-	boot, err := record.BootID()
-	if err != nil {
-		return nil, err
-	}
-	return s.lockIn(boot, mode)
-}
-
-// lockIn is lock where the id of this boot is known.
-func (s *Store) lockIn(boot string, mode access) (_ *locked, err error) {
 	for {
-		l := &locked{access: mode, network: s.network, boot: boot, lock: -1, own: dir{fd: -1}}
+		l := &locked{access: mode, network: s.network, lock: -1, own: dir{fd: -1}}
+		var err error
 		if l.net, err = s.openNetwork(mode); err != nil {
 			return nil, err
 		}
-		stat, err := l.begin(s.wait)
+		var stat unix.Stat_t
+		if l.boot, err = record.BootID(); err == nil {
+			stat, err = l.begin(s.wait)
+		}
 		if err == nil && stat.Nlink > 0 {
 			err = l.openIndex(stat)
 		}
@@ -67,9 +63,19 @@ func (s *Store) lockIn(boot string, mode access) (_ *locked, err error) {
 			return nil, err
 		}
 		if stat.Nlink > 0 {
+			s.noteIfNew(l)
 			return l, nil
 		}
 		l.unlock() // the directory was removed while we waited
+	}
+}
+
+// noteIfNew notes the store when its index has just been built. Without the note
+// no more is lost than that a DEL with an edited configuration finds the lease: a data
+// directory may well be writable where the default one is not.
+func (s *Store) noteIfNew(l *locked) {
+	if l.owners != nil && l.access == create {
+		_ = s.note(s.home) // see above
 	}
 }
 
@@ -129,10 +135,12 @@ func (l *locked) openIndex(stat unix.Stat_t) error {
 	l.own = own
 	l.head = readHeader(own)
 	l.used = bitmap{own: own, blocks: map[netip.Addr]*block{}}
-	if l.head.fits(l.boot, stat) {
+	ownStat, err := own.stat()
+	if err == nil && l.head.fits(l.boot, stat, ownStat) {
+		l.machine = l.head.Machine
 		return nil
 	}
-	return l.rebuild()
+	return errors.Join(err, l.rebuild())
 }
 
 // makeIndexDir makes the index's directory, in the place of whatever else bears
@@ -169,6 +177,7 @@ func (l *locked) rebuild() error {
 	if err != nil {
 		return err
 	}
+	l.machine = host.Machine
 	m := seen.mend(host, l.head)
 	l.owners = m.owners
 	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
@@ -219,7 +228,7 @@ func (l *locked) writeHeader(m mending) error {
 	// The kernel never puts a past time there, and every file system can keep an
 	// even number of seconds.
 	stamp := (time.Now().Unix() - 10) &^ 1
-	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.machine, Nameless: m.nameless}
+	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.host.Machine, Nameless: m.nameless}
 	data, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -228,7 +237,7 @@ func (l *locked) writeHeader(m mending) error {
 		return err
 	}
 	l.head = h
-	return l.net.setTime(".", h.Stamp)
+	return l.stamp()
 }
 
 // settle writes the index after leases have been changed. What cannot be
@@ -238,8 +247,16 @@ func (l *locked) settle() {
 		l.unsaved = l.used.save()
 	}
 	if l.unsaved == nil {
-		l.unsaved = l.net.setTime(".", l.head.Stamp)
+		l.unsaved = l.stamp()
 	}
+}
+
+// stamp says by the time of both directories that the index is right.
+func (l *locked) stamp() error {
+	if err := l.own.setTime(".", l.head.Stamp); err != nil {
+		return err
+	}
+	return l.net.setTime(".", l.head.Stamp)
 }
 
 // lookup finds the owner's record.
@@ -297,17 +314,26 @@ func (l *locked) free(a netip.Addr) error {
 func (l *locked) release(r ownerRecord) error {
 	var failed []error
 	o := r.owner(l.network)
+	rewritten := false
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
-		if err == nil && ok && (f.owner == o || f.kind == leaseGarbage) {
+		switch {
+		case err != nil || !ok:
+		case f.isOf(o) || f.kind == leaseGarbage:
 			err = l.free(a)
+		default:
+			rewritten = true
 		}
 		failed = append(failed, err)
 	}
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
-	return l.removeRecord(o)
+	err := l.removeRecord(o)
+	if err == nil && rewritten { // in place, which no time tells: another owner has no record
+		err = l.rebuild()
+	}
+	return err
 }
 
 // tied says whether all that the record's owner holds was written together with

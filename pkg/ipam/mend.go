@@ -23,7 +23,7 @@ type mending struct {
 	write       []ownerRecord
 
 	nameless bool
-	machine  string // on which it was found
+	host     record.Host
 }
 
 // Problem is something in the directory that is not as it should be.
@@ -51,7 +51,7 @@ func (m *mending) note(name, format string, args ...any) {
 // whose record was torn when that boot ended. A record that does not agree with the leases of
 // its owner gives way to one that claims to know nothing but the addresses.
 func (s survey) mend(host record.Host, last header) mending {
-	m := mending{owners: map[cni.Owner]ownerRecord{}, machine: host.Machine}
+	m := mending{owners: map[cni.Owner]ownerRecord{}, host: host}
 	dead := s.dead(host, last)
 	held := map[cni.Owner][]netip.Addr{}
 	for a, f := range s.files {
@@ -101,12 +101,15 @@ func (s survey) mendRecords(m *mending, held map[cni.Owner][]netip.Addr) {
 		want := s.recordFor(o, addresses, have)
 		m.owners[o] = want
 		m.nameless = m.nameless || o.IfName == ""
-		if ok && have.equal(want) {
-			continue
-		}
-		m.write = append(m.write, want)
-		if ok {
+		if ok && !have.equal(want) {
 			m.note(name, "does not agree with the leases of %s", o)
+		}
+		if want.Boot == m.host.Boot && want.Machine == "" { // of a release that knew no machines
+			want.Machine = m.host.Machine
+			m.owners[o] = want
+		}
+		if !ok || !have.equal(want) {
+			m.write = append(m.write, want)
 		}
 	}
 	for name, r := range s.records {

@@ -131,7 +131,8 @@ func (p player) add(id string) {
 	n := p.naive
 	had := n.of(id)
 	next := n.next()
-	got, err := p.store.Lease(want([]Set{n.set}, id))
+	grant, err := p.store.Lease(want([]Set{n.set}, id))
+	got := grant.Addresses
 	switch {
 	case had.IsValid():
 		if r, ok := n.set.rangeOf(had); ok && r.leasable(had) && (err != nil || got[0] != had) {
@@ -158,7 +159,8 @@ func (p player) request(id string) {
 	if !r.leasable(a) {
 		return // the configuration's parser refuses it
 	}
-	got, err := p.store.Lease(want([]Set{n.set}, id, a))
+	grant, err := p.store.Lease(want([]Set{n.set}, id, a))
+	got := grant.Addresses
 	switch holder := n.taken[a]; {
 	case holder != "" && holder != id:
 		if cni.CodeOf(err) != cni.CodeConflict {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -152,11 +153,16 @@ func (s *Store) records() ([]ownerRecord, error) {
 	}
 }
 
-// exhausted is the text of a set that has no address left, with the numbers.
+// exhausted is the text of a set that has no address left, with the numbers. It
+// begins as host-local's does, since alerts look for that.
 func (s *Store) exhausted(use []Use) string {
-	var parts []string
+	var ranges, counts []string
 	for _, u := range use {
-		parts = append(parts, fmt.Sprintf("%d of %d in %s (%s)", u.Used, u.Size, u.Range.Subnet, u.Range))
+		ranges = append(ranges, u.Range.First.String()+"-"+u.Range.Last.String())
+		counts = append(counts, fmt.Sprintf("%d of %d in %s", u.Used, u.Size, u.Range.Subnet))
 	}
-	return fmt.Sprintf("network %s: all addresses are leased, %s, and no holder is proved dead; enlarge the range, or delete attachments (GC releases those that the runtime no longer knows)", s.network, strings.Join(parts, ", "))
+	return fmt.Sprintf("no IP addresses available in range set: %s; "+
+		"network %s: all addresses are leased, %s (a gateway is never leased), and no holder is proved dead; "+
+		"enlarge the range, or delete attachments: grep . %s/*[0-9a-f] shows who has which (GC releases those that the runtime no longer knows)",
+		strings.Join(ranges, ","), s.network, strings.Join(counts, ", "), filepath.Join(s.dataDir, s.network))
 }

@@ -139,14 +139,14 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 		from(t, s, sets).leaseIn(fmt.Sprint("c", i), netns)
 	}
 	_, err := s.Lease(want(sets, "late"))
-	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
+	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "no IP addresses available in range set: 10.1.0.1-10.1.0.6; ") || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
 		t.Errorf("full: got %v, want code 101 and the numbers", err)
 	}
-	if err := s.Ready(sets); cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), "5 of 5") {
+	if err := s.Available(sets); cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), "5 of 5") {
 		t.Errorf("STATUS of a full pool: got %v, want code 50 and the numbers", err)
 	}
 	end()
-	if err := s.Ready(sets); err != nil {
+	if err := s.Available(sets); err != nil {
 		t.Errorf("STATUS of a pool of the dead: got %v, want none", err)
 	}
 	use, err := s.Usage(sets)

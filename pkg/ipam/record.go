@@ -18,6 +18,12 @@ type ownerRecord struct {
 	ContainerID string       `json:"containerID"`
 	IfName      string       `json:"ifname"`
 	Addresses   []netip.Addr `json:"addresses"`
+	// Take tells apart the ADDs that took leases; those that found them there, and
+	// share them, keep the first one's.
+	Take uint32 `json:"take,omitempty"`
+	// Again counts the ADDs that found the leases there. Only who undoes the last
+	// that is left gives them back.
+	Again int `json:"again,omitempty"`
 	record.Stamp
 }
 
@@ -37,7 +43,8 @@ func (r ownerRecord) owner(network string) cni.Owner {
 func (r ownerRecord) ours() bool { return r.Boot != "" }
 
 func (r ownerRecord) equal(other ownerRecord) bool {
-	return r.ContainerID == other.ContainerID && r.IfName == other.IfName && r.Stamp.Equal(other.Stamp) && slices.Equal(r.Addresses, other.Addresses)
+	return r.ContainerID == other.ContainerID && r.IfName == other.IfName && r.Equal(other.Stamp) &&
+		r.Take == other.Take && r.Again == other.Again && slices.Equal(r.Addresses, other.Addresses)
 }
 
 func (r ownerRecord) encode() []byte {

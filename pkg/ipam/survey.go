@@ -29,7 +29,13 @@ type leaseFile struct {
 
 // tiedTo says whether the file was written together with the record.
 func (f leaseFile) tiedTo(r ownerRecord) bool {
-	return r.ours() && f.time.Sec == r.Time.Unix() && f.time.Nsec == 0
+	return r.ours() && isSecond(f.time, r.Time.Unix())
+}
+
+// isOf says whether the lease is the owner's, of whom a record names it. host-local
+// before 0.8 wrote no interface name; such a file may have taken the place of ours.
+func (f leaseFile) isOf(o cni.Owner) bool {
+	return f.owner == o || f.kind == leaseHeld && f.owner.IfName == "" && f.owner.ContainerID == o.ContainerID
 }
 
 // readLease reads the lease of one address; ok is false where nobody has it.

@@ -116,17 +116,13 @@ func makeMachineID(path string) (string, error) {
 		return "", errors.Join(err, os.Remove(temporary))
 	}
 	err := os.Link(temporary, path)
-	if err = errors.Join(ignore(err, fs.ErrExist), os.Remove(temporary)); err != nil {
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	if err := errors.Join(err, os.Remove(temporary)); err != nil {
 		return "", err
 	}
 	return readLine(path)
-}
-
-func ignore(err, what error) error {
-	if errors.Is(err, what) {
-		return nil
-	}
-	return err
 }
 
 // readLine reads a small file by three system calls: each ADD does this twice.

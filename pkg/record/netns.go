@@ -34,10 +34,9 @@ func (n NetNS) Same(other NetNS) bool {
 	return n.Known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
 }
 
-// look sees which namespace is at path. A path that leads nowhere, or to
-// something else, gives the path alone.
+// look is Identify without the id.
 func look(path string) NetNS {
-	const fileIDNSFS = 0xf1 // FILEID_NSFS, linux/exportfs.h
+	const fileIDNSFS = 0xf1 // FILEID_NSFS
 	n := NetNS{Path: path}
 	var stat unix.Stat_t
 	if path == "" || unix.Stat(path, &stat) != nil {
@@ -62,8 +61,9 @@ func onNSFS(path string) bool {
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// identify is look, with an id by which the namespace's death will be proved.
-func identify(path string) NetNS {
+// Identify sees which namespace is at path, and makes sure that its death can be
+// proved later. A path that leads nowhere, or to something else, gives the path alone.
+func Identify(path string) NetNS {
 	n := look(path)
 	if n.Known() && (n.Handle == "" || !handlesProve() || !inInitialUserNS()) {
 		n.ID = assignID(path)

@@ -30,7 +30,7 @@ func NewStamp(netns string) (Stamp, error) {
 		return Stamp{}, err
 	}
 	return Stamp{
-		NetNS:   identify(netns),
+		NetNS:   Identify(netns),
 		Boot:    boot,
 		Machine: machineID(),
 		Time:    time.Now().UTC().Truncate(time.Second),

@@ -173,7 +173,7 @@ func fileSystem(dir string) string {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return dir
 	}
-	switch fs.Type {
+	switch uint32(fs.Type) { // the magic of btrfs is more than 31 bits
 	case unix.EXT4_SUPER_MAGIC:
 		return "ext4"
 	case unix.TMPFS_MAGIC:
