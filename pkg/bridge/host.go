@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,13 +43,14 @@ func (h *Host) Close() { h.rt.close() }
 
 // Attach brings the host and the container to the plan, and fills in what the plan
 // left open: MACs and MTU. When it returns the container's link is up, and its port
-// forwards. Each step's inverse is on the undo stack at once.
-func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) error {
+// forwards; protect is called before. Each step's inverse is on the
+// undo stack at once.
+func (h *Host) Attach(s *State, sandbox *Sandbox, protect func() error, undo *cni.Undo) error {
 	at, err := h.join(s, sandbox, undo)
 	if err != nil {
 		return err
 	}
-	if err := h.guard(s, o, undo); err != nil {
+	if err := protect(); err != nil {
 		return err
 	}
 	return h.configure(s, at, sandbox)
@@ -269,12 +269,6 @@ func (h *Host) defaultMTU() int {
 // has its name, and takes the container's end along. found is false if there was
 // none; where it is true with an error, the link may still be there.
 func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
-	guardErr := h.unguard(HostName(o))
-	found, err = h.unplug(c, o)
-	return found, errors.Join(guardErr, err)
-}
-
-func (h *Host) unplug(c Config, o cni.Owner) (found bool, err error) {
 	port, err := h.rt.link(lookUp(HostName(o)))
 	if isLinkGone(err) {
 		return false, nil

@@ -269,9 +269,6 @@ func (v Valid) IsEmpty() bool { return v.Known && len(v.owners) == 0 }
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
-// Empty says whether the list names nobody.
-func (v Valid) Empty() bool { return len(v.owners) == 0 }
-
 // Owners are those that the list names, in no order.
 func (v Valid) Owners() []Owner { return slices.Collect(maps.Keys(v.owners)) }
 

@@ -23,7 +23,46 @@ type Attachment struct {
 	Ports        *Ports
 	PortsBackend Backend
 	// Also goes into the same transaction where that is nftables', or before.
-	Also nft.Changes
+	Also Also
+}
+
+// Also is what another part of Trestle changes in nftables by the way; the zero value is
+// nothing.
+type Also struct {
+	// Changes is called under the lock of the records.
+	Changes func() (nft.Changes, error)
+	// Done is called under it when the changes are made.
+	Done func() error
+}
+
+// Do makes changes of another part's alone.
+func (h *Host) Do(also Also) error {
+	return h.locked(func() error {
+		changes, err := also.changes()
+		if err == nil {
+			err = h.conn.Commit(changes, h.stands)
+		}
+		if err != nil {
+			return err
+		}
+		return also.done()
+	})
+}
+
+func (a Also) isNothing() bool { return a.Changes == nil }
+
+func (a Also) changes() (nft.Changes, error) {
+	if a.Changes == nil {
+		return nft.Changes{}, nil
+	}
+	return a.Changes()
+}
+
+func (a Also) done() error {
+	if a.Done == nil {
+		return nil
+	}
+	return a.Done()
 }
 
 // Add brings the kernel to what the attachment shall have. A port that another
@@ -104,7 +143,13 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 	}
 	undo.Push("take NAT back", func() error { return h.restoreRecord(a.Owner, had, there) })
 	rec := attachmentRecord{Stamp: a.Stamp, Owner: a.Owner, Value: *t}
-	if err := h.write(rec); err != nil {
+	if *t != (translation{}) || there {
+		if err := h.write(rec); err != nil {
+			return err
+		}
+	}
+	also, err := a.Also.changes()
+	if err != nil {
 		return err
 	}
 	if t.Ports != nil {
@@ -112,7 +157,10 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 			return err
 		}
 	}
-	if err := h.applyRecord(rec, had.Value, a.Also); err != nil {
+	if err := h.applyRecord(rec, had.Value, also); err != nil {
+		return err
+	}
+	if err := a.Also.done(); err != nil {
 		return err
 	}
 	return h.leave(had, rec)
@@ -182,7 +230,7 @@ func (h *Host) explainTaken(o cni.Owner, err error) error {
 	if !errors.As(err, &taken) {
 		return err
 	}
-	return cni.ConflictErrorf("%s for %s: the host port is taken by %q, of which the kernel tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
+	return cni.ConflictErrorf("%s for %s: taken by %q, of which the kernel tells and no record does; stop that container, or choose another host port (trestle restore takes in what is alive)",
 		taken.Element.What, o, taken.Holder)
 }
 
@@ -195,7 +243,7 @@ func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) erro
 			return err
 		}
 		if !there {
-			return h.release(now, o, translation{})
+			return h.release(now, o, translation{}, nft.Changes{})
 		}
 		if err := h.write(had); err != nil {
 			return err

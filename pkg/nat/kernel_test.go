@@ -84,7 +84,7 @@ func (h testHost) CheckPorts(o cni.Owner, p Ports) ([]string, error) {
 	return h.Check(h.attachment(o, nil, &p))
 }
 
-func (h testHost) Release(o cni.Owner) error { return h.Host.Release(o, nft.Changes{}) }
+func (h testHost) Release(o cni.Owner) error { return h.Host.Release(o, Also{}) }
 
 func (h testHost) Restore() error {
 	_, err := h.Host.Restore()

@@ -14,18 +14,18 @@ import (
 // masquerade of its network. The network's rule, and what holds rules, outlive it; see
 // GC. also goes into the same transaction. It may be called again, and does little if
 // there is nothing.
-func (h *Host) Release(o cni.Owner, also nft.Changes) error {
+func (h *Host) Release(o cni.Owner, also Also) error {
 	return h.releaseTo(o, also, func(attachmentRecord) translation { return translation{} })
 }
 
 // ReleasePorts deletes the attachment's port mappings only.
 func (h *Host) ReleasePorts(o cni.Owner) error {
-	return h.releaseTo(o, nft.Changes{}, func(rec attachmentRecord) translation { return translation{Masquerade: rec.Value.Masquerade} })
+	return h.releaseTo(o, Also{}, func(rec attachmentRecord) translation { return translation{Masquerade: rec.Value.Masquerade} })
 }
 
 // releaseTo leaves of the attachment's record what remains says.
-func (h *Host) releaseTo(o cni.Owner, also nft.Changes, remains func(attachmentRecord) translation) error {
-	if something, err := h.mayHave(o); err != nil || !something && also.Empty() {
+func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) translation) error {
+	if something, err := h.mayHave(o); err != nil || !something && also.isNothing() {
 		return err
 	}
 	var mappings []Mapping
@@ -41,19 +41,21 @@ func (h *Host) releaseTo(o cni.Owner, also nft.Changes, remains func(attachmentR
 		if rec.Value.Ports != nil && left.Ports == nil {
 			mappings = rec.Value.Ports.Mappings
 		}
-		return errors.Join(h.commitAlso(also), h.release(rec, o, left))
+		return h.releaseAlso(rec, o, left, also)
 	})
 	return errors.Join(err, forgetFlows(mappings, staleAtDel))
 }
 
-// commitAlso makes changes that came along; a kernel without nf_tables has nothing
-// that could be deleted.
-func (h *Host) commitAlso(also nft.Changes) error {
-	err := h.conn.Commit(also, h.stands)
-	if errors.Is(err, nft.ErrUnsupported) {
-		return nil
+// releaseAlso goes on with the one where the other fails.
+func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, also Also) error {
+	changes, err := also.changes()
+	if err != nil {
+		return errors.Join(err, h.release(rec, o, left, nft.Changes{}))
 	}
-	return err
+	if err := h.release(rec, o, left, changes); err != nil {
+		return err
+	}
+	return also.done()
 }
 
 // mayHave says, without the lock, whether there may be anything to release: a record,
@@ -79,22 +81,19 @@ func (h *Host) lostRecords() (bool, error) {
 
 // release runs under the lock. What it does not reach, for an error or a kill,
 // another call does: the record goes last.
-func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation) error {
+func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
+	var unwanted translation
 	if rec.Value.Ports != nil && left.Ports == nil {
-		owned := OwnedPorts{o, rec.Value.Ports.Ports}
-		held, err := h.reservations().held(owned)
+		held, err := h.reservations().held(OwnedPorts{o, rec.Value.Ports.Ports})
 		if err != nil {
 			return err
 		}
-		owned.Mappings = held
-		unwanted := []OwnedPorts{owned}
-		err = h.kernel(rec.Value.Ports.Backend).apply(change{unwanted: Rules{Ports: unwanted}})
-		if err == nil && rec.Value.Ports.Backend == IPTables {
-			err = nfTables{h}.apply(change{also: loopbackChanges(nil, unwanted)})
-		}
-		if err != nil {
-			return err
-		}
+		ports := *rec.Value.Ports
+		ports.Mappings = held
+		unwanted.Ports = &ports
+	}
+	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also); err != nil {
+		return err
 	}
 	next := attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left}
 	if err := h.leave(rec, next); err != nil {
@@ -241,10 +240,10 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 				kept++
 				continue
 			}
-			errs = append(errs, h.release(rec, rec.Owner, translation{}))
+			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 		}
 		errs = append(errs, h.reservations().sweep())
-		if valid.Known && valid.Empty() && kept == 0 {
+		if valid.IsEmpty() && kept == 0 {
 			errs = append(errs, h.forgetNetwork(network))
 		}
 		return errors.Join(errs...)

@@ -38,7 +38,7 @@ func (h *Host) restore() (done Restored, err error) {
 		errs = append(errs, err)
 		if dead {
 			done.Released = append(done.Released, rec.Owner.String())
-			errs = append(errs, h.release(rec, rec.Owner, translation{}))
+			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 			continue
 		}
 		if rec, err = h.keepHeld(rec); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
 )
 
 // Plugin wires the verbs.
@@ -33,7 +34,7 @@ type call struct {
 // have been edited since the ADD, and they find what is theirs without.
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
-	nat, natErr := parseNAT(r)
+	translation, natErr := parseNAT(r)
 	err = errors.Join(err, natErr)
 	cleansUp := r.Verb == cni.Del || r.Verb == cni.GC
 	if err != nil && !cleansUp {
@@ -43,7 +44,7 @@ func newCall(r *cni.Request) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &call{Request: r, config: config, nat: nat, host: host, ipam: findIPAM(r, config.IPAM)}, nil
+	return &call{Request: r, config: config, nat: translation, host: host, ipam: findIPAM(r, config.IPAM)}, nil
 }
 
 // close lets go of the kernel; nftables last, since it waits for what was
@@ -81,9 +82,6 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.nat.add(c.Request, plan, &undo); err != nil {
-		return nil, err
-	}
 	if err := c.host.EnableForwarding(plan); err != nil {
 		return nil, err
 	}
@@ -91,7 +89,8 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 }
 
 // leaseThenLink is the order where the addresses are ours to give: a full pool
-// leaves no interface, and the MAC can be made of the address.
+// leaves no interface, the MAC can be made of the address, and nftables takes all of
+// the attachment's in one transaction.
 func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	leased, lease, err := c.lease(last)
 	if err != nil {
@@ -100,7 +99,9 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = bridge.NewPlan(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	return plan, leased, c.host.Attach(&plan, c.Owner, sandbox, undo)
+	return plan, leased, c.host.Attach(&plan, sandbox, func() error {
+		return c.nat.add(c.Request, plan, c.nat.spoofCheck(c.Request, &plan, undo), undo)
+	}, undo)
 }
 
 // linkThenLease is the order for an IPAM plugin of another program: it finds the
@@ -109,7 +110,10 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
 	}
-	if err := c.host.Attach(&plan, c.Owner, sandbox, undo); err != nil {
+	protect := func() error {
+		return c.nat.apply(c.Request, nat.Attachment{Owner: c.Owner, Also: c.nat.spoofCheck(c.Request, &plan, undo)}, undo)
+	}
+	if err := c.host.Attach(&plan, sandbox, protect, undo); err != nil {
 		return plan, nil, err
 	}
 	release := last
@@ -123,7 +127,10 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	return plan, leased, c.host.Configure(&plan, sandbox, last)
+	if err := c.host.Configure(&plan, sandbox, last); err != nil {
+		return plan, nil, err
+	}
+	return plan, leased, c.nat.add(c.Request, plan, nat.Also{}, undo)
 }
 
 // lease asks for addresses. A network with IPAM has some.
@@ -151,9 +158,9 @@ func del(r *cni.Request) error {
 	defer c.close()
 	release := func() error { return c.ipam.Del(r) }
 	if c.ipam.ReleasesByLink() {
-		return cni.EachCaught(func() error { return c.nat.del(r) }, release, c.unplug)
+		return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, release, c.unplug)
 	}
-	return cni.EachCaught(func() error { return c.nat.del(r) }, func() error { return releaseAfter(c.unplug, release) })
+	return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, func() error { return releaseAfter(c.unplug, release) })
 }
 
 // releaseAfter gives leases away when their links are gone, and not before.

@@ -71,10 +71,20 @@ func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment,
 	return a, err
 }
 
-func (t translation) add(r *cni.Request, s bridge.State, undo *cni.Undo) error {
+// add brings NAT to what the plan and the configuration ask for; also goes into the
+// same transaction.
+func (t translation) add(r *cni.Request, s bridge.State, also nat.Also, undo *cni.Undo) error {
 	a, err := t.attachment(r, s)
-	if err != nil || a.Masquerade == nil && a.Ports == nil {
+	if err != nil {
 		return err
+	}
+	a.Also = also
+	return t.apply(r, a, undo)
+}
+
+func (t translation) apply(r *cni.Request, a nat.Attachment, undo *cni.Undo) (err error) {
+	if a.Masquerade == nil && a.Ports == nil && a.Also.Changes == nil {
+		return nil
 	}
 	if a.Stamp, err = record.NewStamp(r.NetNS); err != nil {
 		return err
@@ -82,14 +92,39 @@ func (t translation) add(r *cni.Request, s bridge.State, undo *cni.Undo) error {
 	return t.host.Add(a, undo)
 }
 
+// spoofCheck lets only the container's MAC into its port, if the plan says so.
+func (t translation) spoofCheck(r *cni.Request, s *bridge.State, undo *cni.Undo) nat.Also {
+	if !s.Port.SpoofCheck {
+		return nat.Also{}
+	}
+	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return t.host.Do(t.noSpoofCheck(r.Owner)) })
+	return nat.Also{Changes: func() (nft.Changes, error) {
+		return t.spoofChecks().Add(r.Owner, s.Port.Name, s.Container.MAC)
+	}}
+}
+
+func (t translation) spoofChecks() bridge.SpoofChecks { return translator.SpoofChecks(t.conn) }
+
+func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
+	return nat.Also{
+		Changes: func() (nft.Changes, error) { return t.spoofChecks().Release(o) },
+		Done:    func() error { return t.spoofChecks().Forget(o) },
+	}
+}
+
 // del frees what the owner has, also what the reference plugins made for it: the
 // addresses by which that is told come from prevResult, where there is one.
-func (t translation) del(r *cni.Request) error {
+func (t translation) del(r *cni.Request, config bridge.Config) error {
 	var referenceErr error
 	if t.masquerade {
 		referenceErr = t.host.ReleaseReference(r.Owner, addressesOf(r))
 	}
-	return errors.Join(referenceErr, t.host.Release(r.Owner, nft.Changes{}))
+	var also nat.Also
+	checked, err := t.spoofChecks().MayHave(r.Owner)
+	if checked || config.MACSpoofCheck {
+		also = t.noSpoofCheck(r.Owner)
+	}
+	return errors.Join(referenceErr, err, t.host.Release(r.Owner, also))
 }
 
 // addressesOf are the container's addresses as far as prevResult tells; DEL does

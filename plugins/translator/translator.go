@@ -23,6 +23,11 @@ func Open() (*nft.Conn, *nat.Host) {
 	return conn, nat.Open(store, conn, vouch)
 }
 
+// SpoofChecks are the MAC checks of the host's ports, over the same connection.
+func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
+	return bridge.OpenSpoofChecks(record.Open(record.DefaultDir), conn)
+}
+
 // vouch says whether a link stands for the attachment with that label.
 func vouch(label string) (bool, error) {
 	owner, ok := cni.ParseOwner(label)
