@@ -35,9 +35,8 @@ func (l link) mustBeBridge() error {
 // anything of it is changed.
 func (h *Host) refuse(s *State, at site) error {
 	b := s.Bridge
-	if b.VLANFiltering && at.bridge.index != 0 && !at.bridge.filtersVLANs && !isOurBridge(at.bridge.mac) {
-		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change: its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
-			s.Port.VLAN, b.Name, b.Name)
+	if why := at.cannotFilter(s.Port.VLAN); why != "" {
+		return cni.UnsupportedErrorf("%s", why)
 	}
 	if at.bridge.index != 0 {
 		if err := s.checkMTU("mtu of the bridge "+b.Name, at.bridge.mtu); err != nil {
@@ -59,6 +58,16 @@ func (h *Host) refuse(s *State, at site) error {
 		return err
 	}
 	return h.checkElsewhere(b, at, missing)
+}
+
+// cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
+// if it can.
+func (at site) cannotFilter(v VLAN) string {
+	if !v.Filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
+		return ""
+	}
+	return fmt.Sprintf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change, since its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
+		v, at.bridge.name, at.bridge.name)
 }
 
 // createBridge makes the bridge with a MAC of its own that marks it. A hundred ADDs
