@@ -328,7 +328,8 @@ func TestVLANTrunkOfAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages[name] = answer.Trace.Calls["sendto"] + answer.Trace.Calls["sendmsg"]
+		// those about VLANs: how often the port is looked at until it forwards is chance
+		messages[name] = strings.Count(answer.Trace.Text, "ifi_family=AF_BRIDGE")
 		check := c.Call("CHECK", "bridge", withPrev(t, config, answer.Stdout))
 		if err := h.Exec(check).Err(); err != nil {
 			t.Errorf("%s: CHECK: %v", name, err)
