@@ -14,8 +14,10 @@ const module = "github.com/trestle-cni/trestle/"
 // base are the packages that their siblings under pkg/ may import, each with
 // those of ours that it may import itself.
 var base = map[string][]string{
-	"pkg/cni":   nil,
-	"pkg/flock": {"pkg/cni"},
+	"pkg/cni":    nil,
+	"pkg/flock":  {"pkg/cni"},
+	"pkg/nft":    {},
+	"pkg/record": {"pkg/cni", "pkg/flock"},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is

@@ -1,0 +1,252 @@
+package nft
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Vouch says whether somebody stands for the owner of an element: a record, a lease,
+// or a link. An element that nobody stands for is void.
+type Vouch func(owner string) (bool, error)
+
+// TakenError says that an element which was to be created is another's.
+type TakenError struct {
+	Element Element
+	Holder  string // the other's label
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("%s: taken by %q in set %s of nftables table %s %s", e.Element.What, e.Holder, e.Element.Set, familyName(e.Element.Family), e.Element.Table)
+}
+
+// tries bounds how often a transaction is sent that somebody's own transaction, or
+// an element about to expire, got in the way of.
+const tries = 5
+
+// Commit makes the changes, in one transaction. Without anybody in the way nothing
+// is looked at before but whether the tables' rules are as they were: a failed
+// transaction, whose error tells, costs a grace period (synchronize_rcu in
+// nf_tables_abort), but happens only then.
+//
+//   - An element to create that another owner has is a *TakenError if vouch stands
+//     for that owner; otherwise it is replaced.
+//   - An element to remove is given an end that has come, which takes effect within
+//     two ticks and costs nothing (Linux 6.12 and newer); where the kernel does not
+//     know how, it is deleted, which costs a grace period when the socket is closed.
+//   - Where the answer to a transaction is lost, the kernel is asked what came of it.
+//
+// Who calls it holds the lock of the records that the changes are made of.
+func (c *Conn) Commit(changes Changes, vouch Vouch) error {
+	if changes.Empty() {
+		return nil
+	}
+	if err := c.connect(); err != nil {
+		return err
+	}
+	var replace []Element
+	for try := range tries {
+		err := c.try(changes, replace, try == 0)
+		switch {
+		case err == nil:
+			return c.finish(changes.Remove)
+		case errors.Is(err, ErrUnsupported):
+			return err
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EBUSY), errors.Is(err, unix.ENOENT), errors.Is(err, errLost):
+		default:
+			return err
+		}
+		if changes.Create, replace, err = c.settle(changes.Create, vouch, err); err != nil {
+			return err
+		}
+		if changes.Remove, err = c.present(changes.Remove); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("change nftables: given up after %d tries, since others change the same at the same time", tries)
+}
+
+// try sends the transaction once. Tables that are known to be as they shall are not
+// looked at if trust.
+func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
+	messages, looked, err := c.tableMessages(changes.Tables, trust)
+	if err != nil {
+		return err
+	}
+	made := len(messages) > 0
+	steps := []struct {
+		kind     int
+		flags    netlink.HeaderFlags
+		elements []Element
+		life     *lifetime
+	}{
+		{unix.NFT_MSG_DELSETELEM, 0, replace, nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create | netlink.Excl, changes.Create, nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create, changes.Remove, &lifetime{time.Second, time.Millisecond}},
+	}
+	for _, step := range steps {
+		more, err := elementMessages(step.kind, step.flags, step.elements, step.life)
+		if err != nil {
+			return err
+		}
+		messages = append(messages, more...)
+	}
+	if len(messages) > 0 {
+		err = c.peer.commit(messages)
+	}
+	if err != nil {
+		if made && !trust && (isUnsupported(err) || errors.Is(err, unix.ENOENT)) {
+			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
+		}
+		return fmt.Errorf("change nftables: %w", err)
+	}
+	return c.remember(looked)
+}
+
+// tableMessages bring the tables to what is wanted. looked are those that were
+// compared.
+func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, err error) {
+	for _, t := range tables {
+		if trust {
+			known, err := c.known(t)
+			if err != nil {
+				return nil, nil, err
+			}
+			if known {
+				continue
+			}
+		}
+		looked = append(looked, t)
+		s, err := c.read(t)
+		if err != nil {
+			return nil, nil, err
+		}
+		chains, sets := t.former(s)
+		if len(t.differences(s))+len(chains)+len(sets) == 0 {
+			continue
+		}
+		more, err := c.bring(t, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		messages = append(messages, more...)
+	}
+	return messages, looked, nil
+}
+
+func (e Element) isSame(other Element) bool {
+	return e.Owner == other.Owner && bytes.Equal(e.Value, other.Value)
+}
+
+// settle finds out what there is of elements that were to be created, after a
+// transaction that failed with err: create are those still to be made, replace those
+// of them that somebody's void one is in the way of.
+func (c *Conn) settle(elements []Element, vouch Vouch, err error) (create, replace []Element, _ error) {
+	for _, e := range elements {
+		found, there, findErr := c.find(e)
+		if findErr != nil {
+			return nil, nil, errors.Join(err, findErr)
+		}
+		if there && !found.Expires && e.isSame(found.Element) {
+			continue
+		}
+		create = append(create, e)
+		if !there || found.Expires {
+			continue // if it is about to go, it has gone by the time that a failed transaction takes
+		}
+		if found.Owner != e.Owner {
+			vouched, vouchErr := true, error(nil)
+			if vouch != nil {
+				vouched, vouchErr = vouch(found.Owner)
+			}
+			if vouchErr != nil {
+				return nil, nil, errors.Join(err, vouchErr)
+			}
+			if vouched {
+				return nil, nil, &TakenError{e, found.Owner}
+			}
+		}
+		replace = append(replace, e)
+	}
+	return create, replace, nil
+}
+
+// present are those of the elements that are there, with their owner and value.
+func (c *Conn) present(elements []Element) ([]Element, error) {
+	var there []Element
+	for _, e := range elements {
+		found, ok, err := c.find(e)
+		if err != nil {
+			return nil, err
+		}
+		if ok && !found.Expires && e.isSame(found.Element) {
+			there = append(there, e)
+		}
+	}
+	return there, nil
+}
+
+// finish deletes what the kernel did not let expire. One look tells, since it knows
+// how to or does not.
+func (c *Conn) finish(removed []Element) error {
+	if len(removed) == 0 {
+		return nil
+	}
+	last := removed[len(removed)-1]
+	found, there, err := c.find(last)
+	if err != nil || !there || found.Expires {
+		return err
+	}
+	return c.delete(removed)
+}
+
+// delete deletes elements that are there for certain, by messages of their own kind.
+func (c *Conn) delete(elements []Element) error {
+	for range tries {
+		there, err := c.present(elements)
+		if err != nil || len(there) == 0 {
+			return err
+		}
+		messages, err := elementMessages(unix.NFT_MSG_DELSETELEM, 0, there, nil)
+		if err != nil {
+			return err
+		}
+		err = c.peer.commit(messages)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, errLost) {
+			return fmt.Errorf("delete elements of nftables: %w", err)
+		}
+	}
+	return errors.New("delete elements of nftables: others change them at the same time")
+}
+
+// Void are those of the elements found that are not among wanted and whose owner
+// nobody stands for.
+func Void(found, wanted []Element, vouch Vouch) ([]Element, error) {
+	var void []Element
+	known := map[string]bool{}
+	for _, e := range found {
+		if slices.ContainsFunc(wanted, func(w Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) && w.isSame(e) }) {
+			continue
+		}
+		vouched, seen := known[e.Owner]
+		if !seen {
+			var err error
+			if vouched, err = vouch(e.Owner); err != nil {
+				return nil, err
+			}
+			known[e.Owner] = vouched
+		}
+		if !vouched {
+			void = append(void, e)
+		}
+	}
+	return void, nil
+}

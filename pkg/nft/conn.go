@@ -1,0 +1,223 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+var nativeEndian = binaryutil.NativeEndian
+
+// Conn is nf_tables of the thread's network namespace. It is for one goroutine; who
+// looks and changes holds record.Store's lock meanwhile.
+type Conn struct {
+	dir     string
+	peer    peer // nil until it is needed
+	library *library
+}
+
+// Open gives a Conn that keeps what it has found in files of dir (see Table.Key).
+// Nothing is touched yet.
+func Open(dir string) *Conn { return &Conn{dir: dir} }
+
+func (c *Conn) connect() error {
+	if c.peer != nil {
+		return nil
+	}
+	s, err := openSocket()
+	if err != nil {
+		return err
+	}
+	return c.use(s)
+}
+
+func (c *Conn) use(p peer) error {
+	l, err := newLibrary(p)
+	if err != nil {
+		return errors.Join(err, p.Close())
+	}
+	c.peer, c.library = p, l
+	return nil
+}
+
+// Close lets go of the kernel. It waits for what anybody has deleted before, a good
+// ten milliseconds: a process that has a link to delete does that first, and a lock
+// is given up before.
+func (c *Conn) Close() error {
+	if c.peer == nil {
+		return nil
+	}
+	p := c.peer
+	c.peer, c.library = nil, nil
+	if err := p.Close(); err != nil {
+		return fmt.Errorf("close the netlink socket for nftables: %w", err)
+	}
+	return nil
+}
+
+// ErrUnsupported says that the kernel lacks what a Table needs: nf_tables, or its
+// chains of type nat (nft_chain_nat, a module of its own before Linux 5.2).
+var ErrUnsupported = errors.New("the kernel lacks it")
+
+// Usable is ErrUnsupported where the kernel has no nf_tables. That it has every kind
+// of chain only a Commit can tell.
+func (c *Conn) Usable() error {
+	_, err := c.exists(Table{Family: nftables.TableFamilyINet, Name: "trestle"})
+	if isUnsupported(err) {
+		return fmt.Errorf("nf_tables: %w (%w)", ErrUnsupported, err)
+	}
+	return err
+}
+
+func (c *Conn) exists(t Table) (bool, error) {
+	if err := c.connect(); err != nil {
+		return false, err
+	}
+	_, err := c.library.ListTableOfFamily(t.Name, t.Family)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for nftables table %s: %w", t, err)
+	}
+	return true, nil
+}
+
+// Exists says whether the table is there; a kernel without nf_tables has none.
+func (c *Conn) Exists(t Table) (bool, error) {
+	there, err := c.exists(t)
+	if isUnsupported(err) {
+		return false, nil
+	}
+	return there, err
+}
+
+// DeleteTable deletes the table, whoever has anything in it.
+func (c *Conn) DeleteTable(t Table) error {
+	there, err := c.Exists(t)
+	if err != nil || !there {
+		return err
+	}
+	c.library.DelTable(t.library())
+	messages, err := c.library.messages()
+	if err != nil {
+		return err
+	}
+	if err := c.peer.commit(messages); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete nftables table %s: %w", t, err)
+	}
+	return c.forget(t)
+}
+
+// DeleteIdle deletes the table if nothing in it belongs to an attachment or a
+// network.
+func (c *Conn) DeleteIdle(t Table) error {
+	there, err := c.Exists(t)
+	if err != nil || !there {
+		return err
+	}
+	sets, err := c.library.GetSets(t.library())
+	if err != nil {
+		return fmt.Errorf("list sets of nftables table %s: %w", t, err)
+	}
+	for _, set := range sets {
+		elements, err := c.listSet(t, set.Name)
+		if err != nil || len(elements) > 0 {
+			return err
+		}
+	}
+	chains, err := c.library.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return fmt.Errorf("list chains of nftables: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Table.Name != t.Name {
+			continue
+		}
+		rules, err := c.rulesOf(t, chain.Name)
+		if err != nil {
+			return err
+		}
+		for _, rule := range rules {
+			if isOwned(rule.Comment) {
+				return nil
+			}
+		}
+	}
+	return c.DeleteTable(t)
+}
+
+// Library is google/nftables over this Conn's socket, to read other programs'
+// tables, and for Apply.
+func (c *Conn) Library() (*nftables.Conn, error) {
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	return c.library.Conn, nil
+}
+
+// Apply sends what was staged by Library, as one transaction.
+func (c *Conn) Apply() error {
+	messages, err := c.library.messages()
+	if err != nil || len(messages) == 0 {
+		return err
+	}
+	return c.peer.commit(messages)
+}
+
+// Differences says, for people, what is not as Commit leaves it.
+func (c *Conn) Differences(want Changes) ([]string, error) {
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, t := range want.Tables {
+		s, err := c.read(t)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, t.differences(s)...)
+	}
+	for _, e := range want.Create {
+		found, there, err := c.find(e)
+		if err != nil {
+			return nil, err
+		}
+		where := fmt.Sprintf("%s in set %s of nftables table %s %s", e.What, e.Set, familyName(e.Family), e.Table)
+		switch {
+		case !there || found.Expires:
+			all = append(all, where+": want it, have none")
+		case !e.isSame(found.Element):
+			all = append(all, fmt.Sprintf("%s: want it %q's, have %q's", where, e.Owner, found.Owner))
+		}
+	}
+	return all, nil
+}
+
+// Text shows a rule's meaning, for tests that keep it.
+func (t Table) Text() string {
+	text := "table " + t.String() + "\n"
+	for _, set := range t.Sets {
+		text += fmt.Sprintf("set %s %d %d\n", set.Name, width(set.Key), width(set.Data))
+	}
+	for _, chain := range t.Chains {
+		text += fmt.Sprintf("chain %s\n", chain.Name)
+		for _, rule := range chain.Rules {
+			text += "\t" + rule.meaning() + "\n"
+		}
+	}
+	return text
+}
+
+// Join is one list of expressions.
+func Join(parts ...[]expr.Any) []expr.Any {
+	var all []expr.Any
+	for _, part := range parts {
+		all = append(all, part...)
+	}
+	return all
+}

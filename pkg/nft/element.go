@@ -1,0 +1,264 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Messages about elements are made here rather than by the library, which knows
+// neither exclusive creation nor expiration, and cannot ask for one element.
+
+// Found is an element as the kernel has it.
+type Found struct {
+	Element
+	// Expires says that it is about to go, by Changes.Remove.
+	Expires bool
+}
+
+// An element takes less than 512 bytes, half of it the comment; so many keep a
+// message below the 64 KiB of a netlink attribute.
+const perMessage = 127
+
+// elementMessages are those of one kind (NFT_MSG_NEWSETELEM …), set by set, some
+// elements each.
+func elementMessages(kind int, flags netlink.HeaderFlags, elements []Element, life *lifetime) ([]netlink.Message, error) {
+	type set struct {
+		family      nftables.TableFamily
+		table, name string
+	}
+	var order []set
+	bySet := map[set][]Element{}
+	for _, e := range elements {
+		s := set{e.Family, e.Table, e.Set}
+		if bySet[s] == nil {
+			order = append(order, s)
+		}
+		bySet[s] = append(bySet[s], e)
+	}
+	var messages []netlink.Message
+	for _, s := range order {
+		for len(bySet[s]) > 0 {
+			n := min(len(bySet[s]), perMessage)
+			message, err := elementMessage(kind, flags, bySet[s][:n], life)
+			if err != nil {
+				return nil, err
+			}
+			messages = append(messages, message)
+			bySet[s] = bySet[s][n:]
+		}
+	}
+	return messages, nil
+}
+
+// lifetime is an element's timeout and what is left of it.
+type lifetime struct{ timeout, left time.Duration }
+
+// elementMessage is about elements of one set.
+func elementMessage(kind int, flags netlink.HeaderFlags, elements []Element, life *lifetime) (netlink.Message, error) {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.ByteOrder = binary.BigEndian
+	attributes.String(unix.NFTA_SET_ELEM_LIST_TABLE, elements[0].Table)
+	attributes.String(unix.NFTA_SET_ELEM_LIST_SET, elements[0].Set)
+	attributes.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+		for _, e := range elements {
+			list.Nested(unix.NFTA_LIST_ELEM, func(a *netlink.AttributeEncoder) error {
+				e.encode(a, kind == unix.NFT_MSG_NEWSETELEM, life)
+				return nil
+			})
+		}
+		return nil
+	})
+	return message(kind, elements[0].Family, flags, attributes)
+}
+
+// encode writes the key, and for a new element the rest.
+func (e Element) encode(a *netlink.AttributeEncoder, whole bool, life *lifetime) {
+	value := func(data []byte) func(*netlink.AttributeEncoder) error {
+		return func(a *netlink.AttributeEncoder) error {
+			a.Bytes(unix.NFTA_DATA_VALUE, data)
+			return nil
+		}
+	}
+	a.Nested(unix.NFTA_SET_ELEM_KEY, value(e.Key))
+	if !whole {
+		return
+	}
+	if len(e.Value) > 0 {
+		a.Nested(unix.NFTA_SET_ELEM_DATA, value(e.Value))
+	}
+	if life != nil {
+		a.Uint64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(life.timeout.Milliseconds()))
+		a.Uint64(unix.NFTA_SET_ELEM_EXPIRATION, uint64(life.left.Milliseconds()))
+	}
+	if e.Owner != "" {
+		a.Bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendString(nil, userdata.NFTNL_UDATA_SET_ELEM_COMMENT, e.Owner))
+	}
+}
+
+// message is one of nf_tables' (struct nfgenmsg, linux/netfilter/nfnetlink.h, and
+// attributes).
+func message(kind int, family nftables.TableFamily, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) (netlink.Message, error) {
+	data, err := attributes.Encode()
+	if err != nil {
+		return netlink.Message{}, fmt.Errorf("encode for nftables: %w", err)
+	}
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{byte(family), unix.NFNETLINK_V0, 0, 0}, data...),
+	}, nil
+}
+
+// find asks for the element with e's key, which takes the same time however many
+// there are. A set or table that is not there has none.
+func (c *Conn) find(e Element) (Found, bool, error) {
+	request, err := elementMessage(unix.NFT_MSG_GETSETELEM, 0, []Element{e}, nil)
+	if err != nil {
+		return Found{}, false, err
+	}
+	answers, err := c.peer.ask(request)
+	if isMissing(err) {
+		return Found{}, false, nil
+	}
+	if err != nil {
+		return Found{}, false, fmt.Errorf("look up %s in set %s of nftables table %s %s: %w", e.What, e.Set, familyName(e.Family), e.Table, err)
+	}
+	found, err := decodeElements(answers)
+	if err != nil || len(found) == 0 {
+		return Found{}, false, err
+	}
+	return found[0], true, nil
+}
+
+// Find asks for the elements with these keys; those that are not there, or about
+// to go, are left out.
+func (c *Conn) Find(elements []Element) ([]Element, error) {
+	var there []Element
+	for _, e := range elements {
+		found, ok, err := c.find(e)
+		if err != nil {
+			return nil, err
+		}
+		if ok && !found.Expires {
+			found.What = e.What
+			there = append(there, found.Element)
+		}
+	}
+	return there, nil
+}
+
+// List gives all elements of the table's sets, but for those about to go. It looks
+// at every one: not for the way of ADD and DEL.
+func (c *Conn) List(t Table) ([]Element, error) {
+	var all []Element
+	for _, set := range t.Sets {
+		elements, err := c.listSet(t, set.Name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, elements...)
+	}
+	return all, nil
+}
+
+func (c *Conn) listSet(t Table, set string) ([]Element, error) {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+	attributes.String(unix.NFTA_SET_ELEM_LIST_SET, set)
+	request, err := message(unix.NFT_MSG_GETSETELEM, t.Family, netlink.Dump, attributes)
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.peer.ask(request)
+	if isMissing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list set %s of nftables table %s: %w", set, t, err)
+	}
+	found, err := decodeElements(answers)
+	var elements []Element
+	for _, f := range found {
+		if !f.Expires {
+			f.What = fmt.Sprintf("element of %s in set %s", f.Owner, set)
+			elements = append(elements, f.Element)
+		}
+	}
+	return elements, err
+}
+
+// isMissing says whether a table, chain, set or element is not there; a kernel
+// without nf_tables has none (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
+func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) || isUnsupported(err) }
+
+func isUnsupported(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}
+
+// decodeElements reads NFT_MSG_NEWSETELEM messages.
+func decodeElements(messages []netlink.Message) ([]Found, error) {
+	var all []Found
+	for _, m := range messages {
+		if len(m.Data) < 4 {
+			return nil, errors.New("decode an nftables element: a message without a header")
+		}
+		attributes, err := netlink.NewAttributeDecoder(m.Data[4:])
+		if err != nil {
+			return nil, fmt.Errorf("decode an nftables element: %w", err)
+		}
+		in := Element{Family: nftables.TableFamily(m.Data[0])}
+		for attributes.Next() {
+			switch attributes.Type() {
+			case unix.NFTA_SET_ELEM_LIST_TABLE:
+				in.Table = attributes.String()
+			case unix.NFTA_SET_ELEM_LIST_SET:
+				in.Set = attributes.String()
+			case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
+				attributes.Nested(func(list *netlink.AttributeDecoder) error {
+					for list.Next() {
+						found := Found{Element: in}
+						list.Nested(found.decode)
+						all = append(all, found)
+					}
+					return list.Err()
+				})
+			}
+		}
+		if err := attributes.Err(); err != nil {
+			return nil, fmt.Errorf("decode an nftables element: %w", err)
+		}
+	}
+	return all, nil
+}
+
+func (f *Found) decode(element *netlink.AttributeDecoder) error {
+	value := func(to *[]byte) func(*netlink.AttributeDecoder) error {
+		return func(data *netlink.AttributeDecoder) error {
+			for data.Next() {
+				if data.Type() == unix.NFTA_DATA_VALUE {
+					*to = data.Bytes()
+				}
+			}
+			return data.Err()
+		}
+	}
+	for element.Next() {
+		switch element.Type() {
+		case unix.NFTA_SET_ELEM_KEY:
+			element.Nested(value(&f.Key))
+		case unix.NFTA_SET_ELEM_DATA:
+			element.Nested(value(&f.Value))
+		case unix.NFTA_SET_ELEM_EXPIRATION:
+			f.Expires = true
+		case unix.NFTA_SET_ELEM_USERDATA:
+			f.Owner, _ = userdata.GetString(element.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT) // none is ""
+		}
+	}
+	return element.Err()
+}

@@ -1,0 +1,154 @@
+package nft
+
+import (
+	"errors"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace runs the test's goroutine in a network namespace that nobody else has;
+// its thread ends with it.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+}
+
+func nftCommand(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("nft", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// sample is a table with all that ours have: maps with concatenations, a base chain
+// of each type, rules whose order counts and others.
+func sample(comments ...string) Table {
+	t := Table{
+		Family: nftables.TableFamilyINet, Name: "trestle", Key: "sample " + strings.Join(comments, ","),
+		Sets: []Set{
+			{Name: "ports", Key: []nftables.SetDatatype{nftables.TypeInetProto, nftables.TypeInetService}, Data: []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeInetService}},
+			{Name: "links", Key: []nftables.SetDatatype{nftables.TypeIFName}},
+		},
+		Chains: []Chain{
+			{Name: "by_port", Rules: []Rule{{Comment: "lookup", Exprs: []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+				&expr.Payload{DestRegister: 9, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+				&expr.Lookup{SourceRegister: 1, SetName: "ports", DestRegister: 1, IsDestRegSet: true},
+				&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: 9, RegProtoMax: 9, Specified: true},
+			}}}},
+			{Name: "prerouting", Hook: &Hook{nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest}, Rules: []Rule{{Comment: "local", Exprs: []expr.Any{
+				&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+				&expr.Verdict{Kind: expr.VerdictJump, Chain: "by_port"},
+			}}}},
+			{Name: "postrouting", AnyOrder: true, Hook: &Hook{nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource}},
+		},
+	}
+	for _, comment := range comments {
+		t.Chains[2].Rules = append(t.Chains[2].Rules, Rule{Comment: comment, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{255, 255, 255, 0}, Xor: []byte{0, 0, 0, 0}},
+			&expr.Cmp{Register: 1, Data: []byte{10, 1, byte(len(comment)), 0}},
+			&expr.Masq{},
+		}})
+	}
+	return t
+}
+
+func port(owner string, number, address byte) Element {
+	return Element{
+		Family: nftables.TableFamilyINet, Table: "trestle", Set: "ports", Owner: owner, What: "port",
+		Key: []byte{6, 0, 0, 0, 0, number, 0, 0}, Value: []byte{10, 1, 0, address, 0, 80, 0, 0},
+	}
+}
+
+func commit(t *testing.T, c *Conn, changes Changes, vouch Vouch) {
+	t.Helper()
+	if err := c.Commit(changes, vouch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func nobody(string) (bool, error)   { return false, nil }
+func everybody(string) (bool, error) { return true, nil }
+
+// TestCommit goes through the life of a table on the kernel.
+func TestCommit(t *testing.T) {
+	inNamespace(t)
+	c := Open(t.TempDir())
+	defer c.Close()
+	table := sample("a/")
+	changes := Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}
+	commit(t, c, changes, nil)
+	same := func(what string, want Changes) {
+		t.Helper()
+		diffs, err := c.Differences(want)
+		if err != nil || len(diffs) > 0 {
+			t.Errorf("%s: got %v, %v, want no difference\n%s", what, diffs, err, nftCommand(t, "list", "ruleset"))
+		}
+	}
+	same("made", changes)
+	commit(t, c, changes, nil)
+	same("made twice", changes)
+
+	ruleset := nftCommand(t, "list", "ruleset")
+	load := exec.Command("nft", "-f", "-")
+	load.Stdin = strings.NewReader("flush ruleset\n" + ruleset)
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("load what nft listed: %v\n%s\n%s", err, out, ruleset)
+	}
+	same("loaded by nft", changes)
+
+	more := sample("a/", "bb/")
+	commit(t, c, Changes{Tables: []Table{more}}, nil)
+	same("with a rule more", Changes{Tables: []Table{more}})
+
+	nftCommand(t, "flush", "ruleset")
+	if diffs, _ := c.Differences(changes); len(diffs) == 0 {
+		t.Error("after a flush: got no difference")
+	}
+	commit(t, c, changes, nil)
+	same("made after a flush", changes)
+
+	var taken *TakenError
+	theirs := port("b/c2/eth0", 80, 3)
+	if err := c.Commit(Changes{Create: []Element{theirs}}, everybody); !errors.As(err, &taken) || taken.Holder != "a/c1/eth0" {
+		t.Errorf("another's port: got %v, want that a/c1/eth0 has it", err)
+	}
+	same("refused", changes)
+	commit(t, c, Changes{Create: []Element{theirs}}, nobody)
+	same("a void one replaced", Changes{Create: []Element{theirs}})
+
+	commit(t, c, Changes{Remove: []Element{theirs}}, nil)
+	left, err := c.List(table)
+	if err != nil || len(left) > 0 {
+		t.Errorf("removed: got %v, %v, want none", left, err)
+	}
+	began := time.Now()
+	commit(t, c, Changes{Create: []Element{theirs}}, everybody)
+	t.Logf("created again after %s", time.Since(began))
+	same("created again", Changes{Create: []Element{theirs}})
+	if err := c.DeleteIdle(table); err != nil {
+		t.Error(err)
+	}
+	same("not idle", Changes{Create: []Element{theirs}})
+	commit(t, c, Changes{Tables: []Table{sample()}, Remove: []Element{theirs}}, nil)
+	if err := c.DeleteIdle(table); err != nil {
+		t.Error(err)
+	}
+	if got := nftCommand(t, "list", "ruleset"); got != "" {
+		t.Errorf("idle: got\n%s\nwant nothing", got)
+	}
+}

@@ -1,0 +1,114 @@
+package nft
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// To compare a table's rules with those that are wanted takes ten times as long as
+// to list them. So a file for each table holds the digest of a listing that was
+// found right, and below it the Keys of what it was right for:
+//
+//	<dir>/inet-trestle
+//
+// Any change of a rule, by whomever, and any rule loaded anew changes the listing;
+// the file says nothing then, and the rules are compared again. Where the file is
+// missing although the table is there, the records were lost or are another boot's.
+func (c *Conn) knownFile(t Table) string {
+	return filepath.Join(c.dir, strings.ReplaceAll(t.String(), " ", "-"))
+}
+
+// known says whether the table is known to be what is wanted.
+func (c *Conn) known(t Table) (bool, error) {
+	digest, keys, err := c.readKnown(t)
+	if err != nil || !slices.Contains(keys, t.Key) {
+		return false, err
+	}
+	now, err := c.digest(t)
+	return err == nil && digest == now, err
+}
+
+// IsKnown says whether there is a file about the table: while there is, whoever has
+// something in the table has a record.
+func (c *Conn) IsKnown(t Table) (bool, error) {
+	_, keys, err := c.readKnown(t)
+	return len(keys) > 0, err
+}
+
+func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
+	data, err := os.ReadFile(c.knownFile(t))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("read what is known of nftables table %s: %w", t, err)
+	}
+	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
+	return lines[0], lines[1:], nil
+}
+
+// remember says of tables that they are what is wanted.
+func (c *Conn) remember(tables []Table) error {
+	for _, t := range tables {
+		digest, err := c.digest(t)
+		if err != nil {
+			return err
+		}
+		was, keys, err := c.readKnown(t)
+		if err != nil {
+			return err
+		}
+		if was != digest {
+			keys = nil
+		}
+		if !slices.Contains(keys, t.Key) {
+			keys = append(keys, t.Key)
+		}
+		if err := os.MkdirAll(c.dir, 0o700); err != nil {
+			return fmt.Errorf("remember nftables table %s: %w", t, err)
+		}
+		content := digest + "\n" + strings.Join(keys, "\n") + "\n"
+		if err := os.WriteFile(c.knownFile(t), []byte(content), 0o600); err != nil {
+			return fmt.Errorf("remember nftables table %s: %w", t, err)
+		}
+	}
+	return nil
+}
+
+// forget takes back what is known of a table.
+func (c *Conn) forget(t Table) error {
+	if err := os.Remove(c.knownFile(t)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget nftables table %s: %w", t, err)
+	}
+	return nil
+}
+
+// digest is that of the kernel's listing of all rules of the table, whose number is
+// that of networks and not of containers.
+func (c *Conn) digest(t Table) (string, error) {
+	attributes := netlink.NewAttributeEncoder()
+	attributes.String(unix.NFTA_RULE_TABLE, t.Name)
+	request, err := message(unix.NFT_MSG_GETRULE, t.Family, netlink.Dump, attributes)
+	if err != nil {
+		return "", err
+	}
+	answers, err := c.peer.ask(request)
+	if err != nil && !isMissing(err) {
+		return "", fmt.Errorf("list rules of nftables table %s: %w", t, err)
+	}
+	hash := sha256.New()
+	for _, m := range answers {
+		hash.Write(m.Data[min(4, len(m.Data)):]) // behind struct nfgenmsg, which counts all changes of the namespace
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
+}

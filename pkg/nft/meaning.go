@@ -1,0 +1,202 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// meaning is what a rule says, whatever the bytes: two rules with one meaning treat
+// every packet alike. The same rule has other bytes when "nft -f" has loaded it:
+// other registers, and "10.1.0.0/24" as a comparison of three bytes rather than of
+// four under a mask.
+func (r Rule) meaning() string {
+	w := &walker{registers: map[uint32]source{}}
+	for _, e := range r.Exprs {
+		w.step(e)
+	}
+	return strings.Join(append(w.said, "# "+r.Comment), " ")
+}
+
+// source is what a register holds: bytes of something, under a mask.
+type source struct {
+	what  string
+	mask  []byte // nil: as it is
+	words uint32
+}
+
+// walker goes through a rule and notes what its expressions do, in terms of sources
+// rather than registers.
+type walker struct {
+	registers map[uint32]source // by their first word
+	said      []string
+}
+
+func (w *walker) say(format string, args ...any) { w.said = append(w.said, fmt.Sprintf(format, args...)) }
+
+// firstWord is the word that a register begins at: those of 16 bytes are 1 to 4,
+// those of 4 bytes are 8 to 23 (enum nft_registers, linux/netfilter/nf_tables.h).
+func firstWord(register uint32) uint32 {
+	if register >= unix.NFT_REG32_00 {
+		return register - unix.NFT_REG32_00
+	}
+	return (register - unix.NFT_REG_1) * 4
+}
+
+func (w *walker) load(register uint32, what string, length uint32) {
+	w.registers[firstWord(register)] = source{what: what, words: max(1, (length+3)/4)}
+}
+
+// take is all that stands from a register on, and forgets it.
+func (w *walker) take(register uint32) string {
+	var parts []string
+	for word := firstWord(register); ; {
+		s, ok := w.registers[word]
+		if !ok {
+			break
+		}
+		delete(w.registers, word)
+		parts = append(parts, s.String())
+		word += s.words
+	}
+	return strings.Join(parts, " . ")
+}
+
+func (s source) String() string {
+	if s.mask == nil {
+		return s.what
+	}
+	return s.what + "&" + hex.EncodeToString(s.mask)
+}
+
+func (w *walker) step(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Payload:
+		w.load(e.DestRegister, fmt.Sprintf("payload %d+%d", e.Base, e.Offset), e.Len)
+		w.setLength(e.DestRegister, e.Len)
+	case *expr.Meta:
+		w.meta(e)
+	case *expr.Ct:
+		w.load(e.Register, fmt.Sprintf("ct %d/%d", e.Key, e.Direction), 4)
+	case *expr.Fib:
+		same := *e
+		same.Register = 0
+		w.load(e.Register, fmt.Sprintf("fib %+v", same), 4)
+		if e.ResultOIFNAME {
+			w.load(e.Register, fmt.Sprintf("fib %+v", same), unix.IFNAMSIZ)
+		}
+	case *expr.Immediate:
+		w.load(e.Register, hex.EncodeToString(e.Data), uint32(len(e.Data)))
+	case *expr.Bitwise:
+		w.bitwise(e)
+	case *expr.Cmp:
+		w.compare(e)
+	case *expr.Lookup:
+		w.lookup(e)
+	default:
+		w.end(e)
+	}
+}
+
+// end notes what a rule does with packets that fit.
+func (w *walker) end(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.NAT:
+		same := *e
+		w.say("nat %d/%d to %s", e.Type, e.Family, w.target(&same))
+	case *expr.Masq:
+		w.say("masquerade %v %v %v", e.Random, e.FullyRandom, e.Persistent)
+	case *expr.Verdict:
+		w.say("verdict %d %s", e.Kind, e.Chain)
+	case *expr.Counter: // whose numbers mean nothing
+		w.say("counter")
+	default:
+		data, err := expr.Marshal(unix.NFPROTO_INET, e)
+		if err != nil {
+			w.say("%T %v", e, err)
+			return
+		}
+		w.say("%T %x", e, data)
+	}
+}
+
+// target is where a translation leads; a range of one is its beginning.
+func (w *walker) target(e *expr.NAT) string {
+	address := w.take(e.RegAddrMin)
+	port := ""
+	if e.RegProtoMin != 0 {
+		port = w.take(e.RegProtoMin)
+	}
+	return fmt.Sprintf("%s %s %v %v %v", address, port, e.Random, e.FullyRandom, e.Persistent)
+}
+
+func (w *walker) meta(e *expr.Meta) {
+	if e.SourceRegister {
+		w.say("meta %d set %s", e.Key, w.take(e.Register))
+		return
+	}
+	length := uint32(4)
+	if e.Key == expr.MetaKeyIIFNAME || e.Key == expr.MetaKeyOIFNAME {
+		length = unix.IFNAMSIZ
+	}
+	w.load(e.Register, fmt.Sprintf("meta %d", e.Key), length)
+}
+
+func (w *walker) setLength(register, length uint32) {
+	s := w.registers[firstWord(register)]
+	s.mask = bytes.Repeat([]byte{0xff}, int(length))
+	w.registers[firstWord(register)] = s
+}
+
+func (w *walker) bitwise(e *expr.Bitwise) {
+	s := w.registers[firstWord(e.SourceRegister)]
+	delete(w.registers, firstWord(e.SourceRegister))
+	if slices.ContainsFunc(e.Xor, func(b byte) bool { return b != 0 }) {
+		s.what, s.mask = fmt.Sprintf("(%s & %x ^ %x)", s, e.Mask, e.Xor), nil
+	} else {
+		s.mask = e.Mask
+	}
+	w.registers[firstWord(e.DestRegister)] = s
+}
+
+func (w *walker) compare(e *expr.Cmp) {
+	s := w.registers[firstWord(e.Register)]
+	delete(w.registers, firstWord(e.Register))
+	data := e.Data
+	if strings.HasPrefix(s.what, "payload") {
+		s.mask = bytes.TrimRight(s.mask, "\x00")
+		data = data[:min(len(data), len(s.mask))]
+	}
+	w.say("%s %d %x", s, e.Op, data)
+}
+
+func (w *walker) lookup(e *expr.Lookup) {
+	w.say("lookup %s in %s %v", w.take(e.SourceRegister), e.SetName, e.Invert)
+	if e.IsDestRegSet {
+		// an address and, perhaps, a port behind it: whatever it is used for is from there
+		for word := range uint32(5) {
+			w.registers[firstWord(e.DestRegister)+word] = source{what: fmt.Sprintf("%s[%d]", e.SetName, word), words: 1}
+		}
+	}
+}
+
+// ruleOf is a rule as the kernel has it.
+func ruleOf(r *nftables.Rule) Rule {
+	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
+	return Rule{Comment: comment, Exprs: r.Exprs}
+}
+
+func meanings(rules []Rule) []string {
+	var all []string
+	for _, r := range rules {
+		all = append(all, r.meaning())
+	}
+	return all
+}

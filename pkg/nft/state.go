@@ -1,0 +1,287 @@
+package nft
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// state is what the kernel has of a Table.
+type state struct {
+	chains map[string]*nftables.Chain // of the whole table
+	sets   map[string]*nftables.Set   // of the whole table
+	rules  map[string][]Rule          // of the Table's own chains
+}
+
+func (c *Conn) read(t Table) (state, error) {
+	s := state{chains: map[string]*nftables.Chain{}, sets: map[string]*nftables.Set{}, rules: map[string][]Rule{}}
+	// the library's other questions hide the kernel's error number
+	if there, err := c.Exists(t); err != nil || !there {
+		return s, err
+	}
+	chains, err := c.library.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return s, fmt.Errorf("list chains of nftables: %w", err)
+	}
+	for _, chain := range chains {
+		if chain.Table.Name == t.Name {
+			s.chains[chain.Name] = chain
+		}
+	}
+	for _, chain := range t.Chains {
+		if s.chains[chain.Name] == nil {
+			continue
+		}
+		if s.rules[chain.Name], err = c.rulesOf(t, chain.Name); err != nil {
+			return s, err
+		}
+	}
+	sets, err := c.library.GetSets(t.library())
+	if err != nil {
+		return s, fmt.Errorf("list sets of nftables table %s: %w", t, err)
+	}
+	for _, set := range sets {
+		s.sets[set.Name] = set
+	}
+	return s, nil
+}
+
+func (c *Conn) rulesOf(t Table, chain string) ([]Rule, error) {
+	have, err := c.library.GetRules(t.library(), &nftables.Chain{Name: chain})
+	if err != nil {
+		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", chain, t, err)
+	}
+	var rules []Rule
+	for _, r := range have {
+		rules = append(rules, ruleOf(r))
+	}
+	return rules, nil
+}
+
+// fit says whether the set found can hold what this one shall.
+func (s Set) fits(found *nftables.Set) bool {
+	return found.HasTimeout && !found.Interval && found.IsMap == (s.Data != nil) &&
+		found.KeyType.Bytes == width(s.Key) && (s.Data == nil || found.DataType.Bytes == width(s.Data))
+}
+
+// width is the length of a concatenation, whose parts fill whole words.
+func width(types []nftables.SetDatatype) uint32 {
+	if len(types) == 1 {
+		return types[0].Bytes
+	}
+	var sum uint32
+	for _, t := range types {
+		sum += (t.Bytes + 3) &^ 3
+	}
+	return sum
+}
+
+func (c Chain) fits(found *nftables.Chain) bool {
+	if c.Hook == nil {
+		return found.Hooknum == nil
+	}
+	return found.Hooknum != nil && found.Priority != nil && *found.Hooknum == *c.Hook.Hook &&
+		*found.Priority == *c.Hook.Priority && found.Type == c.Hook.Type
+}
+
+// lacking are the rules that only have to be appended to those found; ok is false
+// where that does not make the chain what is wanted.
+func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
+	have := meanings(found)
+	if !c.AnyOrder {
+		want := meanings(c.Rules)
+		if len(have) > len(want) || !slices.Equal(have, want[:len(have)]) {
+			return nil, false
+		}
+		return c.Rules[len(have):], true
+	}
+	for _, rule := range c.Rules {
+		if i := slices.Index(have, rule.meaning()); i >= 0 {
+			have = slices.Delete(have, i, i+1)
+		} else {
+			lacking = append(lacking, rule)
+		}
+	}
+	return lacking, len(have) == 0
+}
+
+// differences is what stands between the state and the table that is wanted.
+func (t Table) differences(s state) []string {
+	var all []string
+	for _, set := range t.Sets {
+		switch found := s.sets[set.Name]; {
+		case found == nil:
+			all = append(all, fmt.Sprintf("set %s of nftables table %s: want it, have none", set.Name, t))
+		case !set.fits(found):
+			all = append(all, fmt.Sprintf("set %s of nftables table %s: want it of other types or flags", set.Name, t))
+		}
+	}
+	for _, chain := range t.Chains {
+		found := s.chains[chain.Name]
+		if found == nil {
+			all = append(all, fmt.Sprintf("chain %s of nftables table %s: want it, have none", chain.Name, t))
+			continue
+		}
+		if !chain.fits(found) {
+			all = append(all, fmt.Sprintf("chain %s of nftables table %s: want it at another hook or priority", chain.Name, t))
+		}
+		all = append(all, chain.ruleDifferences(t, s.rules[chain.Name])...)
+	}
+	return all
+}
+
+// ruleDifferences names what is lacking and what is too much by the rules' comments.
+func (c Chain) ruleDifferences(t Table, found []Rule) []string {
+	if lacking, ok := c.lacking(found); ok && len(lacking) == 0 {
+		return nil
+	}
+	have, want := meanings(found), meanings(c.Rules)
+	var all []string
+	for i, rule := range c.Rules {
+		if !slices.Contains(have, want[i]) {
+			all = append(all, fmt.Sprintf("rule %q in chain %s of nftables table %s: want it, have none or another", rule.Comment, c.Name, t))
+		}
+	}
+	for i, rule := range found {
+		if !slices.Contains(want, have[i]) {
+			all = append(all, fmt.Sprintf("rule %q in chain %s of nftables table %s: have it, want none such", rule.Comment, c.Name, t))
+		}
+	}
+	if all == nil {
+		all = append(all, fmt.Sprintf("chain %s of nftables table %s: want its rules in another order, or each once", c.Name, t))
+	}
+	return all
+}
+
+// former are the names of earlier releases' that are still there.
+func (t Table) former(s state) (chains, sets []string) {
+	for _, name := range t.Former {
+		if s.chains[name] != nil {
+			chains = append(chains, name)
+		}
+		if s.sets[name] != nil {
+			sets = append(sets, name)
+		}
+	}
+	return chains, sets
+}
+
+// bring gives the messages that make the table what is wanted, in an order that the
+// kernel takes as one transaction: what refers to something goes before it, and
+// comes after it.
+func (c *Conn) bring(t Table, s state) ([]netlink.Message, error) {
+	oldChains, oldSets := t.former(s)
+	replace, kept, err := c.replacedSets(t, s)
+	if err != nil {
+		return nil, err
+	}
+	rewrite := len(replace)+len(oldChains)+len(oldSets) > 0
+	c.library.AddTable(t.library())
+	appended := c.clear(t, s, rewrite)
+	for _, name := range oldChains {
+		c.library.FlushChain(&nftables.Chain{Name: name, Table: t.library()})
+	}
+	for _, name := range oldChains {
+		c.library.DelChain(&nftables.Chain{Name: name, Table: t.library()})
+	}
+	for _, name := range append(oldSets, replace...) {
+		c.library.DelSet(&nftables.Set{Name: name, Table: t.library()})
+	}
+	for _, set := range t.Sets {
+		if s.sets[set.Name] == nil || slices.Contains(replace, set.Name) {
+			if err := c.library.AddSet(t.set(set), nil); err != nil {
+				return nil, fmt.Errorf("add set %s: %w", set.Name, err)
+			}
+		}
+	}
+	for _, chain := range t.Chains {
+		c.library.AddChain(t.chain(chain))
+	}
+	for i, chain := range t.Chains {
+		for _, rule := range appended[i] {
+			c.library.AddRule(t.rule(chain, rule))
+		}
+	}
+	messages, err := c.library.messages()
+	if err != nil {
+		return nil, err
+	}
+	elements, err := elementMessages(unix.NFT_MSG_NEWSETELEM, netlink.Create, kept, nil)
+	return append(messages, elements...), err
+}
+
+// clear empties the chains whose rules cannot be had by appending, all of them if
+// rewrite, and gives the rules that each lacks then.
+func (c *Conn) clear(t Table, s state, rewrite bool) [][]Rule {
+	var appended [][]Rule
+	var misplaced []*nftables.Chain
+	for _, chain := range t.Chains {
+		found := s.chains[chain.Name]
+		lacking, ok := chain.lacking(s.rules[chain.Name])
+		fits := found == nil || chain.fits(found)
+		if found != nil && (rewrite || !ok || !fits) {
+			c.library.FlushChain(&nftables.Chain{Name: chain.Name, Table: t.library()})
+			lacking = chain.Rules
+		}
+		if !fits {
+			misplaced = append(misplaced, &nftables.Chain{Name: chain.Name, Table: t.library()})
+		}
+		appended = append(appended, lacking)
+	}
+	for _, chain := range misplaced {
+		c.library.DelChain(chain)
+	}
+	return appended
+}
+
+// replacedSets are the names of sets that cannot stay as they are, and the elements
+// that their successors take over.
+func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, err error) {
+	for _, set := range t.Sets {
+		found := s.sets[set.Name]
+		if found == nil || set.fits(found) {
+			continue
+		}
+		names = append(names, set.Name)
+		if found.KeyType.Bytes != width(set.Key) || found.IsMap != (set.Data != nil) {
+			continue // elements of another kind: their owners' records have them
+		}
+		elements, err := c.listSet(t, set.Name)
+		if err != nil {
+			return nil, nil, err
+		}
+		kept = append(kept, elements...)
+	}
+	return names, kept, nil
+}
+
+// set is the set as the library makes it. The flag for concatenations is sent by
+// nobody here: only intervals need it, and kernels before 5.6 refuse it.
+func (t Table) set(s Set) *nftables.Set {
+	set := &nftables.Set{Table: t.library(), Name: s.Name, IsMap: s.Data != nil, HasTimeout: true, KeyType: s.Key[0]}
+	if len(s.Key) > 1 {
+		set.KeyType = nftables.MustConcatSetType(s.Key...)
+	} else {
+		set.KeyByteOrder = nativeEndian // as nft has it for names
+	}
+	if set.IsMap {
+		set.DataType = nftables.MustConcatSetType(s.Data...)
+	}
+	return set
+}
+
+func (t Table) rule(chain Chain, r Rule) *nftables.Rule {
+	rule := &nftables.Rule{Table: t.library(), Chain: &nftables.Chain{Name: chain.Name, Table: t.library()}, Exprs: r.Exprs}
+	if r.Comment != "" {
+		rule.UserData = userdata.AppendString(nil, userdata.TypeComment, r.Comment)
+	}
+	return rule
+}
+
+// isOwned says whether a comment is the label of an attachment or a network.
+func isOwned(comment string) bool { return strings.Contains(comment, "/") }

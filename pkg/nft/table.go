@@ -1,0 +1,140 @@
+// Package nft brings tables of ours in nftables to what is wanted. What a caller
+// wants is plain data: a Table with its sets, chains and rules, and Elements, each
+// with its owner as comment. Conn.Commit compares that with the kernel's and sends
+// the difference in one transaction; nothing is kept in memory between calls.
+//
+// Start at Conn.Commit; Conn.Differences says what Commit would mend. To see what a
+// node has: nft list table inet trestle; to see what is sent: nft monitor.
+//
+// # How our tables live with others'
+//
+// Everything is in the tables "inet trestle" and "bridge trestle", and no other
+// program's rules are touched. Docker, ufw, firewalld and kube-proxy have tables of
+// their own, and the kernel asks all of them: at a hook of type nat the first one
+// that translates a connection wins, in the order of priorities; at a hook of type
+// filter everybody may drop a packet, and nobody can accept it on another's behalf.
+// So a FORWARD chain that drops (Docker's, ufw's) still does: the firewall plugin is
+// for that. "nft flush ruleset" and a reload of firewalld's nftables before 0.9 take
+// our tables along: the next ADD and "trestle restore" make them again.
+package nft
+
+import (
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// Table is what one part of Trestle wants in a table: its own sets and chains. Those
+// that it does not name belong to other parts and are left unchanged.
+type Table struct {
+	Family nftables.TableFamily
+	Name   string
+	Sets   []Set
+	Chains []Chain
+	// Former are names of sets and chains that earlier releases made and this one
+	// has no use for.
+	Former []string
+	// Key names this very content, for people and for Commit: a table that has been
+	// found to hold what Key stands for is not compared again until its rules
+	// change. Two Tables with different content never share a Key.
+	Key string
+}
+
+// Set is a set, or a map where it has Data. Elements of several Types are
+// concatenations. All have "flags timeout", so that an element can be removed by
+// expiry, which costs no grace period (see Conn.Commit).
+type Set struct {
+	Name string
+	Key  []nftables.SetDatatype
+	Data []nftables.SetDatatype
+}
+
+// Chain is a chain and all of its rules.
+type Chain struct {
+	Name string
+	// Hook is where packets come from; nil for a chain that others jump to.
+	Hook  *Hook
+	Rules []Rule
+	// AnyOrder says that the order of Rules means nothing, so that a rule can be
+	// added without the others being touched.
+	AnyOrder bool
+}
+
+// Hook is a base chain's place (nft(8), "CHAINS").
+type Hook struct {
+	Type     nftables.ChainType
+	Hook     *nftables.ChainHook
+	Priority *nftables.ChainPriority
+}
+
+// Rule is one rule; Comment is shown by "nft list".
+type Rule struct {
+	Comment string
+	Exprs   []expr.Any
+}
+
+// Element is an element of a set or map.
+type Element struct {
+	Family nftables.TableFamily
+	Table  string
+	Set    string
+	Key    []byte
+	Value  []byte // of a map
+	// Owner is the element's comment: the label of an attachment, or of what else
+	// has it.
+	Owner string
+	What  string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
+}
+
+// Changes is one transaction's worth of changes.
+type Changes struct {
+	// Tables are brought to what is wanted, before elements are looked at.
+	Tables []Table
+	// Create are elements that are to be there, each with its owner. One that is
+	// there already is left unchanged.
+	Create []Element
+	// Remove are elements that are to be gone. The caller has made sure that they
+	// are its owner's.
+	Remove []Element
+}
+
+// With is both changes in one.
+func (c Changes) With(other Changes) Changes {
+	return Changes{
+		Tables: append(append([]Table{}, c.Tables...), other.Tables...),
+		Create: append(append([]Element{}, c.Create...), other.Create...),
+		Remove: append(append([]Element{}, c.Remove...), other.Remove...),
+	}
+}
+
+// Empty says whether there is nothing to do.
+func (c Changes) Empty() bool { return len(c.Tables)+len(c.Create)+len(c.Remove) == 0 }
+
+func (t Table) library() *nftables.Table {
+	return &nftables.Table{Name: t.Name, Family: t.Family}
+}
+
+// chain is the chain as the library has it.
+func (t Table) chain(c Chain) *nftables.Chain {
+	chain := &nftables.Chain{Name: c.Name, Table: t.library()}
+	if c.Hook != nil {
+		chain.Type, chain.Hooknum, chain.Priority = c.Hook.Type, c.Hook.Hook, c.Hook.Priority
+	}
+	return chain
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	}
+	return "?"
+}
+
+// String names the table as nft does.
+func (t Table) String() string { return familyName(t.Family) + " " + t.Name }

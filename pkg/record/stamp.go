@@ -1,0 +1,4 @@
+package record
+
+// Stamp is a stub.
+type Stamp struct{ Boot string }

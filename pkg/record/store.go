@@ -1,0 +1,266 @@
+// Package record keeps who has what, in /run: one file for each attachment and
+// place, written before what it tells of is made and removed after that is gone. So
+// whatever a kill leaves, the next DEL, GC or restore finds.
+//
+//	/run/trestle/lock                          held by whoever looks and changes
+//	/run/trestle/<place>/<network>/<owner>     a Record; <owner> is the hash of its name
+//	/run/trestle/<place>.shared/<share>/<owner> -> the Record of one who needs <share>
+//
+// Start at Read, Write and Remove; Store.Others tells whether a share has another
+// user. To debug: the files are JSON, and each names its owner.
+//
+// A record that is torn, or of another boot or machine (see Stamp), is none; a link
+// that leads to no record is void. Neither harms anybody else.
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+// DefaultDir is where records live: they are worthless after a reboot, as what they
+// tell of in the kernel is.
+const DefaultDir = "/run/trestle"
+
+// Version is that of records as this release writes them. One with a higher version
+// is read as far as it is understood.
+const Version = 1
+
+// Store is a directory of records.
+type Store struct{ dir string }
+
+// Open gives the records in dir. Nothing is touched yet.
+func Open(dir string) Store { return Store{dir} }
+
+// Dir is the path of a directory of the store's that holds what is no record.
+func (s Store) Dir(name string) string { return filepath.Join(s.dir, name) }
+
+// Lock keeps all others from changing what records tell of. It is held for about a
+// millisecond; who waits too long is told who has it.
+func (s Store) Lock() (*flock.Lock, error) {
+	if err := s.makeDir(""); err != nil {
+		return nil, err
+	}
+	return flock.Create(s.Dir("lock"), flock.Exclusive, flock.DefaultWait)
+}
+
+// Record is what an attachment has in one place.
+type Record[T any] struct {
+	Version int
+	Stamp   Stamp // who vouches for it
+	Owner   cni.Owner
+	// Shares name what the attachment needs and others may need too; they are made
+	// names of directories.
+	Shares []string `json:",omitempty"`
+	Value  T
+}
+
+// place is a kind of record: "ports", "firewall" ….
+func (s Store) file(place string, o cni.Owner) string {
+	return filepath.Join(s.dir, place, o.Network, key(o))
+}
+
+func (s Store) share(place, share string) string {
+	return filepath.Join(s.dir, place+".shared", strings.ReplaceAll(share, "/", "_"))
+}
+
+// key is the name of an owner's files.
+func key(o cni.Owner) string { return o.Hash(32) }
+
+// Path is where the owner's record is, for links to it.
+func (s Store) Path(place string, o cni.Owner) string { return s.file(place, o) }
+
+// Write puts the record into place: the whole of it or, after a kill, the former.
+func Write[T any](s Store, place string, r Record[T]) error {
+	r.Version = Version
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	path := s.file(place, r.Owner)
+	if err := s.makeDir(filepath.Join(place, r.Owner.Network)); err != nil {
+		return err
+	}
+	if err := replaceFile(path, data); err != nil {
+		return err
+	}
+	for _, share := range r.Shares {
+		if err := s.link(place, share, r.Owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func replaceFile(path string, data []byte) error {
+	fresh := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	err := os.WriteFile(fresh, data, 0o600)
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err != nil {
+		return errors.Join(cni.IOErrorf("write a record: %w", err), remove(fresh))
+	}
+	return nil
+}
+
+func (s Store) link(place, share string, o cni.Owner) error {
+	dir := s.share(place, share)
+	if err := s.makeDir(filepath.Join(place+".shared", filepath.Base(dir))); err != nil {
+		return err
+	}
+	err := os.Symlink(filepath.Join("..", "..", place, o.Network, key(o)), filepath.Join(dir, key(o)))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return cni.IOErrorf("record a share: %w", err)
+	}
+	return nil
+}
+
+// makeDir makes a directory below the store's, and the store's, for root alone.
+func (s Store) makeDir(name string) error {
+	err := os.Mkdir(s.Dir(name), 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = os.MkdirAll(s.Dir(name), 0o700)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return cni.IOErrorf("make a directory of records: %w", err)
+	}
+	return nil
+}
+
+// Read gives the owner's record; there is none where the file is missing or torn.
+func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, err error) {
+	r, there, err = readFile[T](s.file(place, o))
+	return r, there && r.Owner == o, err
+}
+
+// At gives the record that a path or a link leads to.
+func At[T any](path string) (r Record[T], there bool, err error) { return readFile[T](path) }
+
+func readFile[T any](path string) (r Record[T], whole bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, false, nil
+	}
+	if err != nil {
+		return r, false, cni.IOErrorf("read a record: %w", err)
+	}
+	if json.Unmarshal(data, &r) != nil {
+		return Record[T]{}, false, nil
+	}
+	return r, true, nil
+}
+
+// Remove forgets the owner, who had shares. It may be called again.
+func (s Store) Remove(place string, o cni.Owner, shares []string) error {
+	var errs []error
+	for _, share := range shares {
+		dir := s.share(place, share)
+		errs = append(errs, remove(filepath.Join(dir, key(o))), remove(dir))
+	}
+	return errors.Join(append(errs, remove(s.file(place, o)))...)
+}
+
+// Others says whether anybody beside the owner has a share, by no more of the
+// directory than tells. Links that lead to no record go.
+func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
+	dir, err := os.Open(s.share(place, share))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, cni.IOErrorf("look who shares: %w", err)
+	}
+	defer func() { _ = dir.Close() }() // only read from
+	for {
+		names, err := dir.Readdirnames(2)
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, cni.IOErrorf("look who shares: %w", err)
+		}
+		for _, name := range names {
+			if name == key(o) {
+				continue
+			}
+			path := filepath.Join(dir.Name(), name)
+			if _, err := os.Stat(path); err == nil {
+				return true, nil
+			}
+			if err := remove(path); err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+// List gives the records of a network, or of all where network is empty. Files that
+// hold none, which a kill or a full disk left, are removed: who calls it holds the
+// lock.
+func List[T any](s Store, place, network string) ([]Record[T], error) {
+	networks := []string{network}
+	var err error
+	if network == "" {
+		if networks, err = names(filepath.Join(s.dir, place)); err != nil {
+			return nil, err
+		}
+	}
+	var all []Record[T]
+	var errs []error
+	for _, network := range networks {
+		dir := filepath.Join(s.dir, place, network)
+		files, err := names(dir)
+		errs = append(errs, err)
+		for _, name := range files {
+			r, whole, err := readFile[T](filepath.Join(dir, name))
+			if err == nil && (!whole || name != key(r.Owner)) {
+				err = remove(filepath.Join(dir, name))
+			} else if err == nil {
+				all = append(all, r)
+			}
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// Any says whether the network has a record in a place.
+func (s Store) Any(place, network string) (bool, error) {
+	files, err := names(filepath.Join(s.dir, place, network))
+	return len(files) > 0, err
+}
+
+func names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, cni.IOErrorf("list records: %w", err)
+	}
+	var all []string
+	for _, entry := range entries {
+		all = append(all, entry.Name())
+	}
+	return all, nil
+}
+
+// remove removes a file or an empty directory; one that is gone, and a directory
+// that still holds something, is left unchanged.
+func remove(path string) error {
+	err := os.Remove(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return cni.IOErrorf("remove a record: %w", err)
+	}
+	return nil
+}
