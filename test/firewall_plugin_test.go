@@ -199,7 +199,8 @@ func (w walled) takeIdleChains() {
 	w.t.Helper()
 	w.MustRun("sh", "-ec", `
 		take() {
-			rules=$($1 -S CNI-FORWARD 2>/dev/null) || return 0
+			rules=$($1 -S CNI-FORWARD 2>/dev/null) || { $1 -X CNI-ADMIN 2>/dev/null || return 0; }
+			[ "$rules" ] || return 0
 			[ -z "$(echo "$rules" | grep -v -e ^-N -e 'admin overrides')" ] || return 0
 			$1 -D FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD
 			$1 -F CNI-FORWARD; $1 -X CNI-FORWARD; $1 -X CNI-ADMIN

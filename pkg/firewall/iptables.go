@@ -209,8 +209,9 @@ func removeIdle(conn *nft.Conn) error {
 			return err
 		}
 		for _, program := range programs {
-			if there, err := iptables.HasChain(conn, program, filterTable, ourChain); err != nil || !there {
-				continue // what cannot be seen is no reason to fail
+			there, err := iptables.HasChain(conn, program, filterTable, ourChain)
+			if err != nil || !there || !iptables.Installed(program) {
+				continue // an idle chain is no reason to fail
 			}
 			have, err := iptables.Save(program, filterTable)
 			if err != nil {

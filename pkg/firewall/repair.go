@@ -17,17 +17,21 @@ import (
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
 // came after them; and removes what DELs had to leave.
 func (h *Host) Restore() error {
-	return h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
+	return h.locked(func() error {
+		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
+		return err
+	})
 }
 
 // GC is Restore for those whom valid keeps, and releases every other owner in the
 // network: those with a record, and those that nothing but the kernel's elements tells
-// of. Without a list nothing is known to be gone but what is about a link that is.
+// of. Without a list nothing is known to be gone but what is about a link that is. What
+// nobody uses any more goes after the last.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	isGone := func(r ruleRecord) bool {
 		return valid.Known && r.Owner.Network == network && !valid.Keeps(r.Owner)
 	}
-	return h.repair(isGone, func(e nft.Element, recorded map[cni.Owner]bool) bool {
+	isVoid := func(e nft.Element, recorded map[cni.Owner]bool) bool {
 		switch {
 		case !valid.Known || !strings.HasPrefix(e.Owner, cni.NetworkLabel(network)):
 			return false
@@ -35,40 +39,41 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 			return !slices.ContainsFunc(valid.Owners(), func(o cni.Owner) bool { return !recorded[o] })
 		}
 		return !valid.KeepsLabel(e.Owner)
+	}
+	return h.locked(func() error {
+		left, err := h.repair(isGone, isVoid)
+		if left == 0 && valid.Known {
+			err = errors.Join(err, h.removeIdle())
+		}
+		return err
 	})
 }
 
 // repair brings records and kernel to each other: records that are gone are released;
 // elements that no record asks for go if they are void, or are about a link that is
-// gone; what the records ask for and is not there is made.
-func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) error {
-	return h.locked(func() error {
-		all, err := record.List[Rules](h.records, place, "")
-		// "nft -f" may have loaded what was saved under an earlier release
-		errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
-		var live []ruleRecord
-		recorded := map[cni.Owner]bool{}
-		repaired := map[string]bool{nftPlace: true}
-		for _, r := range all {
-			switch {
-			case r.Value.Released || isGone(r):
-				errs = append(errs, h.release(r))
-			default:
-				r, err := h.letThrough(r)
-				live, errs = append(live, r), append(errs, err)
-				recorded[r.Owner] = true
-			}
+// gone; what the records ask for and is not there is made. It says how many are left.
+func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) (int, error) {
+	all, err := record.List[Rules](h.records, place, "")
+	// "nft -f" may have loaded what was saved under an earlier release
+	errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
+	var live []ruleRecord
+	recorded := map[cni.Owner]bool{}
+	for _, r := range all {
+		if r.Value.Released || isGone(r) {
+			errs = append(errs, h.release(r))
+			continue
 		}
-		entries := entriesOf(live)
-		errs = append(errs, h.repairElements(inPlace(entries, nftPlace), func(e nft.Element) bool { return isVoid(e, recorded) }))
-		for _, r := range live {
-			errs = append(errs, h.repairPlaces(r, entries, repaired))
-		}
-		if len(live) == 0 {
-			errs = append(errs, h.removeIdle())
-		}
-		return errors.Join(errs...)
-	})
+		r, err := h.letThrough(r)
+		live, errs = append(live, r), append(errs, err)
+		recorded[r.Owner] = true
+	}
+	entries := entriesOf(live)
+	errs = append(errs, h.repairElements(inPlace(entries, nftPlace), func(e nft.Element) bool { return isVoid(e, recorded) }))
+	repaired := map[string]bool{nftPlace: true}
+	for _, r := range live {
+		errs = append(errs, h.repairPlaces(r, entries, repaired))
+	}
+	return len(live), errors.Join(errs...)
 }
 
 // repairPlaces makes what is lost of all entries in the record's places, each once.
