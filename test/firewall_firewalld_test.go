@@ -204,6 +204,40 @@ func TestFirewalld(t *testing.T) {
 	w.assertFirewall(before)
 }
 
+// TestFirewalldElsewhere: the bus is where the environment says.
+func TestFirewalldElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	w.startBus()
+	f, _ := w.startFirewalld()
+	w.MustRun("mv", "/run/dbus/system_bus_socket", "/run/dbus/other")
+	c := w.container(1, 5)
+	call := func(command, address string) host.Call {
+		call := w.call(c, command, "")
+		call.Env = []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + address}
+		return call
+	}
+	w.must(w.call(c, "ADD", ""))
+	if got := f.sources(); got != "" {
+		t.Errorf("got sources %q on a bus that nobody told of", got)
+	}
+	w.must(call("ADD", "/run/dbus/other"))
+	if got := f.sources(); got == "" {
+		t.Error("got no sources")
+	}
+	// a bus that does not answer
+	answer := w.Exec(call("DEL", "/run/nowhere"))
+	if err := answer.Err(); err != nil || !strings.Contains(answer.Stderr, "system bus") {
+		t.Errorf("got %v, %q, want DEL to leave it and to say so", err, answer.Stderr)
+	}
+	gc := w.gc()
+	gc.Env = call("GC", "/run/dbus/other").Env
+	w.must(gc)
+	if got := f.sources(); got != "" {
+		t.Errorf("got sources %q after GC", got)
+	}
+}
+
 // TestFirewalldSwitchOver: as with iptables.
 func TestFirewalldSwitchOver(t *testing.T) {
 	t.Parallel()

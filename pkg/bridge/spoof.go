@@ -71,6 +71,8 @@ func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	}}
 }
 
+func portOf(e nft.Element) string { return string(bytes.TrimRight(e.Key[:unix.IFNAMSIZ], "\x00")) }
+
 func linkKey(name string) []byte {
 	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
 }
@@ -109,7 +111,7 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 		return nft.Changes{}, err
 	}
 	// first, since the record, which leads to it, is about to be overwritten
-	if err := s.conn.Commit(nft.Changes{Remove: without(stale, changes.Create)}, nil); err != nil {
+	if err := s.conn.Commit(nft.Changes{Remove: nft.Without(stale, changes.Create)}, nil); err != nil {
 		return nft.Changes{}, err
 	}
 	there, err := s.conn.Exists(SpoofTable())
@@ -175,18 +177,9 @@ func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 	all, err := record.List[spoofCheck](s.records, spoofPlace, "")
 	for _, r := range all {
 		more := changesOf(r).Create
-		changes.Create = append(changes.Create, without(more, changes.Create)...)
+		changes.Create = append(changes.Create, nft.Without(more, changes.Create)...)
 	}
 	return changes, err
-}
-
-// without are the elements that are not among others, whoever has them.
-func without(elements, others []nft.Element) []nft.Element {
-	return slices.DeleteFunc(slices.Clone(elements), func(e nft.Element) bool { return contains(others, e) })
-}
-
-func contains(elements []nft.Element, e nft.Element) bool {
-	return slices.ContainsFunc(elements, func(other nft.Element) bool { return other.Set == e.Set && bytes.Equal(other.Key, e.Key) })
 }
 
 // Differences says, for people, what is not as Add leaves it.
@@ -238,15 +231,17 @@ func (s SpoofChecks) reapElements(kept []nft.Element, keep func(port, label stri
 	if err != nil {
 		return err
 	}
+	recorded := map[string]bool{}
+	for _, e := range kept {
+		recorded[portOf(e)] = true
+	}
 	var void []nft.Element
-	for _, e := range without(found, kept) {
-		port := e
-		port.Set, port.Key = spoofPorts, e.Key[:unix.IFNAMSIZ]
-		live, err := keep(string(bytes.TrimRight(port.Key, "\x00")), e.Owner)
+	for _, e := range nft.Without(found, kept) {
+		live, err := keep(portOf(e), e.Owner)
 		if err != nil {
 			return err
 		}
-		if !live || contains(kept, port) {
+		if !live || recorded[portOf(e)] {
 			void = append(void, e)
 		}
 	}
@@ -263,7 +258,7 @@ func (s SpoofChecks) Restore() (nft.Changes, error) {
 		return changes, err
 	}
 	there, err := s.conn.List(SpoofTable())
-	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: without(changes.Create, there)}, err
+	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: nft.Without(changes.Create, there)}, err
 }
 
 // convert takes over the records of releases before pkg/record: files named by their

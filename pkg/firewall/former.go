@@ -127,7 +127,7 @@ func (h *Host) takeOver(elements []nft.Element) error {
 		if err != nil {
 			return err
 		}
-		for _, e := range without(found, elements) {
+		for _, e := range nft.Without(found, elements) {
 			e.Table, e.Shared = tableName, t.Family == nftables.TableFamilyINet
 			elements = append(elements, e)
 		}

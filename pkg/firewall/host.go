@@ -23,12 +23,14 @@ type Host struct {
 	records record.Store
 	conn    *nft.Conn
 	bus     *bus
+	// variants are the programs for tables that the kernel has, by family, once asked.
+	variants map[string][]string
 }
 
 // OpenHost gives the firewall whose records are in a directory of the store. Nothing is
 // touched yet.
 func OpenHost(records record.Store) *Host {
-	return &Host{records, nft.Open(records.Dir("nft")), &bus{}}
+	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}}
 }
 
 // Close lets go of the kernel and of firewalld.
@@ -97,7 +99,7 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 		rules.Zone = c.Zone
 	}
 	rules.IPTables = whenOf(c, asks)
-	rules.Programs, err = programsFor(h.conn, rules.Addresses, rules.IPTables)
+	rules.Programs, err = h.programs(rules.Addresses, rules.IPTables)
 	return rules, err
 }
 
@@ -161,7 +163,7 @@ func isGone(err error) bool {
 // no DEL has followed, goes.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 	entries := rules.entries(o)
-	if known, err := h.Known(o); err != nil || len(entries) == 0 && !known {
+	if known, err := h.Known(o); err != nil || rules.isNothing() && !known {
 		return err
 	}
 	return h.locked(func() error {
@@ -169,7 +171,7 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		if err == nil && there && !reflect.DeepEqual(old.Value, rules) {
 			err = h.release(old)
 		}
-		if err != nil || len(entries) == 0 {
+		if err != nil || rules.isNothing() {
 			return err
 		}
 		undo.Push("release the firewall's rules", func() error { return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) }) })
@@ -192,10 +194,15 @@ func explain(err error, policy Policy) error {
 	return err
 }
 
-// everybody is all entries of all records.
+// everybody is all entries of all records, those of tables that came later included.
 func (h *Host) everybody() ([]entry, error) {
 	records, err := record.List[Rules](h.records, place, "")
-	return entriesOf(records), err
+	errs := []error{err}
+	for i := range records {
+		records[i], err = h.letThrough(records[i])
+		errs = append(errs, err)
+	}
+	return entriesOf(records), errors.Join(errs...)
 }
 
 func entriesOf(records []ruleRecord) []entry {
@@ -293,19 +300,22 @@ func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result, warn
 	if running, err := h.bus.firewalldRuns(); running && err == nil && (c.Backend == Auto || c.Backend == Firewalld) {
 		rules.Zone = c.Zone
 	}
-	entries := rules.entries(o)
-	ports, err := h.unrecordedPorts(o, linksOf(result).other)
-	if err != nil {
-		warn(err)
-	}
-	if err := h.conn.Commit(nft.Changes{Remove: ports}, nil); err != nil {
-		warn(err)
-	}
-	if len(entries) == 0 {
+	others := linksOf(result).other
+	if ports, err := h.unrecordedPorts(o, others); err != nil || len(ports) == 0 && rules.isNothing() {
+		if err != nil {
+			warn(err)
+		}
 		return nil
 	}
 	return h.locked(func() error {
-		free, err := h.unshared(entries, o)
+		if _, there, err := record.Read[Rules](h.records, place, o); err != nil || there {
+			return err // by an ADD meanwhile
+		}
+		ports, err := h.unrecordedPorts(o, others)
+		if err = errors.Join(err, h.conn.Commit(nft.Changes{Remove: ports}, nil)); err != nil {
+			warn(err)
+		}
+		free, err := h.unshared(rules.entries(o), o)
 		if err != nil {
 			return err
 		}
@@ -339,7 +349,7 @@ func (h *Host) listLost() ([]nft.Element, error) {
 
 // programsInUse are those whose table may have a chain of ours.
 func (h *Host) programsInUse(r Rules) ([]string, error) {
-	programs, err := programsFor(h.conn, r.Addresses, IfThere)
+	programs, err := h.programs(r.Addresses, IfThere)
 	var inUse []string
 	for _, program := range programs {
 		there, hasErr := iptables.HasChain(h.conn, program, filterTable, ourChain)

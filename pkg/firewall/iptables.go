@@ -43,22 +43,22 @@ func (e entry) ipRules() []string {
 	}
 }
 
-// programsFor are the programs by which the addresses are to be let through.
-func programsFor(conn *nft.Conn, addresses []netip.Addr, when When) ([]string, error) {
+// programs are those by which the addresses are to be let through.
+func (h *Host) programs(addresses []netip.Addr, when When) ([]string, error) {
 	var all []string
 	for _, f := range iptables.Families() {
 		if when == Never || !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
-		programs, err := f.Variants(conn, filterTable)
+		variants, err := h.variantsOf(f)
 		if err != nil {
 			return nil, err
 		}
-		if len(programs) == 0 && when == Always {
-			programs = []string{f.Program}
+		if len(variants) == 0 && when == Always {
+			variants = []string{f.Program}
 		}
-		for _, program := range programs {
-			needed, err := isNeeded(conn, f, program, when)
+		for _, program := range variants {
+			needed, err := h.isNeeded(f, program, when)
 			if err != nil {
 				return nil, err
 			}
@@ -70,13 +70,24 @@ func programsFor(conn *nft.Conn, addresses []netip.Addr, when When) ([]string, e
 	return all, nil
 }
 
+func (h *Host) variantsOf(f iptables.Family) (programs []string, err error) {
+	programs, asked := h.variants[f.Program]
+	if asked {
+		return programs, nil
+	}
+	if programs, err = f.Variants(h.conn, filterTable); err == nil {
+		h.variants[f.Program] = programs
+	}
+	return programs, err
+}
+
 // isNeeded: where only containers have the program (kube-proxy's, as a rule), a table
 // that lets everything through is no reason to fail.
-func isNeeded(conn *nft.Conn, f iptables.Family, program string, when When) (bool, error) {
+func (h *Host) isNeeded(f iptables.Family, program string, when When) (bool, error) {
 	if when == Always || iptables.Installed(program) {
 		return true, nil
 	}
-	return f.Drops(conn, program, filterTable, forwardChain)
+	return f.Drops(h.conn, program, filterTable, forwardChain)
 }
 
 // ipBackend is table filter of one family in one variant of iptables, by the program
@@ -198,8 +209,9 @@ func removeIdle(conn *nft.Conn) error {
 			return err
 		}
 		for _, program := range programs {
-			if there, err := iptables.HasChain(conn, program, filterTable, ourChain); err != nil || !there {
-				continue // what cannot be seen is no reason to fail
+			there, err := iptables.HasChain(conn, program, filterTable, ourChain)
+			if err != nil || !there || !iptables.Installed(program) {
+				continue // an idle chain is no reason to fail
 			}
 			have, err := iptables.Save(program, filterTable)
 			if err != nil {

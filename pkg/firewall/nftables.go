@@ -119,22 +119,9 @@ func (e entry) elements() []nft.Element {
 func elementsOf(entries []entry) []nft.Element {
 	var all []nft.Element
 	for _, e := range entries {
-		for _, element := range e.elements() {
-			if !contains(all, element) {
-				all = append(all, element)
-			}
-		}
+		all = append(all, e.elements()...)
 	}
-	return all
-}
-
-func contains(elements []nft.Element, e nft.Element) bool {
-	return slices.ContainsFunc(elements, func(other nft.Element) bool { return other.Set == e.Set && bytes.Equal(other.Key, e.Key) })
-}
-
-// without are the elements that are not among others, whoever has them.
-func without(elements, others []nft.Element) []nft.Element {
-	return slices.DeleteFunc(slices.Clone(elements), func(e nft.Element) bool { return contains(others, e) })
+	return nft.Without(all, nil)
 }
 
 // linkOf is the interface that an element is about.
@@ -158,7 +145,7 @@ func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) erro
 			if err != nil {
 				return err
 			}
-			elements = append(elements, without(elementsOf(inPlace(all, nftPlace)), elements)...)
+			elements = append(elements, nft.Without(elementsOf(inPlace(all, nftPlace)), elements)...)
 			break
 		}
 	}

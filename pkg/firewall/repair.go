@@ -17,58 +17,63 @@ import (
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
 // came after them; and removes what DELs had to leave.
 func (h *Host) Restore() error {
-	return h.repair(func(ruleRecord) bool { return false }, func(nft.Element, []ruleRecord) bool { return false })
+	return h.locked(func() error {
+		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
+		return err
+	})
 }
 
 // GC is Restore for those whom valid keeps, and releases every other owner in the
 // network: those with a record, and those that nothing but the kernel's elements tells
-// of. Without a list nothing is known to be gone but what is about a link that is.
+// of. Without a list nothing is known to be gone but what is about a link that is. What
+// nobody uses any more goes after the last.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	isGone := func(r ruleRecord) bool {
 		return valid.Known && r.Owner.Network == network && !valid.Keeps(r.Owner)
 	}
-	return h.repair(isGone, func(e nft.Element, records []ruleRecord) bool {
+	isVoid := func(e nft.Element, recorded map[cni.Owner]bool) bool {
 		switch {
 		case !valid.Known || !strings.HasPrefix(e.Owner, cni.NetworkLabel(network)):
 			return false
 		case e.Shared: // by nobody whose record was lost
-			return !slices.ContainsFunc(valid.Owners(), func(o cni.Owner) bool {
-				return !slices.ContainsFunc(records, func(r ruleRecord) bool { return r.Owner == o })
-			})
+			return !slices.ContainsFunc(valid.Owners(), func(o cni.Owner) bool { return !recorded[o] })
 		}
 		return !valid.KeepsLabel(e.Owner)
+	}
+	return h.locked(func() error {
+		left, err := h.repair(isGone, isVoid)
+		if left == 0 && valid.Known {
+			err = errors.Join(err, h.removeIdle())
+		}
+		return err
 	})
 }
 
 // repair brings records and kernel to each other: records that are gone are released;
 // elements that no record asks for go if they are void, or are about a link that is
-// gone; what the records ask for and is not there is made.
-func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, []ruleRecord) bool) error {
-	return h.locked(func() error {
-		all, err := record.List[Rules](h.records, place, "")
-		// "nft -f" may have loaded what was saved under an earlier release
-		errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
-		var live []ruleRecord
-		repaired := map[string]bool{nftPlace: true}
-		for _, r := range all {
-			switch {
-			case r.Value.Released || isGone(r):
-				errs = append(errs, h.release(r))
-			default:
-				r, err := h.letThrough(r)
-				live, errs = append(live, r), append(errs, err)
-			}
+// gone; what the records ask for and is not there is made. It says how many are left.
+func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) (int, error) {
+	all, err := record.List[Rules](h.records, place, "")
+	// "nft -f" may have loaded what was saved under an earlier release
+	errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
+	var live []ruleRecord
+	recorded := map[cni.Owner]bool{}
+	for _, r := range all {
+		if r.Value.Released || isGone(r) {
+			errs = append(errs, h.release(r))
+			continue
 		}
-		entries := entriesOf(live)
-		errs = append(errs, h.repairElements(inPlace(entries, nftPlace), func(e nft.Element) bool { return isVoid(e, live) }))
-		for _, r := range live {
-			errs = append(errs, h.repairPlaces(r, entries, repaired))
-		}
-		if len(live) == 0 {
-			errs = append(errs, h.removeIdle())
-		}
-		return errors.Join(errs...)
-	})
+		r, err := h.letThrough(r)
+		live, errs = append(live, r), append(errs, err)
+		recorded[r.Owner] = true
+	}
+	entries := entriesOf(live)
+	errs = append(errs, h.repairElements(inPlace(entries, nftPlace), func(e nft.Element) bool { return isVoid(e, recorded) }))
+	repaired := map[string]bool{nftPlace: true}
+	for _, r := range live {
+		errs = append(errs, h.repairPlaces(r, entries, repaired))
+	}
+	return len(live), errors.Join(errs...)
 }
 
 // repairPlaces makes what is lost of all entries in the record's places, each once.
@@ -86,7 +91,10 @@ func (h *Host) repairPlaces(r ruleRecord, entries []entry, repaired map[string]b
 // letThrough adds programs of iptables to the record whose tables were not there when
 // the container came.
 func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
-	programs, err := programsFor(h.conn, r.Value.Addresses, r.Value.IPTables)
+	if r.Value.Released {
+		return r, nil
+	}
+	programs, err := h.programs(r.Value.Addresses, r.Value.IPTables)
 	if err != nil {
 		return r, err
 	}
@@ -108,8 +116,8 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 		return err
 	}
 	want := elementsOf(entries)
-	changes := nft.Changes{Tables: tablesOf(append(slices.Clone(found), want...)), Create: without(want, found)}
-	for _, e := range without(found, want) {
+	changes := nft.Changes{Tables: tablesOf(append(slices.Clone(found), want...)), Create: nft.Without(want, found)}
+	for _, e := range nft.Without(found, want) {
 		e.Shared = e.Set != portSet
 		if isVoid(e) || isLinkGone(linkOf(e)) {
 			changes.Remove = append(changes.Remove, e)

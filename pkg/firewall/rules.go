@@ -178,6 +178,12 @@ func (r Rules) entries(o cni.Owner) []entry {
 	return all
 }
 
+// isNothing says whether the rules are no reason for a record: nothing is made, nor
+// will be for a table of iptables that comes later.
+func (r Rules) isNothing() bool {
+	return len(r.entries(cni.Owner{})) == 0 && (r.IPTables == Never || len(r.Addresses) == 0)
+}
+
 // shares are those of entries, each once.
 func shares(entries []entry) []string {
 	var all []string

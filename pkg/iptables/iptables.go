@@ -66,14 +66,19 @@ func (f Family) Variants(c *nft.Conn, table string) ([]string, error) {
 	if inNFT {
 		programs = append(programs, f.variant("nft"))
 	}
-	names, err := os.ReadFile(f.legacy)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for tables of %s-legacy: %w", f.Program, err)
-	}
-	if legacy := f.variant("legacy"); slices.Contains(strings.Fields(string(names)), table) && !slices.Contains(programs, legacy) {
+	inLegacy, err := f.inLegacy(table)
+	if legacy := f.variant("legacy"); inLegacy && !slices.Contains(programs, legacy) {
 		programs = append(programs, legacy)
 	}
-	return programs, nil
+	return programs, err
+}
+
+func (f Family) inLegacy(table string) (bool, error) {
+	names, err := os.ReadFile(f.legacy)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look for tables of %s-legacy: %w", f.Program, err)
+	}
+	return slices.Contains(strings.Fields(string(names)), table), nil
 }
 
 func (f Family) inNFT(c *nft.Conn, table string) (bool, error) {
@@ -91,18 +96,20 @@ func (f Family) inNFT(c *nft.Conn, table string) (bool, error) {
 }
 
 // HasChain says whether there may be a chain of this name in the table, in the variant
-// that the program changes. The nf_tables variant's is known; the legacy variant says
-// no more than that it has the table.
+// that the program changes, whether or not the host has the program. The nf_tables
+// variant's is known; the legacy variant says no more than that it has the table.
 func HasChain(c *nft.Conn, program, table, chain string) (bool, error) {
 	f := FamilyOf(program)
-	variants, err := f.Variants(c, table)
-	if err != nil || !slices.Contains(variants, program) && program != f.Program {
-		return false, err
+	if !strings.HasSuffix(program, "-legacy") {
+		there, err := c.HasChain(nft.Table{Family: f.nft, Name: table}, chain)
+		if err != nil || there {
+			return there, err
+		}
 	}
-	if slices.Contains(variants, f.variant("legacy")) && program != f.variant("nft") {
-		return true, nil
+	if strings.HasSuffix(program, "-nft") {
+		return false, nil
 	}
-	return c.HasChain(nft.Table{Family: f.nft, Name: table}, chain)
+	return f.inLegacy(table)
 }
 
 // Installed says whether there is such a program.

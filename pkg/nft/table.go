@@ -91,6 +91,28 @@ type Element struct {
 	What   string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
 }
 
+// place is where an element is, whatever it holds and whoever has it.
+func (e Element) place() string {
+	return familyName(e.Family) + " " + e.Table + " " + e.Set + " " + string(e.Key)
+}
+
+// Without are the elements whose key is not among others', each key once, whoever has
+// them there and here.
+func Without(elements, others []Element) []Element {
+	seen := map[string]bool{}
+	for _, e := range others {
+		seen[e.place()] = true
+	}
+	var left []Element
+	for _, e := range elements {
+		if !seen[e.place()] {
+			seen[e.place()] = true
+			left = append(left, e)
+		}
+	}
+	return left
+}
+
 // Changes is one transaction's worth of changes.
 type Changes struct {
 	// Tables are brought to what is wanted, before elements are looked at.
