@@ -145,3 +145,46 @@ func dumpsOfLinks(trace string) (n int) {
 	}
 	return n
 }
+
+// TestOneExecCost bounds what a bridge that also masquerades and maps a port asks of the
+// kernel beyond an empty program, and how many files the DELs of a chain remove.
+func TestOneExecCost(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	_, empty, err := h.Trace(host.Strace{}, host.Command{Args: []string{emptyProgram(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapped := func(port int) string {
+		return bridgeConfig(object{"ipam": ipam4("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": port, "containerPort": 80}}}})
+	}
+	mustAdd(t, h, h.Container("standing"), mapped(8081))
+	c := h.Container("c1")
+	for _, tt := range []struct {
+		verb           string
+		calls, sockets int
+	}{{"ADD", 160, 4}, {"DEL", 110, 2}} {
+		call := c.Call(tt.verb, "bridge", mapped(8080))
+		call.Strace = &host.Strace{}
+		answer := h.Exec(call)
+		if err := answer.Err(); err != nil {
+			t.Fatal(err)
+		}
+		calls, sockets := countCalls(answer.Trace)-countCalls(empty), answer.Trace.Calls["socket"]
+		t.Logf("%s: %d calls more than an empty program, %d sockets", tt.verb, calls, sockets)
+		if calls > tt.calls || sockets > tt.sockets {
+			t.Errorf("%s: %d calls, %d sockets, want at most %d, %d", tt.verb, calls, sockets, tt.calls, tt.sockets)
+		}
+	}
+	config := `{"cniVersion": "1.0.0", "name": "n", "type": "portmap", "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}, "prevResult":
+		{"cniVersion": "1.0.0", "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "` + c.NetNS + `"}], "ips": [{"interface": 1, "address": "10.9.0.9/24"}]}}`
+	if err := h.Exec(c.Call("ADD", "portmap", config)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	call := c.Call("DEL", "portmap", config)
+	call.Strace = &host.Strace{Syscalls: "unlinkat,unlink,rmdir"}
+	answer := h.Exec(call)
+	if removed := answer.Trace.Calls["unlinkat"] + answer.Trace.Calls["unlink"] + answer.Trace.Calls["rmdir"]; answer.Err() != nil || removed > 6 {
+		t.Errorf("DEL of portmap: got %v, and %d removals, want at most 6", answer.Err(), removed)
+	}
+}

@@ -17,8 +17,9 @@ var base = map[string][]string{
 	"pkg/cni":      nil,
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
-	"pkg/nft":      {},
-	"pkg/record":   {"pkg/cni", "pkg/flock"},
+	"pkg/nft":      {"pkg/rawfile"},
+	"pkg/rawfile":  {},
+	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is

@@ -13,8 +13,8 @@ import (
 // round within the bridge (br_nf_pre_routing_finish, net/bridge/br_netfilter_hooks.c),
 // which drops it otherwise (should_deliver, net/bridge/br_forward.c).
 func letHairpin(p Ports) error {
-	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil || !p.SNAT {
-		return nil // a kernel, or a namespace, without br_netfilter
+	if len(p.HostLinks) == 0 || !p.SNAT || !filtersBridges() {
+		return nil
 	}
 	for _, name := range p.HostLinks {
 		link, err := netlink.LinkByName(name)
@@ -33,4 +33,14 @@ func letHairpin(p Ports) error {
 		}
 	}
 	return nil
+}
+
+// NeedHairpin says whether the bridge's port of a container with these mappings must have
+// hairpin mode from the beginning.
+func (s PortSettings) NeedHairpin() bool { return s.Any() && s.SNAT && filtersBridges() }
+
+// filtersBridges says whether the kernel has br_netfilter in this namespace.
+func filtersBridges() bool {
+	_, err := os.Stat("/proc/sys/net/bridge")
+	return err == nil
 }

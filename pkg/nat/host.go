@@ -87,6 +87,9 @@ func (h *Host) resolve(b Backend) (Backend, error) {
 	if b != Auto {
 		return b, nil
 	}
+	if known, err := h.conn.IsKnown(inetTable()); err != nil || known {
+		return NFTables, err
+	}
 	switch err := h.conn.Usable(); {
 	case errors.Is(err, nft.ErrUnsupported):
 		return IPTables, nil
@@ -103,6 +106,7 @@ func (h *Host) locked(do func() error) error {
 	if err != nil {
 		return err
 	}
+	h.conn.Refresh()
 	err = h.upgrade()
 	if err == nil {
 		err = do()

@@ -29,7 +29,7 @@ import (
 // Looking takes a few messages to the kernel. A program is run only for rules of
 // iptables-legacy, which only programs can read, and only where there are any.
 func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
-	known, err := h.known(owner)
+	known, err := h.Known(owner)
 	if err != nil || known {
 		return err
 	}
@@ -46,12 +46,6 @@ func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 		errs = append(errs, by.deleteFromLegacy(f))
 	}
 	return errors.Join(errs...)
-}
-
-// known says whether we have a record of the owner, whatever the backend.
-func (h *Host) known(owner cni.Owner) (bool, error) {
-	_, there, err := h.read(owner)
-	return there, err
 }
 
 // reference is an owner as the reference plugins name it.

@@ -61,13 +61,19 @@ func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, 
 // mayHave says, without the lock, whether there may be anything to release: a record,
 // or elements whose records were lost.
 func (h *Host) mayHave(o cni.Owner) (bool, error) {
+	if known, err := h.Known(o); err != nil || known {
+		return known, err
+	}
+	return h.lostRecords()
+}
+
+// Known says whether we have a record of the attachment, whatever the backend, or records
+// of an earlier release that may tell of it. The kernel is not asked.
+func (h *Host) Known(o cni.Owner) (bool, error) {
 	if _, there, err := h.read(o); err != nil || there {
 		return there, err
 	}
-	if old, err := h.isOld(); err != nil || old {
-		return old, err
-	}
-	return h.lostRecords()
+	return h.isOld()
 }
 
 // lostRecords says whether our table is there and nothing tells of it.

@@ -99,6 +99,7 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = bridge.NewPlan(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
+	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
 	return plan, leased, c.host.Attach(&plan, sandbox, func() error {
 		return c.nat.add(c.Request, plan, c.nat.spoofCheck(c.Request, &plan, undo), undo)
 	}, undo)
@@ -110,6 +111,7 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
 	}
+	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
 	protect := func() error {
 		return c.nat.apply(c.Request, nat.Attachment{Owner: c.Owner, Also: c.nat.spoofCheck(c.Request, &plan, undo)}, undo)
 	}

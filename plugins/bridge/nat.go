@@ -60,7 +60,7 @@ func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment,
 	if !t.ports.Any() {
 		return a, nil
 	}
-	ports, err := t.ports.For(addresses, []string{s.Bridge.Name, s.Port.Name})
+	ports, err := t.ports.For(addresses, nil)
 	for _, gateway := range s.Bridge.Gateways {
 		ports.Bridge = s.Bridge.GatewayName()
 		if gateway.Addr().Is4() && !ports.HostAddress.IsValid() {
@@ -124,7 +124,12 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	if checked || config.MACSpoofCheck {
 		also = t.noSpoofCheck(r.Owner)
 	}
-	return errors.Join(referenceErr, err, t.host.Release(r.Owner, also))
+	known, knownErr := t.host.Known(r.Owner)
+	err = errors.Join(referenceErr, err, knownErr)
+	if !known && !t.masquerade && !t.ports.Any() && also.Changes == nil {
+		return err // a network without NAT needs not open a socket to hear so
+	}
+	return errors.Join(err, t.host.Release(r.Owner, also))
 }
 
 // addressesOf are the container's addresses as far as prevResult tells; DEL does
