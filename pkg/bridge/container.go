@@ -211,7 +211,7 @@ func localRoute(e event) (netip.Addr, bool) {
 	if e.kind != unix.RTM_NEWROUTE || len(e.data) < unix.SizeofRtMsg || e.data[7] != unix.RTN_LOCAL {
 		return netip.Addr{}, false
 	}
-	for a := range attributes(e.data[unix.SizeofRtMsg:]) {
+	for _, a := range attributes(e.data[unix.SizeofRtMsg:]) {
 		if a.kind == unix.RTA_DST {
 			return toAddr(a.data), len(a.data) > 0
 		}

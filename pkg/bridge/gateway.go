@@ -254,7 +254,7 @@ func parseAddress(reply []byte, linkIndex int) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	var address, local netip.Addr
-	for a := range attributes(reply[unix.SizeofIfAddrmsg:]) {
+	for _, a := range attributes(reply[unix.SizeofIfAddrmsg:]) {
 		switch a.kind {
 		case unix.IFA_ADDRESS:
 			address = toAddr(a.data)
