@@ -303,7 +303,7 @@ func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 	}
 	// the name is a hash of the owner and tells by itself; what a person or a
 	// monitoring agent has written into the alias is no hindrance
-	if _, another := ownerLabel(port.alias); another && port.alias != Alias(o) {
+	if namesAttachment(port.alias) && port.alias != Alias(o) {
 		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), port.alias, o)
 	}
 	if _, err := h.rt.do(deleteIndex(port.index, port.name)); err != nil {

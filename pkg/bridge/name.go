@@ -33,6 +33,15 @@ func ownerLabel(alias string) (string, bool) {
 	return label, ok
 }
 
+// namesAttachment says whether an alias is one that we write.
+func namesAttachment(alias string) bool {
+	label, ok := ownerLabel(alias)
+	if ok {
+		_, ok = cni.ParseOwner(label)
+	}
+	return ok
+}
+
 // vlanInterface is the name of a VLAN's interface over a bridge.
 func vlanInterface(bridge string, vlan int) string { return fmt.Sprintf("%s.%d", bridge, vlan) }
 
