@@ -450,7 +450,9 @@ func TestBridgeStatus(t *testing.T) {
 	}
 	h.AssertUnchanged(before)
 
-	small := bridgeConfig(object{"ipam": ipam4("10.9.0.0/30")})
+	ipam := ipam4("10.9.0.0/30")
+	ipam["statusWhenFull"] = "unavailable"
+	small := bridgeConfig(object{"ipam": ipam})
 	mustAdd(t, h, h.Container("c1"), small) // takes the only address
 	call.Config = small
 	err := h.Exec(call).Err()
