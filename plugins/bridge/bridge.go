@@ -100,7 +100,8 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = bridge.NewPlan(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	return plan, leased, c.host.Attach(&plan, c.Owner, sandbox, undo)
+	err = c.host.Attach(&plan, c.Owner, sandbox, undo)
+	return plan, leased, err
 }
 
 // linkThenLease is the order for an IPAM plugin of another program: it finds the
@@ -123,7 +124,8 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	return plan, leased, c.host.Configure(&plan, sandbox, last)
+	err = c.host.Configure(&plan, sandbox, last)
+	return plan, leased, err
 }
 
 // lease asks for addresses. A network with IPAM has some.
