@@ -112,15 +112,41 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 	if host.CodeOf(err) != 102 {
 		t.Fatalf("overlap: got %v, want code 102", err)
 	}
-	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "10.2.0.1/16", "n, second", "forceAddress")
+	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "10.2.0.1/16", "n, second", "ip address del")
 	h.AssertUnchanged(before, kept...)
 
-	third["forceAddress"] = true
-	mustAdd(t, h, c, bridgeConfig(third))
-	addresses := h.MustRun("ip", "-4", "address", "show", "br0")
-	mustContain(t, "bridge after forceAddress", addresses, "10.1.0.1/24", "10.2.0.1/16")
-	if strings.Contains(addresses, "10.2.0.1/24") {
-		t.Errorf("got %s, want the overlapping address gone", addresses)
+	third["forceAddress"] = true // which is for the network's own address, not for another's
+	if err := h.Exec(c.Call("ADD", "bridge", bridgeConfig(third))).Err(); host.CodeOf(err) != 102 {
+		t.Fatalf("overlap with forceAddress: got %v, want code 102", err)
+	}
+	h.AssertUnchanged(before, kept...)
+}
+
+// A network that moves to another subnet takes its own former gateway off the
+// bridge, and nobody else's.
+func TestBridgeForceAddress(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	mustAdd(t, h, h.Container("other"), bridgeConfig(object{"name": "other", "ipam": ipam4("10.1.0.0/24")}))
+	h.MustRun("ip", "address", "add", "10.3.0.1/24", "dev", "br0")
+	mustAdd(t, h, h.Container("old"), bridgeConfig(nil))
+	moved := object{"ipam": ipam4("10.10.0.0/24")}
+	mustAdd(t, h, h.Container("kept"), bridgeConfig(moved)) // without the key nothing goes
+	mustContain(t, "bridge", h.MustRun("ip", "-4", "address", "show", "br0"), "10.9.0.1/24", "10.10.0.1/24")
+
+	moved["ipam"], moved["forceAddress"] = ipam4("10.8.0.0/13"), true // holds both former ones
+	moved["ipam"] = object{"type": "host-local", "ranges": []any{[]any{object{"subnet": "10.8.0.0/14", "rangeStart": "10.11.0.2"}}}}
+	c := h.Container("new")
+	mustAdd(t, h, c, bridgeConfig(moved))
+	addresses := h.MustRun("ip", "address", "show", "br0")
+	mustContain(t, "bridge", addresses, "10.1.0.1/24", "10.3.0.1/24", "10.8.0.1/14", "fd09::1/64")
+	for _, former := range []string{"10.9.0.1/24", "10.10.0.1/24"} {
+		if strings.Contains(addresses, former) {
+			t.Errorf("got %s, want the network's former %s gone", addresses, former)
+		}
+	}
+	if err := c.Ping(host.OutsideIPv4.Addr()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -439,6 +439,35 @@ func TestVLANFailureLeavesNothing(t *testing.T) {
 	}
 }
 
+// An administrator's bridge that does not filter carries the tagged traffic of
+// others: it is not ours to change. Where it filters, its ports are ours to tag.
+func TestVLANOnAnothersBridge(t *testing.T) {
+	t.Parallel()
+	h := needVLANs(t)
+	h.MustRun("sh", "-ec", "ip link add br0 up type bridge; ip netns add vm; ip netns add lan")
+	for i, name := range []string{"vm", "lan"} {
+		h.MustRun("sh", "-ec", fmt.Sprintf(`ip link add p%[1]s type veth peer name eth0 netns %[1]s; ip link set p%[1]s master br0 up; ip -n %[1]s link set eth0 up
+			ip -n %[1]s link add link eth0 name eth0.10 type vlan id 10; ip -n %[1]s link set eth0.10 up; ip -n %[1]s address add 198.51.100.%[2]d/24 dev eth0.10`, name, i+1))
+	}
+	tagged := func() { t.Helper(); h.MustRun("ip", "netns", "exec", "vm", "ping", "-c1", "-W3", "198.51.100.2") }
+	tagged()
+	c, config := h.Container("c1"), vlanConfig(noGateway(object{}))
+	before := h.Dump()
+	for _, call := range []host.Call{c.Call("ADD", "bridge", config), {Plugin: "bridge", Command: "STATUS", Config: config}} {
+		err := h.Exec(call).Err()
+		if want := map[string]uint{"ADD": 2, "STATUS": 50}[call.Command]; host.CodeOf(err) != want {
+			t.Fatalf("%s: got %v, want code %d", call.Command, err, want)
+		}
+		mustContain(t, call.Command, err.Error(), "vlan", "100", "br0", "vlan_filtering 1")
+	}
+	h.AssertUnchanged(before, append(kept, "neighbour", "fdb")...)
+	tagged()
+	mustDel(t, h, c, config)
+	tagged()
+	h.MustRun("ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1")
+	mustAdd(t, h, c, config)
+}
+
 // What another network needs of the bridge is not undone.
 func TestVLANFailureSparesOthers(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,6 @@ package bridge
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -35,9 +34,8 @@ func (l link) mustBeBridge() error {
 // anything of it is changed.
 func (h *Host) refuse(s *State, at site) error {
 	b := s.Bridge
-	if b.VLANFiltering && at.bridge.index != 0 && !at.bridge.filtersVLANs && !isOurBridge(at.bridge.mac) {
-		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change: its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
-			s.Port.VLAN, b.Name, b.Name)
+	if why := at.cannotFilter(s.Port.VLAN); why != "" {
+		return cni.UnsupportedErrorf("%s", why)
 	}
 	if at.bridge.index != 0 {
 		if err := s.checkMTU("mtu of the bridge "+b.Name, at.bridge.mtu); err != nil {
@@ -61,15 +59,22 @@ func (h *Host) refuse(s *State, at site) error {
 	return h.checkElsewhere(b, at, missing)
 }
 
-// createBridge makes the bridge with a MAC of its own that marks it. A hundred ADDs
-// at once make one. Undone, it goes again if nobody has put a port on it meanwhile.
+// cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
+// if it can.
+func (at site) cannotFilter(v VLAN) string {
+	if !v.Filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
+		return ""
+	}
+	return fmt.Sprintf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change, since its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
+		v, at.bridge.name, at.bridge.name)
+}
+
+// createBridge makes the bridge, down, with a MAC of its own that marks it. A hundred
+// ADDs at once make one. Undone, it goes again if nobody has put a port on it meanwhile.
 func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	b := s.Bridge
-	if b.MTU == 0 {
-		b.MTU = s.defaultMTU(h.defaultMTU())
-	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Flags = b.Name, b.MTU, newBridgeMAC(), net.FlagUp
+	attrs.Name, attrs.HardwareAddr = b.Name, newBridgeMAC()
 	device := &netlink.Bridge{LinkAttrs: attrs}
 	if b.VLANFiltering {
 		device.VlanFiltering = &b.VLANFiltering
@@ -88,14 +93,24 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 }
 
 // settleMTU makes the bridge's MTU that of the pair. Only a bridge of ours without
-// ports takes the configured one: all ports of a bridge must have the same.
-func (h *Host) settleMTU(s *State, bridge *link) error {
-	if asked := s.Bridge.MTU; asked != 0 && asked != bridge.mtu && isOurBridge(bridge.mac) {
+// ports takes the configured one: all ports of a bridge must have the same. It is set
+// when the bridge is there already, which pins it: else it would be 1500 again after
+// the last port (br_mtu_auto_adjust, net/bridge/br_if.c).
+func (h *Host) settleMTU(s *State, at *site, undo *cni.Undo) error {
+	bridge, before := &at.bridge, at.bridge.mtu
+	if at.isUnsettled(s.Bridge) {
+		asked := s.Bridge.MTU
+		if asked == 0 {
+			asked = s.defaultMTU(h.defaultMTU())
+		}
 		ports, err := h.rt.list(bridge.index)
 		if err != nil {
 			return err
 		}
 		if len(ports) == 0 {
+			undo.Push("set MTU of bridge "+bridge.name, func() error {
+				return h.whileUnused(bridge.name, func(l netlink.Link) error { return h.nl.LinkSetMTU(l, before) })
+			})
 			if err := h.nl.LinkSetMTU(bridge.device(), asked); err != nil {
 				return fmt.Errorf("set MTU %d of bridge %s: %w", asked, bridge.name, err)
 			}

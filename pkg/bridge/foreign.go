@@ -60,7 +60,7 @@ func (h *Host) deleteForeign(bridge string, inside netlink.Link, sandbox *Sandbo
 	if err != nil {
 		return fmt.Errorf("ask for the id of %s: %w", sandbox.path, err)
 	}
-	if port.kind != "veth" || port.below != inside.Attrs().Index || port.belowNS != sandboxID {
+	if port.kind != "veth" || !port.elsewhere || sandboxID < 0 || port.below != inside.Attrs().Index || port.belowNS != sandboxID {
 		return nil
 	}
 	master, err := h.rt.link(lookUp(bridge))

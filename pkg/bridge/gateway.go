@@ -188,11 +188,10 @@ func (at site) needsIPv6(b Bridge, missing []netip.Prefix) error {
 	if v6 < 0 {
 		return nil
 	}
-	setting := at.lackOfIPv6()
-	if setting == "" {
-		return nil
+	if lack := at.lackOfIPv6(); lack != "" {
+		return cni.UnsupportedErrorf("%s: the gateway %s needs IPv6 on this host, %s, or take the IPv6 range out of the network", orIPAM(b.IPv6Field), missing[v6], lack)
 	}
-	return cni.UnsupportedErrorf("%s: the gateway %s needs IPv6 on this host, %s, or take the IPv6 range out of the network", orIPAM(b.IPv6Field), missing[v6], setting)
+	return nil
 }
 
 func orIPAM(field string) string {

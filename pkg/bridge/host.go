@@ -83,15 +83,11 @@ type site struct {
 // nothing but the lock keeps the bridge from being deleted. What cannot be is
 // refused before anything is changed.
 func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
-	unlock, err := lock(flock.Shared)
+	at, unlock, err := h.lookLocked(s.Bridge)
 	if err != nil {
 		return site{}, err
 	}
 	defer unlock()
-	at, err := h.look(s.Bridge)
-	if err != nil {
-		return site{}, err
-	}
 	if err := h.refuse(s, at); err != nil {
 		return site{}, err
 	}
@@ -100,7 +96,7 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 			return site{}, explainFiltering(err, s.Port.VLAN)
 		}
 	}
-	if err := h.settleMTU(s, &at.bridge); err != nil {
+	if err := h.settleMTU(s, &at, undo); err != nil {
 		return site{}, err
 	}
 	if err := h.adaptBridge(s.Bridge, at.bridge, undo); err != nil {
@@ -114,6 +110,35 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 		return site{}, err
 	}
 	return at, h.readBridgeMAC(s, at.bridge)
+}
+
+// lookLocked looks at what there is under the lock; under the exclusive one where the
+// bridge is still to be made, or its MTU to be set: nobody else finds it meanwhile.
+func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
+	for _, mode := range []flock.Mode{flock.Shared, flock.Exclusive} {
+		if unlock, err = lock(mode); err != nil {
+			return site{}, nil, err
+		}
+		if at, err = h.look(b); err != nil {
+			unlock()
+			return site{}, nil, err
+		}
+		if mode == flock.Exclusive || !at.isUnsettled(b) {
+			break
+		}
+		unlock()
+	}
+	return at, unlock, nil
+}
+
+// isUnsettled says whether the bridge does not have its MTU, but might get it: one
+// that is down was made by an ADD that was killed then.
+func (at site) isUnsettled(b Bridge) bool {
+	if at.bridge.index == 0 {
+		return true
+	}
+	another := b.MTU != 0 && b.MTU != at.bridge.mtu
+	return isOurBridge(at.bridge.mac) && (another || !at.bridge.isUp())
 }
 
 // readBridgeMAC looks again at a bridge that is not ours: its MAC was pinned

@@ -48,8 +48,11 @@ func demo(t host.T) {
 	s.title("The picture")
 	s.picture()
 
-	s.title("Both detached")
+	s.title("Both detached; the bridge stays, until GC is told that nobody is left")
 	s.detach()
+	s.say("$ ip -brief address show %s", s.attachments[0].bridge)
+	s.say("%s", strings.TrimSpace(s.h.MustRun("ip", "-brief", "address", "show", s.attachments[0].bridge)))
+	s.collect(list)
 	if diff := host.Diff(before, s.h.Dump(), keptOnPurpose()...); diff != "" {
 		t.Fatalf("the host is not as it was (-before +after):\n%s", diff)
 	}
@@ -174,6 +177,28 @@ func (s *show) picture() {
 		if rule, ok := strings.CutPrefix(line, "nft "); ok {
 			s.say("%s", strings.ReplaceAll(strings.TrimSuffix(rule, "\n"), "\t", "  "))
 		}
+	}
+}
+
+// collect calls GC with an empty list, as runtimes do.
+func (s *show) collect(list []byte) {
+	var network struct {
+		CNIVersion, Name string
+		Plugins          []map[string]any
+	}
+	if err := json.Unmarshal(list, &network); err != nil {
+		s.Fatalf("read the default network: %v", err)
+	}
+	config := network.Plugins[0]
+	config["cniVersion"], config["name"], config["cni.dev/valid-attachments"] = "1.1.0", network.Name, []any{}
+	stdin, err := json.Marshal(config)
+	if err != nil {
+		s.Fatalf("configuration for GC: %v", err)
+	}
+	plugin, _ := config["type"].(string) // a list without would have failed before
+	s.say(`$ CNI_COMMAND=GC %s <<< '{…, "cni.dev/valid-attachments": []}'`, plugin)
+	if err := s.h.Exec(host.Call{Plugin: plugin, Command: "GC", Config: string(stdin)}).Err(); err != nil {
+		s.Fatalf("GC: %v", err)
 	}
 }
 
