@@ -45,8 +45,8 @@ func TestBridgeOutlivesItsContainers(t *testing.T) {
 		}
 		return answer.Trace.Calls["sendto"] + answer.Trace.Calls["recvfrom"]
 	}
-	if any, last := sent(first), sent(second); any != last || any == 0 {
-		t.Errorf("DEL: %d messages, the last one %d, want the same", any, last)
+	if one, last := sent(first), sent(second); one != last || one == 0 {
+		t.Errorf("DEL: %d messages, the last one %d, want the same", one, last)
 	}
 	mustContain(t, "bridge", h.MustRun("ip", "-details", "address", "show", "br0"), "10.9.0.1/24", "fd09::1/64", "ageing_time 12300")
 

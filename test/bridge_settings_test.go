@@ -94,8 +94,10 @@ func TestBridgeReadOnlySysctls(t *testing.T) {
 		{"IPv4, forwarding on", "true", object{"ipam": ipam4("10.9.0.0/24")}, nil},
 		{"dual stack, forwarding on", "true", nil, nil},
 		{"forwarding off", "sysctl -qw net.ipv4.ip_forward=0", object{"ipam": ipam4("10.9.0.0/24")}, []string{"isGateway", "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1"}},
-		{"IPv6 off in the container", "ip netns exec c1 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1", nil,
-			[]string{"fd09::2/64", "disable_ipv6", "ipam.ranges"}},
+		{
+			"IPv6 off in the container", "ip netns exec c1 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1", nil,
+			[]string{"fd09::2/64", "disable_ipv6", "ipam.ranges"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -112,8 +112,10 @@ func TestBridgeLocksAreRoots(t *testing.T) {
 	output, err := h.Run(host.Command{
 		// anybody may open, and so lock, a namespace of his own
 		Args: []string{"flock", "/proc/self/ns/net", h.Dirs().Trestle + "/bridge"},
-		Env: []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c2", "CNI_IFNAME=eth0", "CNI_NETNS=" + c.NetNS, "CNI_PATH=" + h.Dirs().Trestle,
-			"PATH=" + os.Getenv("PATH")},
+		Env: []string{
+			"CNI_COMMAND=ADD", "CNI_CONTAINERID=c2", "CNI_IFNAME=eth0", "CNI_NETNS=" + c.NetNS, "CNI_PATH=" + h.Dirs().Trestle,
+			"PATH=" + os.Getenv("PATH"),
+		},
 		Stdin: config,
 	})
 	if err != nil || output.Code != 0 || time.Since(started) > 5*time.Second {

@@ -328,7 +328,8 @@ func TestVLANTrunkOfAll(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages[name] = answer.Trace.Calls["sendto"] + answer.Trace.Calls["sendmsg"]
+		// those about VLANs: how often the port is looked at until it forwards is chance
+		messages[name] = strings.Count(answer.Trace.Text, "ifi_family=AF_BRIDGE")
 		check := c.Call("CHECK", "bridge", withPrev(t, config, answer.Stdout))
 		if err := h.Exec(check).Err(); err != nil {
 			t.Errorf("%s: CHECK: %v", name, err)
@@ -388,12 +389,12 @@ func TestVLANCheck(t *testing.T) {
 	}
 }
 
-// A bridge that somebody made without filtering gets it; its other ports talk on,
+// A bridge of ours that was made without filtering gets it; its other ports talk on,
 // and the rest of it is left as it is.
 func TestVLANOnPlainBridge(t *testing.T) {
 	t.Parallel()
 	h := needVLANs(t)
-	h.MustRun("ip", "link", "add", "br0", "mtu", "1400", "type", "bridge", "ageing_time", "12300")
+	h.MustRun("ip", "link", "add", "br0", "address", "02:74:72:00:00:b0", "mtu", "1400", "up", "type", "bridge", "ageing_time", "12300")
 	plain := bridgeConfig(noGateway(object{"name": "plain"}))
 	a, b := h.Container("a"), h.Container("b")
 	mustAdd(t, h, a, plain)

@@ -49,11 +49,7 @@ func (h *Host) refuse(s *State, at site) error {
 	if err := at.needsIPv6(b, missing); err != nil {
 		return err
 	}
-	former, err := h.formerGateways(b, at)
-	if err != nil {
-		return err
-	}
-	if err := h.checkOverlap(b, at, missing, former); err != nil {
+	if err := h.checkOverlap(b, at, missing); err != nil {
 		return err
 	}
 	return h.checkElsewhere(b, at, missing)
@@ -144,10 +140,9 @@ func (h *Host) adaptBridge(b Bridge, bridge link, undo *cni.Undo) error {
 
 // quietBridge keeps containers from giving the host a default route by its bridge.
 func (h *Host) quietBridge(bridge link, undo *cni.Undo) {
-	if quietIPv6(bridge, isOurBridge(bridge.mac)) {
-		before := fmt.Sprint(bridge.inet6At(confAcceptRA))
-		undo.Push("set accept_ra of bridge "+bridge.name, func() error {
-			return h.whileUnused(bridge.name, func(netlink.Link) error { return writeSysctl("ipv6/conf/"+bridge.name+"/accept_ra", before) })
+	for _, s := range quietIPv6(bridge, isOurBridge(bridge.mac)) {
+		undo.Push("set net."+dotted(s.name)+" back", func() error {
+			return h.whileUnused(bridge.name, func(netlink.Link) error { return writeSysctl(s.name, s.value) })
 		})
 	}
 }
@@ -157,15 +152,22 @@ func (h *Host) quietBridge(bridge link, undo *cni.Undo) {
 // not yet up, its link-local address is usable at once: without one the host could
 // not ask for its containers' MACs for up to two seconds (ndisc_solicit,
 // net/ipv6/ndisc.c). Where /proc/sys cannot be written the network works without
-// either. changed says whether accept_ra was another.
-func quietIPv6(l link, ours bool) (changed bool) {
+// either. before are the settings changed, with the values that they had.
+func quietIPv6(l link, ours bool) (before []setting) {
 	if !l.hasIPv6() {
-		return false
+		return nil
 	}
-	if ours && !l.inet6Is(confAcceptDAD, 0) {
-		_ = writeSysctl("ipv6/conf/"+l.name+"/accept_dad", "0") // see above
+	quiet := func(conf int, name string) {
+		s := setting{"ipv6/conf/" + l.name + "/" + name, fmt.Sprint(l.inet6At(conf))}
+		if s.value != "0" && writeSysctl(s.name, "0") == nil {
+			before = append(before, s)
+		}
 	}
-	return !l.inet6Is(confAcceptRA, 0) && writeSysctl("ipv6/conf/"+l.name+"/accept_ra", "0") == nil
+	quiet(confAcceptRA, "accept_ra")
+	if ours {
+		quiet(confAcceptDAD, "accept_dad")
+	}
+	return before
 }
 
 // pinMAC fixes the MAC of a bridge that is not ours before it becomes anybody's

@@ -3,6 +3,7 @@ package bridge
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -72,26 +73,34 @@ func (h *Host) reached(family, but int) ([]reach, error) {
 		}
 	}
 	for _, r := range routes {
-		hops := r.MultiPath
-		if len(hops) == 0 {
-			hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+		list = append(list, reachedBy(r)...)
+	}
+	return slices.DeleteFunc(list, func(r reach) bool { return r.link == 0 || r.link == but }), nil
+}
+
+// reachedBy are a route's routers and, unless it is a default route, its network.
+func reachedBy(r netlink.Route) []reach {
+	if r.Type != unix.RTN_UNICAST {
+		return nil
+	}
+	hops := r.MultiPath
+	if len(hops) == 0 {
+		hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+	}
+	var dst netip.Prefix
+	if r.Dst != nil {
+		dst, _ = toPrefix(*r.Dst) // no prefix is no network
+	}
+	var list []reach
+	for _, hop := range hops {
+		if via := toAddr(hop.Gw); via.IsValid() {
+			list = append(list, reach{"the router " + via.String(), netip.PrefixFrom(via, via.BitLen()), hop.LinkIndex, true})
 		}
-		for _, hop := range hops {
-			if hop.LinkIndex == 0 || hop.LinkIndex == but || r.Type != unix.RTN_UNICAST {
-				continue
-			}
-			if via := toAddr(hop.Gw); via.IsValid() {
-				list = append(list, reach{"the router " + via.String(), netip.PrefixFrom(via, via.BitLen()), hop.LinkIndex, true})
-			}
-			if r.Dst == nil {
-				continue
-			}
-			if dst, ok := toPrefix(*r.Dst); ok && dst.Bits() > 0 {
-				list = append(list, reach{"the route " + dst.String(), dst, hop.LinkIndex, false})
-			}
+		if dst.IsValid() && dst.Bits() > 0 {
+			list = append(list, reach{"the route " + dst.String(), dst, hop.LinkIndex, false})
 		}
 	}
-	return list, nil
+	return list
 }
 
 // isTunnel tells a link without neighbours, which is no network of its own.

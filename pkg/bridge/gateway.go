@@ -36,12 +36,9 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	former, err := h.formerGateways(b, *at)
-	if err != nil {
-		return err
-	}
+	former := at.formerGateways(b)
 	// once more: the bridge may be another ADD's, made since the first look
-	if err := h.checkOverlap(b, *at, missing, former); err != nil {
+	if err := h.checkOverlap(b, *at, missing); err != nil {
 		return err
 	}
 	if err := h.pinMAC(at.bridge); err != nil {
@@ -142,7 +139,8 @@ func (h *Host) hasContainers(b Bridge) (bool, error) {
 
 // checkOverlap is an error where an address of the link overlaps a gateway that it
 // lacks, and is not one that goes: it says who may be using it.
-func (h *Host) checkOverlap(b Bridge, at site, missing, former []netip.Prefix) error {
+func (h *Host) checkOverlap(b Bridge, at site, missing []netip.Prefix) error {
+	former := at.formerGateways(b)
 	for _, gateway := range missing {
 		for _, a := range at.has {
 			if !a.Overlaps(gateway) || a.Addr().IsLinkLocalUnicast() || slices.Contains(former, a) {

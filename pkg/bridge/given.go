@@ -83,9 +83,9 @@ func isGiven(linkIndex int, p netip.Prefix, network string) bool {
 
 // formerGateways are the addresses that the network gave the link before and plans
 // no more, which go where forceAddress says so: of the families that get a new one.
-func (h *Host) formerGateways(b Bridge, at site) ([]netip.Prefix, error) {
+func (at site) formerGateways(b Bridge) []netip.Prefix {
 	if !b.ForceAddress {
-		return nil, nil
+		return nil
 	}
 	missing := at.missing(b)
 	var former []netip.Prefix
@@ -95,7 +95,7 @@ func (h *Host) formerGateways(b Bridge, at site) ([]netip.Prefix, error) {
 			former = append(former, a)
 		}
 	}
-	return former, nil
+	return former
 }
 
 // forgetGone deletes what is recorded of links that are gone.

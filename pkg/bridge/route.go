@@ -48,19 +48,6 @@ func (r Route) mayBe(found Route) bool {
 	return r.Dst == found.Dst && (r.Gateway == found.Gateway || found.Scope == unix.RT_SCOPE_LINK)
 }
 
-func (r Route) netlink(linkIndex int) *netlink.Route {
-	return &netlink.Route{
-		LinkIndex: linkIndex,
-		Dst:       toIPNet(r.Dst),
-		Gw:        r.Gateway.AsSlice(),
-		MTU:       r.MTU,
-		AdvMSS:    r.AdvMSS,
-		Priority:  r.Priority,
-		Table:     r.Table,
-		Scope:     netlink.Scope(r.Scope),
-	}
-}
-
 // routesOf are the routes over a link in one table,
 // and in all of them where that is 0 (RT_TABLE_UNSPEC).
 func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {

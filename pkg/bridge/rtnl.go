@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -80,33 +81,44 @@ func (c *rtnl) do(steps ...step) ([][]byte, error) {
 	if err := c.send(batch); err != nil {
 		return nil, fmt.Errorf("%s: %w", steps[0].what, err)
 	}
-	replies := make([][]byte, len(steps))
-	errs := make([]error, len(steps))
-	for done := false; !done; {
+	a := answers{steps: steps, first: first, replies: make([][]byte, len(steps)), errs: make([]error, len(steps))}
+	for !a.complete {
 		messages, err := c.receive()
 		if err != nil {
 			return nil, fmt.Errorf("%s: wait for the kernel's answer: %w", steps[len(steps)-1].what, err)
 		}
 		for _, m := range messages {
-			i := int(int32(m.Header.Seq - first))
-			if i < 0 || i >= len(steps) || m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != steps[i].reply {
+			if !a.take(m) {
 				c.note(m)
-				continue // an event, or what was asked for before and is of no interest any more
 			}
-			if m.Header.Type == unix.NLMSG_ERROR {
-				errs[i] = steps[i].refused(m.Data)
-			} else {
-				replies[i] = m.Data
-			}
-			done = done || i == len(steps)-1
 		}
 	}
-	for _, err := range errs {
-		if err != nil {
-			return replies, err
-		}
+	return a.replies, cmp.Or(a.errs...)
+}
+
+// answers are those to the steps of a batch, whose sequence numbers begin with first.
+type answers struct {
+	steps    []step
+	first    uint32
+	replies  [][]byte
+	errs     []error
+	complete bool
+}
+
+// take is false for what is no answer: an event, or something that was asked for
+// before and is of no interest any more.
+func (a *answers) take(m nlMessage) bool {
+	i := int(int32(m.Header.Seq - a.first))
+	if i < 0 || i >= len(a.steps) || m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != a.steps[i].reply {
+		return false
 	}
-	return replies, nil
+	if m.Header.Type == unix.NLMSG_ERROR {
+		a.errs[i] = a.steps[i].refused(m.Data)
+	} else {
+		a.replies[i] = m.Data
+	}
+	a.complete = a.complete || i == len(a.steps)-1
+	return true
 }
 
 // refused is the error that an NLMSG_ERROR tells of (struct nlmsgerr).

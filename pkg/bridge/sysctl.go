@@ -14,6 +14,9 @@ import (
 // looks (fs/proc/proc_sysctl.c).
 const sysctlRoot = "/proc/sys/net"
 
+// setting is one below sysctlRoot.
+type setting struct{ name, value string }
+
 // writeSysctl writes a setting below sysctlRoot, by three system calls: an os.File
 // asks the runtime's poller and takes nine, on a path that each ADD goes five times.
 func writeSysctl(name, value string) error {
