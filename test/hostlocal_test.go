@@ -117,7 +117,7 @@ func TestHostLocalRefusesWithoutEffect(t *testing.T) {
 }
 
 func TestHostLocalStatusAndGC(t *testing.T) {
-	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]]`)
+	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]],"statusWhenFull":"unavailable"`)
 	h.must("STATUS", "")
 	h.must("ADD", "c1")
 	before := hostLocalTimes(t, h.data)
@@ -433,7 +433,7 @@ func TestHostLocalDirectoryRemoved(t *testing.T) {
 func TestHostLocalSyscallsDoNotGrow(t *testing.T) {
 	var base map[string]int
 	for _, n := range []int{0, 1000, 10000, 60000} {
-		h := newHostLocal(t, `[[{"subnet":"10.1.0.0/16"}]]`)
+		h := newHostLocal(t, `[[{"subnet":"10.1.0.0/16"}]],"statusWhenFull":"unavailable"`)
 		h.fill(n)
 		h.must("ADD", "first") // builds the index
 		counts := map[string]int{
@@ -441,6 +441,7 @@ func TestHostLocalSyscallsDoNotGrow(t *testing.T) {
 			"DEL": h.countSyscalls("DEL"), "DEL again": h.countSyscalls("DEL"),
 		}
 		t.Logf("%d leases: %v", n, counts)
+		forget(h.data)
 		if base == nil {
 			base = counts
 		}
@@ -522,6 +523,7 @@ type hostLocalScene struct{ verb, before string }
 // kill kills the verb at the nth of these system calls, recovers in one of the
 // ways and compares. It says whether the verb made so many.
 func (s hostLocalScene) kill(h hostLocal, syscall string, n, way int) (killed bool) {
+	defer forget(h.data)
 	if s.before != "new" {
 		h.must("ADD", "other")
 	}

@@ -49,16 +49,9 @@ func (s *Store) note(home string) error {
 // that is gone goes too.
 func (s *Store) elsewhere() []*Store {
 	var found []*Store
-	add := func(dataDir string) (there bool) {
-		other := *s
-		other.dataDir = dataDir
-		err := unix.Access(filepath.Join(dataDir, s.network, indexDir), unix.F_OK)
-		if err == nil && dataDir != s.dataDir {
-			found = append(found, &other)
-		}
-		return !errors.Is(err, unix.ENOENT)
+	if s.dataDir != s.home && s.isKept(s.home) == nil {
+		found = append(found, s.in(s.home))
 	}
-	add(s.home)
 	dir := notes(s.home, s.network)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -67,20 +60,41 @@ func (s *Store) elsewhere() []*Store {
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
 		dataDir, err := os.Readlink(path)
-		if err == nil && !add(dataDir) {
-			_ = os.Remove(path) // it does no harm if it stays
+		if err != nil || dataDir == s.dataDir {
+			continue
+		}
+		err = s.isKept(dataDir)
+		if err == nil {
+			found = append(found, s.in(dataDir))
+		}
+		if errors.Is(err, unix.ENOENT) {
+			_ = errors.Join(os.Remove(path), os.Remove(dir)) // the latter with the last note; they do no harm if they stay
 		}
 	}
-	_ = os.Remove(dir) // the last note has gone, or it is not empty
 	return found
 }
 
+// isKept is an error where we keep no leases of the network in that directory.
+func (s *Store) isKept(dataDir string) error {
+	return unix.Access(filepath.Join(dataDir, s.network, indexDir), unix.F_OK)
+}
+
+// in is the store of the same network in another directory.
+func (s *Store) in(dataDir string) *Store {
+	other := *s
+	other.dataDir = dataDir
+	return &other
+}
+
 // ReleaseElsewhere gives back what the owner has in the network's other stores. It
-// costs two system calls where there are none.
+// costs a system call or two where there are none, and takes no lock of a store
+// where the owner has nothing.
 func (s *Store) ReleaseElsewhere(o cni.Owner) error {
 	var failed []error
 	for _, other := range s.elsewhere() {
-		failed = append(failed, other.Release(o))
+		if unix.Access(filepath.Join(other.dataDir, s.network, indexDir, recordName(o)), unix.F_OK) == nil {
+			failed = append(failed, other.Release(o))
+		}
 	}
 	return errors.Join(failed...)
 }

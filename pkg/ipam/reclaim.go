@@ -163,6 +163,6 @@ func (s *Store) exhausted(use []Use) string {
 	}
 	return fmt.Sprintf("no IP addresses available in range set: %s; "+
 		"network %s: all addresses are leased, %s (a gateway is never leased), and no holder is proved dead; "+
-		"enlarge the range, or delete attachments: grep . %s/*[0-9a-f] shows who has which (GC releases those that the runtime no longer knows)",
+		"enlarge the range, or delete attachments: grep . %s/[0-9a-f]* shows who has which (GC releases those that the runtime no longer knows)",
 		strings.Join(ranges, ","), s.network, strings.Join(counts, ", "), filepath.Join(s.dataDir, s.network))
 }

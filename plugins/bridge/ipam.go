@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -41,14 +43,45 @@ func findIPAM(r *cni.Request, name string) ipam {
 }
 
 // isThisExecutable says whether the plugin that the runtime's path leads to is
-// the file that runs here, under another name.
+// the file that runs here, under another name, or a copy of it: many an installation
+// copies file by file and loses the links.
 func isThisExecutable(name string, dirs []string) bool {
-	found, err := os.Stat(findPlugin(name, dirs))
+	const self = "/proc/self/exe"
+	path := findPlugin(name, dirs)
+	found, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
-	self, err := os.Stat("/proc/self/exe")
-	return err == nil && os.SameFile(found, self)
+	own, err := os.Stat(self)
+	if err != nil {
+		return false
+	}
+	return os.SameFile(found, own) || found.Size() == own.Size() && sameBuild(path, self)
+}
+
+// sameBuild compares two executables by their first page. The linker puts the build
+// id there, which is a hash of all that is in the file; a build without one (-buildid=)
+// is not known again.
+func sameBuild(path, other string) bool {
+	page := firstPage(path)
+	return bytes.Contains(page, goNote) && bytes.Equal(page, firstPage(other))
+}
+
+// goNote is the name of the note that holds the build id (cmd/internal/buildid).
+var goNote = []byte("Go\x00\x00")
+
+func firstPage(path string) []byte {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }() // only read
+	page := make([]byte, 4096)
+	n, err := io.ReadFull(file, page)
+	if err != nil {
+		return nil
+	}
+	return page[:n]
 }
 
 // findPlugin is the path of a plugin, "" where no directory has it.
