@@ -10,7 +10,7 @@ import (
 
 // crioNetwork is CRI-O's own, dual-stack, with the host ports mapped by CNI.
 const crioNetwork = `{"cniVersion": %q, "name": "crio", "plugins": [
-	{"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+	{"type": "bridge", "bridge": "cni0", "bridgeLifetime": "auto", "isGateway": true, "ipMasq": true, "hairpinMode": true,
 	 "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
 	          "ranges": [[{"subnet": "10.85.0.0/16"}], [{"subnet": "1100:200::/24"}]]}},
 	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
