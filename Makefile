@@ -63,9 +63,9 @@ test: root deps build peers ## all tests, from unit to real kernel and real runt
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 VM  := $(CURDIR)/.cache/vm
-RUN ?= VLAN
+RUN ?= VLAN|OlderKernels
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
-test-vm: root deps build peers ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
+test-vm: root deps build peers ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…
 	test/vm/prepare '$(VM)'
 	go test -c -o '$(VM)/kernel.test' ./test
 	test/vm/run '$(VM)' 'cd "$(CURDIR)/test" && export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" && \
