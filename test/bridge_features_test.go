@@ -450,7 +450,9 @@ func TestBridgeStatus(t *testing.T) {
 	}
 	h.AssertUnchanged(before)
 
-	small := bridgeConfig(object{"ipam": ipam4("10.9.0.0/30")})
+	pool := ipam4("10.9.0.0/30")
+	pool["statusWhenFull"] = "unavailable"
+	small := bridgeConfig(object{"ipam": pool})
 	mustAdd(t, h, h.Container("c1"), small) // takes the only address
 	call.Config = small
 	err := h.Exec(call).Err()
