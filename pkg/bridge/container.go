@@ -61,7 +61,7 @@ func (c Interface) configure(rt *rtnl) (end link, err error) {
 	if err := c.awaitDAD(end); err != nil {
 		return link{}, err
 	}
-	return end, c.awaitIPv6(rt)
+	return end, c.awaitIPv6(rt, end.index)
 }
 
 // steps are, in this order: link-local addresses come with "up", and routes need it.
@@ -152,10 +152,15 @@ func (c Interface) awaitDAD(end link) error {
 	})
 }
 
-// awaitIPv6 waits until the addresses are the container's own: the kernel does the
-// last of it by a worker (addrconf_dad_work, net/ipv6/addrconf.c), and drops what
-// is sent to an address whose local route is not there yet.
-func (c Interface) awaitIPv6(rt *rtnl) error {
+// allMulticast is where a link's route to ff00::/8 leads. Without it nobody on the
+// link can be asked for a MAC.
+var allMulticast = netip.MustParseAddr("ff00::")
+
+// awaitIPv6 waits until the addresses are the container's own, and it can ask for
+// its neighbours: the kernel does the last of both by workers (addrconf_dad_work,
+// net/ipv6/addrconf.c, and linkwatch, when the link is ready), and drops what is sent
+// to an address whose local route is not there yet.
+func (c Interface) awaitIPv6(rt *rtnl, index int) error {
 	if !c.awaitsIPv6() {
 		return nil
 	}
@@ -165,37 +170,46 @@ func (c Interface) awaitIPv6(rt *rtnl) error {
 			addresses = append(addresses, a.Prefix.Addr())
 		}
 	}
-	if err := rt.awaitLocalRoutes(addresses); err != nil {
+	if c.WasUp { // what came with "up" is no event any more
+		if ok, err := hasLocalRoutes(index, append(addresses, allMulticast)); ok || err != nil {
+			return err
+		}
+	}
+	if err := rt.awaitLocalRoutes(index, append(addresses, allMulticast)); err != nil {
 		return fmt.Errorf("wait until %v of %s can be reached: %w", addresses, c.Name, err)
 	}
 	return nil
 }
 
-// awaitLocalRoutes waits for the routes that make addresses this namespace's own.
-// The socket has been in RTMGRP_IPV6_ROUTE since before they could come.
-func (c *rtnl) awaitLocalRoutes(addresses []netip.Addr) error {
+// awaitLocalRoutes waits for the routes that make addresses this namespace's own; of
+// allMulticast, for that of the link. The socket has been in RTMGRP_IPV6_ROUTE since
+// before they could come.
+func (c *rtnl) awaitLocalRoutes(index int, addresses []netip.Addr) error {
 	seen := func(events []event) bool {
 		var own []netip.Addr
 		for _, e := range events {
-			if a, ok := localRoute(e); ok {
+			if a, ok := localRoute(e, index); ok {
 				own = append(own, a)
 			}
 		}
 		return containsAll(own, addresses)
 	}
-	return c.await(routeLimit, seen, func() (bool, error) { return hasLocalRoutes(addresses) })
+	return c.await(routeLimit, seen, func() (bool, error) { return hasLocalRoutes(index, addresses) })
 }
 
 // hasLocalRoutes says whether the thread's namespace has all of the IPv6 addresses
-// for its own.
-func hasLocalRoutes(addresses []netip.Addr) (bool, error) {
+// for its own, allMulticast by the link.
+func hasLocalRoutes(index int, addresses []netip.Addr) (bool, error) {
 	routes, err := whole(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
 	})
 	var own []netip.Addr
 	for _, r := range routes {
-		if r.Dst != nil {
-			own = append(own, toAddr(r.Dst.IP))
+		if r.Dst == nil {
+			continue
+		}
+		if a := toAddr(r.Dst.IP); a != allMulticast || r.LinkIndex == index {
+			own = append(own, a)
 		}
 	}
 	return containsAll(own, addresses), err
@@ -206,15 +220,23 @@ func containsAll(list, wanted []netip.Addr) bool {
 }
 
 // localRoute is the address that an RTM_NEWROUTE makes the namespace's own (struct
-// rtmsg and attributes).
-func localRoute(e event) (netip.Addr, bool) {
-	if e.kind != unix.RTM_NEWROUTE || len(e.data) < unix.SizeofRtMsg || e.data[7] != unix.RTN_LOCAL {
+// rtmsg and attributes), or allMulticast where it is the link's route there.
+func localRoute(e event, index int) (netip.Addr, bool) {
+	if e.kind != unix.RTM_NEWROUTE || len(e.data) < unix.SizeofRtMsg {
 		return netip.Addr{}, false
 	}
+	var dst netip.Addr
+	link := 0
 	for _, a := range attributes(e.data[unix.SizeofRtMsg:]) {
-		if a.kind == unix.RTA_DST {
-			return toAddr(a.data), len(a.data) > 0
+		switch a.kind {
+		case unix.RTA_DST:
+			dst = toAddr(a.data)
+		case unix.RTA_OIF:
+			link = a.number()
 		}
 	}
-	return netip.Addr{}, false
+	if dst == allMulticast {
+		return dst, link == index
+	}
+	return dst, e.data[7] == unix.RTN_LOCAL && dst.IsValid()
 }

@@ -268,7 +268,7 @@ func (h *Host) awaitPort(s *State, at site) error {
 	}
 	// the bridge has a carrier now, and takes its IPv6 addresses for its own
 	what := fmt.Sprintf("%v of %s can be reached", at.added, at.gateway.name)
-	return await(what, unix.RTNLGRP_IPV6_ROUTE, routeLimit, func() (bool, error) { return hasLocalRoutes(at.added) })
+	return await(what, unix.RTNLGRP_IPV6_ROUTE, routeLimit, func() (bool, error) { return hasLocalRoutes(at.gateway.index, at.added) })
 }
 
 // defaultMTU is the MTU of the route that a packet to the world would take, IPv4

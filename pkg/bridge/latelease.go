@@ -28,8 +28,10 @@ func (s State) WithLease(c Config, o cni.Owner, l Lease) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	whole.Container.WasUp = s.Container.Up
 	whole.Bridge.MAC, whole.Bridge.DefaultVLAN, whole.Port.MAC = s.Bridge.MAC, s.Bridge.DefaultVLAN, s.Port.MAC
-	return whole, whole.SetMTU(s.Bridge.MTU)
+	err = whole.SetMTU(s.Bridge.MTU)
+	return whole, err
 }
 
 // Configure gives bridge and container the addresses and routes of a plan whose

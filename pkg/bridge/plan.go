@@ -75,6 +75,7 @@ type Interface struct {
 	MAC       net.HardwareAddr // nil: the kernel's choice
 	MTU       int
 	Up        bool
+	WasUp     bool // since before it gets its addresses
 	DAD       bool // wait until IPv6 addresses are found to be unique
 	LinkLocal bool
 	// Announce are the addresses that the MAC is no function of: the neighbours

@@ -34,7 +34,7 @@ func EachCaught(steps ...func() error) error {
 // panicError is called where a panic was recovered from, while its frames are
 // still on the stack.
 func panicError(cause any) error {
-	return fmt.Errorf("internal error at %s: %v; please report it, with the network's configuration", placeOfPanic(), cause)
+	return coded(CodeFailed, "internal error at %s: %v; please report it, with the network's configuration", []any{placeOfPanic(), cause})
 }
 
 // placeOfPanic is "pkg/nat/ports.go:98": the innermost frame below the panic that

@@ -100,9 +100,10 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 		return plan, nil, err
 	}
 	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
-	return plan, leased, c.host.Attach(&plan, sandbox, func() error {
+	err = c.host.Attach(&plan, sandbox, func() error {
 		return c.nat.add(c.Request, plan, c.nat.spoofCheck(c.Request, &plan, undo), undo)
 	}, undo)
+	return plan, leased, err
 }
 
 // linkThenLease is the order for an IPAM plugin of another program: it finds the
@@ -129,10 +130,11 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	if err := c.host.Configure(&plan, sandbox, last); err != nil {
-		return plan, nil, err
+	err = c.host.Configure(&plan, sandbox, last)
+	if err == nil {
+		err = c.nat.add(c.Request, plan, nat.Also{}, undo)
 	}
-	return plan, leased, c.nat.add(c.Request, plan, nat.Also{}, undo)
+	return plan, leased, err
 }
 
 // lease asks for addresses. A network with IPAM has some.

@@ -33,7 +33,7 @@ const (
 
 func scenarios() []scenario {
 	return []scenario{
-		{page: "README.md"},
+		{page: "README.md", then: assertPicture},
 		{page: "docs/getting-started.md", before: "cd ..; rm -r trestle\n", then: assertUninstalled},
 		{page: "docs/containerd.md"},
 		{page: "docs/podman.md", before: withImage},
@@ -197,6 +197,18 @@ func TestDocsInlineCommands(t *testing.T) {
 	}
 	if ran < 10 {
 		t.Errorf("got %d commands in sentences and tables, want more", ran)
+	}
+}
+
+// assertPicture: the first thing on README's first screen is what the demo draws.
+func assertPicture(t *testing.T, m *runtimes.Machine) {
+	var picture strings.Builder
+	for line := range strings.Lines(pageBlocks(t, "README.md")[0].text) {
+		picture.WriteString("    " + line)
+	}
+	output, err := m.Shell("make demo 2>&1")
+	if err != nil || !printed("…\nThe picture\n"+picture.String()+"…\n").MatchString(output.Stdout) {
+		t.Errorf("got %v, %s\nwant the picture\n%s", err, output.Stdout, picture.String())
 	}
 }
 
