@@ -180,7 +180,8 @@ func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr)
 
 // Reap takes ports out of the check that keep says nothing for: those of records, and
 // those of the kernel's elements that no record asks for, by port and the label of
-// who had it. The table goes if it is idle then.
+// who had it. What a flush took of the others is made again. The table goes if it is
+// idle then.
 func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	if err := s.convert(); err != nil {
 		return err
@@ -202,7 +203,11 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 			gone = append(gone, r.Owner)
 		}
 	}
-	if err := s.reapElements(kept, keep); err != nil {
+	changes, err := s.repairs(kept, keep)
+	if err == nil {
+		err = s.conn.Commit(changes, nil)
+	}
+	if err != nil {
 		return err
 	}
 	for _, o := range gone {
@@ -211,41 +216,38 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
 }
 
-// reapElements deletes what the kernel has beside kept: for ports that are among
-// them, and for those that keep says nothing for.
-func (s SpoofChecks) reapElements(kept []nft.Element, keep func(port, label string) (bool, error)) error {
+// repairs are the changes that make the elements kept again, and delete what the kernel
+// has beside them: for the same ports, and for those that keep says nothing for.
+func (s SpoofChecks) repairs(kept []nft.Element, keep func(port, label string) (bool, error)) (nft.Changes, error) {
 	found, err := s.conn.List(SpoofTable())
-	if err != nil {
-		return err
+	changes := nft.Changes{Create: nft.Without(kept, found)}
+	if len(found)+len(kept) > 0 {
+		changes.Tables = []nft.Table{SpoofTable()}
 	}
 	recorded := map[string]bool{}
 	for _, e := range kept {
 		recorded[portOf(e)] = true
 	}
-	var void []nft.Element
 	for _, e := range nft.Without(found, kept) {
-		live, err := keep(portOf(e), e.Owner)
-		if err != nil {
-			return err
-		}
-		if !live || recorded[portOf(e)] {
-			void = append(void, e)
+		live, keepErr := keep(portOf(e), e.Owner)
+		if err = errors.Join(err, keepErr); !live || recorded[portOf(e)] {
+			changes.Remove = append(changes.Remove, e)
 		}
 	}
-	return s.conn.Commit(nft.Changes{Remove: void}, nil)
+	return changes, err
 }
 
-// Restore gives the changes that make again what the records ask for and is not there.
+// Restore gives the changes that make again what the records ask for, and nothing else
+// for their ports.
 func (s SpoofChecks) Restore() (nft.Changes, error) {
 	if err := s.convert(); err != nil {
 		return nft.Changes{}, err
 	}
 	changes, err := s.wanted(nft.Changes{})
-	if err != nil || len(changes.Create) == 0 {
-		return changes, err
+	if err != nil {
+		return nft.Changes{}, err
 	}
-	there, err := s.conn.List(SpoofTable())
-	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: nft.Without(changes.Create, there)}, err
+	return s.repairs(changes.Create, func(string, string) (bool, error) { return true, nil })
 }
 
 // convert takes over the records of releases before pkg/record: files named by their
