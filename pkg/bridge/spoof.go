@@ -171,6 +171,9 @@ func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 
 // Differences says, for people, what is not as Add leaves it.
 func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
+	if err := s.convert(); err != nil {
+		return nil, err
+	}
 	diffs, err := s.conn.Differences(SpoofChanges(port, mac, o))
 	if _, there, readErr := record.Read[spoofCheck](s.records, spoofPlace, o); !there {
 		diffs, err = append(diffs, fmt.Sprintf("record of the MAC spoof check of %s: want one, have none", port)), errors.Join(err, readErr)
@@ -250,7 +253,7 @@ func (s SpoofChecks) Restore() (nft.Changes, error) {
 	return s.repairs(changes.Create, func(string, string) (bool, error) { return true, nil })
 }
 
-// convert takes over the records of releases before pkg/record: files named by their
+// convert takes over the table and the records of releases before pkg/record: files named by their
 // port, which hold "MAC label", in a directory that everybody may open. A label that
 // was shortened does not tell the owner; then the kernel's elements do, by the port.
 func (s SpoofChecks) convert() error {
@@ -276,7 +279,8 @@ func (s SpoofChecks) convert() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	return nil
+	changes, err := s.Restore()
+	return errors.Join(err, s.conn.Commit(changes, nil))
 }
 
 func (s SpoofChecks) convertFile(path string) error {
@@ -377,13 +381,21 @@ func (h *Host) reapUnguarded() error {
 	})
 }
 
-// isGuarded says whether the port's frames are checked for the MAC.
-func isGuarded(port string, mac net.HardwareAddr) (bool, error) {
-	conn := nft.Open("")
-	changes := SpoofChanges(port, mac, cni.Owner{})
-	for i := range changes.Create {
-		changes.Create[i].Shared = true // whose it is the record says
-	}
-	diffs, err := conn.Differences(changes)
-	return len(diffs) == 0, errors.Join(err, conn.Close())
+// isGuarded says whether the port's frames are checked for the MAC. Whose check it is
+// the record says.
+func isGuarded(port string, mac net.HardwareAddr) (guarded bool, err error) {
+	h := Host{dir: DefaultDir}
+	err = h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
+		if err := checks.convert(); err != nil {
+			return err
+		}
+		changes := SpoofChanges(port, mac, cni.Owner{})
+		for i := range changes.Create {
+			changes.Create[i].Shared = true
+		}
+		diffs, err := conn.Differences(changes)
+		guarded = len(diffs) == 0
+		return err
+	})
+	return guarded, err
 }
