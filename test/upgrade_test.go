@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,11 +47,19 @@ func upgradeFirewall(t *testing.T, first string) {
 	}
 	protects := func(when string) {
 		t.Helper()
-		w.reaches(a.Namespace, b, false)
-		w.reaches(c.Namespace, a, false)
-		w.reaches(w.Namespace, a, true)
-		if err := a.Ping(host.OutsideIPv4.Addr()); err != nil {
-			t.Errorf("%s: %v", when, err)
+		for _, way := range []struct {
+			from *host.Namespace
+			to   netip.Addr
+			want bool
+		}{
+			{a.Namespace, b.v4, false},
+			{c.Namespace, a.v6, false},
+			{w.Namespace, a.v4, true},
+			{a.Namespace, host.OutsideIPv4.Addr(), true},
+		} {
+			if err := way.from.Ping(way.to); (err == nil) != way.want {
+				t.Errorf("%s: %s reaches %s: %v, want %v", when, way.from.Name, way.to, err == nil, way.want)
+			}
 		}
 	}
 	protects("before")
@@ -82,7 +91,6 @@ func upgradeFirewall(t *testing.T, first string) {
 	if strings.Contains(tables, "trestle_firewall") {
 		t.Errorf("got %s, want the earlier tables gone", tables)
 	}
-	protects("after restore")
 	a.MustRun("ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
 	if err := a.Ping(host.OutsideIPv4.Addr()); err == nil {
 		t.Error("a forged MAC gets through")

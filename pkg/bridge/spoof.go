@@ -184,6 +184,9 @@ func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 
 // Differences says, for people, what is not as Add leaves it.
 func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
+	if err := s.convert(); err != nil {
+		return nil, err
+	}
 	diffs, err := s.conn.Differences(SpoofChanges(port, mac, o))
 	if _, there, readErr := record.Read[spoofCheck](s.records, spoofPlace, o); !there {
 		diffs, err = append(diffs, fmt.Sprintf("record of the MAC spoof check of %s: want one, have none", port)), errors.Join(err, readErr)
@@ -193,7 +196,8 @@ func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr)
 
 // Reap takes ports out of the check that keep says nothing for: those of records, and
 // those of the kernel's elements that no record asks for, by port and the label of
-// who had it. The table goes if it is idle then.
+// who had it. What a flush took of the others is made again. The table goes if it is
+// idle then.
 func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	if err := s.convert(); err != nil {
 		return err
@@ -215,7 +219,11 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 			gone = append(gone, r.Owner)
 		}
 	}
-	if err := s.reapElements(kept, keep); err != nil {
+	changes, err := s.repairs(kept, keep)
+	if err == nil {
+		err = s.conn.Commit(changes, nil)
+	}
+	if err != nil {
 		return err
 	}
 	for _, o := range gone {
@@ -224,44 +232,41 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
 }
 
-// reapElements deletes what the kernel has beside kept: for ports that are among
-// them, and for those that keep says nothing for.
-func (s SpoofChecks) reapElements(kept []nft.Element, keep func(port, label string) (bool, error)) error {
+// repairs are the changes that make the elements kept again, and delete what the kernel
+// has beside them: for the same ports, and for those that keep says nothing for.
+func (s SpoofChecks) repairs(kept []nft.Element, keep func(port, label string) (bool, error)) (nft.Changes, error) {
 	found, err := s.conn.List(SpoofTable())
-	if err != nil {
-		return err
+	changes := nft.Changes{Create: nft.Without(kept, found)}
+	if len(found)+len(kept) > 0 {
+		changes.Tables = []nft.Table{SpoofTable()}
 	}
 	recorded := map[string]bool{}
 	for _, e := range kept {
 		recorded[portOf(e)] = true
 	}
-	var void []nft.Element
 	for _, e := range nft.Without(found, kept) {
-		live, err := keep(portOf(e), e.Owner)
-		if err != nil {
-			return err
-		}
-		if !live || recorded[portOf(e)] {
-			void = append(void, e)
+		live, keepErr := keep(portOf(e), e.Owner)
+		if err = errors.Join(err, keepErr); !live || recorded[portOf(e)] {
+			changes.Remove = append(changes.Remove, e)
 		}
 	}
-	return s.conn.Commit(nft.Changes{Remove: void}, nil)
+	return changes, err
 }
 
-// Restore gives the changes that make again what the records ask for and is not there.
+// Restore gives the changes that make again what the records ask for, and nothing else
+// for their ports.
 func (s SpoofChecks) Restore() (nft.Changes, error) {
 	if err := s.convert(); err != nil {
 		return nft.Changes{}, err
 	}
 	changes, err := s.wanted(nft.Changes{})
-	if err != nil || len(changes.Create) == 0 {
-		return changes, err
+	if err != nil {
+		return nft.Changes{}, err
 	}
-	there, err := s.conn.List(SpoofTable())
-	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: nft.Without(changes.Create, there)}, err
+	return s.repairs(changes.Create, func(string, string) (bool, error) { return true, nil })
 }
 
-// convert takes over the records of releases before pkg/record: files named by their
+// convert takes over the table and the records of releases before pkg/record: files named by their
 // port, which hold "MAC label", in a directory that everybody may open. A label that
 // was shortened does not tell the owner; then the kernel's elements do, by the port.
 func (s SpoofChecks) convert() error {
@@ -287,7 +292,8 @@ func (s SpoofChecks) convert() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	return nil
+	changes, err := s.Restore()
+	return errors.Join(err, s.conn.Commit(changes, nil))
 }
 
 func (s SpoofChecks) convertFile(path string) error {
@@ -373,13 +379,21 @@ func (h *Host) reapUnguarded() error {
 	})
 }
 
-// isGuarded says whether the port's frames are checked for the MAC.
-func isGuarded(port string, mac net.HardwareAddr) (bool, error) {
-	conn := nft.Open("")
-	changes := SpoofChanges(port, mac, cni.Owner{})
-	for i := range changes.Create {
-		changes.Create[i].Shared = true // whose it is the record says
-	}
-	diffs, err := conn.Differences(changes)
-	return len(diffs) == 0, errors.Join(err, conn.Close())
+// isGuarded says whether the port's frames are checked for the MAC. Whose check it is
+// the record says.
+func isGuarded(port string, mac net.HardwareAddr) (guarded bool, err error) {
+	h := Host{dir: DefaultDir}
+	err = h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
+		if err := checks.convert(); err != nil {
+			return err
+		}
+		changes := SpoofChanges(port, mac, cni.Owner{})
+		for i := range changes.Create {
+			changes.Create[i].Shared = true
+		}
+		diffs, err := conn.Differences(changes)
+		guarded = len(diffs) == 0
+		return err
+	})
+	return guarded, err
 }

@@ -127,10 +127,10 @@ func (h *Host) takeOver(elements []nft.Element) error {
 		if err != nil {
 			return err
 		}
-		for _, e := range nft.Without(found, elements) {
-			e.Table, e.Shared = tableName, t.Family == nftables.TableFamilyINet
-			elements = append(elements, e)
+		for i := range found {
+			found[i].Table, found[i].Shared = tableName, t.Family == nftables.TableFamilyINet
 		}
+		elements = append(elements, nft.Without(found, elements)...)
 	}
 	if err := h.conn.Commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody); err != nil {
 		return err

@@ -57,6 +57,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 		return err
 	}
 	var replace []Element
+	var last error
 	for try := range tries {
 		err := c.try(changes, replace, try == 0)
 		switch {
@@ -78,6 +79,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 		default:
 			return err
 		}
+		last = err
 		if changes.Create, replace, err = c.settle(changes.Create, vouch, err); err != nil {
 			return err
 		}
@@ -85,7 +87,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return err
 		}
 	}
-	return fmt.Errorf("change nftables: given up after %d tries, since others change the same at the same time", tries)
+	return fmt.Errorf("given up after %d tries, since others change the same at the same time: %w", tries, last)
 }
 
 // try sends the transaction once. Tables that are known to be as they shall are not
