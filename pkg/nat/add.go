@@ -36,6 +36,11 @@ func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 	if err != nil {
 		return err
 	}
+	if wanted.Ports != nil {
+		if err := h.refuseReference(OwnedPorts{a.Owner, wanted.Ports.Ports}); err != nil {
+			return err
+		}
+	}
 	if err := h.locked(func() error { return h.add(&wanted, a, undo) }); err != nil {
 		return err
 	}
@@ -130,9 +135,8 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 	}
 	if len(t.Ports.Mappings) == 0 {
 		t.Ports = nil
-		return nil
 	}
-	return h.refuseReference(owned)
+	return nil
 }
 
 // applyRecord brings each backend from what the record had to what it says now.
@@ -147,7 +151,11 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 			c.want.Networks = []NetworkRule{rule}
 		}
 		if backend == NFTables {
-			c.also = also.With(loopbackChanges(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables)))
+			loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
+			if err != nil {
+				return err
+			}
+			c.also = also.With(loopback)
 		}
 		if c.want.empty() && c.unwanted.empty() && c.also.Empty() {
 			continue
@@ -278,6 +286,6 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	if a.Ports == nil {
 		return diffs, nil
 	}
-	lost, err := h.conn.Differences(loopbackChanges(rec.Value.ports(a.Owner, IPTables), nil))
+	lost, err := h.loopbackDifferences(rec.Value.ports(a.Owner, IPTables))
 	return append(diffs, lost...), err
 }
