@@ -66,14 +66,22 @@ func (f Family) Variants(c *nft.Conn, table string) ([]string, error) {
 	if inNFT {
 		programs = append(programs, f.variant("nft"))
 	}
-	names, err := os.ReadFile(f.legacy)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for tables of %s-legacy: %w", f.Program, err)
+	inLegacy, err := f.inLegacy(table)
+	if err != nil {
+		return nil, err
 	}
-	if legacy := f.variant("legacy"); slices.Contains(strings.Fields(string(names)), table) && !slices.Contains(programs, legacy) {
+	if legacy := f.variant("legacy"); inLegacy && !slices.Contains(programs, legacy) {
 		programs = append(programs, legacy)
 	}
 	return programs, nil
+}
+
+func (f Family) inLegacy(table string) (bool, error) {
+	names, err := os.ReadFile(f.legacy)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("look for tables of %s-legacy: %w", f.Program, err)
+	}
+	return slices.Contains(strings.Fields(string(names)), table), nil
 }
 
 func (f Family) inNFT(c *nft.Conn, table string) (bool, error) {
@@ -99,7 +107,12 @@ func HasChain(c *nft.Conn, program, table, chain string) (bool, error) {
 	if err != nil || !slices.Contains(variants, program) && program != f.Program {
 		return false, err
 	}
-	if slices.Contains(variants, f.variant("legacy")) && program != f.variant("nft") {
+	inLegacy, err := f.inLegacy(table)
+	if err != nil {
+		return false, err
+	}
+	// a host without the program's variants knows but one name for both
+	if nft := f.variant("nft"); inLegacy && (program != nft || nft == f.variant("legacy")) {
 		return true, nil
 	}
 	return c.HasChain(nft.Table{Family: f.nft, Name: table}, chain)

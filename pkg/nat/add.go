@@ -66,7 +66,7 @@ func (h *Host) want(a Attachment) (translation, error) {
 	if a.Ports == nil || len(a.Ports.Mappings) == 0 {
 		return t, nil
 	}
-	backend, err := h.resolve(a.PortsBackend)
+	backend, err := h.portsBackend(a.PortsBackend)
 	if err != nil {
 		return t, err
 	}
@@ -249,6 +249,9 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 				return nil, err
 			}
 			diffs = append(diffs, diff...)
+		}
+		if rec.Value.Ports != nil {
+			diffs = append(diffs, a.Ports.PortOptions.differences(rec.Value.Ports)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)

@@ -177,6 +177,9 @@ func (h *Host) Status(b Backend) error {
 	if err == nil {
 		err = h.kernel(backend).usable()
 	}
+	if err == nil && backend == NFTables {
+		err = h.warnExempt()
+	}
 	if err != nil {
 		return cni.UnavailableErrorf("NAT: %w", err)
 	}

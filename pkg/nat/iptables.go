@@ -153,8 +153,9 @@ func (t ipTables) void(have ipTable, f family, want []ipGroup) ([]string, error)
 				return nil, err
 			}
 			if alive {
-				return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
-					m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), m.owner, m.chain)
+				owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
+				return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
+					m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 			}
 			void = append(void, m.chain)
 		}
