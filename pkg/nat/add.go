@@ -75,6 +75,11 @@ func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 	if err != nil {
 		return err
 	}
+	if wanted.Ports != nil {
+		if err := h.refuseReference(OwnedPorts{a.Owner, wanted.Ports.Ports}); err != nil {
+			return err
+		}
+	}
 	if err := h.locked(func() error { return h.add(&wanted, a, undo) }); err != nil {
 		return err
 	}
@@ -100,7 +105,7 @@ func (h *Host) want(a Attachment) (translation, error) {
 	if a.Ports == nil || len(a.Ports.Mappings) == 0 {
 		return t, nil
 	}
-	backend, err := h.resolve(a.PortsBackend)
+	backend, err := h.portsBackend(a.PortsBackend)
 	if err != nil {
 		return t, err
 	}
@@ -178,9 +183,8 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 	}
 	if len(t.Ports.Mappings) == 0 {
 		t.Ports = nil
-		return nil
 	}
-	return h.refuseReference(owned)
+	return nil
 }
 
 // applyRecord brings each backend from what the record had to what it says now.
@@ -195,9 +199,19 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 			c.want.Networks = []NetworkRule{rule}
 		}
 		if backend == NFTables {
-			c.also = also.With(loopbackChanges(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables)))
+			loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
+			if err != nil {
+				return err
+			}
+			c.also = also.With(loopback)
 		}
 		if c.want.empty() && c.unwanted.empty() && c.also.Empty() {
+			continue
+		}
+		if backend == IPTables && c.want.empty() {
+			if err := h.removeIPTables(c.unwanted.Ports); err != nil {
+				return err
+			}
 			continue
 		}
 		if err := h.kernel(backend).apply(c); err != nil {
@@ -205,6 +219,14 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 		}
 	}
 	return nil
+}
+
+func (h *Host) removeIPTables(unwanted []OwnedPorts) error {
+	var errs []error
+	for _, p := range unwanted {
+		errs = append(errs, ipTables{h}.remove(p))
+	}
+	return errors.Join(errs...)
 }
 
 // networkRule is the network's masquerade with the policy m. Where the kernel is known
@@ -290,6 +312,9 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 			}
 			diffs = append(diffs, diff...)
 		}
+		if rec.Value.Ports != nil {
+			diffs = append(diffs, a.Ports.PortOptions.differences(rec.Value.Ports)...)
+		}
 	}
 	lost, err := h.checkKernel(a, rec)
 	return append(diffs, lost...), err
@@ -326,6 +351,6 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	if a.Ports == nil {
 		return diffs, nil
 	}
-	lost, err := h.conn.Differences(loopbackChanges(rec.Value.ports(a.Owner, IPTables), nil))
+	lost, err := h.loopbackDifferences(rec.Value.ports(a.Owner, IPTables))
 	return append(diffs, lost...), err
 }

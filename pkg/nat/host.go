@@ -9,6 +9,7 @@ package nat
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -48,12 +49,20 @@ type Host struct {
 	conn  *nft.Conn
 	vouch Vouch
 	probe record.Prober
+	// Warn is told, for people, what is left for later; it may be nil.
+	Warn func(string)
 }
 
 // Open gives the NAT state whose records are in store and whose rules are reached by
 // conn. vouch may be nil: then only records vouch for anybody. Nothing is touched yet.
 func Open(store record.Store, conn *nft.Conn, vouch Vouch) *Host {
 	return &Host{store: store, conn: conn, vouch: vouch}
+}
+
+func (h *Host) warn(format string, args ...any) {
+	if h.Warn != nil {
+		h.Warn(fmt.Sprintf(format, args...))
+	}
 }
 
 // kernel has rules of ours; nftables and iptables are the two ways to.
@@ -77,7 +86,7 @@ type change struct {
 
 func (h *Host) kernel(b Backend) kernel {
 	if b == IPTables {
-		return ipTables{}
+		return ipTables{h}
 	}
 	return nfTables{h}
 }
@@ -155,7 +164,12 @@ func (h *Host) findLabel(label string) (rec record.Record[translation], there bo
 	return rec, false, err
 }
 
+// isDead says whether nobody stands for the record: its container is proved dead, or
+// was deleted while a rule of its could not be reached.
 func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
+	if rec.Value.Released {
+		return true, nil
+	}
 	life, err := h.probe.Life(rec.Stamp)
 	return life == record.Dead, err
 }
@@ -166,6 +180,9 @@ func (h *Host) Status(b Backend) error {
 	backend, err := h.resolve(b)
 	if err == nil {
 		err = h.kernel(backend).usable()
+	}
+	if err == nil && backend == NFTables {
+		err = h.warnExempt()
 	}
 	if err != nil {
 		return cni.UnavailableErrorf("NAT: %w", err)

@@ -182,7 +182,7 @@ func nothingLeft(t *testing.T, h testHost) {
 		}
 		must(t, h.GC(network, cni.Valid{Known: true}))
 	}
-	if got := ruleset(t) + saved(t); regexp.MustCompile(`(?i)trestle`).MatchString(got) {
+	if got := ruleset(t) + saved(t); regexp.MustCompile(`(?i)trestle|CNI-`).MatchString(got) {
 		t.Errorf("ruleset: got\n%s\nwant nothing of ours", got)
 	}
 	reserved, err := filepath.Glob(filepath.Join(h.dir, "hostports", "*"))

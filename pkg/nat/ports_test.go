@@ -145,10 +145,10 @@ func portsAreReleasedAfterAFlush(t *testing.T, backend Backend) {
 // gets its record back; otherwise it is void, and in nobody's way.
 func TestPortTakenWithoutARecord(t *testing.T) {
 	for name, alive := range map[string]bool{"alive": true, "void": false} {
-		t.Run(name, func(t *testing.T) {
-			h := openHost(t, NFTables)
+		both(t, name, func(t *testing.T, backend Backend) {
+			h := openHost(t, backend)
 			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
-			lost := openAt(t, NFTables, t.TempDir())
+			lost := openAt(t, backend, t.TempDir())
 			lost.vouch = func(string) (bool, error) { return alive, nil }
 			other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24")}
 			err := lost.AddPorts(owner("red", "c2"), other)
@@ -157,6 +157,7 @@ func TestPortTakenWithoutARecord(t *testing.T) {
 				if diffs, err := lost.CheckPorts(owner("red", "c2"), other); err != nil || len(diffs) > 0 {
 					t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
 				}
+				must(t, lost.ReleaseReference(owner("blue", "c1"), nil)) // as DEL does
 				must(t, lost.Release(owner("blue", "c1")))
 				must(t, lost.Release(owner("red", "c2")))
 				nothingLeft(t, lost)
@@ -168,6 +169,7 @@ func TestPortTakenWithoutARecord(t *testing.T) {
 			if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
 				t.Errorf("CheckPorts of the holder: got %q, %v, want no difference", diffs, err)
 			}
+			must(t, lost.ReleaseReference(owner("blue", "c1"), nil)) // as DEL does
 			must(t, lost.Release(owner("blue", "c1")))
 			nothingLeft(t, lost)
 		})

@@ -18,6 +18,9 @@ const place = "translations"
 type translation struct {
 	Masquerade *recordedMasquerade `json:",omitempty"`
 	Ports      *recordedPorts      `json:",omitempty"`
+	// Released says that its attachment was deleted, and that what is left of it could
+	// not be reached then.
+	Released bool `json:",omitempty"`
 }
 
 type recordedMasquerade struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -33,7 +35,12 @@ func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 	if err != nil || known {
 		return err
 	}
-	by := reference{owner, addresses}
+	first := owner
+	first.IfName = firstInterface
+	by := reference{owner: owner, addresses: addresses}
+	if by.firstIsOurs, err = h.Known(first); err != nil {
+		return err
+	}
 	err = h.conn.Usable()
 	errs := []error{err}
 	if err == nil {
@@ -52,6 +59,9 @@ func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 type reference struct {
 	owner     cni.Owner
 	addresses []netip.Addr
+	// firstIsOurs says that the chain for the container's ports is of its first
+	// interface, and that of ours.
+	firstIsOurs bool
 }
 
 func sha512Hex(s string, digits int) string {
@@ -62,11 +72,16 @@ func sha512Hex(s string, digits int) string {
 // nat of iptables, and the one that jumps to them (plugins: pkg/utils/utils.go,
 // FormatChainName; pkg/ip/ipmasq_iptables_linux.go; plugins/meta/portmap).
 func (f reference) chains() map[string]string {
-	of := f.owner.Network + f.owner.ContainerID
-	return map[string]string{
-		"CNI-" + sha512Hex(of, 24):    "POSTROUTING",
-		"CNI-DN-" + sha512Hex(of, 21): "CNI-HOSTPORT-DNAT",
+	first := f.owner
+	first.IfName = firstInterface
+	chains := map[string]string{
+		"CNI-" + sha512Hex(f.owner.Network+f.owner.ContainerID, 24): "POSTROUTING",
+		ownerChain(f.owner): dnatChain, // ours, if its record was lost
 	}
+	if !f.firstIsOurs {
+		chains[ownerChain(first)] = dnatChain
+	}
+	return chains
 }
 
 // deleteFromNFTables sends one transaction, if there is anything to delete.
@@ -199,20 +214,28 @@ func (f reference) deleteFromLegacy(family family) error {
 	if err != nil {
 		return cni.IOErrorf("read which tables iptables-legacy has: %w", err)
 	}
-	program := family.iptables() + "-legacy"
+	program := family.iptables().Program + "-legacy"
 	if _, err := exec.LookPath(program); err != nil {
-		program = family.iptables() // a host that has but one variant
+		program = family.iptables().Program // a host that has but one variant
 	}
-	have, err := saveBy(program, "nat", "CNI-")
+	have, err := saveNAT(program)
 	if err != nil {
 		return err
 	}
-	var lines []string
-	for chain := range f.chains() {
-		lines = append(lines, have.deleteGroup(chain)...)
-	}
-	if len(lines) == 0 {
-		return nil
-	}
-	return restoreBy(program, "nat", lines)
+	return iptables.Restore(program, natTable, have.deleteChains(slices.Collect(maps.Keys(f.chains()))))
+}
+
+// referenceNetwork is the network that it names.
+func referenceNetwork(comment string) string {
+	_, network, _ := strings.Cut(comment, `name: "`)
+	network, _, _ = strings.Cut(network, `"`)
+	return network
+}
+
+// referenceContainer is the container that a rule's comment names, as the reference
+// plugin writes it: dnat name: "network" id: "container".
+func referenceContainer(comment string) (container string, ok bool) {
+	_, id, ok := strings.Cut(comment, `id: "`)
+	container, _, _ = strings.Cut(id, `"`)
+	return container, ok && strings.HasPrefix(comment, "dnat name: ")
 }

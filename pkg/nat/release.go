@@ -13,7 +13,8 @@ import (
 // Release deletes what the attachment has: port mappings, and its part in the
 // masquerade of its network. The network's rule, and what holds rules, outlive it; see
 // GC. also goes into the same transaction. It may be called again, and does little if
-// there is nothing.
+// there is nothing. What no program of iptables' takes away is left for GC: a DEL that
+// fails would keep the plugins behind it from cleaning up.
 func (h *Host) Release(o cni.Owner, also Also) error {
 	return h.releaseTo(o, also, func(attachmentRecord) translation { return translation{} })
 }
@@ -41,7 +42,13 @@ func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) 
 		if rec.Value.Ports != nil && left.Ports == nil {
 			mappings = rec.Value.Ports.Mappings
 		}
-		return h.releaseAlso(rec, o, left, also)
+		err = h.releaseAlso(rec, o, left, also)
+		if unreachable := (unreachableError{}); errors.As(err, &unreachable) {
+			h.warn("%s: left for GC: %v", o, unreachable)
+			rec.Value.Released = true
+			err = h.write(rec)
+		}
+		return err
 	})
 	return errors.Join(err, forgetFlows(mappings, staleAtDel))
 }
@@ -120,11 +127,12 @@ func (h *Host) heal() error {
 	if err != nil || !lost {
 		return err
 	}
-	return h.adopt("")
+	return h.adopt("", cni.Valid{})
 }
 
-// adopt is heal for one network, or for all.
-func (h *Host) adopt(network string) error {
+// adopt is heal for one network, or for all; a runtime's list of what is valid vouches,
+// too.
+func (h *Host) adopt(network string, valid cni.Valid) error {
 	elements, err := h.list()
 	if err != nil {
 		return err
@@ -154,7 +162,7 @@ func (h *Host) adopt(network string) error {
 			return err
 		}
 		owner, ok := cni.ParseOwner(label)
-		if !alive || !ok {
+		if !ok || !alive && !valid.KeepsLabel(label) {
 			void = append(void, own...)
 			continue
 		}
@@ -193,6 +201,14 @@ func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element) e
 		rec = attachmentRecord{Stamp: stamp, Owner: o}
 	}
 	ports := portsOf(elements)
+	if len(ports.Mappings) == 0 { // those that iptables has, with 127.0.0.1 in nftables
+		found, err := ipTables{h}.foundOf(o)
+		if err != nil {
+			return err
+		}
+		found.HostAddress = ports.HostAddress
+		ports = recordedPorts{IPTables, found}
+	}
 	rec.Value.Ports = &ports
 	if err := h.write(rec); err != nil {
 		return err
@@ -230,8 +246,9 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 		}
 		var errs []error
 		if there {
-			errs = append(errs, h.adopt(network))
+			errs = append(errs, h.adopt(network, valid))
 		}
+		errs = append(errs, ipTables{h}.adopt(network, valid))
 		all, err := record.List[translation](h.store, place, network)
 		errs = append(errs, err)
 		kept := 0
@@ -264,5 +281,5 @@ func (h *Host) forgetNetwork(network string) error {
 	if there, err := h.conn.Exists(inetTable()); err != nil || there {
 		errs = append(errs, err, nfTables{h}.apply(idle), h.conn.DeleteIdle(inetTable()))
 	}
-	return errors.Join(append(errs, ipTables{}.forget(network))...)
+	return errors.Join(append(errs, ipTables{h}.forget(network))...)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -29,7 +30,7 @@ func (h *Host) Restore() (done Restored, err error) {
 }
 
 func (h *Host) restore() (done Restored, err error) {
-	errs := []error{h.heal()}
+	errs := []error{h.heal(), ipTables{h}.adopt("", cni.Valid{})}
 	all, err := record.List[translation](h.store, place, "")
 	errs = append(errs, err)
 	var alive []attachmentRecord
@@ -53,6 +54,9 @@ func (h *Host) restore() (done Restored, err error) {
 		done.Repaired = append(done.Repaired, repaired...)
 		errs = append(errs, err)
 	}
+	repaired, err := h.restoreLoopback(alive)
+	done.Repaired = append(done.Repaired, repaired...)
+	errs = append(errs, err)
 	void, err := h.removeVoid(alive)
 	done.Void = void
 	errs = append(errs, err, h.reservations().sweep())
@@ -91,6 +95,19 @@ func (h *Host) restoreBackend(backend Backend, alive []attachmentRecord) (repair
 		return nil, err
 	}
 	return lost, h.kernel(backend).apply(change{want: want})
+}
+
+// restoreLoopback restores what iptables' port mappings have need of nftables.
+func (h *Host) restoreLoopback(alive []attachmentRecord) (repaired []string, err error) {
+	want, err := rulesOf(alive, IPTables)
+	if err != nil {
+		return nil, err
+	}
+	lost, err := h.loopbackDifferences(want.Ports)
+	if err != nil || len(lost) == 0 {
+		return nil, err
+	}
+	return lost, nfTables{h}.apply(change{also: loopbackChanges(want.Ports, nil)})
 }
 
 // removeVoid removes elements that no record has, and nobody stands for.

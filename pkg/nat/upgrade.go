@@ -58,6 +58,9 @@ func (h *Host) upgrade() error {
 			return err
 		}
 	}
+	if err := (ipTables{h}).removeFormer(); err != nil { // the guard of loopback addresses among it
+		return err
+	}
 	if err := os.RemoveAll(h.store.Dir("nat")); err != nil {
 		return cni.IOErrorf("remove records of an earlier release: %w", err)
 	}

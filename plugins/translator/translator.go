@@ -5,6 +5,7 @@ package translator
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/vishvananda/netlink"
 
@@ -20,7 +21,9 @@ import (
 func Open() (*nft.Conn, *nat.Host) {
 	store := record.Open(record.DefaultDir)
 	conn := nft.Open(store.Dir("nft"))
-	return conn, nat.Open(store, conn, vouch)
+	host := nat.Open(store, conn, vouch)
+	host.Warn = func(text string) { fmt.Fprintln(os.Stderr, "NAT: "+text) }
+	return conn, host
 }
 
 // SpoofChecks are the MAC checks of the host's ports, over the same connection.
