@@ -165,6 +165,7 @@ func TestPortmapAgain(t *testing.T) {
 			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
 			n.AssertUnchanged(once, "neighbour")
 			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8081, 80))
+			n.MustRun("sleep", "0.1") // an element goes within two ticks
 			if reply, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err == nil {
 				t.Errorf("a port that is not mapped any more: got %v, want no answer", reply)
 			}

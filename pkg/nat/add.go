@@ -296,6 +296,13 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 	if a.Masquerade == nil && (a.Ports == nil || len(a.Ports.Mappings) == 0) {
 		return nil, nil
 	}
+	old, err := h.isOld()
+	if err == nil && old {
+		err = h.locked(func() error { return nil }) // takes over what an earlier release recorded
+	}
+	if err != nil {
+		return nil, err
+	}
 	rec, there, err := h.read(a.Owner)
 	if err != nil {
 		return nil, err
