@@ -290,42 +290,33 @@ func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
 // ReleaseUnrecorded deletes what is there for a container with the result's links and
 // addresses although no record tells of it: because the record was lost, or because
 // the reference plugin made it, whose rules name nobody. What a container of ours has
-// now stays, and so do the bridges' policies, which GC judges. warn is as with Release.
-func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result, warn func(error)) error {
+// now stays, and so do the bridges' policies, which GC judges. There may be no result.
+// What fails is left to GC.
+func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) error {
 	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}
 	var err error
-	if rules.Programs, err = h.programsInUse(rules); err != nil {
-		warn(err)
-	}
-	if running, err := h.bus.firewalldRuns(); running && err == nil && (c.Backend == Auto || c.Backend == Firewalld) {
+	rules.Programs, err = h.programsInUse(rules)
+	if running, busErr := h.bus.firewalldRuns(); running && busErr == nil && (c.Backend == Auto || c.Backend == Firewalld) {
 		rules.Zone = c.Zone
 	}
-	others := linksOf(result).other
-	if ports, err := h.unrecordedPorts(o, others); err != nil || len(ports) == 0 && rules.isNothing() {
-		if err != nil {
-			warn(err)
-		}
-		return nil
+	ports := linksOf(result).other
+	found, portErr := h.unrecordedPorts(o, ports)
+	if err = errors.Join(err, portErr); len(found) == 0 && rules.isNothing() {
+		return err
 	}
-	return h.locked(func() error {
+	return errors.Join(err, h.locked(func() error {
 		if _, there, err := record.Read[Rules](h.records, place, o); err != nil || there {
 			return err // by an ADD meanwhile
 		}
-		ports, err := h.unrecordedPorts(o, others)
-		if err = errors.Join(err, h.conn.Commit(nft.Changes{Remove: ports}, nil)); err != nil {
-			warn(err)
-		}
+		found, err := h.unrecordedPorts(o, ports)
+		errs := []error{err, h.conn.Commit(nft.Changes{Remove: found}, nil)}
 		free, err := h.unshared(rules.entries(o), o)
-		if err != nil {
-			return err
-		}
+		errs = append(errs, err)
 		for _, place := range placesOf(free) {
-			if err := h.backend(place, c.AdminChain).remove(inPlace(free, place)); err != nil {
-				warn(err)
-			}
+			errs = append(errs, h.backend(place, c.AdminChain).remove(inPlace(free, place)))
 		}
-		return nil
-	})
+		return errors.Join(errs...)
+	}))
 }
 
 // unrecordedPorts are the elements of the owner's among those of the ports; among all,
