@@ -13,12 +13,14 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // Host is the network namespace that the bridges are in: the caller's.
 type Host struct {
 	nl  *netlink.Handle
 	dir string
+	nft *nft.Conn // of the MAC spoof check, once it is used
 }
 
 // DefaultDir holds a record for each port whose source MAC is checked.

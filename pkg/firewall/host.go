@@ -234,13 +234,13 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 // missing, a bus that does not answer, is left to GC and Restore, and warn is told: to
 // fail would keep the plugins before this one from cleaning up.
 func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
-	if found, err = h.Known(o); err != nil || !found {
-		return false, errors.Join(err, h.records.Remove(place, o, nil)) // what an ADD was killed over
-	}
 	err = h.locked(func() error {
-		r, there, err := record.Read[Rules](h.records, place, o)
-		if err != nil || !there {
+		var r ruleRecord
+		if r, found, err = record.Read[Rules](h.records, place, o); err != nil {
 			return err
+		}
+		if !found {
+			return h.records.Remove(place, o, nil) // what an ADD was killed over
 		}
 		if err := h.release(r); err != nil {
 			warn(err)

@@ -125,7 +125,9 @@ func elementsOf(entries []entry) []nft.Element {
 }
 
 // linkOf is the interface that an element is about.
-func linkOf(e nft.Element) string { return string(bytes.TrimRight(e.Key[:unix.IFNAMSIZ], "\x00")) }
+func linkOf(e nft.Element) string {
+	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
+}
 
 // nobody vouches for who had a port before: its name is that of the newcomer's.
 func nobody(string) (bool, error) { return false, nil }
