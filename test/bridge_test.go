@@ -169,7 +169,9 @@ func TestBridgeLeavesNothing(t *testing.T) {
 				h.AssertUnchanged(host0, kept...)
 				if alone {
 					assertNoLease(t, h)
-					h.MustRun("test", "!", "-e", "/run/trestle")
+					if records := h.MustRun("find", "/run/trestle", "-type", "f", "!", "-name", "lock", "!", "-path", "*/nft/*"); records != "" {
+						t.Errorf("got records %s, want none", records)
+					}
 				}
 				if !tt.gone {
 					c.AssertUnchanged(container0)

@@ -64,7 +64,8 @@ const (
 func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	element := func(set string, key []byte) nft.Element {
 		t := SpoofTable()
-		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: fmt.Sprintf("%s, for %s alone", port, mac)}
+		what := fmt.Sprintf("%s, for %s alone", port, mac)
+		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: what}
 	}
 	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: []nft.Element{
 		element(spoofPorts, linkKey(port)),

@@ -125,7 +125,8 @@ func (h *Host) choose(c Config) (Backend, error) {
 	case running:
 		return Firewalld, nil
 	case c.Backend == Firewalld && err == nil:
-		return Auto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; start it, or leave the backend out", c.Backend)
+		return Auto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; "+
+			"start it, or leave the backend out", c.Backend)
 	case c.Backend == Firewalld:
 		return Auto, err
 	}
@@ -174,7 +175,9 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		if err != nil || rules.isNothing() {
 			return err
 		}
-		undo.Push("release the firewall's rules", func() error { return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) }) })
+		undo.Push("release the firewall's rules", func() error {
+			return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) })
+		})
 		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
 			return err
 		}

@@ -104,7 +104,10 @@ func (e entry) elements() []nft.Element {
 	copy(name, e.value)
 	twice := slices.Repeat(name, 2)
 	shared := func(set string, key []byte) nft.Element {
-		return nft.Element{Family: nftables.TableFamilyINet, Table: tableName, Set: set, Key: key, Owner: cni.NetworkLabel(e.owner.Network), Shared: true, What: e.value}
+		return nft.Element{
+			Family: nftables.TableFamilyINet, Table: tableName, Set: set, Key: key, What: e.value,
+			Owner: cni.NetworkLabel(e.owner.Network), Shared: true,
+		}
 	}
 	switch e.kind {
 	case bridgeEntry:
@@ -112,7 +115,10 @@ func (e entry) elements() []nft.Element {
 	case isolatedEntry:
 		return []nft.Element{shared(isolatedSet, twice)}
 	default:
-		return []nft.Element{{Family: nftables.TableFamilyBridge, Table: tableName, Set: portSet, Key: name, Owner: e.owner.String(), What: e.value}}
+		return []nft.Element{{
+			Family: nftables.TableFamilyBridge, Table: tableName, Set: portSet, Key: name, What: e.value,
+			Owner: e.owner.String(),
+		}}
 	}
 }
 
