@@ -150,7 +150,7 @@ func (m *model) call(c *attached, command string, i int) host.Call {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	call := c.Call(command, config["type"].(string), string(data))
+	call := c.Call(command, fmt.Sprint(config["type"]), string(data))
 	call.Args = fmt.Sprintf("IP=%s/24;GATEWAY=10.%d.0.1", c.address, c.network+1)
 	return call
 }
@@ -241,7 +241,7 @@ func (m *model) gc() {
 			if err != nil {
 				m.t.Fatal(err)
 			}
-			if err := m.h.Exec(host.Call{Plugin: config["type"].(string), Command: "GC", Config: string(data)}).Err(); err != nil {
+			if err := m.h.Exec(host.Call{Plugin: fmt.Sprint(config["type"]), Command: "GC", Config: string(data)}).Err(); err != nil {
 				m.t.Errorf("GC by plugin %d of network %d: %v", i, network, err)
 			}
 		}

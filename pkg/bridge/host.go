@@ -12,6 +12,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // Host is the network namespace that the bridges are in: the caller's.
@@ -21,6 +22,7 @@ type Host struct {
 	dir string
 	// forwards4 and forwards6 are what the last look found.
 	forwards4, forwards6 bool
+	nft *nft.Conn // of the MAC spoof check, once it is used
 }
 
 // DefaultDir holds a record for each port whose source MAC is checked.

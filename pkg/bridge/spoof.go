@@ -41,7 +41,7 @@ func SpoofTable() nft.Table {
 			{Name: spoofAllowed, Key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeEtherAddr}},
 		},
 		Chains: []nft.Chain{{
-			Name: "prerouting",
+			Name: spoofChain,
 			Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw},
 			Rules: []nft.Rule{{Comment: "MAC spoof check", Exprs: []expr.Any{
 				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: ifname},
@@ -55,6 +55,7 @@ func SpoofTable() nft.Table {
 }
 
 const (
+	spoofChain   = "prerouting"
 	spoofPorts   = "ports"
 	spoofAllowed = "allowed"
 )
@@ -63,7 +64,8 @@ const (
 func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	element := func(set string, key []byte) nft.Element {
 		t := SpoofTable()
-		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: fmt.Sprintf("%s, for %s alone", port, mac)}
+		what := fmt.Sprintf("%s, for %s alone", port, mac)
+		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: what}
 	}
 	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: []nft.Element{
 		element(spoofPorts, linkKey(port)),
@@ -71,7 +73,9 @@ func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	}}
 }
 
-func portOf(e nft.Element) string { return string(bytes.TrimRight(e.Key[:unix.IFNAMSIZ], "\x00")) }
+func portOf(e nft.Element) string {
+	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
+}
 
 func linkKey(name string) []byte {
 	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
@@ -114,7 +118,7 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 	if err := s.conn.Commit(nft.Changes{Remove: nft.Without(stale, changes.Create)}, nil); err != nil {
 		return nft.Changes{}, err
 	}
-	there, err := s.conn.Exists(SpoofTable())
+	there, err := s.conn.HasChain(SpoofTable(), spoofChain)
 	if err != nil {
 		return nft.Changes{}, err
 	}
@@ -266,9 +270,10 @@ func (s SpoofChecks) Restore() (nft.Changes, error) {
 	return s.repairs(changes.Create, func(string, string) (bool, error) { return true, nil })
 }
 
-// convert takes over the table and the records of releases before pkg/record: files named by their
-// port, which hold "MAC label", in a directory that everybody may open. A label that
-// was shortened does not tell the owner; then the kernel's elements do, by the port.
+// convert takes over the table and the records of releases before pkg/record: files
+// named by their port, which hold "MAC label", in a directory that everybody may open.
+// A label that was shortened does not tell the owner; then the kernel's elements do, by
+// the port.
 func (s SpoofChecks) convert() error {
 	dir := s.records.Dir(spoofPlace)
 	info, err := os.Stat(dir)
@@ -314,16 +319,21 @@ func (s SpoofChecks) convertFile(path string) error {
 	return nil
 }
 
-// spoofChecks calls do with the host's checks, under the lock.
+// spoofChecks calls do with the host's checks, under the lock. The socket is left to
+// the end of the process: to close it waits for what NAT has deleted just before, and
+// there is a link to delete meanwhile.
 func (h *Host) spoofChecks(do func(SpoofChecks, *nft.Conn) error) (err error) {
 	records := record.Open(filepath.Dir(h.dir))
 	lock, err := records.Lock()
 	if err != nil {
 		return err
 	}
-	conn := nft.Open(records.Dir("nft"))
-	defer func() { err = errors.Join(err, lock.Unlock(), conn.Close()) }()
-	return do(SpoofChecks{records, conn}, conn)
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if h.nft == nil {
+		h.nft = nft.Open(records.Dir("nft"))
+	}
+	h.nft.Refresh()
+	return do(SpoofChecks{records, h.nft}, h.nft)
 }
 
 func (h *Host) release(o cni.Owner) error {

@@ -132,7 +132,7 @@ func (h *Host) takeOver(elements []nft.Element) error {
 		}
 		elements = append(elements, nft.Without(found, elements)...)
 	}
-	if err := h.conn.Commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody); err != nil {
+	if err := h.nftables().commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody); err != nil {
 		return err
 	}
 	var errs []error

@@ -56,6 +56,8 @@ func (h *Host) locked(do func() error) (err error) {
 	return do()
 }
 
+func (h *Host) nftables() nftBackend { return nftBackend{h.conn, h.records} }
+
 // backend makes, finds and removes the entries that are in one place.
 type backend interface {
 	// add makes what is not there yet. Where the place itself was lost, by a flush,
@@ -69,7 +71,7 @@ type backend interface {
 
 func (h *Host) backend(place, adminChain string) backend {
 	if place == nftPlace {
-		return nftBackend{h.conn}
+		return h.nftables()
 	}
 	if zone, ok := strings.CutPrefix(place, zonePrefix); ok {
 		return zoneBackend{h.bus, zone}
@@ -125,7 +127,8 @@ func (h *Host) choose(c Config) (Backend, error) {
 	case running:
 		return Firewalld, nil
 	case c.Backend == Firewalld && err == nil:
-		return Auto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; start it, or leave the backend out", c.Backend)
+		return Auto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; "+
+			"start it, or leave the backend out", c.Backend)
 	case c.Backend == Firewalld:
 		return Auto, err
 	}
@@ -174,7 +177,9 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		if err != nil || rules.isNothing() {
 			return err
 		}
-		undo.Push("release the firewall's rules", func() error { return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) }) })
+		undo.Push("release the firewall's rules", func() error {
+			return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) })
+		})
 		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
 			return err
 		}
@@ -234,13 +239,13 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 // missing, a bus that does not answer, is left to GC and Restore, and warn is told: to
 // fail would keep the plugins before this one from cleaning up.
 func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
-	if found, err = h.Known(o); err != nil || !found {
-		return false, errors.Join(err, h.records.Remove(place, o, nil)) // what an ADD was killed over
-	}
 	err = h.locked(func() error {
-		r, there, err := record.Read[Rules](h.records, place, o)
-		if err != nil || !there {
+		var r ruleRecord
+		if r, found, err = record.Read[Rules](h.records, place, o); err != nil {
 			return err
+		}
+		if !found {
+			return h.records.Remove(place, o, nil) // what an ADD was killed over
 		}
 		if err := h.release(r); err != nil {
 			warn(err)
@@ -290,42 +295,33 @@ func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
 // ReleaseUnrecorded deletes what is there for a container with the result's links and
 // addresses although no record tells of it: because the record was lost, or because
 // the reference plugin made it, whose rules name nobody. What a container of ours has
-// now stays, and so do the bridges' policies, which GC judges. warn is as with Release.
-func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result, warn func(error)) error {
+// now stays, and so do the bridges' policies, which GC judges. There may be no result.
+// What fails is left to GC.
+func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) error {
 	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}
 	var err error
-	if rules.Programs, err = h.programsInUse(rules); err != nil {
-		warn(err)
-	}
-	if running, err := h.bus.firewalldRuns(); running && err == nil && (c.Backend == Auto || c.Backend == Firewalld) {
+	rules.Programs, err = h.programsInUse(rules)
+	if running, busErr := h.bus.firewalldRuns(); running && busErr == nil && (c.Backend == Auto || c.Backend == Firewalld) {
 		rules.Zone = c.Zone
 	}
-	others := linksOf(result).other
-	if ports, err := h.unrecordedPorts(o, others); err != nil || len(ports) == 0 && rules.isNothing() {
-		if err != nil {
-			warn(err)
-		}
-		return nil
+	ports := linksOf(result).other
+	found, portErr := h.unrecordedPorts(o, ports)
+	if err = errors.Join(err, portErr); len(found) == 0 && rules.isNothing() {
+		return err
 	}
-	return h.locked(func() error {
+	return errors.Join(err, h.locked(func() error {
 		if _, there, err := record.Read[Rules](h.records, place, o); err != nil || there {
 			return err // by an ADD meanwhile
 		}
-		ports, err := h.unrecordedPorts(o, others)
-		if err = errors.Join(err, h.conn.Commit(nft.Changes{Remove: ports}, nil)); err != nil {
-			warn(err)
-		}
+		found, err := h.unrecordedPorts(o, ports)
+		errs := []error{err, h.nftables().commit(nft.Changes{Remove: found}, nil)}
 		free, err := h.unshared(rules.entries(o), o)
-		if err != nil {
-			return err
-		}
+		errs = append(errs, err)
 		for _, place := range placesOf(free) {
-			if err := h.backend(place, c.AdminChain).remove(inPlace(free, place)); err != nil {
-				warn(err)
-			}
+			errs = append(errs, h.backend(place, c.AdminChain).remove(inPlace(free, place)))
 		}
-		return nil
-	})
+		return errors.Join(errs...)
+	}))
 }
 
 // unrecordedPorts are the elements of the owner's among those of the ports; among all,

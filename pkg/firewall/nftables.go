@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 
 	"github.com/google/nftables"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // In table inet, a packet that is forwarded is looked up by the interfaces that it
@@ -104,7 +106,10 @@ func (e entry) elements() []nft.Element {
 	copy(name, e.value)
 	twice := slices.Repeat(name, 2)
 	shared := func(set string, key []byte) nft.Element {
-		return nft.Element{Family: nftables.TableFamilyINet, Table: tableName, Set: set, Key: key, Owner: cni.NetworkLabel(e.owner.Network), Shared: true, What: e.value}
+		return nft.Element{
+			Family: nftables.TableFamilyINet, Table: tableName, Set: set, Key: key, What: e.value,
+			Owner: cni.NetworkLabel(e.owner.Network), Shared: true,
+		}
 	}
 	switch e.kind {
 	case bridgeEntry:
@@ -112,7 +117,10 @@ func (e entry) elements() []nft.Element {
 	case isolatedEntry:
 		return []nft.Element{shared(isolatedSet, twice)}
 	default:
-		return []nft.Element{{Family: nftables.TableFamilyBridge, Table: tableName, Set: portSet, Key: name, Owner: e.owner.String(), What: e.value}}
+		return []nft.Element{{
+			Family: nftables.TableFamilyBridge, Table: tableName, Set: portSet, Key: name, What: e.value,
+			Owner: e.owner.String(),
+		}}
 	}
 }
 
@@ -125,13 +133,33 @@ func elementsOf(entries []entry) []nft.Element {
 }
 
 // linkOf is the interface that an element is about.
-func linkOf(e nft.Element) string { return string(bytes.TrimRight(e.Key[:unix.IFNAMSIZ], "\x00")) }
+func linkOf(e nft.Element) string {
+	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
+}
 
 // nobody vouches for who had a port before: its name is that of the newcomer's.
 func nobody(string) (bool, error) { return false, nil }
 
 // nftBackend has entries of nftPlace.
-type nftBackend struct{ conn *nft.Conn }
+type nftBackend struct {
+	conn    *nft.Conn
+	records record.Store
+}
+
+// commit changes tables that are not the firewall's alone: whoever takes an idle one
+// away holds the same lock.
+func (b nftBackend) commit(changes nft.Changes, vouch nft.Vouch) error {
+	return b.alone(func() error { return b.conn.Commit(changes, vouch) })
+}
+
+func (b nftBackend) alone(do func() error) error {
+	lock, err := b.records.Lock()
+	if err != nil {
+		return err
+	}
+	b.conn.Refresh()
+	return errors.Join(do(), lock.Unlock())
+}
 
 func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) error {
 	elements := elementsOf(entries)
@@ -149,11 +177,11 @@ func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) erro
 			break
 		}
 	}
-	return b.conn.Commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody)
+	return b.commit(nft.Changes{Tables: tablesOf(elements), Create: elements}, nobody)
 }
 
 func (b nftBackend) remove(entries []entry) error {
-	return b.conn.Commit(nft.Changes{Remove: elementsOf(entries)}, nil)
+	return b.commit(nft.Changes{Remove: elementsOf(entries)}, nil)
 }
 
 func (b nftBackend) missing(entries []entry) ([]string, error) {

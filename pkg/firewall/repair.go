@@ -111,7 +111,7 @@ func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 
 // repairElements brings our sets to what entries ask for.
 func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) error {
-	found, err := nftBackend{h.conn}.list()
+	found, err := h.nftables().list()
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 			changes.Remove = append(changes.Remove, e)
 		}
 	}
-	return h.conn.Commit(changes, nobody)
+	return h.nftables().commit(changes, nobody)
 }
 
 // isLinkGone says whether it is certain that there is no such link.
@@ -136,7 +136,7 @@ func isLinkGone(name string) bool {
 func (h *Host) removeIdle() error {
 	var errs []error
 	for _, t := range tables() {
-		errs = append(errs, h.conn.DeleteIdle(t))
+		errs = append(errs, h.nftables().alone(func() error { return h.conn.DeleteIdle(t) }))
 	}
 	return errors.Join(append(errs, removeIdle(h.conn))...)
 }

@@ -96,7 +96,7 @@ func (h *Host) resolve(b Backend) (Backend, error) {
 	if b != Auto {
 		return b, nil
 	}
-	if known, err := h.conn.IsKnown(inetTable()); err != nil || known {
+	if known, err := h.isKnown(); err != nil || known {
 		return NFTables, err
 	}
 	switch err := h.conn.Usable(); {

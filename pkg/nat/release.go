@@ -85,11 +85,21 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 
 // lostRecords says whether our table is there and nothing tells of it.
 func (h *Host) lostRecords() (bool, error) {
-	known, err := h.conn.IsKnown(inetTable())
+	known, err := h.isKnown()
 	if err != nil || known {
 		return false, err
 	}
 	return h.conn.Exists(inetTable())
+}
+
+// isKnown says whether we have made anything in our table since the records began.
+func (h *Host) isKnown() (bool, error) {
+	for _, t := range []nft.Table{masqueradeTable(), portsTable(), loopbackTable()} {
+		if known, err := h.conn.IsKnown(t); err != nil || known {
+			return known, err
+		}
+	}
+	return false, nil
 }
 
 // release runs under the lock. What it does not reach, for an error or a kill,

@@ -49,11 +49,12 @@ func (c *Conn) Known(t Table) (bool, error) {
 	return digest == k.now, nil
 }
 
-// IsKnown says whether there is a file about the table: while there is, whoever has
-// something in the table has a record.
+// IsKnown says whether the file about the table tells of this part of it, as the first
+// word of its Key says: while it does, whoever has something there has a record.
 func (c *Conn) IsKnown(t Table) (bool, error) {
 	_, keys, err := c.readKnown(t)
-	return len(keys) > 0, err
+	part, _, _ := strings.Cut(t.Key, " ")
+	return slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, part+" ") }), err
 }
 
 func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {

@@ -65,7 +65,10 @@ func del(r *cni.Request) (err error) {
 	}
 	config, _ := firewall.ParseConfig(r) // a wrong one tells less
 	prev, _ := r.PrevResult()            // likewise
-	return host.ReleaseUnrecorded(r.Owner, config, prev, warn)
+	if err := host.ReleaseUnrecorded(r.Owner, config, prev); err != nil {
+		warn(err)
+	}
+	return nil
 }
 
 func check(r *cni.Request) (err error) {
