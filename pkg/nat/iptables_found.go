@@ -2,7 +2,10 @@ package nat
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,6 +220,49 @@ func (t ipTables) adopt(network string, valid cni.Valid) error {
 	return errors.Join(errs...)
 }
 
+// seenIPTables is there once the tables of iptables were looked at: since then whoever
+// has mappings in them has a record. It goes with a reboot, as they do, and ours with the
+// last network.
+func (h *Host) seenIPTables() string { return filepath.Join(h.store.Dir("nft"), "iptables") }
+
+func (h *Host) lookedAtIPTables() (bool, error) {
+	_, err := os.Lstat(h.seenIPTables())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// healIPTables does, at the first use after a boot or the loss of /run, what adopt does:
+// a ruleset that was saved before and loaded again leads to containers of before.
+func (h *Host) healIPTables() error {
+	looked, err := h.lookedAtIPTables()
+	if err != nil || looked {
+		return err
+	}
+	if err := (ipTables{h}).adopt("", cni.Valid{}); err != nil {
+		return err
+	}
+	err = os.MkdirAll(filepath.Dir(h.seenIPTables()), 0o700)
+	if err == nil {
+		err = os.WriteFile(h.seenIPTables(), nil, 0o600)
+	}
+	if err != nil {
+		return cni.IOErrorf("note that iptables' tables were looked at: %w", err)
+	}
+	return nil
+}
+
+// isOutOfReach says, and warns, that a table may have something of ours, or of the
+// reference plugins' under the same names, and that the program for it is not there.
+func (t ipTables) isOutOfReach(err error) bool {
+	if !errors.Is(err, iptables.ErrNoProgram) {
+		return false
+	}
+	t.h.warn("what is in it stays: %v", err)
+	return true
+}
+
 // unrecorded are the chains of attachments that have no record, by label.
 func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
 	owners := map[string][]foundChain{}
@@ -227,6 +273,9 @@ func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
 		}
 		for _, program := range programs {
 			have, err := saveNAT(program)
+			if t.isOutOfReach(err) {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -303,6 +352,9 @@ func (t ipTables) forget(network string) error {
 		}
 		for _, program := range programs {
 			have, err := saveNAT(program)
+			if t.isOutOfReach(err) {
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -310,6 +362,12 @@ func (t ipTables) forget(network string) error {
 				return err
 			}
 		}
+	}
+	if left, err := record.List[translation](t.h.store, place, ""); err != nil || len(left) > 0 {
+		return err
+	}
+	if err := os.Remove(t.h.seenIPTables()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cni.IOErrorf("forget iptables' tables: %w", err)
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ func TestIPTablesSharedChainsOutliveTheLast(t *testing.T) {
 // TestNoProgramOfIPTables: where its backend is used by nobody, none is run; and what has
 // its rules by the nft variant can be released without.
 func TestNoProgramOfIPTables(t *testing.T) {
-	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN"} {
+	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN", referenceMapping} {
 		h := openHost(t, NFTables)
 		run(t, "sh", "-ec", tables)
 		path := os.Getenv("PATH")
@@ -200,6 +200,20 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFirstUseAfterABoot: nothing of a ruleset that was saved before it is in force then,
+// whatever is asked for.
+func TestFirstUseAfterABoot(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		booted := openAt(t, backend, t.TempDir())
+		must(t, booted.AddMasquerade(owner("red", "c2"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+		if got := state(t, backend); strings.Contains(got, "blue/c1/eth0") {
+			t.Errorf("got\n%s\nwant nothing of c1", got)
+		}
+	})
 }
 
 // TestQuoteInTheInterfacesName: it is in the comment, which has to be read back.
