@@ -68,8 +68,8 @@ func TestNATUpgrade(t *testing.T) {
 			t.Run(backend+"/"+use, func(t *testing.T) {
 				t.Parallel()
 				u := newUpgradeNet(t, backend)
-				u.Network.Path = []string{u.Dirs().Previous}
-				var stays, goes = u.Container("stays"), u.Container("goes")
+				u.Path = []string{u.Dirs().Previous}
+				stays, goes := u.Container("stays"), u.Container("goes")
 				attachments := map[*host.Container]*libcni.RuntimeConf{stays: u.attachment(stays, 8080), goes: u.attachment(goes, 8081)}
 				for c, a := range attachments {
 					if _, err := u.Add(a); err != nil {
@@ -78,7 +78,7 @@ func TestNATUpgrade(t *testing.T) {
 					c.Serve("tcp", ":80")
 				}
 				u.works(t, stays, 8080, "before")
-				u.Network.Path = []string{u.Dirs().Trestle}
+				u.Path = []string{u.Dirs().Trestle}
 				u.use(t, use, attachments[stays], attachments[goes])
 				u.works(t, stays, 8080, "after "+use)
 				if got := u.MustRun("sh", "-c", "nft list ruleset; cat /proc/sys/net/ipv4/conf/br0/route_localnet; ls /run/trestle"); strings.Contains(got, "TRESTLE-P") ||

@@ -11,9 +11,19 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 )
 
-// mapped is a call of portmap for a container that has 10.1.0.N.
-func (n natNet) mapped(verb, plugin string, c *host.Container, last int, keys string, mappings ...string) host.Call {
-	return c.Call(verb, plugin, natConfig("blue", keys, natResult(c, fmt.Sprintf("10.1.0.%d/24", last)), strings.Join(mappings, ", ")))
+// mapped is a call of portmap for c1 or its neighbour.
+func (n natNet) mapped(verb string, c *host.Container, keys string, mappings ...string) host.Call {
+	address := natC1v4
+	if c == n.neighbour {
+		address = "10.1.0.6/24"
+	}
+	return c.Call(verb, "portmap", natConfig("blue", keys, natResult(c, address), strings.Join(mappings, ", ")))
+}
+
+// byReference is the call by the reference's plugin.
+func (n natNet) byReference(call host.Call) host.Call {
+	call.Plugin = filepath.Join(n.Dirs().Reference, call.Plugin)
+	return call
 }
 
 func (n natNet) must(t *testing.T, call host.Call) {
@@ -28,7 +38,7 @@ func (n natNet) must(t *testing.T, call host.Call) {
 func TestPortmapNerdctl(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	call := n.mapped("ADD", "portmap", n.c1, 5, "", natMapping("tcp", "", 49153, 80), natMapping("tcp", "", 49154, 443))
+	call := n.mapped("ADD", n.c1, "", natMapping("tcp", "", 49153, 80), natMapping("tcp", "", 49154, 443))
 	call.Args = "IgnoreUnknown=1;NERDCTL_CNI_DHCP_HOSTNAME=c1"
 	n.must(t, call)
 	rules := n.MustRun("iptables", "-t", "nat", "-S", "CNI-HOSTPORT-DNAT")
@@ -60,8 +70,8 @@ func TestPortmapSwitchedBack(t *testing.T) {
 	n := newNATNet(t, false)
 	const keys = `"backend": "iptables"`
 	mapping := natMapping("tcp", "", 8080, 80)
-	n.must(t, n.mapped("ADD", "portmap", n.c1, 5, keys, mapping))
-	n.must(t, n.mapped("DEL", filepath.Join(n.Dirs().Reference, "portmap"), n.c1, 5, keys, mapping))
+	n.must(t, n.mapped("ADD", n.c1, keys, mapping))
+	n.must(t, n.byReference(n.mapped("DEL", n.c1, keys, mapping)))
 	if rules := n.MustRun("iptables-save", "-t", "nat"); strings.Contains(rules, "CNI-DN-") || strings.Contains(rules, "10.1.0.5") {
 		t.Errorf("got\n%s\nwant nothing of c1", rules)
 	}
@@ -78,18 +88,18 @@ func TestPortmapBesideTheReferences(t *testing.T) {
 				n := newNATNet(t, false)
 				n.neighbour.Serve("tcp", ":80")
 				n.MustRun("ip", "address", "add", "192.0.2.9/24", "dev", "br1")
-				reference := n.mapped("ADD", filepath.Join(n.Dirs().Reference, "portmap"), n.neighbour, 6, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "192.0.2.2", 8080, 80))
+				reference := n.byReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "192.0.2.2", 8080, 80)))
 				n.must(t, reference)
 				keys := fmt.Sprintf(`"backend": %q`, ours)
-				n.must(t, n.mapped("ADD", "portmap", n.c1, 5, keys, natMapping("tcp", "192.0.2.9", 8080, 80)))
+				n.must(t, n.mapped("ADD", n.c1, keys, natMapping("tcp", "192.0.2.9", 8080, 80)))
 				for to, want := range map[string]string{"192.0.2.2:8080": "c2", "192.0.2.9:8080": "c1"} {
 					if reply, err := n.Outside.Request("tcp", to); err != nil || reply.Server != want {
 						t.Errorf("%s: got %v, %v, want %s", to, reply, err, want)
 					}
 				}
-				n.must(t, n.mapped("DEL", "portmap", n.c1, 5, keys))
+				n.must(t, n.mapped("DEL", n.c1, keys))
 
-				taken := n.mapped("ADD", "portmap", n.c1, 5, keys, natMapping("tcp", "", 8080, 80))
+				taken := n.mapped("ADD", n.c1, keys, natMapping("tcp", "", 8080, 80))
 				err := n.Exec(taken).Err()
 				if host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "container c2") || !strings.Contains(err.Error(), "10.1.0.6") {
 					t.Fatalf("while c2 is there: got %v, want code 102 that names it and its address", err)
@@ -100,7 +110,7 @@ func TestPortmapBesideTheReferences(t *testing.T) {
 				}
 				n.MustRun("sh", "-ec", command)
 				n.must(t, taken)
-				n.must(t, n.mapped("DEL", "portmap", n.c1, 5, keys))
+				n.must(t, n.mapped("DEL", n.c1, keys))
 			})
 		}
 	}
@@ -115,7 +125,8 @@ func TestPortmapAfterALeak(t *testing.T) {
 			t.Run(theirs+", its network "+network, func(t *testing.T) {
 				t.Parallel()
 				n := newNATNet(t, false)
-				n.must(t, n.mapped("ADD", filepath.Join(n.Dirs().Reference, "portmap"), n.neighbour, 6, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "", 8080, 80)))
+				n.must(t, n.byReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "", 8080, 80))))
+				n.MustRun("ip", "link", "delete", "veth-c2") // its namespace goes some time after its last process
 				n.neighbour.Remove()
 				from := n.c1
 				last := 5
@@ -145,7 +156,7 @@ func TestPortmapMessagesDoNotGrow(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
 	count := func() int {
-		call := n.mapped("ADD", "portmap", n.c1, 5, `"backend": "nftables"`, natMapping("tcp", "", 8080, 80))
+		call := n.mapped("ADD", n.c1, `"backend": "nftables"`, natMapping("tcp", "", 8080, 80))
 		call.Strace = &host.Strace{Syscalls: "sendto,sendmsg,recvfrom,recvmsg"}
 		answer := n.Exec(call)
 		if err := answer.Err(); err != nil {
@@ -164,7 +175,7 @@ func TestPortmapMessagesDoNotGrow(t *testing.T) {
 	for i := range 100 {
 		many = append(many, natMapping("tcp", "", 9000+i, 80))
 	}
-	n.must(t, n.mapped("ADD", "portmap", n.neighbour, 6, `"backend": "nftables"`, many...))
+	n.must(t, n.mapped("ADD", n.neighbour, `"backend": "nftables"`, many...))
 	if got := count(); got != first {
 		t.Errorf("beside 100 mappings: got %d messages, want %d as without", got, first)
 	}
@@ -179,9 +190,9 @@ func TestPortmapServicesByIPVS(t *testing.T) {
 		iptables -t nat -N KUBE-SERVICES; iptables -t nat -I PREROUTING -j KUBE-SERVICES; iptables -t nat -I OUTPUT -j KUBE-SERVICES
 		iptables -t nat -A KUBE-SERVICES -d 10.96.0.1 -p tcp --dport 8080 -j ACCEPT`)
 	n.Serve("tcp", "10.96.0.1:8080") // as IPVS would, behind the host's own input
-	n.must(t, n.mapped("ADD", "portmap", n.c1, 5, "", natMapping("tcp", "", 8080, 80)))
+	n.must(t, n.mapped("ADD", n.c1, "", natMapping("tcp", "", 8080, 80)))
 	for from, want := range map[*host.Namespace]map[string]string{
-		n.neighbour.Namespace: {"10.96.0.1:8080": n.Namespace.Name, "192.0.2.2:8080": "c1"},
+		n.neighbour.Namespace: {"10.96.0.1:8080": n.Name, "192.0.2.2:8080": "c1"},
 		n.Outside:             {"192.0.2.2:8080": "c1"},
 	} {
 		for to, server := range want {
@@ -225,10 +236,10 @@ func TestPortmapDelWithoutPrograms(t *testing.T) {
 			t.Parallel()
 			n := newNATNet(t, false)
 			path := "PATH=" + alternativeIPTables(t, n, variant)
-			add := n.mapped("ADD", "portmap", n.c1, 5, `"backend": "iptables"`, natMapping("tcp", "", 8080, 80))
+			add := n.mapped("ADD", n.c1, `"backend": "iptables"`, natMapping("tcp", "", 8080, 80))
 			add.Env = []string{path}
 			n.must(t, add)
-			del := n.mapped("DEL", "portmap", n.c1, 5, "")
+			del := n.mapped("DEL", n.c1, "")
 			del.Env = []string{"PATH=/nonexistent"}
 			answer := n.Exec(del)
 			if err := answer.Err(); err != nil {

@@ -265,7 +265,25 @@ func (t ipTables) isOutOfReach(err error) bool {
 
 // unrecorded are the chains of attachments that have no record, by label.
 func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
-	owners := map[string][]foundChain{}
+	found, err := t.list()
+	if err != nil {
+		return nil, err
+	}
+	for label := range found {
+		recorded, err := t.h.recorded(label)
+		if err != nil {
+			return nil, err
+		}
+		if recorded || network != "" && !hasNetwork(label, network) {
+			delete(found, label)
+		}
+	}
+	return found, nil
+}
+
+// list are the chains of attachments of ours, by label.
+func (t ipTables) list() (map[string][]foundChain, error) {
+	found := map[string][]foundChain{}
 	for _, f := range families() {
 		programs, err := t.programs(f.iptables(), false, []string{dnatChain})
 		if err != nil {
@@ -279,23 +297,22 @@ func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
 			if err != nil {
 				return nil, err
 			}
-			for _, j := range have.jumps() {
-				c := foundChain{program, j.chain, have, f}
-				known := func(had foundChain) bool { return had.program == program && had.chain == j.chain }
-				if j.reference || network != "" && !hasNetwork(j.owner, network) || slices.ContainsFunc(owners[j.owner], known) {
-					continue
-				}
-				recorded, err := t.h.recorded(j.owner)
-				if err != nil {
-					return nil, err
-				}
-				if !recorded {
-					owners[j.owner] = append(owners[j.owner], c)
-				}
+			for label, chain := range have.chainsOfOurs() {
+				found[label] = append(found[label], foundChain{program, chain, have, f})
 			}
 		}
 	}
-	return owners, nil
+	return found, nil
+}
+
+func (t ipTable) chainsOfOurs() map[string]string {
+	chains := map[string]string{}
+	for _, j := range t.jumps() {
+		if !j.reference {
+			chains[j.owner] = j.chain
+		}
+	}
+	return chains
 }
 
 // takeIn makes a record of an attachment's chains.
@@ -408,29 +425,30 @@ func (t ipTable) former() []string {
 
 // removeFormer removes what is left of an earlier release's chains.
 func (t ipTables) removeFormer() error {
+	var errs []error
 	for _, f := range families() {
 		for table, chain := range map[string]string{natTable: "TRESTLE-PORTS", "raw": "TRESTLE-LOOPBACK"} {
 			variants, err := f.iptables().Variants(t.h.conn, table)
-			if err != nil {
-				return err
-			}
+			errs = append(errs, err)
 			for _, program := range variants {
-				there, err := iptables.HasChain(t.h.conn, program, table, chain)
-				if err != nil || !there {
-					return err
-				}
-				have, err := iptables.Save(program, table)
-				if err != nil {
-					return err
-				}
-				former := index(have)
-				if err := iptables.Restore(program, table, former.deleteChains(former.former())); err != nil {
-					return err
-				}
+				errs = append(errs, t.removeFormerFrom(program, table, chain))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (t ipTables) removeFormerFrom(program, table, chain string) error {
+	there, err := iptables.HasChain(t.h.conn, program, table, chain)
+	if err != nil || !there {
+		return err
+	}
+	have, err := iptables.Save(program, table)
+	if err != nil {
+		return err
+	}
+	former := index(have)
+	return iptables.Restore(program, table, former.deleteChains(former.former()))
 }
 
 // loopback are what port mappings that iptables has need of nftables: 127.0.0.1. Where

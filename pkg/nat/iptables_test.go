@@ -266,8 +266,11 @@ func TestFirstUseAfterABoot(t *testing.T) {
 		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
 		booted := openAt(t, backend, t.TempDir())
 		must(t, booted.AddMasquerade(owner("red", "c2"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
-		if got := state(t, backend); strings.Contains(got, "blue/c1/eth0") {
+		if got := saved(t); strings.Contains(got, "blue/c1/eth0") {
 			t.Errorf("got\n%s\nwant nothing of c1", got)
+		}
+		if left, err := booted.list(); err != nil || len(left) > 0 {
+			t.Errorf("got elements %v, %v, want none", left, err)
 		}
 	})
 }
