@@ -320,7 +320,7 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 			diffs = append(diffs, diff...)
 		}
 		if rec.Value.Ports != nil {
-			diffs = append(diffs, a.Ports.PortOptions.differences(rec.Value.Ports)...)
+			diffs = append(diffs, a.Ports.differences(rec.Value.Ports)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)

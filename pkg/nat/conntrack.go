@@ -48,21 +48,26 @@ func forgetFlowsBy(t *tracker, mappings []Mapping, stale stale) error {
 			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 				return nil // a kernel without ctnetlink tracks nothing that could be deleted
 			}
+			if err == nil {
+				err = t.deleteAll(f, flows, func(flow flow) (bool, error) { return isStale(flow, own, hosts, stale) })
+			}
 			if err != nil {
 				return err
 			}
-			for _, flow := range flows {
-				gone, err := isStale(flow, own, hosts, stale)
-				if err != nil {
-					return err
-				}
-				if !gone {
-					continue
-				}
-				if err := t.delete(f, flow); err != nil {
-					return err
-				}
-			}
+		}
+	}
+	return nil
+}
+
+// deleteAll deletes those of the flows that gone is true of.
+func (t *tracker) deleteAll(f family, flows []flow, gone func(flow) (bool, error)) error {
+	for _, flow := range flows {
+		yes, err := gone(flow)
+		if err == nil && yes {
+			err = t.delete(f, flow)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -174,35 +174,33 @@ func decodeFlow(data []byte) (flow, error) {
 // decodeTuple reads one end of a flow: ends are the attributes of its address, by
 // family, and of its port.
 func decodeTuple(a *netlink.AttributeDecoder, protocol *byte, end *netip.AddrPort, ends [3]uint16) error {
-	var address netip.Addr
-	var port uint16
+	addresses, ports := map[uint16][]byte{}, map[uint16][]byte{}
 	for a.Next() {
 		switch a.Type() {
 		case ctaTupleIP:
-			a.Nested(func(a *netlink.AttributeDecoder) error {
-				for a.Next() {
-					if a.Type() == ends[0] || a.Type() == ends[1] {
-						address, _ = netip.AddrFromSlice(a.Bytes()) // none is equal to no mapping's
-					}
-				}
-				return a.Err()
-			})
+			a.Nested(collect(addresses))
 		case ctaTupleProto:
-			a.Nested(func(a *netlink.AttributeDecoder) error {
-				for a.Next() {
-					switch a.Type() {
-					case ctaProtoNumber:
-						*protocol = a.Uint8()
-					case ends[2]:
-						if data := a.Bytes(); len(data) == 2 {
-							port = binary.BigEndian.Uint16(data)
-						}
-					}
-				}
-				return a.Err()
-			})
+			a.Nested(collect(ports))
 		}
 	}
-	*end = netip.AddrPortFrom(address.Unmap(), port)
+	address, ok := netip.AddrFromSlice(addresses[ends[0]])
+	if !ok {
+		address, _ = netip.AddrFromSlice(addresses[ends[1]]) // none is equal to no mapping's
+	}
+	if number := ports[ctaProtoNumber]; len(number) == 1 {
+		*protocol = number[0]
+	}
+	if port := ports[ends[2]]; len(port) == 2 {
+		*end = netip.AddrPortFrom(address.Unmap(), binary.BigEndian.Uint16(port))
+	}
 	return a.Err()
+}
+
+func collect(into map[uint16][]byte) func(*netlink.AttributeDecoder) error {
+	return func(a *netlink.AttributeDecoder) error {
+		for a.Next() {
+			into[a.Type()] = a.Bytes()
+		}
+		return a.Err()
+	}
 }

@@ -141,26 +141,32 @@ func (t ipTables) void(have ipTable, f family, want []ipGroup) ([]string, error)
 			if m.reference || m.owner == g.label {
 				continue // refuseReference has asked
 			}
-			recorded, err := t.h.recorded(m.owner)
+			nobodys, err := t.isVoid(m)
 			if err != nil {
 				return nil, err
 			}
-			if recorded {
-				continue
+			if nobodys {
+				void = append(void, m.chain)
 			}
-			alive, err := t.h.stands(m.owner)
-			if err != nil {
-				return nil, err
-			}
-			if alive {
-				owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
-				return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
-					m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
-			}
-			void = append(void, m.chain)
 		}
 	}
 	return void, nil
+}
+
+// isVoid says whether nobody stands for the mapping. It is an error if somebody does of
+// whom no record tells.
+func (t ipTables) isVoid(m foundMapping) (bool, error) {
+	recorded, err := t.h.recorded(m.owner)
+	if err != nil || recorded {
+		return false, err
+	}
+	alive, err := t.h.stands(m.owner)
+	if err != nil || !alive {
+		return err == nil, err
+	}
+	owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
+	return false, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
+		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
 
 func (ipTables) differences(want Rules) ([]string, error) {

@@ -2,7 +2,10 @@ package nat
 
 import (
 	"errors"
+	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,9 +220,70 @@ func (t ipTables) adopt(network string, valid cni.Valid) error {
 	return errors.Join(errs...)
 }
 
+// seenIPTables is there once the tables of iptables were looked at: since then whoever
+// has mappings in them has a record. It goes with a reboot, as they do, and ours with the
+// last network.
+func (h *Host) seenIPTables() string { return filepath.Join(h.store.Dir("nft"), "iptables") }
+
+func (h *Host) lookedAtIPTables() (bool, error) {
+	_, err := os.Lstat(h.seenIPTables())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// healIPTables does, at the first use after a boot or the loss of /run, what adopt does:
+// a ruleset that was saved before and loaded again leads to containers of before.
+func (h *Host) healIPTables() error {
+	looked, err := h.lookedAtIPTables()
+	if err != nil || looked {
+		return err
+	}
+	if err := (ipTables{h}).adopt("", cni.Valid{}); err != nil {
+		return err
+	}
+	err = os.MkdirAll(filepath.Dir(h.seenIPTables()), 0o700)
+	if err == nil {
+		err = os.WriteFile(h.seenIPTables(), nil, 0o600)
+	}
+	if err != nil {
+		return cni.IOErrorf("note that iptables' tables were looked at: %w", err)
+	}
+	return nil
+}
+
+// isOutOfReach says, and warns, that a table may have something of ours, or of the
+// reference plugins' under the same names, and that the program for it is not there.
+func (t ipTables) isOutOfReach(err error) bool {
+	if !errors.Is(err, iptables.ErrNoProgram) {
+		return false
+	}
+	t.h.warn("what is in it stays: %v", err)
+	return true
+}
+
 // unrecorded are the chains of attachments that have no record, by label.
 func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
-	owners := map[string][]foundChain{}
+	found, err := t.list()
+	if err != nil {
+		return nil, err
+	}
+	for label := range found {
+		recorded, err := t.h.recorded(label)
+		if err != nil {
+			return nil, err
+		}
+		if recorded || network != "" && !hasNetwork(label, network) {
+			delete(found, label)
+		}
+	}
+	return found, nil
+}
+
+// list are the chains of attachments of ours, by label.
+func (t ipTables) list() (map[string][]foundChain, error) {
+	found := map[string][]foundChain{}
 	for _, f := range families() {
 		programs, err := t.programs(f.iptables(), false, []string{dnatChain})
 		if err != nil {
@@ -227,26 +291,28 @@ func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
 		}
 		for _, program := range programs {
 			have, err := saveNAT(program)
+			if t.isOutOfReach(err) {
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
-			for _, j := range have.jumps() {
-				c := foundChain{program, j.chain, have, f}
-				known := func(had foundChain) bool { return had.program == program && had.chain == j.chain }
-				if j.reference || network != "" && !hasNetwork(j.owner, network) || slices.ContainsFunc(owners[j.owner], known) {
-					continue
-				}
-				recorded, err := t.h.recorded(j.owner)
-				if err != nil {
-					return nil, err
-				}
-				if !recorded {
-					owners[j.owner] = append(owners[j.owner], c)
-				}
+			for label, chain := range have.chainsOfOurs() {
+				found[label] = append(found[label], foundChain{program, chain, have, f})
 			}
 		}
 	}
-	return owners, nil
+	return found, nil
+}
+
+func (t ipTable) chainsOfOurs() map[string]string {
+	chains := map[string]string{}
+	for _, j := range t.jumps() {
+		if !j.reference {
+			chains[j.owner] = j.chain
+		}
+	}
+	return chains
 }
 
 // takeIn makes a record of an attachment's chains.
@@ -303,6 +369,9 @@ func (t ipTables) forget(network string) error {
 		}
 		for _, program := range programs {
 			have, err := saveNAT(program)
+			if t.isOutOfReach(err) {
+				continue
+			}
 			if err != nil {
 				return err
 			}
@@ -310,6 +379,12 @@ func (t ipTables) forget(network string) error {
 				return err
 			}
 		}
+	}
+	if left, err := record.List[translation](t.h.store, place, ""); err != nil || len(left) > 0 {
+		return err
+	}
+	if err := os.Remove(t.h.seenIPTables()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cni.IOErrorf("forget iptables' tables: %w", err)
 	}
 	return nil
 }
@@ -350,29 +425,30 @@ func (t ipTable) former() []string {
 
 // removeFormer removes what is left of an earlier release's chains.
 func (t ipTables) removeFormer() error {
+	var errs []error
 	for _, f := range families() {
 		for table, chain := range map[string]string{natTable: "TRESTLE-PORTS", "raw": "TRESTLE-LOOPBACK"} {
 			variants, err := f.iptables().Variants(t.h.conn, table)
-			if err != nil {
-				return err
-			}
+			errs = append(errs, err)
 			for _, program := range variants {
-				there, err := iptables.HasChain(t.h.conn, program, table, chain)
-				if err != nil || !there {
-					return err
-				}
-				have, err := iptables.Save(program, table)
-				if err != nil {
-					return err
-				}
-				former := index(have)
-				if err := iptables.Restore(program, table, former.deleteChains(former.former())); err != nil {
-					return err
-				}
+				errs = append(errs, t.removeFormerFrom(program, table, chain))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (t ipTables) removeFormerFrom(program, table, chain string) error {
+	there, err := iptables.HasChain(t.h.conn, program, table, chain)
+	if err != nil || !there {
+		return err
+	}
+	have, err := iptables.Save(program, table)
+	if err != nil {
+		return err
+	}
+	former := index(have)
+	return iptables.Restore(program, table, former.deleteChains(former.former()))
 }
 
 // loopback are what port mappings that iptables has need of nftables: 127.0.0.1. Where

@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -92,7 +94,7 @@ func TestIPTablesSharedChainsOutliveTheLast(t *testing.T) {
 // TestNoProgramOfIPTables: where its backend is used by nobody, none is run; and what has
 // its rules by the nft variant can be released without.
 func TestNoProgramOfIPTables(t *testing.T) {
-	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN"} {
+	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN", referenceMapping} {
 		h := openHost(t, NFTables)
 		run(t, "sh", "-ec", tables)
 		path := os.Getenv("PATH")
@@ -151,6 +153,60 @@ func TestReleaseOutOfReach(t *testing.T) {
 	nothingLeft(t, h)
 }
 
+// TestIPTablesWithoutNFTables: on a kernel without nf_tables ports are mapped by iptables,
+// all but on 127.0.0.1.
+func TestIPTablesWithoutNFTables(t *testing.T) {
+	h := openHost(t, Auto)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", legacyPrograms(t))
+	forbidNetfilterSockets(t)
+	ports := twoPorts()
+	ports.HostAddress = ports.Subnets[0].Masked().Addr().Next()
+	a := h.attachment(owner("blue", "c1"), &Masquerade{Prefixes: prefixes("10.1.0.0/24")}, &ports)
+	must(t, h.Status(Auto))
+	must(t, h.add(a))
+	if diffs, err := h.Check(a); err != nil || len(diffs) > 0 {
+		t.Errorf("Check: got %q, %v, want no difference", diffs, err)
+	}
+	run(t, "iptables", "-t", "nat", "-F")
+	must(t, h.Restore())
+	if diffs, err := h.Check(a); err != nil || len(diffs) > 0 {
+		t.Errorf("Check after a flush and Restore: got %q, %v, want no difference", diffs, err)
+	}
+	must(t, h.ReleaseReference(owner("blue", "c2"), nil))
+	must(t, h.Release(owner("blue", "c1")))
+	must(t, h.GC("blue", cni.Valid{Known: true}))
+	for _, program := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
+		if got := run(t, program, "-t", "nat"); strings.Contains(got, "CNI-") || strings.Contains(got, "TRESTLE") {
+			t.Errorf("after GC: got\n%s\nwant nothing", got)
+		}
+	}
+	t.Setenv("PATH", path)
+}
+
+// forbidNetfilterSockets makes the kernel, for this thread, one without nfnetlink.
+func forbidNetfilterSockets(t *testing.T) {
+	t.Helper()
+	const number, domain, protocol = 0, 16, 32 // in struct seccomp_data (linux/seccomp.h)
+	load := func(offset uint32) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+	}
+	orAllow := func(value uint32, skip uint8) unix.SockFilter { // what is not this is allowed
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
+	}
+	filter := []unix.SockFilter{
+		load(number), orAllow(unix.SYS_SOCKET, 5),
+		load(domain), orAllow(unix.AF_NETLINK, 3),
+		load(protocol), orAllow(unix.NETLINK_NETFILTER, 1),
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		t.Fatalf("forbid sockets: %v", errno)
+	}
+}
+
 // legacyPrograms is a PATH with nothing but that variant, by every name that it has.
 func legacyPrograms(t *testing.T) string {
 	t.Helper()
@@ -200,6 +256,23 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestFirstUseAfterABoot: nothing of a ruleset that was saved before it is in force then,
+// whatever is asked for.
+func TestFirstUseAfterABoot(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		booted := openAt(t, backend, t.TempDir())
+		must(t, booted.AddMasquerade(owner("red", "c2"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+		if got := saved(t); strings.Contains(got, "blue/c1/eth0") {
+			t.Errorf("got\n%s\nwant nothing of c1", got)
+		}
+		if left, err := booted.list(); err != nil || len(left) > 0 {
+			t.Errorf("got elements %v, %v, want none", left, err)
+		}
+	})
 }
 
 // TestQuoteInTheInterfacesName: it is in the comment, which has to be read back.

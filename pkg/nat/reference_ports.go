@@ -39,12 +39,15 @@ func referenceChains(table string) []string {
 // lock.
 func (h *Host) refuseReference(f OwnedPorts) error {
 	conn, err := h.conn.Library()
+	if lacksNFTables(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	tables, err := conn.ListTables()
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil // a kernel without nf_tables
+	if lacksNFTables(err) {
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("list the tables of nftables: %w", err)
@@ -63,6 +66,12 @@ func (h *Host) refuseReference(f OwnedPorts) error {
 		}
 	}
 	return nil
+}
+
+// lacksNFTables says whether the error is that of a kernel without nf_tables, or without
+// nfnetlink below it.
+func lacksNFTables(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 // listReference are the rules of a chain that lead a host port of f's elsewhere. Those of

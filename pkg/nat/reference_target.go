@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -57,21 +58,44 @@ func prefixBits(p *net.IPNet) int {
 	return bits
 }
 
+// isFixed says whether somebody has told the kernel who has the address, once and for
+// all.
+func isFixed(link int, address netip.Addr) (bool, error) {
+	var neighbours []netlink.Neigh
+	var err error
+	for range listTries {
+		neighbours, err = netlink.NeighList(link, unix.AF_UNSPEC)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("list neighbours: %w", err)
+	}
+	return slices.ContainsFunc(neighbours, func(n netlink.Neigh) bool {
+		return n.IP.Equal(address.AsSlice()) && n.State&(unix.NUD_PERMANENT|unix.NUD_NOARP) != 0
+	}), nil
+}
+
 // The kernel gives up after three seconds, unless somebody has set it to more.
 const neighbourTimeout = 5 * time.Second
 
 // isSilent has the kernel ask the neighbours on the link who has the address, and waits
 // for what comes of it.
 func isSilent(link int, address netip.Addr) (silent bool, err error) {
+	if fixed, err := isFixed(link, address); err != nil || fixed {
+		return false, err
+	}
+	neighbour := netlink.Neigh{LinkIndex: link, IP: address.AsSlice(), State: unix.NUD_NONE}
+	// What the kernel knows may be old. To forget it looks like a failure to whoever
+	// watches already (neigh_delete, net/core/neighbour.c).
+	if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("forget neighbour %s: %w", address, err)
+	}
 	updates, done := make(chan netlink.NeighUpdate), make(chan struct{})
 	defer close(done)
 	if err := netlink.NeighSubscribe(updates, done); err != nil {
 		return false, fmt.Errorf("watch neighbours: %w", err)
-	}
-	neighbour := netlink.Neigh{LinkIndex: link, IP: address.AsSlice(), State: unix.NUD_NONE}
-	// What the kernel knows may be old; that it is not there is as well.
-	if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
-		return false, fmt.Errorf("forget neighbour %s: %w", address, err)
 	}
 	neighbour.Flags = unix.NTF_USE
 	if err := netlink.NeighSet(&neighbour); err != nil {

@@ -71,6 +71,9 @@ func (h *Host) mayHave(o cni.Owner) (bool, error) {
 	if known, err := h.Known(o); err != nil || known {
 		return known, err
 	}
+	if looked, err := h.lookedAtIPTables(); err != nil || !looked {
+		return true, err
+	}
 	return h.lostRecords()
 }
 
@@ -133,6 +136,9 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 // lease or a link vouches for gets its record back; what has nobody goes. It costs
 // something only where our table is there and unknown.
 func (h *Host) heal() error {
+	if err := h.healIPTables(); err != nil {
+		return err
+	}
 	lost, err := h.lostRecords()
 	if err != nil || !lost {
 		return err

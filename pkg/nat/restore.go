@@ -30,7 +30,7 @@ func (h *Host) Restore() (done Restored, err error) {
 }
 
 func (h *Host) restore() (done Restored, err error) {
-	errs := []error{h.heal(), ipTables{h}.adopt("", cni.Valid{})}
+	errs := []error{ipTables{h}.adopt("", cni.Valid{}), h.heal()}
 	all, err := record.List[translation](h.store, place, "")
 	errs = append(errs, err)
 	var alive []attachmentRecord
