@@ -17,21 +17,24 @@ export TRESTLE_PEERS := $(CURDIR)/.cache/peers
 PREVIOUS := .cache/previous/$(shell cat test/previous.commit)
 export TRESTLE_PREVIOUS := $(CURDIR)/$(PREVIOUS)
 
+# The path of a checkout may hold spaces: what comes from CURDIR stands in quotes.
 CONTAINERD2         := $(CURDIR)/.cache/containerd2
 CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install test test-vm test-runtimes test-containerd2 lint demo bench clean help deps runtimes root peers previous
+.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 lint cross demo bench clean help deps runtimes root have-go peers previous
 
-build: ## bin/: one static executable under the name of each plugin, and trestle for people
+build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
 	$(BUILD) -o bin/$(firstword $(PLUGINS)) ./plugins
+	@# a copy starts faster than what the linker wrote piece by piece (page cache)
+	@for name in trestle $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR (/usr/local/bin)
 	@install -D -m 755 '$(TRESTLE_BIN)/trestle' '$(DESTDIR)$(BINDIR)/.trestle.new'
 	@mv -fT '$(DESTDIR)$(BINDIR)/.trestle.new' '$(DESTDIR)$(BINDIR)/trestle'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
@@ -42,6 +45,17 @@ install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by re
 		echo "installed $(DESTDIR)$(PREFIX)/$$name"; \
 	done
 
+# A file is ours if it holds the import path that the linker wrote into it, of
+# whatever version it is. Under the same names others' plugins may stand here.
+uninstall: ## remove from PREFIX and BINDIR what make install put there, and nothing of other suites'
+	@set -e; remove() { \
+		[ -e "$$1" ] || return 0; \
+		if ! grep -qaF "$$2" "$$1"; then echo "kept $$1: not Trestle's"; return 0; fi; \
+		rm -f "$$1"; echo "removed $$1"; \
+	}; \
+	for name in $(PLUGINS); do remove '$(DESTDIR)$(PREFIX)'/$$name 'github.com/trestle-cni/trestle/plugins'; done; \
+	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'
+
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel.
 # gotestsum says at the end what was skipped, and why; go test keeps that to itself.
@@ -51,26 +65,34 @@ test: root deps build peers previous ## all tests, from unit to real kernel and 
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 VM  := $(CURDIR)/.cache/vm
-RUN ?= VLAN
+RUN ?= VLAN|OlderKernels
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
-test-vm: root deps build peers previous ## the tests of VLANs in Debian's kernel, under qemu without KVM; or those of RUN=…
-	test/vm/prepare $(VM)
-	go test -c -o $(VM)/kernel.test ./test
-	test/vm/run $(VM) 'cd $(CURDIR)/test && export TRESTLE_VM=1 TRESTLE_BIN=$(TRESTLE_BIN) TRESTLE_PEERS=$(TRESTLE_PEERS) TRESTLE_PREVIOUS=$(TRESTLE_PREVIOUS) && \
-		$(VM)/kernel.test -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
+test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…
+	test/vm/prepare '$(VM)'
+	go test -c -o '$(VM)/kernel.test' ./test
+	test/vm/run '$(VM)' 'cd "$(CURDIR)/test" && export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)" && \
+		"$(VM)/kernel.test" -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
 	go test -count=1 -p 1 -v -timeout $(TIMEOUT) ./test/runtimes/...
 
 test-containerd2: root deps runtimes build peers ## the same CRI tests on containerd 2, which the first run builds in a minute or two
-	@test -x $(CONTAINERD2)/containerd || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN=$(CONTAINERD2) \
+	@test -x '$(CONTAINERD2)/containerd' || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN='$(CONTAINERD2)' \
 		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
-	TRESTLE_CONTAINERD2=$(CONTAINERD2) go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
+	TRESTLE_CONTAINERD2='$(CONTAINERD2)' go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
+
+# The architectures that the reference plugins are released for, and two more. The whole tree is looked at
+# where integers or the kernel's structs are of another width; elsewhere it is enough that it compiles.
+ARCHES := amd64 arm64 ppc64le riscv64 s390x loong64
+NARROW := arm 386 mips64le
+cross: ## compile the plugins for each architecture; the first run takes some 15 seconds for each
+	@set -e; for arch in $(ARCHES); do GOARCH=$$arch go build -o /dev/null ./plugins; GOARCH=$$arch go build -o /dev/null ./cmd/trestle; done; \
+	for arch in $(NARROW); do GOARCH=$$arch go vet ./...; done
 
 # Its cache remembers where a file stood; another checkout's would name it outside of this one.
-lint: ## the linters of .golangci.yml; the first run builds them, in a minute or two
-	GOLANGCI_LINT_CACHE=$(CURDIR)/.cache/golangci-lint go tool -modfile=tools/go.mod golangci-lint run
+lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
+	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
@@ -85,12 +107,13 @@ clean: ## remove what make made
 	rm -rf bin .cache
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
 
 # The reference plugins and cnitool: the tools that go.mod names.
-peers:
-	@mkdir -p $(TRESTLE_PEERS)
-	@go build -trimpath -ldflags '-s -w' -o $(TRESTLE_PEERS)/ tool
+peers: have-go
+	@mkdir -p '$(TRESTLE_PEERS)'
+	@go build -trimpath -ldflags '-s -w' -o '$(TRESTLE_PEERS)/' tool
 
 # The build of test/previous.commit: a node that runs it is upgraded live.
 previous: $(PREVIOUS)/bridge
@@ -106,12 +129,18 @@ $(PREVIOUS)/bridge:
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'this needs root, since it makes network namespaces: sudo env "PATH=$$PATH" make …' >&2; exit 1; }
 
+# sudo has a PATH of its own (secure_path), without the directory that Go is in as
+# a rule; and Debian 12's own Go cannot read go.mod.
+have-go:
+	@command -v go >/dev/null || { echo 'go is not in PATH. Under sudo: sudo env "PATH=$$PATH" make …; where there is none, install Go 1.25 or newer, https://go.dev/doc/install (docs/getting-started.md)' >&2; exit 1; }
+	@go list -m >/dev/null || { echo "$$(go version): this needs Go 1.25 or newer, https://go.dev/doc/install (docs/getting-started.md)" >&2; exit 1; }
+
 # Each program that tests, demo and benchmarks run, and the Debian package that has it.
 DEPS := ip=iproute2 nft=nftables iptables=iptables conntrack=conntrack ping=iputils-ping \
 	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon
 
 # The same of test-runtimes.
-RUNTIMES := containerd=containerd runc=runc podman=podman
+RUNTIMES := containerd=containerd runc=runc podman=podman curl=curl
 
 # Installs the packages of $(1), a list as above, whose programs are missing.
 define get-missing

@@ -15,7 +15,10 @@ const Default = "10-trestle.conflist"
 // Fast is the name of the file with the like of it in which the bridge plugin maps
 // the host ports itself: one process for each ADD and DEL rather than two. Other
 // suites' bridge plugins do not know that capability, and would map nothing.
-const Fast = "10-trestle-fast.conflist"
+//
+// The name sorts after Default's: containerd and CRI-O take the first list of
+// /etc/cni/net.d, and where both have been copied there that is Default.
+const Fast = "20-trestle-fast.conflist"
 
 // Files are the lists, by the names that they have in /etc/cni/net.d.
 //

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"io/fs"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -29,6 +32,23 @@ func TestFilesAreNetworkLists(t *testing.T) {
 	}
 	if len(names) == 0 {
 		t.Error("got no lists, want some")
+	}
+}
+
+// TestDefaultComesFirst: somebody copies all lists, and a runtime that takes the
+// first file of the directory shall take the default network.
+func TestDefaultComesFirst(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, conflist.Files); err != nil {
+		t.Fatal(err)
+	}
+	files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"}) // sorted by go-cni and ocicni thereafter
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(files)
+	if got := filepath.Base(files[0]); got != conflist.Default {
+		t.Errorf("got %s first of %v, want %s", got, files, conflist.Default)
 	}
 }
 

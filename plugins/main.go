@@ -38,12 +38,38 @@ func main() {
 		"static":     static.Plugin,
 		"tuning":     tuning.Plugin,
 	}
+	known := slices.Sorted(maps.Keys(plugins))
 	name := filepath.Base(os.Args[0])
-	plugin, ok := plugins[name]
-	if !ok {
-		fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as one of %s\n",
-			name, strings.Join(slices.Sorted(maps.Keys(plugins)), ", "))
-		os.Exit(1)
+	if plugin, ok := plugins[pluginNamed(name, known)]; ok {
+		os.Exit(cni.Main(plugin(), release))
 	}
-	os.Exit(cni.Main(plugin(), release))
+	wayOut := strings.Join(known, ", ")
+	if os.Getenv("CNI_COMMAND") != "" {
+		// a runtime takes the file's name from the type
+		os.Exit(cni.Refuse(cni.ConfigErrorf("type: %q does not say which plugin it is; use one of %s, or a name that begins or ends with one of them, as in my-bridge", name, wayOut)))
+	}
+	fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as one of %s\n", name, wayOut)
+	os.Exit(1)
+}
+
+// pluginNamed is the one of the known plugins that a file's name is about, or
+// empty: people install copies and links of a plugin as cnv-bridge or bridge.new,
+// and the reference plugins, one executable each, do not care. The end of the
+// name goes before its beginning.
+func pluginNamed(file string, known []string) string {
+	const separators = "-._"
+	set := func(rest string, at int) bool { return rest != "" && strings.IndexByte(separators, rest[at]) >= 0 }
+	var begins string
+	for _, name := range known {
+		if file == name {
+			return name
+		}
+		if rest, ok := strings.CutSuffix(file, name); ok && set(rest, len(rest)-1) {
+			return name
+		}
+		if rest, ok := strings.CutPrefix(file, name); ok && set(rest, 0) {
+			begins = name
+		}
+	}
+	return begins
 }

@@ -241,6 +241,32 @@ func TestBandwidthAddAgain(t *testing.T) {
 	}
 }
 
+// TestBandwidthTwice: two entries of one list. The second one's limits count, and
+// the answer names the device once.
+func TestBandwidthTwice(t *testing.T) {
+	t.Parallel()
+	l := newLimited(t)
+	before := l.Dump()
+	first := l.must(t, l.call("ADD", tinyLimits))
+	l.prevResult = first.Stdout
+	result, err := l.Exec(l.call("ADD", bothLimits)).Result()
+	if err != nil || len(result.Interfaces) != 4 {
+		t.Errorf("got %v, %v, want bridge, both ends and one device", result.Interfaces, err)
+	}
+	l.must(t, l.call("CHECK", bothLimits))
+	if err := l.Exec(l.call("CHECK", tinyLimits)).Err(); host.CodeOf(err) != 103 {
+		t.Errorf("CHECK of the first entry: got %v, want code 103", err)
+	}
+	l.must(t, l.call("DEL", bothLimits))
+	l.must(t, l.call("DEL", tinyLimits))
+	if err := l.network.Del(l.c.Attachment()); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(before, "link bwp") || strings.Contains(l.Dump(), "link bwp") {
+		t.Error("the device is still there")
+	}
+}
+
 func TestBandwidthCheck(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, change, want string }{

@@ -17,7 +17,7 @@ var effective = []string{
 }
 
 // crashConfig is a network that uses all that an ADD can leave behind.
-func crashConfig() string { return bridgeConfig(object{"hairpinMode": true, "macspoofchk": true}) }
+func crashConfig() string { return transientConfig(object{"hairpinMode": true, "macspoofchk": true}) }
 
 // scene is a host with a container, before anything was done to them. Each step
 // of a test must leave it as it found it.
@@ -133,7 +133,7 @@ func TestBridgeKilled(t *testing.T) {
 func TestBridgeHundredAtOnce(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	config := bridgeConfig(nil)
+	config := transientConfig(nil)
 	before := h.Dump()
 	var containers []*host.Container
 	for i := range 100 {
@@ -159,7 +159,7 @@ func TestBridgeHundredAtOnce(t *testing.T) {
 func TestBridgeComesAndGoes(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	config := bridgeConfig(nil)
+	config := transientConfig(nil)
 	before := h.Dump()
 	var all sync.WaitGroup
 	for i := range 4 {

@@ -112,15 +112,41 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 	if host.CodeOf(err) != 102 {
 		t.Fatalf("overlap: got %v, want code 102", err)
 	}
-	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "10.2.0.1/16", "n, second", "forceAddress")
+	mustContain(t, "overlap", err.Error(), "br0", "10.2.0.1/24", "10.2.0.1/16", "n, second", "ip address del")
 	h.AssertUnchanged(before, kept...)
 
-	third["forceAddress"] = true
-	mustAdd(t, h, c, bridgeConfig(third))
-	addresses := h.MustRun("ip", "-4", "address", "show", "br0")
-	mustContain(t, "bridge after forceAddress", addresses, "10.1.0.1/24", "10.2.0.1/16")
-	if strings.Contains(addresses, "10.2.0.1/24") {
-		t.Errorf("got %s, want the overlapping address gone", addresses)
+	third["forceAddress"] = true // which is for the network's own address, not for another's
+	if err := h.Exec(c.Call("ADD", "bridge", bridgeConfig(third))).Err(); host.CodeOf(err) != 102 {
+		t.Fatalf("overlap with forceAddress: got %v, want code 102", err)
+	}
+	h.AssertUnchanged(before, kept...)
+}
+
+// A network that moves to another subnet takes its own former gateway off the
+// bridge, and nobody else's.
+func TestBridgeForceAddress(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	mustAdd(t, h, h.Container("other"), bridgeConfig(object{"name": "other", "ipam": ipam4("10.1.0.0/24")}))
+	h.MustRun("ip", "address", "add", "10.3.0.1/24", "dev", "br0")
+	mustAdd(t, h, h.Container("old"), bridgeConfig(nil))
+	moved := object{"ipam": ipam4("10.10.0.0/24")}
+	mustAdd(t, h, h.Container("kept"), bridgeConfig(moved)) // without the key nothing goes
+	mustContain(t, "bridge", h.MustRun("ip", "-4", "address", "show", "br0"), "10.9.0.1/24", "10.10.0.1/24")
+
+	moved["ipam"], moved["forceAddress"] = ipam4("10.8.0.0/13"), true // holds both former ones
+	moved["ipam"] = object{"type": "host-local", "ranges": []any{[]any{object{"subnet": "10.8.0.0/14", "rangeStart": "10.11.0.2"}}}}
+	c := h.Container("new")
+	mustAdd(t, h, c, bridgeConfig(moved))
+	addresses := h.MustRun("ip", "address", "show", "br0")
+	mustContain(t, "bridge", addresses, "10.1.0.1/24", "10.3.0.1/24", "10.8.0.1/14", "fd09::1/64")
+	for _, former := range []string{"10.9.0.1/24", "10.10.0.1/24"} {
+		if strings.Contains(addresses, former) {
+			t.Errorf("got %s, want the network's former %s gone", addresses, former)
+		}
+	}
+	if err := c.Ping(host.OutsideIPv4.Addr()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -179,7 +205,7 @@ func TestBridgeFull(t *testing.T) {
 func TestBridgeLayer2(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	config := bridgeConfig(object{"ipam": nil, "isDefaultGateway": nil})
+	config := transientConfig(object{"ipam": nil, "isDefaultGateway": nil})
 	a, b := h.Container("a"), h.Container("b")
 	before := h.Dump()
 	for i, c := range []*host.Container{a, b} {
@@ -198,7 +224,7 @@ func TestBridgeLayer2(t *testing.T) {
 	for _, c := range []*host.Container{a, b} {
 		mustDel(t, h, c, config)
 	}
-	h.AssertUnchanged(before)
+	h.AssertUnchanged(before, kept...)
 }
 
 func TestBridgePortFlags(t *testing.T) {
@@ -223,7 +249,7 @@ func TestBridgePortFlags(t *testing.T) {
 func TestBridgeMACSpoofCheck(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
-	checked := bridgeConfig(object{"macspoofchk": true})
+	checked := transientConfig(object{"macspoofchk": true})
 	before := h.Dump()
 	a, b := h.Container("a"), h.Container("b")
 	added := h.Exec(a.Call("ADD", "bridge", checked))
@@ -358,7 +384,7 @@ func TestBridgeForeignIPAM(t *testing.T) {
 	c := h.Container("c1")
 	before := h.Dump()
 	for _, verb := range []string{"ADD", "DEL"} {
-		call := c.Call(verb, "bridge", bridgeConfig(nil))
+		call := c.Call(verb, "bridge", transientConfig(nil))
 		call.Path = h.Dirs().Reference
 		call.Strace = &host.Strace{Syscalls: "execve"}
 		answer := h.Exec(call)
@@ -384,7 +410,7 @@ func TestBridgeGC(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)
 	config := bridgeConfig(object{"macspoofchk": true})
-	other := bridgeConfig(object{"name": "other", "ipam": ipam4("10.7.0.0/24")})
+	other := transientConfig(object{"name": "other", "ipam": ipam4("10.7.0.0/24")})
 	before := h.Dump()
 	keep, drop, foreign := h.Container("keep"), h.Container("drop"), h.Container("foreign")
 	mustAdd(t, h, foreign, other)
@@ -424,7 +450,9 @@ func TestBridgeStatus(t *testing.T) {
 	}
 	h.AssertUnchanged(before)
 
-	small := bridgeConfig(object{"ipam": ipam4("10.9.0.0/30")})
+	ipam := ipam4("10.9.0.0/30")
+	ipam["statusWhenFull"] = "unavailable"
+	small := bridgeConfig(object{"ipam": ipam})
 	mustAdd(t, h, h.Container("c1"), small) // takes the only address
 	call.Config = small
 	err := h.Exec(call).Err()
@@ -495,7 +523,7 @@ func TestBridgeMapsPorts(t *testing.T) {
 		object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
 	}}})
 	before := h.Dump()
-	mustAdd(t, h, neighbour, bridgeConfig(nil))
+	mustAdd(t, h, neighbour, transientConfig(nil))
 	withNeighbour := h.Dump()
 	call := c.Call("ADD", "bridge", mapped)
 	call.Strace = &host.Strace{Syscalls: "execve"}
@@ -542,6 +570,6 @@ func TestBridgeMapsPorts(t *testing.T) {
 	if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "8080") {
 		t.Errorf("got %s, want no mapping of 8080", rules)
 	}
-	mustDel(t, h, neighbour, bridgeConfig(nil))
+	mustDel(t, h, neighbour, transientConfig(nil))
 	h.AssertUnchanged(before, kept...)
 }

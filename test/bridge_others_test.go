@@ -139,7 +139,7 @@ func TestBridgeSharedGatewayStays(t *testing.T) {
 func TestBridgeUndoesWhatOthersOwn(t *testing.T) {
 	tests := []struct{ name, setup string }{
 		{"promiscuous", "ip link add br0 up type bridge"},
-		{"forceAddress", "ip link add br0 up type bridge; ip address add 10.9.0.254/24 brd + dev br0"},
+		{"an address beside", "ip link add br0 up type bridge; ip address add 10.99.0.254/24 brd + dev br0"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

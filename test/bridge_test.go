@@ -78,8 +78,16 @@ func withPrev(t *testing.T, config, result string) string {
 }
 
 // kept is what of a network stays for good: the cursor, which keeps an address
-// from being given again at once, and the lock beside it.
-var kept = []string{"file /var/lib/cni/networks/"}
+// from being given again at once, the lock beside it, that of bridges, and what
+// a kill may leave of the record of a bridge's addresses until the next GC.
+var kept = []string{"file /var/lib/cni/networks/", "file /run/trestle/bridge/"}
+
+// transientConfig is bridgeConfig of a network whose bridge goes with its last port.
+func transientConfig(changes object) string {
+	edit := object{"bridgeLifetime": "auto"}
+	maps.Copy(edit, changes)
+	return bridgeConfig(edit)
+}
 
 // assertNoLease fails the test if network n has given out an address.
 func assertNoLease(t *testing.T, h *host.Host) {
@@ -147,13 +155,20 @@ func TestBridgeLeavesNothing(t *testing.T) {
 		}, true},
 	}
 	for _, tt := range tests {
-		for _, alone := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, alone %t", tt.name, alone), func(t *testing.T) {
+		for _, company := range []string{"last port of its bridge", "after others", "beside another"} {
+			t.Run(fmt.Sprintf("%s, %s", tt.name, company), func(t *testing.T) {
 				t.Parallel()
 				h := routingHost(t)
 				config := bridgeConfig(nil)
-				if !alone {
-					mustAdd(t, h, h.Container("other"), config)
+				last := company == "last port of its bridge"
+				switch other := h.Container("other"); {
+				case last:
+					config = transientConfig(nil)
+				case company == "after others": // who have left the bridge
+					mustAdd(t, h, other, config)
+					mustDel(t, h, other, config)
+				default:
+					mustAdd(t, h, other, config)
 				}
 				c := h.Container("c1")
 				host0, container0 := h.Dump(), c.Dump()
@@ -167,10 +182,10 @@ func TestBridgeLeavesNothing(t *testing.T) {
 				}
 				h.MustRun("rm", "-f", "/run/plain")
 				h.AssertUnchanged(host0, kept...)
-				if alone {
+				if last {
 					assertNoLease(t, h)
-					if records := h.MustRun("find", "/run/trestle", "-type", "f", "!", "-name", "lock", "!", "-path", "*/nft/*"); records != "" {
-						t.Errorf("got records %s, want none", records)
+					if files := h.MustRun("find", "/run/trestle", "-type", "f", "!", "-name", "lock", "!", "-path", "/run/trestle/nft/*"); files != "" {
+						t.Errorf("got files %s, want no more than locks and what is known of tables", files)
 					}
 				}
 				if !tt.gone {
@@ -200,6 +215,7 @@ func TestBridgeDelWithEditedConfig(t *testing.T) {
 			h := routingHost(t)
 			c := h.Container("c1")
 			before := h.Dump()
+			edit["bridgeLifetime"] = "auto"
 			mustAdd(t, h, c, bridgeConfig(nil))
 			mustDel(t, h, c, bridgeConfig(edit))
 			h.AssertUnchanged(before, kept...)
@@ -310,7 +326,7 @@ func TestBridgeCheck(t *testing.T) {
 		{"hairpin off", []string{"bridge link set dev $HOSTEND hairpin off"}, []string{"hairpin: want on"}},
 		{"gateway gone", []string{"ip address del 10.9.0.1/24 dev br0"}, []string{"gateway", "10.9.0.1/24"}},
 		{"forwarding off", []string{"sysctl -qw net.ipv4.ip_forward=0"}, []string{"ip_forward"}},
-		{"rules flushed", []string{"nft flush ruleset"}, []string{"masquerade"}},
+		{"rules flushed", []string{"nft flush ruleset"}, []string{"chain postrouting of nftables table inet trestle"}},
 		{"lease gone", []string{"rm /var/lib/cni/networks/n/10.9.0.2"}, []string{"10.9.0.2"}},
 		{"interface gone", []string{"@ip link del eth0"}, []string{"eth0", "none"}},
 	}

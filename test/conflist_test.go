@@ -20,8 +20,16 @@ func TestConflists(t *testing.T) {
 			}
 			h := routingHost(t)
 			network, c := h.Network(string(list)), h.Container("c1")
-			before := h.Dump()
 			attachment := c.Attachment()
+			for _, run := range []func() error{
+				func() error { _, err := network.Add(attachment); return err },
+				func() error { return network.Del(attachment) },
+			} {
+				if err := run(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := h.Dump() // the bridge, which stays
 			attachment.CapabilityArgs["portMappings"] = []any{object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}
 			if _, err := network.Add(attachment); err != nil {
 				t.Fatal(err)

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -115,7 +117,7 @@ func TestHostLocalRefusesWithoutEffect(t *testing.T) {
 }
 
 func TestHostLocalStatusAndGC(t *testing.T) {
-	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]]`)
+	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]],"statusWhenFull":"unavailable"`)
 	h.must("STATUS", "")
 	h.must("ADD", "c1")
 	before := hostLocalTimes(t, h.data)
@@ -207,6 +209,7 @@ func TestHostLocalAfterAReboot(t *testing.T) {
 	h := newHostLocal(t, hostLocalDual)
 	h.must("ADD", "c1")
 	h.must("ADD", "c2")
+	h.age()
 	h.reference().must("ADD", "theirs")
 	boot := filepath.Join(t.TempDir(), "boot_id")
 	if err := os.WriteFile(boot, []byte("11111111-2222-3333-4444-555555555555\n"), 0o444); err != nil {
@@ -226,6 +229,87 @@ func TestHostLocalAfterAReboot(t *testing.T) {
 	want := map[string]string{"10.1.0.4": "theirs\r\neth0", "fd00::4": "theirs\r\neth0", "10.1.0.5": "new\r\neth0", "fd00::5": "new\r\neth0"}
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// age makes all leases as old as if they were of a boot long ago: what was made
+// since this one began, under whatever boot id, is another machine's.
+func (h hostLocal) age() {
+	h.t.Helper()
+	long := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	for name := range h.leases() {
+		path := filepath.Join(h.dir(), name)
+		if strings.HasPrefix(name, "owner.") {
+			h.ageRecord(filepath.Join(h.dir(), ".trestle", name), long)
+			continue
+		}
+		if err := os.Chtimes(path, long, long); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+func (h hostLocal) ageRecord(path string, made time.Time) {
+	h.t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(data, &record); err != nil {
+		h.t.Fatal(err)
+	}
+	record["time"] = made
+	if data, err = json.Marshal(record); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// Two machines that share a directory (a cluster file system, where flock works
+// across them), or containers with boot ids of their own, leave each other's leases alone.
+func TestHostLocalTwoMachines(t *testing.T) {
+	h := newHostLocal(t, hostLocalDual)
+	boot := filepath.Join(t.TempDir(), "boot_id")
+	if err := os.WriteFile(boot, []byte("11111111-2222-3333-4444-555555555555\n"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	machine := filepath.Join(t.TempDir(), "machine-id")
+	if err := os.WriteFile(machine, []byte("22222222222222222222222222222222\n"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	for name, over := range map[string]map[string]string{
+		"another machine": {boot: "/proc/sys/kernel/random/boot_id", machine: "/etc/machine-id"},
+		"a clone of it":   {boot: "/proc/sys/kernel/random/boot_id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := h.elsewhere()
+			var got []string
+			for i := range 3 {
+				got = append(got, h.must("ADD", fmt.Sprint("a", i))...)
+				if name == "another machine" {
+					h.age()
+				}
+				inMountNS(t, func() {
+					for from, to := range over {
+						if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+							t.Error(err)
+							return
+						}
+					}
+					got = append(got, h.must("ADD", fmt.Sprint("b", i))...)
+				})
+			}
+			slices.Sort(got)
+			if all := slices.Compact(slices.Clone(got)); len(all) != 12 {
+				t.Errorf("got %v, want 12 addresses, each once", got)
+			}
+			if n := len(h.leases()); n != 12+6 {
+				t.Errorf("got %v, want 12 leases of 6 owners", h.leases())
+			}
+		})
 	}
 }
 
@@ -349,7 +433,7 @@ func TestHostLocalDirectoryRemoved(t *testing.T) {
 func TestHostLocalSyscallsDoNotGrow(t *testing.T) {
 	var base map[string]int
 	for _, n := range []int{0, 1000, 10000, 60000} {
-		h := newHostLocal(t, `[[{"subnet":"10.1.0.0/16"}]]`)
+		h := newHostLocal(t, `[[{"subnet":"10.1.0.0/16"}]],"statusWhenFull":"unavailable"`)
 		h.fill(n)
 		h.must("ADD", "first") // builds the index
 		counts := map[string]int{
@@ -357,6 +441,7 @@ func TestHostLocalSyscallsDoNotGrow(t *testing.T) {
 			"DEL": h.countSyscalls("DEL"), "DEL again": h.countSyscalls("DEL"),
 		}
 		t.Logf("%d leases: %v", n, counts)
+		forget(h.data)
 		if base == nil {
 			base = counts
 		}
@@ -438,6 +523,7 @@ type hostLocalScene struct{ verb, before string }
 // kill kills the verb at the nth of these system calls, recovers in one of the
 // ways and compares. It says whether the verb made so many.
 func (s hostLocalScene) kill(h hostLocal, syscall string, n, way int) (killed bool) {
+	defer forget(h.data)
 	if s.before != "new" {
 		h.must("ADD", "other")
 	}

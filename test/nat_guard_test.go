@@ -10,89 +10,106 @@ import (
 
 var natBackends = []string{"nftables", "iptables"}
 
-// natWatch counts what comes from the bridge for 127.0.0.1 and gets through: to
-// a service of the host, or through a mapping to a container.
+// natWatch counts what comes from elsewhere for 127.0.0.1 and gets through: to a
+// service of the host, or through a mapping to a container.
 const natWatch = `table ip watch {
-	chain in { type filter hook input priority 0; iifname br1 ct state new ip daddr 127.0.0.1 counter comment "in"; }
-	chain through { type filter hook forward priority 0; iifname br1 ct original ip daddr 127.0.0.1 counter comment "through"; }
+	chain in { type filter hook input priority 0; iifname != "lo" ct state new ip daddr 127.0.0.0/8 counter comment "in"; }
+	chain through { type filter hook forward priority 0; iifname != "lo" ct original ip daddr 127.0.0.0/8 counter comment "through"; }
 }`
 
-// TestNATLoopbackGuard: what a container sends to 127.0.0.1 of the host reaches
-// neither the host's own services nor ports mapped there, and the host's own
-// clients reach both. Without the guard it would.
-func TestNATLoopbackGuard(t *testing.T) {
+// TestNATLoopbackFromOutside: what a container of any bridge or another host sends to
+// 127.0.0.1 of the host is never mapped and never reaches the host's own services,
+// while the host's own clients reach both; also after a flush, and with "snat" off.
+// Where somebody else lets loopback addresses be routed, it is still never mapped.
+func TestNATLoopbackFromOutside(t *testing.T) {
+	t.Parallel()
+	for _, backend := range natBackends {
+		for _, snat := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/snat=%v", backend, snat), func(t *testing.T) {
+				t.Parallel()
+				n := newNATNet(t, false)
+				n.portmapAdd(t, "blue", fmt.Sprintf(`"backend": %q, "snat": %v`, backend, snat), natMapping("tcp", "127.0.0.1", 8080, 80), natMapping("udp", "127.0.0.1", 8080, 80))
+				for _, protocol := range []string{"tcp", "udp"} {
+					n.Serve(protocol, "127.0.0.1:9090")
+				}
+				n.MustRun("nft", natWatch)
+				for _, who := range []struct{ space, via string }{{"c2", "10.1.0.1"}, {"c3", "10.2.0.1"}, {"outside", "192.0.2.2"}} {
+					for _, route := range []string{"del local 127.0.0.0/8 dev lo table local", "del local 127.0.0.1 dev lo table local", "add 127.0.0.0/8 via " + who.via} {
+						n.space(who.space).MustRun("sh", "-c", "ip route "+route)
+					}
+				}
+				n.askLoopback(t, snat)
+				n.MustRun("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet")
+				n.askMapped(t)
+				n.MustRun("sh", "-c", "echo 0 >/proc/sys/net/ipv4/conf/all/route_localnet")
+				n.MustRun("sh", "-c", "nft flush ruleset; iptables -t nat -F; iptables -F")
+				n.MustRun("nft", natWatch)
+				n.askLoopback(t, false)
+			})
+		}
+	}
+}
+
+func (n natNet) space(name string) *host.Namespace {
+	return map[string]*host.Namespace{"c2": n.neighbour.Namespace, "c3": n.other.Namespace, "outside": n.Outside}[name]
+}
+
+// askLoopback checks that nobody but the host itself is answered on 127.0.0.1.
+func (n natNet) askLoopback(t *testing.T, mapped bool) {
+	t.Helper()
+	for _, protocol := range []string{"tcp", "udp"} {
+		if _, err := n.Request(protocol, "127.0.0.1:9090"); err != nil {
+			t.Errorf("the host's own service: %v", err)
+		}
+		if _, err := n.Request(protocol, "127.0.0.1:8080"); (err == nil) != mapped {
+			t.Errorf("the host itself to the mapped port: got %v, want an answer: %v", err, mapped)
+		}
+		for who, from := range natOutsiders {
+			for _, port := range []int{8080, 9090} {
+				if _, err := n.space(who).RequestFrom(protocol, from, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+					t.Errorf("%s to %s port %d: got an answer, want none", who, protocol, port)
+				}
+			}
+		}
+	}
+	if counters := n.MustRun("nft", "list", "table", "ip", "watch"); strings.Count(counters, "counter packets 0 ") != 2 {
+		t.Errorf("got packets through\n%s", counters)
+	}
+}
+
+var natOutsiders = map[string]string{"c2": "10.1.0.6:0", "c3": "10.2.0.7:0", "outside": "192.0.2.1:0"}
+
+// askMapped checks that nobody from outside gets through to the container.
+func (n natNet) askMapped(t *testing.T) {
+	t.Helper()
+	for who, from := range natOutsiders {
+		if reply, err := n.space(who).RequestFrom("tcp", from, "127.0.0.1:8080"); err == nil {
+			t.Errorf("%s to the mapped port with route_localnet: got an answer of %s, want none", who, reply.Server)
+		}
+	}
+	counters := n.MustRun("nft", "list", "chain", "ip", "watch", "through")
+	if !strings.Contains(counters, "counter packets 0 ") {
+		t.Errorf("got packets through\n%s", counters)
+	}
+}
+
+// TestNATNeedsNoRouteLocalnet: a port mapped on 127.0.0.1 answers there, and no
+// interface is let route loopback addresses for it.
+func TestNATNeedsNoRouteLocalnet(t *testing.T) {
 	t.Parallel()
 	for _, backend := range natBackends {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
 			n := newNATNet(t, false)
-			n.mapPorts(t, fmt.Sprintf(`"backend": %q`, backend), natMapping("tcp", "127.0.0.1", 8080, 80))
-			n.Serve("tcp", "127.0.0.1:9090")
-			n.neighbour.MustRun("ip", "route", "del", "local", "127.0.0.0/8", "dev", "lo", "table", "local")
-			n.neighbour.MustRun("ip", "route", "del", "local", "127.0.0.1", "dev", "lo", "table", "local")
-			n.neighbour.MustRun("ip", "route", "add", "127.0.0.0/8", "via", "10.1.0.1")
-			n.MustRun("nft", natWatch)
-			defer n.MustRun("nft", "delete table ip watch")
-			for _, guarded := range []bool{true, false} {
-				for _, port := range []int{8080, 9090} {
-					if _, err := n.Request("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
-						t.Errorf("the host itself: %v", err)
-					}
-					if _, err := n.neighbour.RequestFrom("tcp", "10.1.0.6:0", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-						t.Errorf("a container to port %d: got an answer, want none", port)
-					}
-				}
-				counters := n.MustRun("nft", "list", "table", "ip", "watch")
-				if got := strings.Count(counters, "counter packets 0 "); guarded && got != 2 || !guarded && got != 0 {
-					t.Errorf("guarded: %v, got\n%s\nwant packets of neither kind, or of both", guarded, counters)
-				}
-				switch backend {
-				case "nftables":
-					n.MustRun("nft", "flush", "chain", "inet", "trestle", "loopback_guard")
-				case "iptables":
-					n.MustRun("iptables", "-t", "raw", "-F", "TRESTLE-LOOPBACK")
-				}
+			n.portmapAdd(t, "blue", fmt.Sprintf(`"backend": %q`, backend), natMapping("tcp", "", 8080, 80))
+			if reply, err := n.Request("tcp", "127.0.0.1:8080"); err != nil || reply.Server != "c1" {
+				t.Errorf("got %v, %v, want an answer of c1", reply, err)
 			}
-		})
-	}
-}
-
-// TestNATRouteLocalnet: the setting is ours only as long as a mapping needs it,
-// and not at all where it was on before.
-func TestNATRouteLocalnet(t *testing.T) {
-	t.Parallel()
-	n := newNATNet(t, false)
-	const setting = "net/ipv4/conf/br1/route_localnet"
-	for _, tt := range []struct{ name, before, hostIP, during string }{
-		{"switched on and off", "0", "", "1"},
-		{"on already", "1", "", "1"},
-		{"not needed", "0", host.HostIPv4.Addr().String(), "0"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			natSysctl(t, n.Host, setting, tt.before)
-			n.portmapAdd(t, "blue", "", natMapping("tcp", tt.hostIP, 8080, 80))
-			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.during {
-				t.Errorf("while mapped: got %s, want %s", got, tt.during)
+			if got := n.MustRun("sh", "-c", "grep -l 1 /proc/sys/net/ipv4/conf/*/route_localnet; true"); got != "" {
+				t.Errorf("got it set in\n%s", got)
 			}
 			n.portmapDel(t, "blue", "")
-			if got := strings.TrimSpace(n.MustRun("cat", "/proc/sys/"+setting)); got != tt.before {
-				t.Errorf("afterwards: got %s, want %s", got, tt.before)
-			}
 		})
-	}
-}
-
-// TestNATRouteLocalnetElsewhere: a container that the host has no interface to
-// is no reason to let the default route's have loopback addresses.
-func TestNATRouteLocalnetElsewhere(t *testing.T) {
-	t.Parallel()
-	n := newNATNet(t, false)
-	config := natConfig("blue", "", natResult(n.c1, "10.77.0.5/24"), natMapping("tcp", "", 8080, 80))
-	if err := n.Exec(n.c1.Call("ADD", "portmap", config)).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.MustRun("cat", "/proc/sys/net/ipv4/conf/"+host.Uplink+"/route_localnet"); got != "0\n" {
-		t.Errorf("got %q, want it 0", got)
 	}
 }
 

@@ -1,12 +1,14 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 // TestNATMasquerade is what others see as the source of what a network sends.
@@ -41,9 +43,11 @@ func TestNATMasquerade(t *testing.T) {
 				}
 				tt.policy.Prefixes = subnets
 				err := n.Do(func() error {
-					h := nat.Open(nat.DefaultDir, nat.Backend(backend))
-					defer h.Close()
-					return h.AddMasquerade(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, tt.policy)
+					conn, h := translator.Open()
+					var undo cni.Undo
+					owner := cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}
+					err := h.Add(nat.Attachment{Owner: owner, Masquerade: &tt.policy, MasqueradeBackend: nat.Backend(backend)}, &undo)
+					return errors.Join(err, conn.Close())
 				})
 				if err != nil {
 					t.Fatal(err)

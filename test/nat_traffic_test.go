@@ -114,8 +114,20 @@ func (n natNet) mapPorts(t *testing.T, keys string, mappings ...string) {
 		if err := n.Exec(n.c1.Call("DEL", "portmap", natConfig("blue", "", "", ""))).Err(); err != nil {
 			t.Errorf("DEL: %v", err)
 		}
+		n.collect(t)
 		n.AssertUnchanged(before, "neighbour", "fdb", "link veth-c1") // the port's hairpin flag goes with the port
 	})
+}
+
+// collect has what outlives the last attachment taken away: nobody uses the networks.
+func (n natNet) collect(t *testing.T) {
+	t.Helper()
+	for _, network := range []string{"blue", "red"} {
+		gc := host.Call{Plugin: "portmap", Command: "GC", Config: natConfig(network, `"cni.dev/valid-attachments": []`, "", "")}
+		if err := n.Exec(gc).Err(); err != nil {
+			t.Errorf("GC of %s: %v", network, err)
+		}
+	}
 }
 
 // makeKernelTables makes what iptables takes for the kernel's own: its nft

@@ -108,12 +108,13 @@ func TestPortmapInParallel(t *testing.T) {
 	if got := strings.Count(ruleset, "comment"); got != containers*each {
 		t.Errorf("got %d elements, want %d", got, containers*each)
 	}
-	rules := strings.Split(n.MustRun("nft", "list", "chain", "inet", "trestle", "postrouting"), "\n")
+	rules := strings.Split(n.MustRun("nft", "list", "chain", "inet", "trestle", "host_ports"), "\n")
 	slices.Sort(rules)
 	if distinct := slices.Compact(slices.Clone(rules)); !slices.Equal(distinct, rules) {
 		t.Errorf("got rules twice:\n%s", strings.Join(rules, "\n"))
 	}
 	calls("DEL")
+	n.collect(t)
 	n.AssertUnchanged(before, "link veth-c1", "neighbour")
 }
 
@@ -130,7 +131,7 @@ func TestPortmapKilled(t *testing.T) {
 			config := natConfig("blue", fmt.Sprintf(`"backend": %q`, backend), natResult(n.c1, natC1v4, natC1v6), mappings)
 			add, del := n.c1.Call("ADD", "portmap", config), n.c1.Call("DEL", "portmap", natConfig("blue", "", "", ""))
 			left := func() string {
-				return n.MustRun("sh", "-c", "nft list ruleset | grep -i trestle; find /run/trestle -mindepth 1 ! -name lock ! -name nat; grep -v 0 /proc/sys/net/ipv4/conf/br1/route_localnet; true")
+				return n.MustRun("sh", "-c", "nft list ruleset | grep c1/eth0; iptables-save -t nat | grep c1/eth0; find /run/trestle/translations /run/trestle/hostports ! -type d ! -name '.*' 2>&-; true")
 			}
 			for _, killed := range []host.Call{add, del} {
 				for when := 1; ; when++ {

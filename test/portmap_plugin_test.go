@@ -98,6 +98,7 @@ func TestPortmapRefuses(t *testing.T) {
 			}
 		})
 	}
+	n.collect(t)
 	n.AssertUnchanged(before)
 }
 
@@ -164,6 +165,7 @@ func TestPortmapAgain(t *testing.T) {
 			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "", 8081, 80))
 			n.AssertUnchanged(once, "neighbour")
 			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8081, 80))
+			n.MustRun("sleep", "0.1") // an element goes within two ticks
 			if reply, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err == nil {
 				t.Errorf("a port that is not mapped any more: got %v, want no answer", reply)
 			}
@@ -172,6 +174,7 @@ func TestPortmapAgain(t *testing.T) {
 			}
 			n.portmapAdd(t, "blue", keys)
 			n.portmapDel(t, "blue", "")
+			n.collect(t)
 			n.AssertUnchanged(empty, "neighbour", "link veth-c1")
 		})
 	}
@@ -186,6 +189,7 @@ func TestPortmapBackendChanged(t *testing.T) {
 	for _, backends := range [][2]string{{"nftables", "iptables"}, {"iptables", "nftables"}} {
 		n.portmapAdd(t, "blue", fmt.Sprintf(`"backend": %q`, backends[0]), natMapping("tcp", "", 8080, 80))
 		n.portmapDel(t, "blue", fmt.Sprintf(`"backend": %q`, backends[1]))
+		n.collect(t)
 		n.AssertUnchanged(before, "link veth-c1", "neighbour")
 	}
 }
@@ -206,14 +210,14 @@ func TestPortmapCheckNoticesLoss(t *testing.T) {
 		"nftables": {
 			"the table":            {"nft", "flush", "ruleset"},
 			"an element":           {"nft", "delete", "element", "inet", "trestle", "host_ports4", "{ tcp . 8080 }"},
-			"the guard":            {"nft", "flush", "chain", "inet", "trestle", "loopback_guard"},
+			"the masquerade":       {"nft", "flush", "chain", "inet", "trestle", "mapped_postrouting"},
 			"the jump":             {"nft", "flush", "chain", "inet", "trestle", "prerouting"},
-			"the way of 127.0.0.1": {"sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/br1/route_localnet"},
+			"the way of 127.0.0.1": {"nft", "flush", "chain", "inet", "trestle", "loopback_output"},
 		},
 		"iptables": {
-			"the table": {"iptables", "-t", "nat", "-F"},
-			"the jump":  {"iptables", "-t", "nat", "-F", "PREROUTING"},
-			"the guard": {"iptables", "-t", "raw", "-F", "TRESTLE-LOOPBACK"},
+			"the table":            {"iptables", "-t", "nat", "-F"},
+			"the jump":             {"iptables", "-t", "nat", "-F", "PREROUTING"},
+			"the way of 127.0.0.1": {"nft", "flush", "chain", "inet", "trestle", "loopback_input"},
 		},
 	} {
 		for what, command := range losses {
@@ -259,11 +263,15 @@ func TestPortmapGCAndStatus(t *testing.T) {
 		if err := n.Exec(gc).Err(); err != nil {
 			t.Error(err)
 		}
+		if !step.kept {
+			n.MustRun("sleep", "0.1") // an element goes within two ticks
+		}
 		_, err := n.Outside.Request("tcp", "192.0.2.2:8080")
 		if step.kept != (err == nil) {
 			t.Errorf("GC with %s: got %v, want the port kept: %v", step.list, err, step.kept)
 		}
 	}
+	n.collect(t)
 	n.AssertUnchanged(before, "link veth-c1", "neighbour")
 	for _, backend := range []string{"", "nftables", "iptables"} {
 		status := host.Call{Plugin: "portmap", Command: "STATUS", Config: natConfig("blue", fmt.Sprintf(`"backend": %q`, backend), "", "")}

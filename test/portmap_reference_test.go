@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/plugins/translator"
 	"github.com/trestle-cni/trestle/test/host"
 )
 
@@ -88,8 +88,8 @@ func TestMasqueradeAfterTheReference(t *testing.T) {
 				}
 			}
 			err := h.Do(func() error {
-				n := nat.Open(nat.DefaultDir, nat.Auto)
-				return errors.Join(n.ReleaseForeign(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, nil), n.Close())
+				conn, n := translator.Open()
+				return errors.Join(n.ReleaseReference(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, nil), conn.Close())
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -22,6 +22,8 @@ func TestStaticAsReference(t *testing.T) {
 	for _, test := range []struct{ name, config, args string }{
 		{"whole", `"ipam": {"type": "static", ` + one + `, "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0", "gw": "fd00::1"}],
 			"dns": {"nameservers": ["10.1.0.53"], "domain": "a.example", "search": ["b.example"], "options": ["ndots:2"]}}`, ""},
+		{"marshalled from Go", `"ipam": {"type": "static", "addresses": [{"address": "10.1.0.5/24", "Address": {"IP": "10.1.0.5", "Mask": "////AA=="}, "Version": "4"},
+			{"address": "fd00::5/64", "gateway": "fd00::1", "Address": {"IP": "", "Mask": null}, "Version": ""}]}`, ""},
 		{"CNI_ARGS", `"ipam": {"type": "static"}`, "IgnoreUnknown=1;K8S_POD_NAME=p;IP=10.2.0.7/16,fd01::7/64;GATEWAY=10.2.0.1"},
 		{"args", `"ipam": {"type": "static", ` + one + `}, "args": {"cni": {"ips": ["10.3.0.5/24"]}}`, ""},
 		{"runtime", `"ipam": {"type": "static", ` + one + `}, "runtimeConfig": {"ips": ["10.4.0.5/24", "fd04::5/64"]}`, "IP=10.2.0.7/16"},

@@ -27,6 +27,6 @@ func command() *cobra.Command {
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
 	}
-	root.AddCommand(restoreCommand())
+	root.AddCommand(restoreCommand(), gcCommand())
 	return root
 }

@@ -7,9 +7,9 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/firewall"
-	"github.com/trestle-cni/trestle/pkg/nat"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 func restoreCommand() *cobra.Command {
@@ -26,10 +26,11 @@ is changed.`,
 }
 
 func restore() error {
-	host := nat.Open(nat.DefaultDir, nat.Auto)
+	conn, host := translator.Open()
+	_, err := host.Restore()
 	records := record.Open(record.DefaultDir)
 	walls := firewall.OpenHost(records)
-	return errors.Join(host.Restore(), host.Close(), restoreSpoofChecks(records), walls.Restore(), walls.Close())
+	return errors.Join(err, conn.Close(), restoreSpoofChecks(records), walls.Restore(), walls.Close())
 }
 
 func restoreSpoofChecks(records record.Store) (err error) {

@@ -64,14 +64,15 @@ func findInside(ifName, netns string) (attrs netlink.LinkAttrs, err error) {
 		return attrs, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", netns, err)
 	}
 	defer func() { err = errors.Join(err, sandbox.Close()) }()
-	err = sandbox.Do(func(ns.NetNS) error {
+	look := func() error {
 		link, err := netlink.LinkByName(ifName)
 		if err != nil {
 			return fmt.Errorf("look up %s in %s: %w", ifName, netns, err)
 		}
 		attrs = *link.Attrs()
 		return nil
-	})
+	}
+	err = sandbox.Do(func(ns.NetNS) error { return cni.Catch(look) }) // in a goroutine of its own
 	return attrs, err
 }
 

@@ -23,7 +23,8 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 	// of interfaces that later plugins brought
 	c.DefaultGateway = false
 	lease.Routes = slices.DeleteFunc(lease.Routes, func(r LeasedRoute) bool { return r.Gateway.IsValid() && !lease.reaches(r.Gateway) })
-	plan, err := NewPlan(c, o, lease, maxMTU)
+	c.MTU = 0
+	plan, err := NewPlan(c, o, lease)
 	if err != nil {
 		return State{}, err
 	}
@@ -31,7 +32,7 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 	if inside == nil {
 		return State{}, cni.MismatchErrorf("prevResult.interfaces: no %s in %s; it is not the result of this attachment", o.IfName, sandbox)
 	}
-	plan.Container.MTU, plan.Container.MAC = 0, nil
+	plan.Container.MAC, plan.Container.AnyRouteFields = nil, !c.RouteFields
 	if inside.Mac != "" {
 		if plan.Container.MAC, err = net.ParseMAC(inside.Mac); err != nil {
 			return State{}, cni.DecodeErrorf("prevResult.interfaces: mac of %s: %w", inside.Name, err)

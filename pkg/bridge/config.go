@@ -5,12 +5,14 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -20,8 +22,9 @@ type Config struct {
 	Bridge          string
 	Gateway         bool // the bridge has each subnet's gateway address
 	DefaultGateway  bool // and containers send everything there
-	ForceAddress    bool // an overlapping address of the bridge gives way
-	MTU             int  // 0: that of the default route's link
+	ForceAddress    bool // the network's former gateway addresses on the bridge go
+	Transient       bool // a bridge of ours goes with its last port
+	MTU             int  // of a new bridge; 0: that of the default route's link
 	Hairpin         bool
 	Promisc         bool
 	VLAN            int   // 0: none
@@ -35,6 +38,12 @@ type Config struct {
 	MAC             net.HardwareAddr // asked for; nil: from the address
 	DNS             types.DNS
 	IPAM            string // type; empty: a layer 2 network
+	// IPv6Field is where ipam asks for IPv6 ("ipam.ranges[1]"); empty: nowhere
+	// that can be told.
+	IPv6Field string
+	// RouteFields says that the configuration's version has a route's mtu,
+	// advmss, priority, table and scope (CNI spec 1.1.0).
+	RouteFields bool
 }
 
 // wire is the configuration as it is written.
@@ -54,6 +63,7 @@ type wire struct {
 	DisableContainerInterface bool         `json:"disableContainerInterface"`
 	PortIsolation             bool         `json:"portIsolation"`
 	IPv6LinkLocal             *bool        `json:"ipv6LinkLocal"`
+	BridgeLifetime            string       `json:"bridgeLifetime"`
 	DNS                       types.DNS    `json:"dns"`
 	IPAM                      struct {
 		Type string `json:"type"`
@@ -74,7 +84,10 @@ type trunkEntry struct {
 	ID    *int `json:"id"`
 }
 
-const defaultBridge = "cni0"
+const (
+	defaultBridge = "cni0"
+	lifetimeAuto  = "auto"
+)
 
 // ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; the
 // Config then still holds what could be read, for a DEL that must not fail
@@ -87,6 +100,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 		Gateway:         w.IsGateway || w.IsDefaultGateway,
 		DefaultGateway:  w.IsDefaultGateway,
 		ForceAddress:    w.ForceAddress,
+		Transient:       w.BridgeLifetime == lifetimeAuto,
 		MTU:             w.MTU,
 		Hairpin:         w.HairpinMode,
 		Promisc:         w.PromiscMode,
@@ -99,14 +113,20 @@ func ParseConfig(r *cni.Request) (Config, error) {
 		IPv6LinkLocal:   w.IPv6LinkLocal == nil || *w.IPv6LinkLocal,
 		DNS:             w.DNS,
 		IPAM:            w.IPAM.Type,
+		IPv6Field:       ipv6Field(r),
 	}
+	// a version that does not parse was refused before
+	c.RouteFields, _ = version.GreaterThanOrEqualTo(r.Version, "1.1.0")
 	if c.Bridge == "" {
 		c.Bridge = defaultBridge
 	}
-	var trunkErr, macErr error
+	var lifetimeErr, trunkErr, macErr error
+	if w.BridgeLifetime != "" && w.BridgeLifetime != lifetimeAuto {
+		lifetimeErr = cni.ConfigErrorf("bridgeLifetime: %q is no lifetime; use %q, and the bridge goes with its last port, or leave the key out, and it stays", w.BridgeLifetime, lifetimeAuto)
+	}
 	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
 	c.MAC, macErr = w.mac(r.Args["MAC"])
-	return c, errors.Join(decodeErr, c.check(), trunkErr, macErr)
+	return c, errors.Join(decodeErr, c.check(), lifetimeErr, trunkErr, macErr)
 }
 
 func (c Config) check() error {
@@ -138,6 +158,36 @@ const (
 	maxMTU     = 65535
 	maxVLAN    = 4094
 )
+
+// ipv6Field names the first part of ipam that asks for IPv6 addresses, in the keys
+// of host-local and static. Other shapes tell nothing, and are no error here: they
+// are for the IPAM plugin to read.
+func ipv6Field(r *cni.Request) string {
+	var w struct {
+		IPAM struct {
+			Subnet    string                      `json:"subnet"`
+			Ranges    [][]struct{ Subnet string } `json:"ranges"`
+			Addresses []struct{ Address string }  `json:"addresses"`
+		} `json:"ipam"`
+	}
+	if r.Decode(&w) != nil {
+		return ""
+	}
+	if strings.Contains(w.IPAM.Subnet, ":") {
+		return "ipam.subnet"
+	}
+	for i, set := range w.IPAM.Ranges {
+		if slices.ContainsFunc(set, func(one struct{ Subnet string }) bool { return strings.Contains(one.Subnet, ":") }) {
+			return fmt.Sprintf("ipam.ranges[%d]", i)
+		}
+	}
+	for i, a := range w.IPAM.Addresses {
+		if strings.Contains(a.Address, ":") {
+			return fmt.Sprintf("ipam.addresses[%d]", i)
+		}
+	}
+	return ""
+}
 
 func parseTrunk(entries []trunkEntry) ([]int, error) {
 	var ids []int

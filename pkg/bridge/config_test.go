@@ -33,6 +33,7 @@ func TestConfigRefusals(t *testing.T) {
 		{"trunk entry empty", `{"vlanTrunk":[{}]}`, []string{"vlanTrunk[0]", "id"}},
 		{"link down with ipam", `{"disableContainerInterface":true,"ipam":{"type":"host-local"}}`, []string{"disableContainerInterface", "host-local"}},
 		{"ipam type is a path", `{"ipam":{"type":"../../bin/sh"}}`, []string{"ipam.type", "../../bin/sh"}},
+		{"unknown lifetime", `{"bridgeLifetime":"forever"}`, []string{"bridgeLifetime", "forever", "auto", "leave the key out"}},
 		{"mac no address", `{"runtimeConfig":{"mac":"xx"}}`, []string{"runtimeConfig.mac", "xx"}},
 		{"mac multicast", `{"args":{"cni":{"mac":"01:00:5e:00:00:01"}}}`, []string{"args.cni.mac", "01:00:5e:00:00:01", "even"}},
 		{"mac zero", `{"runtimeConfig":{"mac":"00:00:00:00:00:00"}}`, []string{"runtimeConfig.mac"}},
@@ -60,6 +61,23 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	if c.Bridge != "cni0" || !c.Gateway || !c.DefaultGateway || !c.IPv6LinkLocal || c.KeepDefaultVLAN || c.MAC != nil {
 		t.Errorf("got %+v", c)
+	}
+}
+
+// TestConfigIPv6Field finds where a configuration asks for IPv6, for the message
+// of a host that has none.
+func TestConfigIPv6Field(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"ranges":[[{"subnet":"10.1.0.0/16"}],[{"subnet":"fd00::/64"}]]}`: "ipam.ranges[1]",
+		`{"subnet":"fd00::/64"}`:                   "ipam.subnet",
+		`{"addresses":[{"address":"fd00::2/64"}]}`: "ipam.addresses[0]",
+		`{"ranges":[[{"subnet":"10.1.0.0/16"}]]}`:  "",
+		`{"ranges":"10.1.0.0/16"}`:                 "", // is for the IPAM plugin to refuse
+	} {
+		c, err := ParseConfig(request(`{"ipam":` + config + `}`))
+		if err != nil || c.IPv6Field != want {
+			t.Errorf("%s: got %q, %v, want %q", config, c.IPv6Field, err, want)
+		}
 	}
 }
 

@@ -64,7 +64,7 @@ func (d *differences) bridge(want, have Bridge) {
 	}
 	for _, g := range want.Gateways {
 		if !slices.Contains(have.Gateways, g) {
-			d.add("gateway address on "+want.gatewayName(), g.String(), fmt.Sprint(have.Gateways))
+			d.add("gateway address on "+want.GatewayName(), g.String(), fmt.Sprint(have.Gateways))
 		}
 	}
 }
@@ -104,7 +104,8 @@ func (d *differences) container(want, have Interface) {
 		}
 	}
 	for _, r := range want.Routes {
-		if !slices.Contains(have.Routes, r) {
+		same := func(h Route) bool { return h == r || want.AnyRouteFields && r.mayBe(h) }
+		if !slices.ContainsFunc(have.Routes, same) {
 			d.add(name, r.String(), closest(r, have.Routes))
 		}
 	}

@@ -3,7 +3,6 @@ package bridge
 import (
 	"fmt"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 )
 
@@ -13,12 +12,12 @@ import (
 // of a container that was there before Trestle was. A namespace that is gone or
 // was never one is no error: its links went with it.
 func (h *Host) DetachForeign(bridge, ifName, netns string) error {
-	if netns == "" || ns.IsNSorErr(netns) != nil {
+	if netns == "" {
 		return nil
 	}
 	sandbox, err := OpenSandbox(netns)
 	if err != nil {
-		return nil // gone in this moment
+		return nil // nothing can be in it
 	}
 	defer func() { _ = sandbox.Close() }() // only looked at
 	inside, err := sandbox.veth(ifName)
@@ -50,30 +49,30 @@ func (s *Sandbox) veth(name string) (inside netlink.Link, err error) {
 // itself, since each namespace counts for itself; so the link must name the
 // container's end and namespace as its own other end.
 func (h *Host) deleteForeign(bridge string, inside netlink.Link, sandbox *Sandbox) error {
-	port, err := h.nl.LinkByIndex(inside.Attrs().ParentIndex)
+	port, err := h.rt.link(lookUpIndex(inside.Attrs().ParentIndex))
 	if isLinkGone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up link %d: %w", inside.Attrs().ParentIndex, err)
+		return err
 	}
-	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd())
+	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd)
 	if err != nil {
 		return fmt.Errorf("ask for the id of %s: %w", sandbox.path, err)
 	}
-	p := port.Attrs()
-	if port.Type() != "veth" || p.ParentIndex != inside.Attrs().Index || p.NetNsID != sandboxID {
+	if port.kind != "veth" || !port.elsewhere || sandboxID < 0 || port.below != inside.Attrs().Index || port.belowNS != sandboxID {
 		return nil
 	}
-	master, err := h.nl.LinkByName(bridge)
-	if isLinkGone(err) || err == nil && master.Attrs().Index != p.MasterIndex {
+	master, err := h.rt.link(lookUp(bridge))
+	if isLinkGone(err) || err == nil && master.index != port.master {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", bridge, err)
+		return err
 	}
-	if _, ours := ownerLabel(p.Alias); ours {
+	if _, ours := ownerLabel(port.alias); ours {
 		return nil
 	}
-	return h.deleteLink(p.Name)
+	_, err = h.rt.do(deleteIndex(port.index, port.name))
+	return err
 }

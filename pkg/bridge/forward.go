@@ -3,7 +3,6 @@ package bridge
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,23 +15,33 @@ const (
 
 // EnableForwarding lets the host route for its containers. It is never taken
 // back, since nobody knows who else has come to rely on it; hence it is the last
-// step of an ADD.
+// step of an ADD. Attach has found out whether it is on.
 func (h *Host) EnableForwarding(s State) error {
-	if s.Forward4 {
-		if err := setSysctl(forward4, "1"); err != nil {
+	if s.Forward4 && !h.forwards4 {
+		if err := needSysctl(forward4, "1"); err != nil {
 			return err
 		}
 	}
-	if !s.Forward6 {
-		return nil
-	}
-	if have, err := readSysctl(forward6); err == nil && have == "1" {
+	if !s.Forward6 || h.forwards6 {
 		return nil
 	}
 	if err := h.keepRouterAdvertisements(); err != nil {
 		return err
 	}
-	return setSysctl(forward6, "1")
+	return needSysctl(forward6, "1")
+}
+
+// needSysctl is for what a network cannot do without. Netlink's answer may have
+// been none (an old kernel), hence the look at what is there already.
+func needSysctl(name, value string) error {
+	err := writeSysctl(name, value)
+	if err == nil {
+		return nil
+	}
+	if have, readErr := readSysctl(name); readErr == nil && have == value {
+		return nil
+	}
+	return fmt.Errorf("isGateway: the host must forward, and does not: %w; set it on the host (sysctl -w net.%s=%s)", err, dotted(name), value)
 }
 
 // keepRouterAdvertisements raises accept_ra from 1 to 2 on the host's uplinks. A
@@ -41,9 +50,9 @@ func (h *Host) EnableForwarding(s State) error {
 // and host ends lead to containers, which must not be believed; a bridge is an
 // uplink only if it has such a default route already.
 func (h *Host) keepRouterAdvertisements() error {
-	links, err := h.nl.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list links: %w", err)
+	links, err := h.rt.list(0)
+	if err != nil {
+		return err
 	}
 	advertised, err := h.advertisedDefaults()
 	if err != nil {
@@ -51,14 +60,12 @@ func (h *Host) keepRouterAdvertisements() error {
 	}
 	var failed error
 	for _, l := range links {
-		attrs := l.Attrs()
-		inward := l.Type() == "bridge" || attrs.MasterIndex != 0 || strings.HasPrefix(attrs.Alias, aliasPrefix)
-		if attrs.Name == "lo" || inward && !advertised[attrs.Index] {
+		inward := l.kind == "bridge" || l.master != 0 || isContainer(l)
+		if l.name == "lo" || inward && !advertised[l.index] || !l.inet6Is(confAcceptRA, 1) {
 			continue
 		}
-		name := "ipv6/conf/" + attrs.Name + "/accept_ra"
-		if have, err := readSysctl(name); err == nil && have == "1" {
-			failed = errors.Join(failed, setSysctl(name, "2"))
+		if err := writeSysctl("ipv6/conf/"+l.name+"/accept_ra", "2"); err != nil && advertised[l.index] {
+			failed = errors.Join(failed, fmt.Errorf("keep the host's default route by %s: %w", l.name, err))
 		}
 	}
 	return failed
@@ -67,7 +74,9 @@ func (h *Host) keepRouterAdvertisements() error {
 // advertisedDefaults are the links by which a router has given us a default route.
 func (h *Host) advertisedDefaults() (map[int]bool, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := h.nl.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return h.nl.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list advertised routes: %w", err)
 	}

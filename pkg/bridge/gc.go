@@ -2,10 +2,7 @@ package bridge
 
 import (
 	"errors"
-	"fmt"
 	"strings"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -14,40 +11,74 @@ import (
 // ends on its bridge that an ADD was killed on before they had their owner's
 // alias. It goes on after a failure and joins the errors. Without a list
 // nothing is provably dead: a link whose container is gone is gone itself.
+// An empty list says that nobody is left, and an idle bridge goes as well.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
-	if !valid.Known {
-		return errors.Join(h.reapUnguarded(), h.ReapBridge(c.Bridge))
+	failed := h.reapUnguarded()
+	if valid.Known {
+		failed = errors.Join(failed, h.gcLinks(c, network, valid))
 	}
-	links, err := h.nl.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list links: %w", err)
+	if c.Transient || valid.IsEmpty() {
+		failed = errors.Join(failed, h.ReapBridge(c.Bridge))
 	}
-	var failed error
-	bridges := map[int]bool{}
-	for _, link := range links {
-		label, ok := ownerLabel(link.Attrs().Alias)
-		if !ok || !strings.HasPrefix(label, cni.NetworkLabel(network)) || valid.KeepsLabel(label) {
-			continue
-		}
-		bridges[link.Attrs().MasterIndex] = true
-		failed = errors.Join(failed, h.unguard(link.Attrs().Name), h.deleteLink(link.Attrs().Name))
-	}
-	for index := range bridges {
-		failed = errors.Join(failed, h.reapIndex(index))
-	}
-	return errors.Join(failed, h.reapNameless(c.Bridge), h.reapUnguarded(), h.ReapBridge(c.Bridge))
+	return failed
 }
 
-// reapNameless deletes host ends of ours that have no alias. Under the exclusive
-// lock no ADD is between making one and naming it.
-func (h *Host) reapNameless(bridge string) error {
-	return h.whileIdle(func() error {
-		ports, err := h.ports(bridge)
-		for _, p := range ports {
-			if p.Attrs().Alias == "" && isHostName(p.Attrs().Name) {
-				err = errors.Join(err, h.deleteLink(p.Attrs().Name))
-			}
-		}
+// gcLinks looks at all links once.
+func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
+	links, err := h.rt.list(0)
+	if err != nil {
 		return err
+	}
+	failed := forgetGone(links)
+	var nameless []link
+	bridges := map[int]bool{}
+	for _, l := range links {
+		label, ok := ownerLabel(l.alias)
+		switch {
+		case l.alias == "" && isHostName(l.name) && l.master != 0:
+			nameless = append(nameless, l)
+		case ok && strings.HasPrefix(label, cni.NetworkLabel(network)) && !valid.KeepsLabel(label):
+			bridges[l.master] = true
+			_, err := h.rt.do(deleteIndex(l.index, l.name))
+			failed = errors.Join(failed, h.unguard(l.name), err)
+		}
+	}
+	failed = errors.Join(failed, h.reapNameless(c.Bridge, nameless))
+	delete(bridges, 0)
+	for index := range bridges {
+		if c.Transient {
+			failed = errors.Join(failed, h.reapIndex(index))
+		}
+	}
+	return failed
+}
+
+// reapNameless deletes host ends of ours on the bridge that have no alias. Under
+// the exclusive lock no ADD is between making one and naming it, so that each is
+// looked at again.
+func (h *Host) reapNameless(bridge string, seen []link) error {
+	if len(seen) == 0 {
+		return nil
+	}
+	return whileIdle(func() error {
+		on, err := h.rt.link(lookUp(bridge))
+		if isLinkGone(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var failed error
+		for _, l := range seen {
+			now, err := h.rt.link(lookUpIndex(l.index))
+			if isLinkGone(err) {
+				continue
+			}
+			if err == nil && now.alias == "" && now.master == on.index {
+				_, err = h.rt.do(deleteIndex(now.index, now.name))
+			}
+			failed = errors.Join(failed, err)
+		}
+		return failed
 	})
 }

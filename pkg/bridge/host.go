@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,9 +17,12 @@ import (
 
 // Host is the network namespace that the bridges are in: the caller's.
 type Host struct {
-	nl  *netlink.Handle
+	rt  *rtnl
+	nl  *netlink.Handle // opens a socket for each request: for what an ADD or DEL seldom needs
 	dir string
 	nft *nft.Conn // of the MAC spoof check, once it is used
+	// forwards4 and forwards6 are what the last look found.
+	forwards4, forwards6 bool
 }
 
 // DefaultDir holds a record for each port whose source MAC is checked.
@@ -31,61 +33,249 @@ const forwardingLimit = 10 * time.Second
 
 // OpenHost opens a netlink socket in the caller's namespace. Records go to dir.
 func OpenHost(dir string) (*Host, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	rt, err := openRTNL(0)
 	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
+		return nil, err
 	}
-	return &Host{nl: h, dir: dir}, nil
+	return &Host{rt: rt, nl: &netlink.Handle{}, dir: dir}, nil
 }
 
 // Close closes the socket.
-func (h *Host) Close() { h.nl.Close() }
+func (h *Host) Close() { h.rt.close() }
 
-// lock keeps the bridges of the namespace from being deleted (flock.Shared) or
-// used (flock.Exclusive) by others. An ADD holds it until its port is on the
-// bridge; from then on the port keeps the bridge. What is locked is the namespace
-// itself, which needs no file, and reaches as far as the names of bridges do.
-func lock(mode flock.Mode) (*flock.Lock, error) {
-	return flock.Open("/proc/thread-self/ns/net", mode, flock.DefaultWait)
-}
-
-// whileUnused calls fn, while no ADD is at work, if the bridge is there and has
-// no container on it.
-func (h *Host) whileUnused(bridge string, fn func(netlink.Link) error) error {
-	return h.whileIdle(func() error {
-		link, err := h.nl.LinkByName(bridge)
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look up %s: %w", bridge, err)
-		}
-		ports, err := h.ports(bridge)
-		if err != nil || slices.ContainsFunc(ports, isContainer) {
-			return err
-		}
-		return fn(link)
-	})
-}
-
-func isContainer(port netlink.Link) bool {
-	_, ok := ownerLabel(port.Attrs().Alias)
-	return ok
-}
-
-// whileIdle calls fn while no ADD is between its bridge and its port.
-func (h *Host) whileIdle(fn func() error) error {
-	lock, err := lock(flock.Exclusive)
+// Attach brings the host and the container to the plan, and fills in what the plan
+// left open: MACs and MTU. When it returns the container's link is up, and its port
+// forwards; protect is called before. Each step's inverse is on the
+// undo stack at once.
+func (h *Host) Attach(s *State, sandbox *Sandbox, protect func() error, undo *cni.Undo) error {
+	at, err := h.join(s, sandbox, undo)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Unlock() }() // closed is free
-	return fn()
+	if err := protect(); err != nil {
+		return err
+	}
+	return h.configure(s, at, sandbox)
 }
 
-// DefaultMTU is the MTU of the route that a packet to the world would take, IPv4
+// configure brings the container's end to the plan, and returns when it can be
+// reached.
+func (h *Host) configure(s *State, at site, sandbox *Sandbox) error {
+	tell, err := sandbox.configure(s.Container)
+	if err != nil {
+		return err
+	}
+	defer tell.close()
+	if err := h.awaitPort(s, at); err != nil {
+		return err
+	}
+	return tell.send()
+}
+
+// site is what there is of a plan's bridge. Zero links are not there.
+type site struct {
+	bridge  link
+	gateway link // has the gateway addresses: the bridge, or a VLAN interface over it
+	has     []netip.Prefix
+	// added are the gateways that this ADD gave to the link.
+	added []netip.Addr
+}
+
+// join makes the bridge what it must be and puts the new port on it. Until then
+// nothing but the lock keeps the bridge from being deleted. What cannot be is
+// refused before anything is changed.
+func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
+	at, unlock, err := h.lookLocked(s.Bridge)
+	if err != nil {
+		return site{}, err
+	}
+	defer unlock()
+	if err := h.refuse(s, at); err != nil {
+		return site{}, err
+	}
+	if at.bridge.index == 0 {
+		if at, err = h.createBridge(s, undo); err != nil {
+			return site{}, explainFiltering(err, s.Port.VLAN)
+		}
+	}
+	if err := h.settleMTU(s, &at, undo); err != nil {
+		return site{}, err
+	}
+	if err := h.adaptBridge(s.Bridge, at.bridge, undo); err != nil {
+		return site{}, explainFiltering(err, s.Port.VLAN)
+	}
+	s.Bridge.DefaultVLAN = at.bridge.defaultVLAN
+	if err := h.ensureGateways(s.Bridge, &at, undo); err != nil {
+		return site{}, err
+	}
+	if err := h.plug(s, at.bridge.index, sandbox, undo); err != nil {
+		return site{}, err
+	}
+	return at, h.readBridgeMAC(s, at.bridge)
+}
+
+// lookLocked looks at what there is under the lock; under the exclusive one where the
+// bridge is still to be made, or its MTU to be set: nobody else finds it meanwhile.
+func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
+	for _, mode := range []flock.Mode{flock.Shared, flock.Exclusive} {
+		if unlock, err = lock(mode); err != nil {
+			return site{}, nil, err
+		}
+		if at, err = h.look(b); err != nil {
+			unlock()
+			return site{}, nil, err
+		}
+		if mode == flock.Exclusive || !at.isUnsettled(b) {
+			break
+		}
+		unlock()
+	}
+	return at, unlock, nil
+}
+
+// isUnsettled says whether the bridge does not have its MTU, but might get it: one
+// that is down was made by an ADD that was killed then.
+func (at site) isUnsettled(b Bridge) bool {
+	if at.bridge.index == 0 {
+		return true
+	}
+	another := b.MTU != 0 && b.MTU != at.bridge.mtu
+	return isOurBridge(at.bridge.mac) && (another || !at.bridge.isUp())
+}
+
+// readBridgeMAC looks again at a bridge that is not ours: its MAC was pinned
+// meanwhile, or is that of its lowest port.
+func (h *Host) readBridgeMAC(s *State, bridge link) (err error) {
+	if !isOurBridge(bridge.mac) {
+		bridge, err = h.findBridge(s.Bridge.Name)
+	}
+	s.Bridge.MAC = bridge.mac
+	return err
+}
+
+// look finds out what there is, and whether the host forwards, in one batch and a
+// list of addresses.
+func (h *Host) look(b Bridge) (site, error) {
+	steps := []step{lookUp(b.Name).orNone(), forwarding(unix.AF_INET), forwarding(unix.AF_INET6), lookUp(b.GatewayName()).orNone()}
+	if b.VLANInterface == "" {
+		steps = steps[:3]
+	}
+	replies, err := h.rt.do(steps...)
+	if err != nil {
+		return site{}, err
+	}
+	h.forwards4, h.forwards6 = forwards(replies[1]), forwards(replies[2])
+	var at site
+	if replies[0] == nil {
+		return at, nil
+	}
+	if at.bridge, err = readLink(replies[0]); err != nil {
+		return site{}, err
+	}
+	if err := at.bridge.mustBeBridge(); err != nil {
+		return site{}, err
+	}
+	at.gateway = at.bridge
+	if b.VLANInterface != "" {
+		at.gateway = link{}
+		if replies[3] != nil {
+			at.gateway, err = readLink(replies[3])
+		}
+	}
+	if err != nil || at.gateway.index == 0 || len(b.Gateways) == 0 {
+		return at, err
+	}
+	at.has, err = h.rt.addresses(at.gateway.index, b.gatewayFamily())
+	return at, err
+}
+
+// gatewayFamily is that of all gateways, or AF_UNSPEC.
+func (b Bridge) gatewayFamily() int {
+	family := unix.AF_UNSPEC
+	for i, g := range b.Gateways {
+		if of := familyOf(g.Addr()); i == 0 {
+			family = of
+		} else if of != family {
+			return unix.AF_UNSPEC
+		}
+	}
+	return family
+}
+
+// plug makes the veth pair and gives the host end its name and flags. The host end
+// never has a link-local address: it would cost the DEL a second grace period
+// (ipv6_dev_ac_dec on a forwarding host), and nobody uses it.
+func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
+	s.Port.MAC = randomMAC()
+	if s.Container.MAC == nil {
+		s.Container.MAC = randomMAC()
+	}
+	// pushed first, for an answer of the kernel's that does not arrive; the MAC is
+	// this ADD's alone, so that another one's pair of the same name stays
+	made := s.Port
+	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
+	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
+		return h.explainVeth(err, s.Port, s.Container)
+	}
+	if !s.Port.VLAN.Filters() {
+		_, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name), linkUp(0, s.Port.Name))
+		return err
+	}
+	if _, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name)); err != nil {
+		return err
+	}
+	if err := h.setVLAN(s.Port, s.Bridge.DefaultVLAN); err != nil {
+		return err
+	}
+	_, err := h.rt.do(linkUp(0, s.Port.Name))
+	return err
+}
+
+func (h *Host) deleteMade(p Port) error {
+	found, err := h.rt.link(lookUp(p.Name))
+	if isLinkGone(err) || err == nil && !slices.Equal(found.mac, p.MAC) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = h.rt.do(deleteIndex(found.index, p.Name))
+	return err
+}
+
+// awaitPort waits until the port forwards, and makes the host ask anew who has the
+// container's addresses: their last user may have had another MAC.
+func (h *Host) awaitPort(s *State, at site) error {
+	var steps []step
+	if len(s.Bridge.Gateways) > 0 {
+		for _, a := range s.Container.Addresses {
+			steps = append(steps, forgetNeighbour(at.gateway.index, a.Prefix.Addr()))
+		}
+	}
+	if !s.Container.Up {
+		_, err := h.rt.do(steps...)
+		return err
+	}
+	links, err := h.rt.links(append(steps, lookUp(s.Port.Name))...)
+	if err != nil {
+		return err
+	}
+	if !links[len(steps)].operational {
+		if err := h.awaitForwarding(s.Port); err != nil {
+			return err
+		}
+	}
+	if len(at.added) == 0 {
+		return nil
+	}
+	// the bridge has a carrier now, and takes its IPv6 addresses for its own
+	what := fmt.Sprintf("%v of %s can be reached", at.added, at.gateway.name)
+	return await(what, unix.RTNLGRP_IPV6_ROUTE, routeLimit, func() (bool, error) { return hasLocalRoutes(at.gateway.index, at.added) })
+}
+
+// defaultMTU is the MTU of the route that a packet to the world would take, IPv4
 // before IPv6, or of the route's link; and 1500 on a host without a default route.
-func (h *Host) DefaultMTU() int {
+func (h *Host) defaultMTU() int {
 	for _, world := range []string{"1.1.1.1", "2606:4700::1111"} { // any global address: nothing is sent
 		routes, err := h.nl.RouteGet(net.ParseIP(world))
 		if err != nil || len(routes) == 0 {
@@ -102,240 +292,39 @@ func (h *Host) DefaultMTU() int {
 	return 1500
 }
 
-// Attach brings the host and the container to the plan, and fills in the MACs
-// that the plan left open. Each step's inverse is on the undo stack at once.
-func (h *Host) Attach(s *State, o cni.Owner, sandbox *Sandbox, undo *cni.Undo) error {
-	steps := []func() error{
-		func() error { return h.join(s, sandbox, undo) },
-		func() error { return h.guard(s, o, undo) },
-		func() error { return sandbox.configure(s.Container) },
-		func() error { return h.awaitPort(s) },
-		func() error { return h.forgetNeighbours(*s) },
-		func() error { return sandbox.announce(s.Container) },
-	}
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// join makes the bridge what it must be and puts the new port on it. Until then
-// nothing but the lock keeps the bridge from a DEL that finds it empty.
-func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) error {
-	lock, err := lock(flock.Shared)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = lock.Unlock() }() // closed is free
-	bridge, err := h.ensureBridge(s.Bridge, undo)
-	if err != nil {
-		return explainFiltering(err, s.Port.VLAN)
-	}
-	s.Bridge.DefaultVLAN = defaultVLAN(bridge)
-	if err := h.ensureGateways(s.Bridge, bridge, undo); err != nil {
-		return err
-	}
-	if err := h.plug(s, bridge.Index, sandbox, undo); err != nil {
-		return err
-	}
-	s.Bridge.MAC = bridge.HardwareAddr
-	if isOurBridge(s.Bridge.MAC) {
-		return nil
-	}
-	// pinned meanwhile, or that of its lowest port
-	if bridge, err = h.findBridge(s.Bridge.Name); err == nil {
-		s.Bridge.MAC = bridge.HardwareAddr
-	}
-	return err
-}
-
-// forgetNeighbours makes the host ask anew who has the container's addresses:
-// their last user may have had another MAC.
-func (h *Host) forgetNeighbours(s State) error {
-	if len(s.Bridge.Gateways) == 0 {
-		return nil
-	}
-	link, err := h.nl.LinkByName(s.Bridge.gatewayName())
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", s.Bridge.gatewayName(), err)
-	}
-	for _, a := range s.Container.Addresses {
-		err := h.nl.NeighDel(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: a.Prefix.Addr().AsSlice()})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("forget the last user of %s: %w", a.Prefix.Addr(), err)
-		}
-	}
-	return nil
-}
-
-// plug makes the veth pair and gives it its name and flags.
-func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
-	s.Port.MAC = randomMAC()
-	if s.Container.MAC == nil {
-		s.Container.MAC = randomMAC()
-	}
-	err := createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd())
-	if !errors.Is(err, unix.EEXIST) {
-		undo.Push("delete "+s.Port.Name, func() error { return h.deleteLink(s.Port.Name) })
-	}
-	if err != nil {
-		return h.explainVeth(err, s.Port, s.Container, s.Bridge.Name)
-	}
-	if err := dress(s.Port); err != nil {
-		return err
-	}
-	if err := h.setVLAN(s.Port, s.Bridge.DefaultVLAN); err != nil {
-		return err
-	}
-	return h.raiseQuietly(s.Port)
-}
-
-func (h *Host) awaitPort(s *State) error {
-	if !s.Container.Up {
-		return nil
-	}
-	return h.awaitForwarding(s.Port)
-}
-
 // Detach deletes the owner's links. It needs nothing but the owner: the host end
 // has its name, and takes the container's end along. found is false if there was
-// none. The bridge goes too if it is ours and this was its last port.
-func (h *Host) Detach(o cni.Owner) (found bool, err error) {
-	guardErr := h.unguard(HostName(o))
-	found, err = h.unplug(o)
-	return found, errors.Join(guardErr, err)
-}
-
-func (h *Host) unplug(o cni.Owner) (found bool, err error) {
-	link, err := h.nl.LinkByName(HostName(o))
+// none; where it is true with an error, the link may still be there.
+func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
+	port, err := h.rt.link(lookUp(HostName(o)))
 	if isLinkGone(err) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look up %s: %w", HostName(o), err)
+		return false, err
 	}
-	if alias := link.Attrs().Alias; alias != "" && alias != Alias(o) {
-		return false, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), alias, o)
+	// the name is a hash of the owner and tells by itself; what a person or a
+	// monitoring agent has written into the alias is no hindrance
+	if namesAttachment(port.alias) && port.alias != Alias(o) {
+		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), port.alias, o)
 	}
-	if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
-		return true, fmt.Errorf("delete %s: %w", HostName(o), err)
+	if _, err := h.rt.do(deleteIndex(port.index, port.name)); err != nil {
+		return true, err
 	}
-	return true, h.reapIndex(link.Attrs().MasterIndex)
+	if !c.Transient || port.master == 0 {
+		return true, nil
+	}
+	return true, h.reapIndex(port.master)
 }
 
 func (h *Host) deleteLink(name string) error {
-	link, err := h.nl.LinkByName(name)
-	if err == nil {
-		err = h.nl.LinkDel(link)
-	}
-	if err != nil && !isLinkGone(err) {
-		return fmt.Errorf("delete %s: %w", name, err)
-	}
-	return nil
-}
-
-func (h *Host) reapIndex(index int) error {
-	if index == 0 {
-		return nil
-	}
-	link, err := h.nl.LinkByIndex(index)
-	return h.reapIfIdle(link, err)
-}
-
-// ReapBridge deletes the bridge if it is ours and has no ports: what an ADD
-// leaves that was killed between the bridge and its port.
-func (h *Host) ReapBridge(name string) error {
-	link, err := h.nl.LinkByName(name)
-	return h.reapIfIdle(link, err)
-}
-
-// reapIfIdle takes the answer to a look-up. While a port of the bridge is up the
-// bridge has a carrier, and this one look is enough.
-func (h *Host) reapIfIdle(link netlink.Link, err error) error {
+	found, err := h.rt.link(lookUp(name))
 	if isLinkGone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look up bridge: %w", err)
+		return err
 	}
-	if !isOurBridge(link.Attrs().HardwareAddr) || link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
-		return nil
-	}
-	return h.reap(link.Attrs().Name)
-}
-
-// reap deletes the bridge if it is ours and has no ports, and no ADD is about to
-// give it one.
-func (h *Host) reap(name string) error {
-	return h.whileIdle(func() error {
-		link, err := h.nl.LinkByName(name)
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look up %s: %w", name, err)
-		}
-		ports, err := h.ports(name)
-		if err != nil || len(ports) > 0 || !isOurBridge(link.Attrs().HardwareAddr) {
-			return err
-		}
-		if err := h.nl.LinkDel(link); err != nil && !isLinkGone(err) {
-			return fmt.Errorf("delete bridge %s: %w", name, err)
-		}
-		return nil
-	})
-}
-
-// hasContainers says whether a container could use the gateways: one on the
-// bridge, and in their VLAN where they have one.
-func (h *Host) hasContainers(b Bridge) (bool, error) {
-	ports, err := h.ports(b.Name)
-	if err != nil {
-		return false, err
-	}
-	for _, p := range ports {
-		if !isContainer(p) {
-			continue
-		}
-		if b.VLANInterface == "" {
-			return true, nil
-		}
-		vlans, err := vlansOf(p.Attrs().Index)
-		in := func(r vlanRange) bool { return r.first <= b.VLAN && b.VLAN <= r.last }
-		if err != nil || slices.ContainsFunc(vlans, in) {
-			return true, err
-		}
-	}
-	return false, nil
-}
-
-// dropGateway takes an address back that an ADD gave to the bridge, and gives
-// back those that had to make room, unless a container has come to use it: of
-// whichever network, since several may share a gateway.
-func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) error {
-	return h.whileIdle(func() error {
-		used, err := h.hasContainers(b)
-		if err != nil || used {
-			return err
-		}
-		link, err := h.nl.LinkByName(b.gatewayName())
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look up %s: %w", b.gatewayName(), err)
-		}
-		err = h.nl.AddrDel(link, &netlink.Addr{IPNet: toIPNet(gateway)})
-		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("delete address %s of %s: %w", gateway, b.gatewayName(), err)
-		}
-		for _, a := range gone {
-			if err := h.nl.AddrAdd(link, newAddr(a, false)); err != nil && !errors.Is(err, unix.EEXIST) {
-				return fmt.Errorf("give address %s back to %s: %w", a, b.gatewayName(), err)
-			}
-		}
-		return nil
-	})
+	_, err = h.rt.do(deleteIndex(found.index, name))
+	return err
 }

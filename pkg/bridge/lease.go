@@ -41,7 +41,7 @@ func ParseLease(result *cni.Result, ifName string) (Lease, error) {
 		if !ok {
 			return Lease{}, cni.DecodeErrorf("ips[%d].address: %s is not an address", i, ip.Address.String())
 		}
-		l.Addresses = append(l.Addresses, Address{Prefix: prefix, Gateway: toAddr(ip.Gateway)})
+		l.Addresses = append(l.Addresses, Address{Prefix: prefix, Gateway: toGateway(ip.Gateway)})
 	}
 	for i, r := range result.Routes {
 		route, err := leasedRoute(r)
@@ -59,7 +59,7 @@ func leasedRoute(r *types.Route) (LeasedRoute, error) {
 		return LeasedRoute{}, cni.DecodeErrorf("dst: %s is not a prefix", r.Dst.String())
 	}
 	l := LeasedRoute{Route: Route{
-		Dst: dst.Masked(), Gateway: toAddr(r.GW), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: mainTable,
+		Dst: dst.Masked(), Gateway: toGateway(r.GW), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: mainTable,
 	}}
 	if r.Table != nil && *r.Table != unix.RT_TABLE_UNSPEC {
 		l.Table = *r.Table
@@ -73,6 +73,15 @@ func leasedRoute(r *types.Route) (LeasedRoute, error) {
 func toAddr(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip) // the zero Addr is what a missing one shall be
 	return a.Unmap()
+}
+
+// toGateway reads the unspecified address as "none": that is how IPAM plugins
+// write it who must write something.
+func toGateway(ip net.IP) netip.Addr {
+	if a := toAddr(ip); !a.IsUnspecified() {
+		return a
+	}
+	return netip.Addr{}
 }
 
 func toPrefix(n net.IPNet) (netip.Prefix, bool) {

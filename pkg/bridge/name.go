@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -32,6 +33,15 @@ func ownerLabel(alias string) (string, bool) {
 	return label, ok
 }
 
+// namesAttachment says whether an alias is one that we write.
+func namesAttachment(alias string) bool {
+	label, ok := ownerLabel(alias)
+	if ok {
+		_, ok = cni.ParseOwner(label)
+	}
+	return ok
+}
+
 // vlanInterface is the name of a VLAN's interface over a bridge.
 func vlanInterface(bridge string, vlan int) string { return fmt.Sprintf("%s.%d", bridge, vlan) }
 
@@ -47,6 +57,16 @@ func macFromAddress(a netip.Addr) net.HardwareAddr {
 	b := a.As16()
 	sum := sha256.Sum256(b[:])
 	return append(net.HardwareAddr{0x0e}, sum[:5]...)
+}
+
+// macFromOwner is one that differs from container to container, and is the same
+// whenever the container comes again: 06 and 40 bits of the owner's hash.
+func macFromOwner(o cni.Owner) net.HardwareAddr {
+	mac, err := hex.DecodeString("06" + o.Hash(10))
+	if err != nil {
+		panic(err) // Hash is hex digits
+	}
+	return mac
 }
 
 // randomMAC is a locally administered unicast address for a link that no

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -25,59 +24,26 @@ func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
 	if s.Container, err = sandbox.observe(plan.Container); err != nil {
 		return State{}, err
 	}
-	s.Forward4 = isOn(forward4)
-	s.Forward6 = isOn(forward6)
+	s.Forward4, s.Forward6 = h.forwards4, h.forwards6
 	return s, nil
 }
 
-func isOn(sysctl string) bool {
-	value, err := readSysctl(sysctl)
-	return err == nil && value != "0"
-}
-
 func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
-	link, err := h.findBridge(plan.Name)
-	if isLinkGone(err) {
-		return Bridge{}, nil
-	}
-	if err != nil {
+	at, err := h.look(plan)
+	if err != nil || at.bridge.index == 0 {
 		return Bridge{}, err
 	}
+	l := at.bridge
 	found := Bridge{
-		Name: link.Name, Up: link.Flags&net.FlagUp != 0, MAC: link.HardwareAddr, MTU: link.MTU, Promisc: link.Promisc > 0,
-		VLANFiltering: filtersVLANs(link), DefaultVLAN: defaultVLAN(link),
+		Name: l.name, Up: l.isUp(), MAC: l.mac, MTU: l.mtu, Promisc: l.promiscuity > 0,
+		VLANFiltering: l.filtersVLANs, DefaultVLAN: l.defaultVLAN, Gateways: at.has,
 	}
-	if found.VLANInterface, found.VLAN, err = h.observeGatewayVLAN(plan, link); err != nil {
-		return Bridge{}, err
-	}
-	found.Gateways, err = h.observeGateways(plan)
+	found.VLANInterface, found.VLAN, err = h.observeGatewayVLAN(plan, at)
 	return found, err
 }
 
-func (h *Host) observeGateways(plan Bridge) ([]netip.Prefix, error) {
-	if len(plan.Gateways) == 0 {
-		return nil, nil
-	}
-	link, err := h.nl.LinkByName(plan.gatewayName())
-	if isLinkGone(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w", plan.gatewayName(), err)
-	}
-	var found []netip.Prefix
-	for _, ipv4 := range []bool{true, false} {
-		addresses, err := addressesOf(link.Attrs().Index, ipv4)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, addresses...)
-	}
-	return found, nil
-}
-
-// gatewayName is the link that has the gateway addresses.
-func (b Bridge) gatewayName() string {
+// GatewayName is the link that has the gateway addresses.
+func (b Bridge) GatewayName() string {
 	if b.VLANInterface != "" {
 		return b.VLANInterface
 	}
@@ -155,7 +121,7 @@ func (s *Sandbox) observe(plan Interface) (found Interface, err error) {
 		}
 		attrs := link.Attrs()
 		found = Interface{Name: attrs.Name, MAC: attrs.HardwareAddr, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
-		addresses, err := h.AddrList(link, netlink.FAMILY_ALL)
+		addresses, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of %s in %s: %w", plan.Name, s.path, err)
 		}
@@ -164,17 +130,21 @@ func (s *Sandbox) observe(plan Interface) (found Interface, err error) {
 				found.Addresses = append(found.Addresses, Address{Prefix: p})
 			}
 		}
-		found.Routes, err = observeRoutes(h, attrs.Index, plan.Routes)
+		found.Routes, err = observeRoutes(h, attrs.Index, plan)
 		return err
 	})
 	return found, err
 }
 
-// observeRoutes reads the tables that the plan has routes in.
-func observeRoutes(h *netlink.Handle, linkIndex int, plan []Route) ([]Route, error) {
+// observeRoutes reads the tables that the plan has routes in, and all where it
+// does not tell.
+func observeRoutes(h *netlink.Handle, linkIndex int, plan Interface) ([]Route, error) {
+	if plan.AnyRouteFields && len(plan.Routes) > 0 {
+		return routesOf(h, linkIndex, unix.RT_TABLE_UNSPEC)
+	}
 	var found []Route
 	read := map[int]bool{}
-	for _, r := range plan {
+	for _, r := range plan.Routes {
 		if read[r.Table] {
 			continue
 		}

@@ -25,7 +25,7 @@ type Bridge struct {
 	Name          string
 	Up            bool
 	MAC           net.HardwareAddr
-	MTU           int // of a new bridge; one that exists keeps its own
+	MTU           int // as configured, 0 where that leaves it open; SetMTU decides
 	Promisc       bool
 	VLANFiltering bool
 	// VLANInterface over the bridge has the gateways, on VLAN; empty: the bridge.
@@ -36,22 +36,25 @@ type Bridge struct {
 	// Gateways are the addresses that containers send to, each with the prefix
 	// length of its subnet; on the VLAN interface where there is one.
 	Gateways []netip.Prefix
-	// ForceAddress lets an overlapping address give way to one of Gateways.
+	// ForceAddress lets addresses that the network itself gave the bridge before
+	// give way to Gateways.
 	ForceAddress bool
+	// Network is who gives the bridge its gateways, and IPv6Field where its
+	// configuration asks for IPv6.
+	Network, IPv6Field string
 }
 
 // Port is the host end of the veth pair.
 type Port struct {
-	Name      string
-	Bridge    string // its master
-	Up        bool
-	Alias     string
-	MAC       net.HardwareAddr
-	MTU       int
-	Hairpin   bool
-	Isolated  bool
-	LinkLocal bool
-	VLAN      VLAN
+	Name     string
+	Bridge   string // its master
+	Up       bool
+	Alias    string
+	MAC      net.HardwareAddr
+	MTU      int
+	Hairpin  bool
+	Isolated bool
+	VLAN     VLAN
 	// SpoofCheck lets nothing in but what comes from the container's MAC.
 	SpoofCheck bool
 }
@@ -72,6 +75,7 @@ type Interface struct {
 	MAC       net.HardwareAddr // nil: the kernel's choice
 	MTU       int
 	Up        bool
+	WasUp     bool // since before it gets its addresses
 	DAD       bool // wait until IPv6 addresses are found to be unique
 	LinkLocal bool
 	// Announce are the addresses that the MAC is no function of: the neighbours
@@ -81,6 +85,9 @@ type Interface struct {
 	Routes    []Route
 	// AddedDefaults are the gateways of those of Routes that isDefaultGateway added.
 	AddedDefaults []netip.Addr
+	// AnyRouteFields says that of Routes no more is known than destination and
+	// gateway, and those other fields that are set.
+	AnyRouteFields bool
 }
 
 // Route is one of the container's routes, with nothing left to choose.
@@ -96,25 +103,22 @@ type Route struct {
 
 const mainTable = unix.RT_TABLE_MAIN
 
-// NewPlan is what an ADD brings about. mtu is that of the links, which the
-// configuration may have left to the host.
-func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
-	if c.MTU == 0 && slices.ContainsFunc(l.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() }) {
-		mtu = max(mtu, minMTUIPv6) // the least that IPv6 runs on, whatever the uplink has
-	}
+// NewPlan is what an ADD brings about. The MTU is left to the bridge that is found
+// (SetMTU).
+func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 	vlan := planVLAN(c)
 	addresses, err := withGateways(l.Addresses, c.Gateway)
 	if err != nil {
 		return State{}, err
 	}
 	s := State{
-		Bridge: Bridge{Name: c.Bridge, Up: true, MTU: mtu, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress},
+		Bridge: Bridge{Name: c.Bridge, Up: true, MTU: c.MTU, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress, Network: o.Network, IPv6Field: c.IPv6Field},
 		Port: Port{
-			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: Alias(o), MTU: mtu, Hairpin: c.Hairpin, Isolated: c.Isolated, LinkLocal: c.IPv6LinkLocal,
+			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: Alias(o), Hairpin: c.Hairpin, Isolated: c.Isolated,
 			VLAN: vlan, SpoofCheck: c.MACSpoofCheck,
 		},
 		Container: Interface{
-			Name: o.IfName, MAC: c.MAC, MTU: mtu, Up: !c.InterfaceDown, DAD: c.DAD, LinkLocal: c.IPv6LinkLocal,
+			Name: o.IfName, MAC: c.MAC, Up: !c.InterfaceDown, DAD: c.DAD, LinkLocal: c.IPv6LinkLocal,
 		},
 	}
 	s.planAddresses(addresses, c.Gateway)
@@ -125,7 +129,23 @@ func NewPlan(c Config, o cni.Owner, l Lease, mtu int) (State, error) {
 	if c.VLAN != 0 && len(s.Bridge.Gateways) > 0 {
 		s.Bridge.VLANInterface, s.Bridge.VLAN = vlanInterface(c.Bridge, c.VLAN), c.VLAN
 	}
-	return s, s.checkMTU()
+	return s, s.checkMTU("mtu", c.MTU)
+}
+
+// SetMTU gives both ends of the pair the MTU of the bridge: with several on one
+// bridge, large packets vanish between its ports.
+func (s *State) SetMTU(mtu int) error {
+	s.Bridge.MTU, s.Port.MTU, s.Container.MTU = mtu, mtu, mtu
+	return s.checkMTU("bridge "+s.Bridge.Name+" has mtu", mtu)
+}
+
+// defaultMTU is what a new bridge gets where the configuration leaves it open:
+// that of the host's uplink, but no less than IPv6 runs on.
+func (s *State) defaultMTU(uplink int) int {
+	if s.Container.hasIPv6() {
+		return max(uplink, minMTUIPv6)
+	}
+	return uplink
 }
 
 // planAddresses puts the addresses where they belong.
@@ -160,10 +180,10 @@ func (s *State) planMAC(addresses []Address) {
 	}
 }
 
-func (s *State) checkMTU() error {
+func (s *State) checkMTU(what string, mtu int) error {
 	v6 := slices.IndexFunc(s.Container.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() })
-	if v6 >= 0 && s.Container.MTU < minMTUIPv6 {
-		return cni.ConfigErrorf("mtu: %d is too small for the IPv6 address %s; use %d or more", s.Container.MTU, s.Container.Addresses[v6].Prefix, minMTUIPv6)
+	if v6 >= 0 && mtu != 0 && mtu < minMTUIPv6 {
+		return cni.ConfigErrorf("%s: %d is too small for the IPv6 address %s; use %d or more", what, mtu, s.Container.Addresses[v6].Prefix, minMTUIPv6)
 	}
 	return nil
 }
@@ -177,14 +197,18 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 			continue
 		}
 		g := a.Prefix.Masked().Addr().Next()
-		if g == a.Prefix.Addr() {
+		if g == a.Prefix.Addr() || !a.Prefix.Contains(g) {
 			g = a.Prefix.Masked().Addr() // the other one of a subnet of two (RFC 3021)
+		}
+		if g == a.Prefix.Addr() {
+			return nil, cni.ConfigErrorf("isGateway: %s leaves no address for the gateway; lease from a larger subnet, or have ipam name a gateway", a.Prefix)
 		}
 		named[i].Gateway = g
 	}
 	for _, a := range named {
-		if gateway && (!a.Prefix.Contains(a.Gateway) || a.Gateway == a.Prefix.Addr()) {
-			return nil, cni.ConfigErrorf("isGateway: the gateway %s is outside the subnet of %s, where the host could not reach the container; lease a larger subnet, or set isGateway and isDefaultGateway to false and give routes in ipam", a.Gateway, a.Prefix)
+		// one outside the subnet is as good as any: the container gets a route to it
+		if gateway && a.Gateway == a.Prefix.Addr() {
+			return nil, cni.ConfigErrorf("isGateway: the gateway %s is the container's own address %s; lease another address, or set isGateway and isDefaultGateway to false and give routes in ipam", a.Gateway, a.Prefix)
 		}
 	}
 	return named, nil

@@ -100,7 +100,7 @@ func TestPlanRoutes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			plan, err := NewPlan(Config{Bridge: "br", DefaultGateway: tt.defaultGateway}, owner, Lease{tt.addresses, tt.routes}, 1500)
+			plan, err := NewPlan(Config{Bridge: "br", DefaultGateway: tt.defaultGateway}, owner, Lease{tt.addresses, tt.routes})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -122,11 +122,12 @@ func TestPlanGateways(t *testing.T) {
 		{"first of the subnet otherwise", []Address{address("10.1.0.2/24", "")}, []string{"10.1.0.1/24"}, true, false},
 		{"of a subnet of two", []Address{address("10.1.0.2/31", "")}, []string{"10.1.0.3/31"}, true, false},
 		{"dual stack", []Address{address("10.1.0.2/24", ""), address("fd00::2/64", "")}, []string{"10.1.0.1/24", "fd00::1/64"}, true, true},
+		{"outside the subnet", []Address{address("10.1.0.2/32", "169.254.1.1")}, []string{"169.254.1.1/32"}, true, false},
 		{"layer 2", nil, nil, false, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			plan, err := NewPlan(Config{Bridge: "br", Gateway: true}, owner, Lease{Addresses: tt.addresses}, 1500)
+			plan, err := NewPlan(Config{Bridge: "br", Gateway: true}, owner, Lease{Addresses: tt.addresses})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -152,11 +153,11 @@ func TestPlanRefusals(t *testing.T) {
 	}{
 		{"IPv6 on a small MTU", Config{MTU: 1200}, address("fd00::2/64", "")},
 		{"no room for a gateway", Config{Gateway: true}, address("10.1.0.2/32", "")},
-		{"gateway out of the host's reach", Config{Gateway: true}, address("10.1.0.2/32", "10.1.0.1")},
+		{"the container's own address", Config{Gateway: true}, address("10.1.0.2/24", "10.1.0.2")},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := NewPlan(tt.config, owner, Lease{Addresses: []Address{tt.address}}, max(tt.config.MTU, 68))
+			_, err := NewPlan(tt.config, owner, Lease{Addresses: []Address{tt.address}})
 			if cni.CodeOf(err) != cni.CodeConfig {
 				t.Errorf("got %v, want an error of code %d", err, cni.CodeConfig)
 			}
@@ -181,7 +182,7 @@ func TestPlanMAC(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			plan, err := NewPlan(Config{MAC: tt.asked}, owner, Lease{Addresses: tt.addresses}, 1500)
+			plan, err := NewPlan(Config{MAC: tt.asked}, owner, Lease{Addresses: tt.addresses})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +246,7 @@ func TestPlanFromResult(t *testing.T) {
 func TestDiff(t *testing.T) {
 	plan := func() State {
 		s, err := NewPlan(Config{Bridge: "br", Gateway: true, DefaultGateway: true, Hairpin: true}, owner,
-			Lease{Addresses: []Address{address("10.1.0.2/24", "")}}, 1500)
+			Lease{Addresses: []Address{address("10.1.0.2/24", "")}})
 		if err != nil {
 			t.Fatal(err)
 		}

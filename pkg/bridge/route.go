@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // String shows the route as ip(8) would.
@@ -28,23 +29,32 @@ func (r Route) String() string {
 	return b.String()
 }
 
-func (r Route) netlink(linkIndex int) *netlink.Route {
-	return &netlink.Route{
-		LinkIndex: linkIndex,
-		Dst:       toIPNet(r.Dst),
-		Gw:        r.Gateway.AsSlice(),
-		MTU:       r.MTU,
-		AdvMSS:    r.AdvMSS,
-		Priority:  r.Priority,
-		Table:     r.Table,
-		Scope:     netlink.Scope(r.Scope),
+// mayBe says whether the route found can be this one, of which a result before
+// 1.1.0 may not have told all: what is as by default may be anything.
+func (r Route) mayBe(found Route) bool {
+	defaults := LeasedRoute{Route: Route{Dst: r.Dst, Gateway: r.Gateway, Table: mainTable}}.settle(nil)
+	for _, f := range []struct{ want, byDefault, have int }{
+		{r.MTU, defaults.MTU, found.MTU},
+		{r.AdvMSS, defaults.AdvMSS, found.AdvMSS},
+		{r.Priority, defaults.Priority, found.Priority},
+		{r.Table, defaults.Table, found.Table},
+		{r.Scope, defaults.Scope, found.Scope},
+	} {
+		if f.want != f.byDefault && f.want != f.have {
+			return false
+		}
 	}
+	// without its scope a route is taken to go by the gateway
+	return r.Dst == found.Dst && (r.Gateway == found.Gateway || found.Scope == unix.RT_SCOPE_LINK)
 }
 
-// routesOf are the routes over a link in one table.
+// routesOf are the routes over a link in one table,
+// and in all of them where that is 0 (RT_TABLE_UNSPEC).
 func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {
 	filter := &netlink.Route{LinkIndex: linkIndex, Table: table}
-	list, err := h.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE)
+	list, err := whole(func() ([]netlink.Route, error) {
+		return h.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes of table %d: %w", table, err)
 	}

@@ -78,7 +78,9 @@ func portOf(e nft.Element) string {
 }
 
 func linkKey(name string) []byte {
-	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name) // a record may be anybody's
+	return key
 }
 
 // spoofPlace is where records of checked ports are.
@@ -135,6 +137,19 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 func (s SpoofChecks) Release(o cni.Owner) (nft.Changes, error) {
 	elements, err := s.find(o)
 	return nft.Changes{Remove: elements}, err
+}
+
+// MayHave says, without asking the kernel, whether there may be a check of the
+// attachment's port.
+func (s SpoofChecks) MayHave(o cni.Owner) (bool, error) {
+	if _, err := os.Lstat(s.records.Path(spoofPlace, o)); err == nil {
+		return true, nil
+	}
+	_, err := os.Lstat(filepath.Join(s.records.Dir(spoofPlace), HostName(o))) // of an earlier release
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Forget removes the record, if there is one.
@@ -320,21 +335,6 @@ func (h *Host) spoofChecks(do func(SpoofChecks, *nft.Conn) error) (err error) {
 		h.nft = nft.Open(records.Dir("nft"))
 	}
 	return do(SpoofChecks{records, h.nft}, h.nft)
-}
-
-// guard lets only the container's MAC into the port.
-func (h *Host) guard(s *State, o cni.Owner, undo *cni.Undo) error {
-	if !s.Port.SpoofCheck {
-		return nil
-	}
-	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return h.release(o) })
-	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
-		changes, err := checks.Add(o, s.Port.Name, s.Container.MAC)
-		if err != nil {
-			return err
-		}
-		return conn.Commit(changes, nil)
-	})
 }
 
 func (h *Host) release(o cni.Owner) error {

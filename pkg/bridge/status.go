@@ -26,11 +26,32 @@ func (h *Host) Status(c Config) error {
 			failed = errors.Join(failed, cni.UnavailableErrorf("kernel: links of type %s cannot be made here: %w", kind, err))
 		}
 	}
+	failed = errors.Join(failed, h.servable(c))
 	if v := planVLAN(c); failed == nil && v.Filters() {
 		// its VLANs are known by no other message; no link has this index
 		if _, err := vlansOf(math.MaxInt32); errors.Is(err, unix.EOPNOTSUPP) {
 			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
 		}
+	}
+	return failed
+}
+
+// servable looks at what an ADD would refuse before it changes anything.
+func (h *Host) servable(c Config) error {
+	b := Bridge{Name: c.Bridge}
+	if c.VLAN != 0 && c.Gateway {
+		b.VLANInterface = vlanInterface(c.Bridge, c.VLAN)
+	}
+	at, err := h.look(b)
+	if err != nil {
+		return cni.UnavailableErrorf("%w", err)
+	}
+	var failed error
+	if why := at.cannotFilter(planVLAN(c)); why != "" {
+		failed = cni.UnavailableErrorf("%s", why)
+	}
+	if lack := at.lackOfIPv6(); c.Gateway && c.IPv6Field != "" && lack != "" {
+		failed = errors.Join(failed, cni.UnavailableErrorf("%s: IPv6 is asked for on this host, %s, or take the IPv6 range out of the network", c.IPv6Field, lack))
 	}
 	return failed
 }

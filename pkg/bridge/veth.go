@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -12,17 +11,14 @@ import (
 )
 
 // createVeth makes the pair in place by one RTM_NEWLINK: both names, both
-// namespaces, the bridge as master, the host end up. Nothing is moved between
-// namespaces or renamed afterwards, either of which costs the kernel more than
-// all the rest (rcu_barrier under rtnl), and a kill leaves the whole or nothing.
-// The container's end is down: the kernel takes no IFF_UP for a peer to be.
-func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
-	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	if p.LinkLocal {
-		msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
-	}
-	req.AddData(msg)
+// namespaces, the bridge as master. Nothing is moved between namespaces or renamed
+// afterwards, either of which costs the kernel more than all the rest
+// (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
+// down: the kernel takes no IFF_UP for a peer to be, and the host end must not get
+// a link-local address.
+func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	for _, a := range endAttributes(p.Name, p.MTU, p.MAC) {
 		req.AddData(a)
 	}
@@ -36,8 +32,7 @@ func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) error {
 	}
 	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(sandboxFD)))
 	req.AddData(info)
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return step{what: fmt.Sprintf("create %s on %s with %s in the container", p.Name, p.Bridge, c.Name), req: req}
 }
 
 // endAttributes describe one end. One queue each way is what veth uses anyway;
@@ -53,24 +48,24 @@ func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 }
 
 // explainVeth turns the kernel's refusal into what it means.
-func (h *Host) explainVeth(err error, p Port, c Interface, bridge string) error {
+func (h *Host) explainVeth(err error, p Port, c Interface) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
-		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", bridge, err)
+		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", p.Bridge, err)
 	case errors.Is(err, unix.EEXIST):
-		if _, lookErr := h.nl.LinkByName(p.Name); lookErr == nil {
-			return cni.ConflictErrorf("%s, the host end of this very attachment, exists already and its other end is in another namespace; DEL the attachment first", p.Name)
+		if _, lookErr := h.rt.link(lookUp(p.Name)); lookErr == nil {
+			return cni.ConflictErrorf("%s, the host end of this very attachment, exists already; DEL the attachment first", p.Name)
 		}
 		return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", c.Name)
 	default:
-		return fmt.Errorf("create %s on %s with %s in the container: %w", p.Name, bridge, c.Name, err)
+		return err
 	}
 }
 
-// dress gives the host end, found by its name, what cannot be set at its birth:
-// the alias that names its owner, and the flags of a bridge port.
-func dress(p Port) error {
-	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+// portFlags gives the host end, found by its name, what cannot be set at its
+// birth: the alias that names its owner, and the flags of a bridge port.
+func portFlags(p Port) step {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(p.Name)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(p.Alias)))
@@ -82,10 +77,7 @@ func dress(p Port) error {
 		flags.AddRtAttr(nl.IFLA_BRPORT_ISOLATED, flag(p.Isolated))
 		req.AddData(info)
 	}
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("set alias and port flags of %s: %w", p.Name, err)
-	}
-	return nil
+	return step{what: "set alias and port flags of " + p.Name, req: req}
 }
 
 func flag(on bool) []byte {
@@ -95,32 +87,11 @@ func flag(on bool) []byte {
 	return []byte{0}
 }
 
-// raiseQuietly brings the host end up with no link-local address of its own.
-func (h *Host) raiseQuietly(p Port) error {
-	if p.LinkLocal {
-		return nil // up since its birth
-	}
-	link, err := h.nl.LinkByName(p.Name)
-	if err != nil {
-		return fmt.Errorf("look up %s: %w", p.Name, err)
-	}
-	if err := h.nl.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE); err != nil {
-		return fmt.Errorf("switch link-local addresses of %s off: %w", p.Name, err)
-	}
-	if err := h.nl.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up: %w", p.Name, err)
-	}
-	return nil
-}
-
 // awaitForwarding waits until the port passes frames. Since Linux 6.8 the first
 // look finds it so, as asking makes the kernel catch up (linkwatch_sync_dev).
 func (h *Host) awaitForwarding(p Port) error {
 	return await(p.Name+" is operational", unix.RTNLGRP_LINK, forwardingLimit, func() (bool, error) {
-		link, err := h.nl.LinkByName(p.Name)
-		if err != nil {
-			return false, fmt.Errorf("look up %s: %w", p.Name, err)
-		}
-		return link.Attrs().OperState == netlink.OperUp, nil
+		l, err := h.rt.link(lookUp(p.Name))
+		return l.operational, err
 	})
 }

@@ -29,26 +29,14 @@ func planVLAN(c Config) VLAN {
 	return v
 }
 
-func filtersVLANs(bridge *netlink.Bridge) bool {
-	return bridge.VlanFiltering != nil && *bridge.VlanFiltering
-}
-
-// defaultVLAN is the one that a new port of the bridge is in; 0: none.
-func defaultVLAN(bridge *netlink.Bridge) int {
-	if bridge.VlanDefaultPVID == nil {
-		return 0
-	}
-	return int(*bridge.VlanDefaultPVID)
-}
-
-// startFiltering makes a bridge that was made without look at VLANs: its ports,
-// which are all in the default one, go on as before.
-func (h *Host) startFiltering(bridge *netlink.Bridge, undo *cni.Undo) error {
-	undo.Push("switch VLAN filtering of bridge "+bridge.Name+" off", func() error {
-		return h.whileIdle(func() error { return h.stopFiltering(bridge.Name) })
+// startFiltering enables VLAN filtering on a bridge of ours that was made without;
+// its ports, which are all in the default VLAN, go on as before.
+func (h *Host) startFiltering(bridge string, undo *cni.Undo) error {
+	undo.Push("switch VLAN filtering of bridge "+bridge+" off", func() error {
+		return whileIdle(func() error { return h.stopFiltering(bridge) })
 	})
 	if err := h.setFiltering(bridge, true); err != nil {
-		return fmt.Errorf("switch VLAN filtering of bridge %s on: %w", bridge.Name, err)
+		return fmt.Errorf("switch VLAN filtering of bridge %s on: %w", bridge, err)
 	}
 	return nil
 }
@@ -57,9 +45,9 @@ func (h *Host) startFiltering(bridge *netlink.Bridge, undo *cni.Undo) error {
 // all that it finds, which pins the bridge's MAC and MTU at what they happen to
 // be, and name and index together are a renaming, which kernels before 6.2 refuse
 // for a link that is up (dev_change_name, net/core/dev.c).
-func (h *Host) setFiltering(bridge *netlink.Bridge, on bool) error {
+func (h *Host) setFiltering(bridge string, on bool) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridge.Name
+	attrs.Name = bridge
 	return h.nl.BridgeSetVlanFiltering(&netlink.Bridge{LinkAttrs: attrs}, on)
 }
 
@@ -72,18 +60,18 @@ func (h *Host) stopFiltering(name string) error {
 	if err != nil {
 		return err
 	}
-	ports, err := h.ports(name)
+	ports, err := h.rt.list(bridge.index)
 	if err != nil {
 		return err
 	}
-	for _, link := range append(ports, bridge) {
-		list, err := vlansOf(link.Attrs().Index)
-		special := func(r vlanRange) bool { return r.last != defaultVLAN(bridge) }
+	for _, l := range append(ports, bridge) {
+		list, err := vlansOf(l.index)
+		special := func(r vlanRange) bool { return r.last != bridge.defaultVLAN }
 		if err != nil || slices.ContainsFunc(list, special) {
 			return err
 		}
 	}
-	if err := h.setFiltering(bridge, false); err != nil {
+	if err := h.setFiltering(name, false); err != nil {
 		return fmt.Errorf("switch VLAN filtering of bridge %s off: %w", name, err)
 	}
 	return nil
@@ -104,18 +92,17 @@ func (h *Host) setVLAN(p Port, byDefault int) error {
 	if !p.VLAN.Filters() {
 		return nil
 	}
-	link, err := h.nl.LinkByName(p.Name)
+	port, err := h.rt.link(lookUp(p.Name))
 	if err != nil {
-		return fmt.Errorf("look up %s: %w", p.Name, err)
+		return err
 	}
-	portIndex := link.Attrs().Index
 	if byDefault != 0 && !p.VLAN.KeepDefault {
-		if err := editVLANs(unix.RTM_DELLINK, portIndex, nl.BRIDGE_FLAGS_MASTER, vlanRange{byDefault, byDefault, 0}); err != nil {
+		if err := editVLANs(unix.RTM_DELLINK, port.index, nl.BRIDGE_FLAGS_MASTER, vlanRange{byDefault, byDefault, 0}); err != nil {
 			return fmt.Errorf("take %s out of VLAN %d: %w", p.Name, byDefault, err)
 		}
 	}
 	wanted := append(ranges(p.VLAN.Trunk), vlanRange{p.VLAN.Access, p.VLAN.Access, accessFlags})
-	if err := editVLANs(unix.RTM_SETLINK, portIndex, nl.BRIDGE_FLAGS_MASTER, wanted...); err != nil {
+	if err := editVLANs(unix.RTM_SETLINK, port.index, nl.BRIDGE_FLAGS_MASTER, wanted...); err != nil {
 		return fmt.Errorf("give %s its VLANs (%s): %w", p.Name, p.VLAN, err)
 	}
 	return nil

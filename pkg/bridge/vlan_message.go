@@ -71,12 +71,14 @@ const (
 // vlansOf lists the VLANs of one port, or of a bridge itself: RTM_GETVLAN, since
 // Linux 5.6, looks at no other port and tells runs, not each of 4094.
 func vlansOf(linkIndex int) ([]vlanRange, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
-	head := make([]byte, sizeofBrVLANMsg)
-	head[0] = unix.AF_BRIDGE
-	binary.NativeEndian.PutUint32(head[4:], uint32(linkIndex))
-	req.AddRawData(head)
-	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWVLAN)
+	replies, err := whole(func() ([][]byte, error) {
+		req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
+		head := make([]byte, sizeofBrVLANMsg)
+		head[0] = unix.AF_BRIDGE
+		binary.NativeEndian.PutUint32(head[4:], uint32(linkIndex))
+		req.AddRawData(head)
+		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWVLAN)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list VLANs of link %d: %w", linkIndex, err)
 	}

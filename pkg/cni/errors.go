@@ -90,14 +90,13 @@ func CodeOf(err error) Code {
 	return CodeFailed
 }
 
-// writeError answers with the spec's error object. version may be empty where
-// the call was too broken to tell.
-func writeError(w io.Writer, version string, err error) error {
+// writeError answers with the spec's error object.
+func writeError(w io.Writer, version string, code Code, message string) error {
 	answer := struct {
-		CNIVersion string `json:"cniVersion,omitempty"`
+		CNIVersion string `json:"cniVersion"`
 		Code       Code   `json:"code"`
 		Msg        string `json:"msg"`
-	}{version, CodeOf(err), err.Error()}
+	}{version, code, message}
 	data, err := json.MarshalIndent(answer, "", "    ")
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -16,9 +17,16 @@ import (
 
 // Plugin is what a runtime executes: its name and one function for each verb.
 // Every function is set. Their errors carry the code (see ConfigErrorf and its
-// siblings); an error without one is answered as CodeFailed.
+// siblings); an error without one, or a panic, is answered as CodeFailed.
 type Plugin struct {
-	Name   string
+	Name string
+	// EntersNetNS says that CNI_NETNS must be a network namespace, and another
+	// than ours. A plugin that only takes note of it gets it as it is.
+	EntersNetNS bool
+	// ReadsArgs says that Request.Args counts, so that a CNI_ARGS that cannot be
+	// read is an error of ADD and CHECK.
+	ReadsArgs bool
+
 	Add    func(*Request) (types.Result, error)
 	Del    func(*Request) error
 	Check  func(*Request) error
@@ -42,18 +50,54 @@ func Main(p Plugin, release string) int {
 func (p Plugin) serve(getenv func(string) string, stdin io.Reader, stdout io.Writer) int {
 	r, err := readRequest(getenv, stdin)
 	if err == nil {
-		err = r.checkNetNS(getenv("CNI_NETNS_OVERRIDE"))
+		err = p.checkEnvironment(r, getenv("CNI_NETNS_OVERRIDE"))
 	}
 	if err == nil {
-		err = p.answer(r, stdout)
+		err = Catch(func() error { return p.answer(r, stdout) })
 	}
 	if err == nil {
 		return 0
 	}
-	if writeErr := writeError(stdout, r.Version, err); writeErr != nil {
+	return r.refuse(stdout, err)
+}
+
+// Refuse answers a call that no plugin serves, and returns the exit status.
+func Refuse(err error) int {
+	r, _ := readRequest(os.Getenv, os.Stdin) // whatever else is wrong with it
+	return r.refuse(os.Stdout, err)
+}
+
+func (r *Request) refuse(stdout io.Writer, err error) int {
+	message := err.Error()
+	if r.Verb == Del {
+		message = r.unmistakable(message)
+	}
+	if writeErr := writeError(stdout, r.Version, CodeOf(err), message); writeErr != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v (and could not answer: %v)\n", r, err, writeErr)
 	}
 	return 1
+}
+
+// unmistakable rewords what go-cni, and with it containerd, takes for "there was
+// nothing to delete" (its Remove looks for these words): an error of a DEL that
+// gets as far as this leaves something behind, and the runtime must know.
+func (r *Request) unmistakable(message string) string {
+	message = strings.ReplaceAll(message, "not found", "missing")
+	if r.netNSUnset {
+		message = strings.ReplaceAll(message, "no such file or directory", "no such file")
+	}
+	return message
+}
+
+// checkEnvironment is about what only some plugins need.
+func (p Plugin) checkEnvironment(r *Request, override string) error {
+	if p.ReadsArgs && r.argsErr != nil && r.Verb != Del {
+		return r.argsErr
+	}
+	if !p.EntersNetNS {
+		return nil
+	}
+	return r.checkNetNS(override)
 }
 
 func (p Plugin) answer(r *Request, stdout io.Writer) error {
@@ -80,23 +124,19 @@ func (p Plugin) add(r *Request, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := writeResult(stdout, r.Version, result); err != nil {
+	if err := Catch(func() error { return writeResult(stdout, r.Version, result) }); err != nil {
 		return errors.Join(IOErrorf("write the result: %w", err), p.Del(r))
 	}
 	return nil
 }
 
 // writeVersion echoes the caller's version beside those that we know (CNI
-// spec, "VERSION"); without one in the input it says our newest.
+// spec, "VERSION"), which is our newest where the input has none.
 func writeVersion(callers string, w io.Writer) error {
-	all := version.All.SupportedVersions()
-	if callers == "" {
-		callers = all[len(all)-1]
-	}
 	answer := struct {
 		CNIVersion string   `json:"cniVersion"`
 		Supported  []string `json:"supportedVersions"`
-	}{callers, all}
+	}{callers, version.All.SupportedVersions()}
 	data, err := json.Marshal(answer)
 	if err != nil {
 		return err
@@ -140,7 +180,9 @@ func (r *Request) checkNetNS(override string) error {
 	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
 }
 
-// isNetNS asks the namespace for its kind (ioctl_ns(2)).
+// isNetNS asks the namespace for its kind (ioctl_ns(2)). Kernels before 4.11 and
+// emulations do not answer that; there it is at least some namespace by its file
+// system, which is what the reference plugins ask.
 func isNetNS(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -148,5 +190,9 @@ func isNetNS(path string) bool {
 	}
 	defer func() { _ = unix.Close(fd) }() // only asked
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
-	return err == nil && kind == unix.CLONE_NEWNET
+	if err == nil {
+		return kind == unix.CLONE_NEWNET
+	}
+	var stat unix.Statfs_t
+	return unix.Fstatfs(fd, &stat) == nil && stat.Type == unix.NSFS_MAGIC
 }

@@ -52,9 +52,9 @@ func serve(env map[string]string, config string, result types.Result) answer {
 		return func(r *Request) error { a.called, a.req = verb, r; return nil }
 	}
 	p := Plugin{
-		Name: "p",
-		Add:  func(r *Request) (types.Result, error) { a.called, a.req = Add, r; return result, nil },
-		Del:  note(Del), Check: note(Check), GC: note(GC), Status: note(Status),
+		Name: "p", EntersNetNS: true, ReadsArgs: true,
+		Add: func(r *Request) (types.Result, error) { a.called, a.req = Add, r; return result, nil },
+		Del: note(Del), Check: note(Check), GC: note(GC), Status: note(Status),
 	}
 	var out bytes.Buffer
 	a.status = p.serve(func(k string) string { return env[k] }, strings.NewReader(config), &out)
@@ -87,7 +87,11 @@ func TestRefusals(t *testing.T) {
 		{"missing name", set(), `{"cniVersion":"1.0.0"}`, CodeConfig, []string{"name: missing"}},
 		{"name with a slash", set(), `{"cniVersion":"1.0.0","name":"a/b"}`, CodeConfig, []string{"name", "a/b"}},
 		{"name that climbs", set(), `{"cniVersion":"1.0.0","name":".."}`, CodeConfig, []string{"name", ".."}},
-		{"name longer than a file's", set(), `{"cniVersion":"1.0.0","name":"` + strings.Repeat("a", 256) + `"}`, CodeConfig, []string{"name"}},
+		{"name longer than a file's", set(), `{"cniVersion":"1.0.0","name":"` + strings.Repeat("a", 256) + `"}`, CodeConfig, []string{"name", "256 bytes", "255"}},
+		{"container id longer than a file's name", set("CNI_CONTAINERID", strings.Repeat("a", 300)), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "300 bytes", "255"}},
+		{"ifname with a quote", set("CNI_IFNAME", `e"0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `e\"0`, "quote", "choose"}},
+		{"ifname with an apostrophe", set("CNI_IFNAME", `e'0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "quote"}},
+		{"ifname with a backslash", set("CNI_IFNAME", `e\0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "backslash"}},
 		{"container id that climbs", set("CNI_CONTAINERID", "../x"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "../x"}},
 		{"container id with a space", set("CNI_CONTAINERID", "a b"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "a b"}},
 		{"no container id", set("CNI_CONTAINERID", ""), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID"}},
@@ -214,18 +218,19 @@ func newestResult() *Result {
 	}
 }
 
-// What came with 1.1.0 must not reach a caller of an older version; what 0.4.0
-// asks for must be there.
+// What came with 1.1.0 for interfaces must not reach a caller of an older version;
+// the fields of routes must, since the route would be another one without; what
+// 0.4.0 asks for must be there.
 func TestResultInTheCallersVersion(t *testing.T) {
 	tests := []struct {
 		version      string
 		want, absent []string
 	}{
 		{"1.1.0", []string{`"mtu": 1400`, `"priority": 7`, `"table": 100`}, []string{`"version"`}},
-		{"1.0.0", []string{`"interface": 0`}, []string{"mtu", "priority", "table", `"version"`}},
-		{"0.4.0", []string{`"version": "4"`, `"interface": 0`}, []string{"mtu", "priority", "table"}},
-		{"0.3.1", []string{`"version": "4"`}, []string{"mtu", "priority", "table"}},
-		{"0.2.0", []string{`"ip4"`}, []string{"mtu", "priority", "interfaces"}},
+		{"1.0.0", []string{`"interface": 0`, `"mtu": 1300`, `"priority": 7`, `"table": 100`}, []string{`"mtu": 1400`, `"version"`}},
+		{"0.4.0", []string{`"version": "4"`, `"interface": 0`, `"mtu": 1300`, `"priority": 7`, `"table": 100`}, []string{`"mtu": 1400`}},
+		{"0.3.1", []string{`"version": "4"`, `"mtu": 1300`, `"priority": 7`, `"table": 100`}, []string{`"mtu": 1400`}},
+		{"0.2.0", []string{`"ip4"`}, []string{"mtu", "priority", "interfaces"}}, // as the library converts
 	}
 	for _, tt := range tests {
 		t.Run(tt.version, func(t *testing.T) {

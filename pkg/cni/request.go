@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -36,13 +37,17 @@ type Request struct {
 	Verb  Verb
 	Owner Owner  // GC and STATUS: only Network is set
 	NetNS string // path as given; on DEL it may be empty or lead nowhere
-	Args  map[string]string
+	// Args is CNI_ARGS, without what is not of the form KEY=VALUE.
+	Args map[string]string
 	// Path is CNI_PATH, split: the directories that hold the plugins.
 	Path []string
 	// Version is the cniVersion of the configuration; answers keep to it.
 	Version string
 	// Stdin is the configuration, whole.
 	Stdin []byte
+
+	argsErr    error // what is wrong with CNI_ARGS
+	netNSUnset bool  // CNI_NETNS was empty
 }
 
 // Decode unmarshals the configuration into v; the error has code 6. Keys match
@@ -54,35 +59,72 @@ func (r *Request) Decode(v any) error {
 	return nil
 }
 
-// readRequest reads the call. Request.Version is set as soon as it is known,
-// also where an error follows, so that the error can be answered in it.
+// readRequest reads the call. Request.Version is set also where an error follows,
+// so that the error can be answered in it.
 func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
-	r := &Request{Verb: Verb(getenv("CNI_COMMAND"))}
-	data, err := io.ReadAll(stdin)
-	if err != nil {
+	r := &Request{Verb: Verb(getenv("CNI_COMMAND")), Version: newestVersion()}
+	var config bytes.Buffer
+	config.Grow(8 << 10) // for nearly all, which then are read at once
+	if _, err := config.ReadFrom(stdin); err != nil {
 		return r, IOErrorf("read network configuration from standard input: %w", err)
 	}
-	r.Stdin = data
+	r.Stdin = config.Bytes()
 	var head struct {
 		CNIVersion string `json:"cniVersion"`
 		Name       string `json:"name"`
 	}
 	decodeErr := r.Decode(&head)
-	r.Version = head.CNIVersion
+	if decodeErr != nil && head.CNIVersion == "" {
+		head.CNIVersion = versionInBroken(r.Stdin)
+	}
+	switch {
+	case head.CNIVersion != "":
+		r.Version = head.CNIVersion
+	case decodeErr == nil && r.Verb != Version:
+		r.Version = "0.1.0" // as the reference library reads its absence
+	}
 	if err := r.readEnvironment(getenv); err != nil {
 		return r, err
 	}
 	if r.Verb == Version {
 		return r, nil // answers whatever it is asked
 	}
-	if decodeErr == nil && r.Version == "" {
-		r.Version = "0.1.0" // as the reference library reads its absence
-	}
 	if decodeErr != nil {
 		return r, decodeErr
 	}
 	r.Owner.Network = head.Name
 	return r, r.checkHead()
+}
+
+func newestVersion() string {
+	all := version.All.SupportedVersions()
+	return all[len(all)-1]
+}
+
+// versionInBroken is the cniVersion of a configuration that is no JSON as a whole,
+// where it stands before the mistake; it is only for the answer that says so.
+func versionInBroken(data []byte) string {
+	tokens := json.NewDecoder(bytes.NewReader(data))
+	depth, key := 0, ""
+	for {
+		token, err := tokens.Token()
+		if err != nil {
+			return ""
+		}
+		text, isText := token.(string)
+		switch delim, isDelim := token.(json.Delim); {
+		case isDelim && (delim == '{' || delim == '['):
+			depth, key = depth+1, ""
+		case isDelim:
+			depth, key = depth-1, ""
+		case depth == 1 && isText && key == "":
+			key = text
+		case depth == 1 && isText && strings.EqualFold(key, "cniVersion"):
+			return text
+		case depth == 1:
+			key = ""
+		}
+	}
 }
 
 // readEnvironment takes over the variables that the verb needs.
@@ -99,18 +141,18 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 	r.Owner.ContainerID = getenv("CNI_CONTAINERID")
 	r.Owner.IfName = getenv("CNI_IFNAME")
 	r.NetNS = getenv("CNI_NETNS")
+	r.netNSUnset = r.NetNS == ""
 	if err := r.checkPresent(); err != nil {
 		return err
 	}
-	if !validName(r.Owner.ContainerID) {
-		return EnvironmentErrorf("CNI_CONTAINERID: %q is not a container id; it begins with a letter or digit and goes on with those, '_', '.' or '-'", r.Owner.ContainerID)
+	if problem := nameProblem(r.Owner.ContainerID); problem != "" {
+		return EnvironmentErrorf("CNI_CONTAINERID: %q is not a container id: %s", r.Owner.ContainerID, problem)
 	}
-	if err := checkIfName(r.Owner.IfName); err != nil {
+	if err := r.checkIfName(); err != nil {
 		return err
 	}
-	args, err := parseArgs(getenv("CNI_ARGS"))
-	r.Args = args
-	return err
+	r.Args, r.argsErr = parseArgs(getenv("CNI_ARGS"))
+	return nil
 }
 
 func (r *Request) checkPresent() error {
@@ -144,50 +186,65 @@ func (r *Request) checkHead() error {
 	if r.Owner.Network == "" {
 		return ConfigErrorf("name: missing; every network needs a name of its own")
 	}
-	if !validName(r.Owner.Network) {
-		return ConfigErrorf("name: %q is not a network name; it begins with a letter or digit and goes on with those, '_', '.' or '-'", r.Owner.Network)
+	if problem := nameProblem(r.Owner.Network); problem != "" {
+		return ConfigErrorf("name: %q is not a network name: %s", r.Owner.Network, problem)
 	}
 	return nil
 }
 
-// validName is the spec's rule for container ids and network names,
-// ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, without the cost of a regular expression at
-// start-up. 255 bytes are the longest name of a file (NAME_MAX).
-func validName(s string) bool {
-	if s == "" || len(s) > 255 || strings.ContainsRune("_.-", rune(s[0])) {
-		return false
-	}
-	return !strings.ContainsFunc(s, func(c rune) bool {
+// nameProblem says what is wrong with a container id or network name; empty:
+// nothing. It is the spec's rule, ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, without the cost
+// of a regular expression at start-up.
+func nameProblem(s string) string {
+	const longest = 255 // the name of a file (NAME_MAX)
+	other := func(c rune) bool {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 		return !letter && c != '_' && c != '.' && c != '-'
-	})
+	}
+	switch {
+	case len(s) > longest:
+		return fmt.Sprintf("it has %d bytes, and %d are the most", len(s), longest)
+	case s == "" || strings.ContainsRune("_.-", rune(s[0])) || strings.ContainsFunc(s, other):
+		return "it begins with a letter or digit and goes on with those, '_', '.' or '-'"
+	}
+	return ""
 }
 
-// checkIfName is the kernel's rule (dev_valid_name, net/core/dev.c).
-func checkIfName(s string) error {
+// checkIfName is the kernel's rule (dev_valid_name, net/core/dev.c). A new
+// attachment has no quotes and backslashes in it either: the name becomes part of
+// comments in nftables and iptables, where a quote ends the comment and a saved
+// ruleset could not be loaded. An old one with such a name can still be deleted.
+func (r *Request) checkIfName() error {
 	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%' or white space"
+	s := r.Owner.IfName
 	// the kernel takes '%' for a place to put a number in
 	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
 	if len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, forbidden) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
 	}
+	if r.Verb == Add && strings.ContainsAny(s, `"'\`) {
+		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)
+	}
 	return nil
 }
 
 // parseArgs reads CNI_ARGS, "K=V;K2=V2". Keys that nobody asks for are no error.
+// Beside an error stands what could be read.
 func parseArgs(s string) (map[string]string, error) {
 	args := map[string]string{}
+	var failed error
 	for pair := range strings.SplitSeq(s, ";") {
 		if pair == "" {
 			continue
 		}
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return nil, EnvironmentErrorf("CNI_ARGS: %q is not of the form KEY=VALUE", pair)
+			failed = EnvironmentErrorf("CNI_ARGS: %q is not of the form KEY=VALUE", pair)
+			continue
 		}
 		args[key] = value
 	}
-	return args, nil
+	return args, failed
 }
 
 func supportedVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
@@ -205,6 +262,9 @@ type Valid struct {
 	owners map[Owner]bool
 	labels map[string]bool
 }
+
+// IsEmpty says whether the runtime has named its attachments, and there are none.
+func (v Valid) IsEmpty() bool { return v.Known && len(v.owners) == 0 }
 
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }

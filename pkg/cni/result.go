@@ -1,13 +1,16 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
+	"github.com/containernetworking/cni/pkg/version"
 )
 
 // Result is the answer to ADD in the newest version of the spec.
@@ -20,15 +23,81 @@ func (r *Request) PrevResult() (*Result, error) {
 	if err != nil || raw == nil {
 		return nil, err
 	}
-	result, err := create.Create(r.Version, raw)
+	return ParseResult("prevResult", raw, r.Version)
+}
+
+// ParseResult reads a result in whatever version it says it has, or else in that
+// of the configuration. name is how an error, of code 6, calls it. No interface,
+// address or route of it is nil.
+func ParseResult(name string, raw []byte, version string) (*Result, error) {
+	raw, version, err := withVersion(raw, version)
 	if err != nil {
-		return nil, DecodeErrorf("prevResult: %w", err)
+		return nil, DecodeErrorf("%s: %w", name, err)
+	}
+	if err := refuseNulls(name, raw); err != nil {
+		return nil, err
+	}
+	result, err := create.Create(version, raw)
+	if err != nil {
+		return nil, DecodeErrorf("%s: %w", name, err)
 	}
 	newest, err := types100.GetResult(result)
 	if err != nil {
-		return nil, DecodeErrorf("prevResult: %w", err)
+		return nil, DecodeErrorf("%s: %w", name, err)
 	}
 	return newest, nil
+}
+
+// withVersion is the result with its version, which the given one becomes where
+// it has none; further keys stay.
+func withVersion(raw []byte, otherwise string) (result []byte, its string, err error) {
+	var head struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return nil, "", err
+	}
+	if head.CNIVersion != "" {
+		if !slices.Contains(version.All.SupportedVersions(), head.CNIVersion) {
+			return nil, "", fmt.Errorf("cniVersion: %q is not supported; use one of %s", head.CNIVersion, supportedVersions())
+		}
+		return raw, head.CNIVersion, nil
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &keys); err != nil {
+		return nil, "", err
+	}
+	if keys == nil {
+		return nil, "", fmt.Errorf("it is %s, not an object", raw)
+	}
+	if keys["cniVersion"], err = json.Marshal(otherwise); err == nil {
+		raw, err = json.Marshal(keys)
+	}
+	return raw, otherwise, err
+}
+
+// refuseNulls keeps what would be nil pointers out of the lists of a result; the
+// library's conversions follow them.
+func refuseNulls(name string, raw []byte) error {
+	if !bytes.Contains(raw, []byte("null")) {
+		return nil
+	}
+	var lists struct {
+		Interfaces []json.RawMessage `json:"interfaces"`
+		IPs        []json.RawMessage `json:"ips"`
+		Routes     []json.RawMessage `json:"routes"`
+	}
+	if err := json.Unmarshal(raw, &lists); err != nil {
+		return DecodeErrorf("%s: %w", name, err)
+	}
+	for key, list := range map[string][]json.RawMessage{"interfaces": lists.Interfaces, "ips": lists.IPs, "routes": lists.Routes} {
+		for i, entry := range list {
+			if string(entry) == "null" {
+				return DecodeErrorf("%s.%s[%d]: null; leave the entry out", name, key, i)
+			}
+		}
+	}
+	return nil
 }
 
 func (r *Request) rawPrevResult() (json.RawMessage, error) {
@@ -45,8 +114,8 @@ func (r *Request) rawPrevResult() (json.RawMessage, error) {
 }
 
 // PassThrough is the answer of a chained plugin that changes nothing: prevResult
-// to the letter, fields that we do not know included. The error has code 7 where
-// there is no prevResult.
+// to the letter, fields that we do not know included, as long as it is in the
+// version of the configuration. The error has code 7 where there is no prevResult.
 func (r *Request) PassThrough() (types.Result, error) {
 	raw, err := r.rawPrevResult()
 	if err != nil {
@@ -55,7 +124,14 @@ func (r *Request) PassThrough() (types.Result, error) {
 	if raw == nil {
 		return nil, ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
 	}
-	return rawResult(raw), nil
+	versioned, version, err := withVersion(raw, r.Version)
+	if err != nil {
+		return nil, DecodeErrorf("prevResult: %w", err)
+	}
+	if version != r.Version {
+		return r.PrevResult() // in the configuration's version when it is written
+	}
+	return rawResult(versioned), nil
 }
 
 // rawResult is a result that is already in the caller's version.
@@ -83,8 +159,11 @@ func writeResult(w io.Writer, version string, result types.Result) error {
 	if err != nil {
 		return fmt.Errorf("result: %w", err)
 	}
-	if version != types100.ImplementedSpecVersion {
-		newest = without110(newest)
+	switch version {
+	case "1.1.0":
+		return writeNewest(w, version, newest)
+	case "1.0.0":
+		return writeNewest(w, version, without110(newest))
 	}
 	converted, err := newest.GetAsVersion(version)
 	if err != nil {
@@ -93,17 +172,36 @@ func writeResult(w io.Writer, version string, result types.Result) error {
 	return converted.PrintTo(w)
 }
 
-// without110 leaves out the fields that came with 1.1.0; the library would send
-// them to callers of any version.
+// writeNewest writes what the library's type would, in one go: that one makes
+// JSON, reads it back and makes it again, to leave an empty dns out.
+func writeNewest(w io.Writer, version string, r *Result) error {
+	answer := struct {
+		CNIVersion string                `json:"cniVersion"`
+		Interfaces []*types100.Interface `json:"interfaces,omitempty"`
+		IPs        []*types100.IPConfig  `json:"ips,omitempty"`
+		Routes     []*types.Route        `json:"routes,omitempty"`
+		DNS        *types.DNS            `json:"dns,omitempty"`
+	}{version, r.Interfaces, r.IPs, r.Routes, nil}
+	if !r.DNS.IsEmpty() {
+		answer.DNS = &r.DNS
+	}
+	data, err := json.MarshalIndent(answer, "", "    ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(data, '\n'))
+	return err
+}
+
+// without110 leaves out what came with 1.1.0 to tell of an interface. The fields
+// of routes came with it, too, but are how IPAM plugins have told the others of
+// metrics, tables and MTUs in every version: the reference plugins pass them on,
+// and without them the route would be another one.
 func without110(result *Result) *Result {
 	older := *result
 	older.Interfaces = nil
 	for _, i := range result.Interfaces {
 		older.Interfaces = append(older.Interfaces, &types100.Interface{Name: i.Name, Mac: i.Mac, Sandbox: i.Sandbox})
-	}
-	older.Routes = nil
-	for _, r := range result.Routes {
-		older.Routes = append(older.Routes, &types.Route{Dst: r.Dst, GW: r.GW})
 	}
 	return &older
 }

@@ -30,59 +30,62 @@ const (
 const DefaultWait = 10 * time.Second
 
 // Lock is a lock held (flock(2)): Unlock, or the end of the process, frees it.
-type Lock struct{ file *os.File }
+type Lock struct{ fd int }
 
 // Open locks what is at path: a directory, a file, a namespace. After wait it
 // gives up with code 11 and names the processes that hold it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
-	return open(path, mode, wait, func() (*os.File, error) { return os.Open(path) })
+	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 }
 
 // Create is Open for a file that is made if missing (0600), in directories that
-// are made if missing (0755), and not followed if it is a symbolic link.
+// are made if missing (0700), and not followed if it is a symbolic link: nobody but
+// root can open it, and so nobody else can lock it.
 func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
-	return open(path, mode, wait, func() (*os.File, error) {
-		const flags = os.O_RDWR | os.O_CREATE | unix.O_NOFOLLOW
+	return open(path, mode, wait, func() (int, error) {
+		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC
 		for {
-			file, err := os.OpenFile(path, flags, 0o600)
-			if !errors.Is(err, fs.ErrNotExist) {
-				return file, err
+			fd, err := unix.Open(path, flags, 0o600)
+			if !errors.Is(err, unix.ENOENT) {
+				return fd, err
 			}
 			// missing, or taken away again since we made them
-			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-				return nil, err
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				return -1, err
 			}
 		}
 	})
 }
 
-func open(path string, mode Mode, wait time.Duration, openFile func() (*os.File, error)) (*Lock, error) {
+func open(path string, mode Mode, wait time.Duration, openFile func() (int, error)) (*Lock, error) {
 	for {
-		file, err := openFile()
-		if err != nil {
-			return nil, cni.IOErrorf("open lock: %w", err)
+		fd, err := openFile()
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-		l := &Lock{file}
-		if err := FD(int(file.Fd()), path, mode, wait); err != nil {
-			return nil, errors.Join(err, file.Close())
+		if err != nil {
+			return nil, cni.IOErrorf("open lock: %w", &fs.PathError{Op: "open", Path: path, Err: err})
+		}
+		l := &Lock{fd}
+		if err := FD(fd, path, mode, wait); err != nil {
+			return nil, errors.Join(err, l.Unlock())
 		}
 		if l.isAt(path) {
 			return l, nil
 		}
 		// its last holder has removed it while we waited, and others lock a new one
-		if err := file.Close(); err != nil {
-			return nil, cni.IOErrorf("close lock: %w", err)
+		if err := l.Unlock(); err != nil {
+			return nil, err
 		}
 	}
 }
 
 func (l *Lock) isAt(path string) bool {
-	there, err := os.Stat(path)
-	if err != nil {
+	var there, held unix.Stat_t
+	if unix.Stat(path, &there) != nil || unix.Fstat(l.fd, &held) != nil {
 		return false
 	}
-	held, err := l.file.Stat()
-	return err == nil && os.SameFile(there, held)
+	return there.Dev == held.Dev && there.Ino == held.Ino
 }
 
 // FD locks what the descriptor has open; name is for messages. The lock goes
@@ -164,4 +167,9 @@ func lockHolder(locks []byte, ino uint64) string {
 }
 
 // Unlock frees the lock.
-func (l *Lock) Unlock() error { return l.file.Close() }
+func (l *Lock) Unlock() error {
+	if err := unix.Close(l.fd); err != nil {
+		return cni.IOErrorf("close lock: %w", err)
+	}
+	return nil
+}

@@ -3,6 +3,7 @@ package ipam
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Want is what an ADD asks for.
@@ -36,18 +38,24 @@ type fullError struct{ set int }
 
 func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
 
+// Grant is what an ADD was given: the addresses, and how to give back what it took.
+type Grant struct {
+	Addresses []netip.Addr
+	claim     claim
+}
+
 // Lease gives the owner one address of every set, or none at all. An owner that
 // has leases keeps them, as far as they suit, if its earlier namespace is this
 // one or is gone.
 //
 // Errors: code 101 where a set is used up, 102 where another holds what is
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
-func (s *Store) Lease(w Want) ([]netip.Addr, error) {
-	ns := identifyNetNS(w.NetNS)
+func (s *Store) Lease(w Want) (Grant, error) {
+	ns := record.Identify(w.NetNS)
 	dead := newVerdicts()
 	reclaimed := false
 	for range 100 { // each turn settles one more open question
-		addresses, err := s.attempt(w, ns, dead)
+		c, err := s.attempt(w, ns, dead)
 		var open *openQuestionError
 		var full fullError
 		switch {
@@ -56,103 +64,105 @@ func (s *Store) Lease(w Want) ([]netip.Addr, error) {
 		case errors.As(err, &full) && !reclaimed:
 			reclaimed = true
 			if _, err := s.reclaim(dead); err != nil {
-				return nil, err
+				return Grant{}, err
 			}
 		case errors.As(err, &full):
 			use, err := s.Usage(w.Sets[full.set : full.set+1])
 			if err != nil {
-				return nil, err
+				return Grant{}, err
 			}
-			return nil, cni.ExhaustedErrorf("%s", s.exhausted(use))
+			return Grant{}, cni.ExhaustedErrorf("%s", s.exhausted(use))
 		default:
-			return addresses, ioError(err)
+			return Grant{c.record.Addresses, c}, s.writeError(err)
 		}
 	}
-	return nil, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
+	return Grant{}, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
 }
 
 // attempt is Lease with what is known of the dead so far, under the lock. It
 // asks by an openQuestionError whether somebody is alive, since that is looked up
 // without the lock.
-func (s *Store) attempt(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
+func (s *Store) attempt(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 	l, err := s.lock(create)
 	if err != nil {
-		return nil, err
+		return claim{}, err
 	}
 	defer l.unlock()
 	for range 3 {
 		if l.unsaved != nil {
-			return nil, fmt.Errorf("write the index: %w", l.unsaved)
+			return claim{}, fmt.Errorf("write the index: %w", l.unsaved)
 		}
-		addresses, err := l.lease(w, ns, dead)
+		c, err := l.lease(w, ns, dead)
 		var full fullError
 		doubt := errors.Is(err, errTorn) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
 		if !doubt {
-			return addresses, err
+			return c, err
 		}
 		if err := l.rebuild(); err != nil {
-			return nil, err
+			return claim{}, err
 		}
 	}
-	return nil, cni.TryAgainErrorf("lease an address of %s to %s: somebody changes %s without its lock; try again", s.network, w.Owner, l.net.path)
+	return claim{}, cni.TryAgainErrorf("lease an address of %s to %s: somebody changes %s without its lock; try again", s.network, w.Owner, l.net.path)
 }
 
 // lease chooses addresses and claims them.
-func (l *locked) lease(w Want, ns netNS, dead *verdicts) ([]netip.Addr, error) {
+func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 	old, had, err := l.lookup(w.Owner)
 	if err != nil {
-		return nil, err
+		return claim{}, err
 	}
 	if had {
 		if err := old.mayServe(ns, w.Owner, dead); err != nil {
-			return nil, err
+			return claim{}, err
 		}
 	}
 	held, err := l.held(old, w.Owner)
 	if err != nil {
-		return nil, err
+		return claim{}, err
 	}
-	c := chooser{l, held, dead}
-	var addresses []netip.Addr
+	c := claim{held: held, record: ownerRecord{
+		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Take: rand.Uint32(),
+		Stamp: record.Stamp{NetNS: ns, Boot: l.boot, Machine: l.machine, Time: time.Now().UTC().Truncate(time.Second)},
+	}}
+	choice := chooser{l, held, dead}
 	for i, set := range w.Sets {
-		a, err := c.choose(i, set, w.requested(i))
+		a, err := choice.choose(i, set, w.requested(i))
 		if err != nil {
-			return nil, err
+			return claim{}, err
 		}
-		addresses = append(addresses, a)
+		c.record.Addresses = append(c.record.Addresses, a)
 	}
-	fresh := record{
-		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Addresses: addresses,
-		NetNS: ns, Boot: l.boot, Time: time.Now().UTC().Truncate(time.Second),
+	if len(held) > 0 {
+		c.old, c.record.Take, c.record.Again = &old, old.Take, old.Again+1
+		if old.ours() {
+			c.record.Time = old.Time // the leases that stay are tied to it
+		}
 	}
-	if !had {
-		return addresses, l.claim(claim{record: fresh})
-	}
-	return addresses, l.claim(claim{record: fresh, old: &old, held: held})
+	return c, l.claim(c)
 }
 
 // mayServe says whether the owner of old may be given its leases again, now in
 // the namespace ns.
-func (old record) mayServe(ns netNS, o cni.Owner, dead *verdicts) error {
-	if !old.ours() || old.NetNS.same(ns) {
+func (old ownerRecord) mayServe(ns record.NetNS, o cni.Owner, dead *verdicts) error {
+	if !old.ours() || old.NetNS.Same(ns) {
 		return nil // of whom nothing is known, the owner's word holds
 	}
 	verdict, err := dead.of(old)
-	if err == nil && verdict == lifeAlive {
+	if err == nil && verdict == record.Alive {
 		err = cni.ConflictErrorf("%s has leases already, in the namespace %s, which is in use; delete that attachment first", o, old.NetNS.Path)
 	}
 	return err
 }
 
 // held is which of the record's addresses its owner really has.
-func (l *locked) held(r record, o cni.Owner) ([]netip.Addr, error) {
+func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 	var held []netip.Addr
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
 		if err != nil {
 			return nil, err
 		}
-		if ok && f.owner == o {
+		if ok && f.isOf(o) {
 			held = append(held, a)
 		}
 	}
@@ -208,7 +218,7 @@ func (c chooser) vacate(a netip.Addr) error {
 		if err != nil {
 			return err
 		}
-		if verdict == lifeDead && f.tiedTo(holder) {
+		if verdict == record.Dead && f.tiedTo(holder) {
 			return c.release(holder)
 		}
 	}
@@ -217,20 +227,14 @@ func (c chooser) vacate(a netip.Addr) error {
 
 // claim is what an owner shall have.
 type claim struct {
-	record record
-	old    *record      // what it had, if anything
+	record ownerRecord
+	old    *ownerRecord // what it had, if anything
 	held   []netip.Addr // which of that it really has
 }
 
 // claim makes the leases. It fails with EEXIST where an address turns out to be
 // taken, and then nothing has changed.
 func (l *locked) claim(c claim) (err error) {
-	if c.old != nil && c.old.ours() {
-		c.record.Time = c.old.Time // the leases that stay are tied to it
-	}
-	if c.old != nil && c.old.equal(c.record) && slices.Equal(c.held, c.record.Addresses) {
-		return nil
-	}
 	defer l.settle()
 	var undo cni.Undo
 	defer undo.OnError(&err)
@@ -271,8 +275,43 @@ func (l *locked) restore(c claim) error {
 	return l.writeRecord(*c.old)
 }
 
+// Undo gives back what an ADD took, and nothing else: addresses that its owner had
+// before, or that another ADD for the same owner has been given since, stay.
+func (s *Store) Undo(g Grant) error {
+	l, err := s.lock(change)
+	if errors.Is(err, errNoNetwork) {
+		return nil
+	}
+	if err != nil {
+		return ioError(err)
+	}
+	defer l.unlock()
+	now, ok, err := l.lookup(g.claim.record.owner(s.network))
+	if err != nil || !ok || now.Take != g.claim.record.Take {
+		return ioError(err) // without one: a DEL came first
+	}
+	defer l.settle()
+	return ioError(l.giveBack(g.claim, now))
+}
+
+// giveBack is Undo with the record that there is now.
+func (l *locked) giveBack(c claim, now ownerRecord) error {
+	switch {
+	case c.old != nil && now.equal(c.record):
+		held, err := l.held(now, now.owner(l.network))
+		if err != nil {
+			return err
+		}
+		return l.claim(claim{record: *c.old, old: &now, held: held})
+	case now.Again > 0: // another is left that was given them
+		now.Again--
+		return l.writeRecord(now)
+	}
+	return l.release(now)
+}
+
 // take creates the file that is the lease.
-func (l *locked) take(a netip.Addr, r record) error {
+func (l *locked) take(a netip.Addr, r ownerRecord) error {
 	name := a.String()
 	if err := l.net.create(name, leaseContent(r.owner(l.network))); err != nil {
 		return err

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +18,7 @@ import (
 )
 
 // Config is the ipam part of a network's configuration, found sound. It takes
-// all keys of host-local, and "exclude" and "lockTimeout" beside them.
+// all keys of host-local, and "exclude", "lockTimeout" and "statusWhenFull" beside them.
 type Config struct {
 	// Sets are the ranges; an attachment gets one address of each set.
 	Sets []Set
@@ -27,6 +29,8 @@ type Config struct {
 	// ResolvConf is the file that tells the container's DNS settings; it may be
 	// empty (see ReadResolvConf).
 	ResolvConf string
+	// UnavailableWhenFull: STATUS fails when a set has no address left.
+	UnavailableWhenFull bool
 }
 
 const (
@@ -42,6 +46,8 @@ type wireConfig struct {
 		Routes    wireRoutes `json:"routes"`
 
 		ResolvConf  string          `json:"resolvConf"`
+		WhenFull    string          `json:"statusWhenFull"`
+		DataDir     string          `json:"dataDir"`
 		LockTimeout json.RawMessage `json:"lockTimeout"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
@@ -72,6 +78,15 @@ func (r *wireRoutes) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("ipam.routes: %w", err)
 	}
 	for i, raw := range list {
+		var head struct {
+			Dst string `json:"dst"`
+		}
+		if err := json.Unmarshal(raw, &head); err != nil {
+			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
+		}
+		if _, _, err := net.ParseCIDR(head.Dst); err != nil {
+			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, head.Dst)
+		}
 		route := &types.Route{}
 		if err := json.Unmarshal(raw, route); err != nil {
 			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
@@ -116,7 +131,15 @@ func StoreOf(r *cni.Request) (*Store, error) {
 	if dataDir == "" {
 		dataDir = defaultDataDir
 	}
-	return NewStore(dataDir, r.Owner.Network, wait), nil
+	s := NewStore(dataDir, r.Owner.Network, wait)
+	s.home = defaultDataDir
+	return s, nil
+}
+
+// Former is a store without leases, for who only looks elsewhere: the configuration
+// names another IPAM plugin by now, or cannot be read.
+func Former(network string) *Store {
+	return &Store{network: network, wait: defaultWait, home: defaultDataDir}
 }
 
 // ParseConfig reads the request's configuration, with what the runtime asks for
@@ -132,13 +155,30 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	if _, err := parseWait(wire.IPAM.LockTimeout); err != nil {
 		return Config{}, err
 	}
+	if dir := wire.IPAM.DataDir; dir != "" && !filepath.IsAbs(dir) {
+		return Config{}, cni.ConfigErrorf("ipam.dataDir: %q is relative, and what it is relative to is the runtime's affair; write an absolute path", dir)
+	}
 	c := Config{Routes: wire.IPAM.Routes, ResolvConf: wire.IPAM.ResolvConf}
 	var err error
+	if c.UnavailableWhenFull, err = parseWhenFull(wire.IPAM.WhenFull); err != nil {
+		return Config{}, err
+	}
 	if c.Sets, err = wire.sets(r.Version); err != nil {
 		return Config{}, err
 	}
 	c.Requested, err = wire.requested(r.Args["IP"], c.Sets)
 	return c, err
+}
+
+// parseWhenFull reads ipam.statusWhenFull.
+func parseWhenFull(text string) (unavailable bool, err error) {
+	switch text {
+	case "", "ready":
+		return false, nil
+	case "unavailable":
+		return true, nil
+	}
+	return false, cni.ConfigErrorf(`ipam.statusWhenFull: %q is neither "ready" nor "unavailable"`, text)
 }
 
 // parseWait reads ipam.lockTimeout: seconds, or text like "500ms".

@@ -84,6 +84,7 @@ func TestParseConfig(t *testing.T) {
 		{"/127", `{"ipam":{"ranges":[[{"subnet":"fd00::4/127"}]]}}`, "", "fd00::4/127 fd00::4-fd00::5 gw fd00::4 size 1"},
 		{"/24 of IPv6", `{"ipam":{"ranges":[[{"subnet":"fd00::/24"}]]}}`, "", "fd00::/24 fd00::1-fd00:ff:ffff:ffff:ffff:ffff:ffff:ffff gw fd00::1 size many"},
 		{"link-local gateway", `{"ipam":{"ranges":[[{"subnet":"fd00::/126","gateway":"fe80::1"}]]}}`, "", "fd00::/126 fd00::1-fd00::3 gw fe80::1 size 3"},
+		{"no gateway", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/30","gateway":"0.0.0.0"}],[{"subnet":"fd00::/126","gateway":"::"}]]}}`, "", "10.1.0.0/30 10.1.0.1-10.1.0.2 gw invalid IP size 2\nfd00::/126 fd00::1-fd00::3 gw invalid IP size 3"},
 		{"rangeStart at the network address", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/30","rangeStart":"10.1.0.0","rangeEnd":"10.1.0.3"}]]}}`, "", "10.1.0.0/30 10.1.0.0-10.1.0.3 gw 10.1.0.1 size 1"},
 		{
 			"requested in every way", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"fd00::/64"}],[{"subnet":"10.2.0.0/24"}]]},"args":{"cni":{"ips":["10.2.0.7/24"]}},"runtimeConfig":{"ips":["fd00::7"]}}`, "10.1.0.7/16,fd00::7",
@@ -116,6 +117,11 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"ranges is text", `{"ipam":{"ranges":"10.1.0.0/24"}}`, "", 6, "ipam.ranges"},
 		{"gateway is a number", one(`{"subnet":"10.1.0.0/24","gateway":1}`), "", 6, "gateway"},
 		{"bad route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"0.0.0.0/0"},{"dst":"10.1"}]}}`, "", 6, "ipam.routes[1]"},
+		{"default as a route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"default"}]}}`, "", 6, `ipam.routes[0]: dst: "default" is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0`},
+		{"a route without destination", `{"ipam":{"subnet":"10.1.0.0/24","routes":[null]}}`, "", 6, "ipam.routes[0]: dst"},
+		{"relative dataDir", `{"ipam":{"dataDir":"leases","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.dataDir: "leases" is relative`},
+		{"dataDir is a number", `{"ipam":{"dataDir":5,"subnet":"10.1.0.0/24"}}`, "", 6, "dataDir"},
+		{"statusWhenFull", `{"ipam":{"statusWhenFull":"maybe","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.statusWhenFull: "maybe" is neither`},
 		{"no subnet", one(`{"rangeStart":"10.1.0.1"}`), "", 7, "ipam.ranges[0][0].subnet: missing"},
 		{"bad subnet", one(`{"subnet":"10.1.0.0"}`), "", 7, `ipam.ranges[0][0].subnet: "10.1.0.0" is not a subnet`},
 		{"host bits", one(`{"subnet":"10.1.0.5/24"}`), "", 7, "ipam.ranges[0][0].subnet: 10.1.0.5/24 has host bits set; the subnet is 10.1.0.0/24"},
@@ -166,10 +172,10 @@ func TestStoreOf(t *testing.T) {
 		name, config string
 		want         Store
 	}{
-		{"defaults", `{}`, Store{"/var/lib/cni/networks", "net", 10 * time.Second}},
-		{"all", `{"ipam":{"dataDir":"/d","lockTimeout":"2s"}}`, Store{"/d", "net", 2 * time.Second}},
-		{"seconds", `{"ipam":{"dataDir":"/d","lockTimeout":1.5}}`, Store{"/d", "net", 1500 * time.Millisecond}},
-		{"the rest is wrong", `{"ipam":{"dataDir":"/d","ranges":"x","subnet":7,"lockTimeout":[]}}`, Store{"/d", "net", 10 * time.Second}},
+		{"defaults", `{}`, Store{"/var/lib/cni/networks", "net", 10 * time.Second, "/var/lib/cni/networks"}},
+		{"all", `{"ipam":{"dataDir":"/d","lockTimeout":"2s"}}`, Store{"/d", "net", 2 * time.Second, "/var/lib/cni/networks"}},
+		{"seconds", `{"ipam":{"dataDir":"/d","lockTimeout":1.5}}`, Store{"/d", "net", 1500 * time.Millisecond, "/var/lib/cni/networks"}},
+		{"the rest is wrong", `{"ipam":{"dataDir":"/d","ranges":"x","subnet":7,"lockTimeout":[]}}`, Store{"/d", "net", 10 * time.Second, "/var/lib/cni/networks"}},
 	}
 	for _, test := range tests {
 		got, err := StoreOf(&cni.Request{Owner: cni.Owner{Network: "net"}, Stdin: []byte(test.config)})

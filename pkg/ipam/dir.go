@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -169,7 +170,11 @@ func (d dir) remove(name string) error {
 
 // setTime gives a file in d ("." for d itself) the modification time sec.
 func (d dir) setTime(name string, sec int64) error {
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: sec}}
+	modified, err := unix.TimeToTimespec(time.Unix(sec, 0))
+	if err != nil { // 32 bits hold the time until 2038
+		return d.failed("set time of", name, err)
+	}
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
 	if err := unix.UtimesNanoAt(d.fd, name, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return d.failed("set time of", name, err)
 	}

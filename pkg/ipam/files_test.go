@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 func TestParseLease(t *testing.T) {
@@ -59,9 +60,12 @@ func TestParseLeaseName(t *testing.T) {
 
 func TestRecordSurvivesItsFile(t *testing.T) {
 	o := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
-	r := record{
+	r := ownerRecord{
 		ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addrs("10.1.0.5", "fd00::5"),
-		NetNS: netNS{"/run/netns/a b", 4, 4026532177, "f1:1412"}, Boot: "boot", Time: time.Unix(1795257727, 0).UTC(),
+		Stamp: record.Stamp{
+			NetNS: record.NetNS{Path: "/run/netns/a b", Dev: 4, Ino: 4026532177, Handle: "f1:1412"},
+			Boot:  "boot", Machine: "m", Time: time.Unix(1795257727, 0).UTC(),
+		},
 	}
 	got, ok := decodeRecord("net", recordName(o), r.encode())
 	if !ok || !got.equal(r) {
@@ -137,7 +141,8 @@ func TestThingsInTheWay(t *testing.T) {
 				}
 				seen := map[netip.Addr]string{}
 				for _, id := range []string{"b", "c"} {
-					got, err := s.Lease(want(sets, id))
+					grant, err := s.Lease(want(sets, id))
+					got := grant.Addresses
 					if err != nil {
 						continue // a clear error will do
 					}

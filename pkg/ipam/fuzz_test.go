@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Whatever a configuration says: no panic, and what is accepted agrees with itself.
@@ -79,7 +80,7 @@ func FuzzParseLease(f *testing.F) {
 
 func FuzzDecodeRecord(f *testing.F) {
 	o := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
-	whole := record{ContainerID: "c1", IfName: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.2")}, Boot: "b"}.encode()
+	whole := ownerRecord{ContainerID: "c1", IfName: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.2")}, Stamp: record.Stamp{Boot: "b"}}.encode()
 	f.Add(whole)
 	f.Add(whole[:20])
 	f.Add([]byte(`{"addresses":[null,""],"time":"x"}`))

@@ -7,7 +7,8 @@ import (
 )
 
 // parseGateway reads the gateway of a subnet. It lies in the subnet, or is
-// IPv6 link-local (routers announce themselves by such an address, RFC 4861).
+// IPv6 link-local (routers announce themselves by such an address, RFC 4861). The
+// unspecified address, 0.0.0.0 or ::, stands for none.
 func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 	if text == "" {
 		return defaultGateway(subnet), nil
@@ -17,6 +18,9 @@ func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
 	}
 	a = a.Unmap()
+	if a.IsUnspecified() {
+		return netip.Addr{}, nil
+	}
 	linkLocal := a.Is6() && a.IsLinkLocalUnicast() && subnet.Addr().Is6()
 	if !subnet.Contains(a) && !linkLocal {
 		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)

@@ -21,7 +21,8 @@ import (
 // (host-local, a person, one of us that is killed half-way) makes the kernel put
 // the present time there, and the next of us builds the index anew from the
 // leases. To look costs one stat, and it does not depend on how finely the
-// kernel's clock ticks.
+// kernel's clock ticks. The index's own directory is stamped in the same way, so
+// that a record that is lost is missed.
 //
 // Only what somebody changes without the lock, while we hold it and are about to
 // set the stamp, is not seen in this way. It cannot make two owners of one
@@ -33,24 +34,32 @@ const (
 	headerName  = "index"
 	blockPrefix = "used."
 	headerMax   = 4096
-	indexFormat = 1
+	indexFormat = 2 // 1 stamped the directory of leases alone, and knew no machines
 )
 
 // header says of which directory, and of which boot, the index is a picture.
 type header struct {
 	Format int    `json:"format"`
 	Boot   string `json:"boot"`
-	Ino    uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
-	Stamp  int64  `json:"stamp"` // seconds since 1970
+	// Machine tells whose boot it is: several may share the directory.
+	Machine string `json:"machine,omitempty"`
+	Ino     uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
+	Stamp   int64  `json:"stamp"` // seconds since 1970
 	// Nameless: some leases lack the interface name (host-local before 0.8).
 	Nameless bool `json:"nameless,omitempty"`
 }
 
-// fits says whether the header was written in this boot for the directory with
+// fits says whether the header was written in this boot for the directories with
 // that status, and nothing changed there since.
-func (h header) fits(boot string, net unix.Stat_t) bool {
+func (h header) fits(boot string, net, own unix.Stat_t) bool {
 	return h.Format == indexFormat && h.Boot == boot && h.Ino == net.Ino &&
-		h.Stamp == net.Mtim.Sec && net.Mtim.Nsec == 0
+		isSecond(net.Mtim, h.Stamp) && isSecond(own.Mtim, h.Stamp)
+}
+
+// isSecond says whether a file's time is exactly that second since 1970.
+func isSecond(t unix.Timespec, sec int64) bool {
+	at, nsec := t.Unix()
+	return at == sec && nsec == 0
 }
 
 func readHeader(own dir) header {

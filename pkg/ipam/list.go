@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Use is how much of a range is taken.
@@ -29,7 +30,7 @@ func (s *Store) Leases() ([]Lease, error) {
 		r := m.owners[seen.files[a].owner]
 		leases = append(leases, Lease{
 			Address: a, Owner: seen.files[a].owner, NetNS: r.NetNS.Path, Time: r.Time,
-			Dead: dead.settle(r) == lifeDead,
+			Dead: dead.settle(r) == record.Dead,
 		})
 	}
 	return leases, nil
@@ -129,7 +130,11 @@ func (s *Store) inspect() (survey, mending, error) {
 	if err != nil {
 		return survey{}, mending{}, ioError(err)
 	}
-	m := seen.mend(l.boot, l.head.Boot)
+	host, err := record.ThisHost()
+	if err != nil {
+		return survey{}, mending{}, ioError(err)
+	}
+	m := seen.mend(host, l.head)
 	if l.owners == nil {
 		m.problem = append(m.problem, seen.compareBitmap(l.own, m.taken)...)
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // access says what one may do while the store is locked.
@@ -27,13 +28,14 @@ type locked struct {
 	access  access
 	network string
 	boot    string
+	machine string
 	lock    int // open file; -1 where there is none to lock
 	net     dir
 	own     dir // its fd is -1 where there is no index
 	head    header
 	used    bitmap
 	// owners are all the records, where the index had to be built anew.
-	owners map[cni.Owner]record
+	owners map[cni.Owner]ownerRecord
 	// unsaved is why the index could not be written, if so.
 	unsaved error
 }
@@ -43,16 +45,16 @@ var errNoNetwork = errors.New("no such network")
 
 // lock takes the lock and finds the index, or builds it anew.
 func (s *Store) lock(mode access) (*locked, error) {
-	boot, err := bootID()
-	if err != nil {
-		return nil, err
-	}
 	for {
-		l := &locked{access: mode, network: s.network, boot: boot, lock: -1, own: dir{fd: -1}}
+		l := &locked{access: mode, network: s.network, lock: -1, own: dir{fd: -1}}
+		var err error
 		if l.net, err = s.openNetwork(mode); err != nil {
 			return nil, err
 		}
-		stat, err := l.begin(s.wait)
+		var stat unix.Stat_t
+		if l.boot, err = record.BootID(); err == nil {
+			stat, err = l.begin(s.wait)
+		}
 		if err == nil && stat.Nlink > 0 {
 			err = l.openIndex(stat)
 		}
@@ -61,9 +63,19 @@ func (s *Store) lock(mode access) (*locked, error) {
 			return nil, err
 		}
 		if stat.Nlink > 0 {
+			s.noteIfNew(l)
 			return l, nil
 		}
 		l.unlock() // the directory was removed while we waited
+	}
+}
+
+// noteIfNew notes the store when its index has just been built. Without the note
+// no more is lost than that a DEL with an edited configuration finds the lease: a data
+// directory may well be writable where the default one is not.
+func (s *Store) noteIfNew(l *locked) {
+	if l.owners != nil && l.access == create {
+		_ = s.note(s.home) // see above
 	}
 }
 
@@ -123,10 +135,12 @@ func (l *locked) openIndex(stat unix.Stat_t) error {
 	l.own = own
 	l.head = readHeader(own)
 	l.used = bitmap{own: own, blocks: map[netip.Addr]*block{}}
-	if l.head.fits(l.boot, stat) {
+	ownStat, err := own.stat()
+	if err == nil && l.head.fits(l.boot, stat, ownStat) {
+		l.machine = l.head.Machine
 		return nil
 	}
-	return l.rebuild()
+	return errors.Join(err, l.rebuild())
 }
 
 // makeIndexDir makes the index's directory, in the place of whatever else bears
@@ -159,7 +173,12 @@ func (l *locked) rebuild() error {
 	if err != nil {
 		return err
 	}
-	m := seen.mend(l.boot, l.head.Boot)
+	host, err := record.ThisHost()
+	if err != nil {
+		return err
+	}
+	l.machine = host.Machine
+	m := seen.mend(host, l.head)
 	l.owners = m.owners
 	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
 	for _, a := range m.taken {
@@ -197,11 +216,11 @@ func (l *locked) apply(m mending, seen survey) error {
 	if err := l.used.save(); err != nil {
 		return err
 	}
-	return l.writeHeader(m.nameless)
+	return l.writeHeader(m)
 }
 
 // writeHeader stamps the index as right.
-func (l *locked) writeHeader(nameless bool) error {
+func (l *locked) writeHeader(m mending) error {
 	stat, err := l.net.stat()
 	if err != nil {
 		return err
@@ -209,7 +228,7 @@ func (l *locked) writeHeader(nameless bool) error {
 	// The kernel never puts a past time there, and every file system can keep an
 	// even number of seconds.
 	stamp := (time.Now().Unix() - 10) &^ 1
-	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Nameless: nameless}
+	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.host.Machine, Nameless: m.nameless}
 	data, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -218,7 +237,7 @@ func (l *locked) writeHeader(nameless bool) error {
 		return err
 	}
 	l.head = h
-	return l.net.setTime(".", h.Stamp)
+	return l.stamp()
 }
 
 // settle writes the index after leases have been changed. What cannot be
@@ -228,22 +247,30 @@ func (l *locked) settle() {
 		l.unsaved = l.used.save()
 	}
 	if l.unsaved == nil {
-		l.unsaved = l.net.setTime(".", l.head.Stamp)
+		l.unsaved = l.stamp()
 	}
 }
 
+// stamp says by the time of both directories that the index is right.
+func (l *locked) stamp() error {
+	if err := l.own.setTime(".", l.head.Stamp); err != nil {
+		return err
+	}
+	return l.net.setTime(".", l.head.Stamp)
+}
+
 // lookup finds the owner's record.
-func (l *locked) lookup(o cni.Owner) (record, bool, error) {
+func (l *locked) lookup(o cni.Owner) (ownerRecord, bool, error) {
 	if l.owners == nil {
 		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
 		if errors.Is(err, unix.ENOENT) {
-			return record{}, false, nil
+			return ownerRecord{}, false, nil
 		}
 		if err != nil || sound {
 			return r, sound, err
 		}
 		if err := l.rebuild(); err != nil { // the record is torn
-			return record{}, false, err
+			return ownerRecord{}, false, err
 		}
 	}
 	r, ok := l.owners[o]
@@ -251,7 +278,7 @@ func (l *locked) lookup(o cni.Owner) (record, bool, error) {
 }
 
 // writeRecord writes an owner's record, over the one that there may be.
-func (l *locked) writeRecord(r record) error {
+func (l *locked) writeRecord(r ownerRecord) error {
 	name := recordName(r.owner(l.network))
 	err := l.own.create(name, r.encode())
 	if errors.Is(err, unix.EEXIST) {
@@ -284,25 +311,34 @@ func (l *locked) free(a netip.Addr) error {
 }
 
 // release gives back all that the record's owner holds. The caller settles.
-func (l *locked) release(r record) error {
+func (l *locked) release(r ownerRecord) error {
 	var failed []error
 	o := r.owner(l.network)
+	rewritten := false
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
-		if err == nil && ok && (f.owner == o || f.kind == leaseGarbage) {
+		switch {
+		case err != nil || !ok:
+		case f.isOf(o) || f.kind == leaseGarbage:
 			err = l.free(a)
+		default:
+			rewritten = true
 		}
 		failed = append(failed, err)
 	}
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
-	return l.removeRecord(o)
+	err := l.removeRecord(o)
+	if err == nil && rewritten { // in place, which no time tells: another owner has no record
+		err = l.rebuild()
+	}
+	return err
 }
 
 // tied says whether all that the record's owner holds was written together with
 // the record, so that its death is theirs.
-func (l *locked) tied(r record) (bool, error) {
+func (l *locked) tied(r ownerRecord) (bool, error) {
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
 		if err != nil {

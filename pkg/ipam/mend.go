@@ -6,21 +6,24 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // mending is what makes index and leases agree, and the picture that results.
 type mending struct {
-	taken   []netip.Addr         // every address that is not free
-	owners  map[cni.Owner]record // every owner's record
+	taken   []netip.Addr              // every address that is not free
+	owners  map[cni.Owner]ownerRecord // every owner's record
 	problem []Problem
 
 	dropFiles   []netip.Addr
 	dropRecords []string
-	write       []record
+	write       []ownerRecord
 
 	nameless bool
+	host     record.Host
 }
 
 // Problem is something in the directory that is not as it should be.
@@ -41,15 +44,15 @@ func (m *mending) note(name, format string, args ...any) {
 	m.problem = append(m.problem, Problem{indexDir + "/" + name, fmt.Sprintf(format, args...)})
 }
 
-// mend plans the repair. boot is this boot's id, lastBoot that of the index, if
-// it had a header that could be read.
+// mend plans the repair. last is the header of the index, if it had one that
+// could be read.
 //
-// Leases that say that they are of another boot go; so do those whose record
-// was torn when that boot ended. A record that does not agree with the leases of
+// Leases that say that they are of an earlier boot of this machine go; so do those
+// whose record was torn when that boot ended. A record that does not agree with the leases of
 // its owner gives way to one that claims to know nothing but the addresses.
-func (s survey) mend(boot, lastBoot string) mending {
-	m := mending{owners: map[cni.Owner]record{}}
-	dead := s.dead(boot, lastBoot)
+func (s survey) mend(host record.Host, last header) mending {
+	m := mending{owners: map[cni.Owner]ownerRecord{}, host: host}
+	dead := s.dead(host, last)
 	held := map[cni.Owner][]netip.Addr{}
 	for a, f := range s.files {
 		switch {
@@ -70,10 +73,10 @@ func (s survey) mend(boot, lastBoot string) mending {
 }
 
 // dead is the set of addresses whose leases are of an earlier boot.
-func (s survey) dead(boot, lastBoot string) map[netip.Addr]bool {
+func (s survey) dead(host record.Host, last header) map[netip.Addr]bool {
 	dead := map[netip.Addr]bool{}
 	for _, r := range s.records {
-		if !r.ours() || r.Boot == boot {
+		if !host.Outlived(r.Stamp) {
 			continue
 		}
 		for _, a := range r.Addresses {
@@ -81,11 +84,9 @@ func (s survey) dead(boot, lastBoot string) map[netip.Addr]bool {
 			dead[a] = dead[a] || ok && f.owner == r.owner(s.network) && f.tiedTo(r)
 		}
 	}
-	if lastBoot == "" || lastBoot == boot || len(s.torn) == 0 {
-		return dead
-	}
 	for a, f := range s.files {
-		if f.kind == leaseHeld && slices.Contains(s.torn, recordName(f.owner)) {
+		lost := record.Stamp{Boot: last.Boot, Machine: last.Machine, Time: time.Unix(f.time.Unix())}
+		if f.kind == leaseHeld && slices.Contains(s.torn, recordName(f.owner)) && host.Outlived(lost) {
 			dead[a] = true
 		}
 	}
@@ -100,12 +101,15 @@ func (s survey) mendRecords(m *mending, held map[cni.Owner][]netip.Addr) {
 		want := s.recordFor(o, addresses, have)
 		m.owners[o] = want
 		m.nameless = m.nameless || o.IfName == ""
-		if ok && have.equal(want) {
-			continue
-		}
-		m.write = append(m.write, want)
-		if ok {
+		if ok && !have.equal(want) {
 			m.note(name, "does not agree with the leases of %s", o)
+		}
+		if want.Boot == m.host.Boot && want.Machine == "" { // of a release that knew no machines
+			want.Machine = m.host.Machine
+			m.owners[o] = want
+		}
+		if !ok || !have.equal(want) {
+			m.write = append(m.write, want)
 		}
 	}
 	for name, r := range s.records {
@@ -121,9 +125,9 @@ func (s survey) mendRecords(m *mending, held map[cni.Owner][]netip.Addr) {
 }
 
 // recordFor is the record of an owner who holds these addresses and had this one.
-func (s survey) recordFor(o cni.Owner, addresses []netip.Addr, have record) record {
+func (s survey) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord) ownerRecord {
 	slices.SortFunc(addresses, netip.Addr.Compare)
-	foreign := record{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
+	foreign := ownerRecord{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
 	for _, a := range addresses {
 		if !slices.Contains(have.Addresses, a) || !s.files[a].tiedTo(have) {
 			return foreign
@@ -138,7 +142,7 @@ func (m *mending) sort() {
 	slices.SortFunc(m.taken, netip.Addr.Compare)
 	slices.SortFunc(m.dropFiles, netip.Addr.Compare)
 	slices.Sort(m.dropRecords)
-	slices.SortFunc(m.write, func(a, b record) int {
+	slices.SortFunc(m.write, func(a, b ownerRecord) int {
 		return cmp.Or(strings.Compare(a.ContainerID, b.ContainerID), strings.Compare(a.IfName, b.IfName))
 	})
 	slices.SortFunc(m.problem, func(a, b Problem) int { return strings.Compare(a.File, b.File) })

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // naive is the allocator that the real one must equal: it walks the addresses
@@ -130,7 +131,8 @@ func (p player) add(id string) {
 	n := p.naive
 	had := n.of(id)
 	next := n.next()
-	got, err := p.store.Lease(want([]Set{n.set}, id))
+	grant, err := p.store.Lease(want([]Set{n.set}, id))
+	got := grant.Addresses
 	switch {
 	case had.IsValid():
 		if r, ok := n.set.rangeOf(had); ok && r.leasable(had) && (err != nil || got[0] != had) {
@@ -157,7 +159,8 @@ func (p player) request(id string) {
 	if !r.leasable(a) {
 		return // the configuration's parser refuses it
 	}
-	got, err := p.store.Lease(want([]Set{n.set}, id, a))
+	grant, err := p.store.Lease(want([]Set{n.set}, id, a))
+	got := grant.Addresses
 	switch holder := n.taken[a]; {
 	case holder != "" && holder != id:
 		if cni.CodeOf(err) != cni.CodeConflict {
@@ -203,11 +206,11 @@ func (p player) killed(id string, a netip.Addr) {
 	if _, err := os.Stat(own); err != nil {
 		return // nobody of us was here yet
 	}
-	boot, err := bootID()
+	boot, err := record.BootID()
 	if err != nil {
 		p.Fatal(err)
 	}
-	r := record{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Boot: boot, Time: time.Unix(1e9, 0).UTC()}
+	r := ownerRecord{ContainerID: id, IfName: "eth0", Addresses: []netip.Addr{a}, Stamp: record.Stamp{Boot: boot, Time: time.Unix(1e9, 0).UTC()}}
 	write(p.T, filepath.Join(own, recordName(testOwner(id))), string(r.encode()[:p.rnd.IntN(2)*len(r.encode())]))
 	switch p.rnd.IntN(3) {
 	case 0:

@@ -4,37 +4,40 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // verdicts remembers who was found dead or alive. It is asked under the lock,
 // and finds out without it.
 type verdicts struct {
-	coroner coroner
-	known   map[string]life // by the record, whole
+	prober record.Prober
+	known  map[string]record.Life // by the record, whole
 }
 
-func newVerdicts() *verdicts {
-	return &verdicts{coroner{proc: "/proc"}, map[string]life{}}
-}
+func newVerdicts() *verdicts { return &verdicts{known: map[string]record.Life{}} }
 
 // openQuestionError is the error that asks whether a record's owner is alive.
-type openQuestionError struct{ about record }
+type openQuestionError struct{ about ownerRecord }
 
 func (q *openQuestionError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
-func (v *verdicts) of(r record) (life, error) {
+func (v *verdicts) of(r ownerRecord) (record.Life, error) {
 	if verdict, ok := v.known[string(r.encode())]; ok {
 		return verdict, nil
 	}
-	return lifeUnknown, &openQuestionError{r}
+	return record.Unknown, &openQuestionError{r}
 }
 
-func (v *verdicts) settle(r record) life {
-	verdict := v.coroner.judge(r)
+func (v *verdicts) settle(r ownerRecord) record.Life {
+	verdict, err := v.prober.Life(r.Stamp)
+	if err != nil {
+		verdict = record.Unknown
+	}
 	v.known[string(r.encode())] = verdict
 	return verdict
 }
@@ -43,7 +46,7 @@ func (v *verdicts) settle(r record) life {
 // sent no list, it releases those of the dead.
 func (s *Store) GC(valid cni.Valid) error {
 	if valid.Known {
-		_, err := s.sweep(func(r record) bool { return !keeps(valid, r.owner(s.network)) }, false)
+		_, err := s.sweep(func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) }, false)
 		return err
 	}
 	_, err := s.Reclaim()
@@ -63,19 +66,19 @@ func (s *Store) Reclaim() (int, error) {
 }
 
 func (s *Store) reclaim(dead *verdicts) (int, error) {
-	return s.sweep(func(r record) bool { return dead.settle(r) == lifeDead }, true)
+	return s.sweep(func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, true)
 }
 
 // sweep releases the leases of all records that are doomed. That is decided
 // without the lock; the lock is then taken for a batch at a time, and a record
 // that changed meanwhile is left alone. tiedOnly leaves those leases that
 // somebody else has written since.
-func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err error) {
+func (s *Store) sweep(doomed func(ownerRecord) bool, tiedOnly bool) (swept int, err error) {
 	records, err := s.records()
 	if err != nil {
 		return 0, ioError(err)
 	}
-	var batch []record
+	var batch []ownerRecord
 	var failed []error
 	flush := func() {
 		n, err := s.sweepBatch(batch, tiedOnly)
@@ -95,7 +98,7 @@ func (s *Store) sweep(doomed func(record) bool, tiedOnly bool) (swept int, err e
 	return swept, ioError(errors.Join(failed...))
 }
 
-func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error) {
+func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err error) {
 	l, err := s.lock(change)
 	if errors.Is(err, errNoNetwork) {
 		return 0, nil
@@ -121,7 +124,7 @@ func (s *Store) sweepBatch(batch []record, tiedOnly bool) (swept int, err error)
 }
 
 // records reads all records. It holds the lock only to make the index right.
-func (s *Store) records() ([]record, error) {
+func (s *Store) records() ([]ownerRecord, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := s.lock(change)
 		if errors.Is(err, errNoNetwork) {
@@ -150,11 +153,16 @@ func (s *Store) records() ([]record, error) {
 	}
 }
 
-// exhausted is the text of a set that has no address left, with the numbers.
+// exhausted is the text of a set that has no address left, with the numbers. It
+// begins as host-local's does, since alerts look for that.
 func (s *Store) exhausted(use []Use) string {
-	var parts []string
+	var ranges, counts []string
 	for _, u := range use {
-		parts = append(parts, fmt.Sprintf("%d of %d in %s (%s)", u.Used, u.Size, u.Range.Subnet, u.Range))
+		ranges = append(ranges, u.Range.First.String()+"-"+u.Range.Last.String())
+		counts = append(counts, fmt.Sprintf("%d of %d in %s", u.Used, u.Size, u.Range.Subnet))
 	}
-	return fmt.Sprintf("network %s: all addresses are leased, %s, and no holder is proved dead; enlarge the range, or delete attachments (GC releases those that the runtime no longer knows)", s.network, strings.Join(parts, ", "))
+	return fmt.Sprintf("no IP addresses available in range set: %s; "+
+		"network %s: all addresses are leased, %s (a gateway is never leased), and no holder is proved dead; "+
+		"enlarge the range, or delete attachments: grep . %s/[0-9a-f]* shows who has which (GC releases those that the runtime no longer knows)",
+		strings.Join(ranges, ","), s.network, strings.Join(counts, ", "), filepath.Join(s.dataDir, s.network))
 }

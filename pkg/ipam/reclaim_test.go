@@ -2,8 +2,8 @@ package ipam
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,11 +13,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // newNetNS makes a network namespace that lives until end is called, held by a
@@ -39,13 +40,7 @@ func newNetNS(t *testing.T) (path string, end func()) {
 	return fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), end
 }
 
-// withoutHandle makes every record look as on a kernel before 6.18.
-func withoutHandle(t *testing.T, dir string) {
-	t.Helper()
-	editRecords(t, dir, func(r *record) { r.NetNS.Handle = "" })
-}
-
-func editRecords(t *testing.T, dir string, edit func(*record)) {
+func editRecords(t *testing.T, dir string, edit func(*ownerRecord)) {
 	t.Helper()
 	names, err := filepath.Glob(filepath.Join(dir, indexDir, recordPrefix+"*"))
 	if err != nil {
@@ -56,7 +51,7 @@ func editRecords(t *testing.T, dir string, edit func(*record)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r record
+		var r ownerRecord
 		if err := json.Unmarshal(data, &r); err != nil {
 			t.Fatal(err)
 		}
@@ -66,73 +61,30 @@ func editRecords(t *testing.T, dir string, edit func(*record)) {
 }
 
 func TestReclaim(t *testing.T) {
-	for _, kernel := range []string{"with handles", "without handles"} {
-		t.Run(kernel, func(t *testing.T) {
-			provable := kernel == "with handles" || seesAllProcesses()
-			if kernel == "with handles" && !givesHandles(t) {
-				t.Skip("this kernel gives no handles of namespaces")
-			}
-			s, dir := testStore(t)
-			sets := testSets(t, "10.1.0.0/28")
-			living, _ := newNetNS(t)
-			dying, end := newNetNS(t)
-			from(t, s, sets).leaseIn("living", living)
-			from(t, s, sets).leaseIn("dying", dying)
-			from(t, s, sets).leaseIn("pathless", "/nonexistent")
-			write(t, dir+"/10.1.0.9", "theirs\r\neth0")
-			if err := s.Repair(); err != nil {
-				t.Fatal(err)
-			}
-			if kernel == "without handles" {
-				withoutHandle(t, dir)
-			}
-			if n, err := s.Reclaim(); n != 0 || err != nil {
-				t.Errorf("while all live: got %d, %v, want 0", n, err)
-			}
-			end()
-			n, err := s.Reclaim()
-			if !provable {
-				if n != 0 || err != nil {
-					t.Errorf("without a proof: got %d, %v, want 0", n, err)
-				}
-				return
-			}
-			if n != 1 || err != nil {
-				t.Errorf("after one namespace is gone: got %d, %v, want 1", n, err)
-			}
-			want := map[string]string{"10.1.0.2": "living\r\neth0", "10.1.0.4": "pathless\r\neth0", "10.1.0.9": "theirs\r\neth0", "last_reserved_ip.0": "10.1.0.4"}
-			if diff := cmp.Diff(want, files(t, dir)); diff != "" {
-				t.Errorf("-want +got:\n%s", diff)
-			}
-			mustBeSound(t, s)
-		})
-	}
-}
-
-// givesHandles says whether the kernel gives handles of namespaces, as it does
-// since 6.18; from there on it is an error if we have none.
-func givesHandles(t *testing.T) bool {
-	t.Helper()
-	gives := identifyNetNS("/proc/self/ns/net").Handle != ""
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
+	s, dir := testStore(t)
+	sets := testSets(t, "10.1.0.0/28")
+	living, _ := newNetNS(t)
+	dying, end := newNetNS(t)
+	from(t, s, sets).leaseIn("living", living)
+	from(t, s, sets).leaseIn("dying", dying)
+	from(t, s, sets).leaseIn("pathless", "/nonexistent")
+	write(t, dir+"/10.1.0.9", "theirs\r\neth0")
+	if err := s.Repair(); err != nil {
 		t.Fatal(err)
 	}
-	var major, minor int
-	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
-		t.Fatal(err)
+	if n, err := s.Reclaim(); n != 0 || err != nil {
+		t.Errorf("while all live: got %d, %v, want 0", n, err)
 	}
-	if !gives && (major > 6 || major == 6 && minor >= 18) {
-		t.Fatalf("no handle of a namespace on Linux %d.%d", major, minor)
+	end()
+	n, err := s.Reclaim()
+	if n != 1 || err != nil {
+		t.Errorf("after one namespace is gone: got %d, %v, want 1", n, err)
 	}
-	return gives
-}
-
-// seesAllProcesses says whether we may look into every process, which root may
-// not everywhere.
-func seesAllProcesses() bool {
-	_, err := netNSInUse("/proc")
-	return err == nil
+	want := map[string]string{"10.1.0.2": "living\r\neth0", "10.1.0.4": "pathless\r\neth0", "10.1.0.9": "theirs\r\neth0", "last_reserved_ip.0": "10.1.0.4"}
+	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	mustBeSound(t, s)
 }
 
 // A namespace whose path is gone may live on.
@@ -140,68 +92,9 @@ func TestReclaimSparesWhatIsInUse(t *testing.T) {
 	netns, _ := newNetNS(t)
 	s, dir := testStore(t)
 	from(t, s, testSets(t, "10.1.0.0/28")).leaseIn("a", netns)
-	for _, kernel := range []string{"with handles", "without handles"} {
-		editRecords(t, dir, func(r *record) {
-			r.NetNS.Path = "/gone"
-			if kernel == "without handles" {
-				r.NetNS.Handle = ""
-			}
-		})
-		if n, err := s.Reclaim(); n != 0 || err != nil {
-			t.Errorf("%s, path gone, namespace in use: got %d, %v, want 0", kernel, n, err)
-		}
-	}
-}
-
-// fakeProc is a /proc with the given links and files.
-func fakeProc(t *testing.T, links, texts map[string]string) string {
-	t.Helper()
-	proc := t.TempDir()
-	links["self/ns/pid"] = "pid:[4026531836]"
-	for name, target := range links {
-		path := filepath.Join(proc, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(target, path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, text := range texts {
-		write(t, filepath.Join(proc, name), text)
-	}
-	return proc
-}
-
-func TestNetNSInUse(t *testing.T) {
-	proc := fakeProc(t, map[string]string{
-		"1/ns/mnt": "mnt:[1]", "1/task/1/ns/net": "net:[101]", "1/fd/0": "/dev/null", "1/fd/7": "net:[102]",
-		"20/ns/mnt": "mnt:[2]", "20/task/20/ns/net": "net:[101]", "20/task/21/ns/net": "net:[103]",
-		"30/ns/mnt": "mnt:[2]", "30/task/30/ns/net": "net:[101]",
-		"irq/ns/mnt": "mnt:[3]",
-	}, map[string]string{
-		"1/mountinfo":  "22 1 0:4 net:[104] /run/netns/a rw - nsfs nsfs rw\n23 1 0:5 / /sys rw - sysfs sysfs rw\n",
-		"20/mountinfo": "22 1 0:4 net:[105] /run/netns/b rw - nsfs nsfs rw\n",
-		"30/mountinfo": "the same mounts as process 20 has, not read again: net:[106]\n",
-	})
-	got, err := netNSInUse(proc)
-	want := map[uint64]bool{101: true, 102: true, 103: true, 104: true, 105: true}
-	if diff := cmp.Diff(want, got); diff != "" || err != nil {
-		t.Errorf("error %v (-want +got):\n%s", err, diff)
-	}
-}
-
-func TestNetNSInUseOwnsUpToWhatItCannotSee(t *testing.T) {
-	nested := fakeProc(t, map[string]string{}, nil)
-	if err := errors.Join(os.Remove(nested+"/self/ns/pid"), os.Symlink("pid:[4026532999]", nested+"/self/ns/pid")); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := netNSInUse(nested); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("in a pid namespace: got %v, %v, want an error", got, err)
-	}
-	forbidden := fakeProc(t, map[string]string{"1/ns/mnt": "mnt:[1]"}, map[string]string{"1/task": "not a directory: as if it could not be listed"})
-	if got, err := netNSInUse(forbidden); err == nil {
-		t.Errorf("a process that cannot be looked into: got %v, want an error", got)
+	editRecords(t, dir, func(r *ownerRecord) { r.NetNS.Path = "/gone" })
+	if n, err := s.Reclaim(); n != 0 || err != nil {
+		t.Errorf("path gone, namespace in use: got %d, %v, want 0", n, err)
 	}
 }
 
@@ -246,14 +139,14 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 		from(t, s, sets).leaseIn(fmt.Sprint("c", i), netns)
 	}
 	_, err := s.Lease(want(sets, "late"))
-	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
+	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "no IP addresses available in range set: 10.1.0.1-10.1.0.6; ") || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
 		t.Errorf("full: got %v, want code 101 and the numbers", err)
 	}
-	if err := s.Ready(sets); cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), "5 of 5") {
+	if err := s.Available(sets); cni.CodeOf(err) != cni.CodeUnavailable || !strings.Contains(err.Error(), "5 of 5") {
 		t.Errorf("STATUS of a full pool: got %v, want code 50 and the numbers", err)
 	}
 	end()
-	if err := s.Ready(sets); err != nil {
+	if err := s.Available(sets); err != nil {
 		t.Errorf("STATUS of a pool of the dead: got %v, want none", err)
 	}
 	use, err := s.Usage(sets)
@@ -334,28 +227,59 @@ func TestGC(t *testing.T) {
 	}
 }
 
+// another makes every lease's record one of another boot, made long ago.
+func another(t *testing.T, dir, machine string) {
+	t.Helper()
+	made := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
+	editRecords(t, dir, func(r *ownerRecord) {
+		r.Boot, r.Machine, r.Time = "another", machine, made
+		for _, a := range r.Addresses {
+			if err := os.Chtimes(filepath.Join(dir, a.String()), made, made); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
 // What ended in an earlier boot, as seen at the first use in this one.
 func TestEarlierBoot(t *testing.T) {
-	s, dir := testStore(t)
-	sets := testSets(t, "10.1.0.0/28")
-	netns, _ := newNetNS(t)
-	for _, id := range []string{"a", "torn", "rewritten"} {
-		from(t, s, sets).leaseIn(id, netns)
-	}
-	editRecords(t, dir, func(r *record) { r.Boot = "an-earlier-one" })
-	write(t, filepath.Join(dir, indexDir, recordName(testOwner("torn"))), "")
-	write(t, filepath.Join(dir, indexDir, headerName), `{"format":1,"boot":"an-earlier-one"}`)
-	if err := os.Remove(dir + "/10.1.0.4"); err != nil {
+	host, err := record.ThisHost()
+	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir+"/10.1.0.4", "rewritten\r\neth0") // by host-local, meanwhile
-	write(t, dir+"/10.1.0.5", "theirs\r\neth0")
-	from(t, s, sets).lease("new")
-	want := map[string]string{"10.1.0.4": "rewritten\r\neth0", "10.1.0.5": "theirs\r\neth0", "10.1.0.6": "new\r\neth0", "last_reserved_ip.0": "10.1.0.6"}
-	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+	earlier := map[string]string{"10.1.0.4": "rewritten\r\neth0", "10.1.0.5": "theirs\r\neth0", "10.1.0.6": "new\r\neth0", "last_reserved_ip.0": "10.1.0.6"}
+	others := maps.Clone(earlier)
+	others["10.1.0.2"], others["10.1.0.3"] = "a\r\neth0", "torn\r\neth0"
+	for _, test := range []struct {
+		name, machine string
+		want          map[string]string
+	}{
+		{"of this machine", host.Machine, earlier},
+		{"written by a release that knew no machines", "", earlier},
+		{"of a machine that shares the directory", "another", others},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, dir := testStore(t)
+			sets := testSets(t, "10.1.0.0/28")
+			netns, _ := newNetNS(t)
+			for _, id := range []string{"a", "torn", "rewritten"} {
+				from(t, s, sets).leaseIn(id, netns)
+			}
+			another(t, dir, test.machine)
+			write(t, filepath.Join(dir, indexDir, recordName(testOwner("torn"))), "")
+			write(t, filepath.Join(dir, indexDir, headerName), fmt.Sprintf(`{"format":1,"boot":"another","machine":%q}`, test.machine))
+			if err := os.Remove(dir + "/10.1.0.4"); err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir+"/10.1.0.4", "rewritten\r\neth0") // by host-local, meanwhile
+			write(t, dir+"/10.1.0.5", "theirs\r\neth0")
+			from(t, s, sets).lease("new")
+			if diff := cmp.Diff(test.want, files(t, dir)); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			mustBeSound(t, s)
+		})
 	}
-	mustBeSound(t, s)
 }
 
 // Our record tells nothing of what host-local wrote for the same owner later.
@@ -418,7 +342,7 @@ func TestVerify(t *testing.T) {
 	from(t, s, sets).lease("a")
 	from(t, s, sets).lease("b")
 	write(t, filepath.Join(dir, indexDir, recordName(testOwner("a"))), "{")
-	write(t, filepath.Join(dir, indexDir, recordName(testOwner("x"))), string(record{ContainerID: "x", IfName: "eth0"}.encode()))
+	write(t, filepath.Join(dir, indexDir, recordName(testOwner("x"))), string(ownerRecord{ContainerID: "x", IfName: "eth0"}.encode()))
 	write(t, filepath.Join(dir, indexDir, blockPrefix+"10.1.0.0"), "")
 	write(t, dir+"/10.1.0.7", "\x00\x00")
 	problems, err := s.Verify()

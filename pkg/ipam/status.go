@@ -9,13 +9,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Ready says whether an ADD can be served: the store can be written, and every
-// set has an address to give, if need be after reclaiming those of the dead. It
-// writes nothing. The error has code 50.
-func (s *Store) Ready(sets []Set) error {
-	if err := s.writable(); err != nil {
-		return err
-	}
+// Available says whether every set has an address to give, if need be after
+// reclaiming those of the dead. It writes nothing. The error has code 50.
+func (s *Store) Available(sets []Set) error {
 	full, err := s.firstFull(sets, false)
 	if err == nil && full >= 0 {
 		full, err = s.firstFull(sets, true)
@@ -35,9 +31,9 @@ func (s *Store) Ready(sets []Set) error {
 	return cni.UnavailableErrorf("%s", s.exhausted(use))
 }
 
-// writable says whether the network's directory, or where it is to be made, can
-// be written and has room.
-func (s *Store) writable() error {
+// Writable says whether the network's directory, or where it is to be made, can
+// be written and has room. The error has code 50.
+func (s *Store) Writable() error {
 	path := filepath.Join(s.dataDir, s.network)
 	err := unix.Access(path, unix.W_OK|unix.X_OK)
 	for errors.Is(err, unix.ENOENT) && path != filepath.Dir(path) {
@@ -45,14 +41,14 @@ func (s *Store) writable() error {
 		err = unix.Access(path, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return cni.UnavailableErrorf("leases cannot be written to %s: %w", path, err)
+		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: %w; make it writable, or name another directory", path, err)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
-		return cni.UnavailableErrorf("leases cannot be written to %s: %w", path, err)
+		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: %w; make it writable, or name another directory", path, err)
 	}
 	if fs.Bavail == 0 || fs.Files > 0 && fs.Ffree == 0 {
-		return cni.UnavailableErrorf("leases cannot be written to %s: the file system is full", path)
+		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: the file system is full; make room, or name another directory", path)
 	}
 	return nil
 }

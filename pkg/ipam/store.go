@@ -3,7 +3,10 @@ package ipam
 import (
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -36,12 +39,15 @@ type Store struct {
 	dataDir string
 	network string
 	wait    time.Duration
+	// home is the directory where other stores of the network are noted; "" for
+	// none.
+	home string
 }
 
 // NewStore is the store of a network whose lock is waited for no longer than
-// wait. Nothing is opened or made yet.
+// wait. It stands alone (see StoreOf). Nothing is opened or made yet.
 func NewStore(dataDir, network string, wait time.Duration) *Store {
-	return &Store{dataDir: dataDir, network: network, wait: wait}
+	return &Store{dataDir: filepath.Clean(dataDir), network: network, wait: wait}
 }
 
 // Release gives back all that the owner has. An owner without leases is no error.
@@ -63,7 +69,7 @@ func (s *Store) Release(o cni.Owner) error {
 }
 
 // find is lookup, and else the container's lease without interface name.
-func (l *locked) find(o cni.Owner) (record, bool, error) {
+func (l *locked) find(o cni.Owner) (ownerRecord, bool, error) {
 	r, ok, err := l.lookup(o)
 	nameless := l.head.Nameless || l.owners != nil
 	if ok || err != nil || !nameless {
@@ -89,6 +95,17 @@ func (s *Store) Held(o cni.Owner) ([]netip.Addr, error) {
 	}
 	held, err := l.held(r, r.owner(s.network))
 	return held, ioError(err)
+}
+
+// writeError says, where leases cannot be written, by which key of the configuration
+// that can be changed.
+func (s *Store) writeError(err error) error {
+	for _, refusal := range []error{unix.EROFS, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, refusal) {
+			return cni.IOErrorf("ipam.dataDir: leases cannot be written below %s: %w; make it writable, or name another directory", s.dataDir, err)
+		}
+	}
+	return ioError(err)
 }
 
 // ioError gives an error without a code that of input and output.

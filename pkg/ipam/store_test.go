@@ -78,7 +78,7 @@ func (p pool) must(w Want) []netip.Addr {
 	if err != nil {
 		p.t.Fatalf("lease to %s: %v", w.Owner, err)
 	}
-	return got
+	return got.Addresses
 }
 
 func want(sets []Set, id string, requested ...netip.Addr) Want {

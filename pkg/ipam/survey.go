@@ -16,9 +16,9 @@ import (
 type survey struct {
 	network string
 	files   map[netip.Addr]leaseFile
-	records map[string]record // by name
-	torn    []string          // records that cannot be read
-	blocks  []string          // names of the bitmap's blocks
+	records map[string]ownerRecord // by name
+	torn    []string               // records that cannot be read
+	blocks  []string               // names of the bitmap's blocks
 }
 
 type leaseFile struct {
@@ -28,8 +28,14 @@ type leaseFile struct {
 }
 
 // tiedTo says whether the file was written together with the record.
-func (f leaseFile) tiedTo(r record) bool {
-	return r.ours() && f.time.Sec == r.Time.Unix() && f.time.Nsec == 0
+func (f leaseFile) tiedTo(r ownerRecord) bool {
+	return r.ours() && isSecond(f.time, r.Time.Unix())
+}
+
+// isOf says whether the lease is the owner's, of whom a record names it. host-local
+// before 0.8 wrote no interface name; such a file may have taken the place of ours.
+func (f leaseFile) isOf(o cni.Owner) bool {
+	return f.owner == o || f.kind == leaseHeld && f.owner.IfName == "" && f.owner.ContainerID == o.ContainerID
 }
 
 // readLease reads the lease of one address; ok is false where nobody has it.
@@ -50,7 +56,7 @@ func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err
 
 // takeSurvey reads everything. Without an index of ours, own.fd is negative.
 func takeSurvey(net, own dir, network string) (survey, error) {
-	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]record{}}
+	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]ownerRecord{}}
 	names, err := net.names()
 	if err != nil {
 		return s, err
@@ -89,7 +95,7 @@ func (s *survey) readIndex(own dir) error {
 }
 
 // readRecords reads all records, and names those that cannot be understood.
-func readRecords(own dir, network string) (all []record, torn []string, err error) {
+func readRecords(own dir, network string) (all []ownerRecord, torn []string, err error) {
 	names, err := own.names()
 	if err != nil {
 		return nil, nil, err
@@ -115,13 +121,13 @@ func readRecords(own dir, network string) (all []record, torn []string, err erro
 
 // readRecord reads one record; ok is false where it cannot be understood. The
 // error is ENOENT where there is none.
-func readRecord(own dir, network, name string, buf []byte) (r record, ok bool, err error) {
+func readRecord(own dir, network, name string, buf []byte) (r ownerRecord, ok bool, err error) {
 	data, err := own.read(name, buf)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {
-		return record{}, false, nil
+		return ownerRecord{}, false, nil
 	}
 	if err != nil {
-		return record{}, false, err
+		return ownerRecord{}, false, err
 	}
 	r, ok = decodeRecord(network, name, data)
 	return r, ok, nil

@@ -228,3 +228,21 @@ func (f Family) Usable(table string) error {
 	}
 	return nil
 }
+
+// Same says whether two commands are one program: "iptables" is a link to one of the
+// variants.
+func Same(a, b string) bool {
+	stat := func(program string) (os.FileInfo, error) {
+		path, err := exec.LookPath(program)
+		if err != nil {
+			return nil, err
+		}
+		return os.Stat(path)
+	}
+	first, err := stat(a)
+	if err != nil {
+		return a == b
+	}
+	second, err := stat(b)
+	return err == nil && os.SameFile(first, second)
+}

@@ -1,12 +1,14 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
 // portConfig are the keys of port mappings, as the reference portmap plugin has
@@ -19,6 +21,7 @@ type portConfig struct {
 	ExternalSetMarkChain string   `json:"externalSetMarkChain"`
 	ConditionsV4         []string `json:"conditionsV4"`
 	ConditionsV6         []string `json:"conditionsV6"`
+	NerdctlID            string   `json:"nerdctlID"`
 	RuntimeConfig        struct {
 		PortMappings []portEntry `json:"portMappings"`
 	} `json:"runtimeConfig"`
@@ -78,6 +81,9 @@ func ReadPorts(r *cni.Request) (PortSettings, error) {
 	if err != nil {
 		return PortSettings{}, err
 	}
+	if s.Backend == Auto && (c.NerdctlID != "" || isNerdctl(r.Args)) && iptables.Installed(iptables.IPv4().Program) {
+		s.Backend = IPTables
+	}
 	for i, entry := range c.RuntimeConfig.PortMappings {
 		request, err := entry.read(i)
 		if err != nil {
@@ -88,6 +94,19 @@ func ReadPorts(r *cni.Request) (PortSettings, error) {
 		}
 	}
 	return s, nil
+}
+
+// isNerdctl says whether nerdctl calls: of its networks' configurations, which have a
+// nerdctlID, libcni hands the plugins' own parts on, and not that. nerdctl chooses host
+// ports by itself, and reads chain CNI-HOSTPORT-DNAT of iptables to learn which are
+// taken: it would choose the first one again and again.
+func isNerdctl(args map[string]string) bool {
+	for key := range args {
+		if strings.HasPrefix(key, "NERDCTL_") {
+			return true
+		}
+	}
+	return false
 }
 
 func (c portConfig) options() (PortSettings, error) {
@@ -127,6 +146,28 @@ func (o PortOptions) needsIPTables() string {
 	return ""
 }
 
+// differences says what is set otherwise than where the ports were mapped, for people.
+func (o PortOptions) differences(have *recordedPorts) []string {
+	type key struct {
+		name       string
+		want, have any
+	}
+	keys := []key{{"snat", o.SNAT, have.SNAT}, {"masqAll", o.MasqueradeAll, have.MasqueradeAll}}
+	if have.Backend == IPTables {
+		keys = append(keys,
+			key{"markMasqBit", o.MarkBit, have.MarkBit}, key{"externalSetMarkChain", o.SetMarkChain, have.SetMarkChain},
+			key{"conditionsV4", strings.Join(o.Conditions4, " "), strings.Join(have.Conditions4, " ")},
+			key{"conditionsV6", strings.Join(o.Conditions6, " "), strings.Join(have.Conditions6, " ")})
+	}
+	var diffs []string
+	for _, key := range keys {
+		if key.want != key.have {
+			diffs = append(diffs, fmt.Sprintf("%s: want %v, have the ports mapped with %v", key.name, key.want, key.have))
+		}
+	}
+	return diffs
+}
+
 // fits refuses what the backend cannot do.
 func (o PortOptions) fits(backend Backend) error {
 	if field := o.needsIPTables(); field != "" && backend == NFTables {
@@ -136,7 +177,8 @@ func (o PortOptions) fits(backend Backend) error {
 	for field, words := range map[string][]string{"conditionsV4": o.Conditions4, "conditionsV6": o.Conditions6} {
 		// Any condition of iptables begins so, and none of nftables does.
 		if len(words) > 0 && !strings.HasPrefix(words[0], "-") && words[0] != "!" {
-			return cni.UnsupportedErrorf("%s: %q is not a condition of iptables; begin with an option such as \"-s\"", field, strings.Join(words, " "))
+			return cni.UnsupportedErrorf("%s: %q is not a condition of iptables, and backend %q alone has conditions; begin with an option such as \"-s\"",
+				field, strings.Join(words, " "), IPTables)
 		}
 		if i := slices.IndexFunc(words, func(w string) bool { return strings.ContainsAny(w, "\n\"\\") }); i >= 0 {
 			return cni.ConfigErrorf("%s[%d]: %q holds a quote, backslash or line break; leave those out", field, i, words[i])
@@ -210,7 +252,16 @@ func (s PortSettings) For(addresses []netip.Prefix, hostLinks []string) (Ports, 
 			return Ports{}, cni.ConfigErrorf("%s.hostIP: %s cannot lead to the container, whose addresses are %v; use a hostIP of their family, or leave it out",
 				request.field, request.hostText(), addresses)
 		}
-		ports.Mappings = append(ports.Mappings, mappings...)
+		for _, m := range mappings {
+			i := slices.IndexFunc(ports.Mappings, func(had Mapping) bool { return had.Protocol == m.Protocol && had.Host == m.Host })
+			switch {
+			case i < 0:
+				ports.Mappings = append(ports.Mappings, m)
+			case ports.Mappings[i] != m: // the same host port in two spellings: no hostIP, and 0.0.0.0 or ::
+				return Ports{}, cni.ConfigErrorf("%s.hostPort: %d/%s on %s leads to container port %d already; choose another host port",
+					request.field, m.Host.Port(), m.Protocol, hostName(m.Host.Addr()), ports.Mappings[i].Container.Port())
+			}
+		}
 	}
 	return ports, nil
 }

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -39,6 +40,48 @@ func TestReadPortsBackend(t *testing.T) {
 	} {
 		if got := readPorts(t, config).Backend; got != want {
 			t.Errorf("%s: got %q, want %q", config, got, want)
+		}
+	}
+}
+
+// nerdctl chooses host ports by what it reads in chains of iptables.
+func TestReadPortsOfNerdctl(t *testing.T) {
+	for _, test := range []struct {
+		name, config string
+		args         map[string]string
+		want         Backend
+	}{
+		{"its arguments", `{}`, map[string]string{"IgnoreUnknown": "1", "NERDCTL_CNI_DHCP_HOSTNAME": "x"}, IPTables},
+		{"its key", `{"nerdctlID": "17f29b073143d8cd97b5bbe492bdeffec1c5fee55cc1fe2112c8b9335f8b6121"}`, nil, IPTables},
+		{"another runtime", `{}`, map[string]string{"IgnoreUnknown": "1"}, Auto},
+		{"a backend that was asked for", `{"backend": "nftables"}`, map[string]string{"NERDCTL_CNI_DHCP_HOSTNAME": "x"}, NFTables},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s, err := ReadPorts(&cni.Request{Stdin: []byte(test.config), Args: test.args})
+			if err != nil || s.Backend != test.want {
+				t.Errorf("got %q, %v, want %q", s.Backend, err, test.want)
+			}
+		})
+	}
+	t.Setenv("PATH", "/nonexistent")
+	s, err := ReadPorts(&cni.Request{Stdin: []byte(`{"nerdctlID": "17f2"}`)})
+	if err != nil || s.Backend != Auto {
+		t.Errorf("a host without iptables: got %q, %v, want any", s.Backend, err)
+	}
+}
+
+// One host port in two spellings is one mapping, or a mistake.
+func TestPortsSpeltTwice(t *testing.T) {
+	for _, hostIP := range []string{"0.0.0.0", "::"} {
+		for second, ok := range map[int]bool{80: true, 81: false} {
+			s := readPorts(t, fmt.Sprintf(`{"runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}, {"hostPort": 8080, "containerPort": %d, "hostIP": %q}]}}`, second, hostIP))
+			ports, err := s.For(prefixes("10.1.0.5/24", "fd00:1::5/64"), nil)
+			if ok && (err != nil || len(ports.Mappings) != 2) {
+				t.Errorf("%s, the same container port: got %v, %v, want one mapping of each family", hostIP, ports.Mappings, err)
+			}
+			if !ok && (cni.CodeOf(err) != 7 || !strings.Contains(err.Error(), "runtimeConfig.portMappings[1].hostPort")) {
+				t.Errorf("%s, another container port: got %v, want code 7 that names the field", hostIP, err)
+			}
 		}
 	}
 }

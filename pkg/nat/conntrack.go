@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"syscall"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,109 +12,132 @@ import (
 
 // stale says whether a tracked UDP flow to a mapping's host port, of which the
 // host address fits, is one that must go.
-type stale func(flow *netlink.ConntrackFlow, m Mapping) bool
+type stale func(f flow, m Mapping) bool
 
 // staleAtAdd are flows from before the mapping: the kernel would go on treating
 // the client's packets as it did, since only the first one is looked up.
-func staleAtAdd(flow *netlink.ConntrackFlow, m Mapping) bool { return !staleAtDel(flow, m) }
+func staleAtAdd(f flow, m Mapping) bool { return !staleAtDel(f, m) }
 
 // staleAtDel are flows that lead to the container.
-func staleAtDel(flow *netlink.ConntrackFlow, m Mapping) bool {
-	return addrOf(flow.Reverse.SrcIP) == m.Container.Addr() && flow.Reverse.SrcPort == m.Container.Port()
+func staleAtDel(f flow, m Mapping) bool { return f.answers == m.Container }
+
+// forgetFlows deletes what conntrack knows of stale UDP flows to the mappings; where no
+// UDP port is mapped nothing is asked. TCP needs none of it: a new connection is a new
+// flow. It may take some time where there are many flows, and belongs outside of locks.
+func forgetFlows(mappings []Mapping, stale stale) error {
+	udp := slices.DeleteFunc(slices.Clone(mappings), func(m Mapping) bool { return m.Protocol != UDP })
+	if len(udp) == 0 {
+		return nil
+	}
+	tracker, err := openTracker()
+	if err == nil {
+		err = errors.Join(forgetFlowsBy(tracker, udp, stale), tracker.close())
+	}
+	if err != nil {
+		return fmt.Errorf("delete stale UDP flows to mapped ports: %w", err)
+	}
+	return nil
 }
 
-// forgetFlows deletes what conntrack knows of stale UDP flows to the mappings.
-// TCP needs none of it: a new connection is a new flow.
-func forgetFlows(mappings []Mapping, stale stale) error {
+func forgetFlowsBy(t *tracker, mappings []Mapping, stale stale) error {
+	hosts := &hostAddresses{}
 	for _, f := range families() {
-		filter := &flowFilter{family: f, stale: stale}
-		for _, m := range mappings {
-			if m.Protocol == UDP && m.Host.Addr().Is4() == f.is4 {
-				filter.mappings = append(filter.mappings, m)
+		own := slices.DeleteFunc(slices.Clone(mappings), func(m Mapping) bool { return m.Host.Addr().Is4() != f.is4 })
+		for _, asked := range questions(own) {
+			flows, err := t.list(f, asked)
+			if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+				return nil // a kernel without ctnetlink tracks nothing that could be deleted
 			}
-		}
-		if len(filter.mappings) == 0 {
-			continue
-		}
-		if err := filter.forget(); err != nil {
-			return fmt.Errorf("delete stale UDP flows to mapped ports: %w", err)
+			if err != nil {
+				return err
+			}
+			for _, flow := range flows {
+				gone, err := isStale(flow, own, hosts, stale)
+				if err != nil {
+					return err
+				}
+				if !gone {
+					continue
+				}
+				if err := t.delete(f, flow); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
 }
 
-// flowFilter picks flows for netlink.ConntrackDeleteFilters.
-type flowFilter struct {
-	family   family
-	mappings []Mapping
-	stale    stale
-	locals   map[netip.Addr]bool // the host's addresses, once they are needed
-	err      error
+// The kernel looks at all flows for each question.
+const maxQuestions = 8
+
+// questions are which flows the kernel is to tell of: those to one of the ports, or all
+// of UDP where that is many ports.
+func questions(mappings []Mapping) []flowFilter {
+	var filters []flowFilter
+	for _, m := range mappings {
+		if f := (flowFilter{port: m.Host.Port()}); !slices.Contains(filters, f) {
+			filters = append(filters, f)
+		}
+	}
+	if len(filters) > maxQuestions {
+		return []flowFilter{{}}
+	}
+	return filters
 }
 
-func (f *flowFilter) forget() error {
-	family := netlink.InetFamily(unix.AF_INET6)
-	if f.family.is4 {
-		family = unix.AF_INET
+func isStale(f flow, mappings []Mapping, hosts *hostAddresses, stale stale) (bool, error) {
+	for _, m := range mappings {
+		if f.protocol != UDP.number() || f.to.Port() != m.Host.Port() || !stale(f, m) {
+			continue
+		}
+		reaches, err := hosts.reaches(f.to.Addr(), m)
+		if err != nil || reaches {
+			return reaches, err
+		}
 	}
-	var err error
-	for range 3 { // a table that changes meanwhile is read again
-		_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, f)
+	return false, nil
+}
+
+// hostAddresses are the host's, once they are needed.
+type hostAddresses struct{ all map[netip.Addr]bool }
+
+// reaches says whether a flow's destination is the mapping's host address: a flow to
+// the same port of another machine is none of ours.
+func (h *hostAddresses) reaches(to netip.Addr, m Mapping) (bool, error) {
+	if !m.anyHost() {
+		return to == m.Host.Addr(), nil
+	}
+	if to.IsLoopback() {
+		return true, nil
+	}
+	if h.all == nil {
+		list, err := listAddresses()
+		if err != nil {
+			return false, err
+		}
+		h.all = map[netip.Addr]bool{}
+		for _, a := range list {
+			if address, ok := netip.AddrFromSlice(a.IP); ok {
+				h.all[address.Unmap()] = true
+			}
+		}
+	}
+	return h.all[to], nil
+}
+
+// listAddresses lists the host's addresses. What changes meanwhile is listed again.
+func listAddresses() (list []netlink.Addr, err error) {
+	for range listTries {
+		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
 		}
 	}
-	if errors.Is(err, syscall.EINVAL) || errors.Is(err, netlink.ErrDumpInterrupted) {
-		err = nil // a kernel without ctnetlink; or every flow that was there at the start has been seen
-	}
-	return errors.Join(err, f.err)
-}
-
-// MatchConntrackFlow says whether the flow is to be deleted.
-func (f *flowFilter) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != UDP.number() {
-		return false
-	}
-	for _, m := range f.mappings {
-		if flow.Forward.DstPort == m.Host.Port() && f.reaches(flow, m) && f.stale(flow, m) {
-			return true
-		}
-	}
-	return false
-}
-
-// reaches says whether the flow's destination is the mapping's host address: a
-// flow to the same port of another machine is none of ours.
-func (f *flowFilter) reaches(flow *netlink.ConntrackFlow, m Mapping) bool {
-	to := addrOf(flow.Forward.DstIP)
-	if !m.anyHost() {
-		return to == m.Host.Addr()
-	}
-	if to.IsLoopback() {
-		return true
-	}
-	if f.locals == nil {
-		f.locals, f.err = localAddresses()
-	}
-	return f.locals[to]
-}
-
-func localAddresses() (map[netip.Addr]bool, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
-	locals := map[netip.Addr]bool{}
-	for _, a := range list {
-		locals[addrOf(a.IP)] = true
-	}
-	return locals, nil
+	return list, nil
 }
 
-func addrOf(ip []byte) netip.Addr {
-	addr, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return netip.Addr{} // equal to no address of a mapping
-	}
-	return addr.Unmap()
-}
+const listTries = 10

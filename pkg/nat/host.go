@@ -1,19 +1,20 @@
-// Package nat knows what leaves and enters a host under another address:
-// masquerade of networks and mapped host ports.
+// Package nat knows what leaves and enters a host under another address: masquerade
+// of networks and mapped host ports.
+//
+// What is wanted is plain data (Rules); it goes one way: to a backend, nftables or
+// iptables, which brings the kernel to it, after a record of it was written. Start at
+// Host.Add and Host.Release. To debug: nft list table inet trestle, or iptables-save;
+// the records are in /run/trestle/translations.
 package nat
 
 import (
 	"errors"
-	"path/filepath"
-	"time"
+	"fmt"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
-
-// DefaultDir is where records live: they are worthless after a reboot, as the
-// kernel's rules are.
-const DefaultDir = "/run/trestle/nat"
 
 // Backend is the part of the kernel that shall have the rules.
 type Backend string
@@ -36,106 +37,155 @@ func ParseBackend(s string) (Backend, error) {
 	}
 }
 
+// Vouch says whether a lease or a link stands for the attachment with that label
+// (cni.Owner's): asked only for what has no record.
+type Vouch func(label string) (bool, error)
+
 // Host is the NAT state of the host: kernel rules, and the records of who they
 // are for. Several processes may have one at once; a Host itself is for one
 // goroutine.
 type Host struct {
-	dir     string
-	backend Backend
-	nft     *nftTable // nil until it is needed
+	store record.Store
+	conn  *nft.Conn
+	vouch Vouch
+	probe record.Prober
+	// Warn is told, for people, what is left for later; it may be nil.
+	Warn func(string)
+}
+
+// Open gives the NAT state whose records are in store and whose rules are reached by
+// conn. vouch may be nil: then only records vouch for anybody. Nothing is touched yet.
+func Open(store record.Store, conn *nft.Conn, vouch Vouch) *Host {
+	return &Host{store: store, conn: conn, vouch: vouch}
+}
+
+func (h *Host) warn(format string, args ...any) {
+	if h.Warn != nil {
+		h.Warn(fmt.Sprintf(format, args...))
+	}
 }
 
 // kernel has rules of ours; nftables and iptables are the two ways to.
 type kernel interface {
-	// add makes what is not there yet, in one transaction. The rule of a network
-	// that is there otherwise is replaced.
-	add(Rules) error
-	// remove deletes what is there of rules; all says that nothing of ours is
-	// to stay, not even what holds rules.
-	remove(rules Rules, all bool) error
+	// apply makes what of want is not there yet and removes what is there of
+	// unwanted, in one transaction for each table; also goes along where the
+	// backend can.
+	apply(change) error
 	// differences says what is not as in rules, for people.
 	differences(Rules) ([]string, error)
-	// replace makes rules the only ones of ours, in one transaction.
-	replace(Rules) error
 	// usable says whether the kernel would take rules.
 	usable() error
 }
 
-// Open gives the NAT state whose records are in dir. Nothing is touched yet.
-func Open(dir string, backend Backend) *Host {
-	return &Host{dir: dir, backend: backend}
+// change is what a backend is brought to.
+type change struct {
+	want     Rules
+	unwanted Rules
+	also     nft.Changes
 }
 
-// Close lets go of the kernel. Closing waits for what was deleted before
-// (nft_rcv_nl_event, net/netfilter/nf_tables_api.c), a good ten milliseconds;
-// a process that still has a link to delete does that first, or leaves the
-// closing to its end.
-func (h *Host) Close() error {
-	if h.nft == nil {
-		return nil
+func (h *Host) kernel(b Backend) kernel {
+	if b == IPTables {
+		return ipTables{h}
 	}
-	err := h.nft.close()
-	h.nft = nil
-	return err
+	return nfTables{h}
 }
 
-// wanted is the backend that new rules go to.
-func (h *Host) wanted() (Backend, error) {
-	if h.backend != Auto {
-		return h.backend, nil
+// resolve is the backend that rules for which b is asked go to.
+func (h *Host) resolve(b Backend) (Backend, error) {
+	if b != Auto {
+		return b, nil
 	}
-	nft, err := h.nftables()
-	if err != nil {
-		return Auto, err
-	}
-	supported, err := nft.supported()
-	if err != nil || supported {
+	if known, err := h.conn.IsKnown(inetTable()); err != nil || known {
 		return NFTables, err
 	}
-	return IPTables, nil
-}
-
-func (h *Host) kernel(b Backend) (kernel, error) {
-	if b == IPTables {
-		return ipTables{}, nil
+	switch err := h.conn.Usable(); {
+	case errors.Is(err, nft.ErrUnsupported):
+		return IPTables, nil
+	case err != nil:
+		return Auto, err
 	}
-	return h.nftables()
+	return NFTables, nil
 }
 
-func (h *Host) nftables() (*nftTable, error) {
-	if h.nft == nil {
-		nft, err := openNFTables()
-		if err != nil {
-			return nil, err
-		}
-		h.nft = nft
-	}
-	return h.nft, nil
-}
-
-// lockPatience is how long a call waits for others. An ADD holds the lock for
-// about a millisecond; a runtime gives up on us after minutes.
-const lockPatience = 20 * time.Second
-
-const lockName = "lock"
-
-// locked runs do as the only one on this host.
+// locked runs do as the only one on this host, with records that this release
+// understands.
 func (h *Host) locked(do func() error) error {
-	lock, err := flock.Create(filepath.Join(h.dir, lockName), flock.Exclusive, lockPatience)
+	lock, err := h.store.Lock()
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(), h.tidy(), lock.Unlock())
-}
-
-// tidy removes the lock that is held, and its directories, where it is all that
-// is left; who waits for it makes a new one.
-func (h *Host) tidy() error {
-	inUse, err := othersIn(h.dir, lockName)
-	if err != nil || inUse {
-		return err
+	h.conn.Refresh()
+	err = h.upgrade()
+	if err == nil {
+		err = do()
 	}
-	return drop(filepath.Join(h.dir, lockName), h.dir, filepath.Dir(h.dir))
+	return errors.Join(err, lock.Unlock())
 }
 
-func (h *Host) records(b Backend) records { return records{filepath.Join(h.dir, string(b))} }
+// stands says whether a record, a lease or a link vouches for the attachment with
+// that label.
+func (h *Host) stands(label string) (bool, error) {
+	recorded, err := h.recorded(label)
+	if err != nil || recorded || h.vouch == nil {
+		return recorded, err
+	}
+	return h.vouch(label)
+}
+
+// recorded says whether there is a record of the attachment with that label that is
+// not proved dead.
+func (h *Host) recorded(label string) (bool, error) {
+	owner, ok := cni.ParseOwner(label)
+	if !ok {
+		return false, nil
+	}
+	rec, there, err := record.Read[translation](h.store, place, owner)
+	if err != nil {
+		return false, err
+	}
+	if !there {
+		if rec, there, err = h.findLabel(label); err != nil || !there {
+			return false, err
+		}
+	}
+	dead, err := h.isDead(rec)
+	return !dead, err
+}
+
+// findLabel looks through all records for a label that was shortened.
+func (h *Host) findLabel(label string) (rec record.Record[translation], there bool, err error) {
+	all, err := record.List[translation](h.store, place, "")
+	for _, rec := range all {
+		if rec.Owner.String() == label {
+			return rec, true, err
+		}
+	}
+	return rec, false, err
+}
+
+// isDead says whether nobody stands for the record: its container is proved dead, or
+// was deleted while a rule of its could not be reached.
+func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
+	if rec.Value.Released {
+		return true, nil
+	}
+	life, err := h.probe.Life(rec.Stamp)
+	return life == record.Dead, err
+}
+
+// Status says whether an ADD would get its rules by the backend; the error has code
+// 50. The kernel is asked, not whether some program is installed.
+func (h *Host) Status(b Backend) error {
+	backend, err := h.resolve(b)
+	if err == nil {
+		err = h.kernel(backend).usable()
+	}
+	if err == nil && backend == NFTables {
+		err = h.warnExempt()
+	}
+	if err != nil {
+		return cni.UnavailableErrorf("NAT: %w", err)
+	}
+	return nil
+}

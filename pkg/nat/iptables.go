@@ -1,40 +1,44 @@
 package nat
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ipTables has rules by iptables and ip6tables, whichever variant of them the
-// host uses. Each change is one iptables-save, to see what is there, and one
-// iptables-restore, which changes a table as a whole or not at all: a process
-// for each rule, as go-iptables has it, takes a millisecond each and can be
-// killed half-way.
-type ipTables struct{}
+// ipTables has rules by iptables and ip6tables: what is made is made by the variant of
+// them that the host prefers, and what goes is looked for in both. Each change of a
+// table is one iptables-save, to see what is there, and one iptables-restore, which
+// changes all or nothing. Where nothing of ours can be, no program is run.
+type ipTables struct{ h *Host }
 
-// usable asks the programs, for there is no other way to have the kernel's answer.
-func (ipTables) usable() error {
-	_, err := save(family4(), "nat")
-	return err
+func (f family) iptables() iptables.Family {
+	if f.is4 {
+		return iptables.IPv4()
+	}
+	return iptables.IPv6()
 }
 
-func (ipTables) add(want Rules) error { return changeTables(want, Rules{}) }
+// usable asks the programs, for there is no other way to have the kernel's answer.
+func (ipTables) usable() error { return family4().iptables().Usable(natTable) }
 
-// remove needs not be told that all is to go: what holds rules in a table goes
-// with the last of them.
-func (ipTables) remove(rules Rules, _ bool) error { return changeTables(Rules{}, rules) }
-
-// replace is a repair: what is there already is let be.
-func (t ipTables) replace(want Rules) error { return t.add(want) }
-
-func changeTables(want, unwanted Rules) error {
+func (t ipTables) apply(c change) error {
 	for _, f := range families() {
-		for _, table := range ipTableNames() {
-			if err := changeTable(f, table, want.ipGroups(f, table), unwanted.ipGroups(f, table)); err != nil {
+		want, unwanted := c.want.ipRules(f), c.unwanted.chains()
+		programs, err := t.programs(f.iptables(), !want.empty(), unwanted)
+		if err != nil {
+			return err
+		}
+		for _, program := range programs {
+			if program != f.iptables().Program { // where it is only looked for
+				want = ipRules{}
+			}
+			if err := t.changeTable(program, f, want, unwanted); err != nil {
 				return err
 			}
 		}
@@ -42,181 +46,245 @@ func changeTables(want, unwanted Rules) error {
 	return nil
 }
 
-func (ipTables) differences(want Rules) ([]string, error) {
-	var diffs []string
-	for _, f := range families() {
-		for _, table := range ipTableNames() {
-			groups := want.ipGroups(f, table)
-			if len(groups) == 0 {
-				continue
+// chains are those that the rules may have of their own, in either family.
+func (r Rules) chains() []string {
+	var chains []string
+	for _, n := range r.Networks {
+		chains = append(chains, chainName(networkPrefix, n.Network))
+	}
+	for _, p := range r.Ports {
+		chains = append(chains, ownerChain(p.Owner))
+	}
+	return chains
+}
+
+func chainsOf(groups []ipGroup) []string {
+	var chains []string
+	for _, g := range groups {
+		chains = append(chains, g.chain)
+	}
+	return chains
+}
+
+// programs are those that have one of the chains, behind the host's own if rules are to
+// be made.
+func (t ipTables) programs(f iptables.Family, wanted bool, chains []string) ([]string, error) {
+	var programs []string
+	if wanted {
+		programs = append(programs, f.Program)
+	}
+	if len(chains) == 0 {
+		return programs, nil
+	}
+	variants, err := f.Variants(t.h.conn, natTable)
+	if err != nil {
+		return nil, err
+	}
+	for _, program := range variants {
+		if wanted && iptables.Same(program, f.Program) {
+			continue
+		}
+		there, err := t.hasAny(program, chains)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			programs = append(programs, program)
+		}
+	}
+	return programs, nil
+}
+
+func (t ipTables) hasAny(program string, chains []string) (bool, error) {
+	for _, chain := range chains {
+		if there, err := iptables.HasChain(t.h.conn, program, natTable, chain); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+// Somebody else may change the table between our look and our change, so that a rule
+// which we delete is gone.
+const ipTries = 3
+
+// changeTable adds and removes groups in one transaction, where anything is to be done.
+func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
+	var failed error
+	for range ipTries {
+		have, err := saveNAT(program)
+		if err != nil {
+			return err
+		}
+		void, err := t.void(have, f, want.groups)
+		if err != nil {
+			return err
+		}
+		lines := have.change(want, append(void, unwanted...))
+		if failed = iptables.Restore(program, natTable, lines); failed == nil {
+			return nil
+		}
+	}
+	return failed
+}
+
+// void are the chains of attachments that are in the way of the groups and that nobody
+// stands for. One that somebody stands for is an error with code 102; of those that are
+// recorded the reservations have decided.
+func (t ipTables) void(have ipTable, f family, want []ipGroup) ([]string, error) {
+	var void []string
+	for _, g := range want {
+		if g.ports == nil {
+			continue
+		}
+		for _, m := range have.overlapping(*g.ports, f) {
+			if m.reference || m.owner == g.label {
+				continue // refuseReference has asked
 			}
-			have, err := save(f, table)
+			recorded, err := t.h.recorded(m.owner)
 			if err != nil {
 				return nil, err
 			}
-			for _, g := range groups {
-				if !have.has(g) {
-					diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, table, f.iptables(), g.chain))
-				}
+			if recorded {
+				continue
 			}
-			if !have.hasBase(f, table) {
-				diffs = append(diffs, fmt.Sprintf("jumps to our chains in table %s of %s: want them, have them missing", table, f.iptables()))
+			alive, err := t.h.stands(m.owner)
+			if err != nil {
+				return nil, err
 			}
+			if alive {
+				owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
+				return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
+					m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
+			}
+			void = append(void, m.chain)
+		}
+	}
+	return void, nil
+}
+
+func (ipTables) differences(want Rules) ([]string, error) {
+	var diffs []string
+	for _, f := range families() {
+		rules := want.ipRules(f)
+		if rules.empty() {
+			continue
+		}
+		program := f.iptables().Program
+		have, err := saveNAT(program)
+		if err != nil {
+			return nil, err
+		}
+		for _, g := range rules.groups {
+			if !have.has(g) {
+				diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, natTable, program, g.chain))
+			}
+		}
+		for _, chain := range have.lacking(rules) {
+			diffs = append(diffs, fmt.Sprintf("chain %s in table %s of %s: want jumps to it and its rules, have some missing", chain, natTable, program))
 		}
 	}
 	return diffs, nil
 }
 
-func (f family) iptables() string {
-	if f.is4 {
-		return "iptables"
-	}
-	return "ip6tables"
-}
-
-// changeTable adds and removes groups in one transaction, where anything is to be done.
-func changeTable(f family, table string, want, unwanted []ipGroup) error {
-	if len(want)+len(unwanted) == 0 {
-		return nil
-	}
-	have, err := save(f, table)
-	if err != nil {
-		return err
-	}
-	lines := have.change(f, table, want, unwanted)
-	if len(lines) == 0 {
-		return nil
-	}
-	return restoreBy(f.iptables(), table, lines)
-}
-
-// ipTable is what a table has of ours, as iptables-save prints it.
+// ipTable is the table as a program prints it, and its rules by chain and by target.
 type ipTable struct {
-	chains []string
-	rules  []string // "-A CHAIN …"
+	iptables.Table
+	in, to map[string][]string
 }
 
-func save(f family, table string) (ipTable, error) { return saveBy(f.iptables(), table, chainPrefix) }
-
-// saveBy reads the chains whose names begin with prefix, and the rules that
-// are in them or jump to them.
-func saveBy(program, table, prefix string) (ipTable, error) {
-	out, err := command(program+"-save", "", "-t", table)
+func saveNAT(program string) (ipTable, error) {
+	have, err := iptables.Save(program, natTable)
 	if err != nil {
-		return ipTable{}, fmt.Errorf("read table %s: %w", table, err)
+		return ipTable{}, err
 	}
-	var t ipTable
-	for line := range strings.Lines(out) {
-		line = strings.TrimSpace(line)
-		name, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
-		switch {
-		case strings.HasPrefix(line, ":"+prefix):
-			t.chains = append(t.chains, name)
-		case strings.HasPrefix(line, "-A ") && strings.Contains(line, prefix):
-			t.rules = append(t.rules, line)
+	return index(have), nil
+}
+
+func index(have iptables.Table) ipTable {
+	t := ipTable{have, map[string][]string{}, map[string][]string{}}
+	for _, rule := range have.Rules {
+		chain, _, _ := strings.Cut(strings.TrimPrefix(rule, "-A "), " ")
+		t.in[chain] = append(t.in[chain], rule)
+		if i := strings.LastIndex(rule, " -j "); i >= 0 {
+			target, _, _ := strings.Cut(rule[i+len(" -j "):], " ")
+			t.to[target] = append(t.to[target], rule)
 		}
 	}
-	return t, nil
+	return t
 }
 
-// restoreBy applies lines of iptables-restore to a table, in one transaction.
-func restoreBy(program, table string, lines []string) error {
-	script := "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-	if _, err := command(program+"-restore", script, "--wait=20", "--noflush"); err != nil {
-		return fmt.Errorf("change table %s: %w", table, err)
-	}
-	return nil
-}
-
-// command runs one of iptables' programs.
-func command(name, stdin string, args ...string) (string, error) {
-	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(name, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), err
-}
-
-// in are the rules of a chain.
-func (t ipTable) in(chain string) []string {
-	var rules []string
-	for _, rule := range t.rules {
-		if strings.HasPrefix(rule, "-A "+chain+" ") {
-			rules = append(rules, rule)
-		}
-	}
-	return rules
-}
-
-// to are the rules that jump to a chain.
-func (t ipTable) to(chain string) []string {
-	var rules []string
-	for _, rule := range t.rules {
-		if strings.HasSuffix(rule, " -j "+chain) {
-			rules = append(rules, rule)
-		}
-	}
-	return rules
-}
+func (t ipTable) hasChain(chain string) bool { return t.Policies[chain] != "" }
 
 // has says whether the group is there as it was made.
 func (t ipTable) has(g ipGroup) bool {
-	jumps := t.to(g.chain)
-	made := func(jump string) bool { return strings.Contains(jump, g.comment()) }
+	jumps := t.to[g.chain]
+	made := func(jump string) bool { return strings.Contains(jump, quote(g.comment())) }
 	return len(jumps) == len(g.jumps) && !slices.ContainsFunc(jumps, func(j string) bool { return !made(j) }) &&
-		len(t.in(g.chain)) == len(g.rules)
+		len(t.in[g.chain]) == len(g.rules)
 }
 
-func (t ipTable) hasBase(f family, table string) bool {
-	for _, jump := range baseJumps(f, table) {
-		if !slices.ContainsFunc(t.to(jump.chain), func(rule string) bool { return strings.HasPrefix(rule, "-A "+jump.parent+" ") }) {
-			return false
-		}
-	}
-	return true
+func (t ipTable) hasJump(j ipJump) bool {
+	return slices.ContainsFunc(t.to[j.chain], func(rule string) bool { return strings.HasPrefix(rule, "-A "+j.parent+" ") })
 }
 
-// change are the lines of iptables-restore that make and delete groups. A line
-// ":CHAIN -" makes a chain, or empties it.
-func (t ipTable) change(f family, table string, want, unwanted []ipGroup) []string {
-	var lines []string
-	if len(want) > 0 && !t.hasBase(f, table) {
-		lines = append(lines, t.addBase(f, table)...)
-	}
-	gone := map[string]bool{}
-	for _, g := range unwanted {
-		if g.stays {
-			continue
+func (t ipTable) hasMark(mark string) bool {
+	return slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return strings.Contains(rule, " --mark "+mark+" ") })
+}
+
+// lacking are the shared chains that are not as the rules want them.
+func (t ipTable) lacking(rules ipRules) []string {
+	var chains []string
+	for _, jump := range rules.jumps {
+		if !t.hasJump(jump) && !slices.Contains(chains, jump.chain) {
+			chains = append(chains, jump.chain)
 		}
-		gone[g.chain] = true
-		lines = append(lines, t.deleteGroup(g.chain)...)
 	}
-	for _, g := range want {
+	if slices.ContainsFunc(rules.marks, func(mark string) bool { return !t.hasMark(mark) }) && !slices.Contains(chains, masqChain) {
+		chains = append(chains, masqChain)
+	}
+	return chains
+}
+
+// change are the lines of iptables-restore that make the groups wanted and take those
+// chains away. With what is made all that an earlier release made goes: by then
+// Host.upgrade has records of who had it.
+func (t ipTable) change(want ipRules, unwanted []string) []string {
+	kept := chainsOf(want.groups)
+	if len(kept) > 0 {
+		unwanted = append(t.former(), unwanted...)
+	}
+	unwanted = slices.DeleteFunc(slices.Clone(unwanted), func(chain string) bool { return slices.Contains(kept, chain) })
+	lines := append(t.addShared(want), t.deleteChains(unwanted)...)
+	for _, g := range want.groups {
 		if !t.has(g) {
 			lines = append(lines, t.addGroup(g)...)
 		}
 	}
-	if len(want) == 0 && !t.holdsOther(gone, table) {
-		return t.deleteAll()
-	}
 	return lines
 }
 
-func (t ipTable) addBase(f family, table string) []string {
+// addShared makes what is lacking of the chains that all share, also with the reference
+// plugins. A line ":CHAIN -" makes a chain, or empties it.
+func (t ipTable) addShared(want ipRules) []string {
 	var lines []string
-	for _, chain := range baseChains(table) {
-		if !slices.Contains(t.chains, chain) {
-			lines = append(lines, ":"+chain+" - [0:0]")
+	for _, jump := range want.jumps {
+		if declare := ":" + jump.chain + " - [0:0]"; !t.hasChain(jump.chain) && !slices.Contains(lines, declare) {
+			lines = append(lines, declare)
 		}
 	}
-	for _, jump := range baseJumps(f, table) {
-		there := func(rule string) bool { return strings.HasPrefix(rule, "-A "+jump.parent+" ") }
-		if !slices.ContainsFunc(t.to(jump.chain), there) {
-			lines = append(lines, line("-A", jump.parent, append(jump.match, "-j", jump.chain)))
+	for _, jump := range want.jumps {
+		verb := "-A"
+		if jump.first {
+			verb = "-I"
+		}
+		if !t.hasJump(jump) {
+			lines = append(lines, line(verb, jump.parent, append(slices.Clone(jump.match), "-j", jump.chain)))
+		}
+	}
+	for _, mark := range want.marks {
+		if !t.hasMark(mark) {
+			lines = append(lines, line("-A", masqChain, []string{"-m", "mark", "--mark", mark, "-j", "MASQUERADE"}))
 		}
 	}
 	return lines
@@ -224,7 +292,7 @@ func (t ipTable) addBase(f family, table string) []string {
 
 func (t ipTable) addGroup(g ipGroup) []string {
 	lines := []string{":" + g.chain + " - [0:0]"}
-	for _, jump := range t.to(g.chain) {
+	for _, jump := range t.to[g.chain] {
 		lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
 	}
 	for _, rule := range g.rules {
@@ -236,37 +304,24 @@ func (t ipTable) addGroup(g ipGroup) []string {
 	return lines
 }
 
-func (t ipTable) deleteGroup(chain string) []string {
-	if !slices.Contains(t.chains, chain) {
-		return nil
-	}
+// deleteChains deletes those of the chains that are there, and the jumps to them. The
+// nft variant takes no deletion of a rule beside a flush of its chain.
+func (t ipTable) deleteChains(chains []string) []string {
+	chains = slices.DeleteFunc(slices.Clone(chains), func(chain string) bool { return !t.hasChain(chain) })
+	slices.Sort(chains)
+	chains = slices.Compact(chains)
 	var lines []string
-	for _, jump := range t.to(chain) {
-		lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
-	}
-	return append(lines, "-F "+chain, "-X "+chain)
-}
-
-// holdsOther says whether there are groups beside those that go and those that
-// only serve others.
-func (t ipTable) holdsOther(gone map[string]bool, table string) bool {
-	return slices.ContainsFunc(t.chains, func(chain string) bool {
-		return !gone[chain] && !slices.Contains(baseChains(table), chain) && !strings.HasPrefix(chain, markPrefix)
-	})
-}
-
-func (t ipTable) deleteAll() []string {
-	var lines []string
-	for _, rule := range t.rules {
-		if !strings.HasPrefix(rule, "-A "+chainPrefix) {
-			lines = append(lines, "-D"+strings.TrimPrefix(rule, "-A"))
+	for _, chain := range chains {
+		for _, jump := range t.to[chain] {
+			if !slices.Contains(chains, wordsOf(jump)[1]) {
+				lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
+			}
 		}
 	}
-	for _, chain := range t.chains {
-		lines = append(lines, "-F "+chain)
-	}
-	for _, chain := range t.chains {
-		lines = append(lines, "-X "+chain)
+	for _, verb := range []string{"-F ", "-X "} {
+		for _, chain := range chains {
+			lines = append(lines, verb+chain)
+		}
 	}
 	return lines
 }
@@ -275,10 +330,55 @@ func (t ipTable) deleteAll() []string {
 func line(verb, chain string, args []string) string {
 	words := []string{verb, chain}
 	for _, arg := range args {
-		if strings.ContainsAny(arg, " \t") {
-			arg = `"` + arg + `"` // no quote is in it: fits sees to that
+		if strings.ContainsAny(arg, " \t\"'\\") {
+			arg = quote(arg)
 		}
 		words = append(words, arg)
 	}
 	return strings.Join(words, " ")
+}
+
+// quote is how iptables-save and -restore have what is not a word
+// (xtables_save_string, libxtables/xtables.c).
+func quote(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `'`, `\'`).Replace(s) + `"`
+}
+
+// unreachableError says that rules may be there which no program took away.
+type unreachableError struct{ error }
+
+func (e unreachableError) Unwrap() error { return e.error }
+
+// remove takes an attachment's port mappings away. A program that is missing is not
+// needed where the kernel has them in nftables.
+func (t ipTables) remove(p OwnedPorts) error {
+	err := t.apply(change{unwanted: Rules{Ports: []OwnedPorts{p}}})
+	if errors.Is(err, iptables.ErrNoProgram) {
+		err = t.removeWithout(p.Owner, err)
+	}
+	if err != nil {
+		return unreachableError{err}
+	}
+	return nil
+}
+
+// removeWithout is that. It gives back cause where chains are left.
+func (t ipTables) removeWithout(o cni.Owner, cause error) error {
+	err := t.h.conn.Usable()
+	if err == nil {
+		err = reference{owner: o}.deleteFromNFTables(t.h.conn)
+	}
+	if err != nil && !errors.Is(err, nft.ErrUnsupported) {
+		return err
+	}
+	for _, f := range families() {
+		left, err := t.programs(f.iptables(), false, []string{ownerChain(o)})
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			return cause
+		}
+	}
+	return nil
 }

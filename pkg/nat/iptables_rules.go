@@ -12,20 +12,32 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Chains of ours. The last three are the beginnings of names; a name has at most
-// 28 bytes (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h).
+// natTable is the table of iptables that everything is in.
+const natTable = "nat"
+
+// Chains, some of them the beginnings of names; a name has at most 28 bytes
+// (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h). Those for mapped ports are the
+// reference plugin's, rule by rule where both need the same: scripts and runtimes read
+// them by name, nerdctl to learn which ports are taken, and either plugin's DEL finds
+// what the other made. The masquerade of a network has chains of our own, since the
+// reference has one for each container.
 const (
-	chainPrefix    = "TRESTLE-"
-	portsChain     = chainPrefix + "PORTS"
-	natPostrouting = chainPrefix + "POSTROUTING"
-	guardChain     = chainPrefix + "LOOPBACK"
-	ownerPrefix    = chainPrefix + "P-"
-	networkPrefix  = chainPrefix + "N-"
-	markPrefix     = chainPrefix + "MARK-"
-	bridgePrefix   = chainPrefix + "L-"
+	dnatChain      = "CNI-HOSTPORT-DNAT"
+	masqChain      = "CNI-HOSTPORT-MASQ"
+	setMarkChain   = "CNI-HOSTPORT-SETMARK" // the reference's alone
+	ownerPrefix    = "CNI-DN-"
+	natPostrouting = "TRESTLE-POSTROUTING"
+	networkPrefix  = "TRESTLE-N-"
 )
 
-func ipTableNames() []string { return []string{"nat", "raw"} }
+// ipRules are what a table of one family shall have.
+type ipRules struct {
+	jumps  []ipJump
+	marks  []string // of packets that chain CNI-HOSTPORT-MASQ masquerades, "bits/mask"
+	groups []ipGroup
+}
+
+func (r ipRules) empty() bool { return len(r.groups) == 0 }
 
 // ipGroup is a chain, and the jumps to it from a chain that all share.
 type ipGroup struct {
@@ -34,7 +46,7 @@ type ipGroup struct {
 	rules         [][]string
 	label         string
 	what          string // for people
-	stays         bool   // until all is gone, since others may need it
+	ports         *OwnedPorts
 }
 
 // comment is what the jumps carry: whose they are, and a digest by which an
@@ -44,72 +56,74 @@ func (g ipGroup) comment() string {
 	return g.label + " " + hex.EncodeToString(sum[:4])
 }
 
-// ipJump leads from a chain of the kernel's to one of ours.
+// ipJump leads from a chain of the kernel's to one that is shared.
 type ipJump struct {
 	parent string
 	match  []string
 	chain  string
+	first  bool // before what others have there
 }
 
-func baseChains(table string) []string {
-	if table == "raw" {
-		return []string{guardChain}
-	}
-	return []string{portsChain, natPostrouting}
-}
-
-// baseJumps: only what is for this host is mapped, and ::1 never.
-func baseJumps(f family, table string) []ipJump {
-	if table == "raw" {
-		return []ipJump{{"PREROUTING", nil, guardChain}}
-	}
+// portJumps: what is for this host may be mapped.
+func portJumps() []ipJump {
 	local := []string{"-m", "addrtype", "--dst-type", "LOCAL"}
-	output := local
-	if !f.is4 {
-		output = slices.Concat([]string{"!", "-d", f.loopback.String()}, local)
-	}
-	return []ipJump{{"PREROUTING", local, portsChain}, {"OUTPUT", output, portsChain}, {"POSTROUTING", nil, natPostrouting}}
+	return []ipJump{{parent: "PREROUTING", match: local, chain: dnatChain}, {parent: "OUTPUT", match: local, chain: dnatChain}}
 }
+
+// markJump goes before all masquerade of networks, which might say of a packet that it
+// keeps its source.
+func markJump() ipJump {
+	return ipJump{parent: "POSTROUTING", match: []string{"-m", "comment", "--comment", "CNI portfwd requiring masquerade"}, chain: masqChain, first: true}
+}
+
+func networkJump() ipJump { return ipJump{parent: "POSTROUTING", chain: natPostrouting} }
 
 func chainName(prefix, of string) string {
 	sum := sha256.Sum256([]byte(of))
 	return prefix + hex.EncodeToString(sum[:8])
 }
 
-// ipGroups are the rules in one table of one family.
-func (r Rules) ipGroups(f family, table string) []ipGroup {
-	var groups []ipGroup
-	if table == "raw" {
-		for _, bridge := range r.Bridges {
-			if f.is4 {
-				groups = append(groups, guardGroup(f, bridge))
-			}
-		}
-		return groups
+// firstInterface is the name that runtimes give to a container's first interface.
+const firstInterface = "eth0"
+
+// ownerChain is the reference plugin's for the container. It knows one for all of a
+// container's interfaces on a network, so a further one has another name.
+func ownerChain(o cni.Owner) string {
+	of := o.Network + o.ContainerID
+	if o.IfName != firstInterface {
+		of += "/" + o.IfName // in no name of a network or container
 	}
-	for _, n := range r.Networks {
-		if g := n.ipGroup(f); len(g.jumps) > 0 {
-			groups = append(groups, g)
-		}
-	}
-	for _, forward := range r.Forwards {
-		for _, g := range forward.ipGroups(f) {
-			if !slices.ContainsFunc(groups, func(had ipGroup) bool { return had.chain == g.chain }) {
-				groups = append(groups, g)
-			}
-		}
-	}
-	return groups
+	return ownerPrefix + sha512Hex(of, 21)
 }
 
-// guardGroup drops loopback addresses that come in from the bridge, before
-// connection tracking: no packet with one may come from outside (RFC 1122, 3.2.1.3 (g)).
-func guardGroup(f family, bridge string) ipGroup {
-	return ipGroup{
-		parent: guardChain, chain: chainName(bridgePrefix, bridge), label: bridge, what: "guard of " + bridge,
-		jumps: [][]string{{"-i", bridge}},
-		rules: [][]string{{"-s", f.loopback.String(), "-j", "DROP"}, {"-d", f.loopback.String(), "-j", "DROP"}},
+// ipRules are the rules of one family.
+func (r Rules) ipRules(f family) ipRules {
+	var all ipRules
+	for _, n := range r.Networks {
+		if g := n.ipGroup(f); len(g.jumps) > 0 {
+			all.groups = append(all.groups, g)
+		}
 	}
+	if len(all.groups) > 0 {
+		all.jumps = append(all.jumps, networkJump())
+	}
+	for _, p := range r.Ports {
+		g := p.ipGroup(f)
+		if len(g.rules) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(all.jumps, func(j ipJump) bool { return j.chain == dnatChain }) {
+			all.jumps = append(all.jumps, portJumps()...)
+		}
+		all.groups = append(all.groups, g)
+		if mark := p.markMask(); p.SNAT && p.SetMarkChain == "" && !slices.Contains(all.marks, mark) {
+			all.marks = append(all.marks, mark)
+		}
+	}
+	if len(all.marks) > 0 {
+		all.jumps = append(all.jumps, markJump())
+	}
+	return all
 }
 
 func (n NetworkRule) ipGroup(f family) ipGroup {
@@ -134,25 +148,34 @@ func (n NetworkRule) ipGroup(f family) ipGroup {
 	return g
 }
 
-// ipGroups are the owner's mappings, and the masquerade of what they mark.
-func (f Forward) ipGroups(family family) []ipGroup {
-	g := ipGroup{parent: portsChain, chain: chainName(ownerPrefix, key(f.Owner)), label: f.Owner.String(), what: "mapped ports of " + f.Owner.String()}
+// ipGroup is the owner's mappings.
+func (f OwnedPorts) ipGroup(family family) ipGroup {
+	g := ipGroup{parent: dnatChain, chain: ownerChain(f.Owner), label: f.Owner.String(), what: "mapped ports of " + f.Owner.String(), ports: &f}
 	for _, m := range f.exactFirst(family) {
 		g.rules = append(g.rules, f.ipRules(family, m)...)
 	}
+	if len(g.rules) > 0 {
+		g.rules = append(family.guardRules(), g.rules...)
+	}
 	g.jumps = f.ipJumps(family)
-	if len(g.rules) == 0 {
-		return nil
+	return g
+}
+
+// guardRules keep what has an address that only lo may have from being mapped (RFC
+// 1122, 3.2.1.3 (g)), however it came to be here: the reference plugin sets
+// route_localnet on bridges, and jumps here with everything. What this host sends to
+// 127.0.0.1 has another source by now (loopbackTable); ::1 is never mapped.
+func (f family) guardRules() [][]string {
+	guarded := [][]string{{"-s", f.loopback.String(), "-j", "RETURN"}}
+	if !f.is4 {
+		return append(guarded, []string{"-d", f.loopback.String(), "-j", "RETURN"})
 	}
-	if !f.SNAT || f.SetMarkChain != "" {
-		return []ipGroup{g}
-	}
-	return []ipGroup{f.markGroup(), g}
+	return append(guarded, []string{"-d", f.loopback.String(), "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN"})
 }
 
 // exactFirst are the family's mappings, those on all addresses last: the first
 // rule that fits counts.
-func (f Forward) exactFirst(family family) []Mapping {
+func (f OwnedPorts) exactFirst(family family) []Mapping {
 	var exact, general []Mapping
 	for _, m := range f.Mappings {
 		switch {
@@ -170,8 +193,9 @@ func (f Forward) exactFirst(family family) []Mapping {
 const perJump = 15
 
 // ipJumps lead packets to the owner's ports to its chain, if the configured
-// conditions are met.
-func (f Forward) ipJumps(family family) [][]string {
+// conditions are met. As long as they are few each port has a jump: nerdctl up to 1.7
+// reads the first port of a rule.
+func (f OwnedPorts) ipJumps(family family) [][]string {
 	conditions := f.Conditions6
 	if family.is4 {
 		conditions = f.Conditions4
@@ -184,7 +208,11 @@ func (f Forward) ipJumps(family family) [][]string {
 				ports = append(ports, port)
 			}
 		}
-		for some := range slices.Chunk(ports, perJump) {
+		size := 1
+		if len(ports) > perJump {
+			size = perJump
+		}
+		for some := range slices.Chunk(ports, size) {
 			jumps = append(jumps, slices.Concat([]string{"-p", string(protocol), "-m", "multiport", "--dports", strings.Join(some, ",")}, conditions))
 		}
 	}
@@ -192,7 +220,7 @@ func (f Forward) ipJumps(family family) [][]string {
 }
 
 // ipRules mark what is to be masqueraded, and then send it on.
-func (f Forward) ipRules(family family, m Mapping) [][]string {
+func (f OwnedPorts) ipRules(family family, m Mapping) [][]string {
 	match := []string{"-p", string(m.Protocol), "-m", string(m.Protocol), "--dport", strconv.Itoa(int(m.Host.Port()))}
 	if !m.anyHost() {
 		match = append(match, "-d", m.Host.Addr().String())
@@ -209,7 +237,7 @@ func (f Forward) ipRules(family family, m Mapping) [][]string {
 }
 
 // masqueraded are the sources that get the host's address.
-func (f Forward) masqueraded(family family) []netip.Prefix {
+func (f OwnedPorts) masqueraded(family family) []netip.Prefix {
 	switch {
 	case !f.SNAT:
 		return nil
@@ -217,17 +245,8 @@ func (f Forward) masqueraded(family family) []netip.Prefix {
 		return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
 	case f.MasqueradeAll:
 		return []netip.Prefix{netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-	case family.is4:
-		return append(family.only(f.hairpins()), family.loopback)
 	}
 	return family.only(f.hairpins())
 }
 
-func (f Forward) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }
-
-func (f Forward) markGroup() ipGroup {
-	return ipGroup{
-		parent: natPostrouting, chain: markPrefix + strconv.Itoa(f.MarkBit), label: mappedLabel, what: "masquerade for mapped ports", stays: true,
-		jumps: [][]string{{"-m", "mark", "--mark", f.markMask()}}, rules: [][]string{{"-j", "MASQUERADE"}},
-	}
-}
+func (f OwnedPorts) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 var update = flag.Bool("update", false, "write the golden rulesets anew")
@@ -29,17 +31,64 @@ func enterHost(t *testing.T) {
 	}
 }
 
-// openHost gives a NAT state of the test's own, in a fresh namespace.
-func openHost(t *testing.T, backend Backend) *Host {
+// testHost is a NAT state of the test's own, with one backend for all.
+type testHost struct {
+	*Host
+	backend Backend
+	dir     string
+}
+
+// openHost gives one in a fresh namespace. Nobody but records vouches for anybody.
+func openHost(t *testing.T, backend Backend) testHost {
 	t.Helper()
 	enterHost(t)
-	h := Open(t.TempDir(), backend)
+	return openAt(t, backend, t.TempDir())
+}
+
+func openAt(t *testing.T, backend Backend, dir string) testHost {
+	t.Helper()
+	conn := nft.Open(filepath.Join(dir, "nft"))
 	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
+		if err := conn.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return h
+	return testHost{Open(record.Open(dir), conn, nil), backend, dir}
+}
+
+func (h testHost) attachment(o cni.Owner, m *Masquerade, p *Ports) Attachment {
+	stamp, err := record.NewStamp("")
+	if err != nil {
+		panic(err) // a machine without a boot id
+	}
+	return Attachment{Owner: o, Stamp: stamp, Masquerade: m, MasqueradeBackend: h.backend, Ports: p, PortsBackend: h.backend}
+}
+
+func (h testHost) add(a Attachment) (err error) {
+	var undo cni.Undo
+	defer undo.OnError(&err)
+	return h.Add(a, &undo)
+}
+
+func (h testHost) AddMasquerade(o cni.Owner, m Masquerade) error {
+	return h.add(h.attachment(o, &m, nil))
+}
+
+func (h testHost) AddPorts(o cni.Owner, p Ports) error { return h.add(h.attachment(o, nil, &p)) }
+
+func (h testHost) CheckMasquerade(o cni.Owner, m Masquerade) ([]string, error) {
+	return h.Check(h.attachment(o, &m, nil))
+}
+
+func (h testHost) CheckPorts(o cni.Owner, p Ports) ([]string, error) {
+	return h.Check(h.attachment(o, nil, &p))
+}
+
+func (h testHost) Release(o cni.Owner) error { return h.Host.Release(o, Also{}) }
+
+func (h testHost) Restore() error {
+	_, err := h.Host.Restore()
+	return err
 }
 
 func owner(network, container string) cni.Owner {
@@ -121,18 +170,25 @@ func state(t *testing.T, backend Backend) string {
 	return ruleset(t)
 }
 
-// nothingLeft checks that neither kernel nor records hold anything of ours.
-func nothingLeft(t *testing.T, h *Host) {
+// nothingLeft checks that neither kernel nor records hold anything of an attachment,
+// and nothing of ours at all once a GC has found that nobody uses the networks.
+func nothingLeft(t *testing.T, h testHost) {
 	t.Helper()
-	if got := ruleset(t); regexp.MustCompile(`(?i)trestle`).MatchString(got) {
+	for _, network := range []string{"blue", "red", strings.Repeat("n", 200)} {
+		left, err := record.List[translation](h.store, place, network)
+		must(t, err)
+		for _, rec := range left {
+			t.Errorf("records: %s is left", rec.Owner)
+		}
+		must(t, h.GC(network, cni.Valid{Known: true}))
+	}
+	if got := ruleset(t) + saved(t); regexp.MustCompile(`(?i)trestle|CNI-`).MatchString(got) {
 		t.Errorf("ruleset: got\n%s\nwant nothing of ours", got)
 	}
-	entries, err := filesIn(h.dir)
+	reserved, err := filepath.Glob(filepath.Join(h.dir, "hostports", "*"))
 	must(t, err)
-	for _, entry := range entries {
-		if filepath.Base(entry) != "lock" {
-			t.Errorf("records: %s is left", entry)
-		}
+	for _, file := range reserved {
+		t.Errorf("reservations: %s is left", file)
 	}
 }
 

@@ -141,19 +141,38 @@ func portsAreReleasedAfterAFlush(t *testing.T, backend Backend) {
 	nothingLeft(t, h)
 }
 
-// An element that no record tells of is somebody's all the same.
+// An element that no record tells of is somebody's if a lease or a link says so, and
+// gets its record back; otherwise it is void, and in nobody's way.
 func TestPortTakenWithoutARecord(t *testing.T) {
-	h := openHost(t, NFTables)
-	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
-	lost := Open(t.TempDir(), NFTables)
-	other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24")}
-	err := lost.AddPorts(owner("red", "c2"), other)
-	if cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "blue/c1/eth0") {
-		t.Errorf("got %v, want code %d that names blue/c1/eth0", err, cni.CodeConflict)
-	}
-	must(t, lost.Close())
-	if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
-		t.Errorf("CheckPorts of the holder: got %q, %v, want no difference", diffs, err)
+	for name, alive := range map[string]bool{"alive": true, "void": false} {
+		both(t, name, func(t *testing.T, backend Backend) {
+			h := openHost(t, backend)
+			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+			lost := openAt(t, backend, t.TempDir())
+			lost.vouch = func(string) (bool, error) { return alive, nil }
+			other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24")}
+			err := lost.AddPorts(owner("red", "c2"), other)
+			if !alive {
+				must(t, err)
+				if diffs, err := lost.CheckPorts(owner("red", "c2"), other); err != nil || len(diffs) > 0 {
+					t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
+				}
+				must(t, lost.ReleaseReference(owner("blue", "c1"), nil)) // as DEL does
+				must(t, lost.Release(owner("blue", "c1")))
+				must(t, lost.Release(owner("red", "c2")))
+				nothingLeft(t, lost)
+				return
+			}
+			if cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "container c1 of network blue") {
+				t.Errorf("got %v, want code %d that names c1 of blue", err, cni.CodeConflict)
+			}
+			if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
+				t.Errorf("CheckPorts of the holder: got %q, %v, want no difference", diffs, err)
+			}
+			must(t, lost.ReleaseReference(owner("blue", "c1"), nil)) // as DEL does
+			must(t, lost.Release(owner("blue", "c1")))
+			nothingLeft(t, lost)
+		})
 	}
 }
 
@@ -166,7 +185,7 @@ func TestVoidClaims(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := openHost(t, NFTables)
 			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
-			must(t, spoil(h.records(NFTables).forwardFile(owner("blue", "c1"))))
+			must(t, spoil(h.store.Path(place, owner("blue", "c1"))))
 			flush(t)
 			other := twoPorts()
 			must(t, h.AddPorts(owner("red", "c2"), other))

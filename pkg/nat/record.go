@@ -1,120 +1,95 @@
 package nat
 
 import (
-	"encoding/json"
-	"errors"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"cmp"
+	"net/netip"
 	"slices"
-	"syscall"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// records is the directory of what one backend has in the kernel, and for whom.
-// A record is written before what it tells of is made, and goes after that is
-// gone, so that a kill in between leaves nothing that a DEL would not find:
-//
-//	<dir>/networks/<network>/masquerade       the network's rule
-//	<dir>/networks/<network>/users/<owner>    an owner whom that rule serves
-//	<dir>/networks/<network>/ports/<owner>    what an owner has mapped
-//	<dir>/hairpins/<subnet>/<owner>           an owner with mappings in the subnet
-//	<dir>/bridges/<bridge>/<owner>            an owner that 127.0.0.1 reaches by the bridge
-//
-// Every call costs the same however many others have records: a file is named
-// by its owner's hash, and of a directory no more is read than tells whether
-// there is another entry.
-type records struct{ dir string }
+// place is where the records of NAT are: one for each attachment that has a
+// masquerade or mapped ports.
+const place = "translations"
 
-func (r records) network(network string) string {
-	return filepath.Join(r.dir, "networks", network)
+// translation is what an attachment has of NAT, and by which backend. In a chain of
+// plugins bridge writes the masquerade and portmap the ports.
+type translation struct {
+	Masquerade *recordedMasquerade `json:",omitempty"`
+	Ports      *recordedPorts      `json:",omitempty"`
+	// Released says that its attachment was deleted, and that what is left of it could
+	// not be reached then.
+	Released bool `json:",omitempty"`
 }
 
-func (r records) masquerade(network string) string {
-	return filepath.Join(r.network(network), "masquerade")
+type recordedMasquerade struct {
+	Backend Backend
+	Masquerade
 }
 
-func (r records) users(network string) string {
-	return filepath.Join(r.network(network), "users")
+type recordedPorts struct {
+	Backend Backend
+	Ports
 }
 
-func (r records) userFile(o cni.Owner) string { return filepath.Join(r.users(o.Network), key(o)) }
+// attachmentRecord is a translation with its owner.
+type attachmentRecord = record.Record[translation]
 
-// key is the name of an owner's files.
-func key(o cni.Owner) string { return o.Hash(32) }
-
-// ownerRecord is what every owner's record holds, at least.
-type ownerRecord struct{ Owner cni.Owner }
-
-// write puts v into path and makes the directories above. A kill may leave an
-// empty or torn file: then what it was to tell of has not been made.
-func write(path string, v any) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return cni.IOErrorf("write a NAT record: %w", err)
-	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		return cni.IOErrorf("write a NAT record: %w", err)
-	}
-	return nil
+func (h *Host) read(o cni.Owner) (attachmentRecord, bool, error) {
+	return record.Read[translation](h.store, place, o)
 }
 
-// read reports whether path holds a whole record, and reads it into v.
-func read(path string, v any) (bool, error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+func (h *Host) write(rec attachmentRecord) error { return record.Write(h.store, place, rec) }
+
+// rules are what the translation wants of a backend. Of its network's masquerade it
+// has its own subnets; see Host.networkRule.
+func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
+	if t.Ports == nil || t.Ports.Backend != backend {
+		return nil
 	}
-	if err != nil {
-		return false, cni.IOErrorf("read a NAT record: %w", err)
-	}
-	return json.Unmarshal(data, v) == nil, nil
+	return []OwnedPorts{{o, t.Ports.Ports}}
 }
 
-// drop removes files and directories; those that are gone, and directories
-// that still hold something, are let be.
-func drop(paths ...string) error {
-	var errs []error
-	for _, path := range paths {
-		err := os.Remove(path)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-			errs = append(errs, cni.IOErrorf("remove a NAT record: %w", err))
+// networkRule is the network's masquerade by the backend: the policy m, for its own
+// subnets and those of all others on the network that are recorded. It has code 7
+// where no rule can be made of that.
+func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) (NetworkRule, error) {
+	rule := NetworkRule{network, m, m}
+	m.Prefixes = slices.Clone(m.Prefixes)
+	for _, rec := range all {
+		if rec.Owner.Network != network || rec.Value.Masquerade == nil || rec.Value.Masquerade.Backend != backend {
+			continue
+		}
+		for _, p := range rec.Value.Masquerade.Prefixes {
+			if !slices.Contains(m.Prefixes, p) {
+				m.Prefixes = append(m.Prefixes, p)
+			}
 		}
 	}
-	return errors.Join(errs...)
+	slices.SortFunc(m.Prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	rule.Masquerade = m
+	return rule, m.check()
 }
 
-// othersIn says whether dir holds an entry beside own. A directory that is not
-// there holds none.
-func othersIn(dir, own string) (bool, error) {
-	d, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// rulesOf are all that the records want of a backend.
+func rulesOf(all []attachmentRecord, backend Backend) (Rules, error) {
+	var rules Rules
+	var done []string
+	for _, rec := range all {
+		rules.Ports = append(rules.Ports, rec.Value.ports(rec.Owner, backend)...)
+		m, network := rec.Value.Masquerade, rec.Owner.Network
+		if m == nil || m.Backend != backend || slices.Contains(done, network) {
+			continue
+		}
+		done = append(done, network)
+		rule, err := networkRule(network, backend, m.Masquerade, all)
+		if err != nil {
+			return Rules{}, err
+		}
+		rules.Networks = append(rules.Networks, rule)
 	}
-	if err != nil {
-		return false, cni.IOErrorf("look for other NAT records: %w", err)
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(2)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, cni.IOErrorf("look for other NAT records: %w", err)
-	}
-	return slices.ContainsFunc(names, func(name string) bool { return name != own }), nil
-}
-
-// exists says whether there is a file or directory at path.
-func exists(path string) (bool, error) {
-	_, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, cni.IOErrorf("look for a NAT record: %w", err)
-	}
-	return true, nil
+	return rules, nil
 }

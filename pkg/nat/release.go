@@ -2,182 +2,284 @@ package nat
 
 import (
 	"errors"
-	"path/filepath"
+	"net/netip"
+	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// part is how much of an owner is released.
-type part bool
-
-const (
-	everything part = true
-	portsOnly  part = false
-)
-
-// Release deletes what the owner has: its port mappings, and its part in the
-// masquerade of its network, with the last one of which the rule goes; with the
-// last of all, everything of ours in the kernel. It may be called again, and
-// does little if there is nothing.
-func (h *Host) Release(owner cni.Owner) error { return h.releaseAll(owner, everything) }
-
-// ReleasePorts deletes the owner's port mappings only.
-func (h *Host) ReleasePorts(owner cni.Owner) error { return h.releaseAll(owner, portsOnly) }
-
-// releaseAll goes through both backends: the configuration may have changed
-// since the ADD.
-func (h *Host) releaseAll(owner cni.Owner, part part) error {
-	var errs []error
-	for _, backend := range []Backend{NFTables, IPTables} {
-		something, err := h.records(backend).mayHold(owner, part)
-		if err == nil && something {
-			err = h.locked(func() error { return h.release(backend, owner, part) })
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+// Release deletes what the attachment has: port mappings, and its part in the
+// masquerade of its network. The network's rule, and what holds rules, outlive it; see
+// GC. also goes into the same transaction. It may be called again, and does little if
+// there is nothing. What no program of iptables' takes away is left for GC: a DEL that
+// fails would keep the plugins behind it from cleaning up.
+func (h *Host) Release(o cni.Owner, also Also) error {
+	return h.releaseTo(o, also, func(attachmentRecord) translation { return translation{} })
 }
 
-// mayHold says, without the lock, whether there may be anything to release:
-// rules are made after the record, and directories removed after it.
-func (r records) mayHold(owner cni.Owner, part part) (bool, error) {
-	if part == portsOnly {
-		if ports, err := exists(r.ports(owner.Network)); err != nil || ports {
-			return ports, err
-		}
-		if users, err := exists(r.users(owner.Network)); err != nil || users {
-			return false, err // whose last one removes the rest
-		}
+// ReleasePorts deletes the attachment's port mappings only.
+func (h *Host) ReleasePorts(o cni.Owner) error {
+	return h.releaseTo(o, Also{}, func(rec attachmentRecord) translation { return translation{Masquerade: rec.Value.Masquerade} })
+}
+
+// releaseTo leaves of the attachment's record what remains says.
+func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) translation) error {
+	if something, err := h.mayHave(o); err != nil || !something && also.isNothing() {
+		return err
 	}
-	return exists(r.dir)
+	var mappings []Mapping
+	err := h.locked(func() error {
+		if err := h.heal(); err != nil {
+			return err
+		}
+		rec, _, err := h.read(o)
+		if err != nil {
+			return err
+		}
+		left := remains(rec)
+		if rec.Value.Ports != nil && left.Ports == nil {
+			mappings = rec.Value.Ports.Mappings
+		}
+		err = h.releaseAlso(rec, o, left, also)
+		if unreachable := (unreachableError{}); errors.As(err, &unreachable) {
+			h.warn("%s: left for GC: %v", o, unreachable)
+			rec.Value.Released = true
+			err = h.write(rec)
+		}
+		return err
+	})
+	return errors.Join(err, forgetFlows(mappings, staleAtDel))
+}
+
+// releaseAlso goes on with the one where the other fails.
+func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, also Also) error {
+	changes, err := also.changes()
+	if err != nil {
+		return errors.Join(err, h.release(rec, o, left, nft.Changes{}))
+	}
+	if err := h.release(rec, o, left, changes); err != nil {
+		return err
+	}
+	return also.done()
+}
+
+// mayHave says, without the lock, whether there may be anything to release: a record,
+// or elements whose records were lost.
+func (h *Host) mayHave(o cni.Owner) (bool, error) {
+	if known, err := h.Known(o); err != nil || known {
+		return known, err
+	}
+	return h.lostRecords()
+}
+
+// Known says whether we have a record of the attachment, whatever the backend, or records
+// of an earlier release that may tell of it. The kernel is not asked.
+func (h *Host) Known(o cni.Owner) (bool, error) {
+	if _, there, err := h.read(o); err != nil || there {
+		return there, err
+	}
+	return h.isOld()
+}
+
+// lostRecords says whether our table is there and nothing tells of it.
+func (h *Host) lostRecords() (bool, error) {
+	known, err := h.conn.IsKnown(inetTable())
+	if err != nil || known {
+		return false, err
+	}
+	return h.conn.Exists(inetTable())
 }
 
 // release runs under the lock. What it does not reach, for an error or a kill,
-// another call does: records go last.
-func (h *Host) release(backend Backend, owner cni.Owner, part part) error {
-	r := h.records(backend)
-	f, _, err := r.forward(owner) // none, where the record is torn: nothing was made then
-	if err != nil {
-		return err
-	}
-	rules, all, err := h.onlyFor(r, owner, f, part)
-	if err != nil {
-		return err
-	}
-	if err := h.closeLoopback(r, rules.Bridges); err != nil {
-		return err
-	}
-	if !rules.empty() {
-		k, err := h.kernel(backend)
+// another call does: the record goes last.
+func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
+	var unwanted translation
+	if rec.Value.Ports != nil && left.Ports == nil {
+		held, err := h.reservations().held(OwnedPorts{o, rec.Value.Ports.Ports})
 		if err != nil {
 			return err
 		}
-		if err := k.remove(rules, all); err != nil {
-			return err
-		}
+		ports := *rec.Value.Ports
+		ports.Mappings = held
+		unwanted.Ports = &ports
 	}
-	if err := forgetFlows(f.Mappings, staleAtDel); err != nil {
+	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also); err != nil {
 		return err
 	}
-	return h.forget(r, owner, f, part)
-}
-
-// forget drops what tells of a part of the owner, who has mapped f.
-func (h *Host) forget(r records, owner cni.Owner, f Forward, part part) error {
-	if err := h.claims().giveUp(r, f); err != nil {
+	next := attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left}
+	if err := h.leave(rec, next); err != nil {
 		return err
 	}
-	return r.dropOwner(owner, f, part)
-}
-
-func (r Rules) empty() bool {
-	return len(r.Networks)+len(r.Forwards)+len(r.Hairpins)+len(r.Bridges) == 0
-}
-
-// onlyFor are the rules that nobody but the owner, who has mapped f, needs; all
-// says that there are no other rules at all.
-func (h *Host) onlyFor(r records, owner cni.Owner, f Forward, part part) (rules Rules, all bool, err error) {
-	if rules, err = h.forwardOnlyFor(r, f); err != nil {
-		return Rules{}, false, err
+	if left == (translation{}) {
+		return h.store.Remove(place, o, nil)
 	}
-	users, err := r.usersRemain(owner, part)
+	return h.write(next)
+}
+
+// heal takes in what the kernel tells of and no record does: where /run was lost under
+// running containers, or a ruleset of an earlier boot was loaded. An attachment that a
+// lease or a link vouches for gets its record back; what has nobody goes. It costs
+// something only where our table is there and unknown.
+func (h *Host) heal() error {
+	lost, err := h.lostRecords()
+	if err != nil || !lost {
+		return err
+	}
+	return h.adopt("", cni.Valid{})
+}
+
+// adopt is heal for one network, or for all; a runtime's list of what is valid vouches,
+// too.
+func (h *Host) adopt(network string, valid cni.Valid) error {
+	elements, err := h.list()
 	if err != nil {
-		return Rules{}, false, err
+		return err
 	}
-	if !users && part == everything {
-		network, _, err := r.networkRule(owner.Network) // a torn record tells of nothing that was made
-		if err != nil {
-			return Rules{}, false, err
-		}
-		rules.Networks = []NetworkRule{network}
+	byOwner := map[string][]nft.Element{}
+	for _, e := range elements {
+		byOwner[e.Owner] = append(byOwner[e.Owner], e)
 	}
-	ports, err := othersIn(r.ports(owner.Network), key(owner))
+	stamp, err := record.NewStamp("") // which proves nothing but this boot
 	if err != nil {
-		return Rules{}, false, err
+		return err
 	}
-	networks, err := othersIn(filepath.Dir(r.network(owner.Network)), owner.Network)
-	return rules, !users && !ports && !networks, err
-}
-
-// usersRemain says whether anybody uses the masquerade of the owner's network
-// when that part of the owner is gone.
-func (r records) usersRemain(owner cni.Owner, part part) (bool, error) {
-	if part == everything {
-		return othersIn(r.users(owner.Network), key(owner))
-	}
-	return othersIn(r.users(owner.Network), "")
-}
-
-// forwardOnlyFor are the mappings that are f's, and what they share with no others.
-func (h *Host) forwardOnlyFor(r records, f Forward) (only Rules, err error) {
-	if len(f.Mappings) == 0 {
-		return Rules{}, nil
-	}
-	rules := f.rules()
-	for _, subnet := range rules.Hairpins {
-		others, err := othersIn(r.hairpin(subnet), key(f.Owner))
-		if err != nil {
-			return Rules{}, err
+	var void []nft.Element
+	for label, own := range byOwner {
+		if network != "" && !hasNetwork(label, network) {
+			continue
 		}
-		if !others {
-			only.Hairpins = append(only.Hairpins, subnet)
-		}
-	}
-	for _, bridge := range rules.Bridges {
-		others, err := othersIn(r.bridge(bridge), key(f.Owner))
-		if err != nil {
-			return Rules{}, err
-		}
-		if !others {
-			only.Bridges = append(only.Bridges, bridge)
-		}
-	}
-	if f.Mappings, err = h.claims().held(r, f); err != nil {
-		return Rules{}, err
-	}
-	only.Forwards = []Forward{f}
-	return only, nil
-}
-
-// dropOwner forgets that part of the owner, and removes directories that are
-// empty then.
-func (r records) dropOwner(owner cni.Owner, f Forward, part part) error {
-	var paths []string
-	if len(f.Mappings) > 0 {
-		for _, dir := range r.sharedBy(f) {
-			paths = append(paths, filepath.Join(dir, key(owner)), dir, filepath.Dir(dir))
-		}
-	}
-	paths = append(paths, r.forwardFile(owner), r.ports(owner.Network))
-	if part == everything {
-		others, err := othersIn(r.users(owner.Network), key(owner))
+		recorded, err := h.recorded(label)
 		if err != nil {
 			return err
 		}
-		paths = append(paths, r.userFile(owner))
-		if !others {
-			paths = append(paths, r.masquerade(owner.Network), r.users(owner.Network))
+		if recorded {
+			continue
+		}
+		alive, err := h.stands(label)
+		if err != nil {
+			return err
+		}
+		owner, ok := cni.ParseOwner(label)
+		if !ok || !alive && !valid.KeepsLabel(label) {
+			void = append(void, own...)
+			continue
+		}
+		if err := h.takeIn(owner, stamp, own); err != nil {
+			return err
 		}
 	}
-	return drop(append(paths, r.network(owner.Network), filepath.Dir(r.network(owner.Network)), r.dir)...)
+	if len(elements) == 0 {
+		return nil
+	}
+	return h.conn.Commit(nft.Changes{Tables: []nft.Table{portsTable(), loopbackTable()}, Remove: void}, h.stands)
+}
+
+// list are all elements of ours in the kernel.
+func (h *Host) list() ([]nft.Element, error) {
+	ports, err := h.conn.List(portsTable())
+	if err != nil {
+		return nil, err
+	}
+	loopback, err := h.conn.List(loopbackTable())
+	return append(ports, loopback...), err
+}
+
+func hasNetwork(label, network string) bool {
+	prefix := cni.NetworkLabel(network)
+	return len(label) > len(prefix) && label[:len(prefix)] == prefix
+}
+
+// takeIn makes a record of an attachment's elements.
+func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element) error {
+	rec, there, err := h.read(o)
+	if err != nil {
+		return err
+	}
+	if !there {
+		rec = attachmentRecord{Stamp: stamp, Owner: o}
+	}
+	ports := portsOf(elements)
+	if len(ports.Mappings) == 0 { // those that iptables has, with 127.0.0.1 in nftables
+		found, err := ipTables{h}.foundOf(o)
+		if err != nil {
+			return err
+		}
+		found.HostAddress = ports.HostAddress
+		ports = recordedPorts{IPTables, found}
+	}
+	rec.Value.Ports = &ports
+	if err := h.write(rec); err != nil {
+		return err
+	}
+	return h.reservations().take(OwnedPorts{o, ports.Ports})
+}
+
+// portsOf reads an attachment's port mappings back from its elements.
+func portsOf(elements []nft.Element) recordedPorts {
+	ports := recordedPorts{Backend: NFTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
+	for _, e := range elements {
+		if m, ok := mappingOf(e); ok {
+			ports.Mappings = append(ports.Mappings, m)
+		}
+		switch strings.TrimRight(e.Set, "46") {
+		case hairpinPorts, hairpinAddresses:
+			ports.SNAT, ports.Bridge = true, textOf(e.Key)
+		case loopbackPorts, loopbackAddresses:
+			ports.HostAddress, _ = netip.AddrFromSlice(e.Value) // of the length that an address has
+		case masqueradePorts, masqueradeAddresses:
+			ports.SNAT, ports.MasqueradeAll = true, true
+		}
+	}
+	return ports
+}
+
+// GC releases every attachment of the network that valid does not keep, by its record
+// or by what the kernel says. Where the runtime sent no list, only what is proved dead
+// goes. With an empty list nobody uses the network, and its masquerade goes too.
+func (h *Host) GC(network string, valid cni.Valid) error {
+	return h.locked(func() error {
+		there, err := h.conn.Exists(inetTable())
+		if err != nil {
+			return err
+		}
+		var errs []error
+		if there {
+			errs = append(errs, h.adopt(network, valid))
+		}
+		errs = append(errs, ipTables{h}.adopt(network, valid))
+		all, err := record.List[translation](h.store, place, network)
+		errs = append(errs, err)
+		kept := 0
+		for _, rec := range all {
+			gone := valid.Known && !valid.Keeps(rec.Owner)
+			if !gone {
+				dead, err := h.isDead(rec)
+				errs = append(errs, err)
+				gone = dead
+			}
+			if !gone {
+				kept++
+				continue
+			}
+			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
+		}
+		errs = append(errs, h.reservations().sweep())
+		if valid.IsEmpty() && kept == 0 {
+			errs = append(errs, h.forgetNetwork(network))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// forgetNetwork removes the masquerade of a network that nobody uses, and all that
+// holds rules where there are no others.
+func (h *Host) forgetNetwork(network string) error {
+	idle := change{unwanted: Rules{Networks: []NetworkRule{{Network: network}}}}
+	var errs []error
+	if there, err := h.conn.Exists(inetTable()); err != nil || there {
+		errs = append(errs, err, nfTables{h}.apply(idle), h.conn.DeleteIdle(inetTable()))
+	}
+	return errors.Join(append(errs, ipTables{h}.forget(network))...)
 }

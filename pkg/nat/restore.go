@@ -2,124 +2,136 @@ package nat
 
 import (
 	"errors"
-	"io/fs"
-	"path/filepath"
-	"slices"
+	"fmt"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Restore makes again, from the records, whatever of ours was lost in the
-// kernel, by "nft flush ruleset" or a reload of firewalld. Where nothing is
-// missing it changes nothing.
-func (h *Host) Restore() error {
-	var errs []error
-	for _, backend := range []Backend{NFTables, IPTables} {
-		known, err := exists(h.records(backend).dir)
-		if err == nil && known {
-			err = h.locked(func() error { return h.restore(backend) })
+// Restored is what Restore did, for people.
+type Restored struct {
+	Attachments int      // recorded and alive
+	Repaired    []string // what was not as recorded
+	Released    []string // whose container is gone
+	Void        int      // elements that nobody stood for
+}
+
+// Restore makes again, from the records, whatever of ours was lost in the kernel, by
+// "nft flush ruleset" or a reload of firewalld; and takes away what is there and
+// nobody's. Where nothing is missing it changes nothing. A record that cannot be
+// restored is named, and harms no other.
+func (h *Host) Restore() (done Restored, err error) {
+	err = h.locked(func() error {
+		done, err = h.restore()
+		return err
+	})
+	return done, err
+}
+
+func (h *Host) restore() (done Restored, err error) {
+	errs := []error{h.heal(), ipTables{h}.adopt("", cni.Valid{})}
+	all, err := record.List[translation](h.store, place, "")
+	errs = append(errs, err)
+	var alive []attachmentRecord
+	for _, rec := range all {
+		dead, err := h.isDead(rec)
+		errs = append(errs, err)
+		if dead {
+			done.Released = append(done.Released, rec.Owner.String())
+			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
+			continue
 		}
+		if rec, err = h.keepHeld(rec); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", rec.Owner, err))
+			continue
+		}
+		alive = append(alive, rec)
+	}
+	done.Attachments = len(alive)
+	for _, backend := range []Backend{NFTables, IPTables} {
+		repaired, err := h.restoreBackend(backend, alive)
+		done.Repaired = append(done.Repaired, repaired...)
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	repaired, err := h.restoreLoopback(alive)
+	done.Repaired = append(done.Repaired, repaired...)
+	errs = append(errs, err)
+	void, err := h.removeVoid(alive)
+	done.Void = void
+	errs = append(errs, err, h.reservations().sweep())
+	return done, errors.Join(errs...)
 }
 
-func (h *Host) restore(backend Backend) error {
-	rules, err := h.records(backend).all()
-	if err != nil {
-		return err
+// keepHeld leaves out of a record the mappings whose reservation another has: an ADD
+// was killed before it reserved them. A reservation that was lost is made again.
+func (h *Host) keepHeld(rec attachmentRecord) (attachmentRecord, error) {
+	if rec.Value.Ports == nil {
+		return rec, nil
 	}
-	k, err := h.kernel(backend)
-	if err != nil {
-		return err
-	}
-	lost, err := k.differences(rules)
-	if err != nil {
-		return err
-	}
-	if len(lost) > 0 {
-		if err := k.replace(rules); err != nil {
-			return err
-		}
-	}
-	var errs []error
-	for _, bridge := range rules.Bridges {
-		err := h.openLoopback(bridge)
-		if !errors.Is(err, fs.ErrNotExist) { // a bridge that is gone took the setting along
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// all are the rules that the records tell of.
-func (r records) all() (Rules, error) {
-	var rules Rules
-	networks, err := filesIn(filepath.Join(r.dir, "networks"))
-	if err != nil {
-		return Rules{}, err
-	}
-	for _, dir := range networks {
-		network, whole, err := r.networkRule(filepath.Base(dir))
+	ports := *rec.Value.Ports
+	var held []Mapping
+	for _, m := range ports.Mappings {
+		_, taken, err := h.reservations().holder(m, rec.Owner)
 		if err != nil {
-			return Rules{}, err
+			return rec, err
 		}
-		if whole {
-			rules.Networks = append(rules.Networks, network)
-		}
-		if err := r.addForwards(&rules, network.Network); err != nil {
-			return Rules{}, err
+		if !taken {
+			held = append(held, m)
 		}
 	}
-	return rules, nil
+	ports.Mappings = held
+	rec.Value.Ports = &ports
+	return rec, h.reservations().take(OwnedPorts{rec.Owner, ports.Ports})
 }
 
-// addForwards adds what owners in the network have mapped.
-func (r records) addForwards(rules *Rules, network string) error {
-	files, err := filesIn(r.ports(network))
+func (h *Host) restoreBackend(backend Backend, alive []attachmentRecord) (repaired []string, err error) {
+	want, err := rulesOf(alive, backend)
+	if err != nil || want.empty() {
+		return nil, err
+	}
+	lost, err := h.kernel(backend).differences(want)
+	if err != nil || len(lost) == 0 {
+		return nil, err
+	}
+	return lost, h.kernel(backend).apply(change{want: want})
+}
+
+// restoreLoopback restores what iptables' port mappings have need of nftables.
+func (h *Host) restoreLoopback(alive []attachmentRecord) (repaired []string, err error) {
+	want, err := rulesOf(alive, IPTables)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, file := range files {
-		var f Forward
-		whole, err := read(file, &f)
-		if err != nil {
-			return err
-		}
-		if whole {
-			rules.merge(f.rules())
-		}
+	lost, err := h.loopbackDifferences(want.Ports)
+	if err != nil || len(lost) == 0 {
+		return nil, err
 	}
-	return nil
+	return lost, nfTables{h}.apply(change{also: loopbackChanges(want.Ports, nil)})
 }
 
-// merge adds what is not there yet.
-func (r *Rules) merge(other Rules) {
-	r.Forwards = append(r.Forwards, other.Forwards...)
-	for _, subnet := range other.Hairpins {
-		if !slices.Contains(r.Hairpins, subnet) {
-			r.Hairpins = append(r.Hairpins, subnet)
-		}
+// removeVoid removes elements that no record has, and nobody stands for.
+func (h *Host) removeVoid(alive []attachmentRecord) (int, error) {
+	there, err := h.conn.Exists(inetTable())
+	if err != nil || !there {
+		return 0, err
 	}
-	for _, bridge := range other.Bridges {
-		if !slices.Contains(r.Bridges, bridge) {
-			r.Bridges = append(r.Bridges, bridge)
-		}
-	}
-}
-
-// Status says whether an ADD would get its rules; the error has code 50. The
-// kernel is asked, not whether some program is installed.
-func (h *Host) Status() error {
-	backend, err := h.wanted()
-	if err == nil {
-		var k kernel
-		if k, err = h.kernel(backend); err == nil {
-			err = k.usable()
-		}
-	}
+	found, err := h.list()
 	if err != nil {
-		return cni.UnavailableErrorf("NAT: %w", err)
+		return 0, err
 	}
-	return nil
+	var wanted []nft.Element
+	for _, rec := range alive {
+		for _, p := range rec.Value.ports(rec.Owner, NFTables) {
+			wanted = append(wanted, p.elements()...)
+		}
+		for _, p := range rec.Value.ports(rec.Owner, IPTables) {
+			wanted = append(wanted, p.loopbackElements()...)
+		}
+	}
+	void, err := nft.Void(found, wanted, h.stands)
+	if err != nil || len(void) == 0 {
+		return 0, err
+	}
+	return len(void), h.conn.Commit(nft.Changes{Remove: void}, h.stands)
 }

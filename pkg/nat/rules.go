@@ -1,50 +1,89 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Rules is NAT as it is wanted, whichever backend has it in the kernel. Values
-// are compared with those of the kernel, so that ADD, CHECK and Restore mean
-// the same.
+// Rules is NAT as it is wanted, whichever backend has it in the kernel: plain data,
+// which the backends render and which is compared with what the kernel has.
 type Rules struct {
 	Networks []NetworkRule
-	// Forwards are the mapped ports, owner by owner.
-	Forwards []Forward
-	// Hairpins are the subnets within which a mapped port is reached by way of
-	// the host: there the answer would not come back through the host unless
-	// the question came from it.
-	Hairpins []netip.Prefix
-	// Bridges are the interfaces that may route loopback addresses, for ports
-	// mapped on 127.0.0.1; nothing with such an address may come in by them.
-	Bridges []string
+	Ports    []OwnedPorts
 }
 
 // NetworkRule is the masquerade of one network.
 type NetworkRule struct {
 	Network string
 	Masquerade
+	// asked is what one attachment asked for, to which others' subnets were added.
+	asked Masquerade
 }
 
-// Forward is the mapped ports of one owner.
-type Forward struct {
+// OwnedPorts are the port mappings of one attachment.
+type OwnedPorts struct {
 	Owner cni.Owner
 	Ports
 }
 
-// rules are all that the mappings need.
-func (f Forward) rules() Rules {
-	rules := Rules{Forwards: []Forward{f}, Hairpins: f.hairpins()}
-	if f.Bridge != "" {
-		rules.Bridges = []string{f.Bridge}
-	}
-	return rules
+func (r Rules) empty() bool { return len(r.Networks)+len(r.Ports) == 0 }
+
+// Protocol is what has ports.
+type Protocol string
+
+// The protocols that can be mapped.
+const (
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+	SCTP Protocol = "sctp"
+)
+
+// number is the protocol's in IP headers (IANA, Assigned Internet Protocol Numbers).
+func (p Protocol) number() byte {
+	return map[Protocol]byte{TCP: 6, UDP: 17, SCTP: 132}[p]
 }
 
-// hairpins are the container's subnets that have a mapping.
+func protocolOf(number byte) Protocol {
+	return map[byte]Protocol{6: TCP, 17: UDP, 132: SCTP}[number]
+}
+
+// Mapping leads one port of the host to one of a container.
+type Mapping struct {
+	Protocol Protocol
+	// Host is where it is reached. The unspecified address of a family is any
+	// address of the host in that family.
+	Host netip.AddrPort
+	// Container is of the same family.
+	Container netip.AddrPort
+}
+
+func (m Mapping) String() string {
+	return fmt.Sprintf("%s %s to %s", m.Protocol, m.Host, m.Container)
+}
+
+// anyHost says whether the mapping is for every address of the host.
+func (m Mapping) anyHost() bool { return m.Host.Addr().IsUnspecified() }
+
+// Ports is what a container has mapped, and how.
+type Ports struct {
+	Mappings []Mapping
+	// Subnets are the container's addresses with the lengths of their subnets.
+	Subnets []netip.Prefix
+	// Bridge is the host's interface that leads to the container, by which its
+	// neighbours' connections come, and HostAddress the host's IPv4 address there, by
+	// which 127.0.0.1 speaks; Add finds both by HostLinks where they are not given.
+	Bridge      string
+	HostAddress netip.Addr
+	// HostLinks are the host's interfaces of the attachment.
+	HostLinks []string
+	PortOptions
+}
+
+// hairpins are the container's subnets that have a mapping: within one the answer
+// would not come back through the host unless the question came from it.
 func (p Ports) hairpins() []netip.Prefix {
 	if !p.SNAT {
 		return nil

@@ -133,7 +133,7 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, err error) {
 	for _, t := range tables {
 		if trust {
-			known, err := c.known(t)
+			known, err := c.Known(t)
 			if err != nil {
 				return nil, nil, err
 			}

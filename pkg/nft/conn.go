@@ -19,6 +19,8 @@ type Conn struct {
 	dir     string
 	peer    peer // nil until it is needed
 	library *library
+	// knowledge is what was read of tables since Refresh, by their names.
+	knowledge map[string]knowledge
 }
 
 // Open gives a Conn that keeps what it has found in files of dir (see Table.Key).

@@ -56,6 +56,7 @@ func sample(comments ...string) Table {
 			{Name: "postrouting", AnyOrder: true, Hook: &Hook{nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource}},
 		},
 	}
+	t.Chains[2].Owners = []string{"a/", "bb/"}
 	for _, comment := range comments {
 		t.Chains[2].Rules = append(t.Chains[2].Rules, Rule{Comment: comment, Exprs: []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{unix.NFPROTO_IPV4}},
@@ -82,7 +83,7 @@ func commit(t *testing.T, c *Conn, changes Changes, vouch Vouch) {
 	}
 }
 
-func nobody(string) (bool, error)   { return false, nil }
+func nobody(string) (bool, error)    { return false, nil }
 func everybody(string) (bool, error) { return true, nil }
 
 // TestCommit goes through the life of a table on the kernel.

@@ -13,6 +13,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // To compare a table's rules with those that are wanted takes ten times as long as
@@ -28,14 +30,23 @@ func (c *Conn) knownFile(t Table) string {
 	return filepath.Join(c.dir, strings.ReplaceAll(t.String(), " ", "-"))
 }
 
-// known says whether the table is known to be what is wanted.
-func (c *Conn) known(t Table) (bool, error) {
+// Known says whether the table is known to be what is wanted.
+func (c *Conn) Known(t Table) (bool, error) {
 	digest, keys, err := c.readKnown(t)
 	if err != nil || !slices.Contains(keys, t.Key) {
 		return false, err
 	}
-	now, err := c.digest(t)
-	return err == nil && digest == now, err
+	if err := c.connect(); err != nil {
+		return false, err
+	}
+	k := c.knowledge[t.String()]
+	if k.now == "" {
+		if k.now, err = c.digest(t); err != nil {
+			return false, err
+		}
+		c.learn(t, k)
+	}
+	return digest == k.now, nil
 }
 
 // IsKnown says whether there is a file about the table: while there is, whoever has
@@ -46,7 +57,15 @@ func (c *Conn) IsKnown(t Table) (bool, error) {
 }
 
 func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
-	data, err := os.ReadFile(c.knownFile(t))
+	if k, ok := c.knowledge[t.String()]; ok {
+		return k.digest, k.keys, nil
+	}
+	defer func() {
+		if err == nil {
+			c.learn(t, knowledge{digest: digest, keys: keys})
+		}
+	}()
+	data, err := rawfile.Read(c.knownFile(t))
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil, nil
 	}
@@ -56,6 +75,23 @@ func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
 	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
 	return lines[0], lines[1:], nil
 }
+
+// knowledge is what was read of a table since Refresh, by this Conn alone.
+type knowledge struct {
+	digest string // in the file
+	keys   []string
+	now    string // of the kernel's rules, if they were listed
+}
+
+func (c *Conn) learn(t Table, k knowledge) {
+	if c.knowledge == nil {
+		c.knowledge = map[string]knowledge{}
+	}
+	c.knowledge[t.String()] = k
+}
+
+// Refresh forgets what was read before the caller took the lock.
+func (c *Conn) Refresh() { c.knowledge = nil }
 
 // remember says of tables that they are what is wanted.
 func (c *Conn) remember(tables []Table) error {
@@ -71,6 +107,7 @@ func (c *Conn) remember(tables []Table) error {
 		if was != digest {
 			keys = nil
 		}
+		keys = slices.Clone(keys)
 		if !slices.Contains(keys, t.Key) {
 			keys = append(keys, t.Key)
 		}
@@ -78,15 +115,17 @@ func (c *Conn) remember(tables []Table) error {
 			return fmt.Errorf("remember nftables table %s: %w", t, err)
 		}
 		content := digest + "\n" + strings.Join(keys, "\n") + "\n"
-		if err := os.WriteFile(c.knownFile(t), []byte(content), 0o600); err != nil {
+		if err := rawfile.Write(c.knownFile(t), []byte(content), 0o600); err != nil {
 			return fmt.Errorf("remember nftables table %s: %w", t, err)
 		}
+		c.learn(t, knowledge{digest: digest, keys: keys, now: digest})
 	}
 	return nil
 }
 
 // forget takes back what is known of a table.
 func (c *Conn) forget(t Table) error {
+	delete(c.knowledge, t.String())
 	if err := os.Remove(c.knownFile(t)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget nftables table %s: %w", t, err)
 	}

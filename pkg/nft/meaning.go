@@ -39,7 +39,9 @@ type walker struct {
 	said      []string
 }
 
-func (w *walker) say(format string, args ...any) { w.said = append(w.said, fmt.Sprintf(format, args...)) }
+func (w *walker) say(format string, args ...any) {
+	w.said = append(w.said, fmt.Sprintf(format, args...))
+}
 
 // firstWord is the word that a register begins at: those of 16 bytes are 1 to 4,
 // those of 4 bytes are 8 to 23 (enum nft_registers, linux/netfilter/nf_tables.h).
@@ -79,6 +81,10 @@ func (s source) String() string {
 func (w *walker) step(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Payload:
+		if e.OperationType == expr.PayloadWrite {
+			w.say("payload %d+%d/%d set %s", e.Base, e.Offset, e.Len, w.take(e.SourceRegister))
+			return
+		}
 		w.load(e.DestRegister, fmt.Sprintf("payload %d+%d", e.Base, e.Offset), e.Len)
 		w.setLength(e.DestRegister, e.Len)
 	case *expr.Meta:

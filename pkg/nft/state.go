@@ -92,7 +92,7 @@ func (c Chain) fits(found *nftables.Chain) bool {
 // lacking are the rules that only have to be appended to those found; ok is false
 // where that does not make the chain what is wanted.
 func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
-	have := meanings(found)
+	have := meanings(c.own(found))
 	if !c.AnyOrder {
 		want := meanings(c.Rules)
 		if len(have) > len(want) || !slices.Equal(have, want[:len(have)]) {
@@ -108,6 +108,20 @@ func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
 		}
 	}
 	return lacking, len(have) == 0
+}
+
+// own are the rules found that are the Table's to judge.
+func (c Chain) own(found []Rule) []Rule {
+	return slices.DeleteFunc(slices.Clone(found), c.isOthers)
+}
+
+// others are those of owners that the Table says nothing of.
+func (c Chain) others(found []Rule) []Rule {
+	return slices.DeleteFunc(slices.Clone(found), func(r Rule) bool { return !c.isOthers(r) })
+}
+
+func (c Chain) isOthers(r Rule) bool {
+	return c.AnyOrder && isOwned(r.Comment) && !slices.Contains(c.Owners, r.Comment)
 }
 
 // differences is what stands between the state and the table that is wanted.
@@ -140,6 +154,7 @@ func (c Chain) ruleDifferences(t Table, found []Rule) []string {
 	if lacking, ok := c.lacking(found); ok && len(lacking) == 0 {
 		return nil
 	}
+	found = c.own(found)
 	have, want := meanings(found), meanings(c.Rules)
 	var all []string
 	for i, rule := range c.Rules {
@@ -226,7 +241,7 @@ func (c *Conn) clear(t Table, s state, rewrite bool) [][]Rule {
 		fits := found == nil || chain.fits(found)
 		if found != nil && (rewrite || !ok || !fits) {
 			c.library.FlushChain(&nftables.Chain{Name: chain.Name, Table: t.library()})
-			lacking = chain.Rules
+			lacking = append(slices.Clone(chain.Rules), chain.others(s.rules[chain.Name])...)
 		}
 		if !fits {
 			misplaced = append(misplaced, &nftables.Chain{Name: chain.Name, Table: t.library()})

@@ -33,9 +33,8 @@ type Table struct {
 	// Former are names of sets and chains that earlier releases made and this one
 	// has no use for.
 	Former []string
-	// Key names this very content, for people and for Commit: a table that has been
-	// found to hold what Key stands for is not compared again until its rules
-	// change. Two Tables with different content never share a Key.
+	// Key names what was asked for, for people and for Commit: a table that has been
+	// found to hold that is not compared again until its rules change.
 	Key string
 }
 
@@ -57,6 +56,9 @@ type Chain struct {
 	// AnyOrder says that the order of Rules means nothing, so that a rule can be
 	// added without the others being touched.
 	AnyOrder bool
+	// Owners are the labels of those whose rules are all in Rules. In a chain of
+	// any order rules of further owners, by their comments, are left unchanged.
+	Owners []string
 }
 
 // Hook is a base chain's place (nft(8), "CHAINS").

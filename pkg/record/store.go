@@ -23,8 +23,11 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // DefaultDir is where records live: they are worthless after a reboot, as what they
@@ -47,9 +50,6 @@ func (s Store) Dir(name string) string { return filepath.Join(s.dir, name) }
 // Lock keeps all others from changing what records tell of. It is held for about a
 // millisecond; who waits too long is told who has it.
 func (s Store) Lock() (*flock.Lock, error) {
-	if err := s.makeDir(""); err != nil {
-		return nil, err
-	}
 	return flock.Create(s.Dir("lock"), flock.Exclusive, flock.DefaultWait)
 }
 
@@ -108,9 +108,9 @@ func freshFile(path string) string {
 
 func replaceFile(path string, data []byte) error {
 	fresh := freshFile(path)
-	err := os.WriteFile(fresh, data, 0o600)
+	err := rawfile.Write(fresh, data, 0o600)
 	if err == nil {
-		err = os.Rename(fresh, path)
+		err = unix.Rename(fresh, path)
 	}
 	if err != nil {
 		return errors.Join(cni.IOErrorf("write a record: %w", err), remove(fresh))
@@ -152,7 +152,7 @@ func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, e
 func At[T any](path string) (r Record[T], there bool, err error) { return readFile[T](path) }
 
 func readFile[T any](path string) (r Record[T], whole bool, err error) {
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return r, false, nil
 	}

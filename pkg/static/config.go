@@ -3,9 +3,11 @@
 package static
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -30,12 +32,9 @@ type Address struct {
 // wire is the configuration as it is written.
 type wire struct {
 	IPAM *struct {
-		Addresses []struct {
-			Address string `json:"address"`
-			Gateway string `json:"gateway"`
-		} `json:"addresses"`
-		Routes []*types.Route `json:"routes"`
-		DNS    types.DNS      `json:"dns"`
+		Addresses []wireAddress  `json:"addresses"`
+		Routes    []*types.Route `json:"routes"`
+		DNS       types.DNS      `json:"dns"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
 		IPs []string `json:"ips"`
@@ -45,6 +44,59 @@ type wire struct {
 			IPs []string `json:"ips"`
 		} `json:"cni"`
 	} `json:"args"`
+}
+
+// wireAddress is one entry of ipam.addresses. A configuration that was marshalled
+// from the reference plugin's Go types has the address twice.
+type wireAddress struct {
+	Address string        `json:"address"`
+	Marshal marshalledNet `json:"Address"`
+	Gateway string        `json:"gateway"`
+}
+
+// marshalledNet is the text of what Go makes of a net.IPNet, {"IP": "10.1.0.5",
+// "Mask": "////AA=="}; empty for that of an empty one. Text stays text, since keys
+// match without regard to case.
+type marshalledNet string
+
+// UnmarshalJSON reads either form.
+func (m *marshalledNet) UnmarshalJSON(data []byte) error {
+	var text string
+	if json.Unmarshal(data, &text) == nil {
+		*m = marshalledNet(text)
+		return nil
+	}
+	var n struct {
+		IP   net.IP
+		Mask net.IPMask
+	}
+	if err := json.Unmarshal(data, &n); err != nil {
+		return err
+	}
+	if n.IP != nil {
+		*m = marshalledNet((&net.IPNet{IP: n.IP, Mask: n.Mask}).String())
+	}
+	return nil
+}
+
+// text is the address as it is written, once.
+func (a wireAddress) text() (string, error) {
+	const field = "ipam.addresses"
+	switch twin := string(a.Marshal); {
+	case twin == "":
+		return a.Address, nil
+	case a.Address == "":
+		return twin, nil
+	default:
+		one, err := parsePrefix(field, a.Address)
+		if err != nil {
+			return "", err
+		}
+		if other, err := parsePrefix(field, twin); err != nil || one != other {
+			return "", cni.ConfigErrorf("%s: address %s and Address %s of one entry differ; leave one of them out", field, a.Address, twin)
+		}
+		return a.Address, nil
+	}
 }
 
 // ParseConfig reads the keys of the static plugin. CNI_ARGS IP adds addresses,
@@ -58,6 +110,9 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	}
 	if w.IPAM == nil {
 		return Config{}, cni.ConfigErrorf(`ipam: missing; give "ipam": {"type": "static", "addresses": […]}`)
+	}
+	if i := slices.Index(w.IPAM.Routes, nil); i >= 0 {
+		return Config{}, cni.ConfigErrorf("ipam.routes[%d]: null; leave the entry out", i)
 	}
 	addresses, err := w.addresses(r.Args)
 	if err == nil {
@@ -75,7 +130,11 @@ func (w *wire) addresses(args map[string]string) ([]Address, error) {
 	}
 	var all []Address
 	for _, a := range w.IPAM.Addresses {
-		prefix, err := parsePrefix("ipam.addresses", a.Address)
+		text, err := a.text()
+		if err != nil {
+			return nil, err
+		}
+		prefix, err := parsePrefix("ipam.addresses", text)
 		if err != nil {
 			return nil, err
 		}
@@ -107,7 +166,7 @@ func setGateways(addresses []Address, gateways []string) error {
 			return err
 		}
 		for i := range addresses {
-			if addresses[i].Prefix.Contains(gateway) {
+			if gateway.IsValid() && addresses[i].Prefix.Contains(gateway) {
 				addresses[i].Gateway = gateway
 			}
 		}
@@ -140,12 +199,16 @@ func parsePrefix(field, text string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// parseGateway reads an address; the unspecified one (0.0.0.0, ::) is none.
 func parseGateway(field, text string) (netip.Addr, error) {
 	gateway, err := netip.ParseAddr(strings.TrimSpace(text))
 	if err != nil || gateway.Zone() != "" {
 		return netip.Addr{}, cni.ConfigErrorf(`%s: gateway %q is not an address; write it as in "10.1.0.1"`, field, text)
 	}
-	return gateway.Unmap(), nil
+	if gateway = gateway.Unmap(); gateway.IsUnspecified() {
+		return netip.Addr{}, nil
+	}
+	return gateway, nil
 }
 
 // checkVersion: results before spec 0.3.0 have room for one address of each family.

@@ -39,6 +39,17 @@ func TestResult(t *testing.T) {
 		},
 		{"host bits stay", `"ipam": {"addresses": [{"address": "10.1.2.3/8"}]}`, nil, "10.1.2.3/8"},
 		{"IPv4-mapped", `"ipam": {"addresses": [{"address": "::ffff:10.1.0.5/120", "gateway": "::ffff:10.1.0.1"}]}`, nil, "10.1.0.5/24 via 10.1.0.1"},
+		{
+			"marshalled from the reference's types", `"ipam": {"addresses": [{"address": "10.1.0.5/24", "Address": {"IP": "10.1.0.5", "Mask": "////AA=="}, "Version": "4"},
+			{"address": "fd00::5/64", "Address": {"IP": "", "Mask": null}, "Version": ""}, {"address": "", "Address": {"IP": "10.3.0.5", "Mask": "//8AAA=="}, "gateway": "10.3.0.1"}]}`, nil,
+			"10.1.0.5/24, fd00::5/64, 10.3.0.5/16 via 10.3.0.1",
+		},
+		{"key in another case", `"ipam": {"addresses": [{"Address": "10.1.0.5/24"}]}`, nil, "10.1.0.5/24"},
+		{
+			"unspecified gateway is none", `"ipam": {"addresses": [{"address": "10.1.0.5/24", "gateway": "0.0.0.0"}, {"address": "fd00::5/64", "gateway": "::"}]}`,
+			map[string]string{"IP": "10.2.0.5/0", "GATEWAY": "0.0.0.0"},
+			"10.1.0.5/24, fd00::5/64, 10.2.0.5/0",
+		},
 		{"gateway elsewhere", `"ipam": {"addresses": [{"address": "10.1.0.5/32", "gateway": "169.254.1.1"}]}`, nil, "10.1.0.5/32 via 169.254.1.1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,6 +99,9 @@ func TestMistakes(t *testing.T) {
 		{"no ipam", `{}`, nil, cni.CodeConfig, "ipam: missing"},
 		{"no length", `{"ipam": {"addresses": [{"address": "10.1.0.5"}]}}`, nil, cni.CodeConfig, `ipam.addresses: "10.1.0.5" is not`},
 		{"empty address", `{"ipam": {"addresses": [{}]}}`, nil, cni.CodeConfig, `ipam.addresses: ""`},
+		{"two addresses in one entry", `{"ipam": {"addresses": [{"address": "10.1.0.5/24", "Address": {"IP": "10.1.0.6", "Mask": "////AA=="}}]}}`, nil, cni.CodeConfig, "address 10.1.0.5/24 and Address 10.1.0.6/24"},
+		{"null among the routes", `{"ipam": {"routes": [{"dst": "0.0.0.0/0"}, null]}}`, nil, cni.CodeConfig, "ipam.routes[1]: null"},
+		{"null among the addresses", `{"ipam": {"addresses": [null]}}`, nil, cni.CodeConfig, `ipam.addresses: ""`},
 		{"gateway", `{"ipam": {"addresses": [{"address": "10.1.0.5/24", "gateway": "x"}]}}`, nil, cni.CodeConfig, `gateway "x"`},
 		{"runtime's without length", `{"ipam": {}, "runtimeConfig": {"ips": ["10.1.0.5"]}}`, nil, cni.CodeConfig, `runtimeConfig.ips: "10.1.0.5"`},
 		{"args' without length", `{"ipam": {}, "args": {"cni": {"ips": ["fd00::1"]}}}`, nil, cni.CodeConfig, `args.cni.ips: "fd00::1"`},

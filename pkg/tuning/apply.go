@@ -4,26 +4,37 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Apply makes the settings, after it recorded what was there before. On the undo
-// stack is one inverse for all of them.
-func (s Store) Apply(o cni.Owner, settings Settings, sandbox Sandbox, undo *cni.Undo) error {
+// Apply makes the settings in the namespace at netns, after it recorded what was
+// there before, and names the host veth if it took part. On the undo stack is one
+// inverse for all of them, which takes back what this call changed: an earlier
+// plugin of the list may have tuned, too.
+func (s Store) Apply(o cni.Owner, settings Settings, netns string, undo *cni.Undo) (hostVeth string, err error) {
 	if len(settings) == 0 {
-		return nil
+		return "", nil
 	}
-	return sandbox.tune(o.IfName, func(t tuner) error {
-		before, err := t.read(settings)
+	stamp, err := record.NewStamp(netns)
+	if err != nil {
+		return "", cni.IOErrorf("record what is tuned: %w", err)
+	}
+	err = tune(netns, o.IfName, func(t tuner) error {
+		before, settings, err := t.read(settings)
 		if err != nil {
 			return err
 		}
-		if err := s.write(o, record{Sandbox: sandbox, Before: before, Made: settings}); err != nil {
+		now := saved{Owner: o, Stamp: stamp, Before: before, Made: settings}
+		earlier, err := s.write(now)
+		if err != nil {
 			return err
 		}
-		undo.Push("restore the settings of "+o.IfName, func() error { return s.Restore(o, sandbox.Path) })
+		undo.Push("restore the settings of "+o.IfName, func() error { return s.goBack(now, earlier) })
 		for _, setting := range settings {
 			if have, known := before.value(setting.Name); known && have == setting.Value {
 				continue
@@ -32,26 +43,49 @@ func (s Store) Apply(o cni.Owner, settings Settings, sandbox Sandbox, undo *cni.
 				return err
 			}
 		}
+		if _, takesPart := before.value(hostMTU); takesPart {
+			outside, err := t.hostVeth()
+			if err != nil {
+				return err
+			}
+			hostVeth = outside.Attrs().Name
+		}
 		return nil
 	})
+	return hostVeth, err
 }
 
 // read is what the kernel has in place of the settings, those left out that
-// cannot be read.
-func (t tuner) read(settings Settings) (Settings, error) {
-	var have Settings
+// cannot be read; and the settings that there are: none of a host veth where there
+// is no such thing.
+func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	for _, setting := range settings {
 		value, err := t.get(setting.Name)
 		switch path, isSysctl := strings.CutPrefix(setting.Name, sysctl); {
+		case errors.Is(err, errNoHostVeth):
+			continue
 		case isSysctl && errors.Is(err, fs.ErrNotExist):
-			return nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that brings it", path)
+			return nil, nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that brings it", path)
 		case err != nil && !isUnreadable(err):
-			return nil, err
+			return nil, nil, err
 		case err == nil:
 			have = append(have, Setting{setting.Name, value})
 		}
+		existing = append(existing, setting)
 	}
-	return have, nil
+	return have, existing, nil
+}
+
+// goBack takes back what one Apply changed, and leaves the record as it found it.
+func (s Store) goBack(now saved, earlier *saved) error {
+	err := tune(now.Stamp.NetNS.Path, now.Owner.IfName, now.takeBack)
+	if isGone(err) {
+		err = nil
+	}
+	if earlier != nil {
+		return errors.Join(err, s.writeFile(*earlier))
+	}
+	return errors.Join(err, drop(s.path(now.Owner), s.link(now.Owner)))
 }
 
 // Restore takes back what Apply made for the owner, or what the reference plugin
@@ -61,35 +95,35 @@ func (t tuner) read(settings Settings) (Settings, error) {
 // every later DEL.
 func (s Store) Restore(o cni.Owner, netns string) error {
 	path, r, err := s.find(o)
-	if err != nil || path == "" {
+	if err != nil {
 		return err
 	}
-	if sandbox, ok := r.findSandbox(netns); ok {
-		err = sandbox.tune(o.IfName, r.takeBack)
+	unfinished := drop(s.path(o)+unfinishedSuffix, filepath.Join(DefaultDataDir, fileName(o))+unfinishedSuffix)
+	if path == "" {
+		return unfinished
+	}
+	if there, ok := r.findNetNS(netns); ok {
+		err = tune(there, o.IfName, r.takeBack)
 		if isGone(err) {
 			err = nil
 		}
 	}
-	return errors.Join(err, drop(path, s.link(o)))
+	return errors.Join(err, unfinished, drop(path, s.link(o)))
 }
 
-// findSandbox is the namespace that the record is about, if it is still there:
-// at the path of the DEL, or at that of the ADD.
-func (r record) findSandbox(netns string) (Sandbox, bool) {
-	for _, path := range []string{netns, r.Sandbox.Path} {
-		if path == "" {
-			continue
-		}
-		found, err := FindSandbox(path)
-		if err == nil && (r.byReference() || r.Sandbox.same(found)) {
-			return found, true
+// findNetNS is a path to the namespace that the record is about, if it is still
+// there: that of the DEL, or that of the ADD.
+func (r saved) findNetNS(netns string) (string, bool) {
+	for _, path := range []string{netns, r.netns().Path} {
+		if path != "" && (r.fromReference() || r.isAbout(record.Identify(path))) {
+			return path, true
 		}
 	}
-	return Sandbox{}, false
+	return "", false
 }
 
 // takeBack goes on after a failure.
-func (r record) takeBack(t tuner) error {
+func (r saved) takeBack(t tuner) error {
 	var errs []error
 	for i := len(r.Before) - 1; i >= 0; i-- {
 		before := r.Before[i]
@@ -97,8 +131,9 @@ func (r record) takeBack(t tuner) error {
 		if isGone(err) {
 			continue
 		}
-		made, known := r.Made.value(before.Name)
-		if err == nil && have != before.Value && (!known || have == made) {
+		_, known := r.Made.value(before.Name)
+		ours := !known || slices.Contains(r.Made, Setting{before.Name, have})
+		if err == nil && have != before.Value && ours {
 			err = t.set(before)
 		}
 		errs = append(errs, err)
@@ -106,16 +141,17 @@ func (r record) takeBack(t tuner) error {
 	return errors.Join(errs...)
 }
 
-// Diff says what is not as Apply leaves it.
-func Diff(settings Settings, ifName string, sandbox Sandbox) ([]string, error) {
+// Diff says what is not as Apply leaves it. The host veth is left out: the
+// reference plugin, whose containers we may be asked about, does not tune it.
+func Diff(settings Settings, ifName, netns string) ([]string, error) {
 	var diffs []string
 	if len(settings) == 0 {
 		return nil, nil
 	}
-	err := sandbox.tune(ifName, func(t tuner) error {
-		have, err := t.read(settings)
+	err := tune(netns, ifName, func(t tuner) error {
+		have, _, err := t.read(settings)
 		for _, want := range settings {
-			if value, known := have.value(want.Name); known && value != want.Value {
+			if value, known := have.value(want.Name); known && value != want.Value && want.Name != hostMTU {
 				diffs = append(diffs, fmt.Sprintf("%s of %s: want %s, have %s", want.Name, ifName, want.Value, value))
 			}
 		}
@@ -125,16 +161,21 @@ func Diff(settings Settings, ifName string, sandbox Sandbox) ([]string, error) {
 }
 
 // GC restores, or forgets, what was tuned for attachments of the network that
-// are not valid. Without a list only what has lost its namespace is provably
-// dead.
+// are not valid. Without a list only what is proved dead goes.
 func (s Store) GC(network string, valid cni.Valid) error {
 	records, err := s.list()
 	errs := []error{err}
+	var prober record.Prober
 	for _, r := range records {
 		if r.Owner.Network != network || valid.Keeps(r.Owner) {
 			continue
 		}
-		if _, alive := r.findSandbox(""); valid.Known || !alive {
+		dead := valid.Known
+		if !dead {
+			dead, err = r.dead(&prober)
+			errs = append(errs, err)
+		}
+		if dead {
 			errs = append(errs, s.Restore(r.Owner, ""))
 		}
 	}

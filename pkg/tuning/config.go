@@ -177,7 +177,9 @@ func (v values) linkSettings() (Settings, error) {
 		if *v.MTU < minMTU || *v.MTU > maxMTU {
 			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, minMTU, maxMTU)
 		}
-		settings = append(settings, Setting{mtu, strconv.Itoa(*v.MTU)})
+		// of both ends: what is larger than the other end's MTU is dropped there
+		number := strconv.Itoa(*v.MTU)
+		settings = append(settings, Setting{mtu, number}, Setting{hostMTU, number})
 	}
 	if v.AllMulti != nil {
 		settings = append(settings, Setting{allMulti, onOff(*v.AllMulti)})

@@ -33,6 +33,7 @@ func TestParseConfig(t *testing.T) {
 			{"mac", "0a:58:00:00:00:01"},
 			{"promisc", "on"},
 			{"mtu", "1400"},
+			{"host veth's mtu", "1400"},
 			{"allmulti", "off"},
 			{"txQLen", "0"},
 		}},
@@ -42,7 +43,7 @@ func TestParseConfig(t *testing.T) {
 		{"runtimeConfig over CNI_ARGS", `{"runtimeConfig": {"mac": "02:00:00:00:00:03"}}`, map[string]string{"MAC": "02:00:00:00:00:02"}, S{{"mac", "02:00:00:00:00:03"}}},
 		{"args over all", `{"mtu": 1400, "promisc": true, "txQLen": 5, "sysctl": {"net.core.somaxconn": "1"}, "runtimeConfig": {"mac": "02:00:00:00:00:03"},
 			"args": {"cni": {"mac": "02:00:00:00:00:04", "mtu": 1300, "promisc": false, "allmulti": true, "txQLen": 9, "sysctl": {"net.core.somaxconn": "2"}}}}`, nil, S{
-			{"sysctl net/core/somaxconn", "2"}, {"mac", "02:00:00:00:00:04"}, {"mtu", "1300"}, {"allmulti", "on"}, {"txQLen", "9"},
+			{"sysctl net/core/somaxconn", "2"}, {"mac", "02:00:00:00:00:04"}, {"mtu", "1300"}, {"host veth's mtu", "1300"}, {"allmulti", "on"}, {"txQLen", "9"},
 		}},
 		{"args without a configured sysctl", `{"args": {"cni": {"sysctl": {"net.core.somaxconn": "2"}}}}`, nil, S{{"sysctl net/core/somaxconn", "2"}}},
 	} {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // DefaultIndexDir holds a symbolic link for each owner whose record is not in
@@ -27,16 +28,50 @@ type Store struct{ dataDir, index string }
 // OpenStore gives the records in dataDir. Nothing is touched yet.
 func OpenStore(dataDir, index string) Store { return Store{dataDir, index} }
 
-// record is what is known of one attachment.
-type record struct {
-	Owner   cni.Owner
-	Sandbox Sandbox
+// saved is the record of one attachment.
+type saved struct {
+	Owner cni.Owner
+	Stamp record.Stamp
+	// Sandbox is what releases wrote that had no stamps.
+	Sandbox oldSandbox `json:",omitzero"`
 	Before  Settings
 	Made    Settings
 }
 
-// byReference says whether the reference plugin wrote it.
-func (r record) byReference() bool { return r.Owner == cni.Owner{} }
+type oldSandbox struct {
+	Path   string `json:"netns"`
+	Device uint64 `json:"device"`
+	Inode  uint64 `json:"inode"`
+}
+
+// netns is the namespace that the record is about.
+func (r saved) netns() record.NetNS {
+	if old := r.Sandbox; old.Inode != 0 {
+		return record.NetNS{Path: old.Path, Dev: old.Device, Ino: old.Inode}
+	}
+	return r.Stamp.NetNS
+}
+
+// isAbout says whether the record is about that namespace.
+func (r saved) isAbout(found record.NetNS) bool {
+	if r.Sandbox.Inode != 0 {
+		found.Handle = "" // which those releases did not write
+	}
+	return r.netns().Same(found)
+}
+
+// dead says whether it is proved that the namespace is gone. An old record has no
+// proof but that there is no such namespace at its path any more.
+func (r saved) dead(prober *record.Prober) (bool, error) {
+	if r.Sandbox.Inode != 0 {
+		return !r.isAbout(record.Identify(r.Sandbox.Path)), nil
+	}
+	life, err := prober.Life(r.Stamp)
+	return life == record.Dead, err
+}
+
+// fromReference says whether the reference plugin wrote it.
+func (r saved) fromReference() bool { return r.Owner == cni.Owner{} }
 
 // file is a record as it is written.
 type file struct {
@@ -46,10 +81,10 @@ type file struct {
 	AllMulti *bool  `json:"allmulti,omitempty"`
 	TxQLen   *int   `json:"txQLen,omitempty"`
 	// Trestle is the whole record; the reference plugin knows no such key.
-	Trestle *record `json:"trestle,omitempty"`
+	Trestle *saved `json:"trestle,omitempty"`
 }
 
-func (r record) toFile() (file, error) {
+func (r saved) toFile() (file, error) {
 	f := file{Trestle: &r}
 	var err error
 	for _, s := range r.Before {
@@ -75,7 +110,7 @@ func (r record) toFile() (file, error) {
 	return f, nil
 }
 
-func (f file) toRecord() record {
+func (f file) toRecord() saved {
 	if f.Trestle != nil {
 		return *f.Trestle
 	}
@@ -95,40 +130,51 @@ func (f file) toRecord() record {
 	if f.TxQLen != nil {
 		before = append(before, Setting{txQLen, strconv.Itoa(*f.TxQLen)})
 	}
-	return record{Before: before}
+	return saved{Before: before}
 }
 
 func fileName(o cni.Owner) string { return o.ContainerID + "_" + o.IfName + ".json" }
 
 func (s Store) link(o cni.Owner) string { return filepath.Join(s.index, o.Hash(32)) }
 
-// write records r for the owner. Of an earlier ADD in the same namespace, which
-// no DEL has followed, the values from before that one are kept.
-func (s Store) write(o cni.Owner, r record) error {
-	path := filepath.Join(s.dataDir, fileName(o))
-	r.Owner = o
-	earlier, known, err := readRecord(path)
+func (s Store) path(o cni.Owner) string { return filepath.Join(s.dataDir, fileName(o)) }
+
+// write records r beside what is recorded already of this attachment, in the same
+// namespace: by an earlier ADD that no DEL has followed, or by another tuning entry
+// of the list. What was before the first of them is what the DEL restores. It
+// returns the earlier record, nil where there is none.
+func (s Store) write(r saved) (*saved, error) {
+	path := s.path(r.Owner)
+	found, known, err := readRecord(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if other := earlier.Owner; known && !earlier.byReference() && other.ContainerID != o.ContainerID {
-		return cni.ConflictErrorf("%s is the record of container %s, interface %s; a dataDir of its own keeps this network apart",
+	if other := found.Owner; known && !found.fromReference() && other.ContainerID != r.Owner.ContainerID {
+		return nil, cni.ConflictErrorf("%s is the record of container %s, interface %s; a dataDir of its own keeps this network apart",
 			path, other.ContainerID, other.IfName)
 	}
-	if known && earlier.Owner == o && earlier.Sandbox.same(r.Sandbox) {
-		for i, setting := range r.Before {
-			if value, ok := earlier.Before.value(setting.Name); ok {
-				r.Before[i].Value = value
+	var earlier *saved
+	if known && found.Owner == r.Owner && found.isAbout(r.Stamp.NetNS) {
+		earlier = &found
+		r.Made = slices.Clone(r.Made)
+		r.Before = found.Before.and(r.Before)
+		for _, made := range found.Made { // of one name there may be several: killed, this ADD leaves the former one
+			if !slices.Contains(r.Made, made) {
+				r.Made = append(r.Made, made)
 			}
 		}
 	}
-	if err := s.writeFile(path, r); err != nil {
-		return cni.IOErrorf("record what is tuned: %w", err)
+	if err := s.writeFile(r); err != nil {
+		return nil, cni.IOErrorf("record what is tuned: %w", err)
 	}
-	return nil
+	return earlier, nil
 }
 
-func (s Store) writeFile(path string, r record) error {
+// unfinishedSuffix is that of a record before it takes its place: the one that it
+// replaces must not be lost where the ADD is killed.
+const unfinishedSuffix = ".unfinished"
+
+func (s Store) writeFile(r saved) error {
 	content, err := r.toFile()
 	if err != nil {
 		return err
@@ -140,7 +186,11 @@ func (s Store) writeFile(path string, r record) error {
 	if err := os.MkdirAll(s.dataDir, 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, data, 0o600); err != nil {
+	path := s.path(r.Owner)
+	if err := os.WriteFile(path+unfinishedSuffix, data, 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(path+unfinishedSuffix, path); err != nil {
 		return err
 	}
 	if filepath.Clean(s.dataDir) == DefaultDataDir {
@@ -160,44 +210,47 @@ func (s Store) writeFile(path string, r record) error {
 
 // readRecord reports whether there is a whole record at path. A torn one is of an
 // ADD that was killed before it made anything.
-func readRecord(path string) (r record, whole bool, err error) {
+func readRecord(path string) (r saved, whole bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return record{}, false, nil
+		return saved{}, false, nil
 	}
 	if err != nil {
-		return record{}, false, cni.IOErrorf("read the record of what is tuned: %w", err)
+		return saved{}, false, cni.IOErrorf("read the record of what is tuned: %w", err)
 	}
 	var f file
 	if json.Unmarshal(data, &f) != nil {
-		return record{}, false, nil
+		return saved{}, false, nil
 	}
 	return f.toRecord(), true, nil
 }
 
-// isAbandoned says whether a file is empty and nobody can be about to write it.
+// isAbandoned says whether a file is empty or unfinished, and nobody can be about
+// to write it.
 func isAbandoned(path string) bool {
 	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Size() == 0 && time.Since(info.ModTime()) > time.Minute
+	return err == nil && info.Mode().IsRegular() && (info.Size() == 0 || isUnfinished(path)) && time.Since(info.ModTime()) > time.Minute
 }
+
+func isUnfinished(path string) bool { return strings.HasSuffix(path, unfinishedSuffix) }
 
 // find is the owner's record and its path, which is empty where there is none. A
 // torn one says that nothing is to be restored.
-func (s Store) find(o cni.Owner) (string, record, error) {
-	paths := []string{filepath.Join(s.dataDir, fileName(o)), filepath.Join(DefaultDataDir, fileName(o))}
+func (s Store) find(o cni.Owner) (string, saved, error) {
+	paths := []string{s.path(o), filepath.Join(DefaultDataDir, fileName(o))}
 	if elsewhere, err := os.Readlink(s.link(o)); err == nil {
 		paths = append(paths, elsewhere)
 	}
 	for _, path := range slices.Compact(paths) {
 		r, known, err := readRecord(path)
 		if err != nil {
-			return "", record{}, err
+			return "", saved{}, err
 		}
-		if r.Owner == o || r.byReference() && (known || isFile(path)) {
+		if r.Owner == o || r.fromReference() && (known || isFile(path)) {
 			return path, r, nil
 		}
 	}
-	return "", record{}, nil
+	return "", saved{}, nil
 }
 
 func isFile(path string) bool {
@@ -218,22 +271,23 @@ func drop(paths ...string) error {
 // list is all records of ours, wherever a configuration put them. What tells of
 // none goes: links to those that a DEL of the reference plugin removed, and files
 // that a killed ADD left empty.
-func (s Store) list() ([]record, error) {
+func (s Store) list() ([]saved, error) {
 	paths, err := s.paths()
 	if err != nil {
 		return nil, err
 	}
-	var records []record
+	var records []saved
 	for _, path := range paths {
 		r, known, err := readRecord(path)
+		known = known && !isUnfinished(path)
 		if err == nil && !known && (filepath.Dir(path) == s.index || isAbandoned(path)) {
 			err = drop(path)
 		}
 		if err != nil {
 			return nil, err
 		}
-		listed := slices.ContainsFunc(records, func(other record) bool { return other.Owner == r.Owner })
-		if known && !r.byReference() && !listed {
+		listed := slices.ContainsFunc(records, func(other saved) bool { return other.Owner == r.Owner })
+		if known && !r.fromReference() && !listed {
 			records = append(records, r)
 		}
 	}
@@ -249,7 +303,7 @@ func (s Store) paths() ([]string, error) {
 			return nil, cni.IOErrorf("list the records of what is tuned: %w", err)
 		}
 		for _, entry := range entries {
-			if dir == s.index || strings.HasSuffix(entry.Name(), ".json") {
+			if dir == s.index || strings.HasSuffix(entry.Name(), ".json") || isUnfinished(entry.Name()) {
 				paths = append(paths, filepath.Join(dir, entry.Name()))
 			}
 		}

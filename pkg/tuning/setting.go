@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,8 @@ const (
 	mtu        = "mtu"
 	allMulti   = "allmulti"
 	txQLen     = "txQLen"
+	// hostMTU is the MTU of the interface's other end, where that is on the host.
+	hostMTU = "host veth's mtu"
 )
 
 const (
@@ -60,10 +63,22 @@ func (s Settings) value(name string) (string, bool) {
 	return "", false
 }
 
+// and is s and those of more whose names s does not have.
+func (s Settings) and(more Settings) Settings {
+	all := slices.Clone(s)
+	for _, setting := range more {
+		if _, known := s.value(setting.Name); !known {
+			all = append(all, setting)
+		}
+	}
+	return all
+}
+
 // tuner reads and writes settings. It is used on a thread in the container's
 // network namespace, which /proc/sys/net follows.
 type tuner struct {
 	nl     *netlink.Handle
+	host   *netlink.Handle // in the namespace that we were called in
 	ifName string
 }
 
@@ -83,6 +98,13 @@ func (t tuner) get(name string) (string, error) {
 			return "", fmt.Errorf("read sysctl: %w", err)
 		}
 		return joinFields(string(value)), nil
+	}
+	if name == hostMTU {
+		link, err := t.hostVeth()
+		if err != nil {
+			return "", err
+		}
+		return attribute(link.Attrs(), mtu), nil
 	}
 	link, err := t.link()
 	if err != nil {
@@ -159,8 +181,15 @@ func (t tuner) setAttribute(s Setting) error {
 	if err != nil {
 		return err
 	}
-	if s.Name == mtu {
+	switch s.Name {
+	case mtu:
 		return t.nl.LinkSetMTU(link, number)
+	case hostMTU:
+		outside, err := t.hostVeth()
+		if err != nil {
+			return err
+		}
+		return t.host.LinkSetMTU(outside, number)
 	}
 	return t.nl.LinkSetTxQLen(link, number)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/bandwidth"
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -14,7 +15,7 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "bandwidth", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{Name: "bandwidth", EntersNetNS: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
 // parse reads limits and prevResult, which has to be there.
@@ -54,10 +55,21 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if device == nil {
 		return r.PassThrough()
 	}
-	prev.Interfaces = append(prev.Interfaces, &types100.Interface{
-		Name: device.Attrs().Name, Mac: device.Attrs().HardwareAddr.String(),
-	})
+	name(prev, device)
 	return prev, nil
+}
+
+// name puts the device into the result, once: the list may have two entries of
+// this plugin, and the second one's device takes the place of the first one's.
+func name(result *cni.Result, device netlink.Link) {
+	mac := device.Attrs().HardwareAddr.String()
+	for _, i := range result.Interfaces {
+		if i.Name == device.Attrs().Name && i.Sandbox == "" {
+			i.Mac = mac
+			return
+		}
+	}
+	result.Interfaces = append(result.Interfaces, &types100.Interface{Name: device.Attrs().Name, Mac: mac})
 }
 
 // del needs neither a sound configuration nor the host end.

@@ -4,16 +4,21 @@ package bridge
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
 )
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "bridge", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "bridge", EntersNetNS: true, ReadsArgs: true,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // call is what every verb begins with.
@@ -29,7 +34,7 @@ type call struct {
 // have been edited since the ADD, and they find what is theirs without.
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
-	nat, natErr := parseNAT(r)
+	translation, natErr := parseNAT(r)
 	err = errors.Join(err, natErr)
 	cleansUp := r.Verb == cni.Del || r.Verb == cni.GC
 	if err != nil && !cleansUp {
@@ -39,7 +44,7 @@ func newCall(r *cni.Request) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &call{Request: r, config: config, nat: nat, host: host, ipam: findIPAM(r, config.IPAM)}, nil
+	return &call{Request: r, config: config, nat: translation, host: host, ipam: findIPAM(r, config.IPAM)}, nil
 }
 
 // close lets go of the kernel; nftables last, since it waits for what was
@@ -61,37 +66,20 @@ func add(r *cni.Request) (types.Result, error) {
 		return nil, err
 	}
 	defer func() { _ = sandbox.Close() }() // as above
-	if err := sandbox.CheckFree(r.Owner.IfName); err != nil {
-		return nil, err
-	}
 	return c.add(sandbox)
 }
 
-// add makes the lease first and the links after, so that a full pool leaves no
-// interface.
+// add attaches, lets the network's traffic through, and answers.
 func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
-	var undo cni.Undo
+	var undo, last cni.Undo // last is for when the container's link is gone
+	defer last.OnError(&err)
 	defer undo.OnError(&err)
-	leased, err := c.ipam.Add(c.Request)
+	order := c.linkThenLease
+	if c.ipam.NeedsNoLink() {
+		order = c.leaseThenLink
+	}
+	plan, leased, err := order(sandbox, &undo, &last)
 	if err != nil {
-		return nil, err
-	}
-	undo.Push("release the lease", func() error { return c.ipam.Del(c.Request) })
-	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
-	if err != nil {
-		return nil, err
-	}
-	if c.config.IPAM != "" && len(lease.Addresses) == 0 {
-		return nil, cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
-	}
-	plan, err := bridge.NewPlan(c.config, c.Owner, lease, c.mtu())
-	if err != nil {
-		return nil, err
-	}
-	if err := c.host.Attach(&plan, c.Owner, sandbox, &undo); err != nil {
-		return nil, err
-	}
-	if err := c.nat.add(c.Owner, plan, &undo); err != nil {
 		return nil, err
 	}
 	if err := c.host.EnableForwarding(plan); err != nil {
@@ -100,33 +88,103 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	return plan.Result(c.config, leased, c.NetNS), nil
 }
 
-func (c *call) mtu() int {
-	if c.config.MTU != 0 {
-		return c.config.MTU
+// leaseThenLink is the order where the addresses are ours to give: a full pool
+// leaves no interface, the MAC can be made of the address, and nftables takes all of
+// the attachment's in one transaction.
+func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
+	leased, lease, err := c.lease(last)
+	if err != nil {
+		return plan, nil, err
 	}
-	return c.host.DefaultMTU()
+	if plan, err = bridge.NewPlan(c.config, c.Owner, lease); err != nil {
+		return plan, nil, err
+	}
+	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
+	err = c.host.Attach(&plan, sandbox, func() error {
+		return c.nat.add(c.Request, plan, c.nat.spoofCheck(c.Request, &plan, undo), undo)
+	}, undo)
+	return plan, leased, err
 }
 
-// del frees everything of the owner, and goes on after a failure: rules, links,
-// and the lease last, since its address must not be given away while they stand.
+// linkThenLease is the order for an IPAM plugin of another program: it finds the
+// link CNI_IFNAME in CNI_NETNS up and on the bridge, and may ask a server by it.
+func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
+	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
+		return plan, nil, err
+	}
+	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
+	protect := func() error {
+		return c.nat.apply(c.Request, nat.Attachment{Owner: c.Owner, Also: c.nat.spoofCheck(c.Request, &plan, undo)}, undo)
+	}
+	if err := c.host.Attach(&plan, sandbox, protect, undo); err != nil {
+		return plan, nil, err
+	}
+	release := last
+	if c.ipam.ReleasesByLink() {
+		release = undo
+	}
+	leased, lease, err := c.lease(release)
+	if err != nil {
+		return plan, nil, err
+	}
+	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
+		return plan, nil, err
+	}
+	err = c.host.Configure(&plan, sandbox, last)
+	if err == nil {
+		err = c.nat.add(c.Request, plan, nat.Also{}, undo)
+	}
+	return plan, leased, err
+}
+
+// lease asks for addresses. A network with IPAM has some.
+func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
+	leased, giveBack, err := c.ipam.Add(c.Request)
+	if err != nil {
+		return nil, bridge.Lease{}, err
+	}
+	undo.Push("release the lease", giveBack)
+	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
+	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
+		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
+	}
+	return leased, lease, err
+}
+
+// del frees everything of the owner: rules, link, lease. Its address is not given
+// away while the link stands, which may still use it; whatever else fails, it goes
+// on.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	return errors.Join(c.nat.del(r), c.unplug(), c.ipam.Del(r))
+	release := func() error { return c.ipam.Del(r) }
+	if c.ipam.ReleasesByLink() {
+		return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, release, c.unplug)
+	}
+	return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, func() error { return releaseAfter(c.unplug, release) })
+}
+
+// releaseAfter gives leases away when their links are gone, and not before.
+func releaseAfter(unplug, release func() error) error {
+	if err := cni.Catch(unplug); err != nil {
+		return fmt.Errorf("leases are kept while their links may be there: %w", err)
+	}
+	return release()
 }
 
 func (c *call) unplug() error {
-	found, err := c.host.Detach(c.Owner)
+	found, err := c.host.Detach(c.config, c.Owner)
 	if found || err != nil {
 		return err
 	}
-	return errors.Join(
-		c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS),
-		c.host.ReapBridge(c.config.Bridge),
-	)
+	err = c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS)
+	if c.config.Transient {
+		err = errors.Join(err, c.host.ReapBridge(c.config.Bridge))
+	}
+	return err
 }
 
 func check(r *cni.Request) error {
@@ -160,7 +218,7 @@ func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	failed := c.nat.check(c.Owner, want)
+	failed := c.nat.check(c.Request, want)
 	for _, d := range bridge.Diff(want, have) {
 		failed = errors.Join(failed, cni.MismatchErrorf("%s", d))
 	}
@@ -177,10 +235,11 @@ func gc(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(
-		c.nat.host.GC(r.Owner.Network, valid),
-		c.host.GC(c.config, r.Owner.Network, valid),
-		c.ipam.GC(r),
+	return cni.EachCaught(
+		func() error { return c.nat.host.GC(r.Owner.Network, valid) },
+		func() error {
+			return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
+		},
 	)
 }
 

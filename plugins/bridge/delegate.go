@@ -9,10 +9,8 @@ import (
 	"os/exec"
 	"strings"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 )
 
 // delegate executes an IPAM plugin as the spec says: the same environment, the
@@ -22,45 +20,47 @@ import (
 // way of OpenTelemetry), which costs each start of each plugin 0.4 ms.
 type delegate struct{ name string }
 
-func (d delegate) Add(r *cni.Request) (*cni.Result, error) {
+func (delegate) NeedsNoLink() bool { return false }
+
+// ReleasesByLink is true of dhcp, whose daemon tells the server, by the link, that
+// the address is free; of a link that is gone the server hears nothing, and keeps
+// the address until its lease runs out (the reference's bridge has it so). All
+// others give an address away, which must not be in use any more.
+func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
+
+// Add asks for the addresses. An IPAM plugin has no say in interfaces: which ones
+// it names, and which address it ties to which, is dropped.
+func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	undo := func() error { return d.only(r, cni.Del) }
 	answer, err := d.run(r, cni.Add)
 	if err == nil {
 		var result *cni.Result
-		if result, err = decodeResult(answer, r.Version); err == nil {
-			return result, nil
+		if result, err = cni.ParseResult("result of the IPAM plugin "+d.name, answer, r.Version); err == nil {
+			result.Interfaces = nil
+			for _, ip := range result.IPs {
+				ip.Interface = nil
+			}
+			return result, undo, nil
 		}
 	}
 	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
-	if delErr := d.Del(r); delErr != nil && delErr.Error() != err.Error() {
+	if delErr := undo(); delErr != nil && delErr.Error() != err.Error() {
 		err = errors.Join(err, delErr)
 	}
-	return nil, err
+	return nil, nil, err
 }
 
-func decodeResult(answer []byte, version string) (*cni.Result, error) {
-	var head struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(answer, &head); err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	if head.CNIVersion == "" {
-		head.CNIVersion = version
-	}
-	result, err := create.Create(head.CNIVersion, answer)
-	if err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	newest, err := types100.GetResult(result)
-	if err != nil {
-		return nil, cni.DecodeErrorf("result of the IPAM plugin: %w", err)
-	}
-	return newest, nil
+// Del and GC also give back what host-local leased, before the network was given
+// another plugin.
+func (d delegate) Del(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.Del), hostlocal.ReleaseFormer(r))
 }
 
-func (d delegate) Del(r *cni.Request) error    { return d.only(r, cni.Del) }
+func (d delegate) GC(r *cni.Request) error {
+	return errors.Join(d.only(r, cni.GC), hostlocal.ReclaimFormer(r))
+}
+
 func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
-func (d delegate) GC(r *cni.Request) error     { return d.only(r, cni.GC) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
 func (d delegate) only(r *cni.Request, verb cni.Verb) error {

@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -8,12 +10,19 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
+	"github.com/trestle-cni/trestle/plugins/static"
 )
 
-// ipam is where addresses come from: host-local in this process, any other
-// plugin in one of its own, or nowhere.
+// ipam is where addresses come from: a plugin of this executable in this process,
+// any other in one of its own, or nowhere.
 type ipam interface {
-	Add(*cni.Request) (*cni.Result, error)
+	// NeedsNoLink says that Add can come before the container's link.
+	NeedsNoLink() bool
+	// ReleasesByLink says that Del sends something by the container's link.
+	ReleasesByLink() bool
+
+	// Add also says how to undo it.
+	Add(*cni.Request) (*cni.Result, func() error, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
 	GC(*cni.Request) error
@@ -24,21 +33,55 @@ func findIPAM(r *cni.Request, name string) ipam {
 	if name == "" || filepath.Base(name) != name {
 		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
 	}
-	if name == "host-local" && isThisExecutable(name, r.Path) {
+	switch {
+	case name == "host-local" && isThisExecutable(name, r.Path):
 		return inProcess{hostlocal.Plugin()}
+	case name == "static" && isThisExecutable(name, r.Path):
+		return givenAddresses{static.Plugin()}
 	}
 	return delegate{name}
 }
 
 // isThisExecutable says whether the plugin that the runtime's path leads to is
-// the file that runs here, under another name.
+// the file that runs here, under another name, or a copy of it: many an installation
+// copies file by file and loses the links.
 func isThisExecutable(name string, dirs []string) bool {
-	found, err := os.Stat(findPlugin(name, dirs))
+	const self = "/proc/self/exe"
+	path := findPlugin(name, dirs)
+	found, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
-	self, err := os.Stat("/proc/self/exe")
-	return err == nil && os.SameFile(found, self)
+	own, err := os.Stat(self)
+	if err != nil {
+		return false
+	}
+	return os.SameFile(found, own) || found.Size() == own.Size() && sameBuild(path, self)
+}
+
+// sameBuild compares two executables by their first page. The linker puts the build
+// id there, which is a hash of all that is in the file; a build without one (-buildid=)
+// is not known again.
+func sameBuild(path, other string) bool {
+	page := firstPage(path)
+	return bytes.Contains(page, goNote) && bytes.Equal(page, firstPage(other))
+}
+
+// goNote is the name of the note that holds the build id (cmd/internal/buildid).
+var goNote = []byte("Go\x00\x00")
+
+func firstPage(path string) []byte {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }() // only read
+	page := make([]byte, 4096)
+	n, err := io.ReadFull(file, page)
+	if err != nil {
+		return nil
+	}
+	return page[:n]
 }
 
 // findPlugin is the path of a plugin, "" where no directory has it.
@@ -55,24 +98,46 @@ func findPlugin(name string, dirs []string) string {
 // noIPAM is a layer 2 network.
 type noIPAM struct{}
 
-func (noIPAM) Add(*cni.Request) (*cni.Result, error) { return &cni.Result{}, nil }
-func (noIPAM) Del(*cni.Request) error                { return nil }
-func (noIPAM) Check(*cni.Request) error              { return nil }
-func (noIPAM) GC(*cni.Request) error                 { return nil }
-func (noIPAM) Status(*cni.Request) error             { return nil }
+func (noIPAM) NeedsNoLink() bool    { return true }
+func (noIPAM) ReleasesByLink() bool { return false }
 
-// inProcess calls a plugin of this executable.
+func (noIPAM) Add(*cni.Request) (*cni.Result, func() error, error) {
+	return &cni.Result{}, func() error { return nil }, nil
+}
+func (noIPAM) Del(r *cni.Request) error  { return hostlocal.ReleaseFormer(r) } // the network may have had one
+func (noIPAM) Check(*cni.Request) error  { return nil }
+func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
+func (noIPAM) Status(*cni.Request) error { return nil }
+
+// inProcess is host-local in this process.
 type inProcess struct{ plugin cni.Plugin }
 
-func (p inProcess) Add(r *cni.Request) (*cni.Result, error) {
-	result, err := p.plugin.Add(r)
-	if err != nil {
-		return nil, err
-	}
-	return types100.GetResult(result)
-}
+func (inProcess) NeedsNoLink() bool    { return true }
+func (inProcess) ReleasesByLink() bool { return false }
+
+func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) { return hostlocal.Lease(r) }
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
 func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }
 func (p inProcess) GC(r *cni.Request) error     { return p.plugin.GC(r) }
 func (p inProcess) Status(r *cni.Request) error { return p.plugin.Status(r) }
+
+// givenAddresses is static in this process. It keeps nothing of an ADD.
+type givenAddresses struct{ plugin cni.Plugin }
+
+func (givenAddresses) NeedsNoLink() bool    { return true }
+func (givenAddresses) ReleasesByLink() bool { return false }
+
+func (g givenAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	result, err := g.plugin.Add(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	newest, err := types100.GetResult(result)
+	return newest, func() error { return nil }, err
+}
+
+func (givenAddresses) Del(r *cni.Request) error      { return hostlocal.ReleaseFormer(r) } // as noIPAM
+func (g givenAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }
+func (givenAddresses) GC(r *cni.Request) error       { return hostlocal.ReclaimFormer(r) }
+func (g givenAddresses) Status(r *cni.Request) error { return g.plugin.Status(r) }

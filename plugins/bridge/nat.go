@@ -2,12 +2,14 @@ package bridge
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 // translation is what a configuration says of NAT: the network's masquerade,
@@ -15,11 +17,11 @@ import (
 // capability, so that no portmap need be executed after us.
 type translation struct {
 	masquerade bool
+	backend    nat.Backend
 	policy     nat.Masquerade // without the subnets, which the lease tells
 	ports      nat.PortSettings
+	conn       *nft.Conn
 	host       *nat.Host
-	// portHost has the port mappings: by the portmap plugin's key backend, or as host.
-	portHost *nat.Host
 }
 
 func parseNAT(r *cni.Request) (translation, error) {
@@ -35,60 +37,99 @@ func parseNAT(r *cni.Request) (translation, error) {
 	}
 	policy, policyErr := wire.Masquerade.Of(nil)
 	ports, portsErr := nat.ReadPorts(r)
-	t := translation{masquerade: wire.IPMasq, policy: policy, ports: ports, host: nat.Open(nat.DefaultDir, backend)}
-	t.portHost = t.host
-	if ports.Backend != nat.Auto && ports.Backend != backend {
-		t.portHost = nat.Open(nat.DefaultDir, ports.Backend)
+	if ports.Backend == nat.Auto {
+		ports.Backend = backend
 	}
+	t := translation{masquerade: wire.IPMasq, backend: backend, policy: policy, ports: ports}
+	t.conn, t.host = translator.Open()
 	return t, errors.Join(decodeErr, backendErr, policyErr, portsErr)
 }
 
-// rulesFor are the subnets to masquerade and the ports to map for an attachment.
-func (t translation) rulesFor(s bridge.State) (nat.Masquerade, nat.Ports, error) {
+// attachment is what NAT shall do for an attachment.
+func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment, error) {
+	a := nat.Attachment{Owner: r.Owner, MasqueradeBackend: t.backend, PortsBackend: t.ports.Backend}
 	masquerade := t.policy
 	var addresses []netip.Prefix
-	for _, a := range s.Container.Addresses {
-		addresses = append(addresses, a.Prefix)
-		masquerade.Prefixes = append(masquerade.Prefixes, a.Prefix.Masked())
+	for _, address := range s.Container.Addresses {
+		addresses = append(addresses, address.Prefix)
+		masquerade.Prefixes = append(masquerade.Prefixes, address.Prefix.Masked())
+	}
+	if t.masquerade && len(addresses) > 0 {
+		a.Masquerade = &masquerade
 	}
 	if !t.ports.Any() {
-		return masquerade, nat.Ports{}, nil
+		return a, nil
 	}
-	ports, err := t.ports.For(addresses, []string{s.Port.Name})
-	return masquerade, ports, err
+	ports, err := t.ports.For(addresses, nil)
+	for _, gateway := range s.Bridge.Gateways {
+		ports.Bridge = s.Bridge.GatewayName()
+		if gateway.Addr().Is4() && !ports.HostAddress.IsValid() {
+			ports.HostAddress = gateway.Addr()
+		}
+	}
+	a.Ports = &ports
+	return a, err
 }
 
-func (t translation) masquerades(s bridge.State) bool {
-	return t.masquerade && len(s.Container.Addresses) > 0
-}
-
-func (t translation) add(o cni.Owner, s bridge.State, undo *cni.Undo) error {
-	masquerade, ports, err := t.rulesFor(s)
+// add brings NAT to what the plan and the configuration ask for; also goes into the
+// same transaction.
+func (t translation) add(r *cni.Request, s bridge.State, also nat.Also, undo *cni.Undo) error {
+	a, err := t.attachment(r, s)
 	if err != nil {
 		return err
 	}
-	if t.masquerades(s) || t.ports.Any() {
-		undo.Push("release masquerade and ports", func() error { return t.host.Release(o) })
-	}
-	if t.masquerades(s) {
-		if err := t.host.AddMasquerade(o, masquerade); err != nil {
-			return fmt.Errorf("masquerade: %w", err)
-		}
-	}
-	if !t.ports.Any() {
+	a.Also = also
+	return t.apply(r, a, undo)
+}
+
+func (t translation) apply(r *cni.Request, a nat.Attachment, undo *cni.Undo) (err error) {
+	if a.Masquerade == nil && a.Ports == nil && a.Also.Changes == nil {
 		return nil
 	}
-	return t.portHost.AddPorts(o, ports)
+	if a.Stamp, err = record.NewStamp(r.NetNS); err != nil {
+		return err
+	}
+	return t.host.Add(a, undo)
+}
+
+// spoofCheck lets only the container's MAC into its port, if the plan says so.
+func (t translation) spoofCheck(r *cni.Request, s *bridge.State, undo *cni.Undo) nat.Also {
+	if !s.Port.SpoofCheck {
+		return nat.Also{}
+	}
+	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return t.host.Do(t.noSpoofCheck(r.Owner)) })
+	return nat.Also{Changes: func() (nft.Changes, error) {
+		return t.spoofChecks().Add(r.Owner, s.Port.Name, s.Container.MAC)
+	}}
+}
+
+func (t translation) spoofChecks() bridge.SpoofChecks { return translator.SpoofChecks(t.conn) }
+
+func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
+	return nat.Also{
+		Changes: func() (nft.Changes, error) { return t.spoofChecks().Release(o) },
+		Done:    func() error { return t.spoofChecks().Forget(o) },
+	}
 }
 
 // del frees what the owner has, also what the reference plugins made for it: the
 // addresses by which that is told come from prevResult, where there is one.
-func (t translation) del(r *cni.Request) error {
-	var foreignErr error
+func (t translation) del(r *cni.Request, config bridge.Config) error {
+	var referenceErr error
 	if t.masquerade {
-		foreignErr = t.host.ReleaseForeign(r.Owner, addressesOf(r))
+		referenceErr = t.host.ReleaseReference(r.Owner, addressesOf(r))
 	}
-	return errors.Join(foreignErr, t.host.Release(r.Owner))
+	var also nat.Also
+	checked, err := t.spoofChecks().MayHave(r.Owner)
+	if checked || config.MACSpoofCheck {
+		also = t.noSpoofCheck(r.Owner)
+	}
+	known, knownErr := t.host.Known(r.Owner)
+	err = errors.Join(referenceErr, err, knownErr)
+	if !known && !t.masquerade && !t.ports.Any() && also.Changes == nil {
+		return err // a network without NAT needs not open a socket to hear so
+	}
+	return errors.Join(err, t.host.Release(r.Owner, also))
 }
 
 // addressesOf are the container's addresses as far as prevResult tells; DEL does
@@ -109,19 +150,12 @@ func addressesOf(r *cni.Request) []netip.Addr {
 	return addresses
 }
 
-func (t translation) check(o cni.Owner, s bridge.State) error {
-	masquerade, ports, err := t.rulesFor(s)
+func (t translation) check(r *cni.Request, s bridge.State) error {
+	a, err := t.attachment(r, s)
 	if err != nil {
 		return err
 	}
-	var differences []string
-	if t.masquerades(s) {
-		differences, err = t.host.CheckMasquerade(o, masquerade)
-	}
-	if t.ports.Any() {
-		more, portsErr := t.portHost.CheckPorts(o, ports)
-		differences, err = append(differences, more...), errors.Join(err, portsErr)
-	}
+	differences, err := t.host.Check(a)
 	for _, d := range differences {
 		err = errors.Join(err, cni.MismatchErrorf("%s", d))
 	}
@@ -133,16 +167,14 @@ func (t translation) check(o cni.Owner, s bridge.State) error {
 func (t translation) status(macSpoofCheck bool) error {
 	var failed error
 	if t.masquerade {
-		failed = t.host.Status()
+		failed = t.host.Status(t.backend)
 	}
 	if macSpoofCheck {
-		check := nat.Open(nat.DefaultDir, nat.NFTables)
-		failed = errors.Join(failed, check.Status(), check.Close())
+		failed = errors.Join(failed, t.host.Status(nat.NFTables))
 	}
 	return failed
 }
 
 func (t translation) close() {
-	_ = t.host.Close()     // what it had to say of changes it has said
-	_ = t.portHost.Close() // likewise; closed twice where it is the same
+	_ = t.conn.Close() // what it had to say of changes it has said
 }

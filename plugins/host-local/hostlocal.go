@@ -2,6 +2,7 @@
 package hostlocal
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -17,32 +18,43 @@ import (
 // Plugin wires the verbs. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
 func add(r *cni.Request) (types.Result, error) {
-	config, err := ipam.ParseConfig(r)
+	result, _, err := Lease(r) // who executes a plugin has DEL to undo it
 	if err != nil {
 		return nil, err
 	}
-	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
+	return result, nil
+}
+
+// Lease is ADD for a main plugin in this process. undo gives back what this call
+// took, and no address that the attachment had before, or that another ADD for it was
+// given meanwhile.
+func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
+	config, err := ipam.ParseConfig(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	result = &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
 	if config.ResolvConf != "" {
 		if result.DNS, err = ipam.ReadResolvConf(config.ResolvConf); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	store, err := ipam.StoreOf(r)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	addresses, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested})
+	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for i, a := range addresses {
+	for i, a := range grant.Addresses {
 		result.IPs = append(result.IPs, ipConfig(config.Sets[i], a))
 	}
-	return result, nil
+	return result, func() error { return store.Undo(grant) }, nil
 }
 
 // ipConfig is the leased address as a result shows it.
@@ -56,12 +68,25 @@ func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
 	return ip
 }
 
+// del gives back what the attachment has, wherever a configuration let it be
+// written, and so needs none that is sound.
 func del(r *cni.Request) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
-		return err
+		return ReleaseFormer(r)
 	}
-	return store.Release(r.Owner)
+	return errors.Join(store.Release(r.Owner), store.ReleaseElsewhere(r.Owner))
+}
+
+// ReleaseFormer is DEL for a main plugin whose configuration names another IPAM
+// plugin by now, or none: what we leased before goes back all the same.
+func ReleaseFormer(r *cni.Request) error {
+	return ipam.Former(r.Owner.Network).ReleaseElsewhere(r.Owner)
+}
+
+// ReclaimFormer is GC for such a plugin.
+func ReclaimFormer(r *cni.Request) error {
+	return ipam.Former(r.Owner.Network).ReclaimElsewhere()
 }
 
 // check compares the lease with prevResult, where there is one: each leased
@@ -138,7 +163,7 @@ func gc(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return store.GC(valid)
+	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
 }
 
 func status(r *cni.Request) error {
@@ -150,5 +175,8 @@ func status(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return store.Ready(config.Sets)
+	if err := store.Writable(); err != nil || !config.UnavailableWhenFull {
+		return err
+	}
+	return store.Available(config.Sets)
 }

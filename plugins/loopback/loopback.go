@@ -17,7 +17,7 @@ import (
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
 	nothing := func(*cni.Request) error { return nil } // lo goes with its namespace
-	return cni.Plugin{Name: "loopback", Add: add, Del: del, Check: check, GC: nothing, Status: nothing}
+	return cni.Plugin{Name: "loopback", EntersNetNS: true, Add: add, Del: del, Check: check, GC: nothing, Status: nothing}
 }
 
 // add brings lo up. It answers with prevResult, if there is one, or else with
@@ -89,10 +89,12 @@ func check(r *cni.Request) error {
 
 func inNetNS(path string, do func(lo netlink.Link) error) error {
 	return ns.WithNetNSPath(path, func(ns.NetNS) error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return fmt.Errorf("look up lo in %s: %w", path, err)
-		}
-		return do(lo)
+		return cni.Catch(func() error { // in a goroutine of its own
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return fmt.Errorf("look up lo in %s: %w", path, err)
+			}
+			return do(lo)
+		})
 	})
 }

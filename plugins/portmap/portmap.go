@@ -11,6 +11,8 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/record"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 // Plugin wires the verbs.
@@ -18,12 +20,24 @@ func Plugin() cni.Plugin {
 	return cni.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
-func add(r *cni.Request) (types.Result, error) {
-	host, ports, err := read(r)
+func add(r *cni.Request) (result types.Result, err error) {
+	conn, host := translator.Open()
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	a, err := read(r)
 	if err != nil {
 		return nil, err
 	}
-	if err := host.AddPorts(r.Owner, ports); err != nil {
+	if a.Stamp, err = record.NewStamp(r.NetNS); err != nil {
+		return nil, err
+	}
+	var undo cni.Undo
+	defer undo.OnError(&err)
+	if len(a.Ports.Mappings) == 0 {
+		err = host.ReleasePorts(r.Owner)
+	} else {
+		err = host.Add(a, &undo)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return r.PassThrough()
@@ -40,20 +54,21 @@ func del(r *cni.Request) error {
 	for _, a := range addressesOf(prev, r.Owner.IfName) {
 		addresses = append(addresses, a.Addr())
 	}
-	host := nat.Open(nat.DefaultDir, nat.Auto)
-	return errors.Join(host.ReleaseForeign(r.Owner, addresses), host.ReleasePorts(r.Owner))
+	conn, host := translator.Open()
+	return errors.Join(host.ReleaseReference(r.Owner, addresses), host.ReleasePorts(r.Owner), conn.Close())
 }
 
 func check(r *cni.Request) error {
-	host, ports, err := read(r)
+	conn, host := translator.Open()
+	a, err := read(r)
 	if err != nil {
 		return err
 	}
-	diffs, err := host.CheckPorts(r.Owner, ports)
+	diffs, err := host.Check(a)
 	if err == nil && len(diffs) > 0 {
 		err = cni.MismatchErrorf("%s", strings.Join(diffs, "; "))
 	}
-	return err
+	return errors.Join(err, conn.Close())
 }
 
 func gc(r *cni.Request) error {
@@ -61,7 +76,8 @@ func gc(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return nat.Open(nat.DefaultDir, nat.Auto).GC(r.Owner.Network, valid)
+	conn, host := translator.Open()
+	return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
 }
 
 func status(r *cni.Request) error {
@@ -69,29 +85,28 @@ func status(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	return nat.Open(nat.DefaultDir, settings.Backend).Status()
+	conn, host := translator.Open()
+	return errors.Join(host.Status(settings.Backend), conn.Close())
 }
 
-// read is what ADD and CHECK work on: where rules go, and which ports lead to
-// the container that prevResult tells of.
-func read(r *cni.Request) (*nat.Host, nat.Ports, error) {
+// read is what ADD and CHECK work on: which ports lead to the container that
+// prevResult tells of.
+func read(r *cni.Request) (nat.Attachment, error) {
+	a := nat.Attachment{Owner: r.Owner, Ports: &nat.Ports{}}
 	settings, err := nat.ReadPorts(r)
 	if err != nil {
-		return nil, nat.Ports{}, err
+		return a, err
 	}
+	a.PortsBackend = settings.Backend
 	prev, err := r.PrevResult()
 	if err == nil && prev == nil {
 		_, err = r.PassThrough() // whose error says what is missing
 	}
-	if err != nil {
-		return nil, nat.Ports{}, err
+	if err != nil || !settings.Any() {
+		return a, err
 	}
-	host := nat.Open(nat.DefaultDir, settings.Backend)
-	if !settings.Any() {
-		return host, nat.Ports{}, nil
-	}
-	ports, err := settings.For(addressesOf(prev, r.Owner.IfName), hostLinksOf(prev))
-	return host, ports, err
+	*a.Ports, err = settings.For(addressesOf(prev, r.Owner.IfName), hostLinksOf(prev))
+	return a, err
 }
 
 // addressesOf are the container's addresses: those of its interface, or that

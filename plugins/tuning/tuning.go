@@ -4,16 +4,21 @@ package tuning
 
 import (
 	"errors"
+	"net"
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/tuning"
 )
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "tuning", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "tuning", EntersNetNS: true, ReadsArgs: true,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // parse reads what is to be tuned. What an administrator does not allow is
@@ -43,19 +48,38 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sandbox, err := tuning.FindSandbox(r.NetNS)
+	var undo cni.Undo
+	defer undo.OnError(&err)
+	hostVeth, err := store(config).Apply(r.Owner, config.Settings, r.NetNS, &undo)
 	if err != nil {
 		return nil, err
 	}
-	var undo cni.Undo
-	defer undo.OnError(&err)
-	if err := store(config).Apply(r.Owner, config.Settings, sandbox, &undo); err != nil {
-		return nil, err
+	if mac := config.Settings.MAC(); mac != nil {
+		// the settings are made; whoever misses the announcement asks again, later
+		_ = announce(r, mac, prev)
 	}
-	if config.Settings.Amend(prev, r.Owner.IfName) {
+	if config.Settings.Amend(prev, r.Owner.IfName, hostVeth) {
 		return prev, nil
 	}
 	return unchanged, nil
+}
+
+// announce tells the neighbours of the container's addresses that they have a new
+// MAC: who talked to their last user would go on sending to that one's.
+func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
+	lease, err := bridge.ParseLease(prev, r.Owner.IfName)
+	if err != nil {
+		return err
+	}
+	link := bridge.Interface{Name: r.Owner.IfName, MAC: mac, Up: true}
+	for _, a := range lease.Addresses {
+		link.Announce = append(link.Announce, a.Prefix.Addr())
+	}
+	sandbox, err := bridge.OpenSandbox(r.NetNS)
+	if err != nil {
+		return err
+	}
+	return errors.Join(sandbox.Announce(link), sandbox.Close())
 }
 
 func del(r *cni.Request) error {
@@ -71,11 +95,7 @@ func check(r *cni.Request) error {
 	if _, err := r.PassThrough(); err != nil {
 		return err
 	}
-	sandbox, err := tuning.FindSandbox(r.NetNS)
-	if err != nil {
-		return err
-	}
-	diffs, err := tuning.Diff(config.Settings, r.Owner.IfName, sandbox)
+	diffs, err := tuning.Diff(config.Settings, r.Owner.IfName, r.NetNS)
 	for _, d := range diffs {
 		err = errors.Join(err, cni.MismatchErrorf("%s", d))
 	}

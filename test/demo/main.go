@@ -18,12 +18,21 @@ import (
 
 func main() { os.Exit(host.Program(demo)) }
 
-// keptOnPurpose begins the dump's lines of what host-local keeps of a network: the
-// cursor, so that an address is not given to the next container at once, and the
-// index of what is taken.
+// keptOnPurpose begins the dump's lines of what stays of a network: host-local's
+// cursor, so that an address is not given to the next container at once, and its
+// index of what is taken; the bridge with its gateway addresses, which the next
+// container finds ready. Nothing of these tells of a container.
 func keptOnPurpose() []string {
 	const dir = "file /var/lib/cni/networks/trestle"
-	return []string{dir + "/last_reserved_ip.", dir + "/.trestle/index ", dir + "/.trestle/used."}
+	kept := []string{dir + "/last_reserved_ip.", dir + "/.trestle/index ", dir + "/.trestle/used.", "file /run/trestle/bridge/"}
+	for _, line := range []string{
+		"link %s ", "address %s ", "sysctl net/ipv6/conf/%s/", "fdb 02:74:72:",
+		"route broadcast 10.22.255.255 dev %s ", "route local 10.22.0.1 dev %s ", "route unicast 10.22.0.0/16 dev %s ",
+		"route unicast fd6c:4ae9:71d3:22::/64 dev %s ",
+	} {
+		kept = append(kept, strings.ReplaceAll(line, "%s", "trestle0"))
+	}
+	return kept
 }
 
 func demo(t host.T) {
@@ -48,13 +57,17 @@ func demo(t host.T) {
 	s.title("The picture")
 	s.picture()
 
-	s.title("Both detached")
+	s.title("Both detached; the bridge stays, until GC is told that nobody is left")
 	s.detach()
+	s.say("$ ip -brief address show %s", s.attachments[0].bridge)
+	s.say("%s", strings.TrimSpace(s.h.MustRun("ip", "-brief", "address", "show", s.attachments[0].bridge)))
+	s.collect(list)
 	if diff := host.Diff(before, s.h.Dump(), keptOnPurpose()...); diff != "" {
 		t.Fatalf("the host is not as it was (-before +after):\n%s", diff)
 	}
-	s.say("links, addresses, routes, rules, settings and files of the host are as they were")
-	s.say("(host-local keeps its cursor, which puts off the reuse of addresses, and its index; no lease)")
+	s.say("links, addresses, routes, rules, settings and files of the host are as they were,")
+	s.say("but for what is the network's own: a bridge for the next container, and the cursor, which puts off")
+	s.say("the reuse of addresses; no lease")
 }
 
 // show is the demonstration under way.
@@ -174,6 +187,28 @@ func (s *show) picture() {
 		if rule, ok := strings.CutPrefix(line, "nft "); ok {
 			s.say("%s", strings.ReplaceAll(strings.TrimSuffix(rule, "\n"), "\t", "  "))
 		}
+	}
+}
+
+// collect calls GC with an empty list, as runtimes do.
+func (s *show) collect(list []byte) {
+	var network struct {
+		CNIVersion, Name string
+		Plugins          []map[string]any
+	}
+	if err := json.Unmarshal(list, &network); err != nil {
+		s.Fatalf("read the default network: %v", err)
+	}
+	config := network.Plugins[0]
+	config["cniVersion"], config["name"], config["cni.dev/valid-attachments"] = "1.1.0", network.Name, []any{}
+	stdin, err := json.Marshal(config)
+	if err != nil {
+		s.Fatalf("configuration for GC: %v", err)
+	}
+	plugin, _ := config["type"].(string) // a list without would have failed before
+	s.say(`$ CNI_COMMAND=GC %s <<< '{…, "cni.dev/valid-attachments": []}'`, plugin)
+	if err := s.h.Exec(host.Call{Plugin: plugin, Command: "GC", Config: string(stdin)}).Err(); err != nil {
+		s.Fatalf("GC: %v", err)
 	}
 }
 

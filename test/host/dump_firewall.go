@@ -70,7 +70,7 @@ func blocks(lines []string, prefixes ...string) [][]string {
 
 var (
 	ours   = regexp.MustCompile(`^table (inet|bridge) trestle `)
-	served = regexp.MustCompile(`^\s*element |comment "[^"]*/`)
+	served = regexp.MustCompile(`^\s*element |comment "[^"]*/[^"]`)
 	asked  = regexp.MustCompile(`@(\w+)`)
 )
 

@@ -14,7 +14,7 @@ import (
 )
 
 const criNetwork = `{"cniVersion": "1.0.0", "name": "n", "plugins": [
-	{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+	{"type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
 	 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.90.0.0/24"}], [{"subnet": "fd90::/64"}]]}},
 	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
 

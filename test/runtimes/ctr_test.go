@@ -26,7 +26,7 @@ func startCtr(t *testing.T, m *runtimes.Machine, conflist string) *runtimes.Cont
 }
 
 const ctrNetwork = `{"cniVersion": "1.0.0", "name": "n", "plugins": [
-	{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true,
+	{"type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isDefaultGateway": true, "ipMasq": true,
 	 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.0.0/24"}], [{"subnet": "fd89::/64"}]]}},
 	{"type": "portmap", "capabilities": {"portMappings": true}}]}`
 
@@ -70,7 +70,7 @@ func TestCtr(t *testing.T) {
 func TestCtrPoolHeals(t *testing.T) {
 	m := runtimes.New(t)
 	ctr := startCtr(t, m, `{"cniVersion": "1.0.0", "name": "n", "plugins": [
-		{"type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true,
+		{"type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isGateway": true, "ipMasq": true,
 		 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.0.0/24", "rangeStart": "10.89.0.2", "rangeEnd": "10.89.0.3"}]]}}]}`)
 	for i := range 5 {
 		name := fmt.Sprint("c", i)

@@ -2,8 +2,9 @@ package runtimes_test
 
 import (
 	"encoding/json"
-	"os"
-	"regexp"
+	"maps"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,37 +16,92 @@ import (
 	"github.com/trestle-cni/trestle/test/runtimes"
 )
 
-// TestDocs: each network list in the pages on runtimes goes through the life of a
-// container, as libcni, which all of those runtimes have inside, leads it.
+// TestDocs: each network list in the pages goes through the life of a container, as
+// libcni, which all runtimes have inside, leads it. So does each plugin that a page
+// shows alone, on a bridge.
 func TestDocs(t *testing.T) {
-	for _, page := range []string{"containerd", "cri-o", "podman", "nerdctl", "kubernetes"} {
-		t.Run(page, func(t *testing.T) {
-			t.Parallel()
-			lists := blocks(t, page, "json")
-			if len(lists) != 1 {
-				t.Fatalf("got %d network lists, want one", len(lists))
+	lists := 0
+	for page := range allPages(t) {
+		for _, b := range pageBlocks(t, page) {
+			if b.language != "json" {
+				continue
 			}
-			testDocsNetwork(t, lists[0])
-		})
+			lists++
+			t.Run(b.place, func(t *testing.T) {
+				t.Parallel()
+				testDocsNetwork(t, transient(t, networkList(t, b.text)))
+			})
+		}
+	}
+	if lists < 10 {
+		t.Errorf("got %d blocks of JSON in the pages, want more", lists)
 	}
 }
 
 // blocks is the page's blocks in a language.
 func blocks(t *testing.T, page, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/" + page + ".md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var found []string
-	for _, match := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllSubmatch(text, -1) {
-		found = append(found, string(match[1]))
+	for _, b := range pageBlocks(t, "docs/"+page+".md") {
+		if b.language == language {
+			found = append(found, b.text)
+		}
 	}
 	return found
 }
 
+// networkList makes a list of what a page shows: a list, a plugin that comes after
+// a bridge, or keys of a bridge.
+func networkList(t *testing.T, text string) string {
+	t.Helper()
+	shown, ok := decoded(t, text).(map[string]any)
+	if !ok {
+		t.Fatalf("got no object in %s", text)
+	}
+	if shown["plugins"] != nil {
+		return text
+	}
+	bridge := map[string]any{
+		"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true,
+		"ipam": map[string]any{"type": "host-local", "subnet": "10.9.0.0/24"},
+	}
+	plugins := []any{bridge, shown}
+	if kind := shown["type"]; kind == nil || kind == "bridge" {
+		maps.Copy(bridge, shown)
+		plugins = plugins[:1]
+	}
+	list, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": "n", "plugins": plugins})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(list)
+}
+
+// transient is the list with a bridge that goes with its last container, so that
+// whatever else stays shows.
+func transient(t *testing.T, list string) string {
+	t.Helper()
+	var edited struct {
+		CNIVersion string           `json:"cniVersion"`
+		Name       string           `json:"name"`
+		Plugins    []map[string]any `json:"plugins"`
+	}
+	if err := json.Unmarshal([]byte(list), &edited); err != nil || edited.Plugins[0]["type"] != "bridge" {
+		t.Fatalf("got %v, want a list that begins with a bridge: %s", err, list)
+	}
+	edited.Plugins[0]["bridgeLifetime"] = "auto"
+	data, err := json.Marshal(edited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
 func testDocsNetwork(t *testing.T, conflist string) {
 	m := runtimes.New(t)
+	for _, address := range []string{"192.0.2.7/32", "2001:db8::7/128"} { // what pages show as the host's
+		m.MustRun("ip", "address", "add", address, "dev", host.Uplink)
+	}
 	network := m.Network(conflist)
 	network.Path = []string{runtimes.BinDir}
 	c := m.Container("c1")
@@ -55,7 +111,7 @@ func testDocsNetwork(t *testing.T, conflist string) {
 	attachment := c.Attachment()
 	attachment.CapabilityArgs = map[string]any{
 		"portMappings": []any{map[string]any{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}},
-		"bandwidth":    map[string]any{"IngressRate": 1e7, "IngressBurst": 4294967295, "EgressRate": 1e7, "EgressBurst": 4294967295},
+		"bandwidth":    map[string]any{"IngressRate": 1e7, "IngressBurst": uint32(math.MaxUint32), "EgressRate": 1e7, "EgressBurst": uint32(math.MaxUint32)},
 	}
 	if _, err := network.Add(attachment); err != nil {
 		t.Fatal(err)
@@ -99,32 +155,64 @@ func testDocsNewVerbs(t *testing.T, network *host.Network, alive *libcni.Runtime
 // that it writes is the page's.
 func TestDocsKubernetesInstall(t *testing.T) {
 	m := runtimes.New(t)
-	const dir = "/var/lib/runtimes/kubernetes"
+	const dir = kubernetesDir
 	script := strings.NewReplacer("/host/", dir+"/host/", "/trestle/", m.Dirs().Trestle+"/", "/var/run/secrets/", dir+"/secrets/").
 		Replace(installScript(t))
 	m.WriteFile(dir+"/install", script)
 	m.WriteFile(dir+"/secrets/kubernetes.io/serviceaccount/token", "secret")
-	m.WriteFile(dir+"/bin/curl", `#!/bin/sh
-printf '{ "kind": "Node", "spec": {\n  "podCIDR": "10.244.1.0/24",\n  "podCIDRs": [\n "10.244.1.0/24",\n "fd00:10:244:1::/64"\n ] } }\n'
-`)
-	m.MustRun("sh", "-c", "chmod +x "+dir+"/bin/curl; mkdir -p "+dir+"/host/opt/cni/bin "+dir+"/host/etc/cni/net.d")
-	output, err := m.Run(host.Command{
-		Args: []string{"sh", dir + "/install"},
-		Env: []string{
-			"PATH=" + dir + "/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NODE_NAME=n1", "KUBERNETES_SERVICE_HOST=192.0.2.10",
-			"KUBERNETES_SERVICE_PORT=443", `CLUSTER_CIDRS="10.244.0.0/16", "fd00:10:244::/48"`,
-		},
-	})
-	if err != nil || output.Code != 0 {
-		t.Fatalf("the script: %v, exit status %d: %s", err, output.Code, output.Stderr)
+	m.MustRun("mkdir", "-p", dir+"/host/opt/cni/bin", dir+"/host/etc/cni/net.d")
+	const node = `{ "kind": "Node", "spec": {\n  "podCIDR": "10.244.1.0/24",\n  "podCIDRs": [\n "10.244.1.0/24",\n "fd00:10:244:1::/64"\n ] } }\n`
+	for _, failing := range []struct{ curl, says string }{
+		{"echo 'curl: (28) timed out' >&2; exit 28", "the API says nothing of node n1"},
+		{`printf '{ "kind": "Node", "spec": {} }'`, "node n1 has no podCIDRs yet"},
+	} {
+		output := runInstall(t, m, failing.curl)
+		if output.Code == 0 || !strings.Contains(output.Stderr, failing.says) {
+			t.Errorf("%s: got exit status %d, %q, want %q", failing.curl, output.Code, output.Stderr, failing.says)
+		}
+		if got := m.ReadDir(dir + "/host/opt/cni/bin"); len(got) > 0 {
+			t.Errorf("%s: got %v installed, want nothing", failing.curl, got)
+		}
 	}
-	written := m.MustRun("cat", dir+"/host/etc/cni/net.d/10-trestle.conflist")
+	for range 2 { // the second time over its own files
+		if output := runInstall(t, m, "printf '"+node+"'"); output.Code != 0 {
+			t.Fatalf("the script: exit status %d: %s", output.Code, output.Stderr)
+		}
+	}
+	want := []string{"bandwidth", "bridge", "firewall", "host-local", "loopback", "portmap", "static", "trestle", "tuning"}
+	if got := m.ReadDir(dir + "/host/opt/cni/bin"); !slices.Equal(got, want) {
+		t.Errorf("got %v installed, want %v", got, want)
+	}
+	if links := m.MustRun("stat", "--format", "%h", dir+"/host/opt/cni/bin/bridge"); links != "8\n" {
+		t.Errorf("got a plugin with %s links, want one file with 8 names", strings.TrimSpace(links))
+	}
+	written := m.MustRun("cat", dir+"/host/etc/cni/net.d/10-k8s.conflist")
 	if diff := cmp.Diff(decoded(t, blocks(t, "kubernetes", "json")[0]), decoded(t, written)); diff != "" {
 		t.Errorf("the list that the script writes is not the page's (-page +script):\n%s", diff)
 	}
 	if output := m.MustRun(dir + "/host/opt/cni/bin/bridge"); output != "" {
 		t.Errorf("the installed bridge printed %q without a command, want nothing on standard output", output)
 	}
+}
+
+const kubernetesDir = "/var/lib/runtimes/kubernetes"
+
+// runInstall runs the script with a curl of ours.
+func runInstall(t *testing.T, m *runtimes.Machine, curl string) host.Output {
+	t.Helper()
+	m.WriteFile(kubernetesDir+"/bin/curl", "#!/bin/sh\n"+curl+"\n")
+	m.MustRun("chmod", "+x", kubernetesDir+"/bin/curl")
+	output, err := m.Run(host.Command{
+		Args: []string{"sh", kubernetesDir + "/install"},
+		Env: []string{
+			"PATH=" + kubernetesDir + "/bin:/usr/sbin:/usr/bin:/sbin:/bin", "NODE_NAME=n1", "KUBERNETES_SERVICE_HOST=192.0.2.10",
+			"KUBERNETES_SERVICE_PORT=443", `CLUSTER_CIDRS="10.244.0.0/16", "fd00:10:244::/48"`,
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return output
 }
 
 // installScript is the value of the ConfigMap's key "install".

@@ -18,6 +18,8 @@ import (
 const (
 	// BinDir is where runtimes look for plugins.
 	BinDir = "/opt/cni/bin"
+	// DistributionDir is where Debian's package of the reference plugins has them.
+	DistributionDir = "/usr/lib/cni"
 	// scratch is a file system for what belongs to no test: the state of runtimes.
 	scratch       = "/var/lib/runtimes"
 	namespaceFile = scratch + "/cgroup-namespace"
@@ -34,6 +36,17 @@ type Machine struct {
 
 // New makes a Machine that goes when the test ends, with all that runs on it.
 func New(t host.T) *Machine {
+	t.Helper()
+	m := newMachine(t)
+	m.Install(m.Dirs().Trestle)
+	if err := m.Do(hideDistribution); err != nil {
+		t.Fatalf("make a machine: %v", err)
+	}
+	return m
+}
+
+// newMachine makes one without any plugins in BinDir.
+func newMachine(t host.T) *Machine {
 	t.Helper()
 	groups, err := makeCgroups(t)
 	if err != nil {
@@ -56,22 +69,17 @@ func New(t host.T) *Machine {
 		t.Fatalf("make a machine: %v", err)
 	}
 	m.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-	m.Install(m.Dirs().Trestle)
-	if err := m.Do(hideDistribution); err != nil {
-		t.Fatalf("make a machine: %v", err)
-	}
 	return m
 }
 
 // hideDistribution lays BinDir over the directory of Debian's plugins, which
 // Debian's runtimes look into as well.
 func hideDistribution() error {
-	const dir = "/usr/lib/cni"
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(DistributionDir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := unix.Mount(BinDir, dir, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mount %s on %s: %w", BinDir, dir, err)
+	if err := unix.Mount(BinDir, DistributionDir, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", BinDir, DistributionDir, err)
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func TestPodmanKnowsTheVersions(t *testing.T) {
 	m := runtimes.New(t)
 	podman := startPodman(t, m)
 	m.InstallNetwork("10-own.conflist", `{"cniVersion": "1.0.0", "name": "own", "plugins": [
-		{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true,
+		{"type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isDefaultGateway": true, "ipMasq": true,
 		 "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.93.0.0/24"}]]}},
 		{"type": "portmap", "capabilities": {"portMappings": true}}]}`)
 	before := snapshot(m)

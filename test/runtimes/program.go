@@ -59,6 +59,7 @@ func Need(t interface {
 // programs are those of ours that the tests run.
 type programs struct {
 	cri  string // the client of ./cri
+	crio string // CRI-O's calls, of ./crio
 	peer string // ./peer, static, for containers
 }
 
@@ -66,16 +67,17 @@ type programs struct {
 var buildPrograms = sync.OnceValues(func() (programs, error) {
 	const module = "github.com/trestle-cni/trestle/test/runtimes"
 	dir := programDir()
-	p := programs{cri: filepath.Join(dir, "cri"), peer: filepath.Join(dir, "peer")}
+	p := programs{cri: filepath.Join(dir, "cri"), crio: filepath.Join(dir, "crio"), peer: filepath.Join(dir, "peer")}
 	here, err := goCommand("list", "-f", "{{.Dir}}", module)
 	if err != nil {
 		return p, err
 	}
-	// The client is a module of its own, which is built from its directory.
 	flags := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
-	client := append([]string{"build", "-C", filepath.Join(here, "cri"), "-o", p.cri}, flags...)
-	if _, err := goCommand(append(client, ".")...); err != nil {
-		return p, err
+	for _, client := range []string{p.cri, p.crio} { // each a module of its own, which is built from its directory
+		args := append([]string{"build", "-C", filepath.Join(here, filepath.Base(client)), "-o", client}, flags...)
+		if _, err := goCommand(append(args, ".")...); err != nil {
+			return p, err
+		}
 	}
 	_, err = goCommand(append(append([]string{"build", "-o", p.peer}, flags...), module+"/peer")...)
 	return p, err

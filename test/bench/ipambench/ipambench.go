@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -38,11 +39,26 @@ func Run(w io.Writer, o Options) error {
 		if removeErr := os.RemoveAll(temp); err == nil {
 			err = removeErr
 		}
+		forget(temp)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// forget removes the notes that leases are below dir; they harm nobody where that fails.
+func forget(dir string) {
+	links, err := filepath.Glob("/var/lib/cni/networks/.trestle/net/*")
+	if err != nil {
+		return
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, dir+"/") {
+			_ = os.Remove(link) // see above
+		}
+	}
+	_ = os.Remove("/var/lib/cni/networks/.trestle/net") // not where others have notes
 }
 
 func runIn(w io.Writer, o Options, dir string) error {
@@ -173,7 +189,7 @@ func fileSystem(dir string) string {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return dir
 	}
-	switch fs.Type {
+	switch uint32(fs.Type) { // the magic of btrfs is more than 31 bits
 	case unix.EXT4_SUPER_MAGIC:
 		return "ext4"
 	case unix.TMPFS_MAGIC:

@@ -18,6 +18,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/plugins/translator"
 	"github.com/trestle-cni/trestle/test/bench/measure"
 	"github.com/trestle-cni/trestle/test/host"
 )
@@ -79,7 +80,7 @@ func ours(t host.T, ports, residents int) measure.Variant {
 
 // settle maps the residents' ports without the cost of a process for each.
 func settle(residents int) error {
-	h := nat.Open(nat.DefaultDir, nat.NFTables)
+	conn, h := translator.Open()
 	for i := range residents {
 		address := netip.AddrFrom4([4]byte{10, 1, byte(1 + i/250), byte(1 + i%250)})
 		p := nat.Ports{Subnets: []netip.Prefix{netip.PrefixFrom(address, 16)}, Bridge: "br1", PortOptions: nat.PortOptions{SNAT: true}}
@@ -90,11 +91,13 @@ func settle(residents int) error {
 				Container: netip.AddrPortFrom(address, uint16(80+port)),
 			})
 		}
-		if err := h.AddPorts(cni.Owner{Network: "bench", ContainerID: fmt.Sprintf("r%d", i), IfName: "eth0"}, p); err != nil {
-			return errors.Join(err, h.Close())
+		var undo cni.Undo
+		owner := cni.Owner{Network: "bench", ContainerID: fmt.Sprintf("r%d", i), IfName: "eth0"}
+		if err := h.Add(nat.Attachment{Owner: owner, Ports: &p, PortsBackend: nat.NFTables}, &undo); err != nil {
+			return errors.Join(err, conn.Close())
 		}
 	}
-	return h.Close()
+	return conn.Close()
 }
 
 func residentPort(resident, port int) uint16 { return uint16(20000 + each*resident + port) }

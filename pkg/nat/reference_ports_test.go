@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// TestRefuseTaken has the rules as the reference plugin portmap 1.9.1 makes them.
-func TestRefuseTaken(t *testing.T) {
+// TestReferencePorts has the rules as the reference plugin portmap 1.9.1 makes them.
+func TestReferencePorts(t *testing.T) {
 	tcp := []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{6}}}
 	dport := func(port uint16) []expr.Any {
 		return []expr.Any{
@@ -65,10 +65,11 @@ func TestRefuseTaken(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			mapping := Mapping{Protocol: test.protocol, Host: netip.MustParseAddrPort(test.host)}
-			f := Forward{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
-			err := refuseTaken(f, []*nftables.Rule{test.rule}, true)
-			if got := err != nil; got != test.want || got && cni.CodeOf(err) != cni.CodeConflict {
-				t.Errorf("got %v, want an error: %v", err, test.want)
+			f := OwnedPorts{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
+			taken := readReferencePorts(test.rule)
+			taken.is4 = true
+			if got := taken.inWayOf(f); got != test.want {
+				t.Errorf("got %v of %+v, want %v", got, taken, test.want)
 			}
 		})
 	}

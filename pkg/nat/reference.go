@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -17,9 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ReleaseForeign deletes what the reference plugins made for an owner that we
+// ReleaseReference deletes what the reference plugins made for an owner that we
 // have no record of, as far as it can be told for certain: a host is switched
 // over with its containers running. It goes before Release, which drops the
 // record. addresses are the container's, where they are known; rules that bear
@@ -27,44 +30,38 @@ import (
 //
 // Looking takes a few messages to the kernel. A program is run only for rules of
 // iptables-legacy, which only programs can read, and only where there are any.
-func (h *Host) ReleaseForeign(owner cni.Owner, addresses []netip.Addr) error {
-	known, err := h.known(owner)
+func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
+	known, err := h.Known(owner)
 	if err != nil || known {
 		return err
 	}
-	nft, err := h.nftables()
-	if err != nil {
+	first := owner
+	first.IfName = firstInterface
+	by := reference{owner: owner, addresses: addresses}
+	if by.firstIsOurs, err = h.Known(first); err != nil {
 		return err
 	}
-	foreign := foreign{owner, addresses}
-	supported, err := nft.supported()
+	err = h.conn.Usable()
 	errs := []error{err}
-	if supported {
-		errs = append(errs, foreign.deleteFromNFTables(nft.conn))
+	if err == nil {
+		errs = append(errs, by.deleteFromNFTables(h.conn))
+	}
+	if errors.Is(err, nft.ErrUnsupported) {
+		errs = nil // nothing can be there
 	}
 	for _, f := range families() {
-		errs = append(errs, foreign.deleteFromLegacy(f))
+		errs = append(errs, by.deleteFromLegacy(f))
 	}
 	return errors.Join(errs...)
 }
 
-// known says whether we have a record of the owner, whatever the backend.
-func (h *Host) known(owner cni.Owner) (bool, error) {
-	for _, backend := range []Backend{NFTables, IPTables} {
-		r := h.records(backend)
-		for _, file := range []string{r.forwardFile(owner), r.userFile(owner)} {
-			if known, err := exists(file); err != nil || known {
-				return known, err
-			}
-		}
-	}
-	return false, nil
-}
-
-// foreign is an owner as the reference plugins name it.
-type foreign struct {
+// reference is an owner as the reference plugins name it.
+type reference struct {
 	owner     cni.Owner
 	addresses []netip.Addr
+	// firstIsOurs says that the chain for the container's ports is of its first
+	// interface, and that of ours.
+	firstIsOurs bool
 }
 
 func sha512Hex(s string, digits int) string {
@@ -74,16 +71,25 @@ func sha512Hex(s string, digits int) string {
 // chains are those that the reference plugins make for the container in table
 // nat of iptables, and the one that jumps to them (plugins: pkg/utils/utils.go,
 // FormatChainName; pkg/ip/ipmasq_iptables_linux.go; plugins/meta/portmap).
-func (f foreign) chains() map[string]string {
-	of := f.owner.Network + f.owner.ContainerID
-	return map[string]string{
-		"CNI-" + sha512Hex(of, 24):    "POSTROUTING",
-		"CNI-DN-" + sha512Hex(of, 21): "CNI-HOSTPORT-DNAT",
+func (f reference) chains() map[string]string {
+	first := f.owner
+	first.IfName = firstInterface
+	chains := map[string]string{
+		"CNI-" + sha512Hex(f.owner.Network+f.owner.ContainerID, 24): "POSTROUTING",
+		ownerChain(f.owner): dnatChain, // ours, if its record was lost
 	}
+	if !f.firstIsOurs {
+		chains[ownerChain(first)] = dnatChain
+	}
+	return chains
 }
 
 // deleteFromNFTables sends one transaction, if there is anything to delete.
-func (f foreign) deleteFromNFTables(conn *nftables.Conn) error {
+func (f reference) deleteFromNFTables(c *nft.Conn) error {
+	conn, err := c.Library()
+	if err != nil {
+		return err
+	}
 	found := false
 	for _, part := range f.nftParts() {
 		rules, err := part.rules(conn)
@@ -113,7 +119,7 @@ func (f foreign) deleteFromNFTables(conn *nftables.Conn) error {
 	if !found {
 		return nil
 	}
-	if err := conn.Flush(); err != nil {
+	if err := c.Apply(); err != nil {
 		return fmt.Errorf("delete rules of the reference plugins for %s: %w", f.owner, err)
 	}
 	return nil
@@ -128,7 +134,7 @@ type nftPart struct {
 	chain  string
 }
 
-func (f foreign) nftParts() []nftPart {
+func (f reference) nftParts() []nftPart {
 	masq := &nftables.Table{Name: "cni_plugins_masquerade", Family: nftables.TableFamilyINet}
 	hash := sha512Hex(f.owner.Network, 16) + "-" + sha512Hex(f.owner.IfName+":"+f.owner.ContainerID, 16)
 	parts := []nftPart{{masq, "masq_checks", func(r *nftables.Rule) bool { return strings.HasPrefix(commentOf(r), hash) }, ""}}
@@ -175,7 +181,7 @@ func chainExists(conn *nftables.Conn, table *nftables.Table, chain string) (bool
 
 // bears says whether the rule has the container's ID as comment, and leads to
 // one of its addresses.
-func (f foreign) bears(r *nftables.Rule) bool {
+func (f reference) bears(r *nftables.Rule) bool {
 	if commentOf(r) != f.owner.ContainerID {
 		return false
 	}
@@ -200,7 +206,7 @@ func jumpsTo(r *nftables.Rule, chain string) bool {
 
 // deleteFromLegacy runs programs only where the kernel has a table of
 // iptables-legacy.
-func (f foreign) deleteFromLegacy(family family) error {
+func (f reference) deleteFromLegacy(family family) error {
 	tables, err := os.ReadFile(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[family.is4])
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(tables)), "nat") {
 		return nil
@@ -208,20 +214,28 @@ func (f foreign) deleteFromLegacy(family family) error {
 	if err != nil {
 		return cni.IOErrorf("read which tables iptables-legacy has: %w", err)
 	}
-	program := family.iptables() + "-legacy"
+	program := family.iptables().Program + "-legacy"
 	if _, err := exec.LookPath(program); err != nil {
-		program = family.iptables() // a host that has but one variant
+		program = family.iptables().Program // a host that has but one variant
 	}
-	have, err := saveBy(program, "nat", "CNI-")
+	have, err := saveNAT(program)
 	if err != nil {
 		return err
 	}
-	var lines []string
-	for chain := range f.chains() {
-		lines = append(lines, have.deleteGroup(chain)...)
-	}
-	if len(lines) == 0 {
-		return nil
-	}
-	return restoreBy(program, "nat", lines)
+	return iptables.Restore(program, natTable, have.deleteChains(slices.Collect(maps.Keys(f.chains()))))
+}
+
+// referenceNetwork is the network that it names.
+func referenceNetwork(comment string) string {
+	_, network, _ := strings.Cut(comment, `name: "`)
+	network, _, _ = strings.Cut(network, `"`)
+	return network
+}
+
+// referenceContainer is the container that a rule's comment names, as the reference
+// plugin writes it: dnat name: "network" id: "container".
+func referenceContainer(comment string) (container string, ok bool) {
+	_, id, ok := strings.Cut(comment, `id: "`)
+	container, _, _ = strings.Cut(id, `"`)
+	return container, ok && strings.HasPrefix(comment, "dnat name: ")
 }

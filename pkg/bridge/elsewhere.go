@@ -1,0 +1,127 @@
+package bridge
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// reach is what the host reaches by another link: the network of an address or of
+// a route, or a router.
+type reach struct {
+	what   string // "the route 10.0.0.0/8"
+	prefix netip.Prefix
+	link   int
+	router bool
+}
+
+// isCutBy says whether a new gateway would take it away. A single address is no
+// network: an overlay has some of the network's own (flannel.1). Nor is a tunnel's
+// aggregate cut by a part of it that lives on this host.
+func (r reach) isCutBy(gateway netip.Prefix, isTunnel func(link int) bool) bool {
+	same := r.prefix.Addr() == gateway.Addr()
+	if r.router || same {
+		return same
+	}
+	if !r.prefix.Masked().Overlaps(gateway.Masked()) || r.prefix.IsSingleIP() || r.prefix.Addr().IsLinkLocalUnicast() {
+		return false
+	}
+	return r.prefix.Bits() >= gateway.Bits() || !isTunnel(r.link)
+}
+
+// checkElsewhere is an error where a new gateway would cut the host off what
+// another link leads to, as an address out of its own LAN does. It lists addresses
+// and routes, which only the first ADD on a network has reason to.
+func (h *Host) checkElsewhere(b Bridge, at site, missing []netip.Prefix) error {
+	for _, gateway := range missing {
+		reached, err := h.reached(familyOf(gateway.Addr()), at.gateway.index)
+		if err != nil {
+			return err
+		}
+		for _, r := range reached {
+			if !r.isCutBy(gateway, h.isTunnel) {
+				continue
+			}
+			if err := h.conflict(b, gateway, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// reached lists what the host reaches by other links than that one, but for
+// default routes: they are for what nobody else has.
+func (h *Host) reached(family, but int) ([]reach, error) {
+	routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, family) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var list []reach
+	for _, a := range addresses {
+		if p, ok := toPrefix(*a.IPNet); ok && a.LinkIndex != but {
+			list = append(list, reach{"the address " + p.String(), p, a.LinkIndex, false})
+		}
+	}
+	for _, r := range routes {
+		list = append(list, reachedBy(r)...)
+	}
+	return slices.DeleteFunc(list, func(r reach) bool { return r.link == 0 || r.link == but }), nil
+}
+
+// reachedBy are a route's routers and, unless it is a default route, its network.
+func reachedBy(r netlink.Route) []reach {
+	if r.Type != unix.RTN_UNICAST {
+		return nil
+	}
+	hops := r.MultiPath
+	if len(hops) == 0 {
+		hops = []*netlink.NexthopInfo{{LinkIndex: r.LinkIndex, Gw: r.Gw}}
+	}
+	var dst netip.Prefix
+	if r.Dst != nil {
+		dst, _ = toPrefix(*r.Dst) // no prefix is no network
+	}
+	var list []reach
+	for _, hop := range hops {
+		if via := toAddr(hop.Gw); via.IsValid() {
+			list = append(list, reach{"the router " + via.String(), netip.PrefixFrom(via, via.BitLen()), hop.LinkIndex, true})
+		}
+		if dst.IsValid() && dst.Bits() > 0 {
+			list = append(list, reach{"the route " + dst.String(), dst, hop.LinkIndex, false})
+		}
+	}
+	return list
+}
+
+// isTunnel tells a link without neighbours, which is no network of its own.
+func (h *Host) isTunnel(index int) bool {
+	l, err := h.rt.link(lookUpIndex(index))
+	return err == nil && l.flags&(unix.IFF_NOARP|unix.IFF_POINTOPOINT) != 0
+}
+
+// conflict is nil where the link is the network's own after all, made by another
+// ADD since the first look, or is gone and what it led to with it.
+func (h *Host) conflict(b Bridge, gateway netip.Prefix, r reach) error {
+	l, err := h.rt.link(lookUpIndex(r.link))
+	if isLinkGone(err) || err == nil && l.name == b.GatewayName() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	wayOut := "give the network another subnet"
+	if l.kind == "bridge" {
+		wayOut += fmt.Sprintf(", or delete %s if no network needs it any more (ip link del %s)", l.name, l.name)
+	}
+	return cni.ConflictErrorf("ipam: the gateway %s overlaps %s of %s, and the host would lose what it reaches there; %s", gateway, r.what, l.name, wayOut)
+}

@@ -1,0 +1,284 @@
+package bridge
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// rtnl is one rtnetlink socket for a whole ADD or DEL, and sends batches of
+// messages. The library opens a socket for each message, or hands each to the
+// runtime's poller and waits for an answer to every one: an ADD came to 11 sockets
+// and 120 system calls more. It makes the messages here as everywhere.
+//
+// The kernel has done what a batch asks when the sending call returns
+// (netlink_rcv_skb, net/netlink/af_netlink.c), so that an answer is there at once
+// or has got lost.
+type rtnl struct {
+	fd     int
+	seq    uint32
+	buffer []byte
+	// events of the groups that were joined, in their order.
+	events []event
+}
+
+type event struct {
+	kind uint16
+	data []byte
+}
+
+// step is one message of a batch.
+type step struct {
+	what  string // "add address 10.9.0.2/24 to eth0", for its error
+	req   *nl.NetlinkRequest
+	reply uint16       // the type of the answer that it asks for; 0: none
+	bear  []unix.Errno // refusals that do no harm
+}
+
+// openRTNL opens a socket in the thread's namespace. groups is a mask of
+// RTMGRP_*: only then is it bound before the first message binds it.
+func openRTNL(groups uint32) (*rtnl, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	c := &rtnl{fd: fd, buffer: make([]byte, 1<<15)} // as much as the kernel puts into one part of a dump
+	if groups == 0 {
+		return c, nil
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: groups}); err != nil {
+		c.close()
+		return nil, fmt.Errorf("join netlink groups: %w", err)
+	}
+	return c, nil
+}
+
+func (c *rtnl) close() { _ = unix.Close(c.fd) } // nothing is left to be said
+
+// do sends the steps in one message and returns the reply to each that asked for
+// one. The error is that of the first that was refused; those after it were done
+// nevertheless.
+func (c *rtnl) do(steps ...step) ([][]byte, error) {
+	if len(steps) == 0 {
+		return nil, nil
+	}
+	first := c.seq + 1
+	var batch []byte
+	for i, s := range steps {
+		c.seq++
+		s.req.Seq = c.seq
+		if i == len(steps)-1 && s.reply == 0 {
+			s.req.Flags |= unix.NLM_F_ACK // a refusal is told unasked
+		}
+		batch = append(batch, aligned(s.req.Serialize())...)
+	}
+	if err := c.send(batch); err != nil {
+		return nil, fmt.Errorf("%s: %w", steps[0].what, err)
+	}
+	a := answers{steps: steps, first: first, replies: make([][]byte, len(steps)), errs: make([]error, len(steps))}
+	for !a.complete {
+		messages, err := c.receive()
+		if err != nil {
+			return nil, fmt.Errorf("%s: wait for the kernel's answer: %w", steps[len(steps)-1].what, err)
+		}
+		for _, m := range messages {
+			if !a.take(m) {
+				c.note(m)
+			}
+		}
+	}
+	return a.replies, cmp.Or(a.errs...)
+}
+
+// answers are those to the steps of a batch, whose sequence numbers begin with first.
+type answers struct {
+	steps    []step
+	first    uint32
+	replies  [][]byte
+	errs     []error
+	complete bool
+}
+
+// take is false for what is no answer: an event, or something that was asked for
+// before and is of no interest any more.
+func (a *answers) take(m nlMessage) bool {
+	i := int(int32(m.Header.Seq - a.first))
+	if i < 0 || i >= len(a.steps) || m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != a.steps[i].reply {
+		return false
+	}
+	if m.Header.Type == unix.NLMSG_ERROR {
+		a.errs[i] = a.steps[i].refused(m.Data)
+	} else {
+		a.replies[i] = m.Data
+	}
+	a.complete = a.complete || i == len(a.steps)-1
+	return true
+}
+
+// refused is the error that an NLMSG_ERROR tells of (struct nlmsgerr).
+func (s step) refused(data []byte) error {
+	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data)))
+	if errno == 0 {
+		return nil
+	}
+	for _, borne := range s.bear {
+		if errno == borne {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", s.what, errno)
+}
+
+func (c *rtnl) send(batch []byte) error {
+	for {
+		err := unix.Sendto(c.fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// receive reads what is there; EAGAIN where nothing is.
+func (c *rtnl) receive() ([]nlMessage, error) {
+	for {
+		n, _, err := unix.Recvfrom(c.fd, c.buffer, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return parseMessages(append([]byte(nil), c.buffer[:n]...)), nil
+	}
+}
+
+// nlMessage is a netlink message in parts.
+type nlMessage struct {
+	Header unix.NlMsghdr
+	Data   []byte
+}
+
+func parseMessages(b []byte) []nlMessage {
+	var messages []nlMessage
+	for len(b) >= unix.SizeofNlMsghdr {
+		h := unix.NlMsghdr{
+			Len: binary.NativeEndian.Uint32(b), Type: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+			Seq: binary.NativeEndian.Uint32(b[8:]), Pid: binary.NativeEndian.Uint32(b[12:]),
+		}
+		if h.Len < unix.SizeofNlMsghdr || int(h.Len) > len(b) {
+			break
+		}
+		messages = append(messages, nlMessage{h, b[unix.SizeofNlMsghdr:h.Len]})
+		b = b[min(len(b), (int(h.Len)+3)&^3):]
+	}
+	return messages
+}
+
+func (c *rtnl) note(m nlMessage) {
+	if m.Header.Type >= unix.RTM_BASE {
+		c.events = append(c.events, event{m.Header.Type, m.Data})
+	}
+}
+
+// await returns when seen says so of the events so far; it is asked again after
+// more came. lost is asked instead where some have been lost, and when the time is
+// over.
+func (c *rtnl) await(limit time.Duration, seen func([]event) bool, lost func() (bool, error)) error {
+	for end := time.Now().Add(limit); !seen(c.events); {
+		messages, err := c.receive()
+		for _, m := range messages {
+			c.note(m)
+		}
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, unix.EAGAIN) && time.Now().Before(end) {
+			poll := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}
+			if _, err := unix.Poll(poll, int(time.Until(end).Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("wait for netlink events: %w", err)
+			}
+			continue
+		}
+		if !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
+			return fmt.Errorf("receive netlink events: %w", err)
+		}
+		if ok, err := lost(); ok || err != nil {
+			return err
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			return fmt.Errorf("not so after %s", limit)
+		}
+	}
+	return nil
+}
+
+// dump lists: all messages of the type that answer the request, asked for again
+// where the list changed meanwhile.
+func (c *rtnl) dump(what string, req func() *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
+	list, err := whole(func() ([][]byte, error) { return c.dumpOnce(req(), kind) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return list, nil
+}
+
+func (c *rtnl) dumpOnce(req *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
+	c.seq++
+	req.Seq = c.seq
+	req.Flags |= unix.NLM_F_DUMP
+	if err := c.send(req.Serialize()); err != nil {
+		return nil, err
+	}
+	var list [][]byte
+	var interrupted error
+	for {
+		messages, err := c.receive()
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range messages {
+			switch {
+			case m.Header.Seq != c.seq:
+				continue
+			case m.Header.Type == unix.NLMSG_ERROR:
+				return nil, step{what: "dump"}.refused(m.Data)
+			case m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
+				interrupted = netlink.ErrDumpInterrupted
+			}
+			if m.Header.Type == unix.NLMSG_DONE {
+				return list, interrupted
+			}
+			if m.Header.Type == kind {
+				list = append(list, m.Data)
+			}
+		}
+	}
+}
+
+// dumpLimit bounds how long a list that changes all the time is asked for.
+const dumpLimit = 10 * time.Second
+
+// whole asks for a list until nothing has changed in the middle of it
+// (NLM_F_DUMP_INTR), which on a busy host happens.
+func whole[T any](list func() (T, error)) (T, error) {
+	for end := time.Now().Add(dumpLimit); ; {
+		found, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || time.Now().After(end) {
+			return found, err
+		}
+	}
+}
+
+// aligned pads a message so that another may follow it.
+func aligned(b []byte) []byte {
+	for len(b)%unix.NLMSG_ALIGNTO != 0 {
+		b = append(b, 0)
+	}
+	return b
+}

@@ -1,0 +1,126 @@
+package cni
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestPrevResultInAnotherVersion: a prevResult that names no version has that of
+// the configuration, one of another version is read in its own, and the answer is
+// in the configuration's either way.
+func TestPrevResultInAnotherVersion(t *testing.T) {
+	tests := []struct {
+		name, config, prev string
+		answer             string // of PassThrough
+	}{
+		{"none", "1.0.0", `{"ips":[{"address":"10.0.0.2/24"}],"future":1}`, `{"cniVersion":"1.0.0","future":1,"ips":[{"address":"10.0.0.2/24"}]}`},
+		{"none, before 1.0.0", "0.4.0", `{"ips":[{"version":"4","address":"10.0.0.2/24"}]}`, `{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.2/24"}]}`},
+		{"none, before 0.3.0", "0.2.0", `{"ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}`},
+		{"newer", "0.4.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24"}]}`, `{"cniVersion":"0.4.0","dns":{},"ips":[{"version":"4","address":"10.0.0.2/24"}]}`},
+		{"older", "1.0.0", `{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.0.0.2/24"}]}`, `{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}`},
+		{"of another shape", "1.1.0", `{"cniVersion":"0.2.0","ip4":{"ip":"10.0.0.2/24"}}`, `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24"}]}`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := &Request{Version: tt.config, Stdin: []byte(`{"prevResult":` + tt.prev + `}`)}
+			prev, err := r.PrevResult()
+			if err != nil || len(prev.IPs) != 1 || prev.IPs[0].Address.String() != "10.0.0.2/24" {
+				t.Fatalf("got %v, %v, want the address", prev, err)
+			}
+			passed, err := r.PassThrough()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			if err := writeResult(&out, tt.config, passed); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(decoded(t, tt.answer), decoded(t, out.String())); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func decoded(t *testing.T, text string) (value map[string]any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return value
+}
+
+// TestResultsThatCannotBe: each is an error of code 6 that says where, for each
+// shape that results have had.
+func TestResultsThatCannotBe(t *testing.T) {
+	for _, tt := range []struct{ name, prev, want string }{
+		{"interfaces", `{"cniVersion":"%","interfaces":[{"name":"x"},null]}`, "prevResult.interfaces[1]: null"},
+		{"ips", `{"cniVersion":"%","ips":[null]}`, "prevResult.ips[0]: null"},
+		{"routes", `{"cniVersion":"%","routes":[null],"dns":null}`, "prevResult.routes[0]: null"},
+		{"no version either", `{"ips":[null]}`, "prevResult.ips[0]: null"},
+		{"a list", `[null]`, "prevResult: "},
+		{"text", `"null"`, "prevResult: "},
+		{"unknown version", `{"cniVersion":"9.9.9"}`, "9.9.9"},
+	} {
+		for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
+			r := &Request{Version: version, Stdin: []byte(`{"prevResult":` + strings.ReplaceAll(tt.prev, "%", version) + `}`)}
+			if _, err := r.PrevResult(); CodeOf(err) != CodeDecode || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s in %s: got %v, want code 6 and %q", tt.name, version, err, tt.want)
+			}
+		}
+	}
+	for _, harmless := range []string{`{"interfaces":null,"ips":null,"routes":null,"dns":null}`, `{"ips":[{"address":"10.0.0.2/24","gateway":null}]}`} {
+		r := &Request{Version: "1.0.0", Stdin: []byte(`{"prevResult":` + harmless + `}`)}
+		if _, err := r.PrevResult(); err != nil {
+			t.Errorf("%s: got %v", harmless, err)
+		}
+	}
+}
+
+// TestResultAsTheLibraryWritesIt: our short cut and the library's way are one.
+func TestResultAsTheLibraryWritesIt(t *testing.T) {
+	named := newestResult()
+	named.DNS.Nameservers = []string{"10.0.0.1"}
+	for _, result := range []*Result{newestResult(), named, {}} {
+		var ours, theirs bytes.Buffer
+		if err := writeResult(&ours, "1.1.0", result); err != nil {
+			t.Fatal(err)
+		}
+		converted, err := result.GetAsVersion(types100.ImplementedSpecVersion)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := converted.PrintTo(&theirs); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(decoded(t, theirs.String()), decoded(t, ours.String())); diff != "" {
+			t.Errorf("-library +ours:\n%s", diff)
+		}
+	}
+}
+
+// FuzzParseResult: no input makes the edge die.
+func FuzzParseResult(f *testing.F) {
+	f.Add("1.0.0", `{"interfaces":[null],"ips":[{"address":"10.0.0.2/24","interface":-1}],"routes":[null]}`)
+	f.Add("0.2.0", `{"ip4":{"ip":"10.0.0.2/24","routes":[null]},"ip6":null}`)
+	f.Add("0.4.0", `{"cniVersion":"0.4.0","ips":[{"version":"4","address":null}]}`)
+	f.Fuzz(func(t *testing.T, version, raw string) {
+		result, err := ParseResult("prevResult", []byte(raw), version)
+		if err != nil {
+			return
+		}
+		for _, ip := range result.IPs {
+			if ip == nil {
+				t.Error("an address is nil")
+			}
+		}
+		if err := writeResult(&bytes.Buffer{}, "1.1.0", result); err != nil {
+			t.Logf("%s: %v", raw, err) // it may have been read and not be writable, but does not panic
+		}
+	})
+}

@@ -1,0 +1,363 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Attachment is what an attachment shall have of NAT.
+type Attachment struct {
+	Owner cni.Owner
+	Stamp record.Stamp
+	// Masquerade is for its network; nil: none is asked for, and what the record
+	// has of it stays.
+	Masquerade        *Masquerade
+	MasqueradeBackend Backend
+	// Ports are its mappings; nil: none are asked for, and what the record has of
+	// them stays. An empty list removes them.
+	Ports        *Ports
+	PortsBackend Backend
+	// Also goes into the same transaction where that is nftables', or before.
+	Also Also
+}
+
+// Also is what another part of Trestle changes in nftables by the way; the zero value is
+// nothing.
+type Also struct {
+	// Changes is called under the lock of the records.
+	Changes func() (nft.Changes, error)
+	// Done is called under it when the changes are made.
+	Done func() error
+}
+
+// Do makes changes of another part's alone.
+func (h *Host) Do(also Also) error {
+	return h.locked(func() error {
+		changes, err := also.changes()
+		if err == nil {
+			err = h.conn.Commit(changes, h.stands)
+		}
+		if err != nil {
+			return err
+		}
+		return also.done()
+	})
+}
+
+func (a Also) isNothing() bool { return a.Changes == nil }
+
+func (a Also) changes() (nft.Changes, error) {
+	if a.Changes == nil {
+		return nft.Changes{}, nil
+	}
+	return a.Changes()
+}
+
+func (a Also) done() error {
+	if a.Done == nil {
+		return nil
+	}
+	return a.Done()
+}
+
+// Add brings the kernel to what the attachment shall have. A port that another
+// container has is an error with code 102 that names it; nothing is changed then. One
+// that the same container has by another network stays with that one. It may be
+// called again, also with other ports and another masquerade. On the undo stack is
+// what gives back what this call took.
+func (h *Host) Add(a Attachment, undo *cni.Undo) error {
+	wanted, err := h.want(a)
+	if err != nil {
+		return err
+	}
+	if wanted.Ports != nil {
+		if err := h.refuseReference(OwnedPorts{a.Owner, wanted.Ports.Ports}); err != nil {
+			return err
+		}
+	}
+	if err := h.locked(func() error { return h.add(&wanted, a, undo) }); err != nil {
+		return err
+	}
+	if wanted.Ports == nil || a.Ports == nil {
+		return nil
+	}
+	if err := letHairpin(wanted.Ports.Ports); err != nil {
+		return err
+	}
+	return forgetFlows(wanted.Ports.Mappings, staleAtAdd)
+}
+
+// want is what is to be recorded of a: with backends chosen, and the bridge found.
+func (h *Host) want(a Attachment) (translation, error) {
+	var t translation
+	if a.Masquerade != nil {
+		backend, err := h.resolve(a.MasqueradeBackend)
+		if err != nil {
+			return t, err
+		}
+		t.Masquerade = &recordedMasquerade{backend, *a.Masquerade}
+	}
+	if a.Ports == nil || len(a.Ports.Mappings) == 0 {
+		return t, nil
+	}
+	backend, err := h.portsBackend(a.PortsBackend)
+	if err != nil {
+		return t, err
+	}
+	t.Ports = &recordedPorts{backend, *a.Ports}
+	if err := t.Ports.fits(backend); err != nil {
+		return t, err
+	}
+	t.Ports.Mappings = canonical(t.Ports.Mappings)
+	return t, t.Ports.findBridge()
+}
+
+// canonical has each mapping once: two that only look different are one.
+func canonical(mappings []Mapping) []Mapping {
+	var all []Mapping
+	for _, m := range mappings {
+		if !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// add runs under the lock.
+func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
+	if err := h.heal(); err != nil {
+		return err
+	}
+	had, there, err := h.read(a.Owner)
+	if err != nil {
+		return err
+	}
+	if a.Masquerade == nil {
+		t.Masquerade = had.Value.Masquerade
+	}
+	if a.Ports == nil {
+		t.Ports = had.Value.Ports
+	}
+	if err := h.reserve(a.Owner, t); err != nil {
+		return err
+	}
+	undo.Push("take NAT back", func() error { return h.restoreRecord(a.Owner, had, there) })
+	rec := attachmentRecord{Stamp: a.Stamp, Owner: a.Owner, Value: *t}
+	if *t != (translation{}) || there {
+		if err := h.write(rec); err != nil {
+			return err
+		}
+	}
+	also, err := a.Also.changes()
+	if err != nil {
+		return err
+	}
+	if t.Ports != nil {
+		if err := h.reservations().take(OwnedPorts{a.Owner, t.Ports.Ports}); err != nil {
+			return err
+		}
+	}
+	if err := h.applyRecord(rec, had.Value, also); err != nil {
+		return err
+	}
+	if err := a.Also.done(); err != nil {
+		return err
+	}
+	return h.leave(had, rec)
+}
+
+// reserve leaves out of t the ports that the container has by another network, and
+// refuses those that anybody else has.
+func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
+	if t.Ports == nil {
+		return nil
+	}
+	owned := OwnedPorts{o, t.Ports.Ports}
+	if t.Ports.Mappings, err = h.reservations().free(owned); err != nil {
+		return err
+	}
+	if len(t.Ports.Mappings) == 0 {
+		t.Ports = nil
+	}
+	return nil
+}
+
+// applyRecord brings each backend from what the record had to what it says now.
+func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Changes) error {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		c := change{want: Rules{Ports: rec.Value.ports(rec.Owner, backend)}, unwanted: Rules{Ports: had.ports(rec.Owner, backend)}}
+		if m := rec.Value.Masquerade; m != nil && m.Backend == backend {
+			rule, err := h.networkRule(rec.Owner.Network, *m)
+			if err != nil {
+				return err
+			}
+			c.want.Networks = []NetworkRule{rule}
+		}
+		if backend == NFTables {
+			loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
+			if err != nil {
+				return err
+			}
+			c.also = also.With(loopback)
+		}
+		if c.want.empty() && c.unwanted.empty() && c.also.Empty() {
+			continue
+		}
+		if backend == IPTables && c.want.empty() {
+			if err := h.removeIPTables(c.unwanted.Ports); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := h.kernel(backend).apply(c); err != nil {
+			return h.explainTaken(rec.Owner, err)
+		}
+	}
+	return nil
+}
+
+func (h *Host) removeIPTables(unwanted []OwnedPorts) error {
+	var errs []error
+	for _, p := range unwanted {
+		errs = append(errs, ipTables{h}.remove(p))
+	}
+	return errors.Join(errs...)
+}
+
+// networkRule is the network's masquerade with the policy m. Where the kernel is known
+// to have it as m alone wants it, nobody else's subnets are looked up.
+func (h *Host) networkRule(network string, m recordedMasquerade) (NetworkRule, error) {
+	own := NetworkRule{network, m.Masquerade, m.Masquerade}
+	if m.Backend == NFTables {
+		known, err := h.conn.Known(masqueradeTable(own))
+		if err != nil || known {
+			return own, err
+		}
+	}
+	all, err := record.List[translation](h.store, place, network)
+	if err != nil {
+		return own, err
+	}
+	return networkRule(network, m.Backend, m.Masquerade, all)
+}
+
+// explainTaken says who has a port for which there is no reservation.
+func (h *Host) explainTaken(o cni.Owner, err error) error {
+	var taken *nft.TakenError
+	if !errors.As(err, &taken) {
+		return err
+	}
+	return cni.ConflictErrorf("%s for %s: taken by %q, of which the kernel tells and no record does; stop that container, or choose another host port (trestle restore takes in what is alive)",
+		taken.Element.What, o, taken.Holder)
+}
+
+// restoreRecord is the inverse of add: what the attachment had before this call it has
+// again, and nothing else.
+func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) error {
+	return h.locked(func() error {
+		now, _, err := h.read(o)
+		if err != nil {
+			return err
+		}
+		if !there {
+			return h.release(now, o, translation{}, nft.Changes{})
+		}
+		if err := h.write(had); err != nil {
+			return err
+		}
+		if had.Value.Ports != nil {
+			if err := h.reservations().take(OwnedPorts{o, had.Value.Ports.Ports}); err != nil {
+				return err
+			}
+		}
+		return errors.Join(h.applyRecord(had, now.Value, nft.Changes{}), h.leave(now, had))
+	})
+}
+
+// leave gives up the reservations that one record had and its successor has not.
+func (h *Host) leave(had, now attachmentRecord) error {
+	if had.Value.Ports == nil {
+		return nil
+	}
+	gone := OwnedPorts{had.Owner, had.Value.Ports.Ports}
+	gone.Mappings = slices.DeleteFunc(slices.Clone(gone.Mappings), func(m Mapping) bool {
+		return now.Value.Ports != nil && slices.Contains(now.Value.Ports.Mappings, m)
+	})
+	return h.reservations().giveUp(gone)
+}
+
+// Check says what is not as Add leaves it.
+func (h *Host) Check(a Attachment) ([]string, error) {
+	if a.Masquerade == nil && (a.Ports == nil || len(a.Ports.Mappings) == 0) {
+		return nil, nil
+	}
+	old, err := h.isOld()
+	if err == nil && old {
+		err = h.locked(func() error { return nil }) // takes over what an earlier release recorded
+	}
+	if err != nil {
+		return nil, err
+	}
+	rec, there, err := h.read(a.Owner)
+	if err != nil {
+		return nil, err
+	}
+	var diffs []string
+	if a.Masquerade != nil && (!there || rec.Value.Masquerade == nil) {
+		diffs = append(diffs, fmt.Sprintf("record of %s as served by the masquerade of its network: want one, have none", a.Owner))
+	}
+	if a.Ports != nil {
+		for _, m := range canonical(a.Ports.Mappings) {
+			diff, err := h.reservations().difference(a.Owner, m)
+			if err != nil {
+				return nil, err
+			}
+			diffs = append(diffs, diff...)
+		}
+		if rec.Value.Ports != nil {
+			diffs = append(diffs, a.Ports.PortOptions.differences(rec.Value.Ports)...)
+		}
+	}
+	lost, err := h.checkKernel(a, rec)
+	return append(diffs, lost...), err
+}
+
+// checkKernel compares what the record says the backends have.
+func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error) {
+	all, err := record.List[translation](h.store, place, a.Owner.Network)
+	if err != nil {
+		return nil, err
+	}
+	var diffs []string
+	for _, backend := range []Backend{NFTables, IPTables} {
+		var want Rules
+		if m := rec.Value.Masquerade; a.Masquerade != nil && m != nil && m.Backend == backend {
+			rule, err := networkRule(a.Owner.Network, backend, *a.Masquerade, all)
+			if err != nil {
+				return nil, err
+			}
+			want.Networks = []NetworkRule{rule}
+		}
+		if a.Ports != nil {
+			want.Ports = rec.Value.ports(a.Owner, backend)
+		}
+		if want.empty() {
+			continue
+		}
+		lost, err := h.kernel(backend).differences(want)
+		if err != nil {
+			return nil, err
+		}
+		diffs = append(diffs, lost...)
+	}
+	if a.Ports == nil {
+		return diffs, nil
+	}
+	lost, err := h.loopbackDifferences(rec.Value.ports(a.Owner, IPTables))
+	return append(diffs, lost...), err
+}

@@ -1,0 +1,208 @@
+package nat
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Messages about tracked flows are made here rather than by vishvananda/netlink, whose
+// list is of all flows: 240,000 of them take 0.7 s, and the kernel can tell of those to
+// one port alone (CTA_FILTER, since Linux 5.8; before, it is ignored, and who asks
+// checks what he gets).
+
+// flow is a tracked flow.
+type flow struct {
+	protocol byte
+	to       netip.AddrPort // where it was sent to
+	answers  netip.AddrPort // whose answers are let back
+	// key is what deletes this one: the attributes of its message that say which it is.
+	key map[uint16][]byte
+}
+
+// flowFilter is which UDP flows are asked for: those to a port, or all where it is 0.
+type flowFilter struct{ port uint16 }
+
+// Of linux/netfilter/nfnetlink_conntrack.h, and of net/netfilter/nf_internals.h the bits
+// of a filter.
+const (
+	msgGet, msgDelete = 1, 2
+
+	ctaTupleOrig, ctaTupleReply, ctaID, ctaZone, ctaFilter = 1, 2, 12, 18, 25
+
+	ctaTupleIP, ctaTupleProto = 1, 2
+
+	ctaIPv4Source, ctaIPv4Destination, ctaIPv6Source, ctaIPv6Destination = 1, 2, 3, 4
+
+	ctaProtoNumber, ctaProtoSource, ctaProtoDestination = 1, 2, 3
+
+	ctaFilterOrig, ctaFilterReply = 1, 2
+
+	filterProtocol, filterDestinationPort = 1 << 3, 1 << 5
+)
+
+// tracker is the kernel's connection tracking.
+type tracker struct{ conn *netlink.Conn }
+
+func openTracker() (*tracker, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket for connection tracking: %w", err)
+	}
+	return &tracker{conn}, nil
+}
+
+func (t *tracker) close() error { return t.conn.Close() }
+
+func flowMessage(kind int, f family, flags netlink.HeaderFlags, attributes []byte) netlink.Message {
+	protocol := byte(unix.AF_INET6)
+	if f.is4 {
+		protocol = unix.AF_INET
+	}
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_CTNETLINK<<8 | kind), Flags: netlink.Request | flags},
+		Data:   append([]byte{protocol, unix.NFNETLINK_V0, 0, 0}, attributes...), // struct nfgenmsg
+	}
+}
+
+// list gives the flows that the filter lets through, and on old kernels others. A
+// listing that changed meanwhile is made again.
+func (t *tracker) list(f family, filter flowFilter) ([]flow, error) {
+	attributes, err := filter.encode()
+	if err != nil {
+		return nil, err
+	}
+	for range listTries {
+		messages, err := t.conn.Execute(flowMessage(msgGet, f, netlink.Dump, attributes))
+		if err != nil {
+			return nil, fmt.Errorf("list tracked flows: %w", err)
+		}
+		interrupted := false
+		var flows []flow
+		for _, m := range messages {
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			flow, err := decodeFlow(m.Data)
+			if err != nil {
+				return nil, err
+			}
+			flows = append(flows, flow)
+		}
+		if !interrupted {
+			return flows, nil
+		}
+	}
+	return nil, fmt.Errorf("list tracked flows: they change faster than they can be listed: %w", unix.EINTR)
+}
+
+func (filter flowFilter) encode() ([]byte, error) {
+	bits := uint32(filterProtocol)
+	if filter.port != 0 {
+		bits |= filterDestinationPort
+	}
+	a := netlink.NewAttributeEncoder()
+	a.Nested(ctaTupleOrig, func(a *netlink.AttributeEncoder) error {
+		a.Nested(ctaTupleProto, func(a *netlink.AttributeEncoder) error {
+			a.Uint8(ctaProtoNumber, UDP.number())
+			if filter.port != 0 {
+				a.Bytes(ctaProtoDestination, binary.BigEndian.AppendUint16(nil, filter.port))
+			}
+			return nil
+		})
+		return nil
+	})
+	a.Nested(ctaFilter, func(a *netlink.AttributeEncoder) error {
+		a.Uint32(ctaFilterOrig, bits)
+		a.Uint32(ctaFilterReply, 0)
+		return nil
+	})
+	return a.Encode()
+}
+
+// delete deletes the flow, and not another one that is like it: that has another ID.
+func (t *tracker) delete(f family, flow flow) error {
+	a := netlink.NewAttributeEncoder()
+	for kind, data := range flow.key {
+		a.Bytes(kind, data)
+	}
+	attributes, err := a.Encode()
+	if err != nil {
+		return fmt.Errorf("encode a tracked flow: %w", err)
+	}
+	_, err = t.conn.Execute(flowMessage(msgDelete, f, netlink.Acknowledge, attributes))
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("delete the tracked flow to %s: %w", flow.to, err)
+	}
+	return nil
+}
+
+func decodeFlow(data []byte) (flow, error) {
+	found := flow{key: map[uint16][]byte{}}
+	if len(data) < 4 {
+		return found, errors.New("decode a tracked flow: a message without a header")
+	}
+	a, err := netlink.NewAttributeDecoder(data[4:])
+	if err != nil {
+		return found, fmt.Errorf("decode a tracked flow: %w", err)
+	}
+	for a.Next() {
+		kind := a.Type()
+		switch kind {
+		case ctaTupleOrig:
+			found.key[kind|unix.NLA_F_NESTED] = a.Bytes()
+			a.Nested(func(a *netlink.AttributeDecoder) error {
+				return decodeTuple(a, &found.protocol, &found.to, [3]uint16{ctaIPv4Destination, ctaIPv6Destination, ctaProtoDestination})
+			})
+		case ctaTupleReply:
+			var protocol byte
+			a.Nested(func(a *netlink.AttributeDecoder) error {
+				return decodeTuple(a, &protocol, &found.answers, [3]uint16{ctaIPv4Source, ctaIPv6Source, ctaProtoSource})
+			})
+		case ctaID, ctaZone:
+			found.key[kind] = a.Bytes()
+		}
+	}
+	if err := a.Err(); err != nil {
+		return found, fmt.Errorf("decode a tracked flow: %w", err)
+	}
+	return found, nil
+}
+
+// decodeTuple reads one end of a flow: ends are the attributes of its address, by
+// family, and of its port.
+func decodeTuple(a *netlink.AttributeDecoder, protocol *byte, end *netip.AddrPort, ends [3]uint16) error {
+	var address netip.Addr
+	var port uint16
+	for a.Next() {
+		switch a.Type() {
+		case ctaTupleIP:
+			a.Nested(func(a *netlink.AttributeDecoder) error {
+				for a.Next() {
+					if a.Type() == ends[0] || a.Type() == ends[1] {
+						address, _ = netip.AddrFromSlice(a.Bytes()) // none is equal to no mapping's
+					}
+				}
+				return a.Err()
+			})
+		case ctaTupleProto:
+			a.Nested(func(a *netlink.AttributeDecoder) error {
+				for a.Next() {
+					switch a.Type() {
+					case ctaProtoNumber:
+						*protocol = a.Uint8()
+					case ends[2]:
+						if data := a.Bytes(); len(data) == 2 {
+							port = binary.BigEndian.Uint16(data)
+						}
+					}
+				}
+				return a.Err()
+			})
+		}
+	}
+	*end = netip.AddrPortFrom(address.Unmap(), port)
+	return a.Err()
+}

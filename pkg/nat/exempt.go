@@ -1,0 +1,80 @@
+package nat
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/trestle-cni/trestle/pkg/iptables"
+)
+
+// At a hook of type nat every table is asked in turn until one translates. A rule of
+// iptables that accepts a packet, so that it keeps its addresses, binds the table of
+// iptables alone; a rule of nftables that has this packet, too, goes on and translates it.
+
+// servicesLink is where kube-proxy, in mode ipvs, has the addresses of all services: they
+// are the host's then, and a port mapped on every address of the host would take what
+// is for a service with that port. No rule of nftables can tell the two apart in one
+// step: the kernel says of a local address not which interface has it. kube-proxy has
+// rules in table nat of iptables that accept what is for services, before all others.
+const servicesLink = "kube-ipvs0"
+
+// portsBackend is resolve for port mappings: iptables also where rules there say what
+// must not be mapped.
+func (h *Host) portsBackend(b Backend) (Backend, error) {
+	if b == Auto && servesByIPVS() && iptables.Installed(iptables.IPv4().Program) {
+		return IPTables, nil
+	}
+	return h.resolve(b)
+}
+
+func servesByIPVS() bool {
+	_, err := os.Lstat("/proc/sys/net/ipv4/conf/" + servicesLink)
+	return err == nil
+}
+
+// warnExempt tells of rules of iptables that exempt packets from being translated, which
+// nftables' rules are not bound by.
+func (h *Host) warnExempt() error {
+	const wayOut = `backend "iptables" (of bridge "ipMasqBackend") is bound by it, nftables is not`
+	if servesByIPVS() {
+		h.warn("kube-proxy has the addresses of services on %s: a port mapped on all addresses takes what is for a service with that port; %s", servicesLink, wayOut)
+	}
+	conn, err := h.conn.Library()
+	if err != nil {
+		return err
+	}
+	for _, f := range families() {
+		table := &nftables.Table{Name: natTable, Family: nftables.TableFamilyIPv6}
+		if f.is4 {
+			table.Family = nftables.TableFamilyIPv4
+		}
+		for _, chain := range []string{"PREROUTING", "OUTPUT", "POSTROUTING"} {
+			there, err := chainExists(conn, table, chain)
+			if err != nil {
+				return err
+			}
+			if !there {
+				continue
+			}
+			rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
+			if err != nil {
+				return fmt.Errorf("list chain %s of nftables table %s: %w", chain, table.Name, err)
+			}
+			if n := len(slices.DeleteFunc(rules, func(r *nftables.Rule) bool { return !exempts(r) })); n > 0 {
+				h.warn("chain %s in table %s of %s has %d rules that exempt packets from translation; %s", chain, natTable, f.iptables().Program, n, wayOut)
+			}
+		}
+	}
+	return nil
+}
+
+func exempts(r *nftables.Rule) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		verdict, ok := e.(*expr.Verdict)
+		return ok && (verdict.Kind == expr.VerdictAccept || verdict.Kind == expr.VerdictReturn)
+	})
+}

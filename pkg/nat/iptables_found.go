@@ -1,0 +1,398 @@
+package nat
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// foundMapping is a port mapping as a table has it.
+type foundMapping struct {
+	Mapping
+	chain     string
+	owner     string // a label of ours, or the container's ID where it is the reference's
+	reference bool
+}
+
+// foundJump is a rule of CNI-HOSTPORT-DNAT.
+type foundJump struct {
+	protocol  Protocol
+	ports     []string
+	owner     string
+	reference bool
+	chain     string
+}
+
+// jumps are those to attachments' chains.
+func (t ipTable) jumps() []foundJump {
+	var jumps []foundJump
+	for _, rule := range t.in[dnatChain] {
+		words := wordsOf(rule)
+		j := foundJump{protocol: Protocol(option(words, "-p")), chain: option(words, "-j"), ports: strings.Split(option(words, "--dports"), ",")}
+		if !strings.HasPrefix(j.chain, ownerPrefix) {
+			continue
+		}
+		comment := option(words, "--comment")
+		if j.owner, j.reference = referenceContainer(comment); !j.reference {
+			label, _, ok := strings.Cut(comment, " ")
+			if _, ours := cni.ParseOwner(label); !ok || !ours {
+				continue
+			}
+			j.owner = label
+		}
+		jumps = append(jumps, j)
+	}
+	return jumps
+}
+
+// overlapping are the mappings of others that one of p is in the way of.
+func (t ipTable) overlapping(p OwnedPorts, f family) []foundMapping {
+	var all []foundMapping
+	for _, j := range t.jumps() {
+		in := func(m Mapping) bool {
+			return m.Host.Addr().Is4() == f.is4 && m.Protocol == j.protocol && slices.Contains(j.ports, strconv.Itoa(int(m.Host.Port())))
+		}
+		if !slices.ContainsFunc(p.Mappings, in) {
+			continue
+		}
+		for _, found := range t.mappings(j.chain, f) {
+			if slices.ContainsFunc(p.Mappings, found.overlaps) {
+				all = append(all, foundMapping{found, j.chain, j.owner, j.reference})
+			}
+		}
+	}
+	return all
+}
+
+// mappings are those that a chain of an attachment's makes.
+func (t ipTable) mappings(chain string, f family) []Mapping {
+	var all []Mapping
+	for _, rule := range t.in[chain] {
+		words := wordsOf(rule)
+		port, portErr := strconv.ParseUint(option(words, "--dport"), 10, 16)
+		to, toErr := netip.ParseAddrPort(option(words, "--to-destination"))
+		if portErr != nil || toErr != nil {
+			continue // a rule that marks, or guards
+		}
+		host := f.unspecified()
+		if on, err := netip.ParsePrefix(option(words, "-d")); err == nil {
+			host = on.Addr()
+		}
+		all = append(all, Mapping{Protocol: Protocol(option(words, "-p")), Host: netip.AddrPortFrom(host, uint16(port)), Container: to})
+	}
+	return all
+}
+
+// read adds the ports that a chain maps, and how, to what was found of them before.
+func (t ipTable) read(chain string, f family, p *Ports) {
+	found := t.mappings(chain, f)
+	p.Mappings = append(p.Mappings, found...)
+	for _, rule := range t.in[chain] {
+		words := wordsOf(rule)
+		source, err := netip.ParsePrefix(option(words, "-s"))
+		if option(words, "-j") != "MARK" || len(found) == 0 {
+			continue
+		}
+		p.SNAT, p.MarkBit = true, markBit(option(words, "--set-xmark"))
+		if err != nil || source.Bits() == 0 {
+			p.MasqueradeAll = true
+			continue
+		}
+		subnet := netip.PrefixFrom(found[0].Container.Addr(), source.Bits())
+		if !slices.Contains(p.Subnets, subnet) {
+			p.Subnets = append(p.Subnets, subnet)
+		}
+	}
+}
+
+func markBit(mask string) int {
+	value, _, _ := strings.Cut(mask, "/")
+	for bit := range 32 {
+		if set, err := strconv.ParseUint(value, 0, 32); err == nil && set == 1<<bit {
+			return bit
+		}
+	}
+	return defaultMarkBit
+}
+
+// overlaps says whether both mappings are for one port on one address.
+func (m Mapping) overlaps(other Mapping) bool {
+	return m.Protocol == other.Protocol && m.Host.Port() == other.Host.Port() && overlap(m.Host.Addr().String(), other.Host.Addr())
+}
+
+func (f family) unspecified() netip.Addr {
+	if f.is4 {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// wordsOf splits a rule as iptables-save prints it.
+func wordsOf(rule string) []string {
+	var words []string
+	var word strings.Builder
+	inWord, quoted, escaped := false, false, false
+	for _, r := range rule {
+		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case quoted && r == '\\':
+			escaped = true
+		case r == '"':
+			quoted, inWord = !quoted, true
+		case r == ' ' && !quoted:
+			if inWord {
+				words = append(words, word.String())
+			}
+			word.Reset()
+			inWord = false
+		default:
+			word.WriteRune(r)
+			inWord = true
+		}
+	}
+	if inWord {
+		words = append(words, word.String())
+	}
+	return words
+}
+
+// option is the word behind a name; a condition that is turned round is none.
+func option(words []string, name string) string {
+	i := slices.Index(words, name)
+	if i < 0 || i+1 == len(words) || i > 0 && words[i-1] == "!" {
+		return ""
+	}
+	return words[i+1]
+}
+
+// place of a chain of an attachment's.
+type foundChain struct {
+	program, chain string
+	table          ipTable
+	family         family
+}
+
+// adopt takes in what the tables have of attachments on the network ("": on any) of
+// which no record tells, if a lease, a link or the runtime's list stands for them; what
+// has nobody goes.
+func (t ipTables) adopt(network string, valid cni.Valid) error {
+	owners, err := t.unrecorded(network)
+	if err != nil {
+		return err
+	}
+	void := map[string][]foundChain{} // by program
+	for label, chains := range owners {
+		alive, err := t.h.stands(label)
+		if err != nil {
+			return err
+		}
+		owner, ok := cni.ParseOwner(label)
+		if ok && (alive || valid.KeepsLabel(label)) {
+			if err := t.takeIn(owner, chains); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, c := range chains {
+			void[c.program] = append(void[c.program], c)
+		}
+	}
+	var errs []error
+	for program, chains := range void {
+		var names []string
+		for _, c := range chains {
+			names = append(names, c.chain)
+		}
+		errs = append(errs, iptables.Restore(program, natTable, chains[0].table.deleteChains(names)))
+	}
+	return errors.Join(errs...)
+}
+
+// unrecorded are the chains of attachments that have no record, by label.
+func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
+	owners := map[string][]foundChain{}
+	for _, f := range families() {
+		programs, err := t.programs(f.iptables(), false, []string{dnatChain})
+		if err != nil {
+			return nil, err
+		}
+		for _, program := range programs {
+			have, err := saveNAT(program)
+			if err != nil {
+				return nil, err
+			}
+			for _, j := range have.jumps() {
+				c := foundChain{program, j.chain, have, f}
+				known := func(had foundChain) bool { return had.program == program && had.chain == j.chain }
+				if j.reference || network != "" && !hasNetwork(j.owner, network) || slices.ContainsFunc(owners[j.owner], known) {
+					continue
+				}
+				recorded, err := t.h.recorded(j.owner)
+				if err != nil {
+					return nil, err
+				}
+				if !recorded {
+					owners[j.owner] = append(owners[j.owner], c)
+				}
+			}
+		}
+	}
+	return owners, nil
+}
+
+// takeIn makes a record of an attachment's chains.
+func (t ipTables) takeIn(o cni.Owner, chains []foundChain) error {
+	rec, there, err := t.h.read(o)
+	if err != nil {
+		return err
+	}
+	if !there {
+		rec.Owner = o
+		if rec.Stamp, err = record.NewStamp(""); err != nil {
+			return err
+		}
+	}
+	ports := recordedPorts{Backend: IPTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
+	for _, c := range chains {
+		c.table.read(c.chain, c.family, &ports.Ports)
+	}
+	rec.Value.Ports = &ports
+	if err := t.h.write(rec); err != nil {
+		return err
+	}
+	return t.h.reservations().take(OwnedPorts{o, ports.Ports})
+}
+
+// foundOf are the ports that the tables have of an attachment.
+func (t ipTables) foundOf(o cni.Owner) (Ports, error) {
+	ports := Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}
+	chain := ownerChain(o)
+	for _, f := range families() {
+		programs, err := t.programs(f.iptables(), false, []string{chain})
+		if err != nil {
+			return ports, err
+		}
+		for _, program := range programs {
+			have, err := saveNAT(program)
+			if err != nil {
+				return ports, err
+			}
+			have.read(chain, f, &ports)
+		}
+	}
+	return ports, nil
+}
+
+// forget removes the network's masquerade, and the shared chains that are of use to
+// nobody then.
+func (t ipTables) forget(network string) error {
+	chain := chainName(networkPrefix, network)
+	for _, f := range families() {
+		programs, err := t.programs(f.iptables(), false, []string{chain, natPostrouting, dnatChain, masqChain})
+		if err != nil {
+			return err
+		}
+		for _, program := range programs {
+			have, err := saveNAT(program)
+			if err != nil {
+				return err
+			}
+			if err := iptables.Restore(program, natTable, have.deleteChains(append(have.idle(chain), chain))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// idle are the shared chains that lead to nobody once this one is gone. A chain that
+// the reference plugin alone makes says that it has been here: what it shares stays.
+func (t ipTable) idle(gone string) []string {
+	var chains []string
+	if !slices.ContainsFunc(t.in[natPostrouting], func(rule string) bool { return !strings.HasSuffix(rule, " -j "+gone) }) {
+		chains = append(chains, natPostrouting)
+	}
+	if len(t.in[dnatChain]) > 0 || t.hasChain(setMarkChain) {
+		return chains
+	}
+	chains = append(chains, dnatChain)
+	if !slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return !strings.Contains(rule, " --mark ") }) {
+		chains = append(chains, masqChain)
+	}
+	return chains
+}
+
+// Earlier releases had chains of other names for mapped ports, and in table raw a guard
+// of loopback addresses for each bridge.
+func isFormer(chain string) bool {
+	return slices.ContainsFunc([]string{"TRESTLE-PORTS", "TRESTLE-P-", "TRESTLE-MARK-", "TRESTLE-LOOPBACK", "TRESTLE-L-"},
+		func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
+}
+
+func (t ipTable) former() []string {
+	var chains []string
+	for chain := range t.Policies {
+		if isFormer(chain) {
+			chains = append(chains, chain)
+		}
+	}
+	return chains
+}
+
+// removeFormer removes what is left of an earlier release's chains.
+func (t ipTables) removeFormer() error {
+	for _, f := range families() {
+		for table, chain := range map[string]string{natTable: "TRESTLE-PORTS", "raw": "TRESTLE-LOOPBACK"} {
+			variants, err := f.iptables().Variants(t.h.conn, table)
+			if err != nil {
+				return err
+			}
+			for _, program := range variants {
+				there, err := iptables.HasChain(t.h.conn, program, table, chain)
+				if err != nil || !there {
+					return err
+				}
+				have, err := iptables.Save(program, table)
+				if err != nil {
+					return err
+				}
+				former := index(have)
+				if err := iptables.Restore(program, table, former.deleteChains(former.former())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// loopback are what port mappings that iptables has need of nftables: 127.0.0.1. Where
+// the kernel has no nf_tables they do without.
+func (h *Host) loopback(want, unwanted []OwnedPorts) (nft.Changes, error) {
+	changes := loopbackChanges(want, unwanted)
+	if changes.Empty() {
+		return changes, nil
+	}
+	err := h.conn.Usable()
+	if errors.Is(err, nft.ErrUnsupported) {
+		return nft.Changes{}, nil
+	}
+	return changes, err
+}
+
+func (h *Host) loopbackDifferences(want []OwnedPorts) ([]string, error) {
+	changes, err := h.loopback(want, nil)
+	if err != nil || changes.Empty() {
+		return nil, err
+	}
+	return h.conn.Differences(changes)
+}

@@ -1,0 +1,284 @@
+package nat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// TestOwnerChain: the first interface's is the reference plugin's, byte by byte
+// (plugins: pkg/utils, FormatChainName), so that its DEL finds it; others have their own.
+func TestOwnerChain(t *testing.T) {
+	first, second, other := owner("test", "1234"), owner("test", "1234"), owner("test", "1235")
+	second.IfName = "eth1"
+	if got, want := ownerChain(first), "CNI-DN-"+sha512Hex("test1234", 21); got != want || len(got) != 28 {
+		t.Errorf("got %s, want %s of 28 bytes", got, want)
+	}
+	if ownerChain(second) == ownerChain(first) || ownerChain(other) == ownerChain(first) {
+		t.Error("two attachments have one chain")
+	}
+}
+
+func TestWordsOf(t *testing.T) {
+	for rule, want := range map[string][]string{
+		`-A X -p tcp`: {"-A", "X", "-p", "tcp"},
+		`-A X -m comment --comment "blue/c1/eth0 6c8d" -j Y`:          {"-A", "X", "-m", "comment", "--comment", "blue/c1/eth0 6c8d", "-j", "Y"},
+		`-A X --comment "dnat name: \"n\" id: \"c1\"" -j Y`:           {"-A", "X", "--comment", `dnat name: "n" id: "c1"`, "-j", "Y"},
+		`-A X --comment "a \\ and \' and ` + "\t" + `" ! -d 10.0.0.1`: {"-A", "X", "--comment", `a \ and ' and ` + "\t", "!", "-d", "10.0.0.1"},
+	} {
+		if diff := cmp.Diff(want, wordsOf(rule)); diff != "" {
+			t.Errorf("%s: -want +got\n%s", rule, diff)
+		}
+	}
+	if got := option(wordsOf("-A X ! -d 10.0.0.1 -p tcp"), "-d"); got != "" {
+		t.Errorf("a condition that is turned round: got %q, want none", got)
+	}
+}
+
+// referenceMapping is what the reference plugin makes for a container.
+const referenceMapping = `
+iptables -t nat -N CNI-HOSTPORT-SETMARK
+iptables -t nat -A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000
+iptables -t nat -N CNI-HOSTPORT-MASQ
+iptables -t nat -A CNI-HOSTPORT-MASQ -m mark --mark 0x2000/0x2000 -j MASQUERADE
+iptables -t nat -I POSTROUTING 1 -m comment --comment "CNI portfwd requiring masquerade" -j CNI-HOSTPORT-MASQ
+iptables -t nat -N CNI-HOSTPORT-DNAT
+iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+iptables -t nat -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+iptables -t nat -N CNI-DN-0123456789abcdef01234
+iptables -t nat -A CNI-DN-0123456789abcdef01234 -p tcp --dport 7070 -j DNAT --to-destination 10.9.0.9:80
+iptables -t nat -A CNI-HOSTPORT-DNAT -m comment --comment 'dnat name: "old" id: "oldest"' -m multiport -p tcp --destination-ports 7070 -j CNI-DN-0123456789abcdef01234
+`
+
+// TestIPTablesBesideTheReference: what both share is made once, and what the reference
+// has stays.
+func TestIPTablesBesideTheReference(t *testing.T) {
+	h := openHost(t, IPTables)
+	run(t, "sh", "-ec", referenceMapping)
+	only4 := twoPorts()
+	only4.MarkBit, only4.Mappings = defaultMarkBit, only4.Mappings[:1]
+	before := saved(t)
+	must(t, h.AddPorts(owner("blue", "c1"), only4))
+	for shared, want := range map[string]int{"-j CNI-HOSTPORT-DNAT": 2, "-j CNI-HOSTPORT-MASQ": 1, "-j MASQUERADE": 1} {
+		if got := strings.Count(saved(t), shared); got != want {
+			t.Errorf("%q: got it %d times, want %d, in\n%s", shared, got, want, saved(t))
+		}
+	}
+	must(t, h.Release(owner("blue", "c1")))
+	must(t, h.GC("blue", cni.Valid{Known: true}))
+	if diff := cmp.Diff(before, saved(t)); diff != "" {
+		t.Errorf("after GC: -want +got\n%s", diff)
+	}
+}
+
+// TestIPTablesSharedChainsOutliveTheLast, as the reference's do; GC takes them away.
+func TestIPTablesSharedChainsOutliveTheLast(t *testing.T) {
+	h := openHost(t, IPTables)
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	must(t, h.Release(owner("blue", "c1")))
+	if got := saved(t); strings.Count(got, ":CNI-HOSTPORT-DNAT") != 2 || strings.Contains(got, "CNI-DN-") {
+		t.Errorf("got\n%s\nwant the shared chains alone", got)
+	}
+	nothingLeft(t, h)
+}
+
+// TestNoProgramOfIPTables: where its backend is used by nobody, none is run; and what has
+// its rules by the nft variant can be released without.
+func TestNoProgramOfIPTables(t *testing.T) {
+	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN"} {
+		h := openHost(t, NFTables)
+		run(t, "sh", "-ec", tables)
+		path := os.Getenv("PATH")
+		t.Setenv("PATH", "/nonexistent")
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		must(t, h.Release(owner("blue", "c1")))
+		must(t, h.ReleaseReference(owner("blue", "c2"), nil))
+		must(t, h.GC("blue", cni.Valid{Known: true}))
+		must(t, h.Restore())
+		t.Setenv("PATH", path)
+	}
+}
+
+func TestReleaseWithoutTheProgram(t *testing.T) {
+	h := openHost(t, IPTables)
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", "/nonexistent")
+	must(t, h.Release(owner("blue", "c1")))
+	t.Setenv("PATH", path)
+	if got := saved(t); strings.Contains(got, "CNI-DN-") {
+		t.Errorf("got\n%s\nwant no chain of the attachment", got)
+	}
+	nothingLeft(t, h)
+}
+
+// TestReleaseOutOfReach: rules of iptables-legacy, which only a program can change, are
+// left for GC, and stand in nobody's way meanwhile.
+func TestReleaseOutOfReach(t *testing.T) {
+	h := openHost(t, IPTables)
+	programs := legacyPrograms(t)
+	path := os.Getenv("PATH")
+	t.Setenv("PATH", programs)
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	t.Setenv("PATH", "/nonexistent")
+	var warned []string
+	h.Warn = func(text string) { warned = append(warned, text) }
+	must(t, h.Release(owner("blue", "c1")))
+	if len(warned) != 1 || !strings.Contains(warned[0], "blue/c1/eth0: left for GC") || strings.Contains(warned[0], "not found") {
+		t.Errorf("got warnings %q, want one that says what is left for GC", warned)
+	}
+	t.Setenv("PATH", programs)
+	other := twoPorts()
+	must(t, h.AddPorts(owner("blue", "c2"), other))
+	if got := run(t, "iptables-legacy-save", "-t", "nat"); strings.Contains(got, ownerChain(owner("blue", "c1"))) {
+		t.Errorf("after the next ADD of that port: got\n%s\nwant nothing of c1 before it", got)
+	}
+	must(t, h.Release(owner("blue", "c2")))
+	must(t, h.GC("blue", cni.Valid{Known: true}))
+	for _, program := range []string{"iptables-legacy-save", "ip6tables-legacy-save"} {
+		if got := run(t, program, "-t", "nat"); strings.Contains(got, "CNI-") {
+			t.Errorf("after GC: got\n%s\nwant nothing", got)
+		}
+	}
+	t.Setenv("PATH", path)
+	nothingLeft(t, h)
+}
+
+// legacyPrograms is a PATH with nothing but that variant, by every name that it has.
+func legacyPrograms(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			for _, variant := range []string{"", "-legacy"} {
+				must(t, os.Symlink("/usr/sbin/"+name+"-legacy"+suffix, filepath.Join(dir, name+variant+suffix)))
+			}
+		}
+	}
+	return dir
+}
+
+// TestIPTablesWithoutRecords: rules that only the tables know of, as after a boot with a
+// saved ruleset, or the loss of /run, are taken in if somebody stands for them, and
+// taken away if nobody does.
+func TestIPTablesWithoutRecords(t *testing.T) {
+	for name, act := range map[string]func(testHost) error{
+		"restore": testHost.Restore,
+		"GC":      func(h testHost) error { return h.GC("blue", cni.Valid{}) },
+	} {
+		for _, alive := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/alive=%v", name, alive), func(t *testing.T) {
+				h := openHost(t, IPTables)
+				ports := twoPorts()
+				ports.MarkBit = defaultMarkBit
+				must(t, h.AddPorts(owner("blue", "c1"), ports))
+				lost := openAt(t, IPTables, t.TempDir())
+				lost.vouch = func(string) (bool, error) { return alive, nil }
+				must(t, act(lost))
+				if !alive {
+					if got := saved(t); strings.Contains(got, "CNI-DN-") {
+						t.Errorf("got\n%s\nwant no chain of c1", got)
+					}
+					must(t, lost.AddPorts(owner("red", "c2"), twoPorts()))
+					return
+				}
+				if diffs, err := lost.CheckPorts(owner("blue", "c1"), ports); err != nil || len(diffs) > 0 {
+					t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
+				}
+				if err := lost.AddPorts(owner("red", "c2"), twoPorts()); cni.CodeOf(err) != cni.CodeConflict {
+					t.Errorf("another container: got %v, want code %d", err, cni.CodeConflict)
+				}
+				must(t, lost.Release(owner("blue", "c1")))
+				nothingLeft(t, lost)
+			})
+		}
+	}
+}
+
+// TestQuoteInTheInterfacesName: it is in the comment, which has to be read back.
+func TestQuoteInTheInterfacesName(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		o := owner("blue", "c1")
+		o.IfName = `e"t'h\`
+		must(t, h.AddPorts(o, twoPorts()))
+		if diffs, err := h.CheckPorts(o, twoPorts()); err != nil || len(diffs) > 0 {
+			t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
+		}
+		must(t, h.Release(o))
+		nothingLeft(t, h)
+	})
+}
+
+// TestManyNetworksAreRestored, dual-stack, in one go.
+func TestManyNetworksAreRestored(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		const many = 20
+		for i := range many {
+			o := owner(fmt.Sprintf("net%d", i), "c1")
+			must(t, h.AddMasquerade(o, Masquerade{Prefixes: prefixes(fmt.Sprintf("10.1.%d.0/24", i), fmt.Sprintf("fd00:%d::/64", i))}))
+		}
+		want := sortedLines(state(t, backend))
+		flush(t)
+		must(t, h.Restore())
+		if diff := cmp.Diff(want, sortedLines(state(t, backend))); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	})
+}
+
+// TestManyAddressesWithoutASubnet: each is a subnet of its own.
+func TestManyAddressesWithoutASubnet(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		const many = 34
+		for i := range many {
+			must(t, h.AddMasquerade(owner("blue", fmt.Sprintf("c%d", i)), Masquerade{Prefixes: prefixes(fmt.Sprintf("10.1.0.%d/32", i))}))
+		}
+		for i := range many {
+			must(t, h.Release(owner("blue", fmt.Sprintf("c%d", i))))
+		}
+		nothingLeft(t, h)
+	})
+}
+
+// TestOptionsThatChanged: CHECK compares how ports are mapped with how they shall be.
+func TestOptionsThatChanged(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		changed := twoPorts()
+		changed.SNAT = false
+		diffs, err := h.CheckPorts(owner("blue", "c1"), changed)
+		if err != nil || len(diffs) != 1 || !strings.HasPrefix(diffs[0], "snat: want false") {
+			t.Errorf("got %q, %v, want a difference of snat", diffs, err)
+		}
+		must(t, h.Release(owner("blue", "c1")))
+	})
+}
+
+// TestLeftForGCIsNobodys: of what a DEL could not reach the record holds no port.
+func TestLeftForGCIsNobodys(t *testing.T) {
+	h := openHost(t, IPTables)
+	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+	rec, _, err := record.Read[translation](h.store, place, owner("blue", "c1"))
+	must(t, err)
+	rec.Value.Released = true
+	must(t, h.write(rec))
+	must(t, h.AddPorts(owner("red", "c2"), twoPorts()))
+	must(t, h.Restore())
+	if _, there, err := h.read(owner("blue", "c1")); err != nil || there {
+		t.Errorf("after restore: got its record: %v, %v, want it gone", there, err)
+	}
+	if diffs, err := h.CheckPorts(owner("red", "c2"), twoPorts()); err != nil || len(diffs) > 0 {
+		t.Errorf("CheckPorts of the next one: got %q, %v, want no difference", diffs, err)
+	}
+}

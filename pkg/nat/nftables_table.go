@@ -1,0 +1,388 @@
+package nat
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+)
+
+// Names of maps and sets; those of a family end in its number.
+const (
+	hostPorts         = "host_ports"         // ports mapped on all addresses of the host
+	addressPorts      = "address_ports"      // ports mapped on one of them
+	hairpinPorts      = "hairpin_ports"      // ports that neighbours, who come by a bridge, need the host's address for
+	loopbackPorts     = "loopback_ports"     // ports mapped on all addresses, and the host's that 127.0.0.1 speaks by
+	loopbackAddresses = "loopback_addresses" // likewise, ports mapped on one loopback address
+	masqueradePorts   = "masquerade_ports"   // ports that everybody gets it for
+	// Likewise, of ports mapped on one address.
+	hairpinAddresses    = "hairpin_addresses"
+	masqueradeAddresses = "masquerade_addresses"
+)
+
+// Names of chains, and the comments of rules that belong to nobody.
+const (
+	prerouting        = "prerouting"
+	output            = "output"
+	postrouting       = "postrouting"
+	mappedPostrouting = "mapped_postrouting"
+	loopbackOutput    = "loopback_output"
+	loopbackInput     = "loopback_input"
+	mappedComment     = "mapped ports"
+	outsideComment    = "loopback addresses from outside"
+)
+
+// masqueradeMark is the bit of a packet's mark that asks for masquerade; it is the
+// reference plugin's (plugins/meta/portmap), so that rules of either that are there
+// at the same time mean the same.
+const masqueradeMark = 1 << defaultMarkBit
+
+// These name the chains, sets and rules below. Whoever changes any of them changes the
+// number, so that tables of earlier builds are brought up to date (TestLayout).
+const (
+	masqueradeLayout = "masquerade 2"
+	portsLayout      = "ports 2"
+	loopbackLayout   = "loopback 2"
+)
+
+func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, Name: "trestle"} }
+
+// masqueradeTable is what masquerade wants in table "inet trestle": the rules of these
+// networks. Other networks' stay beside them.
+//
+//	chain postrouting { network by network: masquerade }
+func masqueradeTable(networks ...NetworkRule) nft.Table {
+	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
+	t := inetTable()
+	t.Key = masqueradeLayout
+	for _, n := range networks {
+		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
+		chain.Rules = append(chain.Rules, n.nftRules()...)
+		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
+	}
+	t.Chains = []nft.Chain{chain}
+	return t
+}
+
+// portsTable is what every host with mapped ports has in the same table:
+//
+//	chain prerouting         { loopback addresses return; fib daddr type local jump host_ports }
+//	chain output             { ::1 returns;               fib daddr type local jump host_ports }
+//	chain host_ports         { mark what needs the host's address; dnat by address_ports, by host_ports }
+//	chain mapped_postrouting { marked and translated: masquerade }
+func portsTable() nft.Table {
+	t := inetTable()
+	t.Sets, t.Key = natSets(), portsLayout
+	t.Former = []string{"loopback_guard", "loopback_bridges", "hairpin_targets4", "hairpin_targets6", "masquerade_targets4", "masquerade_targets6"}
+	t.Chains = []nft.Chain{
+		{Name: hostPorts, Rules: lookupRules()},
+		{Name: prerouting, Hook: natHook(nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), Rules: append(
+			outsideRules(), rule(mappedComment, fibLocal(), jump(hostPorts)))},
+		{Name: output, Hook: natHook(nftables.ChainHookOutput, nftables.ChainPriorityNATDest), Rules: []nft.Rule{
+			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(1, netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
+			rule(mappedComment, fibLocal(), jump(hostPorts)),
+		}},
+		// before the networks' masquerade, whose chain others' rules are in, too
+		{Name: mappedPostrouting, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource-1)), Rules: []nft.Rule{
+			rule(mappedComment, isMarked(), isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Masq{}}),
+		}},
+	}
+	return t
+}
+
+func natHook(hook *nftables.ChainHook, priority *nftables.ChainPriority) *nft.Hook {
+	return &nft.Hook{Type: nftables.ChainTypeNAT, Hook: hook, Priority: priority}
+}
+
+func rule(comment string, parts ...[]expr.Any) nft.Rule {
+	return nft.Rule{Comment: comment, Exprs: nft.Join(parts...)}
+}
+
+func natSets() []nft.Set {
+	var sets []nft.Set
+	for _, f := range families() {
+		proto, port, address := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIP6Addr
+		if f.is4 {
+			address = nftables.TypeIPAddr
+		}
+		target := []nftables.SetDatatype{address, port}
+		sets = append(sets,
+			nft.Set{Name: f.name(hostPorts), Key: []nftables.SetDatatype{proto, port}, Data: target},
+			nft.Set{Name: f.name(addressPorts), Key: []nftables.SetDatatype{proto, address, port}, Data: target},
+			nft.Set{Name: f.name(hairpinPorts), Key: []nftables.SetDatatype{nftables.TypeIFName, proto, port}},
+			nft.Set{Name: f.name(hairpinAddresses), Key: []nftables.SetDatatype{nftables.TypeIFName, proto, address, port}},
+			nft.Set{Name: f.name(masqueradePorts), Key: []nftables.SetDatatype{proto, port}},
+			nft.Set{Name: f.name(masqueradeAddresses), Key: []nftables.SetDatatype{proto, address, port}},
+		)
+	}
+	return sets
+}
+
+func (f family) name(set string) string { return set + f.digit() }
+
+// outsideRules are about what comes from outside with an address that only lo may have
+// (RFC 1122, 3.2.1.3 (g)). The kernel drops it, unless somebody has set route_localnet,
+// as kube-proxy does; it is never mapped.
+func outsideRules() []nft.Rule {
+	f := family4()
+	var rules []nft.Rule
+	for _, address := range [][]expr.Any{f.saddr(), f.daddr(1)} {
+		rules = append(rules, rule(outsideComment,
+			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")), verdict(expr.VerdictReturn)))
+	}
+	return rules
+}
+
+// loopbackTable lets the host's own clients reach mapped ports by 127.0.0.1. The kernel
+// routes no packet with such a source out of lo, but for interfaces that have
+// route_localnet, by which everybody behind them could reach the host's own services.
+// So the source is another one before anybody looks at the packet, and the answer's
+// destination is 127.0.0.1 again after everybody has:
+//
+//	chain loopback_output { ip saddr 127.0.0.1, to a mapped port: ip saddr set the host's address on the container's network }
+//	chain loopback_input  { ip saddr 127.0.0.0/8, translated, not from lo: ip daddr set 127.0.0.1 }
+//
+// Neither is on the way of packets that are forwarded. Both backends use it. IPv6 has
+// nothing of the kind: ::1 cannot be mapped.
+func loopbackTable() nft.Table {
+	f, t := family4(), inetTable()
+	t.Key = loopbackLayout
+	proto, port, address := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr
+	t.Sets = []nft.Set{
+		{Name: loopbackPorts, Key: []nftables.SetDatatype{proto, port}, Data: []nftables.SetDatatype{address}},
+		{Name: loopbackAddresses, Key: []nftables.SetDatatype{proto, address, port}, Data: []nftables.SetDatatype{address}},
+	}
+	local := nft.Join(f.isFamily(), f.saddr(), equal(1, loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
+	lookup := func(set string) []expr.Any {
+		return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set, DestRegister: 1, IsDestRegSet: true}}
+	}
+	t.Chains = []nft.Chain{
+		{Name: loopbackOutput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw}, Rules: []nft.Rule{
+			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), f.daddr(word(1)), dport(word(2)), lookup(loopbackAddresses), f.setAddress(12)),
+			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), dport(word(1)), lookup(loopbackPorts), f.setAddress(12)),
+		}},
+		// behind the translation of sources, by which the answer has the address that was asked
+		{Name: loopbackInput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)}, Rules: []nft.Rule{
+			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")),
+				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
+		}},
+	}
+	return t
+}
+
+func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+
+// setAddress writes register 1 to the IPv4 header, with the checksums that it is part
+// of: the header's own, and by way of the pseudo header TCP's and UDP's.
+func (f family) setAddress(offset uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{
+		OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4,
+		CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR,
+	}}
+}
+
+// lookupRules are chain host_ports. Who comes by the container's own bridge could not be
+// answered at its own address: its packet is marked for postrouting before it is sent
+// on. Only the first packet of a connection is here.
+func lookupRules() []nft.Rule {
+	var rules []nft.Rule
+	for _, f := range families() {
+		proto := func(n uint32) []expr.Any { return meta(expr.MetaKeyL4PROTO, n) }
+		byPort := func(n uint32) []expr.Any { return nft.Join(proto(word(n)), dport(word(n+1))) }
+		byAddress := func(n uint32) []expr.Any {
+			return nft.Join(proto(word(n)), f.daddr(word(n+1)), dport(word(n+1+f.words())))
+		}
+		marks := func(set string, key ...[]expr.Any) nft.Rule {
+			return rule(mappedComment, f.isFamily(), nft.Join(key...), inSet(f.name(set)), setMark())
+		}
+		const nameWords = 4 // an interface's name takes four
+		rules = append(rules,
+			marks(hairpinAddresses, meta(expr.MetaKeyIIFNAME, 1), byAddress(nameWords)),
+			marks(hairpinPorts, meta(expr.MetaKeyIIFNAME, 1), byPort(nameWords)),
+			marks(masqueradeAddresses, byAddress(0)),
+			marks(masqueradePorts, byPort(0)),
+			rule(mappedComment, f.lookupAddressPort()),
+			rule(mappedComment, f.lookupHostPort()))
+	}
+	return rules
+}
+
+// setMark is "meta mark set meta mark or 0x2000".
+func setMark() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(^uint32(masqueradeMark)), Xor: binaryutil.NativeEndian.PutUint32(masqueradeMark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
+	}
+}
+
+// isMarked is "meta mark and 0x2000 == 0x2000".
+func isMarked() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		bits(masqueradeMark),
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(masqueradeMark)},
+	}
+}
+
+// isTranslated is "ct status dnat", or its opposite with CmpOpEq.
+func isTranslated(op expr.CmpOp) []expr.Any {
+	const dnat = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		bits(dnat),
+		&expr.Cmp{Op: op, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
+func bits(mask uint32) expr.Any {
+	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4)}
+}
+
+func ifname(name string) []byte {
+	padded := make([]byte, unix.IFNAMSIZ)
+	copy(padded, name)
+	return padded
+}
+
+// nftRules are the network's masquerade, a rule for each subnet:
+//
+//	ip saddr SUBNET ip daddr != SUBNET … ip daddr != 224.0.0.0/4 masquerade
+//
+// Destinations are compared one after the other: that many there are not, and a rule
+// without anonymous sets can be read back and compared as a whole.
+func (n NetworkRule) nftRules() []nft.Rule {
+	var rules []nft.Rule
+	for _, f := range families() {
+		for _, subnet := range f.only(n.Prefixes) {
+			exprs := nft.Join(f.isFamily(), f.saddr(), within(subnet, expr.CmpOpEq))
+			for _, kept := range n.keeps(f) {
+				exprs = nft.Join(exprs, f.daddr(1), within(kept, expr.CmpOpNeq))
+			}
+			rules = append(rules, rule(cni.NetworkLabel(n.Network), exprs, n.newSource(f)))
+		}
+	}
+	return rules
+}
+
+// elements are what the port mappings have in maps and sets, each once, where nftables
+// has them all.
+func (p OwnedPorts) elements() []nft.Element {
+	elements := p.loopbackElements()
+	add := func(e nft.Element) {
+		e.Family, e.Table, e.Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
+		for _, had := range elements {
+			if had.Set == e.Set && string(had.Key) == string(e.Key) {
+				return
+			}
+		}
+		elements = append(elements, e)
+	}
+	for _, m := range p.Mappings {
+		f := familyOf(m.Container.Addr())
+		proto, host, to := []byte{m.Protocol.number()}, m.Host, m.Container
+		e := nft.Element{Set: f.name(hostPorts), Key: concat(proto, port(host)), Value: concat(to.Addr().AsSlice(), port(to)), What: "mapping " + m.String()}
+		if !m.anyHost() {
+			e.Set, e.Key = f.name(addressPorts), concat(proto, host.Addr().AsSlice(), port(host))
+		}
+		add(e)
+		for _, e := range p.markElements(f, m) {
+			add(e)
+		}
+	}
+	return elements
+}
+
+// markElements say who is masqueraded on the way to a port mapping.
+func (p OwnedPorts) markElements(f family, m Mapping) []nft.Element {
+	if !p.SNAT {
+		return nil
+	}
+	hairpin, all := hairpinPorts, masqueradePorts
+	key := [][]byte{{m.Protocol.number()}, port(m.Host)}
+	if !m.anyHost() {
+		hairpin, all = hairpinAddresses, masqueradeAddresses
+		key = [][]byte{{m.Protocol.number()}, m.Host.Addr().AsSlice(), port(m.Host)}
+	}
+	what := "masquerade for mapping " + m.String()
+	var elements []nft.Element
+	if p.Bridge != "" {
+		elements = append(elements, nft.Element{Set: f.name(hairpin), Key: concat(append([][]byte{ifname(p.Bridge)}, key...)...), What: what})
+	}
+	if p.MasqueradeAll {
+		elements = append(elements, nft.Element{Set: f.name(all), Key: concat(key...), What: what})
+	}
+	return elements
+}
+
+// loopbackElements are what lets 127.0.0.1 reach the port mappings.
+func (p OwnedPorts) loopbackElements() []nft.Element {
+	var elements []nft.Element
+	for _, m := range p.Mappings {
+		if !p.SNAT || !p.HostAddress.IsValid() || !m.answersLoopback() {
+			continue
+		}
+		proto, host := []byte{m.Protocol.number()}, m.Host
+		e := nft.Element{
+			Family: nftables.TableFamilyINet, Table: "trestle", Owner: p.Owner.String(), What: "127.0.0.1 for mapping " + m.String(),
+			Set: loopbackPorts, Key: concat(proto, port(host)), Value: p.HostAddress.AsSlice(),
+		}
+		if !m.anyHost() {
+			e.Set, e.Key = loopbackAddresses, concat(proto, host.Addr().AsSlice(), port(host))
+		}
+		elements = append(elements, e)
+	}
+	return elements
+}
+
+func port(a netip.AddrPort) []byte { return binaryutil.BigEndian.PutUint16(a.Port()) }
+
+// concat joins parts of a key as nftables does: each fills whole words.
+func concat(parts ...[]byte) []byte {
+	var key []byte
+	for _, part := range parts {
+		key = append(key, part...)
+		key = append(key, make([]byte, -len(part)&3)...)
+	}
+	return key
+}
+
+// mappingOf reads a mapping back from its element; ok is false for elements that only
+// go with one.
+func mappingOf(e nft.Element) (m Mapping, ok bool) {
+	for _, f := range families() {
+		size := int(f.words()) * 4
+		host := netip.IPv6Unspecified()
+		if f.is4 {
+			host = netip.IPv4Unspecified()
+		}
+		key := e.Key
+		switch e.Set {
+		case f.name(addressPorts):
+			if len(key) != 8+size {
+				return m, false
+			}
+			host, _ = netip.AddrFromSlice(key[4 : 4+size]) // of the right length
+			key = append(key[:4:4], key[4+size:]...)
+		case f.name(hostPorts):
+		default:
+			continue
+		}
+		if len(key) != 8 || len(e.Value) != size+4 {
+			return m, false
+		}
+		to, _ := netip.AddrFromSlice(e.Value[:size]) // likewise
+		return Mapping{
+			Protocol:  protocolOf(key[0]),
+			Host:      netip.AddrPortFrom(host, binaryutil.BigEndian.Uint16(key[4:6])),
+			Container: netip.AddrPortFrom(to, binaryutil.BigEndian.Uint16(e.Value[size:size+2])),
+		}, true
+	}
+	return m, false
+}

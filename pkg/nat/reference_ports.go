@@ -1,0 +1,253 @@
+package nat
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// referenceChains is where the reference plugin portmap leads host ports to
+// containers: by table, in each family, those of its nftables backend and of
+// iptables' nft variant (plugins/meta/portmap, portmap_{nftables,iptables}.go).
+func referenceChains(table string) []string {
+	switch table {
+	case "cni_hostport":
+		return []string{"hostports", "hostip_hostports"}
+	case natTable:
+		return []string{dnatChain}
+	}
+	return nil
+}
+
+// refuseReference is an error where one of f's host ports leads to another
+// container by rules of the reference plugin portmap, which has containers on a
+// host that was switched over while they ran. Rules that lead to nobody any more
+// are deleted instead. Rules of iptables-legacy are not seen: only programs can
+// read them.
+//
+// Where there are no such rules it takes one message, and two more for each table of
+// iptables'. It changes nothing of ours, and may wait for neighbours: it goes before the
+// lock.
+func (h *Host) refuseReference(f OwnedPorts) error {
+	conn, err := h.conn.Library()
+	if err != nil {
+		return err
+	}
+	tables, err := conn.ListTables()
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil // a kernel without nf_tables
+	}
+	if err != nil {
+		return fmt.Errorf("list the tables of nftables: %w", err)
+	}
+	for _, table := range tables {
+		for _, chain := range referenceChains(table.Name) {
+			found, err := listReference(conn, table, chain, f)
+			if err != nil {
+				return err
+			}
+			for _, taken := range found {
+				if err := h.refuseTaken(f, taken); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// listReference are the rules of a chain that lead a host port of f's elsewhere. Those of
+// iptables tell no more than the port: the chain that they jump to has the rest.
+func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f OwnedPorts) ([]referencePorts, error) {
+	rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
+	if err != nil {
+		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", chain, table.Name, err)
+	}
+	var found []referencePorts
+	for _, rule := range rules {
+		taken := readReferencePorts(rule)
+		taken.is4 = table.Family == nftables.TableFamilyIPv4
+		if !taken.inWayOf(f) {
+			continue
+		}
+		if taken.chain == "" {
+			found = append(found, taken)
+			continue
+		}
+		rules, err := conn.GetRules(table, &nftables.Chain{Name: taken.chain})
+		if err != nil {
+			return nil, fmt.Errorf("list chain %s of nftables table %s: %w", taken.chain, table.Name, err)
+		}
+		for _, rule := range rules {
+			if one := taken.with(rule); one.target.IsValid() && one.inWayOf(f) {
+				found = append(found, one)
+			}
+		}
+	}
+	return found, nil
+}
+
+// refuseTaken is an error with code 102, or deletes the rules if they lead to nobody.
+func (h *Host) refuseTaken(f OwnedPorts, taken referencePorts) error {
+	nobodys, err := isNobodys(taken.target)
+	if err != nil {
+		return err
+	}
+	if nobodys {
+		gone := reference{owner: cni.Owner{Network: taken.network, ContainerID: taken.container, IfName: firstInterface}, addresses: []netip.Addr{taken.target}}
+		h.warn("delete rules of the reference plugins for container %s: nobody has its address %s", taken.container, taken.target)
+		return gone.deleteFromNFTables(h.conn)
+	}
+	i := slices.IndexFunc(f.Mappings, taken.has)
+	m := f.Mappings[i]
+	return cni.ConflictErrorf("host port %s/%d on %s is taken by container %s, for which the reference plugins mapped it to %s; stop that container, choose another host port, or, if it is long gone: %s",
+		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), taken.container, taken.target, taken.command())
+}
+
+// referencePorts is what one rule of the reference plugin portmap leads to a
+// container. host is the zero Addr where the rule is for all.
+type referencePorts struct {
+	container string
+	network   string // where the rule tells
+	is4       bool
+	protocol  byte
+	host      netip.Addr
+	ports     []uint16
+	target    netip.Addr
+	chain     string // that the rule jumps to
+	place     string // of the rule, for nft
+}
+
+func (p referencePorts) has(m Mapping) bool {
+	if m.Host.Addr().Is4() != p.is4 || p.protocol != m.Protocol.number() || p.host.IsValid() && !m.anyHost() && p.host != m.Host.Addr() {
+		return false
+	}
+	return slices.Contains(p.ports, m.Host.Port())
+}
+
+// inWayOf says whether the rule leads one of the ports to another container. One that
+// names no container is not the reference's.
+func (p referencePorts) inWayOf(f OwnedPorts) bool {
+	return p.container != "" && p.container != f.Owner.ContainerID && slices.ContainsFunc(f.Mappings, p.has)
+}
+
+// with is what a rule of the chain makes of the jump to it.
+func (p referencePorts) with(rule *nftables.Rule) referencePorts {
+	one := readReferencePorts(rule)
+	one.container, one.network, one.is4, one.chain = p.container, p.network, p.is4, p.chain
+	return one
+}
+
+// command deletes the rule.
+func (p referencePorts) command() string {
+	if p.chain == "" {
+		return "nft delete rule " + p.place
+	}
+	program := family6().iptables().Program
+	if p.is4 {
+		program = family4().iptables().Program
+	}
+	return program + " -t nat -F " + p.chain
+}
+
+// readReferencePorts understands the few matches that those rules are made of: a
+// load into a register and the comparison that follows it, or a match of iptables.
+func readReferencePorts(rule *nftables.Rule) referencePorts {
+	found := referencePorts{container: commentOf(rule)}
+	if rule.Table != nil && rule.Chain != nil {
+		family := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[rule.Table.Family]
+		found.place = fmt.Sprintf("%s %s %s handle %d", family, rule.Table.Name, rule.Chain.Name, rule.Handle)
+	}
+	var loaded expr.Any
+	for _, e := range rule.Exprs {
+		switch e := e.(type) {
+		case *expr.Meta, *expr.Payload:
+			loaded = e
+		case *expr.Cmp:
+			found.compare(loaded, e.Data)
+		case *expr.Match:
+			found.match(e)
+		case *expr.Verdict:
+			found.chain = e.Chain
+		case *expr.Immediate:
+			if address, ok := netip.AddrFromSlice(e.Data); ok {
+				found.target = address
+			}
+		case *expr.Target:
+			found.translate(e)
+		}
+	}
+	return found
+}
+
+// translate takes iptables' target DNAT, of any revision.
+func (p *referencePorts) translate(t *expr.Target) {
+	var to xt.NatRange
+	switch info := t.Info.(type) {
+	case *xt.NatRange2:
+		to = info.NatRange
+	case *xt.NatRange:
+		to = *info
+	case *xt.NatIPv4MultiRangeCompat:
+		if len(*info) > 0 {
+			to = xt.NatRange((*info)[0])
+		}
+	}
+	if address, ok := netip.AddrFromSlice(to.MinIP); ok {
+		p.target = address.Unmap()
+	}
+}
+
+// compare takes what a register that was loaded so is compared with. Offsets are
+// those of RFC 9293, section 3.1, of RFC 791 and of RFC 8200.
+func (p *referencePorts) compare(loaded expr.Any, data []byte) {
+	switch load := loaded.(type) {
+	case *expr.Meta:
+		if load.Key == expr.MetaKeyL4PROTO && len(data) == 1 {
+			p.protocol = data[0]
+		}
+	case *expr.Payload:
+		switch {
+		case load.Base == expr.PayloadBaseTransportHeader && load.Offset == 2 && len(data) == 2:
+			p.ports = append(p.ports, binary.BigEndian.Uint16(data))
+		case load.Base == expr.PayloadBaseNetworkHeader && (load.Offset == 16 && len(data) == 4 || load.Offset == 24 && len(data) == 16):
+			p.host, _ = netip.AddrFromSlice(data) // of the right length
+		}
+	}
+}
+
+// match takes a match of iptables: `--comment 'dnat name: "net" id: "container"'`,
+// or the ports of multiport (struct xt_multiport_v1, linux/netfilter/xt_multiport.h:
+// flags, their count, 15 ports in the host's byte order …).
+func (p *referencePorts) match(m *expr.Match) {
+	switch info := m.Info.(type) {
+	case *xt.Comment:
+		if container, ok := referenceContainer(string(*info)); ok {
+			p.container, p.network = container, referenceNetwork(string(*info))
+		}
+	case *xt.Tcp:
+		p.ports = append(p.ports, info.DstPorts[0])
+	case *xt.Udp:
+		p.ports = append(p.ports, info.DstPorts[0])
+	case *xt.Unknown:
+		data := []byte(*info)
+		if m.Name == "sctp" && len(data) > 3 { // struct xt_sctp_info: first and last of the destination's
+			p.ports = append(p.ports, binary.NativeEndian.Uint16(data))
+		}
+		if m.Name != "multiport" {
+			return
+		}
+		for i := 0; len(data) > 1 && i < int(data[1]) && 4+2*i <= len(data); i++ {
+			p.ports = append(p.ports, binary.NativeEndian.Uint16(data[2+2*i:]))
+		}
+	}
+}

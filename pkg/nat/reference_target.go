@@ -1,0 +1,97 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// isNobodys says whether it is proved that no container of this host has the address:
+//
+//   - no route leads to it, or only the default route, which leads away from this host; or
+//   - it would be a neighbour on a bridge, and nobody there answers to it. The kernel asks
+//     three times, a second each (neighbour "mcast_solicit" and "retrans_time_ms").
+//
+// It is asked only where rules of the reference plugins are in the way, about which no
+// record of ours can tell.
+func isNobodys(target netip.Addr) (bool, error) {
+	if !target.IsValid() {
+		return false, nil
+	}
+	routes, err := netlink.RouteGetWithOptions(target.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask for the route to %s: %w", target, err)
+	}
+	if len(routes) != 1 {
+		return false, nil
+	}
+	if bits := prefixBits(routes[0].Dst); bits == 0 {
+		return true, nil
+	}
+	if routes[0].Gw != nil {
+		return false, nil
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return false, fmt.Errorf("look up the interface that leads to %s: %w", target, err)
+	}
+	if link.Type() != "bridge" {
+		return false, nil // a tunnel, say, whose other end answers to nothing
+	}
+	return isSilent(link.Attrs().Index, target)
+}
+
+func prefixBits(p *net.IPNet) int {
+	if p == nil {
+		return 0
+	}
+	bits, _ := p.Mask.Size() // of an address that the library has parsed
+	return bits
+}
+
+// The kernel gives up after three seconds, unless somebody has set it to more.
+const neighbourTimeout = 5 * time.Second
+
+// isSilent has the kernel ask the neighbours on the link who has the address, and waits
+// for what comes of it.
+func isSilent(link int, address netip.Addr) (silent bool, err error) {
+	updates, done := make(chan netlink.NeighUpdate), make(chan struct{})
+	defer close(done)
+	if err := netlink.NeighSubscribe(updates, done); err != nil {
+		return false, fmt.Errorf("watch neighbours: %w", err)
+	}
+	neighbour := netlink.Neigh{LinkIndex: link, IP: address.AsSlice(), State: unix.NUD_NONE}
+	// What the kernel knows may be old; that it is not there is as well.
+	if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("forget neighbour %s: %w", address, err)
+	}
+	neighbour.Flags = unix.NTF_USE
+	if err := netlink.NeighSet(&neighbour); err != nil {
+		return false, fmt.Errorf("ask for neighbour %s: %w", address, err)
+	}
+	timeout := time.After(neighbourTimeout)
+	for {
+		select {
+		case update := <-updates:
+			if update.LinkIndex != link || !update.IP.Equal(neighbour.IP) {
+				continue
+			}
+			switch update.State {
+			case unix.NUD_FAILED:
+				return true, nil
+			case unix.NUD_REACHABLE, unix.NUD_PERMANENT, unix.NUD_NOARP, unix.NUD_STALE:
+				return false, nil
+			}
+		case <-timeout:
+			return false, nil
+		}
+	}
+}

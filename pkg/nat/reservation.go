@@ -1,0 +1,215 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// reservations is the directory that tells who has a host port, whatever the backend,
+// and on which address. A reservation is a symbolic link to the holder's record,
+//
+//	/run/trestle/hostports/tcp-8080/127.0.0.1 -> ../../translations/<network>/<owner>
+//
+// so that one that leads nowhere is void. Who looks for a port reads the reservations
+// of that port only. Everything here runs under the store's lock.
+type reservations struct {
+	h   *Host
+	dir string
+}
+
+func (h *Host) reservations() reservations { return reservations{h, h.store.Dir("hostports")} }
+
+func (r reservations) port(m Mapping) string {
+	return filepath.Join(r.dir, fmt.Sprintf("%s-%d", m.Protocol, m.Host.Port()))
+}
+
+func (r reservations) file(m Mapping) string {
+	return filepath.Join(r.port(m), m.Host.Addr().String())
+}
+
+// free are the mappings that the owner has or may have. One whose port the same
+// container has by another network is left out; one whose port another container has
+// is an error of code 102.
+func (r reservations) free(p OwnedPorts) ([]Mapping, error) {
+	var free []Mapping
+	for _, m := range p.Mappings {
+		holder, taken, err := r.holder(m, p.Owner)
+		if err != nil {
+			return nil, err
+		}
+		if taken && holder.Owner.ContainerID != p.Owner.ContainerID {
+			return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, which has it for %s; stop that container or choose another host port",
+				m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), holder.Owner.ContainerID, holder.Owner.Network, holder.Value.target(m))
+		}
+		if !taken {
+			free = append(free, m)
+		}
+	}
+	return free, nil
+}
+
+// holder is who, beside the owner, has a port and address that m overlaps. A
+// container that is proved dead has nothing.
+func (r reservations) holder(m Mapping, owner cni.Owner) (holder attachmentRecord, taken bool, err error) {
+	entries, err := os.ReadDir(r.port(m))
+	if errors.Is(err, fs.ErrNotExist) {
+		return holder, false, nil
+	}
+	if err != nil {
+		return holder, false, cni.IOErrorf("look who has a host port: %w", err)
+	}
+	for _, entry := range entries {
+		if !overlap(entry.Name(), m.Host.Addr()) {
+			continue
+		}
+		holder, there, err := record.At[translation](filepath.Join(r.port(m), entry.Name()))
+		if err != nil {
+			return holder, false, err
+		}
+		if !there || holder.Owner == owner || holder.Value.Ports == nil {
+			continue
+		}
+		dead, err := r.h.isDead(holder)
+		if err != nil || !dead {
+			return holder, err == nil, err
+		}
+	}
+	return attachmentRecord{}, false, nil
+}
+
+// overlap says whether a reservation on one address stands against another one.
+func overlap(reserved string, host netip.Addr) bool {
+	address, err := netip.ParseAddr(reserved)
+	if err != nil || address.Is4() != host.Is4() {
+		return false
+	}
+	return address == host || address.IsUnspecified() || host.IsUnspecified()
+}
+
+// target is where the holder of a port that m overlaps leads it.
+func (t translation) target(m Mapping) string {
+	for _, had := range t.Ports.Mappings {
+		if had.Protocol == m.Protocol && had.Host.Port() == m.Host.Port() && overlap(had.Host.Addr().String(), m.Host.Addr()) {
+			return had.Container.String()
+		}
+	}
+	return "itself"
+}
+
+func hostName(host netip.Addr) string {
+	if host.IsUnspecified() {
+		return "any address (" + host.String() + ")"
+	}
+	return host.String()
+}
+
+// take reserves the owner's ports, of which free has said that it may have them.
+func (r reservations) take(p OwnedPorts) error {
+	for _, m := range p.Mappings {
+		if err := os.MkdirAll(r.port(m), 0o700); err != nil {
+			return cni.IOErrorf("reserve a host port: %w", err)
+		}
+		target, err := filepath.Rel(r.port(m), r.h.store.Path(place, p.Owner))
+		if err != nil {
+			return cni.IOErrorf("reserve a host port: %w", err)
+		}
+		err = os.Symlink(target, r.file(m))
+		if errors.Is(err, fs.ErrExist) { // ours already, or void
+			err = errors.Join(os.Remove(r.file(m)), os.Symlink(target, r.file(m)))
+		}
+		if err != nil {
+			return cni.IOErrorf("reserve a host port: %w", err)
+		}
+	}
+	return nil
+}
+
+// held are those of the mappings that are reserved for the owner.
+func (r reservations) held(p OwnedPorts) ([]Mapping, error) {
+	var held []Mapping
+	for _, m := range p.Mappings {
+		ours, err := r.ours(p.Owner, m)
+		if err != nil {
+			return nil, err
+		}
+		if ours {
+			held = append(held, m)
+		}
+	}
+	return held, nil
+}
+
+func (r reservations) ours(owner cni.Owner, m Mapping) (bool, error) {
+	target, err := os.Readlink(r.file(m))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, cni.IOErrorf("look who has a host port: %w", err)
+	}
+	return filepath.Join(r.port(m), target) == r.h.store.Path(place, owner), nil
+}
+
+// giveUp drops the reservations of mappings that are the owner's.
+func (r reservations) giveUp(p OwnedPorts) error {
+	held, err := r.held(p)
+	errs := []error{err}
+	for _, m := range held {
+		errs = append(errs, drop(r.file(m)), drop(r.port(m)))
+	}
+	return errors.Join(errs...)
+}
+
+// drop removes a file or an empty directory; what is gone, and a directory that still
+// holds something, is left unchanged.
+func drop(path string) error {
+	err := os.Remove(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return cni.IOErrorf("give up a host port: %w", err)
+	}
+	return nil
+}
+
+// sweep removes reservations that lead nowhere, or to a record that says nothing of
+// them.
+func (r reservations) sweep() error {
+	files, err := filepath.Glob(filepath.Join(r.dir, "*", "*"))
+	if err != nil {
+		return cni.IOErrorf("list host ports: %w", err)
+	}
+	var errs []error
+	for _, file := range files {
+		rec, there, err := record.At[translation](file)
+		if err == nil && (!there || rec.Value.Ports == nil) {
+			err = errors.Join(drop(file), drop(filepath.Dir(file)))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// difference says whether the owner's reservation is not there. A port that the
+// container has by another network is as it should be.
+func (r reservations) difference(owner cni.Owner, m Mapping) ([]string, error) {
+	ours, err := r.ours(owner, m)
+	if err != nil || ours {
+		return nil, err
+	}
+	holder, taken, err := r.holder(m, owner)
+	if err != nil || taken && holder.Owner.ContainerID == owner.ContainerID {
+		return nil, err
+	}
+	have := "nobody's"
+	if taken {
+		have = holder.Owner.String() + "'s"
+	}
+	return []string{fmt.Sprintf("mapping %s: want it %s's, have it %s", m, owner, have)}, nil
+}

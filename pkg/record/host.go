@@ -1,0 +1,141 @@
+package record
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host is this boot of this machine.
+type Host struct {
+	Boot, Machine string
+	// Began is when this boot began; zero where that cannot be found out.
+	Began time.Time
+}
+
+// ThisHost finds out where we are.
+func ThisHost() (Host, error) {
+	boot, err := BootID()
+	if err != nil {
+		return Host{}, err
+	}
+	began, err := bootTime()
+	if err != nil {
+		began = time.Time{} // hidepid: of no stamp can be said that it was before
+	}
+	return Host{boot, machineID(), began}, nil
+}
+
+// Outlived says whether the stamp was made in an earlier boot of this machine.
+// Another boot id alone does not say so: several machines may share a directory
+// (a cluster file system), and a container may have a boot id of its own. So the
+// machine must be ours, and the time before our own boot: two machines cloned
+// from one image have one machine id. A clock that is behind (no battery) hides an
+// earlier boot until it is set. Releases that wrote no machine are judged by boot
+// and time.
+func (h Host) Outlived(s Stamp) bool {
+	ofOurs := s.Machine == "" || s.Machine == h.Machine && h.Machine != noMachine
+	return s.Boot != "" && s.Boot != h.Boot && ofOurs &&
+		!s.Time.IsZero() && s.Time.Before(h.Began)
+}
+
+// bootTime is when process 1 began: that of the machine or, in a container that
+// has a boot id of its own, that of the container.
+func bootTime() (time.Time, error) {
+	const clockTicks = 100 // USER_HZ, the same on each architecture that Go knows
+	stat, err := os.ReadFile("/proc/1/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // proc_pid_stat(5): the name before may hold anything but this
+	fields := strings.Fields(string(rest))
+	if len(fields) < 20 {
+		return time.Time{}, fmt.Errorf("/proc/1/stat: %q has too few fields", stat)
+	}
+	ticks, err := strconv.ParseInt(fields[19], 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("/proc/1/stat: %w", err)
+	}
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}, fmt.Errorf("read the time since boot: %w", err)
+	}
+	age := time.Duration(up.Nano()) - time.Duration(ticks)*(time.Second/clockTicks)
+	return time.Now().Add(-age), nil
+}
+
+// BootID reads the id of this boot (proc_sys_kernel(5)).
+func BootID() (string, error) { return readLine("/proc/sys/kernel/random/boot_id") }
+
+// ownMachineID is our own name for a machine that has none. It lies apart from
+// leases and records, which machines may share.
+const ownMachineID = "/var/lib/trestle/machine-id"
+
+// noMachine stands for a machine that has no id and cannot keep one: nobody's
+// earlier boots can be told from another's then.
+const noMachine = "none"
+
+// machineID is an id of this machine that outlives a boot, made from machine-id(5),
+// which that page asks not to be shown around. Where there is none, a
+// random one is made and kept.
+func machineID() string {
+	id, err := readLine("/etc/machine-id")
+	if err != nil || len(id) != 32 { // "uninitialized", in the first boot of an image
+		id, err = readLine(ownMachineID)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		id, err = makeMachineID(ownMachineID)
+	}
+	if err != nil || id == "" {
+		return noMachine
+	}
+	sum := sha256.Sum256([]byte("trestle:" + id))
+	return hex.EncodeToString(sum[:16])
+}
+
+// makeMachineID makes the file at path, whole at once; who comes second takes the
+// first one's.
+func makeMachineID(path string) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	id := strings.ToLower(rand.Text())
+	temporary := path + "." + id
+	if err := os.WriteFile(temporary, []byte(id+"\n"), 0o444); err != nil {
+		return "", errors.Join(err, os.Remove(temporary))
+	}
+	err := os.Link(temporary, path)
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	if err := errors.Join(err, os.Remove(temporary)); err != nil {
+		return "", err
+	}
+	return readLine(path)
+}
+
+// readLine reads a small file by three system calls: each ADD does this twice.
+func readLine(path string) (string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }() // only read
+	buf := make([]byte, 128)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: path, Err: err}
+	}
+	return string(bytes.TrimSpace(buf[:n])), nil
+}

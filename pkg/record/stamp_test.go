@@ -1,0 +1,369 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The first thread never ends; were it one of those that enter a namespace, it would stay there.
+func TestMain(m *testing.M) {
+	runtime.LockOSThread()
+	os.Exit(m.Run())
+}
+
+// onThread runs do on a thread that is thrown away afterwards, and with it the
+// namespaces that it has entered.
+func onThread(t *testing.T, do func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- do()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newNetNS makes a network namespace that lives as long as the file is open.
+func newNetNS(t *testing.T) (file *os.File, path string) {
+	t.Helper()
+	onThread(t, func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace (needs root): %w", err)
+		}
+		file, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	t.Cleanup(func() { _ = file.Close() }) // the test has closed it
+	return file, fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+}
+
+func start(t *testing.T, cmd *exec.Cmd) (end func()) {
+	t.Helper()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		_ = cmd.Process.Kill() // it ends here at the latest
+		_ = cmd.Wait()         // says that it was killed
+	}
+}
+
+// socketIn is a socket of the namespace.
+func socketIn(t *testing.T, netns *os.File) (fd int) {
+	t.Helper()
+	onThread(t, func() (err error) {
+		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	return fd
+}
+
+// holders are the ways in which a namespace lives on when its path is gone. Each
+// returns how to let go of it.
+var holders = map[string]func(t *testing.T, netns *os.File) (release func()){
+	"a process": func(t *testing.T, netns *os.File) (release func()) {
+		onThread(t, func() error {
+			if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			release = start(t, exec.Command("sh", "-c", "echo; exec sleep 60"))
+			return nil
+		})
+		return release
+	},
+	"a thread": func(t *testing.T, netns *os.File) func() {
+		in, leave := make(chan error), make(chan bool)
+		go func() {
+			runtime.LockOSThread()
+			in <- unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET)
+			<-leave
+		}()
+		if err := <-in; err != nil {
+			t.Fatal(err)
+		}
+		return func() { close(leave) }
+	},
+	"a descriptor of another process": func(t *testing.T, netns *os.File) func() {
+		cmd := exec.Command("sh", "-c", "echo; exec sleep 60")
+		cmd.ExtraFiles = []*os.File{netns}
+		return start(t, cmd)
+	},
+	"a process of another pid namespace": func(t *testing.T, netns *os.File) func() {
+		cmd := exec.Command("sh", "-c", "echo; exec sleep 60")
+		cmd.ExtraFiles = []*os.File{netns}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID}
+		return start(t, cmd)
+	},
+	"a mount in another mount namespace": func(t *testing.T, netns *os.File) func() {
+		point := filepath.Join(t.TempDir(), "netns")
+		if err := os.WriteFile(point, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sh", "-c", `mount --bind /proc/self/fd/3 "$0" && exec 3<&- && echo && exec sleep 60`, point)
+		cmd.ExtraFiles = []*os.File{netns}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+		return start(t, cmd)
+	},
+	"a socket": func(t *testing.T, netns *os.File) func() {
+		fd := socketIn(t, netns)
+		return func() { _ = unix.Close(fd) } // only held
+	},
+	"a socket in flight": func(t *testing.T, netns *os.File) func() {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd := socketIn(t, netns)
+		if err := unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(fd), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		_ = unix.Close(fd) // it lives in the message
+		return func() {
+			_ = unix.Close(pair[0]) // only held
+			_ = unix.Close(pair[1]) // only held
+		}
+	},
+}
+
+// proofs are the ways to prove a namespace dead, as records of each kernel have them.
+var proofs = map[string]func(t *testing.T, path string) NetNS{
+	"by its handle": func(t *testing.T, path string) NetNS {
+		if !handlesProve() {
+			t.Skip("this kernel gives no handles of namespaces, or they prove nothing")
+		}
+		n := look(path)
+		if n.Handle == "" {
+			t.Fatal("the namespace has no handle")
+		}
+		return n
+	},
+	"by its id": func(t *testing.T, path string) NetNS {
+		n := look(path)
+		n.Handle, n.ID = "", assignID(path)
+		if n.ID == "" {
+			t.Fatal("the namespace was given no id")
+		}
+		return n
+	},
+}
+
+// waitFor gives the kernel time to take a namespace apart.
+func waitFor(t *testing.T, s Stamp, want Life) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		got, err := new(Prober).Life(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %d, want %d", got, want)
+		}
+	}
+}
+
+func TestDeadOnlyWhenNothingHoldsTheNamespace(t *testing.T) {
+	for proof, netnsOf := range proofs {
+		for holder, hold := range holders {
+			t.Run(proof+"/"+holder, func(t *testing.T) {
+				file, path := newNetNS(t)
+				s, err := NewStamp("")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.NetNS = netnsOf(t, path)
+				waitFor(t, s, Alive)
+				s.NetNS.Path = "/nonexistent"
+				release := hold(t, file)
+				if err := file.Close(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(50 * time.Millisecond) // time to die, if it could
+				waitFor(t, s, Alive)
+				release()
+				waitFor(t, s, Dead)
+			})
+		}
+	}
+}
+
+// A number that the kernel gave is given again, so that it proves death only.
+func TestNumbersOfTheKernel(t *testing.T) {
+	file, path := newNetNS(t)
+	s, err := NewStamp("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := openIDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ids.close()
+	target := attribute(unix.NETNSA_FD, uint32(file.Fd()))
+	number, err := ids.ask(append(
+		idMessage(unix.RTM_NEWNSID, append(attribute(unix.NETNSA_NSID, 0xffffffff), target...)), // -1: any
+		idMessage(unix.RTM_GETNSID, target)...))
+	if err != nil || number < 0 || number >= firstChosen {
+		t.Fatalf("got %d, %v, want a small number", number, err)
+	}
+	s.NetNS = look(path)
+	s.NetNS.ID, s.NetNS.Handle, s.NetNS.Path = assignID(path), "", "/nonexistent"
+	if want := fmt.Sprintf("%d:%d", ids.cookie, number); s.NetNS.ID != want {
+		t.Errorf("got id %s, want the one that it has, %s", s.NetNS.ID, want)
+	}
+	waitFor(t, s, Unknown)
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, s, Dead)
+}
+
+// Of what is not the namespace's own there is no proof.
+func TestUnknown(t *testing.T) {
+	file, path := newNetNS(t)
+	s, err := NewStamp(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byID := s
+	byID.NetNS.Handle, byID.NetNS.ID = "", assignID(path)
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, byID, Dead)
+	for name, change := range map[string]func(*Stamp){
+		"nobody vouches":                      func(s *Stamp) { s.Boot = "" },
+		"another boot, of another machine":    func(s *Stamp) { s.Boot, s.Machine, s.Time = "b", "m", time.Unix(1e9, 0) },
+		"another boot, since ours began":      func(s *Stamp) { s.Boot, s.Time = "b", time.Now() },
+		"another boot, at an unknown time":    func(s *Stamp) { s.Boot, s.Time = "b", time.Time{} },
+		"another boot, no machine has a name": func(s *Stamp) { s.Boot, s.Machine, s.Time = "b", noMachine, time.Unix(1e9, 0) },
+		"no namespace":                        func(s *Stamp) { s.NetNS = NetNS{Path: path} },
+		"neither handle nor id":               func(s *Stamp) { s.NetNS.ID = "" },
+		"an id in another namespace":          func(s *Stamp) { s.NetNS.ID = "1" + s.NetNS.ID },
+		"an id that cannot be read":           func(s *Stamp) { s.NetNS.ID = "x" },
+		"a handle that cannot be read":        func(s *Stamp) { s.NetNS.ID, s.NetNS.Handle = "", "f1:zz" },
+	} {
+		changed := byID
+		change(&changed)
+		if got, err := new(Prober).Life(changed); got != Unknown || err != nil {
+			t.Errorf("%s: got %d, %v, want nothing proved", name, got, err)
+		}
+	}
+}
+
+func TestOutlived(t *testing.T) {
+	began := time.Now()
+	host := Host{Boot: "now", Machine: "m", Began: began}
+	before := began.Add(-time.Hour)
+	for _, test := range []struct {
+		name string
+		s    Stamp
+		want bool
+	}{
+		{"an earlier boot", Stamp{Boot: "b", Machine: "m", Time: before}, true},
+		{"this boot", Stamp{Boot: "now", Machine: "m", Time: before}, false},
+		{"another machine", Stamp{Boot: "b", Machine: "other", Time: before}, false},
+		{"another boot that goes on beside ours", Stamp{Boot: "b", Machine: "m", Time: began.Add(time.Second)}, false},
+		{"of a release that knew no machines", Stamp{Boot: "b", Time: before}, true},
+		{"of such a release, beside ours", Stamp{Boot: "b", Time: began.Add(time.Second)}, false},
+		{"nobody", Stamp{Time: before}, false},
+	} {
+		if got := host.Outlived(test.s); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+	host.Began = time.Time{}
+	if host.Outlived(Stamp{Boot: "b", Machine: "m", Time: before}) {
+		t.Error("when our boot began is not known, and yet there is an earlier one")
+	}
+}
+
+func TestThisHost(t *testing.T) {
+	host, err := ThisHost()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		t.Fatal(err)
+	}
+	up := time.Since(host.Began)
+	if len(host.Boot) != 36 || up < 0 || up > time.Duration(info.Uptime+1)*time.Second {
+		t.Errorf("got %+v, want a UUID, and a beginning at most %d s ago", host, info.Uptime)
+	}
+	again, err := ThisHost()
+	if err != nil || again.Machine != host.Machine || host.Machine == "" {
+		t.Errorf("machine: got %q, then %q, %v", host.Machine, again.Machine, err)
+	}
+}
+
+func TestMakeMachineID(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lib", "machine-id")
+	first, err := makeMachineID(path)
+	if err != nil || len(first) < 20 {
+		t.Fatalf("got %q, %v", first, err)
+	}
+	second, err := makeMachineID(path)
+	if err != nil || second != first {
+		t.Errorf("who comes second: got %q, %v, want %q", second, err, first)
+	}
+	left, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v, want the one file", left, err)
+	}
+}
+
+// What is no network namespace is not taken for one, whatever the kernel could
+// say of it: /dev/null has a handle too.
+func TestLookAtSomethingElse(t *testing.T) {
+	for _, path := range []string{"", "/nonexistent", "/dev/null", "/", "/proc/self/status"} {
+		if n := Identify(path); n.Known() || n.Path != path || n.Handle != "" || n.ID != "" {
+			t.Errorf("%q: got %+v", path, n)
+		}
+	}
+}
+
+// Records of the releases before this package are read: the leases of a node at
+// work are in them.
+func TestReadsEarlierRecords(t *testing.T) {
+	const text = `{"netns":{"path":"/run/netns/a","dev":4,"ino":4026532177,"handle":"f1:8310"},"boot":"b","time":"2026-01-02T03:04:05Z"}`
+	var got Stamp
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := Stamp{
+		NetNS: NetNS{Path: "/run/netns/a", Dev: 4, Ino: 4026532177, Handle: "f1:8310"},
+		Boot:  "b", Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
+	if !got.Equal(want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	again, err := json.Marshal(got)
+	if err != nil || !strings.Contains(string(again), `"boot":"b"`) {
+		t.Errorf("written again: %s, %v", again, err)
+	}
+}

@@ -1,0 +1,49 @@
+// Package translator opens the host's NAT for the plugins that change it, and says who
+// is alive: what nat itself cannot know, since leases and links are its siblings'.
+package translator
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/bridge"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Open gives the NAT of the host, and the nftables below it, which is closed at the
+// end. Nothing is touched yet.
+func Open() (*nft.Conn, *nat.Host) {
+	store := record.Open(record.DefaultDir)
+	conn := nft.Open(store.Dir("nft"))
+	host := nat.Open(store, conn, vouch)
+	host.Warn = func(text string) { fmt.Fprintln(os.Stderr, "NAT: "+text) }
+	return conn, host
+}
+
+// SpoofChecks are the MAC checks of the host's ports, over the same connection.
+func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
+	return bridge.OpenSpoofChecks(record.Open(record.DefaultDir), conn)
+}
+
+// vouch says whether a link stands for the attachment with that label.
+func vouch(label string) (bool, error) {
+	owner, ok := cni.ParseOwner(label)
+	if !ok {
+		return false, nil
+	}
+	_, err := netlink.LinkByName(bridge.HostName(owner))
+	var gone netlink.LinkNotFoundError
+	if errors.As(err, &gone) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether %s is alive: %w", label, err)
+	}
+	return true, nil
+}
