@@ -39,7 +39,7 @@ func TestAnyOrder(t *testing.T) {
 				m.h.MustRun("sh", "-ec", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
 			}
 			began := time.Now()
-			for step := 0; step < 60 && time.Since(began) < 15*time.Second && !t.Failed(); step++ {
+			for step := 0; step < 250 && time.Since(began) < 15*time.Second && !t.Failed(); step++ {
 				m.step()
 			}
 			m.settle()

@@ -78,7 +78,9 @@ func portOf(e nft.Element) string {
 }
 
 func linkKey(name string) []byte {
-	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name) // a record may be anybody's
+	return key
 }
 
 // spoofPlace is where records of checked ports are.
