@@ -27,11 +27,12 @@ func (n nfTables) apply(c change) error {
 // beside them, and the table where any rule is wanted.
 func changesOf(c change) nft.Changes {
 	var changes nft.Changes
-	if networks := append(slices.Clone(c.want.Networks), c.unwanted.Networks...); len(networks) > 0 {
-		changes.Tables = append(changes.Tables, masqueradeTable(networks...))
-	}
-	if len(c.want.Ports) > 0 {
-		changes.Tables = append(changes.Tables, portsTable(), loopbackTable())
+	networks := append(slices.Clone(c.want.Networks), c.unwanted.Networks...)
+	switch {
+	case len(c.want.Ports) > 0:
+		changes.Tables = natTables(networks...)
+	case len(networks) > 0:
+		changes.Tables = []nft.Table{masqueradeTable(networks...)}
 	}
 	for _, p := range c.want.Ports {
 		changes.Create = append(changes.Create, p.elements()...)

@@ -53,6 +53,12 @@ const (
 
 func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, Name: "trestle"} }
 
+// natTables are all parts of the table. The masquerade is first: its chain's former rules
+// look into former sets of the ports'.
+func natTables(networks ...NetworkRule) []nft.Table {
+	return []nft.Table{masqueradeTable(networks...), portsTable(), loopbackTable()}
+}
+
 // masqueradeTable is what masquerade wants in table "inet trestle": the rules of these
 // networks. Other networks' stay beside them.
 //

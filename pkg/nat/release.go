@@ -97,7 +97,7 @@ func (h *Host) lostRecords() (bool, error) {
 
 // isKnown says whether we have made anything in our table since the records began.
 func (h *Host) isKnown() (bool, error) {
-	for _, t := range []nft.Table{masqueradeTable(), portsTable(), loopbackTable()} {
+	for _, t := range natTables() {
 		if known, err := h.conn.IsKnown(t); err != nil || known {
 			return known, err
 		}
@@ -189,7 +189,7 @@ func (h *Host) adopt(network string, valid cni.Valid) error {
 	if len(elements) == 0 {
 		return nil
 	}
-	return h.conn.Commit(nft.Changes{Tables: []nft.Table{portsTable(), loopbackTable()}, Remove: void}, h.stands)
+	return h.conn.Commit(nft.Changes{Tables: natTables(), Remove: void}, h.stands)
 }
 
 // list are all elements of ours in the kernel.
@@ -267,26 +267,45 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 		errs = append(errs, ipTables{h}.adopt(network, valid))
 		all, err := record.List[translation](h.store, place, network)
 		errs = append(errs, err)
-		kept := 0
+		var kept []attachmentRecord
 		for _, rec := range all {
-			gone := valid.Known && !valid.Keeps(rec.Owner)
+			gone, err := h.isGone(rec, valid)
+			errs = append(errs, err)
 			if !gone {
-				dead, err := h.isDead(rec)
-				errs = append(errs, err)
-				gone = dead
-			}
-			if !gone {
-				kept++
+				kept = append(kept, rec)
 				continue
 			}
 			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 		}
 		errs = append(errs, h.reservations().sweep())
-		if valid.IsEmpty() && kept == 0 {
+		if valid.IsEmpty() && len(kept) == 0 {
 			errs = append(errs, h.forgetNetwork(network))
 		}
-		return errors.Join(errs...)
+		return errors.Join(append(errs, h.remake(kept))...)
 	})
+}
+
+// isGone says whether the list does not keep the attachment, or its death is proved.
+func (h *Host) isGone(rec attachmentRecord, valid cni.Valid) (bool, error) {
+	if valid.Known && !valid.Keeps(rec.Owner) {
+		return true, nil
+	}
+	return h.isDead(rec)
+}
+
+// remake makes again what a flush has taken of the attachments'.
+func (h *Host) remake(kept []attachmentRecord) error {
+	want, err := rulesOf(kept, NFTables)
+	if err != nil || want.empty() {
+		return err
+	}
+	found, err := h.list()
+	if err != nil {
+		return err
+	}
+	changes := changesOf(change{want: want})
+	changes.Create = nft.Without(changes.Create, found)
+	return h.conn.Commit(changes, h.stands)
 }
 
 // forgetNetwork removes the masquerade of a network that nobody uses, and all that

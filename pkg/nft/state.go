@@ -298,5 +298,8 @@ func (t Table) rule(chain Chain, r Rule) *nftables.Rule {
 	return rule
 }
 
-// isOwned says whether a comment is the label of an attachment or a network.
-func isOwned(comment string) bool { return strings.Contains(comment, "/") }
+// isOwned says whether a comment is the label of an attachment or a network, none of
+// which holds white space.
+func isOwned(comment string) bool {
+	return strings.Contains(comment, "/") && !strings.Contains(comment, " ")
+}
