@@ -67,6 +67,7 @@ type attached struct {
 	*host.Container
 	network int
 	address string
+	port    int
 	alive   bool
 	intact  bool     // no record was lost since ADD, so that GC makes its rules again
 	results []string // of the plugins, in their order
@@ -78,9 +79,10 @@ func (m *model) modelPlugins(network int) []object {
 	policy := []string{"isolated", "same-bridge"}[network]
 	return []object{
 		{
-			"type": "bridge", "bridge": fmt.Sprint("br", network), "isGateway": true, "macspoofchk": true,
+			"type": "bridge", "bridge": fmt.Sprint("br", network), "isGateway": true, "ipMasq": true, "macspoofchk": true,
 			"ipam": object{"type": "static"},
 		},
+		{"type": "portmap"},
 		{"type": "firewall", "ingressPolicy": policy},
 	}
 }
@@ -88,7 +90,7 @@ func (m *model) modelPlugins(network int) []object {
 func newModel(t *testing.T, seed uint64) *model {
 	m := &model{t: t, h: routingHost(t), random: rand.New(rand.NewPCG(seed, 0))}
 	for i := range 5 {
-		m.all = append(m.all, &attached{Container: m.h.Container(fmt.Sprint("c", i)), network: i % 2, address: fmt.Sprintf("10.%d.0.%d", i%2+1, i+2)})
+		m.all = append(m.all, &attached{Container: m.h.Container(fmt.Sprint("c", i)), network: i % 2, address: fmt.Sprintf("10.%d.0.%d", i%2+1, i+2), port: 8000 + i})
 	}
 	return m
 }
@@ -139,6 +141,11 @@ func (m *model) change(what, script string) {
 func (m *model) call(c *attached, command string, i int) host.Call {
 	config := m.modelPlugins(c.network)[i]
 	config["cniVersion"], config["name"] = "1.1.0", fmt.Sprint("n", c.network)
+	if config["type"] == "portmap" {
+		config["runtimeConfig"] = object{"portMappings": []any{
+			object{"hostPort": c.port, "containerPort": 80}, object{"hostPort": c.port, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"},
+		}}
+	}
 	last := i - 1 // DEL and CHECK have the result of the whole list
 	if command != "ADD" {
 		last = len(c.results) - 1
