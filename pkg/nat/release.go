@@ -277,7 +277,7 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 			}
 			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 		}
-		errs = append(errs, h.reservations().sweep())
+		errs = append(errs, record.Prune[translation](h.store, place), h.reservations().sweep())
 		if valid.IsEmpty() && len(kept) == 0 {
 			errs = append(errs, h.forgetNetwork(network))
 		}

@@ -82,6 +82,12 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	dump := request.Header.Flags&netlink.Dump == netlink.Dump
 	for {
 		messages, err := s.receive()
+		if errors.Is(err, unix.ENOBUFS) { // an answer is lost: to ask again changes nothing
+			if interrupted = true; dump {
+				continue // no other dump can begin before this one's end
+			}
+			return nil, interrupted, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}
