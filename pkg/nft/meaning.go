@@ -56,19 +56,31 @@ func (w *walker) load(register uint32, what string, length uint32) {
 	w.registers[firstWord(register)] = source{what: what, words: max(1, (length+3)/4)}
 }
 
-// take is all that stands from a register on, and forgets it.
-func (w *walker) take(register uint32) string {
+// show is all that stands from a register on.
+func (w *walker) show(register uint32) string {
 	var parts []string
 	for word := firstWord(register); ; {
 		s, ok := w.registers[word]
 		if !ok {
 			break
 		}
-		delete(w.registers, word)
 		parts = append(parts, s.String())
 		word += s.words
 	}
 	return strings.Join(parts, " . ")
+}
+
+// take is show for what nothing reads again.
+func (w *walker) take(register uint32) string {
+	text := w.show(register)
+	for word := firstWord(register); ; {
+		s, ok := w.registers[word]
+		if !ok {
+			return text
+		}
+		delete(w.registers, word)
+		word += s.words
+	}
 }
 
 func (s source) String() string {
@@ -183,8 +195,10 @@ func (w *walker) compare(e *expr.Cmp) {
 	w.say("%s %d %x", s, e.Op, data)
 }
 
+// lookup leaves the key: a rule of ours has "iifname" in two of them, which nft loads
+// twice.
 func (w *walker) lookup(e *expr.Lookup) {
-	w.say("lookup %s in %s %v", w.take(e.SourceRegister), e.SetName, e.Invert)
+	w.say("lookup %s in %s %v", w.show(e.SourceRegister), e.SetName, e.Invert)
 	if e.IsDestRegSet {
 		// an address and, perhaps, a port behind it: whatever it is used for is from there
 		for word := range uint32(5) {
