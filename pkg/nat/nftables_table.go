@@ -91,7 +91,7 @@ func portsTable() nft.Table {
 		{Name: prerouting, Hook: natHook(nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), Rules: append(
 			outsideRules(), rule(mappedComment, fibLocal(), jump(hostPorts)))},
 		{Name: output, Hook: natHook(nftables.ChainHookOutput, nftables.ChainPriorityNATDest), Rules: []nft.Rule{
-			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(1, netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
+			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
 			rule(mappedComment, fibLocal(), jump(hostPorts)),
 		}},
 		// before the networks' masquerade, whose chain others' rules are in, too
@@ -140,7 +140,7 @@ func outsideRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, address := range [][]expr.Any{f.saddr(), f.daddr(1)} {
 		rules = append(rules, rule(outsideComment,
-			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")), verdict(expr.VerdictReturn)))
+			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")), verdict(expr.VerdictReturn)))
 	}
 	return rules
 }
@@ -164,7 +164,7 @@ func loopbackTable() nft.Table {
 		{Name: loopbackPorts, Key: []nftables.SetDatatype{proto, port}, Data: []nftables.SetDatatype{address}},
 		{Name: loopbackAddresses, Key: []nftables.SetDatatype{proto, address, port}, Data: []nftables.SetDatatype{address}},
 	}
-	local := nft.Join(f.isFamily(), f.saddr(), equal(1, loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
+	local := nft.Join(f.isFamily(), f.saddr(), equal(loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
 	lookup := func(set string) []expr.Any {
 		return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set, DestRegister: 1, IsDestRegSet: true}}
 	}
@@ -175,7 +175,7 @@ func loopbackTable() nft.Table {
 		}},
 		// behind the translation of sources, by which the answer has the address that was asked
 		{Name: loopbackInput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)}, Rules: []nft.Rule{
-			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")),
+			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")),
 				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
 		}},
 	}
@@ -281,15 +281,6 @@ func (n NetworkRule) nftRules() []nft.Rule {
 // has them all.
 func (p OwnedPorts) elements() []nft.Element {
 	elements := p.loopbackElements()
-	add := func(e nft.Element) {
-		e.Family, e.Table, e.Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
-		for _, had := range elements {
-			if had.Set == e.Set && string(had.Key) == string(e.Key) {
-				return
-			}
-		}
-		elements = append(elements, e)
-	}
 	for _, m := range p.Mappings {
 		f := familyOf(m.Container.Addr())
 		proto, host, to := []byte{m.Protocol.number()}, m.Host, m.Container
@@ -297,12 +288,12 @@ func (p OwnedPorts) elements() []nft.Element {
 		if !m.anyHost() {
 			e.Set, e.Key = f.name(addressPorts), concat(proto, host.Addr().AsSlice(), port(host))
 		}
-		add(e)
-		for _, e := range p.markElements(f, m) {
-			add(e)
-		}
+		elements = append(append(elements, e), p.markElements(f, m)...)
 	}
-	return elements
+	for i := range elements {
+		elements[i].Family, elements[i].Table, elements[i].Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
+	}
+	return nft.Without(elements, nil)
 }
 
 // markElements say who is masqueraded on the way to a port mapping.

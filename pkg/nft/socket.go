@@ -79,16 +79,16 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	if err := s.send([]netlink.Message{request}); err != nil {
 		return nil, false, err
 	}
-	dump := request.Header.Flags&netlink.Dump == netlink.Dump
+	isDump := request.Header.Flags&netlink.Dump == netlink.Dump
 	for {
 		messages, err := s.receive()
-		if errors.Is(err, unix.ENOBUFS) { // an answer is lost: to ask again changes nothing
-			if interrupted = true; dump {
-				continue // no other dump can begin before this one's end
-			}
-			return nil, interrupted, nil
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, unix.ENOBUFS) && isDump:
+			interrupted = true // it is asked again at its end, before which no other can begin
+			continue
+		case errors.Is(err, unix.ENOBUFS):
+			return nil, true, nil
+		case err != nil:
 			return nil, false, err
 		}
 		for _, m := range messages {
@@ -96,15 +96,10 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 				continue // of an earlier request that was given up
 			}
 			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.Header.Type {
-			case netlink.Error, netlink.Done:
-				if errno := errnoOf(m); errno != 0 {
-					return nil, false, errno
-				}
-				return answers, interrupted, nil
+			if m.Header.Type == netlink.Error || m.Header.Type == netlink.Done {
+				return answers, interrupted, errorOf(m)
 			}
-			answers = append(answers, m)
-			if !dump && request.Header.Flags&netlink.Acknowledge == 0 {
+			if answers = append(answers, m); !isDump && request.Header.Flags&netlink.Acknowledge == 0 {
 				return answers, interrupted, nil
 			}
 		}
@@ -224,6 +219,14 @@ func errnoOf(m netlink.Message) unix.Errno {
 		return 0
 	}
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+}
+
+// errorOf is errnoOf as an error, nil where there is none.
+func errorOf(m netlink.Message) error {
+	if errno := errnoOf(m); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func batchMessage(kind int) netlink.Message {
