@@ -258,6 +258,34 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 	}
 }
 
+// TestReferenceInLegacyTables: what netlink does not show of the reference plugin's the
+// programs do.
+func TestReferenceInLegacyTables(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		h := openHost(t, IPTables)
+		path := os.Getenv("PATH")
+		t.Setenv("PATH", legacyPrograms(t)+":"+path)
+		run(t, "sh", "-ec", referenceMapping)
+		if there {
+			run(t, "ip", "link", "set", "lo", "up")
+			run(t, "ip", "route", "add", "10.9.0.9/32", "dev", "lo") // an interface of which nothing is known
+		}
+		ports := twoPorts()
+		ports.Mappings = []Mapping{mapping(TCP, "0.0.0.0:7070", "10.1.0.5:80")}
+		err := h.AddPorts(owner("blue", "c1"), ports)
+		switch {
+		case !there:
+			must(t, err)
+			if got := run(t, "iptables-legacy-save", "-t", "nat"); strings.Contains(got, "10.9.0.9") {
+				t.Errorf("got\n%s\nwant nothing of a container that is gone", got)
+			}
+		case cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "oldest") || !strings.HasSuffix(err.Error(), "iptables -t nat -F CNI-DN-0123456789abcdef01234"):
+			t.Errorf("got %v, want code %d that names the container and the command", err, cni.CodeConflict)
+		}
+		t.Setenv("PATH", path)
+	}
+}
+
 // TestFirstUseAfterABoot: nothing of a ruleset that was saved before it is in force then,
 // whatever is asked for.
 func TestFirstUseAfterABoot(t *testing.T) {
