@@ -116,6 +116,15 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 		if err != nil {
 			return err
 		}
+		unreadable, err := t.isUnreadable(program, f, have)
+		if err != nil {
+			return err
+		}
+		if unreadable {
+			if want, err = t.rebuild(f, want, unwanted); err != nil {
+				return err
+			}
+		}
 		void, err := t.void(program, have, f, want.groups)
 		if err != nil {
 			return err
