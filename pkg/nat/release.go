@@ -64,16 +64,14 @@ func (h *Host) commitAlso(also nft.Changes) error {
 }
 
 // mayHave says, without the lock, whether there may be anything to release: a record,
-// or elements whose records were lost.
+// or elements whose records were lost. Chains of iptables ReleaseReference finds by their
+// names.
 func (h *Host) mayHave(o cni.Owner) (bool, error) {
 	if _, there, err := h.read(o); err != nil || there {
 		return there, err
 	}
 	if old, err := h.isOld(); err != nil || old {
 		return old, err
-	}
-	if looked, err := h.lookedAtIPTables(); err != nil || !looked {
-		return true, err
 	}
 	return h.lostRecords()
 }
