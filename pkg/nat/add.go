@@ -194,35 +194,42 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 // applyRecord brings each backend from what the record had to what it says now.
 func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Changes) error {
 	for _, backend := range []Backend{NFTables, IPTables} {
-		c := change{want: Rules{Ports: rec.Value.ports(rec.Owner, backend)}, unwanted: Rules{Ports: had.ports(rec.Owner, backend)}}
-		if m := rec.Value.Masquerade; m != nil && m.Backend == backend {
-			rule, err := h.networkRule(rec.Owner.Network, *m)
-			if err != nil {
-				return err
-			}
-			c.want.Networks = []NetworkRule{rule}
+		c, err := h.changeOf(backend, rec, had, also)
+		if err != nil {
+			return err
 		}
-		if backend == NFTables {
-			loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
-			if err != nil {
-				return err
-			}
-			c.also = also.With(loopback)
+		switch {
+		case c.want.empty() && c.unwanted.empty() && c.also.Empty():
+		case backend == IPTables && c.want.empty():
+			err = h.removeIPTables(c.unwanted.Ports)
+		default:
+			err = h.explainTaken(rec.Owner, h.kernel(backend).apply(c))
 		}
-		if c.want.empty() && c.unwanted.empty() && c.also.Empty() {
-			continue
-		}
-		if backend == IPTables && c.want.empty() {
-			if err := h.removeIPTables(c.unwanted.Ports); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := h.kernel(backend).apply(c); err != nil {
-			return h.explainTaken(rec.Owner, err)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// changeOf is what one backend has to do.
+func (h *Host) changeOf(backend Backend, rec attachmentRecord, had translation, also nft.Changes) (change, error) {
+	c := change{want: Rules{Ports: rec.Value.ports(rec.Owner, backend)}, unwanted: Rules{Ports: had.ports(rec.Owner, backend)}}
+	if m := rec.Value.Masquerade; m != nil && m.Backend == backend {
+		rule, err := h.networkRule(rec.Owner.Network, *m)
+		if err != nil {
+			return c, err
+		}
+		c.want.Networks = []NetworkRule{rule}
+	}
+	if backend == NFTables {
+		loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
+		if err != nil {
+			return c, err
+		}
+		c.also = also.With(loopback)
+	}
+	return c, nil
 }
 
 func (h *Host) removeIPTables(unwanted []OwnedPorts) error {

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func changesOf(c change) nft.Changes {
 	}
 	for _, p := range c.unwanted.Ports {
 		for _, e := range p.elements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
+			wanted := func(w nft.Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) }
 			if !slices.ContainsFunc(changes.Create, wanted) {
 				changes.Remove = append(changes.Remove, e)
 			}
@@ -59,7 +60,7 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 	}
 	for _, p := range unwanted {
 		for _, e := range p.loopbackElements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
+			wanted := func(w nft.Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) }
 			if !slices.ContainsFunc(changes.Create, wanted) {
 				changes.Remove = append(changes.Remove, e)
 			}

@@ -70,7 +70,7 @@ func (f family) nfproto() uint32 {
 }
 
 func (f family) isFamily() []expr.Any {
-	return nft.Join(meta(expr.MetaKeyNFPROTO, 1), equal(1, []byte{byte(f.nfproto())}))
+	return nft.Join(meta(expr.MetaKeyNFPROTO, 1), equal([]byte{byte(f.nfproto())}))
 }
 
 // Offsets of addresses in the headers: RFC 791, 3.1, and RFC 8200, 3.
@@ -101,8 +101,9 @@ func meta(key expr.MetaKey, register uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: register}}
 }
 
-func equal(register uint32, data []byte) []expr.Any {
-	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: data}}
+// equal compares what is in register 1.
+func equal(data []byte) []expr.Any {
+	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}}
 }
 
 // within is "== prefix" or "!= prefix" of what is in register 1.
@@ -129,7 +130,7 @@ func mask(bits, length int) []byte {
 // fibLocal is "fib daddr type local": only what is for this host is mapped.
 func fibLocal() []expr.Any {
 	return nft.Join([]expr.Any{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}},
-		equal(1, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)))
+		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)))
 }
 
 func inSet(set string) []expr.Any {

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 
@@ -91,7 +92,7 @@ func portsTable() nft.Table {
 		{Name: prerouting, Hook: natHook(nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), Rules: append(
 			outsideRules(), rule(mappedComment, fibLocal(), jump(hostPorts)))},
 		{Name: output, Hook: natHook(nftables.ChainHookOutput, nftables.ChainPriorityNATDest), Rules: []nft.Rule{
-			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(1, netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
+			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
 			rule(mappedComment, fibLocal(), jump(hostPorts)),
 		}},
 		// before the networks' masquerade, whose chain others' rules are in, too
@@ -164,7 +165,7 @@ func loopbackTable() nft.Table {
 		{Name: loopbackPorts, Key: []nftables.SetDatatype{proto, port}, Data: []nftables.SetDatatype{address}},
 		{Name: loopbackAddresses, Key: []nftables.SetDatatype{proto, address, port}, Data: []nftables.SetDatatype{address}},
 	}
-	local := nft.Join(f.isFamily(), f.saddr(), equal(1, loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
+	local := nft.Join(f.isFamily(), f.saddr(), equal(loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
 	lookup := func(set string) []expr.Any {
 		return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set, DestRegister: 1, IsDestRegSet: true}}
 	}
@@ -284,7 +285,7 @@ func (p OwnedPorts) elements() []nft.Element {
 	add := func(e nft.Element) {
 		e.Family, e.Table, e.Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
 		for _, had := range elements {
-			if had.Set == e.Set && string(had.Key) == string(e.Key) {
+			if had.Set == e.Set && bytes.Equal(had.Key, e.Key) {
 				return
 			}
 		}

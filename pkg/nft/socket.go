@@ -79,7 +79,7 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	if err := s.send([]netlink.Message{request}); err != nil {
 		return nil, false, err
 	}
-	dump := request.Header.Flags&netlink.Dump == netlink.Dump
+	single := request.Header.Flags&(netlink.Dump|netlink.Acknowledge) == 0
 	for {
 		messages, err := s.receive()
 		if err != nil {
@@ -90,19 +90,22 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 				continue // of an earlier request that was given up
 			}
 			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.Header.Type {
-			case netlink.Error, netlink.Done:
-				if errno := errnoOf(m); errno != 0 {
-					return nil, false, errno
-				}
-				return answers, interrupted, nil
+			if m.Header.Type == netlink.Error || m.Header.Type == netlink.Done {
+				return answers, interrupted, asError(errnoOf(m))
 			}
 			answers = append(answers, m)
-			if !dump && request.Header.Flags&netlink.Acknowledge == 0 {
+			if single {
 				return answers, interrupted, nil
 			}
 		}
 	}
+}
+
+func asError(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
 }
 
 // commit asks an acknowledgement of the last message alone: by then the kernel has
