@@ -4,7 +4,8 @@
 // the difference in one transaction; nothing is kept in memory between calls.
 //
 // Start at Conn.Commit; Conn.Differences says what Commit would mend. To see what a
-// node has: nft list table inet trestle; to see what is sent: nft monitor.
+// node has: nft list table inet trestle; to see what is sent: nft monitor. In tests the
+// kernel may be a function (peer), which needs no root.
 //
 // # How our tables live with others'
 //
