@@ -2,9 +2,7 @@ package test
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -78,44 +76,6 @@ func portmapCounts(t *testing.T, n natNet) map[string]int {
 		}
 	}
 	return counts
-}
-
-// TestPortmapInParallel: a hundred containers come and go at once.
-func TestPortmapInParallel(t *testing.T) {
-	t.Parallel()
-	n := newNATNet(t, false)
-	before := n.Dump()
-	const containers, each = 100, 5
-	calls := func(verb string) {
-		var wait sync.WaitGroup
-		for i := range containers {
-			var mappings []string
-			for port := range each {
-				mappings = append(mappings, natMapping("tcp", "", 10000+each*i+port, 80))
-			}
-			call := n.c1.Call(verb, "portmap", natConfig("blue", "", natResult(n.c1, natC1v4), strings.Join(mappings, ", ")))
-			call.ContainerID = fmt.Sprintf("c%d", i)
-			wait.Go(func() {
-				if err := n.Exec(call).Err(); err != nil {
-					t.Errorf("%s of %s: %v", verb, call.ContainerID, err)
-				}
-			})
-		}
-		wait.Wait()
-	}
-	calls("ADD")
-	ruleset := n.MustRun("nft", "list", "map", "inet", "trestle", "host_ports4")
-	if got := strings.Count(ruleset, "comment"); got != containers*each {
-		t.Errorf("got %d elements, want %d", got, containers*each)
-	}
-	rules := strings.Split(n.MustRun("nft", "list", "chain", "inet", "trestle", "host_ports"), "\n")
-	slices.Sort(rules)
-	if distinct := slices.Compact(slices.Clone(rules)); !slices.Equal(distinct, rules) {
-		t.Errorf("got rules twice:\n%s", strings.Join(rules, "\n"))
-	}
-	calls("DEL")
-	n.collect(t)
-	n.AssertUnchanged(before, "link veth-c1", "neighbour")
 }
 
 // TestPortmapKilled kills ADD, and then DEL, at every system call that changes

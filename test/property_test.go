@@ -34,10 +34,7 @@ func TestAnyOrder(t *testing.T) {
 	for _, usesIPTables := range []bool{false, true} {
 		t.Run(fmt.Sprintf("iptables=%v", usesIPTables), func(t *testing.T) {
 			t.Parallel()
-			m := newModel(t, seed)
-			if usesIPTables {
-				m.h.MustRun("sh", "-ec", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
-			}
+			m := newModel(t, seed, usesIPTables)
 			began := time.Now()
 			for step := 0; step < 250 && time.Since(began) < 15*time.Second && !t.Failed(); step++ {
 				m.step()
@@ -57,10 +54,21 @@ type model struct {
 	random *rand.Rand
 	all    []*attached
 	saved  bool // an older ruleset is at savedRuleset
+	ids    int  // of containers that took the place of others
+	former bool // one of an earlier build's is at formerRuleset
 	log    []string
+	// usesIPTables: masquerade and port mappings are iptables', whose rules nft cannot
+	// save, and the firewall lets through a chain that drops.
+	usesIPTables bool
 }
 
-const savedRuleset = "/run/older.nft"
+// Rulesets are saved by the program that each backend's users have.
+const (
+	savedRuleset  = "/run/older"
+	formerRuleset = "/run/former"
+	save          = `for f in inet bridge; do nft list table $f trestle 2>&-; done >%[1]s.nft || true; iptables-save >%[1]s.v4; ip6tables-save >%[1]s.v6`
+	load          = `nft flush ruleset; nft -f %[1]s.nft; iptables-restore %[1]s.v4; ip6tables-restore %[1]s.v6`
+)
 
 // attached is a container and what became of it.
 type attached struct {
@@ -70,6 +78,7 @@ type attached struct {
 	port    int
 	alive   bool
 	intact  bool     // no record was lost since ADD, so that GC makes its rules again
+	open    bool     // a killed plugin or a lost link has left what may count as alive
 	results []string // of the plugins, in their order
 }
 
@@ -77,22 +86,61 @@ type attached struct {
 // "inet trestle", "bridge trestle" and /run/trestle, with its owner's label.
 func (m *model) modelPlugins(network int) []object {
 	policy := []string{"isolated", "same-bridge"}[network]
+	backend := map[bool]string{false: "nftables", true: "iptables"}[m.usesIPTables]
 	return []object{
 		{
-			"type": "bridge", "bridge": fmt.Sprint("br", network), "isGateway": true, "ipMasq": true, "macspoofchk": true,
+			"type": "bridge", "bridge": fmt.Sprint("br", network), "isGateway": true, "ipMasq": true, "macspoofchk": true, "ipMasqBackend": backend,
 			"ipam": object{"type": "static"},
 		},
-		{"type": "portmap"},
+		{"type": "portmap", "backend": backend},
 		{"type": "firewall", "ingressPolicy": policy},
 	}
 }
 
-func newModel(t *testing.T, seed uint64) *model {
-	m := &model{t: t, h: routingHost(t), random: rand.New(rand.NewPCG(seed, 0))}
+func newModel(t *testing.T, seed uint64, usesIPTables bool) *model {
+	m := &model{t: t, h: routingHost(t), random: rand.New(rand.NewPCG(seed, 0)), usesIPTables: usesIPTables}
 	for i := range 5 {
-		m.all = append(m.all, &attached{Container: m.h.Container(fmt.Sprint("c", i)), network: i % 2, address: fmt.Sprintf("10.%d.0.%d", i%2+1, i+2), port: 8000 + i})
+		c := &attached{network: i % 2, address: fmt.Sprintf("10.%d.0.%d", i%2+1, i+2), port: 8000 + i%4} // the last one wants the first one's port
+		m.all = append(m.all, c)
+	}
+	m.all[4].network = 1 // and is on the other network
+	m.all[4].address = "10.2.0.6"
+	for i, c := range m.all {
+		c.Container = m.h.Container(fmt.Sprint("c", i))
+	}
+	if usesIPTables {
+		m.h.MustRun("sh", "-ec", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
+	}
+	if m.h.Dirs().Previous != "" {
+		m.saveFormer()
 	}
 	return m
+}
+
+// saveFormer saves what the build before has as a ruleset.
+func (m *model) saveFormer() {
+	c := m.all[0]
+	for _, command := range []string{"ADD", "DEL"} {
+		for i := range m.modelPlugins(c.network) {
+			if command == "DEL" {
+				i = len(m.modelPlugins(c.network)) - 1 - i
+			}
+			call := m.call(c, command, i)
+			call.Plugin, call.Path = filepath.Join(m.h.Dirs().Previous, call.Plugin), m.h.Dirs().Previous
+			answer := m.h.Exec(call)
+			if err := answer.Err(); err != nil {
+				m.t.Fatalf("%s by the build before: %v", call.Plugin, err)
+			}
+			if command == "ADD" {
+				c.results = append(c.results, answer.Stdout)
+			}
+		}
+		if command == "ADD" {
+			m.h.MustRun("sh", "-ec", fmt.Sprintf(save, formerRuleset))
+		}
+	}
+	c.results, m.former = nil, true
+	m.change("begin", "nft flush ruleset; rm -rf /run/trestle")
 }
 
 func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
@@ -107,17 +155,26 @@ func (m *model) step() {
 		{2, func() { m.add(c, true) }},
 		{6, func() { m.del(c, false) }},
 		{2, func() { m.del(c, true) }},
-		{2, m.gc},
-		{2, m.restore},
+		{2, func() { m.gc(false) }},
+		{1, func() { m.gc(true) }},
+		{2, func() { m.restore(false) }},
+		{1, func() { m.restore(true) }},
 		{2, func() { m.change("flush", "nft flush ruleset") }},
-		{2, func() { m.note("save"); m.h.MustRun("sh", "-ec", "nft list ruleset >"+savedRuleset); m.saved = true }},
+		{2, func() { m.change("save", fmt.Sprintf(save, savedRuleset)); m.saved = true }},
 		{2, func() {
 			if m.saved {
-				m.change("load an older ruleset", "nft flush ruleset; nft -f "+savedRuleset)
+				m.change("load an older ruleset", fmt.Sprintf(load, savedRuleset))
+			}
+		}},
+		{1, func() {
+			if m.former {
+				m.change("load one of the build before", fmt.Sprintf(load, formerRuleset))
 			}
 		}},
 		{2, m.lose},
 		{1, func() { m.endLink(c) }},
+		{2, func() { m.endNetNS(c) }},
+		{1, m.reboot},
 	}
 	total := 0
 	for _, s := range steps {
@@ -163,11 +220,29 @@ func (m *model) call(c *attached, command string, i int) host.Call {
 }
 
 // kill makes a plugin die at some step of its work.
-func (m *model) kill(call *host.Call) {
-	syscall := []string{"sendto", "openat", "renameat", "unlinkat", "mkdirat", "close"}[m.random.IntN(6)]
+func (m *model) kill() *host.Strace {
+	syscall := []string{"sendto", "openat", "renameat", "unlinkat", "mkdirat", "symlinkat", "close"}[m.random.IntN(7)]
 	when := 1 + m.random.IntN(12)
 	m.note("  killed at %s %d", syscall, when)
-	call.Strace = &host.Strace{Syscalls: syscall, Inject: []string{fmt.Sprintf("%s:signal=KILL:when=%d", syscall, when)}}
+	return &host.Strace{Syscalls: syscall, Inject: []string{fmt.Sprintf("%s:signal=KILL:when=%d", syscall, when)}}
+}
+
+// victim is the plugin that is killed, if one is.
+func (m *model) victim(killed bool, plugins int) int {
+	if !killed {
+		return -1
+	}
+	return m.random.IntN(plugins)
+}
+
+// rivals says whether the container must, or may, be refused its port.
+func (m *model) rivals(c *attached) (must, may bool) {
+	for _, other := range m.all {
+		if other != c && other.port == c.port {
+			must, may = other.alive && other.intact, other.alive || other.open
+		}
+	}
+	return must, may
 }
 
 func (m *model) add(c *attached, killed bool) {
@@ -176,22 +251,29 @@ func (m *model) add(c *attached, killed bool) {
 	}
 	m.del(c, false) // as runtimes do before they try again
 	m.note("ADD %s", c.ID)
-	c.results = nil
+	must, may := m.rivals(c)
+	c.results, c.open = nil, true
 	plugins := len(m.modelPlugins(c.network))
-	victim := -1
-	if killed {
-		victim = m.random.IntN(plugins)
-	}
+	victim := m.victim(killed, plugins)
 	for i := range plugins {
 		call := m.call(c, "ADD", i)
 		if i == victim {
-			m.kill(&call)
+			call.Strace = m.kill()
 		}
 		answer := m.h.Exec(call)
 		if i == victim && answer.Trace.Injected > 0 {
 			return
 		}
-		if err := answer.Err(); err != nil {
+		err := answer.Err()
+		if call.Plugin == "portmap" && (err == nil && must || host.CodeOf(err) == 102 && may) {
+			if err == nil {
+				m.t.Errorf("ADD of %s by portmap: got no error, want its port taken", c.ID)
+			}
+			m.note("  refused")
+			m.del(c, false)
+			return
+		}
+		if err != nil {
 			m.t.Errorf("ADD of %s by %s: %v", c.ID, call.Plugin, err)
 			return
 		}
@@ -204,15 +286,12 @@ func (m *model) add(c *attached, killed bool) {
 func (m *model) del(c *attached, killed bool) {
 	m.note("DEL %s", c.ID)
 	plugins := len(m.modelPlugins(c.network))
-	victim := -1
-	if killed {
-		victim = m.random.IntN(plugins)
-	}
-	c.alive = false
+	victim := m.victim(killed, plugins)
+	c.alive, c.open = false, true
 	for i := plugins - 1; i >= 0; i-- {
 		call := m.call(c, "DEL", i)
 		if i == victim {
-			m.kill(&call)
+			call.Strace = m.kill()
 		}
 		answer := m.h.Exec(call)
 		if i == victim && answer.Trace.Injected > 0 {
@@ -222,18 +301,58 @@ func (m *model) del(c *attached, killed bool) {
 			m.t.Errorf("DEL of %s by %s: %v, %q", c.ID, call.Plugin, err, answer.Stderr)
 		}
 	}
+	c.open = false
 }
 
-// endLink is a namespace that ends and takes its link along, without a DEL.
+// endLink is a link that goes without a DEL, while its namespace stays.
 func (m *model) endLink(c *attached) {
 	if c.alive {
-		m.note("%s loses its namespace", c.ID)
+		m.note("%s loses its link", c.ID)
 		c.MustRun("ip", "link", "delete", "eth0")
 		c.alive = false
+		c.open = true
 	}
 }
 
-func (m *model) gc() {
+// endNetNS is a namespace that ends without a DEL. Another container has the address
+// and the ports then: nothing stands in its way.
+func (m *model) endNetNS(c *attached) {
+	if !c.alive {
+		return
+	}
+	m.note("%s loses its namespace", c.ID)
+	var result struct{ Interfaces []struct{ Name string } }
+	if err := json.Unmarshal([]byte(c.results[0]), &result); err != nil {
+		m.t.Fatal(err)
+	}
+	c.Remove()
+	m.h.MustRun("timeout", "60", "sh", "-c", fmt.Sprintf("while ip link show %s >/dev/null 2>&1; do sleep .01; done", result.Interfaces[1].Name))
+	c.alive, c.open, c.results = false, false, nil
+	m.ids++
+	c.Container = m.h.Container(fmt.Sprint("c", len(m.all)+m.ids))
+}
+
+// reboot leaves no link, and what of records and rules somebody keeps over a boot.
+func (m *model) reboot() {
+	m.note("reboot")
+	for _, c := range m.all {
+		if c.alive {
+			c.MustRun("ip", "link", "delete", "eth0")
+		}
+		c.alive, c.open, c.results = false, false, nil
+	}
+	m.h.MustRun("sh", "-c", "ip link delete br0; ip link delete br1; true")
+	if m.random.IntN(2) == 0 {
+		m.change("  without records", "rm -rf /run/trestle")
+	} else {
+		m.change("  with records", `find /run/trestle -type f 2>&- | xargs -r sed -i -e 's/"boot":"[^"]*"/"boot":"another"/' -e 's/"time":"[^"]*"/"time":"2001-02-03T04:05:06Z"/'`)
+	}
+	if m.random.IntN(2) == 0 {
+		m.change("  without rules", "nft flush ruleset")
+	}
+}
+
+func (m *model) gc(killed bool) {
 	m.note("GC")
 	for network := range 2 {
 		valid := []any{}
@@ -242,22 +361,40 @@ func (m *model) gc() {
 				valid = append(valid, object{"containerID": c.ID, "ifname": "eth0"})
 			}
 		}
-		for i, config := range m.modelPlugins(network) {
+		plugins := m.modelPlugins(network)
+		victim := m.victim(killed, len(plugins))
+		for i, config := range plugins {
 			config["cniVersion"], config["name"], config["cni.dev/valid-attachments"] = "1.1.0", fmt.Sprint("n", network), valid
 			data, err := json.Marshal(config)
 			if err != nil {
 				m.t.Fatal(err)
 			}
-			if err := m.h.Exec(host.Call{Plugin: fmt.Sprint(config["type"]), Command: "GC", Config: string(data)}).Err(); err != nil {
+			call := host.Call{Plugin: fmt.Sprint(config["type"]), Command: "GC", Config: string(data)}
+			if i == victim {
+				call.Strace = m.kill()
+			}
+			answer := m.h.Exec(call)
+			if err := answer.Err(); err != nil && (i != victim || answer.Trace.Injected == 0) {
 				m.t.Errorf("GC by plugin %d of network %d: %v", i, network, err)
 			}
 		}
 	}
 }
 
-func (m *model) restore() {
+func (m *model) restore(killed bool) {
 	m.note("restore")
-	m.h.MustRun(filepath.Join(m.h.Dirs().Trestle, "trestle"), "restore")
+	args := []string{filepath.Join(m.h.Dirs().Trestle, "trestle"), "restore"}
+	if !killed {
+		m.h.MustRun(args...)
+		return
+	}
+	output, trace, err := m.h.Trace(*m.kill(), host.Command{Args: args})
+	if err == nil && trace.Injected == 0 && output.Code != 0 {
+		err = fmt.Errorf("exit status %d: %s", output.Code, output.Stderr)
+	}
+	if err != nil {
+		m.t.Errorf("restore: %v", err)
+	}
 }
 
 // lose removes some records, or all.
@@ -293,12 +430,12 @@ func (m *model) files() []string {
 	return paths
 }
 
-var ownerComment = regexp.MustCompile(`comment "([^"]+/[^"]*)"`)
+var ownerComment = regexp.MustCompile(`comment "([^" ]+/[^" ]*)[" ]`)
 
 // kernelOwners are the labels in rules and elements.
 func (m *model) kernelOwners() []string {
 	var owners []string
-	for _, match := range ownerComment.FindAllStringSubmatch(m.h.MustRun("nft", "list", "ruleset"), -1) {
+	for _, match := range ownerComment.FindAllStringSubmatch(m.h.MustRun("sh", "-ec", "nft list ruleset; iptables-save; ip6tables-save"), -1) {
 		owners = append(owners, match[1])
 	}
 	slices.Sort(owners)
@@ -332,7 +469,7 @@ func (m *model) recordOwners() []string {
 
 // settle ends the run: GC, and then the last DELs.
 func (m *model) settle() {
-	m.gc()
+	m.gc(false)
 	may, must := map[string]bool{}, map[string]bool{}
 	for _, c := range m.all {
 		label := fmt.Sprintf("n%d/%s/eth0", c.network, c.ID)
@@ -362,7 +499,7 @@ func (m *model) settle() {
 	for _, c := range m.all {
 		m.del(c, false)
 	}
-	m.gc()
+	m.gc(false)
 	if left := append(m.kernelOwners(), m.recordOwners()...); len(left) > 0 {
 		m.t.Errorf("got %v left", left)
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/firewall"
-	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
@@ -28,18 +27,6 @@ is changed.`,
 func restore() error {
 	conn, host := translator.Open()
 	_, err := host.Restore()
-	records := record.Open(record.DefaultDir)
-	walls := firewall.OpenHost(records)
-	return errors.Join(err, conn.Close(), restoreSpoofChecks(records), walls.Restore(), walls.Close())
-}
-
-func restoreSpoofChecks(records record.Store) (err error) {
-	lock, err := records.Lock()
-	if err != nil {
-		return err
-	}
-	conn := nft.Open(records.Dir("nft"))
-	defer func() { err = errors.Join(err, lock.Unlock(), conn.Close()) }()
-	changes, err := bridge.OpenSpoofChecks(records, conn).Restore()
-	return errors.Join(err, conn.Commit(changes, nil))
+	walls := firewall.OpenHost(record.Open(record.DefaultDir))
+	return errors.Join(err, translator.WithSpoofChecks(conn, bridge.SpoofChecks.Restore), conn.Close(), walls.Restore(), walls.Close())
 }

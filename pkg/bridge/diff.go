@@ -83,7 +83,6 @@ func (d *differences) port(want, have Port) {
 	if want.VLAN.Filters() && !have.VLAN.includes(want.VLAN) {
 		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
 	}
-	d.lacks(name+" MAC spoof check", want.SpoofCheck, have.SpoofCheck)
 }
 
 func (d *differences) container(want, have Interface) {

@@ -13,14 +13,23 @@ import (
 // nothing is provably dead: a link whose container is gone is gone itself.
 // An empty list says that nobody is left, and an idle bridge goes as well.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
-	failed := h.reapUnguarded()
+	var failed error
 	if valid.Known {
-		failed = errors.Join(failed, h.gcLinks(c, network, valid))
+		failed = h.gcLinks(c, network, valid)
 	}
 	if c.Transient || valid.IsEmpty() {
 		failed = errors.Join(failed, h.ReapBridge(c.Bridge))
 	}
 	return failed
+}
+
+// HasLink says whether there is a link of that name.
+func (h *Host) HasLink(name string) (bool, error) {
+	_, err := h.nl.LinkByName(name)
+	if isLinkGone(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // gcLinks looks at all links once.
@@ -40,7 +49,7 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 		case ok && strings.HasPrefix(label, cni.NetworkLabel(network)) && !valid.KeepsLabel(label):
 			bridges[l.master] = true
 			_, err := h.rt.do(deleteIndex(l.index, l.name))
-			failed = errors.Join(failed, h.unguard(l.name), err)
+			failed = errors.Join(failed, err)
 		}
 	}
 	failed = errors.Join(failed, h.reapNameless(c.Bridge, nameless))

@@ -12,32 +12,26 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
-	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // Host is the network namespace that the bridges are in: the caller's.
 type Host struct {
-	rt  *rtnl
-	nl  *netlink.Handle // opens a socket for each request: for what an ADD or DEL seldom needs
-	dir string
+	rt *rtnl
+	nl *netlink.Handle // opens a socket for each request: for what an ADD or DEL seldom needs
 	// forwards4 and forwards6 are what the last look found.
 	forwards4, forwards6 bool
-	nft                  *nft.Conn // of the MAC spoof check, once it is used
 }
-
-// DefaultDir holds a record for each port whose source MAC is checked.
-const DefaultDir = "/run/trestle/macspoofchk"
 
 // forwardingLimit bounds the wait for a new port, which takes no time at all.
 const forwardingLimit = 10 * time.Second
 
-// OpenHost opens a netlink socket in the caller's namespace. Records go to dir.
-func OpenHost(dir string) (*Host, error) {
+// OpenHost opens a netlink socket in the caller's namespace.
+func OpenHost() (*Host, error) {
 	rt, err := openRTNL(0)
 	if err != nil {
 		return nil, err
 	}
-	return &Host{rt: rt, nl: &netlink.Handle{}, dir: dir}, nil
+	return &Host{rt: rt, nl: &netlink.Handle{}}, nil
 }
 
 // Close closes the socket.

@@ -18,7 +18,7 @@ func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
 	if s.Bridge, err = h.observeBridge(plan.Bridge); err != nil {
 		return State{}, err
 	}
-	if s.Port, err = h.observePort(plan.Port, plan.Container.MAC, s.Bridge.DefaultVLAN); err != nil {
+	if s.Port, err = h.observePort(plan.Port, s.Bridge.DefaultVLAN); err != nil {
 		return State{}, err
 	}
 	if s.Container, err = sandbox.observe(plan.Container); err != nil {
@@ -51,7 +51,7 @@ func (b Bridge) GatewayName() string {
 }
 
 // observePort asks for the port with its flags, which the library leaves out.
-func (h *Host) observePort(plan Port, mac net.HardwareAddr, vlanByDefault int) (Port, error) {
+func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
@@ -74,12 +74,7 @@ func (h *Host) observePort(plan Port, mac net.HardwareAddr, vlanByDefault int) (
 	if err := p.readFlags(replies[0]); err != nil {
 		return Port{}, fmt.Errorf("read port flags of %s: %w", plan.Name, err)
 	}
-	if p.VLAN, err = observeVLAN(attrs.Index, vlanByDefault, plan.VLAN); err != nil {
-		return Port{}, err
-	}
-	if plan.SpoofCheck {
-		p.SpoofCheck, err = isGuarded(p.Name, mac)
-	}
+	p.VLAN, err = observeVLAN(attrs.Index, vlanByDefault, plan.VLAN)
 	return p, err
 }
 

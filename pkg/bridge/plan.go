@@ -55,7 +55,8 @@ type Port struct {
 	Hairpin  bool
 	Isolated bool
 	VLAN     VLAN
-	// SpoofCheck lets nothing in but what comes from the container's MAC.
+	// SpoofCheck lets nothing in but what comes from the container's MAC. It is not
+	// observed with the rest: SpoofChecks.Differences tells.
 	SpoofCheck bool
 }
 

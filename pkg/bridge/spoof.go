@@ -155,6 +155,18 @@ func (s SpoofChecks) MayHave(o cni.Owner) (bool, error) {
 // Forget removes the record, if there is one.
 func (s SpoofChecks) Forget(o cni.Owner) error { return s.records.Remove(spoofPlace, o, nil) }
 
+// Remove is Release and Forget in a transaction of its own.
+func (s SpoofChecks) Remove(o cni.Owner) error {
+	changes, err := s.Release(o)
+	if err == nil {
+		err = s.conn.Commit(changes, nil)
+	}
+	if err != nil {
+		return err
+	}
+	return s.Forget(o)
+}
+
 // find gives the elements of the attachment's port. Without a record one question to
 // the kernel tells that there are none.
 func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
@@ -165,17 +177,13 @@ func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
 	if err != nil || there {
 		return changesOf(r).Create, err
 	}
-	return s.findPort(HostName(o))
-}
-
-func (s SpoofChecks) findPort(port string) ([]nft.Element, error) {
-	guess := SpoofChanges(port, nil, cni.Owner{}).Create[:1]
-	found, err := s.conn.Find(guess)
+	port := SpoofChanges(HostName(o), nil, o).Create[:1]
+	found, err := s.conn.Find(port)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
 	all, err := s.conn.List(SpoofTable())
-	return slices.DeleteFunc(all, func(e nft.Element) bool { return !bytes.HasPrefix(e.Key, guess[0].Key) }), err
+	return slices.DeleteFunc(all, func(e nft.Element) bool { return !bytes.HasPrefix(e.Key, port[0].Key) }), err
 }
 
 // wanted adds what all records ask for.
@@ -200,11 +208,10 @@ func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr)
 	return diffs, err
 }
 
-// Reap takes ports out of the check that keep says nothing for: those of records, and
-// those of the kernel's elements that no record asks for, by port and the label of
-// who had it. What a flush took of the others is made again. The table goes if it is
-// idle then.
-func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
+// Reap takes ports out of the check that keep does not stand for: those of records, and
+// those of the kernel's elements that no record asks for. What a flush took of the
+// others is made again. The table goes if it is idle then.
+func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	if err := s.convert(); err != nil {
 		return err
 	}
@@ -215,7 +222,7 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	var kept []nft.Element
 	var gone []cni.Owner
 	for _, r := range records {
-		live, err := keep(r.Value.Port, r.Owner.String())
+		live, err := keep(r.Value.Port)
 		if err != nil {
 			return err
 		}
@@ -235,12 +242,12 @@ func (s SpoofChecks) Reap(keep func(port, label string) (bool, error)) error {
 	for _, o := range gone {
 		err = errors.Join(err, s.Forget(o))
 	}
-	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
+	return errors.Join(err, record.Prune[spoofCheck](s.records, spoofPlace), s.conn.DeleteIdle(SpoofTable()))
 }
 
 // repairs are the changes that make the elements kept again, and delete what the kernel
 // has beside them: for the same ports, and for those that keep says nothing for.
-func (s SpoofChecks) repairs(kept []nft.Element, keep func(port, label string) (bool, error)) (nft.Changes, error) {
+func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, error)) (nft.Changes, error) {
 	found, err := s.conn.List(SpoofTable())
 	changes := nft.Changes{Create: nft.Without(kept, found)}
 	if len(found)+len(kept) > 0 {
@@ -251,7 +258,7 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port, label string) (
 		recorded[portOf(e)] = true
 	}
 	for _, e := range nft.Without(found, kept) {
-		live, keepErr := keep(portOf(e), e.Owner)
+		live, keepErr := keep(portOf(e))
 		if err = errors.Join(err, keepErr); !live || recorded[portOf(e)] {
 			changes.Remove = append(changes.Remove, e)
 		}
@@ -259,17 +266,20 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port, label string) (
 	return changes, err
 }
 
-// Restore gives the changes that make again what the records ask for, and nothing else
-// for their ports.
-func (s SpoofChecks) Restore() (nft.Changes, error) {
+// Restore makes again what the records ask for, and nothing else for their ports.
+func (s SpoofChecks) Restore() error {
 	if err := s.convert(); err != nil {
-		return nft.Changes{}, err
+		return err
 	}
+	return s.remake()
+}
+
+func (s SpoofChecks) remake() error {
 	changes, err := s.wanted(nft.Changes{})
-	if err != nil {
-		return nft.Changes{}, err
+	if err == nil {
+		changes, err = s.repairs(changes.Create, func(string) (bool, error) { return true, nil })
 	}
-	return s.repairs(changes.Create, func(string, string) (bool, error) { return true, nil })
+	return errors.Join(err, s.conn.Commit(changes, nil))
 }
 
 // convert takes over the table and the records of releases before pkg/record: files
@@ -299,8 +309,7 @@ func (s SpoofChecks) convert() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	changes, err := s.Restore()
-	return errors.Join(err, s.conn.Commit(changes, nil))
+	return s.remake()
 }
 
 func (s SpoofChecks) convertFile(path string) error {
@@ -319,93 +328,4 @@ func (s SpoofChecks) convertFile(path string) error {
 		return cni.IOErrorf("record of a MAC spoof check: %w", err)
 	}
 	return nil
-}
-
-// spoofChecks calls do with the host's checks, under the lock. The socket is left to
-// the end of the process: to close it waits for what NAT has deleted just before, and
-// there is a link to delete meanwhile.
-func (h *Host) spoofChecks(do func(SpoofChecks, *nft.Conn) error) (err error) {
-	records := record.Open(filepath.Dir(h.dir))
-	lock, err := records.Lock()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	if h.nft == nil {
-		h.nft = nft.Open(records.Dir("nft"))
-	}
-	h.nft.Refresh()
-	return do(SpoofChecks{records, h.nft}, h.nft)
-}
-
-func (h *Host) release(o cni.Owner) error {
-	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
-		changes, err := checks.Release(o)
-		if err == nil {
-			err = conn.Commit(changes, nil)
-		}
-		if err != nil {
-			return err
-		}
-		return checks.Forget(o)
-	})
-}
-
-// unguard is release where the port is all that is known of the attachment: a
-// record's file is named by the same hash as the port.
-func (h *Host) unguard(port string) error {
-	if _, err := os.Stat(filepath.Join(h.dir, port)); err == nil { // of an earlier release
-		if err := h.spoofChecks(func(checks SpoofChecks, _ *nft.Conn) error { return checks.convert() }); err != nil {
-			return err
-		}
-	}
-	paths, err := filepath.Glob(filepath.Join(h.dir, "*", "*"+strings.TrimPrefix(port, hostNamePrefix)+"*"))
-	if err != nil {
-		return err
-	}
-	for _, path := range paths {
-		if r, there, err := record.At[spoofCheck](path); err == nil && there {
-			return h.release(r.Owner)
-		}
-		if err := os.Remove(path); err != nil { // torn
-			return cni.IOErrorf("record of a MAC spoof check: %w", err)
-		}
-	}
-	return h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
-		elements, err := checks.findPort(port)
-		return errors.Join(err, conn.Commit(nft.Changes{Remove: elements}, nil))
-	})
-}
-
-// reapUnguarded takes ports out of the check whose links are gone: with a
-// container's namespace its link goes, and nobody tells us.
-func (h *Host) reapUnguarded() error {
-	return h.spoofChecks(func(checks SpoofChecks, _ *nft.Conn) error {
-		return checks.Reap(func(port, _ string) (bool, error) {
-			_, err := h.nl.LinkByName(port)
-			if isLinkGone(err) {
-				return false, nil
-			}
-			return true, err
-		})
-	})
-}
-
-// isGuarded says whether the port's frames are checked for the MAC. Whose check it is
-// the record says.
-func isGuarded(port string, mac net.HardwareAddr) (guarded bool, err error) {
-	h := Host{dir: DefaultDir}
-	err = h.spoofChecks(func(checks SpoofChecks, conn *nft.Conn) error {
-		if err := checks.convert(); err != nil {
-			return err
-		}
-		changes := SpoofChanges(port, mac, cni.Owner{})
-		for i := range changes.Create {
-			changes.Create[i].Shared = true
-		}
-		diffs, err := conn.Differences(changes)
-		guarded = len(diffs) == 0
-		return err
-	})
-	return guarded, err
 }

@@ -55,7 +55,7 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) (int, error) {
 	all, err := record.List[Rules](h.records, place, "")
 	// "nft -f" may have loaded what was saved under an earlier release
-	errs := []error{err, h.takeOver(nil), h.records.Prune(place)}
+	errs := []error{err, h.takeOver(nil), record.Prune[Rules](h.records, place)}
 	var live []ruleRecord
 	recorded := map[cni.Owner]bool{}
 	for _, r := range all {

@@ -35,20 +35,6 @@ type Also struct {
 	Done func() error
 }
 
-// Do makes changes of another part's alone.
-func (h *Host) Do(also Also) error {
-	return h.locked(func() error {
-		changes, err := also.changes()
-		if err == nil {
-			err = h.conn.Commit(changes, h.stands)
-		}
-		if err != nil {
-			return err
-		}
-		return also.done()
-	})
-}
-
 func (a Also) isNothing() bool { return a.Changes == nil }
 
 func (a Also) changes() (nft.Changes, error) {

@@ -171,7 +171,11 @@ func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
 		return true, nil
 	}
 	life, err := h.probe.Life(rec.Stamp)
-	return life == record.Dead, err
+	if err != nil || life == record.Dead || !rec.Value.ByLink || h.vouch == nil {
+		return life == record.Dead, err
+	}
+	stands, err := h.vouch(rec.Owner.String())
+	return !stands, err
 }
 
 // Status says whether an ADD would get its rules by the backend; the error has code

@@ -200,7 +200,7 @@ func (t ipTables) adopt(network string, valid cni.Valid) error {
 		}
 		owner, ok := cni.ParseOwner(label)
 		if ok && (alive || valid.KeepsLabel(label)) {
-			if err := t.takeIn(owner, chains); err != nil {
+			if err := t.takeIn(owner, chains, alive); err != nil {
 				return err
 			}
 			continue
@@ -319,7 +319,7 @@ func (t ipTable) chainsOfOurs() map[string]string {
 }
 
 // takeIn makes a record of an attachment's chains.
-func (t ipTables) takeIn(o cni.Owner, chains []foundChain) error {
+func (t ipTables) takeIn(o cni.Owner, chains []foundChain, byLink bool) error {
 	rec, there, err := t.h.read(o)
 	if err != nil {
 		return err
@@ -334,7 +334,7 @@ func (t ipTables) takeIn(o cni.Owner, chains []foundChain) error {
 	for _, c := range chains {
 		c.table.read(c.chain, c.family, &ports.Ports)
 	}
-	rec.Value.Ports = &ports
+	rec.Value.Ports, rec.Value.ByLink = &ports, byLink
 	if err := t.h.write(rec); err != nil {
 		return err
 	}

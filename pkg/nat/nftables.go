@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
+
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -15,10 +17,14 @@ type nfTables struct{ h *Host }
 func (n nfTables) apply(c change) error {
 	changes := changesOf(c)
 	if len(changes.Tables)+len(changes.Create) == 0 {
-		// what only goes needs no table, and where there is none nothing is left of it
+		// what only goes needs no table, and where there is none nothing is left of it; what
+		// goes along may be in another one
 		there, err := n.h.conn.Exists(inetTable())
-		if err != nil || !there {
+		if err != nil {
 			return err
+		}
+		if !there {
+			changes.Remove = slices.DeleteFunc(changes.Remove, func(e nft.Element) bool { return e.Family == nftables.TableFamilyINet })
 		}
 	}
 	return n.h.conn.Commit(changes, n.h.stands)

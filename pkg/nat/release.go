@@ -175,13 +175,14 @@ func (h *Host) adopt(network string, valid cni.Valid) error {
 		if err != nil {
 			return err
 		}
-		owner, ok := cni.ParseOwner(label)
-		if !ok || !alive && !valid.KeepsLabel(label) {
+		owner, whole := cni.ParseOwner(label)
+		switch {
+		case !alive && !valid.KeepsLabel(label):
 			void = append(void, own...)
-			continue
-		}
-		if err := h.takeIn(owner, stamp, own); err != nil {
-			return err
+		case whole: // a label that was shortened does not tell whose record to make
+			if err := h.takeIn(owner, stamp, own, alive); err != nil {
+				return err
+			}
 		}
 	}
 	if len(elements) == 0 {
@@ -205,8 +206,9 @@ func hasNetwork(label, network string) bool {
 	return len(label) > len(prefix) && label[:len(prefix)] == prefix
 }
 
-// takeIn makes a record of an attachment's elements.
-func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element) error {
+// takeIn makes a record of an attachment's elements, for which a link stands or the
+// runtime's list.
+func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element, byLink bool) error {
 	rec, there, err := h.read(o)
 	if err != nil {
 		return err
@@ -223,7 +225,7 @@ func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element) e
 		found.HostAddress = ports.HostAddress
 		ports = recordedPorts{IPTables, found}
 	}
-	rec.Value.Ports = &ports
+	rec.Value.Ports, rec.Value.ByLink = &ports, byLink
 	if err := h.write(rec); err != nil {
 		return err
 	}
@@ -275,7 +277,7 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 			}
 			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 		}
-		errs = append(errs, h.reservations().sweep())
+		errs = append(errs, record.Prune[translation](h.store, place), h.reservations().sweep())
 		if valid.IsEmpty() && len(kept) == 0 {
 			errs = append(errs, h.forgetNetwork(network))
 		}
@@ -293,6 +295,14 @@ func (h *Host) isGone(rec attachmentRecord, valid cni.Valid) (bool, error) {
 
 // remake makes again what a flush has taken of the attachments'.
 func (h *Host) remake(kept []attachmentRecord) error {
+	_, iptablesErr := h.restoreBackend(IPTables, kept)
+	_, loopbackErr := h.restoreLoopback(kept)
+	return errors.Join(iptablesErr, loopbackErr, h.remakeElements(kept))
+}
+
+// remakeElements is restoreBackend for nftables, by one listing rather than a question
+// for each element.
+func (h *Host) remakeElements(kept []attachmentRecord) error {
 	want, err := rulesOf(kept, NFTables)
 	if err != nil || want.empty() {
 		return err

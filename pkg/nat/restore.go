@@ -59,7 +59,7 @@ func (h *Host) restore() (done Restored, err error) {
 	errs = append(errs, err)
 	void, err := h.removeVoid(alive)
 	done.Void = void
-	errs = append(errs, err, h.reservations().sweep())
+	errs = append(errs, err, record.Prune[translation](h.store, place), h.reservations().sweep())
 	return done, errors.Join(errs...)
 }
 

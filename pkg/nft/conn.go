@@ -135,19 +135,23 @@ func (c *Conn) Drops(t Table, chain string) (bool, error) {
 
 // DeleteTable deletes the table, whoever has anything in it.
 func (c *Conn) DeleteTable(t Table) error {
-	there, err := c.Exists(t)
-	if err != nil || !there {
-		return err
+	for {
+		there, err := c.Exists(t)
+		if err != nil || !there {
+			return errors.Join(err, c.forget(t))
+		}
+		c.library.DelTable(t.library())
+		messages, err := c.library.messages()
+		if err == nil {
+			err = c.peer.commit(messages)
+		}
+		if err == nil {
+			return c.forget(t)
+		}
+		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, errLost) {
+			return fmt.Errorf("delete nftables table %s: %w", t, err)
+		}
 	}
-	c.library.DelTable(t.library())
-	messages, err := c.library.messages()
-	if err != nil {
-		return err
-	}
-	if err := c.peer.commit(messages); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("delete nftables table %s: %w", t, err)
-	}
-	return c.forget(t)
 }
 
 // DeleteIdle deletes the table if nothing in it belongs to an attachment or a

@@ -79,10 +79,16 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	if err := s.send([]netlink.Message{request}); err != nil {
 		return nil, false, err
 	}
-	single := request.Header.Flags&(netlink.Dump|netlink.Acknowledge) == 0
+	dump := request.Header.Flags&netlink.Dump == netlink.Dump
+	single := !dump && request.Header.Flags&netlink.Acknowledge == 0
 	for {
 		messages, err := s.receive()
-		if err != nil {
+		switch lost := errors.Is(err, unix.ENOBUFS); { // to ask again changes nothing
+		case lost && !dump:
+			return nil, true, nil
+		case lost: // no other dump can begin before this one's end
+			interrupted = true
+		case err != nil:
 			return nil, false, err
 		}
 		for _, m := range messages {

@@ -210,11 +210,17 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	}
 }
 
-// Prune removes links of shares that lead to no record: who calls it holds the lock.
-func (s Store) Prune(place string) error {
+// Prune removes what tells of nobody: files that hold no record, which a kill or a
+// full disk left, and links of shares that lead to none. Who calls it holds the lock.
+func Prune[T any](s Store, place string) error {
+	_, void, err := list[T](s, place, "")
+	errs := []error{err}
+	for _, path := range void {
+		errs = append(errs, remove(path))
+	}
 	shares := s.Dir(place + ".shared")
 	dirs, err := names(shares)
-	errs := []error{err}
+	errs = append(errs, err)
 	for _, dir := range dirs {
 		links, err := names(filepath.Join(shares, dir))
 		errs = append(errs, err)
@@ -229,18 +235,21 @@ func (s Store) Prune(place string) error {
 	return errors.Join(errs...)
 }
 
-// List gives the records of a network, or of all where network is empty. Files that
-// hold none, which a kill or a full disk left, are removed: who calls it holds the
-// lock.
+// List gives the records of a network, or of all where network is empty. It changes
+// nothing: CHECK lists while others write.
 func List[T any](s Store, place, network string) ([]Record[T], error) {
+	all, _, err := list[T](s, place, network)
+	return all, err
+}
+
+// list also gives the paths of files that hold no record.
+func list[T any](s Store, place, network string) (all []Record[T], void []string, err error) {
 	networks := []string{network}
-	var err error
 	if network == "" {
 		if networks, err = names(filepath.Join(s.dir, place)); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	var all []Record[T]
 	var errs []error
 	for _, network := range networks {
 		dir := filepath.Join(s.dir, place, network)
@@ -248,21 +257,17 @@ func List[T any](s Store, place, network string) ([]Record[T], error) {
 		errs = append(errs, err)
 		for _, name := range files {
 			r, whole, err := readFile[T](filepath.Join(dir, name))
-			if err == nil && (!whole || name != key(r.Owner)) {
-				err = remove(filepath.Join(dir, name))
-			} else if err == nil {
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case !whole || name != key(r.Owner):
+				void = append(void, filepath.Join(dir, name))
+			default:
 				all = append(all, r)
 			}
-			errs = append(errs, err)
 		}
 	}
-	return all, errors.Join(errs...)
-}
-
-// Any says whether the network has a record in a place.
-func (s Store) Any(place, network string) (bool, error) {
-	files, err := names(filepath.Join(s.dir, place, network))
-	return len(files) > 0, err
+	return all, void, errors.Join(errs...)
 }
 
 func names(dir string) ([]string, error) {

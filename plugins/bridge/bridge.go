@@ -40,7 +40,7 @@ func newCall(r *cni.Request) (*call, error) {
 	if err != nil && !cleansUp {
 		return nil, err
 	}
-	host, err := bridge.OpenHost(bridge.DefaultDir)
+	host, err := bridge.OpenHost()
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +240,7 @@ func gc(r *cni.Request) error {
 		func() error {
 			return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
 		},
+		func() error { return c.nat.reapSpoofChecks(c.host) }, // whose links are gone by now
 	)
 }
 

@@ -97,7 +97,9 @@ func (t translation) spoofCheck(r *cni.Request, s *bridge.State, undo *cni.Undo)
 	if !s.Port.SpoofCheck {
 		return nat.Also{}
 	}
-	undo.Push("stop checking MACs of "+s.Port.Name, func() error { return t.host.Do(t.noSpoofCheck(r.Owner)) })
+	undo.Push("stop checking MACs of "+s.Port.Name, func() error {
+		return translator.WithSpoofChecks(t.conn, func(checks bridge.SpoofChecks) error { return checks.Remove(r.Owner) })
+	})
 	return nat.Also{Changes: func() (nft.Changes, error) {
 		return t.spoofChecks().Add(r.Owner, s.Port.Name, s.Container.MAC)
 	}}
@@ -132,6 +134,14 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	return errors.Join(err, t.host.Release(r.Owner, also))
 }
 
+// reapSpoofChecks takes ports out of the check whose links are gone: with a container's
+// namespace its link goes, and nobody tells us.
+func (t translation) reapSpoofChecks(host *bridge.Host) error {
+	return translator.WithSpoofChecks(t.conn, func(checks bridge.SpoofChecks) error {
+		return checks.Reap(host.HasLink)
+	})
+}
+
 // addressesOf are the container's addresses as far as prevResult tells; DEL does
 // what it can without.
 func addressesOf(r *cni.Request) []netip.Addr {
@@ -156,6 +166,13 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 		return err
 	}
 	differences, err := t.host.Check(a)
+	if s.Port.SpoofCheck {
+		err = errors.Join(err, translator.WithSpoofChecks(t.conn, func(checks bridge.SpoofChecks) error {
+			more, err := checks.Differences(r.Owner, s.Port.Name, s.Container.MAC)
+			differences = append(differences, more...)
+			return err
+		}))
+	}
 	for _, d := range differences {
 		err = errors.Join(err, cni.MismatchErrorf("%s", d))
 	}

@@ -26,9 +26,20 @@ func Open() (*nft.Conn, *nat.Host) {
 	return conn, host
 }
 
-// SpoofChecks are the MAC checks of the host's ports, over the same connection.
+// SpoofChecks are the MAC checks of the host's ports, over the same connection. Who uses
+// them holds the lock of the records, as whom WithSpoofChecks calls does.
 func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
 	return bridge.OpenSpoofChecks(record.Open(record.DefaultDir), conn)
+}
+
+// WithSpoofChecks calls do with the MAC checks, under the lock of the records.
+func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
+	lock, err := record.Open(record.DefaultDir).Lock()
+	if err != nil {
+		return err
+	}
+	conn.Refresh()
+	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
 // vouch says whether a link stands for the attachment with that label.
