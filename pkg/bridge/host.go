@@ -22,7 +22,7 @@ type Host struct {
 	dir string
 	// forwards4 and forwards6 are what the last look found.
 	forwards4, forwards6 bool
-	nft *nft.Conn // of the MAC spoof check, once it is used
+	nft                  *nft.Conn // of the MAC spoof check, once it is used
 }
 
 // DefaultDir holds a record for each port whose source MAC is checked.
