@@ -186,8 +186,16 @@ type foundChain struct {
 
 // adopt takes in what the tables have of attachments on the network ("": on any) of
 // which no record tells, if a lease, a link or the runtime's list stands for them; what
-// has nobody goes.
+// has nobody goes, and so do an earlier release's chains, of which upgrade has taken
+// over what its records tell of.
 func (t ipTables) adopt(network string, valid cni.Valid) error {
+	old, err := t.h.isOld() // in the middle of upgrade
+	if err == nil && !old {
+		err = t.removeFormer()
+	}
+	if err != nil {
+		return err
+	}
 	owners, err := t.unrecorded(network)
 	if err != nil {
 		return err
@@ -447,6 +455,9 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 		return err
 	}
 	have, err := iptables.Save(program, table)
+	if t.isOutOfReach(err) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
