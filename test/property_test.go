@@ -383,7 +383,9 @@ func (m *model) restore(killed bool) {
 	m.note("restore")
 	args := []string{filepath.Join(m.h.Dirs().Trestle, "trestle"), "restore"}
 	if !killed {
-		m.h.MustRun(args...)
+		if output, err := m.h.Run(host.Command{Args: args}); err != nil || output.Code != 0 {
+			m.t.Errorf("restore: %v, %s", err, output.Stderr)
+		}
 		return
 	}
 	output, trace, err := m.h.Trace(*m.kill(), host.Command{Args: args})

@@ -180,9 +180,12 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 // applyRecord brings each backend from what the record had to what it says now.
 func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Changes) error {
 	for _, backend := range []Backend{NFTables, IPTables} {
-		c, err := h.changeOf(backend, rec, had, also)
+		c, err := h.changeTo(backend, rec, had)
 		if err != nil {
 			return err
+		}
+		if backend == NFTables {
+			c.also = also.With(c.also)
 		}
 		switch {
 		case c.want.empty() && c.unwanted.empty() && c.also.Empty():
@@ -198,9 +201,9 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 	return nil
 }
 
-// changeOf is what one backend has to do.
-func (h *Host) changeOf(backend Backend, rec attachmentRecord, had translation, also nft.Changes) (change, error) {
-	c := change{want: Rules{Ports: rec.Value.ports(rec.Owner, backend)}, unwanted: Rules{Ports: had.ports(rec.Owner, backend)}}
+// changeTo is what the backend is to be brought to.
+func (h *Host) changeTo(backend Backend, rec attachmentRecord, had translation) (c change, err error) {
+	c.want.Ports, c.unwanted.Ports = rec.Value.ports(rec.Owner, backend), had.ports(rec.Owner, backend)
 	if m := rec.Value.Masquerade; m != nil && m.Backend == backend {
 		rule, err := h.networkRule(rec.Owner.Network, *m)
 		if err != nil {
@@ -209,13 +212,9 @@ func (h *Host) changeOf(backend Backend, rec attachmentRecord, had translation, 
 		c.want.Networks = []NetworkRule{rule}
 	}
 	if backend == NFTables {
-		loopback, err := h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
-		if err != nil {
-			return c, err
-		}
-		c.also = also.With(loopback)
+		c.also, err = h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
 	}
-	return c, nil
+	return c, err
 }
 
 func (h *Host) removeIPTables(unwanted []OwnedPorts) error {

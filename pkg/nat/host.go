@@ -82,6 +82,9 @@ type change struct {
 	want     Rules
 	unwanted Rules
 	also     nft.Changes
+	// recorded says that what is wanted is what records have, and reservations: whoever
+	// else has a port of it in the kernel has it by a ruleset that was loaded.
+	recorded bool
 }
 
 func (h *Host) kernel(b Backend) kernel {

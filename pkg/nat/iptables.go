@@ -30,6 +30,7 @@ func (ipTables) usable() error { return family4().iptables().Usable(natTable) }
 func (t ipTables) apply(c change) error {
 	for _, f := range families() {
 		want, unwanted := c.want.ipRules(f), c.unwanted.chains()
+		want.recorded = c.recorded
 		programs, err := t.programs(f.iptables(), !want.empty(), unwanted)
 		if err != nil {
 			return err
@@ -125,7 +126,7 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 				return err
 			}
 		}
-		void, err := t.void(program, have, f, want.groups)
+		void, err := t.void(program, have, f, want)
 		if err != nil {
 			return err
 		}
@@ -140,9 +141,9 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 // void are the chains of attachments that are in the way of the groups and that nobody
 // stands for. One that somebody stands for is an error with code 102; of those that are
 // recorded the reservations have decided.
-func (t ipTables) void(program string, have ipTable, f family, want []ipGroup) ([]string, error) {
+func (t ipTables) void(program string, have ipTable, f family, want ipRules) ([]string, error) {
 	var void []string
-	for _, g := range want {
+	for _, g := range want.groups {
 		if g.ports == nil {
 			continue
 		}
@@ -151,6 +152,9 @@ func (t ipTables) void(program string, have ipTable, f family, want []ipGroup) (
 				continue
 			}
 			nobodys, err := t.isVoid(program, m)
+			if want.recorded && cni.CodeOf(err) == cni.CodeConflict {
+				continue // its chain may have other ports: the next restore takes it in, without this one
+			}
 			if err != nil {
 				return nil, err
 			}

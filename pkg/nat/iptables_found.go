@@ -346,7 +346,8 @@ func (t ipTables) takeIn(o cni.Owner, chains []foundChain, byLink bool) error {
 	if err := t.h.write(rec); err != nil {
 		return err
 	}
-	return t.h.reservations().take(OwnedPorts{o, ports.Ports})
+	_, err = t.h.keepHeld(rec)
+	return err
 }
 
 // foundOf are the ports that the tables have of an attachment.

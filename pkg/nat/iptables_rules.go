@@ -35,6 +35,8 @@ type ipRules struct {
 	jumps  []ipJump
 	marks  []string // of packets that chain CNI-HOSTPORT-MASQ masquerades, "bits/mask"
 	groups []ipGroup
+	// recorded is change's.
+	recorded bool
 }
 
 func (r ipRules) empty() bool { return len(r.groups) == 0 }

@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -27,8 +26,14 @@ func (n nfTables) apply(c change) error {
 			changes.Remove = slices.DeleteFunc(changes.Remove, func(e nft.Element) bool { return e.Family == nftables.TableFamilyINet })
 		}
 	}
-	return n.h.conn.Commit(changes, n.h.stands)
+	vouch := n.h.stands
+	if c.recorded {
+		vouch = nobody
+	}
+	return n.h.conn.Commit(changes, vouch)
 }
+
+func nobody(string) (bool, error) { return false, nil }
 
 // changesOf are the elements that the wanted mappings have and the unwanted ones had
 // beside them, and the table where any rule is wanted.
@@ -45,12 +50,7 @@ func changesOf(c change) nft.Changes {
 		changes.Create = append(changes.Create, p.elements()...)
 	}
 	for _, p := range c.unwanted.Ports {
-		for _, e := range p.elements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) }
-			if !slices.ContainsFunc(changes.Create, wanted) {
-				changes.Remove = append(changes.Remove, e)
-			}
-		}
+		changes.Remove = append(changes.Remove, nft.Without(p.elements(), changes.Create)...)
 	}
 	return changes.With(c.also)
 }
@@ -65,12 +65,7 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 		changes.Tables = []nft.Table{loopbackTable()}
 	}
 	for _, p := range unwanted {
-		for _, e := range p.loopbackElements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) }
-			if !slices.ContainsFunc(changes.Create, wanted) {
-				changes.Remove = append(changes.Remove, e)
-			}
-		}
+		changes.Remove = append(changes.Remove, nft.Without(p.loopbackElements(), changes.Create)...)
 	}
 	return changes
 }

@@ -101,7 +101,7 @@ func meta(key expr.MetaKey, register uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: register}}
 }
 
-// equal compares what is in register 1.
+// equal is about what is in register 1.
 func equal(data []byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}}
 }
@@ -148,6 +148,6 @@ func commentOf(r *nftables.Rule) string {
 	return comment
 }
 
-func notEqual(register uint32, data []byte) []expr.Any {
-	return []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: data}}
+func notEqual(data []byte) []expr.Any {
+	return []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: data}}
 }

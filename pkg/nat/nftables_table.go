@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 
@@ -141,7 +140,7 @@ func outsideRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, address := range [][]expr.Any{f.saddr(), f.daddr(1)} {
 		rules = append(rules, rule(outsideComment,
-			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")), verdict(expr.VerdictReturn)))
+			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")), verdict(expr.VerdictReturn)))
 	}
 	return rules
 }
@@ -176,7 +175,7 @@ func loopbackTable() nft.Table {
 		}},
 		// behind the translation of sources, by which the answer has the address that was asked
 		{Name: loopbackInput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)}, Rules: []nft.Rule{
-			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(1, ifname("lo")),
+			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")),
 				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
 		}},
 	}
@@ -282,15 +281,6 @@ func (n NetworkRule) nftRules() []nft.Rule {
 // has them all.
 func (p OwnedPorts) elements() []nft.Element {
 	elements := p.loopbackElements()
-	add := func(e nft.Element) {
-		e.Family, e.Table, e.Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
-		for _, had := range elements {
-			if had.Set == e.Set && bytes.Equal(had.Key, e.Key) {
-				return
-			}
-		}
-		elements = append(elements, e)
-	}
 	for _, m := range p.Mappings {
 		f := familyOf(m.Container.Addr())
 		proto, host, to := []byte{m.Protocol.number()}, m.Host, m.Container
@@ -298,12 +288,12 @@ func (p OwnedPorts) elements() []nft.Element {
 		if !m.anyHost() {
 			e.Set, e.Key = f.name(addressPorts), concat(proto, host.Addr().AsSlice(), port(host))
 		}
-		add(e)
-		for _, e := range p.markElements(f, m) {
-			add(e)
-		}
+		elements = append(append(elements, e), p.markElements(f, m)...)
 	}
-	return elements
+	for i := range elements {
+		elements[i].Family, elements[i].Table, elements[i].Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
+	}
+	return nft.Without(elements, nil)
 }
 
 // markElements say who is masqueraded on the way to a port mapping.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 func mapping(protocol Protocol, host, container string) Mapping {
@@ -200,4 +201,53 @@ func sortedLines(s string) string {
 	lines := strings.Split(s, "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// TestGCBesideALostReservation: who has the port by now keeps it, and GC fails for
+// nobody. A reservation that nobody has is made again.
+func TestGCBesideALostReservation(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		must(t, os.RemoveAll(h.store.Dir("hostports")))
+		flush(t)
+		must(t, h.GC("blue", cni.Valid{}))
+		if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
+			t.Errorf("CheckPorts of c1: got %q, %v, want no difference", diffs, err)
+		}
+		must(t, os.RemoveAll(h.store.Dir("hostports")))
+		flush(t)
+		must(t, h.AddPorts(owner("red", "c2"), twoPorts()))
+		must(t, h.GC("blue", cni.Valid{}))
+		if diffs, err := h.CheckPorts(owner("red", "c2"), twoPorts()); err != nil || len(diffs) > 0 {
+			t.Errorf("CheckPorts of c2: got %q, %v, want no difference", diffs, err)
+		}
+		must(t, h.Release(owner("blue", "c1")))
+		must(t, h.Release(owner("red", "c2")))
+		nothingLeft(t, h)
+	})
+}
+
+// TestReservedBesideALoadedRuleset: the element of another, by an older ruleset, gives
+// way to who has the reservation; while that one is alive, too.
+func TestReservedBesideALoadedRuleset(t *testing.T) {
+	for name, act := range map[string]func(testHost) error{
+		"restore": testHost.Restore,
+		"GC":      func(h testHost) error { return h.GC("red", cni.Valid{}) },
+	} {
+		both(t, name, func(t *testing.T, backend Backend) {
+			h := openHost(t, backend)
+			h.vouch = func(string) (bool, error) { return true, nil }
+			must(t, h.AddPorts(owner("red", "c2"), twoPorts()))
+			for _, e := range (OwnedPorts{owner("red", "c2"), twoPorts()}).elements() {
+				e.Owner = owner("blue", "c1").String()
+				must(t, h.conn.Commit(nft.Changes{Tables: natTables(), Create: []nft.Element{e}}, nobody))
+			}
+			must(t, act(h))
+			if diffs, err := h.CheckPorts(owner("red", "c2"), twoPorts()); err != nil || len(diffs) > 0 {
+				t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
+			}
+			must(t, h.Release(owner("red", "c2")))
+		})
+	}
 }

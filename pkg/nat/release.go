@@ -229,7 +229,8 @@ func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element, b
 	if err := h.write(rec); err != nil {
 		return err
 	}
-	return h.reservations().take(OwnedPorts{o, ports.Ports})
+	_, err = h.keepHeld(rec)
+	return err
 }
 
 // portsOf reads an attachment's port mappings back from its elements.
@@ -271,11 +272,14 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 		for _, rec := range all {
 			gone, err := h.isGone(rec, valid)
 			errs = append(errs, err)
-			if !gone {
-				kept = append(kept, rec)
+			if gone {
+				errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
 				continue
 			}
-			errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
+			if rec, err = h.keepHeld(rec); err == nil {
+				kept = append(kept, rec)
+			}
+			errs = append(errs, err)
 		}
 		errs = append(errs, record.Prune[translation](h.store, place), h.reservations().sweep())
 		if valid.IsEmpty() && len(kept) == 0 {
@@ -312,8 +316,8 @@ func (h *Host) remakeElements(kept []attachmentRecord) error {
 		return err
 	}
 	changes := changesOf(change{want: want})
-	changes.Create = nft.Without(changes.Create, found)
-	return h.conn.Commit(changes, h.stands)
+	changes.Create = nft.Lacking(changes.Create, found)
+	return h.conn.Commit(changes, nobody)
 }
 
 // forgetNetwork removes the masquerade of a network that nobody uses, and all that

@@ -122,8 +122,11 @@ func (r reservations) take(p OwnedPorts) error {
 			return cni.IOErrorf("reserve a host port: %w", err)
 		}
 		err = os.Symlink(target, r.file(m))
-		if errors.Is(err, fs.ErrExist) { // ours already, or void
-			err = errors.Join(os.Remove(r.file(m)), os.Symlink(target, r.file(m)))
+		if errors.Is(err, fs.ErrExist) {
+			ours, ourErr := r.ours(p.Owner, m)
+			if err = ourErr; !ours && err == nil { // void
+				err = errors.Join(os.Remove(r.file(m)), os.Symlink(target, r.file(m)))
+			}
 		}
 		if err != nil {
 			return cni.IOErrorf("reserve a host port: %w", err)

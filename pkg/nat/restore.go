@@ -94,7 +94,7 @@ func (h *Host) restoreBackend(backend Backend, alive []attachmentRecord) (repair
 	if err != nil || len(lost) == 0 {
 		return nil, err
 	}
-	return lost, h.kernel(backend).apply(change{want: want})
+	return lost, h.kernel(backend).apply(change{want: want, recorded: true})
 }
 
 // restoreLoopback restores what iptables' port mappings have need of nftables.
@@ -107,7 +107,7 @@ func (h *Host) restoreLoopback(alive []attachmentRecord) (repaired []string, err
 	if err != nil || len(lost) == 0 {
 		return nil, err
 	}
-	return lost, nfTables{h}.apply(change{also: loopbackChanges(want.Ports, nil)})
+	return lost, nfTables{h}.apply(change{also: loopbackChanges(want.Ports, nil), recorded: true})
 }
 
 // removeVoid removes elements that no record has, and nobody stands for.

@@ -79,15 +79,15 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	if err := s.send([]netlink.Message{request}); err != nil {
 		return nil, false, err
 	}
-	dump := request.Header.Flags&netlink.Dump == netlink.Dump
-	single := !dump && request.Header.Flags&netlink.Acknowledge == 0
+	isDump := request.Header.Flags&netlink.Dump == netlink.Dump
 	for {
 		messages, err := s.receive()
-		switch lost := errors.Is(err, unix.ENOBUFS); { // to ask again changes nothing
-		case lost && !dump:
+		switch {
+		case errors.Is(err, unix.ENOBUFS) && isDump:
+			interrupted = true // it is asked again at its end, before which no other can begin
+			continue
+		case errors.Is(err, unix.ENOBUFS):
 			return nil, true, nil
-		case lost: // no other dump can begin before this one's end
-			interrupted = true
 		case err != nil:
 			return nil, false, err
 		}
@@ -97,21 +97,13 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 			}
 			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 			if m.Header.Type == netlink.Error || m.Header.Type == netlink.Done {
-				return answers, interrupted, asError(errnoOf(m))
+				return answers, interrupted, errorOf(m)
 			}
-			answers = append(answers, m)
-			if single {
+			if answers = append(answers, m); !isDump && request.Header.Flags&netlink.Acknowledge == 0 {
 				return answers, interrupted, nil
 			}
 		}
 	}
-}
-
-func asError(errno unix.Errno) error {
-	if errno == 0 {
-		return nil
-	}
-	return errno
 }
 
 // commit asks an acknowledgement of the last message alone: by then the kernel has
@@ -227,6 +219,14 @@ func errnoOf(m netlink.Message) unix.Errno {
 		return 0
 	}
 	return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+}
+
+// errorOf is errnoOf as an error, nil where there is none.
+func errorOf(m netlink.Message) error {
+	if errno := errnoOf(m); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func batchMessage(kind int) netlink.Message {

@@ -20,6 +20,8 @@
 package nft
 
 import (
+	"slices"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 )
@@ -112,6 +114,18 @@ func Without(elements, others []Element) []Element {
 		}
 	}
 	return left
+}
+
+// Lacking are the elements that are not found as they shall be: nobody's, or another's.
+func Lacking(elements, found []Element) []Element {
+	has := map[string]Element{}
+	for _, e := range found {
+		has[e.place()] = e
+	}
+	return slices.DeleteFunc(slices.Clone(elements), func(e Element) bool {
+		f, there := has[e.place()]
+		return there && e.isSame(f)
+	})
 }
 
 // Changes is one transaction's worth of changes.
