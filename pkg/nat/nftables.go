@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
+
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -15,12 +17,35 @@ func (n nfTables) apply(c change) error {
 	changes := changesOf(c)
 	if len(changes.Tables)+len(changes.Create) == 0 {
 		// what only goes needs no table, and where there is none nothing is left of it
-		there, err := n.h.conn.Exists(inetTable())
-		if err != nil || !there {
+		var err error
+		if changes.Remove, err = n.inTables(changes.Remove); err != nil {
 			return err
 		}
 	}
 	return n.h.conn.Commit(changes, n.h.stands)
+}
+
+// inTables are those of the elements whose tables are there. Not all are of NAT's own.
+func (n nfTables) inTables(elements []nft.Element) (there []nft.Element, err error) {
+	type table struct {
+		family nftables.TableFamily
+		name   string
+	}
+	asked := map[table]bool{}
+	for _, e := range elements {
+		of := table{e.Family, e.Table}
+		exists, known := asked[of]
+		if !known {
+			if exists, err = n.h.conn.Exists(nft.Table{Family: e.Family, Name: e.Table}); err != nil {
+				return nil, err
+			}
+			asked[of] = exists
+		}
+		if exists {
+			there = append(there, e)
+		}
+	}
+	return there, nil
 }
 
 // changesOf are the elements that the wanted mappings have and the unwanted ones had
