@@ -13,7 +13,7 @@ import (
 // nothing is provably dead: a link whose container is gone is gone itself.
 // An empty list says that nobody is left, and an idle bridge goes as well.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
-	failed := h.reapUnguarded()
+	failed := errors.Join(h.reapUnguarded(), h.forgetGone())
 	if valid.Known {
 		failed = errors.Join(failed, h.gcLinks(c, network, valid))
 	}
@@ -29,7 +29,7 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	if err != nil {
 		return err
 	}
-	failed := forgetGone(links)
+	var failed error
 	var nameless []link
 	bridges := map[int]bool{}
 	for _, l := range links {
