@@ -385,8 +385,9 @@ func TestHostLocalReadOnly(t *testing.T) {
 			return
 		}
 		for verb, code := range map[string]int{"ADD": 5, "STATUS": 50} {
-			if a := h.call(verb, "c2"); a.code != code || !strings.Contains(a.msg, "read-only file system") {
-				t.Errorf("%s: got %d %q, want code %d", verb, a.code, a.msg, code)
+			if a := h.call(verb, "c2"); a.code != code || !strings.Contains(a.msg, "read-only file system") ||
+				!strings.Contains(a.msg, "ipam.dataDir: ") || !strings.Contains(a.msg, " "+h.data) || !strings.Contains(a.msg, "or name another directory") {
+				t.Errorf("%s: got %d %q, want code %d, the key, its value and the way out", verb, a.code, a.msg, code)
 			}
 		}
 		if a := h.call("DEL", "c1"); a.code != 5 {
