@@ -63,12 +63,7 @@ func changesOf(c change) nft.Changes {
 		changes.Create = append(changes.Create, p.elements()...)
 	}
 	for _, p := range c.unwanted.Ports {
-		for _, e := range p.elements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
-			if !slices.ContainsFunc(changes.Create, wanted) {
-				changes.Remove = append(changes.Remove, e)
-			}
-		}
+		changes.Remove = append(changes.Remove, p.elements()...)
 	}
 	return changes.With(c.also)
 }
@@ -83,14 +78,9 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 		changes.Tables = []nft.Table{loopbackTable()}
 	}
 	for _, p := range unwanted {
-		for _, e := range p.loopbackElements() {
-			wanted := func(w nft.Element) bool { return w.Set == e.Set && string(w.Key) == string(e.Key) }
-			if !slices.ContainsFunc(changes.Create, wanted) {
-				changes.Remove = append(changes.Remove, e)
-			}
-		}
+		changes.Remove = append(changes.Remove, p.loopbackElements()...)
 	}
-	return changes
+	return changes.With(nft.Changes{})
 }
 
 func (n nfTables) differences(want Rules) ([]string, error) {
