@@ -140,13 +140,14 @@ type Changes struct {
 	Remove []Element
 }
 
-// With is both changes in one.
+// With is both changes in one. What either creates is not removed by the other.
 func (c Changes) With(other Changes) Changes {
-	return Changes{
+	both := Changes{
 		Tables: append(append([]Table{}, c.Tables...), other.Tables...),
 		Create: append(append([]Element{}, c.Create...), other.Create...),
-		Remove: append(append([]Element{}, c.Remove...), other.Remove...),
 	}
+	both.Remove = Without(append(append([]Element{}, c.Remove...), other.Remove...), both.Create)
+	return both
 }
 
 // Empty says whether there is nothing to do.
