@@ -170,7 +170,6 @@ func upgradeUnderTraffic(t *testing.T, backend string) {
 			must(fmt.Sprintf("after %s: %s over the connection to %s", when, c.from.Name, c.to), c.say())
 			must("a new connection to "+c.to, converse(t, c.from, c.to).say())
 		}
-		// One that was opened before ends with route_localnet, which it needs.
 		must("a new connection to 127.0.0.1", converse(t, h.Namespace, "127.0.0.1:8080").say())
 	}
 	goOn("ADD by the build before")
