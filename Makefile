@@ -3,7 +3,8 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
-PLUGINS := bridge host-local loopback portmap bandwidth firewall static tuning
+# the names in the list of plugins, the first of which is the file that the others are links to
+PLUGINS := $(shell sed -n 's/^\t\t"\([a-z-]*\)": .*/\1/p' plugins/registry/registry.go)
 TIMEOUT ?= 15m
 
 export CGO_ENABLED := 0

@@ -12,14 +12,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/plugins/bandwidth"
-	"github.com/trestle-cni/trestle/plugins/bridge"
-	"github.com/trestle-cni/trestle/plugins/firewall"
-	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
-	"github.com/trestle-cni/trestle/plugins/loopback"
-	"github.com/trestle-cni/trestle/plugins/portmap"
-	"github.com/trestle-cni/trestle/plugins/static"
-	"github.com/trestle-cni/trestle/plugins/tuning"
+	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
 // release is the version of this build, set by the Makefile. It starts at 2:
@@ -28,16 +21,7 @@ import (
 var release = "2.0.0-dev"
 
 func main() {
-	plugins := map[string]func() cni.Plugin{
-		"bandwidth":  bandwidth.Plugin,
-		"bridge":     bridge.Plugin,
-		"firewall":   firewall.Plugin,
-		"host-local": hostlocal.Plugin,
-		"loopback":   loopback.Plugin,
-		"portmap":    portmap.Plugin,
-		"static":     static.Plugin,
-		"tuning":     tuning.Plugin,
-	}
+	plugins := registry.Plugins()
 	known := slices.Sorted(maps.Keys(plugins))
 	name := filepath.Base(os.Args[0])
 	if plugin, ok := plugins[pluginNamed(name, known)]; ok {

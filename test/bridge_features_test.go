@@ -277,6 +277,24 @@ func TestBridgeMACSpoofCheck(t *testing.T) {
 	h.AssertUnchanged(before, kept...)
 }
 
+// The check is not NAT's: it goes at DEL on a host without any NAT of ours.
+func TestBridgeMACSpoofCheckWithoutNAT(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	for name, config := range map[string]string{
+		"routed":  transientConfig(object{"macspoofchk": true, "ipMasq": nil}),
+		"layer 2": transientConfig(object{"macspoofchk": true, "ipMasq": nil, "isDefaultGateway": nil, "ipam": object{}}),
+	} {
+		before := h.Dump()
+		c := h.Container("c1")
+		mustAdd(t, h, c, config)
+		mustContain(t, name, h.MustRun("nft", "list", "ruleset"), "n/c1/eth0")
+		mustDel(t, h, c, config)
+		c.Remove()
+		h.AssertUnchanged(before, kept...)
+	}
+}
+
 func TestBridgeIPv6(t *testing.T) {
 	t.Parallel()
 	h := routingHost(t)

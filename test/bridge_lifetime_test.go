@@ -116,6 +116,45 @@ func TestBridgeThatCarriesMore(t *testing.T) {
 	}
 }
 
+// Whoever deletes a bridge, no record tells of its addresses after the next GC, with a
+// list or without, or after the next ADD.
+func TestBridgeDeletedByOthers(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	c := h.Container("c1")
+	config := bridgeConfig(nil)
+	records := func() int { return strings.Count(h.MustRun("ls", "/run/trestle/bridge/gateways"), "\n") }
+	for name, next := range map[string]func(){
+		"GC without a list": func() {
+			if err := h.Exec(host.Call{Plugin: "bridge", Command: "GC", Config: config}).Err(); err != nil {
+				t.Error(err)
+			}
+		},
+		"GC with a list": func() {
+			if err := h.Exec(gcCall(config, `[{"containerID":"c1","ifname":"eth0"}]`)).Err(); err != nil {
+				t.Error(err)
+			}
+		},
+		"ADD": func() {
+			mustAdd(t, h, c, config)
+			if got := records(); got != 2 {
+				t.Errorf("after ADD: %d records, want those of the new bridge's two addresses", got)
+			}
+			mustDel(t, h, c, transientConfig(nil))
+		},
+	} {
+		mustAdd(t, h, c, config)
+		mustDel(t, h, c, config)
+		if got := records(); got != 2 {
+			t.Fatalf("%d records of two addresses", got)
+		}
+		h.MustRun("ip", "link", "del", "br0")
+		if next(); records() != 0 {
+			t.Errorf("%s: %d records of a bridge that is gone", name, records())
+		}
+	}
+}
+
 // A bridge that a killed ADD left idle is what the next one takes.
 func TestBridgeLeftByAKill(t *testing.T) {
 	t.Parallel()

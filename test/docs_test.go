@@ -83,7 +83,7 @@ func allHeadings(t *testing.T) map[string]map[string]bool {
 		t.Fatalf("got the pages %v, %v, want all", pages, err)
 	}
 	headings := map[string]map[string]bool{}
-	for _, page := range append(pages, "../README.md") {
+	for _, page := range append(pages, "../README.md", "../CONTRIBUTING.md", "../CHANGELOG.md") {
 		headings[page] = map[string]bool{}
 		for _, match := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(readFile(t, page), -1) {
 			anchor := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(match[1]), "")

@@ -122,6 +122,55 @@ func TestBridgeAddTwiceAtOnce(t *testing.T) {
 	}
 }
 
+// A plugin of others that asks for addresses before it looks for the interface, and takes
+// a failure back by DEL: a second ADD does not take the lease from under the attachment
+// that stands. Where the interface or its namespace is lost, the address is given again.
+func TestHostLocalSparesWhatIsAttached(t *testing.T) {
+	t.Parallel()
+	h := routingHost(t)
+	c := h.Container("c1")
+	config := bridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": ipam4("10.9.0.0/24")})
+	ptp := func(verb string) host.Answer {
+		call := c.Call(verb, reference(h, "ptp"), config)
+		call.Path = h.Dirs().Trestle
+		return h.Exec(call)
+	}
+	mustHave := func(when string) {
+		t.Helper()
+		if got := leasedAddresses(t, h); strings.Count(got, "/n/10.") != 1 || !strings.Contains(got, "/n/10.9.0.2") {
+			t.Fatalf("%s: leases %q, want that of 10.9.0.2", when, got)
+		}
+	}
+	mustGive := func(when string) {
+		t.Helper()
+		result, err := ptp("ADD").Result()
+		if err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
+			t.Fatalf("ADD %s: got %v, %v, want 10.9.0.2", when, result, err)
+		}
+		mustHave(when)
+	}
+	mustGive("of nobody yet")
+	for range 2 {
+		if err := ptp("ADD").Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "n/c1/eth0 has leases already, and eth0 is there") {
+			t.Errorf("ADD again: got %v, want code 102", err)
+		}
+		mustHave("after ADD again")
+	}
+	c.MustRun("ip", "link", "del", "eth0")
+	mustGive("after the interface was lost")
+	c.Remove()
+	c = h.Container("c1")
+	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
+	call := c.Call("ADD", "host-local", config)
+	if result, err := h.Exec(call).Result(); err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
+		t.Errorf("ADD after the namespace was lost: got %v, %v, want 10.9.0.2", result, err)
+	}
+	if err := ptp("DEL").Err(); err != nil {
+		t.Error(err)
+	}
+	assertNoLease(t, h)
+}
+
 // Installations that copy the plugins one by one run host-local in the same process
 // too; a file that only looks alike is executed.
 func TestBridgeKnowsItsCopy(t *testing.T) {

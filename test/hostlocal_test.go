@@ -1,12 +1,14 @@
 package test
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -313,6 +315,50 @@ func TestHostLocalTwoMachines(t *testing.T) {
 	}
 }
 
+// Two users with root of their own (rootless containers) that share a directory: what one
+// of them cannot see is not dead.
+func TestHostLocalTwoUsers(t *testing.T) {
+	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]]`)
+	for i, want := range []int{0, 101} {
+		user := h.asUser(t)
+		if a := user.call("ADD", fmt.Sprint("c", i)); a.code != want {
+			t.Errorf("ADD of user %d: got %d %q, want code %d", i, a.code, a.msg, want)
+		}
+	}
+	if n := len(h.leases()); n != 2 {
+		t.Errorf("got %v, want one lease and its owner's record", h.leases())
+	}
+}
+
+// asUser is the same called in a user namespace of its own, with its own view of the
+// processes, for a network namespace that nobody else can see.
+func (h hostLocal) asUser(t *testing.T) hostLocal {
+	t.Helper()
+	cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+		"sh", "-c", "unshare --net sh -c 'echo ready; exec sleep 100' & wait")
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // and --kill-child the rest
+		_ = cmd.Wait()         // killed
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatalf("a user namespace: %q, %v", line, err)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.prefix = []string{"nsenter", "--target", strings.TrimSpace(string(children)), "--user", "--mount", "--pid", "--preserve-credentials"}
+	h.netns = "/proc/2/ns/net" // of the shell's first child
+	return h
+}
+
 // On a file system that is full, or becomes so at any point of an ADD: a clear
 // error and no trace, and DEL works all the same.
 func TestHostLocalDiskFull(t *testing.T) {
@@ -385,8 +431,9 @@ func TestHostLocalReadOnly(t *testing.T) {
 			return
 		}
 		for verb, code := range map[string]int{"ADD": 5, "STATUS": 50} {
-			if a := h.call(verb, "c2"); a.code != code || !strings.Contains(a.msg, "read-only file system") {
-				t.Errorf("%s: got %d %q, want code %d", verb, a.code, a.msg, code)
+			if a := h.call(verb, "c2"); a.code != code || !strings.Contains(a.msg, "read-only file system") ||
+				!strings.Contains(a.msg, "ipam.dataDir: ") || !strings.Contains(a.msg, " "+h.data) || !strings.Contains(a.msg, "or name another directory") {
+				t.Errorf("%s: got %d %q, want code %d, the key, its value and the way out", verb, a.code, a.msg, code)
 			}
 		}
 		if a := h.call("DEL", "c1"); a.code != 5 {

@@ -81,7 +81,7 @@ func TestNATUpgrade(t *testing.T) {
 				u.Path = []string{u.Dirs().Trestle}
 				u.use(t, use, attachments[stays], attachments[goes])
 				u.works(t, stays, 8080, "after "+use)
-				if got := u.MustRun("sh", "-c", "nft list ruleset; cat /proc/sys/net/ipv4/conf/br0/route_localnet; ls /run/trestle"); strings.Contains(got, "TRESTLE-P") ||
+				if got := u.MustRun("sh", "-c", "nft list ruleset; cat /proc/sys/net/ipv4/conf/br0/route_localnet; ls /run/trestle"); strings.Contains(got, "TRESTLE-P-") || strings.Contains(got, "TRESTLE-PORTS") ||
 					strings.Contains(got, "TRESTLE-L") || strings.Contains(got, "loopback_guard") || strings.Contains(got, "\n1\n") || strings.Contains(got, "\nnat\n") {
 					t.Errorf("after %s: got\n%s\nwant nothing of the build before, and no route_localnet", use, got)
 				}
@@ -93,10 +93,10 @@ func TestNATUpgrade(t *testing.T) {
 						t.Errorf("DEL: %v", err)
 					}
 				}
-				if err := u.GC(&libcni.GCArgs{}); err != nil {
+				if err := u.GC(&libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}); err != nil {
 					t.Errorf("GC: %v", err)
 				}
-				if got := u.MustRun("sh", "-c", "nft list ruleset; find /run/trestle -type f -o -type l"); strings.Contains(strings.ToLower(got), "trestle") || strings.Contains(got, "CNI-") {
+				if got := u.MustRun("sh", "-c", "nft list ruleset; find /run/trestle/translations /run/trestle/hostports ! -type d | tr / ."); strings.Contains(strings.ToLower(got), "trestle") || strings.Contains(got, "CNI-") {
 					t.Errorf("at the end: got\n%s\nwant nothing of ours", got)
 				}
 			})

@@ -50,7 +50,7 @@ var leasingKeys = object{
 // a configuration: every command of every plugin answers, with
 // success or an error object that is no accident.
 func TestNonsenseIsAnswered(t *testing.T) {
-	for _, plugin := range []string{"bridge", "host-local", "static", "loopback", "portmap", "firewall", "bandwidth", "tuning"} {
+	for _, plugin := range host.Plugins() {
 		t.Run(plugin, func(t *testing.T) {
 			t.Parallel()
 			u := newTuned(t)

@@ -257,3 +257,54 @@ func TestPortmapDelWithoutPrograms(t *testing.T) {
 		})
 	}
 }
+
+// TestPortmapPrograms: for each family one program to look and one to change, beside
+// others' mappings as well, and none where there is nothing to do.
+func TestPortmapPrograms(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	const keys = `"backend": "iptables"`
+	n.must(t, n.mapped("ADD", n.neighbour, keys, natMapping("tcp", "", 9090, 80)))
+	for _, step := range []struct {
+		verb string
+		want []string
+	}{
+		{"ADD", []string{"iptables-save", "iptables-restore"}},
+		{"ADD", []string{"iptables-save"}},
+		{"CHECK", []string{"iptables-save"}},
+		{"DEL", []string{"iptables-save", "iptables-restore"}},
+		{"DEL", nil},
+	} {
+		call := n.mapped(step.verb, n.c1, keys, natMapping("tcp", "", 8080, 80))
+		call.Strace = &host.Strace{Syscalls: "execve"}
+		answer := n.Exec(call)
+		if err := answer.Err(); err != nil {
+			t.Fatalf("%s: %v", step.verb, err)
+		}
+		var got []string
+		for _, program := range answer.Trace.Execs[1:] { // behind the plugin
+			got = append(got, strings.Replace(filepath.Base(program), "-nft", "", 1))
+		}
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: got programs %q, want %q", step.verb, got, step.want)
+		}
+	}
+}
+
+// TestPortmapSpeltTwice: one port in two spellings is mapped once, and every DEL is fine.
+func TestPortmapSpeltTwice(t *testing.T) {
+	t.Parallel()
+	for _, backend := range natBackends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			n := newNATNet(t, false)
+			keys := fmt.Sprintf(`"backend": %q`, backend)
+			n.must(t, n.mapped("ADD", n.c1, keys, natMapping("tcp", "", 8080, 80), natMapping("tcp", "0.0.0.0", 8080, 80)))
+			n.sources(true, "")[0].ask(t, "tcp", 8080, "")
+			for range 2 {
+				n.must(t, n.mapped("DEL", n.c1, keys))
+			}
+			n.must(t, n.mapped("ADD", n.neighbour, keys, natMapping("tcp", "", 8080, 80)))
+		})
+	}
+}

@@ -194,6 +194,30 @@ func TestPortmapBackendChanged(t *testing.T) {
 	}
 }
 
+// TestPortmapBackendChangedByAdd: of two entries in a list, or after the backend was
+// edited, the later one's backend has the ports; 127.0.0.1 is answered all the while, and
+// CHECK of either finds nothing amiss.
+func TestPortmapBackendChangedByAdd(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	mapping := natMapping("tcp", "", 8080, 80)
+	for _, backends := range [][]string{{"nftables", "iptables"}, {"iptables", "nftables"}} {
+		for _, backend := range backends {
+			n.portmapAdd(t, "blue", fmt.Sprintf(`"backend": %q`, backend), mapping)
+			n.MustRun("sleep", "0.1") // an element goes within two ticks
+			for from, namespace := range map[string]*host.Namespace{"127.0.0.1:8080": n.Namespace, "192.0.2.2:8080": n.Outside} {
+				if _, err := namespace.Request("tcp", from); err != nil {
+					t.Errorf("%s of %v: %v", backend, backends, err)
+				}
+			}
+		}
+		for _, backend := range backends {
+			n.must(t, n.mapped("CHECK", n.c1, fmt.Sprintf(`"backend": %q`, backend), mapping))
+		}
+		n.portmapDel(t, "blue", "")
+	}
+}
+
 // TestPortmapKeysOfContainerd: go-cni sends its structs without names for JSON.
 func TestPortmapKeysOfContainerd(t *testing.T) {
 	t.Parallel()

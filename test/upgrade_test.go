@@ -170,6 +170,7 @@ func upgradeUnderTraffic(t *testing.T, backend string) {
 			must(fmt.Sprintf("after %s: %s over the connection to %s", when, c.from.Name, c.to), c.say())
 			must("a new connection to "+c.to, converse(t, c.from, c.to).say())
 		}
+		must("a new connection to 127.0.0.1", converse(t, h.Namespace, "127.0.0.1:8080").say())
 	}
 	goOn("ADD by the build before")
 	network.Path = []string{h.Dirs().Trestle}

@@ -81,6 +81,10 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	if err := h.nl.LinkAdd(device); err != nil && !errors.Is(err, unix.EEXIST) {
 		return site{}, fmt.Errorf("create bridge %s: %w", b.Name, err)
 	}
+	// of the bridge that was here before, and that somebody may have deleted
+	if err := h.forgetGone(); err != nil {
+		return site{}, err
+	}
 	at, err := h.look(b)
 	if err == nil && at.bridge.index == 0 {
 		err = fmt.Errorf("bridge %s: gone again as soon as it was made", b.Name)

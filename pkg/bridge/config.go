@@ -1,6 +1,16 @@
 // Package bridge knows the links, addresses and routes of one attachment: how a
 // configuration becomes a plan, how the kernel is brought to it, found in it,
 // and freed of it.
+//
+// A caller makes a Config (ParseConfig) and of it, the owner and a Lease a State
+// (NewPlan), which is plain data. ADD is Host.Attach, with what is to protect the
+// container called in the middle; CHECK makes the State again (PlanFromResult), finds
+// another in the kernel (Host.Observe) and compares (Diff); DEL is Host.Detach, by the
+// owner alone. NewLinkPlan, Attach, State.WithLease and Host.Configure are ADD for a
+// network whose addresses come by the link itself. Start at State and NewPlan.
+//
+// To debug: ip -details link (the alias of a host veth is its owner), bridge vlan, nft
+// list table bridge trestle for MAC checks; strace decodes all that is sent.
 package bridge
 
 import (

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -55,13 +56,21 @@ func (c Interface) configure(rt *rtnl) (end link, err error) {
 	if err := c.setSysctls(links[1:]); err != nil {
 		return link{}, err
 	}
-	if _, err := rt.do(c.steps(end.index)...); err != nil {
+	_, err = rt.do(c.steps(end.index)...)
+	early := errors.Is(err, unix.EHOSTUNREACH) // seen under load: the gateway's subnet was not there yet
+	if err != nil && !early {
 		return link{}, err
 	}
 	if err := c.awaitDAD(end); err != nil {
 		return link{}, err
 	}
-	return end, c.awaitIPv6(rt, end.index)
+	if err := c.awaitIPv6(rt, end.index); err != nil {
+		return link{}, err
+	}
+	if early {
+		_, err = rt.do(c.routeSteps(end.index, unix.EEXIST)...)
+	}
+	return end, err
 }
 
 // steps are, in this order: link-local addresses come with "up", and routes need it.
@@ -76,8 +85,15 @@ func (c Interface) steps(index int) []step {
 	if c.Up {
 		steps = append(steps, linkUp(index, c.Name))
 	}
+	return append(steps, c.routeSteps(index)...)
+}
+
+func (c Interface) routeSteps(index int, bear ...unix.Errno) []step {
+	var steps []step
 	for _, r := range c.Routes {
-		steps = append(steps, addRoute(index, c.Name, r))
+		s := addRoute(index, c.Name, r)
+		s.bear = append(s.bear, bear...)
+		steps = append(steps, s)
 	}
 	return steps
 }

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,8 +32,22 @@ func (h *Host) EnableForwarding(s State) error {
 	return needSysctl(forward6, "1")
 }
 
-// needSysctl is for what a network cannot do without. Netlink's answer may have
-// been none (an old kernel), hence the look at what is there already.
+// isForwarding reads netlink's answer or, where there is none (an old kernel, or one
+// without the family), the setting. A host that forwards must not be taken for one that
+// begins to: what router advertisements do there is the administrator's choice.
+func isForwarding(reply []byte, name string) (bool, error) {
+	if reply != nil {
+		return forwards(reply), nil
+	}
+	value, err := readSysctl(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && value != "0", err
+}
+
+// needSysctl is for what a network cannot do without. Somebody may have been faster, or
+// have made it so by other means.
 func needSysctl(name, value string) error {
 	err := writeSysctl(name, value)
 	if err == nil {

@@ -13,9 +13,9 @@ import (
 // nothing is provably dead: a link whose container is gone is gone itself.
 // An empty list says that nobody is left, and an idle bridge goes as well.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
-	var failed error
+	failed := h.forgetGone()
 	if valid.Known {
-		failed = h.gcLinks(c, network, valid)
+		failed = errors.Join(failed, h.gcLinks(c, network, valid))
 	}
 	if c.Transient || valid.IsEmpty() {
 		failed = errors.Join(failed, h.ReapBridge(c.Bridge))
@@ -38,7 +38,7 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	if err != nil {
 		return err
 	}
-	failed := forgetGone(links)
+	var failed error
 	var nameless []link
 	bridges := map[int]bool{}
 	for _, l := range links {

@@ -98,8 +98,9 @@ func (at site) formerGateways(b Bridge) []netip.Prefix {
 	return former
 }
 
-// forgetGone deletes what is recorded of links that are gone.
-func forgetGone(links []link) error {
+// forgetGone deletes what is recorded of links that are gone, whoever deleted them. Its
+// cost is that of the bridges which have addresses of ours.
+func (h *Host) forgetGone() error {
 	ns, err := namespaceID()
 	if err != nil {
 		return err
@@ -115,10 +116,14 @@ func forgetGone(links []link) error {
 	for _, e := range entries {
 		rest, ours := strings.CutPrefix(e.Name(), ns)
 		index, err := strconv.Atoi(rest[:max(0, strings.IndexByte(rest, '-'))])
-		if !ours || err != nil || slices.ContainsFunc(links, func(l link) bool { return l.index == index }) {
+		if !ours || err != nil {
 			continue
 		}
-		if err := os.Remove(filepath.Join(givenDir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		_, err = h.rt.link(lookUpIndex(index))
+		if isLinkGone(err) {
+			err = os.Remove(filepath.Join(givenDir, e.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = errors.Join(failed, cni.IOErrorf("record of gateways: %w", err))
 		}
 	}

@@ -158,7 +158,12 @@ func (h *Host) look(b Bridge) (site, error) {
 	if err != nil {
 		return site{}, err
 	}
-	h.forwards4, h.forwards6 = forwards(replies[1]), forwards(replies[2])
+	if h.forwards4, err = isForwarding(replies[1], forward4); err != nil {
+		return site{}, err
+	}
+	if h.forwards6, err = isForwarding(replies[2], forward6); err != nil {
+		return site{}, err
+	}
 	var at site
 	if replies[0] == nil {
 		return at, nil

@@ -55,49 +55,47 @@ func (h *Host) reap(bridge link) error {
 	if err != nil {
 		return err
 	}
-	own, idle, err := h.carries(bridge, links)
+	idle, err := h.carries(bridge, links)
 	if err != nil || !idle {
 		return err
 	}
 	if _, err := h.rt.do(deleteIndex(bridge.index, bridge.name)); err != nil {
 		return err
 	}
-	// VLAN interfaces went along
-	return forgetGone(slices.DeleteFunc(links, func(l link) bool { return slices.Contains(own, l.index) }))
+	return h.forgetGone() // VLAN interfaces went along
 }
 
 // carries looks for what is not ours: a port of any kind, a link over the bridge but
-// for our VLAN interfaces, an address that is nobody's gateway. own are the indices
-// that would go.
-func (h *Host) carries(bridge link, links []link) (own []int, idle bool, err error) {
-	own = []int{bridge.index}
+// for our VLAN interfaces, an address that is nobody's gateway.
+func (h *Host) carries(bridge link, links []link) (idle bool, err error) {
+	own := []int{bridge.index} // what would go
 	for _, l := range links {
 		if l.master == bridge.index {
-			return nil, false, nil
+			return false, nil
 		}
 		if l.below != bridge.index || l.elsewhere || l.index == bridge.index {
 			continue
 		}
 		if !l.isVLANOver(bridge, l.vlan) || l.name != vlanInterface(bridge.name, l.vlan) {
-			return nil, false, nil
+			return false, nil
 		}
 		own = append(own, l.index)
 	}
 	for _, l := range links {
 		// over or in one of the VLAN interfaces
 		if slices.Contains(own, l.index) && l.master != 0 || !slices.Contains(own, l.index) && slices.Contains(own, l.below) && !l.elsewhere {
-			return nil, false, nil
+			return false, nil
 		}
 	}
 	for _, index := range own {
 		addresses, err := h.rt.addresses(index, unix.AF_UNSPEC)
 		notGiven := func(p netip.Prefix) bool { return notLinkLocal(p) && !isGiven(index, p, "") }
 		if err != nil || slices.ContainsFunc(addresses, notGiven) {
-			return nil, false, err
+			return false, err
 		}
 	}
 	hosts, err := h.hasUpper(bridge)
-	return own, !hosts, err
+	return !hosts, err
 }
 
 // hasUpper finds what no list of this namespace shows: a macvlan or ipvlan over the

@@ -54,7 +54,7 @@ func (h *Host) explainVeth(err error, p Port, c Interface) error {
 		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", p.Bridge, err)
 	case errors.Is(err, unix.EEXIST):
 		if _, lookErr := h.rt.link(lookUp(p.Name)); lookErr == nil {
-			return cni.ConflictErrorf("%s, the host end of this very attachment, exists already; DEL the attachment first", p.Name)
+			return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", p.Name)
 		}
 		return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", c.Name)
 	default:

@@ -1,6 +1,14 @@
 // Package cni is the protocol edge: it turns a runtime's call (environment and
 // standard input, CNI spec 0.1.0 to 1.1.0) into a Request, and a plugin's
 // answer or error into what that runtime understands. It imports nothing of ours.
+//
+// A plugin is a Plugin, served by Main. Its functions get a Request, decode their keys
+// of the configuration by Request.Decode, undo what they did by an Undo if they fail, and
+// return errors made by ConfigErrorf and its siblings, which choose the spec's code.
+// Everything that they create carries Request.Owner. Start at Plugin and Main.
+//
+// To debug: execute the plugin as a runtime does, CNI_COMMAND=… and the configuration on
+// standard input; without CNI_COMMAND it says which build it is.
 package cni
 
 import (

@@ -132,7 +132,7 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 	switch r.Verb {
 	case Add, Del, Check, GC, Status, Version:
 	default:
-		return EnvironmentErrorf("CNI_COMMAND: unknown verb %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Verb)
+		return EnvironmentErrorf("CNI_COMMAND: unknown command %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Verb)
 	}
 	r.Path = filepath.SplitList(getenv("CNI_PATH"))
 	if r.Verb != Add && r.Verb != Del && r.Verb != Check {

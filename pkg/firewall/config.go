@@ -1,5 +1,15 @@
 // Package firewall knows whom a container may hear, and how the host's firewall
 // is made to let through what it may.
+//
+// A caller makes of Config and result the Rules that are wanted (Host.Plan) and hands
+// them to Host.Add, which records them, and lets each place have its part: nftables,
+// each program of iptables, a zone of firewalld (backend). What containers have in
+// common goes with its last one. Host.Release needs the owner alone, if there is a
+// record. Start at Rules and Host.Add.
+//
+// To debug: nft list table inet trestle and bridge trestle, chain forward; iptables -S
+// CNI-FORWARD; records are in /run/trestle/firewall, and who shares what in
+// /run/trestle/firewall.shared.
 package firewall
 
 import (

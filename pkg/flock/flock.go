@@ -1,5 +1,8 @@
 // Package flock is a file lock with a bounded wait: who waits too long gives up
 // and is told who holds it.
+//
+// Create and Open take the lock of a path, FD that of what is open already; Unlock gives
+// it up, and so does the end of the process. To debug: /proc/locks has the holder's pid.
 package flock
 
 import (

@@ -23,6 +23,10 @@ type Want struct {
 	// Requested is the address that is wanted of the set at the same place; the
 	// zero value, or a shorter list, asks for any.
 	Requested []netip.Addr
+	// Attached says whether the interface of the attachment is in the namespace
+	// already, whose leases are in use then and not given again. It is asked only where
+	// the owner has leases in that namespace; nil gives them again.
+	Attached func() bool
 }
 
 // requested is the address wanted of the set with that number.
@@ -46,7 +50,7 @@ type Grant struct {
 
 // Lease gives the owner one address of every set, or none at all. An owner that
 // has leases keeps them, as far as they suit, if its earlier namespace is this
-// one or is gone.
+// one or is gone (but see Want.Attached).
 //
 // Errors: code 101 where a set is used up, 102 where another holds what is
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
@@ -112,7 +116,7 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 		return claim{}, err
 	}
 	if had {
-		if err := old.mayServe(ns, w.Owner, dead); err != nil {
+		if err := old.mayServe(ns, w, dead); err != nil {
 			return claim{}, err
 		}
 	}
@@ -143,13 +147,19 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 
 // mayServe says whether the owner of old may be given its leases again, now in
 // the namespace ns.
-func (old ownerRecord) mayServe(ns record.NetNS, o cni.Owner, dead *verdicts) error {
-	if !old.ours() || old.NetNS.Same(ns) {
+func (old ownerRecord) mayServe(ns record.NetNS, w Want, dead *verdicts) error {
+	switch {
+	case !old.ours():
 		return nil // of whom nothing is known, the owner's word holds
+	case old.NetNS.Same(ns):
+		if w.Attached == nil || !w.Attached() {
+			return nil
+		}
+		return cni.ConflictErrorf("%s has leases already, and %s is there in %s; delete that attachment first", w.Owner, w.Owner.IfName, ns.Path)
 	}
 	verdict, err := dead.of(old)
 	if err == nil && verdict == record.Alive {
-		err = cni.ConflictErrorf("%s has leases already, in the namespace %s, which is in use; delete that attachment first", o, old.NetNS.Path)
+		err = cni.ConflictErrorf("%s has leases already, in the namespace %s, which is in use; delete that attachment first", w.Owner, old.NetNS.Path)
 	}
 	return err
 }

@@ -5,6 +5,11 @@
 // Save and Restore are ours rather than go-iptables', which runs a process for each
 // rule: they take a millisecond each, and whoever is killed between two leaves half
 // of his rules. go-iptables does what is not felt (Usable).
+//
+// A caller asks Family.Variants which programs have the table (no process is run),
+// reads it by Save, and changes it by lines for Restore, which takes all of them or
+// none. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
+// each variant has; strace -f -e execve shows what is run.
 package iptables
 
 import (

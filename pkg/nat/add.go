@@ -148,7 +148,11 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 			return err
 		}
 	}
-	if err := h.applyRecord(rec, had.Value, also); err != nil {
+	wanted := rec
+	if a.Masquerade == nil {
+		wanted.Value.Masquerade = nil // it is there, by another plugin of the list
+	}
+	if err := h.applyRecord(wanted, had.Value, also); err != nil {
 		return err
 	}
 	if err := a.Also.done(); err != nil {

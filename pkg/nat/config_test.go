@@ -163,3 +163,20 @@ func TestMasqueradeMostExclusions(t *testing.T) {
 		t.Errorf("CheckMasquerade: got %q, %v, want no difference", diffs, err)
 	}
 }
+
+// A network of addresses without a subnet, as static gives them, has no most of them.
+func TestMasqueradeSingleAddresses(t *testing.T) {
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(string(backend), func(t *testing.T) {
+			h := openHost(t, backend)
+			for i := range maxKept + 5 {
+				o := owner("blue", fmt.Sprintf("c%d", i))
+				m := Masquerade{Prefixes: prefixes(fmt.Sprintf("10.1.0.%d/32", i+1))}
+				must(t, h.AddMasquerade(o, m))
+				if diffs, err := h.CheckMasquerade(o, m); err != nil || len(diffs) > 0 {
+					t.Fatalf("CheckMasquerade of %s: got %q, %v, want no difference", o, diffs, err)
+				}
+			}
+		})
+	}
+}

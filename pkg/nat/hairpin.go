@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 )
@@ -16,8 +17,13 @@ func letHairpin(p Ports) error {
 	if len(p.HostLinks) == 0 || !p.SNAT || !filtersBridges() {
 		return nil
 	}
+	h, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink socket: %w", err)
+	}
+	defer h.Close()
 	for _, name := range p.HostLinks {
-		link, err := netlink.LinkByName(name)
+		link, err := h.LinkByName(name)
 		var gone netlink.LinkNotFoundError
 		if errors.As(err, &gone) {
 			continue // another plugin of the chain may have renamed it
@@ -28,7 +34,7 @@ func letHairpin(p Ports) error {
 		if link.Attrs().MasterIndex == 0 {
 			continue
 		}
-		if err := netlink.LinkSetHairpin(link, true); err != nil {
+		if err := h.LinkSetHairpin(link, true); err != nil {
 			return fmt.Errorf("let the bridge send back to port %s: %w", name, err)
 		}
 	}

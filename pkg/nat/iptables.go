@@ -117,7 +117,16 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 		if err != nil {
 			return err
 		}
-		void, err := t.void(have, f, want)
+		unreadable, err := t.isUnreadable(program, f, have)
+		if err != nil {
+			return err
+		}
+		if unreadable {
+			if want, err = t.rebuild(f, want, unwanted); err != nil {
+				return err
+			}
+		}
+		void, err := t.void(program, have, f, want)
 		if err != nil {
 			return err
 		}
@@ -132,17 +141,17 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 // void are the chains of attachments that are in the way of the groups and that nobody
 // stands for. One that somebody stands for is an error with code 102; of those that are
 // recorded the reservations have decided.
-func (t ipTables) void(have ipTable, f family, want ipRules) ([]string, error) {
+func (t ipTables) void(program string, have ipTable, f family, want ipRules) ([]string, error) {
 	var void []string
 	for _, g := range want.groups {
 		if g.ports == nil {
 			continue
 		}
 		for _, m := range have.overlapping(*g.ports, f) {
-			if m.reference || m.owner == g.label {
-				continue // refuseReference has asked
+			if m.owner == g.label || m.reference && m.owner == g.ports.Owner.ContainerID {
+				continue
 			}
-			nobodys, err := t.isVoid(m)
+			nobodys, err := t.isVoid(program, m)
 			if want.recorded && cni.CodeOf(err) == cni.CodeConflict {
 				continue // its chain may have other ports: the next restore takes it in, without this one
 			}
@@ -159,7 +168,14 @@ func (t ipTables) void(have ipTable, f family, want ipRules) ([]string, error) {
 
 // isVoid says whether nobody stands for the mapping. It is an error if somebody does of
 // whom no record tells.
-func (t ipTables) isVoid(m foundMapping) (bool, error) {
+func (t ipTables) isVoid(program string, m foundMapping) (bool, error) {
+	if m.reference { // refuseReference sees those of the nft variant, and before the lock
+		nobodys, err := isNobodys(m.Container.Addr())
+		if err == nil && !nobodys {
+			err = referenceConflict(m, program+" -t nat -F "+m.chain)
+		}
+		return nobodys, err
+	}
 	recorded, err := t.h.recorded(m.owner)
 	if err != nil || recorded {
 		return false, err

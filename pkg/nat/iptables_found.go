@@ -302,6 +302,9 @@ func (t ipTables) list() (map[string][]foundChain, error) {
 			if t.isOutOfReach(err) {
 				continue
 			}
+			if err == nil {
+				err = t.clearUnreadable(program, f, have)
+			}
 			if err != nil {
 				return nil, err
 			}

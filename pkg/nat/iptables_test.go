@@ -258,6 +258,85 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 	}
 }
 
+// TestTableThatNFTLoaded: after "nft list ruleset" and "nft -f" iptables cannot read its
+// tables any more, and the rules in them are nobody's.
+func TestTableThatNFTLoaded(t *testing.T) {
+	reload := func(t *testing.T) {
+		saved := filepath.Join(t.TempDir(), "ruleset")
+		run(t, "sh", "-ec", "nft list ruleset >"+saved+"; nft flush ruleset; nft -f "+saved)
+	}
+	t.Run("at a boot", func(t *testing.T) {
+		h := openHost(t, IPTables)
+		must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+		reload(t)
+		booted := openAt(t, IPTables, t.TempDir())
+		must(t, booted.AddMasquerade(owner("red", "c2"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+		if got := ruleset(t); strings.Contains(got, "10.1.0.5") || strings.Contains(got, "fd00:1::5") {
+			t.Errorf("got\n%s\nwant nothing of c1", got)
+		}
+	})
+	for name, act := range map[string]func(testHost) error{
+		"restore": testHost.Restore,
+		"ADD":     func(h testHost) error { return h.AddPorts(owner("blue", "c3"), portsOfBoth(7)) },
+		"DEL":     func(h testHost) error { return h.Release(owner("blue", "c2")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := openHost(t, IPTables)
+			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
+			must(t, h.AddPorts(owner("blue", "c2"), portsOfBoth(6)))
+			must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
+			reload(t)
+			must(t, act(h))
+			if diffs, err := h.CheckPorts(owner("blue", "c1"), twoPorts()); err != nil || len(diffs) > 0 {
+				t.Errorf("CheckPorts of c1: got %q, %v, want no difference", diffs, err)
+			}
+			for _, c := range []string{"c1", "c2", "c3"} {
+				must(t, h.Release(owner("blue", c)))
+			}
+			nothingLeft(t, h)
+		})
+	}
+}
+
+// portsOfBoth are mappings of both families, to a container of its own.
+func portsOfBoth(last int) Ports {
+	return Ports{
+		Mappings: []Mapping{
+			mapping(TCP, fmt.Sprintf("0.0.0.0:%d", 9000+last), fmt.Sprintf("10.1.0.%d:80", last)),
+			mapping(TCP, fmt.Sprintf("[::]:%d", 9000+last), fmt.Sprintf("[fd00:1::%d]:80", last)),
+		},
+		Subnets: prefixes(fmt.Sprintf("10.1.0.%d/24", last), fmt.Sprintf("fd00:1::%d/64", last)),
+	}
+}
+
+// TestReferenceInLegacyTables: what netlink does not show of the reference plugin's the
+// programs do.
+func TestReferenceInLegacyTables(t *testing.T) {
+	for _, there := range []bool{true, false} {
+		h := openHost(t, IPTables)
+		path := os.Getenv("PATH")
+		t.Setenv("PATH", legacyPrograms(t)+":"+path)
+		run(t, "sh", "-ec", referenceMapping)
+		if there {
+			run(t, "ip", "link", "set", "lo", "up")
+			run(t, "ip", "route", "add", "10.9.0.9/32", "dev", "lo") // an interface of which nothing is known
+		}
+		ports := twoPorts()
+		ports.Mappings = []Mapping{mapping(TCP, "0.0.0.0:7070", "10.1.0.5:80")}
+		err := h.AddPorts(owner("blue", "c1"), ports)
+		switch {
+		case !there:
+			must(t, err)
+			if got := run(t, "iptables-legacy-save", "-t", "nat"); strings.Contains(got, "10.9.0.9") {
+				t.Errorf("got\n%s\nwant nothing of a container that is gone", got)
+			}
+		case cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "oldest") || !strings.HasSuffix(err.Error(), "iptables -t nat -F CNI-DN-0123456789abcdef01234"):
+			t.Errorf("got %v, want code %d that names the container and the command", err, cni.CodeConflict)
+		}
+		t.Setenv("PATH", path)
+	}
+}
+
 // TestFirstUseAfterABoot: nothing of a ruleset that was saved before it is in force then,
 // whatever is asked for.
 func TestFirstUseAfterABoot(t *testing.T) {

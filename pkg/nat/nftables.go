@@ -50,7 +50,7 @@ func changesOf(c change) nft.Changes {
 		changes.Create = append(changes.Create, p.elements()...)
 	}
 	for _, p := range c.unwanted.Ports {
-		changes.Remove = append(changes.Remove, nft.Without(p.elements(), changes.Create)...)
+		changes.Remove = append(changes.Remove, p.elements()...)
 	}
 	return changes.With(c.also)
 }
@@ -65,9 +65,9 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 		changes.Tables = []nft.Table{loopbackTable()}
 	}
 	for _, p := range unwanted {
-		changes.Remove = append(changes.Remove, nft.Without(p.loopbackElements(), changes.Create)...)
+		changes.Remove = append(changes.Remove, p.loopbackElements()...)
 	}
-	return changes
+	return changes.With(nft.Changes{})
 }
 
 func (n nfTables) differences(want Rules) ([]string, error) {

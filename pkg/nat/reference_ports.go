@@ -31,8 +31,8 @@ func referenceChains(table string) []string {
 // refuseReference is an error where one of f's host ports leads to another
 // container by rules of the reference plugin portmap, which has containers on a
 // host that was switched over while they ran. Rules that lead to nobody any more
-// are deleted instead. Rules of iptables-legacy are not seen: only programs can
-// read them.
+// are deleted instead. Rules of iptables-legacy only programs can read: the iptables
+// backend does (ipTables.isVoid).
 //
 // Where there are no such rules it takes one message, and two more for each table of
 // iptables'. It changes nothing of ours, and may wait for neighbours: it goes before the
@@ -118,8 +118,14 @@ func (h *Host) refuseTaken(f OwnedPorts, taken referencePorts) error {
 	}
 	i := slices.IndexFunc(f.Mappings, taken.has)
 	m := f.Mappings[i]
+	m.Container = netip.AddrPortFrom(taken.target, 0)
+	return referenceConflict(foundMapping{Mapping: m, owner: taken.container}, taken.command())
+}
+
+// referenceConflict says who has a port by the reference plugins, and what takes it away.
+func referenceConflict(m foundMapping, command string) error {
 	return cni.ConflictErrorf("host port %s/%d on %s is taken by container %s, for which the reference plugins mapped it to %s; stop that container, choose another host port, or, if it is long gone: %s",
-		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), taken.container, taken.target, taken.command())
+		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), m.owner, m.Container.Addr(), command)
 }
 
 // referencePorts is what one rule of the reference plugin portmap leads to a

@@ -66,13 +66,11 @@ func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, 
 }
 
 // mayHave says, without the lock, whether there may be anything to release: a record,
-// or elements whose records were lost.
+// or elements whose records were lost. Chains of iptables ReleaseReference finds by their
+// names.
 func (h *Host) mayHave(o cni.Owner) (bool, error) {
 	if known, err := h.Known(o); err != nil || known {
 		return known, err
-	}
-	if looked, err := h.lookedAtIPTables(); err != nil || !looked {
-		return true, err
 	}
 	return h.lostRecords()
 }

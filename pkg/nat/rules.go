@@ -168,7 +168,10 @@ func (m Masquerade) snat(f family) netip.Addr {
 	return m.SNAT6
 }
 
-// keeps are the destinations that see containers' own addresses.
+// keeps are the destinations that see containers' own addresses. A subnet of one
+// address is not among them: its container does not come by here to itself, and a
+// network may have any number.
 func (m Masquerade) keeps(f family) []netip.Prefix {
-	return append(append(f.only(m.Prefixes), f.multicast), f.only(m.Exclude)...)
+	subnets := slices.DeleteFunc(f.only(m.Prefixes), netip.Prefix.IsSingleIP)
+	return append(append(subnets, f.multicast), f.only(m.Exclude)...)
 }

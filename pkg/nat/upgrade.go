@@ -77,34 +77,50 @@ func (h *Host) upgradeBackend(backend Backend) error {
 		return cni.IOErrorf("read records of an earlier release: %w", err)
 	}
 	for _, dir := range networks {
-		var rule Masquerade
-		whole := readOld(filepath.Join(dir, "masquerade"), &rule)
-		users, _ := filepath.Glob(filepath.Join(dir, "users", "*")) // a pattern that is well formed
-		for _, file := range users {
-			var user struct{ Owner cni.Owner }
-			if !whole || !readOld(file, &user) {
-				continue // of an ADD that was killed before it made anything
-			}
-			if err := h.takeOver(user.Owner, stamp, func(t *translation) { t.Masquerade = &recordedMasquerade{backend, rule} }); err != nil {
-				return err
-			}
+		if err := h.upgradeMasquerade(backend, dir, stamp); err != nil {
+			return err
 		}
-		ports, _ := filepath.Glob(filepath.Join(dir, "ports", "*")) // likewise
-		for _, file := range ports {
-			var p oldPorts
-			if !readOld(file, &p) {
-				continue
-			}
-			p.Bridge = ""
-			if err := p.findBridge(); err != nil {
-				return err
-			}
-			if err := h.takeOver(p.Owner, stamp, func(t *translation) { t.Ports = &recordedPorts{backend, p.Ports} }); err != nil {
-				return err
-			}
-			if err := h.reservations().take(OwnedPorts{p.Owner, p.Ports}); err != nil {
-				return err
-			}
+		if err := h.upgradePorts(backend, dir, stamp); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) upgradeMasquerade(backend Backend, dir string, stamp record.Stamp) error {
+	var rule Masquerade
+	if !readOld(filepath.Join(dir, "masquerade"), &rule) {
+		return nil // of an ADD that was killed before it made anything
+	}
+	users, _ := filepath.Glob(filepath.Join(dir, "users", "*")) // a pattern that is well formed
+	for _, file := range users {
+		var user struct{ Owner cni.Owner }
+		if !readOld(file, &user) {
+			continue // likewise
+		}
+		if err := h.takeOver(user.Owner, stamp, func(t *translation) { t.Masquerade = &recordedMasquerade{backend, rule} }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) upgradePorts(backend Backend, dir string, stamp record.Stamp) error {
+	files, _ := filepath.Glob(filepath.Join(dir, "ports", "*")) // a pattern that is well formed
+	for _, file := range files {
+		var p oldPorts
+		if !readOld(file, &p) {
+			continue
+		}
+		p.Bridge = ""
+		if err := p.findBridge(); err != nil {
+			return err
+		}
+		if err := h.takeOver(p.Owner, stamp, func(t *translation) { t.Ports = &recordedPorts{backend, p.Ports} }); err != nil {
+			return err
+		}
+		if err := h.reservations().take(OwnedPorts(p)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -120,7 +120,10 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 		err = c.peer.commit(messages)
 	}
 	if err != nil {
-		if made && !trust && (isUnsupported(err) || errors.Is(err, unix.ENOENT)) {
+		// Of a transaction that makes tables nothing else can be unsupported but expiry,
+		// nor missing but a set, of a table that was trusted.
+		unsupported := isUnsupported(err) && (!trust || len(changes.Remove) == 0)
+		if made && (unsupported || !trust && errors.Is(err, unix.ENOENT)) {
 			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
 		}
 		return fmt.Errorf("change nftables: %w", err)

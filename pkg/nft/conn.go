@@ -239,14 +239,22 @@ func (c *Conn) Differences(want Changes) ([]string, error) {
 	return all, nil
 }
 
-// Text shows a rule's meaning, for tests that keep it.
+// Text is all that a Key stands for: what of the table is the same on every host that
+// has it. Tests hold that a Key changes with it.
 func (t Table) Text() string {
 	text := "table " + t.String() + "\n"
 	for _, set := range t.Sets {
 		text += fmt.Sprintf("set %s %d %d\n", set.Name, width(set.Key), width(set.Data))
 	}
+	for _, name := range t.Former {
+		text += "former " + name + "\n"
+	}
 	for _, chain := range t.Chains {
-		text += fmt.Sprintf("chain %s\n", chain.Name)
+		text += "chain " + chain.Name
+		if chain.Hook != nil {
+			text += fmt.Sprintf(" %s %d %d", chain.Hook.Type, *chain.Hook.Hook, *chain.Hook.Priority)
+		}
+		text += "\n"
 		for _, rule := range chain.Rules {
 			text += "\t" + rule.meaning() + "\n"
 		}

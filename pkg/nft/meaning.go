@@ -30,6 +30,8 @@ type source struct {
 	what  string
 	mask  []byte // nil: as it is
 	words uint32
+	// lookedUp says that it was a key, or part of one, before.
+	lookedUp bool
 }
 
 // walker goes through a rule and notes what its expressions do, in terms of sources
@@ -56,31 +58,29 @@ func (w *walker) load(register uint32, what string, length uint32) {
 	w.registers[firstWord(register)] = source{what: what, words: max(1, (length+3)/4)}
 }
 
-// show is all that stands from a register on.
-func (w *walker) show(register uint32) string {
+// from is all that stands from a register on, and where. What was looked up before is
+// there still, but no part of a key that begins with something newer.
+func (w *walker) from(register uint32) (text string, words []uint32) {
 	var parts []string
+	first := w.registers[firstWord(register)]
 	for word := firstWord(register); ; {
 		s, ok := w.registers[word]
-		if !ok {
+		if !ok || s.lookedUp && !first.lookedUp {
 			break
 		}
-		parts = append(parts, s.String())
+		parts, words = append(parts, s.String()), append(words, word)
 		word += s.words
 	}
-	return strings.Join(parts, " . ")
+	return strings.Join(parts, " . "), words
 }
 
-// take is show for what nothing reads again.
+// take is that, and forgets it.
 func (w *walker) take(register uint32) string {
-	text := w.show(register)
-	for word := firstWord(register); ; {
-		s, ok := w.registers[word]
-		if !ok {
-			return text
-		}
+	text, words := w.from(register)
+	for _, word := range words {
 		delete(w.registers, word)
-		word += s.words
 	}
+	return text
 }
 
 func (s source) String() string {
@@ -195,10 +195,14 @@ func (w *walker) compare(e *expr.Cmp) {
 	w.say("%s %d %x", s, e.Op, data)
 }
 
-// lookup leaves the key: a rule of ours has "iifname" in two of them, which nft loads
-// twice.
 func (w *walker) lookup(e *expr.Lookup) {
-	w.say("lookup %s in %s %v", w.show(e.SourceRegister), e.SetName, e.Invert)
+	key, words := w.from(e.SourceRegister)
+	w.say("lookup %s in %s %v", key, e.SetName, e.Invert)
+	for _, word := range words {
+		s := w.registers[word]
+		s.lookedUp = true
+		w.registers[word] = s
+	}
 	if e.IsDestRegSet {
 		// an address and, perhaps, a port behind it: whatever it is used for is from there
 		for word := range uint32(5) {

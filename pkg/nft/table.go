@@ -4,7 +4,8 @@
 // the difference in one transaction; nothing is kept in memory between calls.
 //
 // Start at Conn.Commit; Conn.Differences says what Commit would mend. To see what a
-// node has: nft list table inet trestle; to see what is sent: nft monitor.
+// node has: nft list table inet trestle; to see what is sent: nft monitor. In tests the
+// kernel may be a function (peer), which needs no root.
 //
 // # How our tables live with others'
 //
@@ -139,13 +140,14 @@ type Changes struct {
 	Remove []Element
 }
 
-// With is both changes in one.
+// With is both changes in one. What either creates is not removed by the other.
 func (c Changes) With(other Changes) Changes {
-	return Changes{
+	both := Changes{
 		Tables: append(append([]Table{}, c.Tables...), other.Tables...),
 		Create: append(append([]Element{}, c.Create...), other.Create...),
-		Remove: append(append([]Element{}, c.Remove...), other.Remove...),
 	}
+	both.Remove = Without(append(append([]Element{}, c.Remove...), other.Remove...), both.Create)
+	return both
 }
 
 // Empty says whether there is nothing to do.

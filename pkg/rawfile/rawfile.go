@@ -1,6 +1,8 @@
 // Package rawfile reads and writes small files by their system calls alone. What
 // package os opens it offers to Go's poller, and asks and sets flags for that, which is
 // six calls a file that can never be polled: most of what an ADD has to do with files.
+// Write replaces what is there but not by a rename: who needs the whole of a file or the
+// former one renames (pkg/record).
 package rawfile
 
 import (

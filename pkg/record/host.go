@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,7 +77,9 @@ func bootTime() (time.Time, error) {
 }
 
 // BootID reads the id of this boot (proc_sys_kernel(5)).
-func BootID() (string, error) { return readLine("/proc/sys/kernel/random/boot_id") }
+func BootID() (string, error) { return readBootID() }
+
+var readBootID = sync.OnceValues(func() (string, error) { return readLine("/proc/sys/kernel/random/boot_id") })
 
 // ownMachineID is our own name for a machine that has none. It lies apart from
 // leases and records, which machines may share.
@@ -89,7 +92,9 @@ const noMachine = "none"
 // machineID is an id of this machine that outlives a boot, made from machine-id(5),
 // which that page asks not to be shown around. Where there is none, a
 // random one is made and kept.
-func machineID() string {
+func machineID() string { return readMachineID() }
+
+var readMachineID = sync.OnceValue(func() string {
 	id, err := readLine("/etc/machine-id")
 	if err != nil || len(id) != 32 { // "uninitialized", in the first boot of an image
 		id, err = readLine(ownMachineID)
@@ -102,7 +107,7 @@ func machineID() string {
 	}
 	sum := sha256.Sum256([]byte("trestle:" + id))
 	return hex.EncodeToString(sum[:16])
-}
+})
 
 // makeMachineID makes the file at path, whole at once; who comes second takes the
 // first one's.

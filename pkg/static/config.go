@@ -1,5 +1,7 @@
 // Package static knows the addresses, routes and DNS settings that a
-// configuration gives to a container outright.
+// configuration gives to a container outright. Nothing is kept and nothing touched:
+// ParseConfig reads them, Config.Result is the answer, Config.Diff compares a result with
+// it. To debug: the configuration says it all.
 package static
 
 import (

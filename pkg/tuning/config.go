@@ -1,5 +1,11 @@
 // Package tuning knows which settings of a container's interface and network
 // namespace a configuration changes, and what they were before.
+//
+// A caller reads a Config (ParseConfig), asks an administrator's list (Config.CheckAllowed),
+// and has Store.Apply record what is and change it; Settings.Amend tells the result.
+// Store.Restore puts back what was before the first entry of a network's list. Start at
+// Store.Apply. To debug: the records, JSON, are in /run/cni/tuning or the network's
+// dataDir; setting.go has each setting with how it is read and written.
 package tuning
 
 import (

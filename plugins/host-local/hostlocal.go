@@ -10,6 +10,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/ipam"
@@ -21,18 +22,39 @@ func Plugin() cni.Plugin {
 	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
+// add is ADD for whoever executes the plugin. To undo it there is only DEL, which takes
+// what the attachment had before along: ptp asks for addresses first, sees then that
+// the container has its interface already, and gives them back from under it. So those
+// of an attachment that stands are refused, as the reference refuses all (duplicate
+// allocation).
 func add(r *cni.Request) (types.Result, error) {
-	result, _, err := Lease(r) // who executes a plugin has DEL to undo it
+	result, _, err := lease(r, func() bool { return isAttached(r) })
 	if err != nil {
 		return nil, err
 	}
 	return result, nil
 }
 
+// isAttached looks for the interface in the container. Where one may not look, or
+// there is no namespace, it is not to be seen.
+func isAttached(r *cni.Request) bool {
+	err := ns.WithNetNSPath(r.NetNS, func(ns.NetNS) error {
+		return cni.Catch(func() error { // in a goroutine of its own
+			_, err := net.InterfaceByName(r.Owner.IfName)
+			return err
+		})
+	})
+	return err == nil
+}
+
 // Lease is ADD for a main plugin in this process. undo gives back what this call
 // took, and no address that the attachment had before, or that another ADD for it was
 // given meanwhile.
 func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
+	return lease(r, nil)
+}
+
+func lease(r *cni.Request, attached func() bool) (result *cni.Result, undo func() error, err error) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
 		return nil, nil, err
@@ -47,7 +69,7 @@ func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested})
+	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Attached: attached})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -18,6 +19,8 @@ type network struct {
 	masq      bool
 	ports     int
 	backend   string // of masquerade and ports, for the reference plugins
+	oneExec   bool   // bridge maps the ports itself
+	alone     bool   // no other container is on the network
 }
 
 // attachments are the tables of whole attachments.
@@ -60,8 +63,10 @@ func attaching(t host.T, n network, reference bool) func() ([]time.Duration, err
 	}
 	watch := &stopwatch{}
 	list.Exec = watch
-	if _, err := list.Add(h.Container("resident").Attachment()); err != nil {
-		t.Fatalf("%s: %v", n.list(), err)
+	if !n.alone {
+		if _, err := list.Add(h.Container("resident").Attachment()); err != nil {
+			t.Fatalf("%s: %v", n.list(), err)
+		}
 	}
 	attachment := h.Container("c1").Attachment()
 	attachment.CapabilityArgs["portMappings"] = n.portMappings()
@@ -122,10 +127,20 @@ func (n network) list() string {
 	if n.backend != "" {
 		backends = [2]string{fmt.Sprintf(`, "ipMasqBackend": %q`, n.backend), fmt.Sprintf(`, "backend": %q`, n.backend)}
 	}
-	plugins := fmt.Sprintf(`{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": %t%s,
-		"ipam": {"type": "host-local", "ranges": [%s]}}`, n.masq, backends[0], ranges)
-	if n.ports > 0 {
+	capability := ""
+	if n.oneExec {
+		capability = `, "capabilities": {"portMappings": true}`
+	}
+	plugins := fmt.Sprintf(`{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": %t%s%s,
+		"ipam": {"type": "host-local", "ranges": [%s]}}`, n.masq, backends[0], capability, ranges)
+	if n.ports > 0 && !n.oneExec {
 		plugins += fmt.Sprintf(`, {"type": "portmap", "capabilities": {"portMappings": true}%s}`, backends[1])
 	}
 	return fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "bench", "plugins": [%s]}`, plugins)
+}
+
+// gcConfig is what a runtime sends bridge at GC.
+func (n network) gcConfig(valid []string) string {
+	return fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "bench", "type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": true,
+		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/16"}]]}, "cni.dev/valid-attachments": [%s]}`, strings.Join(valid, ", "))
 }

@@ -20,6 +20,7 @@ func main() { os.Exit(host.Program(bench)) }
 func sections(t host.T) []measure.Section {
 	return slices.Concat(
 		[]measure.Section{execFloor(t)},
+		targets(t),
 		attachments(t),
 	)
 }

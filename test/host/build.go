@@ -2,11 +2,15 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+
+	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
 // Dirs says where the programs under test are.
@@ -23,7 +27,8 @@ type Dirs struct {
 // $TRESTLE_PREVIOUS (make previous), since it takes the history of the repository.
 func (h *Host) Dirs() Dirs { return h.dirs }
 
-var plugins = []string{"bridge", "host-local", "loopback", "portmap", "bandwidth", "firewall", "static", "tuning"}
+// Plugins are the names of our plugins, in order.
+func Plugins() []string { return slices.Sorted(maps.Keys(registry.Plugins())) }
 
 // builtTemp is the temporary directory of this process, once it has one.
 var builtTemp string
@@ -60,6 +65,7 @@ func builtDir(variable string, build func(dir string) error) (string, error) {
 
 // buildTrestle does what `make build` does.
 func buildTrestle(dir string) error {
+	plugins := Plugins()
 	executable := filepath.Join(dir, plugins[0])
 	if err := goBuild(executable, "github.com/trestle-cni/trestle/plugins"); err != nil {
 		return err

@@ -94,6 +94,7 @@ func (h *Host) start(t T) error {
 		return fmt.Errorf("start its first process, which needs root: %w", err)
 	}
 	t.Cleanup(func() {
+		hold(t, cmd)
 		_ = life.Close()     // ends the process; nothing is written to it
 		_ = cmd.Wait()       // its exit status says nothing
 		_ = h.spaces.close() // opened for reading only
@@ -107,6 +108,17 @@ func (h *Host) start(t T) error {
 	}
 	h.spaces, err = openSpaces(cmd.Process.Pid)
 	return err
+}
+
+// hold keeps the host of a failed test until its first process is killed, if
+// TRESTLE_HOLD is set: for whoever wants to see what the test left.
+func hold(t T, first *exec.Cmd) {
+	failing, ok := t.(interface{ Failed() bool })
+	if !ok || !failing.Failed() || os.Getenv("TRESTLE_HOLD") == "" {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "a test failed, and its host is held; look at it, and then let it go:\n\tnsenter --target %d --mount --net --pid\n\tkill -9 %[1]d\n", first.Process.Pid)
+	_ = first.Wait() // killed, as is said
 }
 
 // makeOutside makes the namespace, the veth pair to it, and the addresses and

@@ -114,7 +114,7 @@ exit 1
 // first command that fails.
 func (m *Machine) Shell(script string) (host.Output, error) {
 	const cwd = scratch + "/cwd"
-	script = "cd \"$(cat " + cwd + " 2>/dev/null || echo " + scratch + ")\"\nset -e\n" + script + "\npwd >" + cwd + "\n"
+	script = "cd \"$(cat " + cwd + " 2>/dev/null || echo " + scratch + ")\"\nset -e\nunset MAKEFLAGS MAKELEVEL MFLAGS # of the make that runs the test\n" + script + "\npwd >" + cwd + "\n"
 	return m.RunRuntime(host.Command{
 		Args: []string{"bash", "-c", script},
 		Env:  []string{"PATH=" + standInDir + ":" + os.Getenv("PATH") + ":/usr/local/sbin:/usr/sbin:/sbin"},

@@ -15,6 +15,8 @@ type Section struct {
 	Title string
 	// Operations name what a round of each variant times, in order ("ADD", "DEL").
 	Operations []string
+	// Rounds is how often it is done where that is not for the caller to say: it takes long.
+	Rounds int
 	// Setup prepares the variants. The ratio column compares with the first.
 	Setup func() []Variant
 }
@@ -34,6 +36,9 @@ const Pause = 25 * time.Millisecond
 // Run goes through the rounds, after one that does not count, and writes the table.
 func (s Section) Run(rounds int, to io.Writer) error {
 	variants := s.Setup()
+	if s.Rounds > 0 {
+		rounds = s.Rounds
+	}
 	samples := make([][][]time.Duration, len(variants)) // by variant and operation
 	for round := range rounds + 1 {
 		for i, variant := range variants {

@@ -1,0 +1,128 @@
+package nat
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// A ruleset that was saved by "nft list ruleset" and loaded again has lost what only
+// iptables understands, the comments among it. iptables calls the table incompatible,
+// shows nothing of it, and empties each chain that it is asked to make. Nobody can tell
+// any more whose the rules in it are: ours are made anew from the records.
+
+// isUnreadable says whether the kernel has one of the shared chains in a table of which
+// the program shows none.
+func (t ipTables) isUnreadable(program string, f family, have ipTable) (bool, error) {
+	if have.hasChain(dnatChain) || have.hasChain(natPostrouting) || !iptables.Same(program, f.iptables().Program+"-nft") {
+		return false, nil
+	}
+	for _, chain := range []string{dnatChain, natPostrouting} {
+		if there, err := t.h.conn.HasChain(f.natTable(), chain); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+func (f family) natTable() nft.Table {
+	if f.is4 {
+		return nft.Table{Family: nftables.TableFamilyIPv4, Name: natTable}
+	}
+	return nft.Table{Family: nftables.TableFamilyIPv6, Name: natTable}
+}
+
+// rebuild takes all such chains away, and gives what the table is to have instead: all
+// that is recorded, but for the unwanted chains.
+func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, error) {
+	t.h.warn("nft has loaded or changed table %s of %s, which it can no longer read: chains of mapped ports and masquerade in it are made anew", natTable, f.iptables().Program)
+	if err := t.clear(f); err != nil {
+		return want, err
+	}
+	all, err := record.List[translation](t.h.store, place, "")
+	if err != nil {
+		return want, err
+	}
+	rules, err := rulesOf(all, IPTables)
+	if err != nil {
+		return want, err
+	}
+	whole, own := rules.ipRules(f), chainsOf(want.groups)
+	whole.groups = slices.DeleteFunc(whole.groups, func(g ipGroup) bool {
+		return slices.Contains(own, g.chain) || slices.Contains(unwanted, g.chain)
+	})
+	whole.groups = append(whole.groups, want.groups...)
+	return whole, nil
+}
+
+// clear takes away, by netlink, all chains that have our names or the reference's.
+func (t ipTables) clear(f family) error {
+	conn, err := t.h.conn.Library()
+	if err != nil {
+		return err
+	}
+	table := &nftables.Table{Name: natTable, Family: f.natTable().Family}
+	chains, err := conn.ListChainsOfTableFamily(table.Family)
+	if err != nil {
+		return fmt.Errorf("list chains of nftables: %w", err)
+	}
+	chains = slices.DeleteFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name != natTable })
+	var ours []*nftables.Chain
+	for _, chain := range chains {
+		if isShared(chain.Name) {
+			conn.FlushChain(chain)
+			ours = append(ours, chain)
+			continue
+		}
+		rules, err := conn.GetRules(table, chain)
+		if err != nil {
+			return fmt.Errorf("list chain %s of nftables table %s: %w", chain.Name, natTable, err)
+		}
+		for _, rule := range rules {
+			if !leadsToShared(rule) {
+				continue
+			}
+			if err := conn.DelRule(rule); err != nil {
+				return fmt.Errorf("delete rule %d of table %s: %w", rule.Handle, natTable, err)
+			}
+		}
+	}
+	for _, chain := range ours {
+		conn.DelChain(chain)
+	}
+	if err := t.h.conn.Apply(); err != nil {
+		return fmt.Errorf("delete chains of table %s that %s cannot read: %w", natTable, f.iptables().Program, err)
+	}
+	return nil
+}
+
+func isShared(chain string) bool {
+	return slices.ContainsFunc([]string{"CNI-HOSTPORT-", ownerPrefix, "TRESTLE-"}, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
+}
+
+func leadsToShared(r *nftables.Rule) bool {
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		verdict, ok := e.(*expr.Verdict)
+		return ok && isShared(verdict.Chain)
+	})
+}
+
+// clearUnreadable is for who only looks.
+func (t ipTables) clearUnreadable(program string, f family, have ipTable) error {
+	unreadable, err := t.isUnreadable(program, f, have)
+	if err != nil || !unreadable {
+		return err
+	}
+	whole, err := t.rebuild(f, ipRules{}, nil)
+	if err != nil {
+		return err
+	}
+	return iptables.Restore(program, natTable, have.change(whole, nil))
+}

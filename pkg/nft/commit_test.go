@@ -1,0 +1,415 @@
+package nft
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// peerFunc is a peer that is a function: it gets a request, or a transaction, and
+// answers.
+type peerFunc func(messages []netlink.Message) ([]netlink.Message, error)
+
+func (f peerFunc) ask(m netlink.Message) ([]netlink.Message, error) { return f([]netlink.Message{m}) }
+func (f peerFunc) commit(messages []netlink.Message) error          { _, err := f(messages); return err }
+func (peerFunc) Close() error                                       { return nil }
+
+// model is a kernel that knows elements, and of rules no more than that there are
+// some. What it is sent it keeps in words.
+type model struct {
+	elements map[string]Found
+	rules    string
+	sent     []string // transactions
+	// answer, if it is set, is asked before a transaction is made.
+	answer func(number int) (made bool, err error)
+	// withoutExpiry is a kernel before 6.12: an element that is there keeps its timeout.
+	withoutExpiry bool
+}
+
+func newModel(t *testing.T, elements ...Element) (*model, *Conn) {
+	t.Helper()
+	m, c := modelIn(t.TempDir())
+	for _, e := range elements {
+		m.elements[e.place()] = Found{Element: e}
+	}
+	return m, c
+}
+
+func modelIn(dir string) (*model, *Conn) {
+	m := &model{elements: map[string]Found{}, rules: "as made"}
+	c := Open(dir)
+	if err := c.use(peerFunc(m.serve)); err != nil {
+		panic(err) // it only allocates
+	}
+	return m, c
+}
+
+func (m *model) serve(messages []netlink.Message) ([]netlink.Message, error) {
+	first := messages[0]
+	switch kindOf(first) {
+	case unix.NFT_MSG_GETTABLE:
+		return nil, unix.ENOENT
+	case unix.NFT_MSG_GETRULE:
+		return []netlink.Message{{Data: append(make([]byte, 4), m.rules...)}}, nil
+	case unix.NFT_MSG_GETSETELEM:
+		asked, err := decodeElements(messages)
+		if err != nil {
+			return nil, err
+		}
+		found, there := m.elements[asked[0].place()]
+		if !there {
+			return nil, unix.ENOENT
+		}
+		var life *lifetime
+		if found.Expires {
+			life = &lifetime{}
+		}
+		answer, err := elementMessage(unix.NFT_MSG_NEWSETELEM, 0, []Element{found.Element}, life)
+		return []netlink.Message{answer}, err
+	}
+	m.sent = append(m.sent, words(messages))
+	if m.answer != nil {
+		made, err := m.answer(len(m.sent))
+		if made {
+			return nil, errors.Join(m.apply(messages), err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, m.apply(messages)
+}
+
+// apply makes all of a transaction or nothing.
+func (m *model) apply(messages []netlink.Message) error {
+	after := maps.Clone(m.elements)
+	for _, message := range messages {
+		kind := kindOf(message)
+		if kind != unix.NFT_MSG_NEWSETELEM && kind != unix.NFT_MSG_DELSETELEM {
+			continue
+		}
+		changed, err := decodeElements([]netlink.Message{message})
+		if err != nil {
+			return err
+		}
+		for _, e := range changed {
+			had, there := after[e.place()]
+			switch {
+			case kind == unix.NFT_MSG_DELSETELEM && !there:
+				return unix.ENOENT
+			case kind == unix.NFT_MSG_DELSETELEM:
+				delete(after, e.place())
+			case there && message.Header.Flags&netlink.Excl != 0:
+				return unix.EEXIST
+			case there:
+				had.Expires = e.Expires && !m.withoutExpiry
+				after[e.place()] = had
+			default:
+				after[e.place()] = e
+			}
+		}
+	}
+	m.elements = after
+	return nil
+}
+
+func kindOf(m netlink.Message) int { return int(m.Header.Type) & 0xff }
+
+// words say what a transaction does: kinds of messages, each once however often it
+// comes in a row, and elements by set, key and owner.
+func words(messages []netlink.Message) string {
+	var said []string
+	for _, m := range messages {
+		switch kindOf(m) {
+		case unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_DELSETELEM:
+			said = append(said, elementWords(m)...)
+			continue
+		}
+		word := map[int]string{
+			unix.NFT_MSG_NEWTABLE: "table", unix.NFT_MSG_NEWSET: "set", unix.NFT_MSG_NEWCHAIN: "chain", unix.NFT_MSG_NEWRULE: "rule",
+		}[kindOf(m)]
+		if word == "" {
+			word = fmt.Sprintf("message %#x", uint16(m.Header.Type))
+		}
+		if len(said) == 0 || said[len(said)-1] != word {
+			said = append(said, word)
+		}
+	}
+	return strings.Join(said, ", ")
+}
+
+func elementWords(m netlink.Message) (said []string) {
+	word := "add"
+	switch {
+	case kindOf(m) == unix.NFT_MSG_DELSETELEM:
+		word = "delete"
+	case m.Header.Flags&netlink.Excl != 0:
+		word = "create"
+	}
+	elements, err := decodeElements([]netlink.Message{m})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, e := range elements {
+		words := []string{word, e.Set, hex.EncodeToString(e.Key)}
+		if e.Owner != "" {
+			words = append(words, e.Owner)
+		}
+		if e.Expires {
+			words = append(words, "to expire")
+		}
+		said = append(said, strings.Join(words, " "))
+	}
+	return said
+}
+
+func (m *model) mustHaveSent(t *testing.T, want ...string) {
+	t.Helper()
+	if !slices.Equal(m.sent, want) {
+		t.Errorf("got the transactions\n\t%s\nwant\n\t%s", strings.Join(m.sent, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+const (
+	mine   = "a/c1/eth0"
+	theirs = "b/c2/eth0"
+	key80  = "0600000000500000"
+)
+
+// TestElementBytes: what is sent for an element, byte for byte (struct nfgenmsg,
+// attributes as linux/netfilter/nf_tables.h has them).
+func TestElementBytes(t *testing.T) {
+	const (
+		list  = "01000000" + "0c000100" + "74726573746c6500" + "0a000200" + "706f727473000000" // "trestle", "ports"
+		key   = "10000180" + "0c000100" + key80
+		value = "10000280" + "0c000100" + "0a01000200500000"
+		owner = "10000600" + "000a" + "612f63312f6574683000" // type 0, length 10
+		life  = "0c000400" + "00000000000003e8" + "0c000500" + "0000000000000001"
+	)
+	for _, test := range []struct {
+		name string
+		kind int
+		life *lifetime
+		want string
+	}{
+		{"new", unix.NFT_MSG_NEWSETELEM, nil, list + "38000380" + "34000180" + key + value + owner},
+		{"expiring", unix.NFT_MSG_NEWSETELEM, &lifetime{1e9, 1e6}, list + "50000380" + "4c000180" + key + value + life + owner},
+		{"deleted", unix.NFT_MSG_DELSETELEM, nil, list + "18000380" + "14000180" + key},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, err := elementMessage(test.kind, 0, []Element{port(mine, 80, 2)}, test.life)
+			if got := hex.EncodeToString(m.Data); err != nil || got != test.want {
+				t.Errorf("got %v\n%s, want\n%s", err, got, test.want)
+			}
+		})
+	}
+}
+
+// TestCommitSends: all in one transaction, tables first; what is known to be there is
+// not sent again, until somebody changes a rule.
+func TestCommitSends(t *testing.T) {
+	m, c := newModel(t, port(theirs, 90, 3))
+	tables := []Table{sample("a/")}
+	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 80, 2)}, Remove: []Element{port(theirs, 90, 3)}}, nil)
+	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 81, 2)}}, nil)
+	m.rules = "changed by somebody"
+	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 82, 2)}}, nil)
+	c.Refresh() // as who takes the lock does
+	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 83, 2)}}, nil)
+	commit(t, c, Changes{}, nil)
+	m.mustHaveSent(
+		t,
+		"table, set, chain, rule, create ports "+key80+" "+mine+", add ports 06000000005a0000 "+theirs+" to expire",
+		"create ports 0600000000510000 "+mine,
+		"create ports 0600000000520000 "+mine, // known since the lock was taken
+		"table, set, chain, rule, create ports 0600000000530000 "+mine,
+	)
+}
+
+// TestLostAnswer: the kernel is asked what came of a transaction whose answer was
+// lost, which is sent again only if nothing did.
+func TestLostAnswer(t *testing.T) {
+	create, remove := "create ports "+key80+" "+mine, "add ports 06000000005a0000 "+mine+" to expire"
+	for _, test := range []struct {
+		name string
+		made bool
+		lost int // so many answers
+		want []string
+		err  error
+	}{
+		{"after it was made", true, 1, []string{create + ", " + remove}, nil},
+		{"before it was made", false, 1, []string{create + ", " + remove, create + ", " + remove}, nil},
+		{"every time", false, tries, slices.Repeat([]string{create + ", " + remove}, tries), errLost},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t, port(mine, 90, 2))
+			m.answer = func(number int) (bool, error) {
+				if number > test.lost {
+					return true, nil
+				}
+				return test.made, errors.Join(errLost, unix.ENOBUFS)
+			}
+			err := c.Commit(Changes{Create: []Element{port(mine, 80, 2)}, Remove: []Element{port(mine, 90, 2)}}, everybody)
+			if !errors.Is(err, test.err) {
+				t.Errorf("got %v, want %v", err, test.err)
+			}
+			m.mustHaveSent(t, test.want...)
+		})
+	}
+}
+
+// TestTaken: an element of another's is theirs as long as somebody vouches for them,
+// and replaced otherwise.
+func TestTaken(t *testing.T) {
+	want := port(mine, 80, 2)
+	create := "create ports " + key80 + " " + mine
+	replaced := []string{create, "delete ports " + key80 + ", " + create}
+	unknown := errors.New("nobody knows")
+	expiring := func(m *model) {
+		had := m.elements[want.place()]
+		had.Expires = true
+		m.elements[want.place()] = had
+		m.answer = func(number int) (bool, error) {
+			if number > 1 {
+				delete(m.elements, want.place())
+			}
+			return true, nil
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		had   Element
+		vouch Vouch
+		setup func(*model)
+		sent  []string
+		holds func(error) bool
+	}{
+		{"vouched", port(theirs, 80, 3), everybody, nil, []string{create}, isTakenBy(theirs)},
+		{"nobody is asked", port(theirs, 80, 3), nil, nil, []string{create}, isTakenBy(theirs)},
+		{"unvouched", port(theirs, 80, 3), nobody, nil, replaced, isNil},
+		{"the question fails", port(theirs, 80, 3), func(string) (bool, error) { return false, unknown }, nil, []string{create}, func(err error) bool { return errors.Is(err, unknown) && errors.Is(err, unix.EEXIST) }},
+		{"our own, as it shall be", want, everybody, nil, []string{create}, isNil},
+		{"our own, that leads elsewhere", port(mine, 80, 3), everybody, nil, replaced, isNil},
+		{"about to expire", port(theirs, 80, 3), everybody, expiring, []string{create, create}, isNil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t, test.had)
+			if test.setup != nil {
+				test.setup(m)
+			}
+			if err := c.Commit(Changes{Create: []Element{want}}, test.vouch); !test.holds(err) {
+				t.Errorf("got error %v", err)
+			}
+			m.mustHaveSent(t, test.sent...)
+		})
+	}
+}
+
+func isNil(err error) bool { return err == nil }
+
+func isTakenBy(holder string) func(error) bool {
+	return func(err error) bool {
+		var taken *TakenError
+		return errors.As(err, &taken) && taken.Holder == holder && strings.Contains(err.Error(), holder)
+	}
+}
+
+// TestRemove: an element is made to expire where the kernel can, and deleted where it
+// cannot; one that is gone already is no error.
+func TestRemove(t *testing.T) {
+	expire, deletion := "add ports "+key80+" "+mine+" to expire", "delete ports "+key80
+	for _, test := range []struct {
+		name  string
+		setup func(*model)
+		want  []string
+	}{
+		{"expiry", func(*model) {}, []string{expire}},
+		{"before Linux 6.12", func(m *model) { m.withoutExpiry = true }, []string{expire, deletion}},
+		{"a set without timeouts", func(m *model) { m.answer = refuseFirst(unix.EINVAL) }, []string{expire, deletion}},
+		{"the table went meanwhile", func(m *model) {
+			m.answer = func(int) (bool, error) { clear(m.elements); return false, unix.ENOENT }
+		}, []string{expire}},
+		{"a deletion that somebody was quicker with", func(m *model) {
+			m.withoutExpiry = true
+			m.answer = func(number int) (bool, error) {
+				if number == 2 {
+					clear(m.elements)
+				}
+				return true, nil
+			}
+		}, []string{expire, deletion}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t, port(mine, 80, 2))
+			test.setup(m)
+			commit(t, c, Changes{Remove: []Element{port(mine, 80, 2)}}, nil)
+			for _, left := range m.elements {
+				if !left.Expires {
+					t.Errorf("got %v left, want it gone or about to go", left)
+				}
+			}
+			m.mustHaveSent(t, test.want...)
+		})
+	}
+}
+
+func refuseFirst(err error) func(int) (bool, error) {
+	return func(number int) (bool, error) {
+		if number == 1 {
+			return false, err
+		}
+		return true, nil
+	}
+}
+
+// TestUnsupported: a kernel without nf_tables, or without a kind of chain, says so in
+// the one way that callers know; anything else does not pass for that.
+func TestUnsupported(t *testing.T) {
+	create := []Element{port(mine, 80, 2)}
+	for _, test := range []struct {
+		name    string
+		changes Changes
+		err     error
+		want    bool
+	}{
+		{"no nf_tables", Changes{Tables: []Table{sample()}, Create: create}, unix.EOPNOTSUPP, true},
+		{"no nf_tables, and something to remove", Changes{Tables: []Table{sample()}, Create: create, Remove: []Element{port(mine, 90, 2)}}, unix.EINVAL, true},
+		{"no chains of type nat", Changes{Tables: []Table{sample()}, Create: create}, unix.ENOENT, true},
+		{"not allowed", Changes{Tables: []Table{sample()}, Create: create}, unix.EPERM, false},
+		{"no memory", Changes{Create: create}, unix.ENOMEM, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t)
+			m.answer = func(int) (bool, error) { return false, test.err }
+			err := c.Commit(test.changes, everybody)
+			if !errors.Is(err, test.err) || errors.Is(err, ErrUnsupported) != test.want {
+				t.Errorf("got %v, want one that is %v, and ErrUnsupported: %v", err, test.err, test.want)
+			}
+		})
+	}
+}
+
+// TestMalformed: an answer that is cut off is an error and no empty set.
+func TestMalformed(t *testing.T) {
+	whole, err := elementMessage(unix.NFT_MSG_NEWSETELEM, 0, []Element{port(mine, 80, 2)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range [][]byte{nil, whole.Data[:3], whole.Data[:7], whole.Data[:len(whole.Data)-8]} {
+		c := Open(t.TempDir())
+		answer := []netlink.Message{{Header: whole.Header, Data: data}}
+		if err := c.use(peerFunc(func([]netlink.Message) ([]netlink.Message, error) { return answer, nil })); err != nil {
+			t.Fatal(err)
+		}
+		if found, err := c.Find([]Element{port(mine, 80, 2)}); err == nil {
+			t.Errorf("%d bytes of an answer: got %v and no error", len(data), found)
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// socketTo is a socket whose other end is a function: it gets the messages of one
+// send and returns those of the answer; nil answers nothing. After hangUp it is not
+// called any more.
+func socketTo(t *testing.T, answer func([]netlink.Message) []netlink.Message) (s *socket, hangUp func()) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	soon := unix.Timeval{Usec: 50_000} // for answers that never come
+	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &soon); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		buffer := make([]byte, 64<<10)
+		for {
+			n, err := unix.Read(fds[1], buffer)
+			if err != nil || n == 0 {
+				return
+			}
+			messages, err := splitMessages(buffer[:n])
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if answers := answer(messages); answers != nil {
+				if _, err := unix.Write(fds[1], encoded(answers)); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	hangUp = sync.OnceFunc(func() {
+		_ = unix.Close(fds[0]) // which ends the other side
+		<-done
+		_ = unix.Close(fds[1])
+	})
+	t.Cleanup(hangUp)
+	return &socket{fd: fds[0], buffer: make([]byte, 32<<10)}, hangUp
+}
+
+func encoded(messages []netlink.Message) (data []byte) {
+	for _, m := range messages {
+		data = binary.NativeEndian.AppendUint32(data, uint32(unix.NLMSG_HDRLEN+len(m.Data)))
+		data = binary.NativeEndian.AppendUint16(data, uint16(m.Header.Type))
+		data = binary.NativeEndian.AppendUint16(data, uint16(m.Header.Flags))
+		data = binary.NativeEndian.AppendUint32(data, m.Header.Sequence)
+		data = binary.NativeEndian.AppendUint32(data, 0)
+		data = append(data, m.Data...)
+	}
+	return data
+}
+
+// reply is an answer to a message.
+func reply(to netlink.Message, kind netlink.HeaderType, flags netlink.HeaderFlags, errno unix.Errno) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: flags, Sequence: to.Header.Sequence},
+		Data:   binary.NativeEndian.AppendUint32(nil, uint32(-int32(errno))),
+	}
+}
+
+func dumpRequest(t *testing.T) netlink.Message {
+	t.Helper()
+	request, err := message(unix.NFT_MSG_GETRULE, nftables.TableFamilyINet, netlink.Dump, netlink.NewAttributeEncoder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return request
+}
+
+// TestInterruptedDump: a listing during which rules were changed is made again, and
+// given up at some time.
+func TestInterruptedDump(t *testing.T) {
+	const rule = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE)
+	for _, test := range []struct{ interrupted, wantAsked int }{{0, 1}, {2, 3}, {dumpTries, dumpTries}} {
+		asked := 0
+		s, hangUp := socketTo(t, func(messages []netlink.Message) []netlink.Message {
+			asked++
+			var flags netlink.HeaderFlags
+			if asked <= test.interrupted {
+				flags = unix.NLM_F_DUMP_INTR
+			}
+			late := messages[0] // an answer to an earlier request
+			late.Header.Sequence--
+			return []netlink.Message{
+				reply(late, rule, 0, 0),
+				reply(messages[0], rule, netlink.Multi|flags, 0), reply(messages[0], rule, netlink.Multi, 0), reply(messages[0], netlink.Done, netlink.Multi, 0),
+			}
+		})
+		answers, err := s.ask(dumpRequest(t))
+		hangUp()
+		if test.interrupted == dumpTries {
+			if !errors.Is(err, unix.EINTR) {
+				t.Errorf("interrupted every time: got %v, want %v", err, unix.EINTR)
+			}
+		} else if err != nil || len(answers) != 2 {
+			t.Errorf("interrupted %d times: got %d answers, %v, want the two of the last listing", test.interrupted, len(answers), err)
+		}
+		if asked != test.wantAsked {
+			t.Errorf("interrupted %d times: asked %d times, want %d", test.interrupted, asked, test.wantAsked)
+		}
+	}
+}
+
+// TestDumpThatFails: the error is in its end.
+func TestDumpThatFails(t *testing.T) {
+	s, _ := socketTo(t, func(messages []netlink.Message) []netlink.Message {
+		return []netlink.Message{reply(messages[0], netlink.Done, netlink.Multi, unix.ENOENT)}
+	})
+	if answers, err := s.ask(dumpRequest(t)); !errors.Is(err, unix.ENOENT) || len(answers) > 0 {
+		t.Errorf("got %v, %v, want %v", answers, err, unix.ENOENT)
+	}
+}
+
+// TestTransaction: begin, messages, end; the last message alone asks for an answer,
+// the first error counts, and no answer is errLost.
+func TestTransaction(t *testing.T) {
+	element, err := elementMessage(unix.NFT_MSG_NEWSETELEM, netlink.Create|netlink.Acknowledge, []Element{port(mine, 80, 2)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		answer func(sent []netlink.Message) []netlink.Message
+		want   error
+	}{
+		{"made", func(sent []netlink.Message) []netlink.Message {
+			return []netlink.Message{reply(sent[2], netlink.Error, 0, 0)}
+		}, nil},
+		{"the first one fails", func(sent []netlink.Message) []netlink.Message {
+			return []netlink.Message{reply(sent[1], netlink.Error, 0, unix.EEXIST), reply(sent[2], netlink.Error, 0, unix.ENOENT)}
+		}, unix.EEXIST},
+		{"no transaction at all", func(sent []netlink.Message) []netlink.Message {
+			return []netlink.Message{reply(sent[0], netlink.Error, 0, unix.EOPNOTSUPP)}
+		}, unix.EOPNOTSUPP},
+		{"an answer to something else", func(sent []netlink.Message) []netlink.Message {
+			other := sent[0]
+			other.Header.Sequence--
+			return []netlink.Message{reply(other, netlink.Error, 0, unix.EPERM), reply(sent[2], netlink.Error, 0, 0)}
+		}, nil},
+		{"no answer", func([]netlink.Message) []netlink.Message { return nil }, errLost},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var kinds []int
+			var acknowledged []bool
+			s, hangUp := socketTo(t, func(sent []netlink.Message) []netlink.Message {
+				for _, m := range sent {
+					kinds = append(kinds, int(m.Header.Type))
+					acknowledged = append(acknowledged, m.Header.Flags&netlink.Acknowledge != 0)
+				}
+				return test.answer(sent)
+			})
+			err := s.commit([]netlink.Message{element, element})
+			hangUp()
+			if !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+			const add = unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWSETELEM
+			if want := []int{unix.NFNL_MSG_BATCH_BEGIN, add, add, unix.NFNL_MSG_BATCH_END}; !slices.Equal(kinds, want) {
+				t.Errorf("got messages %#x, want %#x", kinds, want)
+			}
+			if want := []bool{false, false, true, false}; !slices.Equal(acknowledged, want) {
+				t.Errorf("got messages that ask for an answer %v, want the last alone, %v", acknowledged, want)
+			}
+		})
+	}
+}

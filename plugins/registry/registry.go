@@ -1,0 +1,32 @@
+// Package registry is the list of Trestle's plugins, and the only one: the program
+// takes them from here, the Makefile reads their names from this file's text, and
+// test/host has Plugins. A plugin more is a folder plugins/NAME and a line here.
+package registry
+
+import (
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/bandwidth"
+	"github.com/trestle-cni/trestle/plugins/bridge"
+	"github.com/trestle-cni/trestle/plugins/firewall"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
+	"github.com/trestle-cni/trestle/plugins/loopback"
+	"github.com/trestle-cni/trestle/plugins/portmap"
+	"github.com/trestle-cni/trestle/plugins/static"
+	"github.com/trestle-cni/trestle/plugins/tuning"
+)
+
+// Plugins are what a runtime may execute, by name. The file is built under the name
+// of the first; the others are links to it. One plugin a line, since the Makefile
+// looks for lines that begin with a name.
+func Plugins() map[string]func() cni.Plugin {
+	return map[string]func() cni.Plugin{
+		"bridge":     bridge.Plugin,
+		"host-local": hostlocal.Plugin,
+		"loopback":   loopback.Plugin,
+		"portmap":    portmap.Plugin,
+		"bandwidth":  bandwidth.Plugin,
+		"firewall":   firewall.Plugin,
+		"static":     static.Plugin,
+		"tuning":     tuning.Plugin,
+	}
+}
