@@ -131,7 +131,7 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 
 // heal takes in what the kernel tells of and no record does: where /run was lost under
 // running containers, or a ruleset of an earlier boot was loaded. An attachment that a
-// lease or a link vouches for gets its record back; what has nobody goes. It costs
+// link vouches for gets its record back; what has nobody goes. It costs
 // something only where our table is there and unknown.
 func (h *Host) heal() error {
 	if err := h.healIPTables(); err != nil {
