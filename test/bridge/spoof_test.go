@@ -10,11 +10,18 @@ import (
 
 // spoofElements is what the kernel has for the MAC check.
 func spoofElements(h *host.Host) string {
+	awaitExpiry(h)
 	output, err := h.Run(host.Command{Args: []string{"sh", "-c", "for s in ports allowed; do nft list set bridge trestle $s 2>/dev/null; done | grep comment"}})
 	if err != nil {
 		return err.Error()
 	}
 	return output.Stdout
+}
+
+// awaitExpiry waits for the elements that a DEL has deleted: the kernel lists them until
+// their timeout, a tick or two later, is over.
+func awaitExpiry(h *host.Host) {
+	h.MustRun("timeout", "30", "sh", "-c", "while nft list table bridge trestle 2>/dev/null | grep -q expires; do sleep .01; done")
 }
 
 // An ADD with another MAC over a namespace that was lost leaves the old MAC nowhere.
@@ -72,6 +79,7 @@ func TestBridgeMACSpoofCheckLost(t *testing.T) {
 	}
 	b.MustDel(config)
 	b.MustAdd(config)
+	awaitExpiry(h)
 	whole := h.MustRun("nft", "list", "table", "bridge", "trestle")
 	h.MustRun("nft", "flush", "ruleset")
 	h.Restore()
