@@ -59,10 +59,12 @@ type Snapshot struct {
 type Network struct {
 	Name string `json:"name"`
 	// File is where the list stands; empty where there is none any more.
-	File       string            `json:"file,omitempty"`
-	CNIVersion string            `json:"cniVersion,omitempty"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Plugins    []string          `json:"plugins,omitempty"`
+	File       string `json:"file,omitempty"`
+	CNIVersion string `json:"cniVersion,omitempty"`
+	// Created is when network create made it, zero for any other.
+	Created time.Time         `json:"created,omitzero"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Plugins []string          `json:"plugins,omitempty"`
 	// Driver is the first of the plugins.
 	Driver        string `json:"driver,omitempty"`
 	Bridge        string `json:"bridge,omitempty"`
@@ -70,6 +72,7 @@ type Network struct {
 	Masquerade    bool   `json:"masquerade"`
 	Gateway       bool   `json:"gateway"`
 	Ports         bool   `json:"ports"`
+	Internal      bool   `json:"internal"`
 	IngressPolicy string `json:"ingressPolicy,omitempty"`
 	IPAM          string `json:"ipam,omitempty"`
 	DataDir       string `json:"dataDir,omitempty"`

@@ -129,7 +129,7 @@ func (m cachedMapping) to(address netip.Addr) (port Port, ok bool) {
 	}, true
 }
 
-// namesOf reads CNI_ARGS: Kubernetes' names of the pod, or what trestle run and nerdctl
+// namesOf reads CNI_ARGS: Kubernetes' names of the pod, or what nerdctl
 // call the container.
 func namesOf(args [][2]string) (pod, name string) {
 	values := map[string]string{}
@@ -139,10 +139,5 @@ func namesOf(args [][2]string) (pod, name string) {
 	if podName := values["K8S_POD_NAME"]; podName != "" {
 		pod = values["K8S_POD_NAMESPACE"] + "/" + podName
 	}
-	for _, key := range []string{"TRESTLE_NAME", "NERDCTL_CNI_DHCP_HOSTNAME"} {
-		if name == "" {
-			name = values[key]
-		}
-	}
-	return pod, name
+	return pod, values["NERDCTL_CNI_DHCP_HOSTNAME"]
 }

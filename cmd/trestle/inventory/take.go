@@ -100,9 +100,12 @@ func (t *taking) lists() {
 			t.problem(fmt.Errorf("%s: %w", list.File, err))
 		}
 		*n = Network{
-			Name: list.Name, File: list.File, CNIVersion: list.CNIVersion, Labels: list.Labels, Plugins: list.Types(),
+			Name: list.Name, File: list.File, CNIVersion: list.CNIVersion, Plugins: list.Types(),
 			Driver: facts.Driver, Bridge: facts.Bridge, MTU: facts.MTU, Masquerade: facts.Masquerade, Gateway: facts.Gateway,
-			Ports: facts.Ports, IngressPolicy: facts.IngressPolicy, IPAM: facts.IPAM, DataDir: facts.DataDir,
+			Ports: facts.Ports, Internal: facts.Internal, IngressPolicy: facts.IngressPolicy, IPAM: facts.IPAM, DataDir: facts.DataDir,
+		}
+		if list.Mark != nil {
+			n.Created, n.Labels = list.Mark.Created, list.Mark.Labels
 		}
 		for _, r := range slices.Concat(facts.Sets...) {
 			n.Pools = append(n.Pools, Pool{Subnet: r.Subnet, First: r.First, Last: r.Last, Gateway: r.Gateway, Size: r.Size(), Range: r})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -23,16 +24,14 @@ type List struct {
 	// File is its path.
 	File string
 	*libcni.NetworkConfigList
-	// Labels are those that network create was given.
-	Labels map[string]string
+	// Mark is there if network create wrote the list.
+	Mark *Mark
 }
 
-// own are the keys of a list that are for trestle alone; libcni leaves them out of what
-// plugins get.
-type own struct {
-	Trestle struct {
-		Labels map[string]string `json:"labels,omitempty"`
-	} `json:"trestle"`
+// Mark is what a list holds for trestle alone; libcni leaves it out of what plugins get.
+type Mark struct {
+	Created time.Time         `json:"created"`
+	Labels  map[string]string `json:"labels,omitempty"`
 }
 
 // Read reads the lists of the directories, in the order in which runtimes do: by their
@@ -74,11 +73,13 @@ func ReadFile(file string) (List, error) {
 	if err != nil {
 		return List{}, err
 	}
-	var keys own
+	var keys struct {
+		Trestle *Mark `json:"trestle"`
+	}
 	if err := json.Unmarshal(config.Bytes, &keys); err != nil {
 		return List{}, err
 	}
-	return List{File: file, NetworkConfigList: config, Labels: keys.Trestle.Labels}, nil
+	return List{File: file, NetworkConfigList: config, Mark: keys.Trestle}, nil
 }
 
 // Find is the first list of that name; a runtime takes no other.
@@ -110,8 +111,9 @@ type Facts struct {
 	Masquerade bool
 	// Ports says that some plugin maps host ports.
 	Ports bool
-	// IngressPolicy is the firewall's; empty where the list has none.
+	// IngressPolicy and Internal are the firewall's; empty where the list has none.
 	IngressPolicy string
+	Internal      bool
 	// IPAM is the name of the plugin that gives addresses; empty: none.
 	IPAM string
 	// DataDir is where leases are, if IPAM is host-local.
@@ -128,6 +130,7 @@ type wire struct {
 	IsDefaultGateway bool   `json:"isDefaultGateway"`
 	IPMasq           bool   `json:"ipMasq"`
 	IngressPolicy    string `json:"ingressPolicy"`
+	Internal         bool   `json:"internal"`
 	IPAM             struct {
 		Type    string `json:"type"`
 		DataDir string `json:"dataDir"`
@@ -149,7 +152,7 @@ func (l List) Facts() (Facts, error) {
 		}
 		f.Ports = f.Ports || plugin.Network.Capabilities["portMappings"]
 		if plugin.Network.Type == "firewall" && f.IngressPolicy == "" {
-			f.IngressPolicy = w.IngressPolicy
+			f.IngressPolicy, f.Internal = w.IngressPolicy, w.Internal
 		}
 		if i > 0 {
 			continue
