@@ -77,6 +77,16 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 	}
 }
 
+// TestClusterTouchesNoKernel: who has which subnet is decided without netlink, and
+// without a client of any store.
+func TestClusterTouchesNoKernel(t *testing.T) {
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/cluster/...") {
+		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") {
+			t.Errorf("pkg/cluster depends on %s", dependency)
+		}
+	}
+}
+
 // TestPluginsStartLean: each start of each plugin pays for every package that is
 // linked, these most of all.
 func TestPluginsStartLean(t *testing.T) {
