@@ -184,12 +184,12 @@ func TestBridgeLeftByAKill(t *testing.T) {
 // its addresses are, or it would stay for ever.
 func TestBridgeWhoseRecordsWereLost(t *testing.T) {
 	t.Parallel()
-	h := routingHost(t)
+	h := host.NewRouting(t)
 	c := h.Container("c1")
-	config := bridgeConfig(nil)
-	mustAdd(t, h, h.Container("first"), config)
+	config := host.BridgeConfig(nil)
+	h.Container("first").MustAdd(config)
 	h.MustRun("rm", "-rf", "/run/trestle")
-	mustAdd(t, h, c, config)
+	c.MustAdd(config)
 	if got := strings.Count(h.MustRun("ls", "/run/trestle/bridge/gateways"), "\n"); got != 2 {
 		t.Errorf("got %d records of two addresses", got)
 	}
