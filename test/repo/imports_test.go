@@ -26,10 +26,12 @@ var rooms = map[string]struct {
 	pkg   bool
 	rooms []string
 }{
-	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network", "cmd/trestle/programs", "cmd/trestle/rules"}},
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
 	"cmd/trestle/network":   {true, nil},
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/programs":  {false, nil},
+	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 }
 
