@@ -51,6 +51,9 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 			continue
 		}
 		for _, chain := range referenceChains[base.Chain] {
+			if !leadsTo(base, chain) {
+				continue
+			}
 			list, err := base.Rules(chain)
 			failed = append(failed, err)
 			for _, r := range list {
@@ -61,6 +64,12 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 		}
 	}
 	return found, errors.Join(failed...)
+}
+
+// leadsTo says whether the base has the chain: one that nobody jumps to need not be there.
+func leadsTo(base rules.Base, chain string) bool {
+	list, err := base.Rules(base.Chain)
+	return chain == base.Chain || err == nil && anyOf(list, func(r rules.Rule) bool { return r.Jump == chain })
 }
 
 // referenceRules finds those whose container is attached nowhere any more: they masquerade
