@@ -27,6 +27,9 @@ type Plugin struct {
 	// read is an error of ADD and CHECK.
 	ReadsArgs bool
 
+	// Keys are all that it reads of a configuration, but for ProtocolKeys.
+	Keys func() []Key
+
 	Add    func(*Request) (types.Result, error)
 	Del    func(*Request) error
 	Check  func(*Request) error

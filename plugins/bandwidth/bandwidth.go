@@ -15,7 +15,10 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "bandwidth", EntersNetNS: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "bandwidth", EntersNetNS: true, Keys: bandwidth.Keys,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // parse reads limits and prevResult, which has to be there.

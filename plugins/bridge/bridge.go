@@ -16,7 +16,7 @@ import (
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "bridge", EntersNetNS: true, ReadsArgs: true,
+		Name: "bridge", EntersNetNS: true, ReadsArgs: true, Keys: keys,
 		Add: add, Del: del, Check: check, GC: gc, Status: status,
 	}
 }

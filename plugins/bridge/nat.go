@@ -24,12 +24,15 @@ type translation struct {
 	host       *nat.Host
 }
 
+// natWire is that part of the configuration as it is written.
+type natWire struct {
+	IPMasq        bool                 `json:"ipMasq"`
+	IPMasqBackend string               `json:"ipMasqBackend"`
+	Masquerade    nat.MasqueradeConfig `json:"masquerade"`
+}
+
 func parseNAT(r *cni.Request) (translation, error) {
-	var wire struct {
-		IPMasq        bool                 `json:"ipMasq"`
-		IPMasqBackend string               `json:"ipMasqBackend"`
-		Masquerade    nat.MasqueradeConfig `json:"masquerade"`
-	}
+	var wire natWire
 	decodeErr := r.Decode(&wire)
 	backend, backendErr := nat.ParseBackend(wire.IPMasqBackend)
 	if backendErr != nil {

@@ -17,7 +17,7 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "firewall", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{Name: "firewall", Keys: firewall.Keys, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
 func open() *firewall.Host { return firewall.OpenHost(record.Open(record.DefaultDir)) }

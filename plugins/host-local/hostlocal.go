@@ -19,7 +19,10 @@ import (
 // Plugin wires the verbs. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys,
+		Add: add, Del: del, Check: check, GC: gc, Status: status,
+	}
 }
 
 // add is ADD for whoever executes the plugin. To undo it there is only DEL, which takes

@@ -17,7 +17,10 @@ import (
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
 	nothing := func(*cni.Request) error { return nil } // lo goes with its namespace
-	return cni.Plugin{Name: "loopback", EntersNetNS: true, Add: add, Del: del, Check: check, GC: nothing, Status: nothing}
+	return cni.Plugin{
+		Name: "loopback", EntersNetNS: true, Keys: func() []cni.Key { return nil },
+		Add: add, Del: del, Check: check, GC: nothing, Status: nothing,
+	}
 }
 
 // add brings lo up. It answers with prevResult, if there is one, or else with

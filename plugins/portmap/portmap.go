@@ -17,7 +17,7 @@ import (
 
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{Name: "portmap", Keys: nat.PortKeys, Add: add, Del: del, Check: check, GC: gc, Status: status}
 }
 
 func add(r *cni.Request) (result types.Result, err error) {

@@ -4,6 +4,8 @@
 package registry
 
 import (
+	"slices"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
@@ -14,6 +16,16 @@ import (
 	"github.com/trestle-cni/trestle/plugins/static"
 	"github.com/trestle-cni/trestle/plugins/tuning"
 )
+
+// Keys are all keys that the plugin reads, those of the protocol last; nil for a name
+// that no plugin of ours has.
+func Keys(plugin string) []cni.Key {
+	wired, known := Plugins()[plugin]
+	if !known {
+		return nil
+	}
+	return slices.Concat(wired().Keys(), cni.ProtocolKeys())
+}
 
 // Plugins are what a runtime may execute, by name. The file is built under the name
 // of the first; the others are links to it. One plugin a line, since the Makefile

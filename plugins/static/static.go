@@ -15,7 +15,10 @@ import (
 // nothing to free.
 func Plugin() cni.Plugin {
 	nothing := func(*cni.Request) error { return nil }
-	return cni.Plugin{Name: "static", ReadsArgs: true, Add: add, Del: nothing, Check: check, GC: nothing, Status: status}
+	return cni.Plugin{
+		Name: "static", ReadsArgs: true, Keys: static.Keys,
+		Add: add, Del: nothing, Check: check, GC: nothing, Status: status,
+	}
 }
 
 func add(r *cni.Request) (types.Result, error) {

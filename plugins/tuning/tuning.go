@@ -16,7 +16,7 @@ import (
 // Plugin wires the verbs.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "tuning", EntersNetNS: true, ReadsArgs: true,
+		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys,
 		Add: add, Del: del, Check: check, GC: gc, Status: status,
 	}
 }

@@ -15,14 +15,14 @@ import (
 
 // DEL frees the lease whatever has become of the network's address management.
 func TestBridgeDelWithOtherIPAM(t *testing.T) {
-	away := host.HostLocal("10.9.0.0/24")
+	away := host.Leases("10.9.0.0/24")
 	away["dataDir"] = "/run/leases"
-	moved := host.HostLocal("10.9.0.0/24")
+	moved := host.Leases("10.9.0.0/24")
 	moved["dataDir"] = "/run/moved"
 	missing := object{"type": "host-local-of-somebody"}
 	edits := map[string]object{
 		"another dataDir":            {"ipam": moved},
-		"the default dataDir":        {"ipam": host.HostLocal("10.9.0.0/24")},
+		"the default dataDir":        {"ipam": host.Leases("10.9.0.0/24")},
 		"a dataDir of no sense":      {"ipam": object{"type": "host-local", "dataDir": 5}},
 		"static":                     {"ipam": object{"type": "static", "addresses": []any{object{"address": "10.1.1.1/24"}}}},
 		"no ipam":                    {"ipam": nil},
@@ -30,7 +30,7 @@ func TestBridgeDelWithOtherIPAM(t *testing.T) {
 		"a list for an object":       {"ipam": []any{}},
 		"a plugin that is not there": {"ipam": missing},
 	}
-	for from, ipam := range map[string]object{"default dataDir": host.HostLocal("10.9.0.0/24"), "dataDir of its own": away} {
+	for from, ipam := range map[string]object{"default dataDir": host.Leases("10.9.0.0/24"), "dataDir of its own": away} {
 		for to, edit := range edits {
 			t.Run(from+", then "+to, func(t *testing.T) {
 				t.Parallel()
@@ -77,13 +77,13 @@ func TestBridgeGCWithOtherIPAM(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	living, dead := h.Container("living"), h.Container("dead")
-	away := host.HostLocal("10.9.0.0/24")
+	away := host.Leases("10.9.0.0/24")
 	away["dataDir"] = "/run/leases"
 	living.MustAdd(host.BridgeConfig(object{"ipam": away}))
 	want := leasedAddresses(t, h)
 	dead.MustAdd(host.BridgeConfig(object{"ipam": away}))
 	dead.Remove()
-	for _, ipam := range []any{nil, host.HostLocal("10.9.0.0/24")} {
+	for _, ipam := range []any{nil, host.Leases("10.9.0.0/24")} {
 		config := host.BridgeConfig(object{"ipam": ipam, "cni.dev/valid-attachments": []any{object{"containerID": "living", "ifname": "eth0"}}})
 		if err := h.Exec(host.Call{Command: "GC", Plugin: "bridge", Config: config}).Err(); err != nil {
 			t.Error(err)
@@ -98,7 +98,7 @@ func TestBridgeGCWithOtherIPAM(t *testing.T) {
 func TestBridgeAddTwiceAtOnce(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
-	config := host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24"), "ipMasq": false})
+	config := host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24"), "ipMasq": false})
 	for i := range 20 {
 		c := h.Container(fmt.Sprint("c", i))
 		var answers [2]host.Answer
@@ -129,7 +129,7 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.HostLocal("10.9.0.0/24")})
+	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.Leases("10.9.0.0/24")})
 	ptp := func(verb string) host.Answer {
 		call := c.Call(verb, h.Reference("ptp"), config)
 		call.Path = h.Dirs().Trestle
