@@ -24,7 +24,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak lint cross demo bench clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -64,6 +64,11 @@ uninstall: ## remove from PREFIX and BINDIR what make install put there, and not
 test: root deps build peers previous ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
 	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 4 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
+
+# `make test` has the quick one.
+SOAK ?= full
+soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
+	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 # It is one program for each package of tests, of which those go that have no such test.

@@ -13,7 +13,7 @@ func Keys() []cni.Key {
 		{Path: "ipam.gateway", Default: "first address", Doc: "of the subnet. 0.0.0.0 or :: is none: the range has no gateway, and the first address is leased too"},
 		{Path: "ipam.exclude", Ours: true, Doc: "addresses or prefixes that are never leased"},
 		{Path: "ipam.resolvConf", Doc: "a file in the format of resolv.conf(5), for the result's `dns`"},
-		{Path: "ipam.dataDir", Default: "`" + defaultDataDir + "`", Doc: "where leases are; an absolute path. Several machines may share it (a cluster file system with flock): none takes another's leases for dead"},
+		{Path: "ipam.dataDir", Default: "`" + DefaultDataDir + "`", Doc: "where leases are; an absolute path. Several machines may share it (a cluster file system with flock): none takes another's leases for dead"},
 		{Path: "ipam.lockTimeout", Default: "`" + defaultWait.String() + "`", Ours: true, Doc: "how long to wait for another process"},
 		{Path: "ipam.statusWhenFull", Default: "`ready`", Ours: true, Doc: "what STATUS says of a full pool. `ready`: nothing; an ADD fails and says why. `unavailable`: code 50 with the numbers, and the runtime counts the network as down. In Kubernetes that makes the node NotReady: nothing more is scheduled there, and after some minutes **its running pods are evicted**. Choose it only where something else acts on STATUS"},
 		{Path: "runtimeConfig.ips", Doc: "addresses asked for, by the capability `ips`; each must lie in a set"},

@@ -179,3 +179,24 @@ func TestBridgeLeftByAKill(t *testing.T) {
 		}
 	}
 }
+
+// The records of /run may be lost under a running bridge: the next ADD says again whose
+// its addresses are, or it would stay for ever.
+func TestBridgeWhoseRecordsWereLost(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	c := h.Container("c1")
+	config := host.BridgeConfig(nil)
+	h.Container("first").MustAdd(config)
+	h.MustRun("rm", "-rf", "/run/trestle")
+	c.MustAdd(config)
+	if got := strings.Count(h.MustRun("ls", "/run/trestle/bridge/gateways"), "\n"); got != 2 {
+		t.Errorf("got %d records of two addresses", got)
+	}
+	if err := h.Exec(gcCall(config, "[]")).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if hasLink(t, h.Namespace, "br0") {
+		t.Error("the idle bridge stays")
+	}
+}

@@ -233,7 +233,7 @@ func TestFirewallRunsNoProgram(t *testing.T) {
 	c := w.container(1, 5)
 	w.add(w.network(1, `"backend": "nftables"`), c)
 	before := w.Dump()
-	for _, keys := range []string{`"backend": ""`, `"backend": "nftables"`, `"ingressPolicy": "same-bridge"`, `"ingressPolicy": "isolated"`} {
+	for _, keys := range []string{`"backend": ""`, `"backend": "nftables"`, `"ingressPolicy": "same-bridge"`, `"ingressPolicy": "isolated"`, `"ingressPolicy": "published", "internal": true`} {
 		for _, command := range []string{"ADD", "CHECK", "DEL", "DEL"} {
 			call := w.call(c, command, keys)
 			call.Strace = &host.Strace{}
@@ -603,17 +603,18 @@ func TestFirewallKilled(t *testing.T) {
 	w.MustRun("iptables", "-P", "FORWARD", "DROP")
 	c := w.container(1, 5)
 	w.add(w.network(1, `"backend": "nftables"`), c)
-	add, del := w.call(c, "ADD", `"ingressPolicy": "isolated"`), w.call(c, "DEL", "")
-	for _, call := range []host.Call{add, del} { // which leaves the lock
-		if err := w.Exec(call).Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	del := w.call(c, "DEL", "")
+	w.Must(w.call(c, "ADD", `"ingressPolicy": "isolated"`), del) // which leaves the lock
 	before := w.Dump()
-	for _, syscall := range []string{"sendmsg", "openat"} {
+	const isolated, published = `"ingressPolicy": "isolated"`, `"ingressPolicy": "published", "internal": true`
+	for _, x := range []struct{ syscall, keys string }{{"sendmsg", isolated}, {"openat", isolated}, {"sendto", published}, {"symlinkat", published}} {
+		add, syscall := w.call(c, "ADD", x.keys), x.syscall
+		kills := 0
 		for when, killed := 1, true; killed; when++ {
 			add.Strace = &host.Strace{Syscalls: syscall, Inject: []string{fmt.Sprintf("%s:signal=KILL:when=%d", syscall, when)}}
-			killed = w.Exec(add).Trace.Injected > 0
+			if killed = w.Exec(add).Trace.Injected > 0; killed {
+				kills++
+			}
 			if err := w.Exec(del).Err(); err != nil {
 				t.Fatalf("killed at %s %d: %v", syscall, when, err)
 			}
@@ -622,6 +623,7 @@ func TestFirewallKilled(t *testing.T) {
 				t.Fatalf("killed at %s %d", syscall, when)
 			}
 		}
+		t.Logf("%s: killed at %d of %s", x.keys, kills, syscall)
 	}
 }
 

@@ -9,3 +9,5 @@ import (
 )
 
 func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
+
+type object = host.Object

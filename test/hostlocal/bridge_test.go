@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
 )
@@ -122,19 +123,22 @@ func TestBridgeAddTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// A plugin of others that asks for addresses before it looks for the interface, and takes
-// a failure back by DEL: a second ADD does not take the lease from under the attachment
-// that stands. Where the interface or its namespace is lost, the address is given again.
+// ptpOn runs the reference's ptp, which asks for addresses before it looks for the
+// interface, and takes a failure back by DEL, with the host-local of that directory.
+func ptpOn(h *host.Host, c *host.Container, verb, hostLocal string) host.Answer {
+	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.Leases("10.9.0.0/24")})
+	call := c.Call(verb, h.Reference("ptp"), config)
+	call.Path = hostLocal
+	return h.Exec(call)
+}
+
+// A second ADD does not take the lease from under the attachment that stands. Where the
+// interface or its namespace is lost, the address is given again.
 func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.Leases("10.9.0.0/24")})
-	ptp := func(verb string) host.Answer {
-		call := c.Call(verb, h.Reference("ptp"), config)
-		call.Path = h.Dirs().Trestle
-		return h.Exec(call)
-	}
+	ptp := func(verb string) host.Answer { return ptpOn(h, c, verb, h.Dirs().Trestle) }
 	mustHave := func(when string) {
 		t.Helper()
 		if got := leasedAddresses(t, h); strings.Count(got, "/n/10.") != 1 || !strings.Contains(got, "/n/10.9.0.2") {
@@ -161,11 +165,67 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	c.Remove()
 	c = h.Container("c1")
 	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
-	call := c.Call("ADD", "host-local", config)
-	if result, err := h.Exec(call).Result(); err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
+	call := c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")}))
+	answer := h.Exec(call)
+	for deadline := time.Now().Add(30 * time.Second); host.CodeOf(answer.Err()) == 102 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		answer = h.Exec(call) // the kernel takes its time to end a namespace
+	}
+	if result, err := answer.Result(); err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
 		t.Errorf("ADD after the namespace was lost: got %v, %v, want 10.9.0.2", result, err)
 	}
 	if err := ptp("DEL").Err(); err != nil {
+		t.Error(err)
+	}
+	h.AssertNoLease()
+}
+
+// Of two ADDs at once that others execute, the slower one is given nothing that it would
+// take from the faster one.
+func TestHostLocalExecutedTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	for i := range 6 {
+		c := h.Container(fmt.Sprint("c", i))
+		var errs [2]error
+		var both sync.WaitGroup
+		for k := range errs {
+			both.Go(func() { errs[k] = ptpOn(h, c, "ADD", h.Dirs().Trestle).Err() })
+		}
+		both.Wait()
+		if n := strings.Count(leasedAddresses(t, h), "/n/10."); (errs[0] == nil) == (errs[1] == nil) || n != i+1 {
+			t.Fatalf("%s: got %v, and there are %d leases, want one to succeed, and %d", c.ID, errs, n, i+1)
+		}
+	}
+}
+
+// A lease that the reference wrote says nothing of a namespace; it is not taken from under
+// the attachment either.
+func TestHostLocalSparesTheReferencesLease(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	c := h.Container("c1")
+	if err := ptpOn(h, c, "ADD", h.Dirs().Reference).Err(); err != nil {
+		t.Fatal(err)
+	}
+	want := leasedAddresses(t, h)
+	if !strings.Contains(want, "/n/10.9.0.2") {
+		t.Fatalf("leases of the reference: %q, want that of 10.9.0.2", want)
+	}
+	for range 2 {
+		if err := ptpOn(h, c, "ADD", h.Dirs().Trestle).Err(); host.CodeOf(err) != 102 {
+			t.Errorf("ADD again, by ours: got %v, want code 102", err)
+		}
+		if got := leasedAddresses(t, h); got != want {
+			t.Fatalf("leases: got %q, want %q", got, want)
+		}
+	}
+	// Of an earlier boot's, nothing is attached: what is there is a link that came first.
+	h.MustRun("touch", "-d", "1971-01-01", "/var/lib/cni/networks/n/10.9.0.2")
+	result, err := h.Exec(c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")}))).Result()
+	if err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
+		t.Errorf("ADD after a reboot: got %v, %v, want 10.9.0.2", result, err)
+	}
+	if err := ptpOn(h, c, "DEL", h.Dirs().Trestle).Err(); err != nil {
 		t.Error(err)
 	}
 	h.AssertNoLease()

@@ -564,6 +564,39 @@ func TestHostLocalKilledAnywhere(t *testing.T) {
 	}
 }
 
+// Who executes host-local, and is at work yet, does not lose to another what it was given;
+// when it was killed, whoever repeats its ADD is given the same.
+func TestHostLocalGivesTheKilledOnesAgain(t *testing.T) {
+	h := newHostLocal(t, hostLocalOne)
+	main := exec.Command("sh", "-c", `"$0"; exec sleep 1000`, h.program)
+	main.Env = []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=" + h.netns, "CNI_PATH=/nowhere", "PATH=" + os.Getenv("PATH")}
+	main.Stdin = strings.NewReader(h.config(""))
+	stdout, err := main.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := main.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var result map[string]any
+	decodeErr := json.NewDecoder(stdout).Decode(&result)
+	got := h.call("ADD", "c1")
+	_ = main.Process.Kill() // it sleeps
+	_ = main.Wait()         // killed
+	if decodeErr != nil {
+		t.Fatal(decodeErr)
+	}
+	if got.code != 102 || !strings.Contains(got.msg, fmt.Sprintf("given to process %d, which is at work yet", main.Process.Pid)) {
+		t.Errorf("ADD beside it: got %d %q, want code 102", got.code, got.msg)
+	}
+	for range 2 { // by the same process, too
+		if got := h.must("ADD", "c1"); !slices.Equal(got, []string{"10.1.0.2"}) {
+			t.Errorf("ADD after it was killed: got %v, want 10.1.0.2", got)
+		}
+	}
+	h.must("DEL", "c1")
+}
+
 // hostLocalScene is a verb, and what was there before it.
 type hostLocalScene struct{ verb, before string }
 

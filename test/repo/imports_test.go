@@ -20,6 +20,19 @@ var base = map[string][]string{
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
 }
 
+// rooms are those below cmd/trestle, each with the others that it may import. Only
+// those that may import pkg/, too, combine what is there.
+var rooms = map[string]struct {
+	pkg   bool
+	rooms []string
+}{
+	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
+	"cmd/trestle/network":   {true, nil},
+	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/ui":        {false, nil},
+}
+
 // TestImportTable holds the walls of the house (docs/architecture.md): what is
 // under pkg/ knows nothing of its siblings; plugins/, cmd/ and test/ combine.
 func TestImportTable(t *testing.T) {
@@ -37,7 +50,10 @@ func mayImport(name, imported string) bool {
 		return slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(name+"/", dir+"/") })
 	}
 	_, isBase := base[imported]
+	room, isRoom := rooms[name]
 	switch {
+	case isRoom:
+		return room.pkg && strings.HasPrefix(imported, "pkg/") || slices.Contains(room.rooms, imported)
 	case base[name] != nil || name == "pkg/cni":
 		return slices.Contains(base[name], imported)
 	case under("pkg"):
@@ -57,6 +73,16 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/ipam/...") {
 		if dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.HasSuffix(dependency, "/nftables") {
 			t.Errorf("pkg/ipam depends on %s", dependency)
+		}
+	}
+}
+
+// TestClusterTouchesNoKernel: who has which subnet is decided without netlink, and
+// without a client of any store.
+func TestClusterTouchesNoKernel(t *testing.T) {
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/cluster/...") {
+		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") {
+			t.Errorf("pkg/cluster depends on %s", dependency)
 		}
 	}
 }
@@ -123,6 +149,12 @@ func TestMayImport(t *testing.T) {
 		{"plugins/bridge", "conflist", false},
 		{"cmd/trestle", "conflist", true},
 		{"cmd/trestle", "test/host", false},
+		{"cmd/trestle", "cmd/trestle/ui", true},
+		{"cmd/trestle/inventory", "pkg/ipam", true},
+		{"cmd/trestle/inventory", "cmd/trestle/network", true},
+		{"cmd/trestle/inventory", "cmd/trestle/ui", false},
+		{"cmd/trestle/ui", "pkg/cni", false},
+		{"cmd/trestle/picture", "pkg/bridge", false},
 		{"conflist", "pkg/cni", false},
 		{"test/host", "pkg/cni", true},
 	} {

@@ -14,7 +14,7 @@ import (
 var chainedKeys = object{
 	"snat": true, "markMasqBit": 13, "conditionsV4": []any{"-s", "10.0.0.0/8"}, "backend": "nftables",
 	"ingressRate": 800000, "ingressBurst": 800000, "egressRate": 800000, "egressBurst": 800000,
-	"ingressPolicy": "same-bridge", "iptablesAdminChainName": "CNI-X", "firewalldZone": "trusted",
+	"ingressPolicy": "same-bridge", "internal": true, "iptablesAdminChainName": "CNI-X", "firewalldZone": "trusted",
 	"mac": "0a:58:0a:01:00:07", "mtu": 1400, "sysctl": object{"net.core.somaxconn": "512"},
 	"runtimeConfig": object{
 		"portMappings": []any{object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "0.0.0.0"}},

@@ -83,7 +83,7 @@ type attached struct {
 // modelPlugins are those of the list; each belongs to the model by what it leaves in
 // "inet trestle", "bridge trestle" and /run/trestle, with its owner's label.
 func (m *model) modelPlugins(network int) []object {
-	policy := []string{"isolated", "same-bridge"}[network]
+	policy := []string{"isolated", "published"}[network]
 	backend := map[bool]string{false: "nftables", true: "iptables"}[m.usesIPTables]
 	return []object{
 		{
@@ -91,7 +91,7 @@ func (m *model) modelPlugins(network int) []object {
 			"ipam": object{"type": "static"},
 		},
 		{"type": "portmap", "backend": backend},
-		{"type": "firewall", "ingressPolicy": policy},
+		{"type": "firewall", "ingressPolicy": policy, "internal": network == 1},
 	}
 }
 
