@@ -4,6 +4,7 @@
 package registry
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -25,6 +26,22 @@ func Keys(plugin string) []cni.Key {
 		return nil
 	}
 	return slices.Concat(wired().Keys(), cni.ProtocolKeys())
+}
+
+// States are all kinds of what our plugins make on a host, each once, as the plugins
+// list them: the first whose State it is speaks for it.
+func States() []cni.State {
+	var all []cni.State
+	plugins := Plugins()
+	for _, name := range slices.Sorted(maps.Keys(plugins)) {
+		for _, state := range plugins[name]().States {
+			same := func(s cni.State) bool { return s.Package == state.Package && s.What == state.What }
+			if !slices.ContainsFunc(all, same) {
+				all = append(all, state)
+			}
+		}
+	}
+	return all
 }
 
 // Plugins are what a runtime may execute, by name. The file is built under the name

@@ -42,6 +42,22 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
+// NAT is the state of the plugins that change it, each with a status of its own.
+func NAT(status func(*cni.Request) error) cni.State {
+	return cni.State{
+		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
+		GC: func(r *cni.Request, valid cni.Valid) error {
+			conn, host := Open()
+			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+		},
+		Restore: func() error {
+			conn, host := Open()
+			_, err := host.Restore()
+			return errors.Join(err, conn.Close())
+		},
+	}
+}
+
 // vouch says whether a link stands for the attachment with that label.
 func vouch(label string) (bool, error) {
 	owner, ok := cni.ParseOwner(label)
