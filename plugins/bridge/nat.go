@@ -122,7 +122,7 @@ func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
 func (t translation) del(r *cni.Request, config bridge.Config) error {
 	var referenceErr error
 	if t.masquerade {
-		referenceErr = t.host.ReleaseReference(r.Owner, addressesOf(r))
+		referenceErr = t.host.ReleaseReference(r.Owner, translator.AddressesOf(r))
 	}
 	var also nat.Also
 	checked, err := t.spoofChecks().MayHave(r.Owner)
@@ -135,24 +135,6 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 		return err // a network without NAT needs not open a socket to hear so
 	}
 	return errors.Join(err, t.host.Release(r.Owner, also))
-}
-
-// addressesOf are the container's addresses as far as prevResult tells; DEL does
-// what it can without.
-func addressesOf(r *cni.Request) []netip.Addr {
-	prev, err := r.PrevResult()
-	if err != nil || prev == nil {
-		return nil
-	}
-	lease, err := bridge.ParseLease(prev, r.Owner.IfName)
-	if err != nil {
-		return nil
-	}
-	var addresses []netip.Addr
-	for _, a := range lease.Addresses {
-		addresses = append(addresses, a.Prefix.Addr())
-	}
-	return addresses
 }
 
 func (t translation) check(r *cni.Request, s bridge.State) error {

@@ -5,6 +5,7 @@ package translator
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
@@ -56,6 +57,16 @@ func NAT(status func(*cni.Request) error) cni.State {
 			return errors.Join(err, conn.Close())
 		},
 	}
+}
+
+// AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
+// does what it can without.
+func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
+	prev, _ := r.PrevResult() // nil beside an error
+	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	return addresses
 }
 
 // vouch says whether a link stands for the attachment with that label.
