@@ -39,16 +39,13 @@ func (h *Host) FindHostEnd(prev *cni.Result, ifName, netns string) (netlink.Link
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range prev.Interfaces {
-		if i.Sandbox != "" {
-			continue
-		}
-		link, err := h.nl.LinkByName(i.Name)
+	for _, name := range cni.HostLinks(prev) {
+		link, err := h.nl.LinkByName(name)
 		if isGone(err) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", i.Name, err)
+			return nil, fmt.Errorf("look up %s: %w", name, err)
 		}
 		paired := link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index
 		if link.Type() == "veth" && paired {

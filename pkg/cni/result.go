@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -24,6 +25,22 @@ func (r *Request) PrevResult() (*Result, error) {
 		return nil, err
 	}
 	return ParseResult("prevResult", raw, r.Version)
+}
+
+// RequirePrevResult is PrevResult where there has to be one; the error has code 6 or 7.
+func (r *Request) RequirePrevResult() (*Result, error) {
+	prev, err := r.PrevResult()
+	if err == nil && prev == nil {
+		err = r.missingPrevResult()
+	}
+	return prev, err
+}
+
+func (r *Request) missingPrevResult() error {
+	if r.Verb == Check {
+		return ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
+	}
+	return ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
 }
 
 // ParseResult reads a result in whatever version it says it has, or else in that
@@ -100,6 +117,44 @@ func refuseNulls(name string, raw []byte) error {
 	return nil
 }
 
+// AddressesOf are the addresses that a result gives to the container's interface
+// ifName, or to no interface; those of all interfaces for an empty name, and none where
+// there is no result.
+func AddressesOf(result *Result, ifName string) []netip.Prefix {
+	if result == nil {
+		return nil
+	}
+	var addresses []netip.Prefix
+	for _, ip := range result.IPs {
+		if i := ip.Interface; ifName != "" && i != nil && *i >= 0 && *i < len(result.Interfaces) {
+			if of := result.Interfaces[*i]; of.Name != ifName || of.Sandbox == "" {
+				continue
+			}
+		}
+		bits, size := ip.Address.Mask.Size()
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addr = addr.Unmap()
+			addresses = append(addresses, netip.PrefixFrom(addr, bits-size+addr.BitLen()))
+		}
+	}
+	return addresses
+}
+
+// HostLinks are the names of the interfaces of a result that are on the host, in its
+// order; none where there is no result.
+func HostLinks(result *Result) []string {
+	if result == nil {
+		return nil
+	}
+	var names []string
+	for _, i := range result.Interfaces {
+		if i.Sandbox == "" {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
 func (r *Request) rawPrevResult() (json.RawMessage, error) {
 	var config struct {
 		PrevResult json.RawMessage `json:"prevResult"`
@@ -122,7 +177,7 @@ func (r *Request) PassThrough() (types.Result, error) {
 		return nil, err
 	}
 	if raw == nil {
-		return nil, ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
+		return nil, r.missingPrevResult()
 	}
 	versioned, version, err := withVersion(raw, r.Version)
 	if err != nil {

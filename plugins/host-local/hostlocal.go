@@ -16,10 +16,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// Plugin wires the verbs. Its functions may be called in any process, with the
+// Plugin wires the commands. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/ipam", What: "leases", GC: gc, Status: status}},
+	}
 }
 
 // add is ADD for whoever executes the plugin. ptp, for one, asks for addresses first, sees
@@ -129,23 +133,16 @@ func check(r *cni.Request) error {
 	if err != nil || prev == nil {
 		return err
 	}
-	have := addressesOf(prev)
+	var have []netip.Addr
+	for _, a := range cni.AddressesOf(prev, "") {
+		have = append(have, a.Addr())
+	}
 	for _, a := range held {
 		if !slices.Contains(have, a) {
 			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, show(have), show(held))
 		}
 	}
 	return checkLeased(r, have, held)
-}
-
-func addressesOf(result *cni.Result) []netip.Addr {
-	var addresses []netip.Addr
-	for _, ip := range result.IPs {
-		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			addresses = append(addresses, a.Unmap())
-		}
-	}
-	return addresses
 }
 
 // checkLeased looks for addresses of the container that were ours to lease and
@@ -175,16 +172,17 @@ func show(addresses []netip.Addr) string {
 	return "[" + strings.Join(parts, " ") + "]"
 }
 
-func gc(r *cni.Request) error {
+func gc(r *cni.Request, valid cni.Valid) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
 		return err
 	}
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
 	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
+}
+
+func validate(r *cni.Request) error {
+	_, err := ipam.ParseConfig(r)
+	return err
 }
 
 func status(r *cni.Request) error {

@@ -4,8 +4,6 @@ package portmap
 
 import (
 	"errors"
-	"net/netip"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -15,9 +13,13 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "portmap", Keys: nat.PortKeys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{translator.NAT(status)},
+	}
 }
 
 func add(r *cni.Request) (result types.Result, err error) {
@@ -46,16 +48,8 @@ func add(r *cni.Request) (result types.Result, err error) {
 // del asks nothing of the configuration: the record of the mappings tells all.
 // Where there is none, the reference plugin may have been here at the ADD.
 func del(r *cni.Request) error {
-	prev, err := r.PrevResult()
-	if err != nil || prev == nil {
-		prev = &cni.Result{} // DEL does what it can without
-	}
-	var addresses []netip.Addr
-	for _, a := range addressesOf(prev, r.Owner.IfName) {
-		addresses = append(addresses, a.Addr())
-	}
 	conn, host := translator.Open()
-	return errors.Join(host.ReleaseReference(r.Owner, addresses), host.ReleasePorts(r.Owner), conn.Close())
+	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleasePorts(r.Owner), conn.Close())
 }
 
 func check(r *cni.Request) error {
@@ -65,19 +59,12 @@ func check(r *cni.Request) error {
 		return err
 	}
 	diffs, err := host.Check(a)
-	if err == nil && len(diffs) > 0 {
-		err = cni.MismatchErrorf("%s", strings.Join(diffs, "; "))
-	}
-	return errors.Join(err, conn.Close())
+	return errors.Join(err, cni.Mismatches(diffs), conn.Close())
 }
 
-func gc(r *cni.Request) error {
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
-	conn, host := translator.Open()
-	return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+func validate(r *cni.Request) error {
+	_, err := nat.ReadPorts(r)
+	return err
 }
 
 func status(r *cni.Request) error {
@@ -98,42 +85,10 @@ func read(r *cni.Request) (nat.Attachment, error) {
 		return a, err
 	}
 	a.PortsBackend = settings.Backend
-	prev, err := r.PrevResult()
-	if err == nil && prev == nil {
-		_, err = r.PassThrough() // whose error says what is missing
-	}
+	prev, err := r.RequirePrevResult()
 	if err != nil || !settings.Any() {
 		return a, err
 	}
-	*a.Ports, err = settings.For(addressesOf(prev, r.Owner.IfName), hostLinksOf(prev))
+	*a.Ports, err = settings.For(cni.AddressesOf(prev, r.Owner.IfName), cni.HostLinks(prev))
 	return a, err
-}
-
-// addressesOf are the container's addresses: those of its interface, or that
-// belong to none.
-func addressesOf(result *cni.Result, ifName string) []netip.Prefix {
-	var addresses []netip.Prefix
-	for _, ip := range result.IPs {
-		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) {
-			if in := result.Interfaces[*i]; in.Name != ifName || in.Sandbox == "" {
-				continue
-			}
-		}
-		addr, ok := netip.AddrFromSlice(ip.Address.IP)
-		bits, _ := ip.Address.Mask.Size() // of an address that the library has parsed
-		if ok {
-			addresses = append(addresses, netip.PrefixFrom(addr.Unmap(), bits))
-		}
-	}
-	return addresses
-}
-
-func hostLinksOf(result *cni.Result) []string {
-	var names []string
-	for _, link := range result.Interfaces {
-		if link.Sandbox == "" {
-			names = append(names, link.Name)
-		}
-	}
-	return names
 }

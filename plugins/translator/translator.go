@@ -5,6 +5,7 @@ package translator
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
@@ -40,6 +41,32 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	}
 	conn.Refresh()
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
+}
+
+// NAT is the state of the plugins that change it, each with a status of its own.
+func NAT(status func(*cni.Request) error) cni.State {
+	return cni.State{
+		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
+		GC: func(r *cni.Request, valid cni.Valid) error {
+			conn, host := Open()
+			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+		},
+		Restore: func() error {
+			conn, host := Open()
+			_, err := host.Restore()
+			return errors.Join(err, conn.Close())
+		},
+	}
+}
+
+// AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
+// does what it can without.
+func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
+	prev, _ := r.PrevResult() // nil beside an error
+	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	return addresses
 }
 
 // vouch says whether a link stands for the attachment with that label.
