@@ -119,7 +119,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a))
 	add(groupLook, newLsCommand(a), newPortsCommand(a))
-	add(groupCare, newDoctorCommand(a), newRestoreCommand(), newGCCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(), newGCCommand(a))
 	asInput(root)
 	return root
 }

@@ -33,6 +33,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/ui":        {false, nil},
+	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is
