@@ -18,9 +18,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func gcCommand() *cobra.Command {
-	var gc collection
-	command := &cobra.Command{
+func newGCCommand(a *app) *cobra.Command {
+	return &cobra.Command{
 		Use:   "gc",
 		Short: "Take back what belongs to containers that are provably gone",
 		Long: `Take back addresses, links, rules and host ports of containers that are provably
@@ -29,12 +28,9 @@ plugins of each network list, and tells them of no container, living or dead: wh
 cannot be proved dead stays. It may be run at any time, beside any runtime.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return gc.run(command.Context(), command.OutOrStdout())
+			return collection{a.lists, a.plugins}.run(command.Context(), command.OutOrStdout())
 		},
 	}
-	command.Flags().StringSliceVar(&gc.lists, "lists", []string{"/etc/cni/net.d"}, "directories of network lists")
-	command.Flags().StringSliceVar(&gc.plugins, "plugins", []string{"/opt/cni/bin", "/usr/lib/cni"}, "directories of plugins, the first that has one counts")
-	return command
 }
 
 // collection is where garbage is looked for.

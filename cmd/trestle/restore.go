@@ -11,7 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-func restoreCommand() *cobra.Command {
+func newRestoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
 		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
