@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -29,11 +30,11 @@ type reservations struct {
 func (h *Host) reservations() reservations { return reservations{h, h.store.Dir("hostports")} }
 
 func (r reservations) port(m Mapping) string {
-	return filepath.Join(r.dir, fmt.Sprintf("%s-%d", m.Protocol, m.Host.Port()))
+	return r.dir + "/" + string(m.Protocol) + "-" + strconv.Itoa(int(m.Host.Port()))
 }
 
 func (r reservations) file(m Mapping) string {
-	return filepath.Join(r.port(m), m.Host.Addr().String())
+	return r.port(m) + "/" + m.Host.Addr().String()
 }
 
 // free are the mappings that the owner has or may have. One whose port the same
