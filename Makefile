@@ -24,7 +24,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 soak lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak lint cross demo bench clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -103,6 +103,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 # Its cache remembers where a file stood; another checkout's would name it outside of this one.
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
+
+docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
