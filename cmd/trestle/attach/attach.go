@@ -278,7 +278,7 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 		rt.NetNS = ""
 	}
 	if config == nil {
-		if config, err = former(a.Network); err != nil {
+		if config, err = former(a.Network, ""); err != nil {
 			return err
 		}
 	}
@@ -290,13 +290,14 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 
 // former is a list for a network that has none any more: Trestle's plugins find what an
 // attachment has by its name alone.
-func former(name string) (*libcni.NetworkConfigList, error) {
+func former(name, bridge string) (*libcni.NetworkConfigList, error) {
 	type plugin struct {
-		Type string `json:"type"`
+		Type   string `json:"type"`
+		Bridge string `json:"bridge,omitempty"`
 	}
 	config, err := json.Marshal(map[string]any{
 		"cniVersion": "1.0.0", "name": name,
-		"plugins": []plugin{{"bridge"}, {"portmap"}, {"firewall"}, {"bandwidth"}, {"tuning"}},
+		"plugins": []plugin{{"bridge", bridge}, {"portmap", ""}, {"firewall", ""}, {"bandwidth", ""}, {"tuning", ""}},
 	})
 	if err != nil {
 		return nil, err
