@@ -2,11 +2,13 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +95,10 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 // try sends the transaction once. Tables that are known to be as they shall are not
 // looked at if trust.
 func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
+	var before uint32
+	if !trust {
+		before = c.generation()
+	}
 	messages, looked, err := c.tableMessages(changes.Tables, trust)
 	if err != nil {
 		return err
@@ -121,14 +127,40 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 	}
 	if err != nil {
 		// Of a transaction that makes tables nothing else can be unsupported but expiry,
-		// nor missing but a set, of a table that was trusted.
+		// nor missing but a set, of a table that was trusted, or what others took away
+		// after it was looked at ("nft flush ruleset").
 		unsupported := isUnsupported(err) && (!trust || len(changes.Remove) == 0)
-		if made && (unsupported || !trust && errors.Is(err, unix.ENOENT)) {
+		missing := !trust && errors.Is(err, unix.ENOENT) && c.generation() == before
+		if made && (unsupported || missing) {
 			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
 		}
 		return fmt.Errorf("change nftables: %w", err)
 	}
 	return c.remember(looked)
+}
+
+// generation counts the transactions of the namespace, whoever makes them; one that
+// fails is none. 0 where the kernel does not tell.
+func (c *Conn) generation() uint32 {
+	request, err := message(unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified, 0, netlink.NewAttributeEncoder())
+	if err != nil {
+		return 0
+	}
+	answers, err := c.peer.ask(request)
+	if err != nil || len(answers) == 0 || len(answers[0].Data) < 4 {
+		return 0
+	}
+	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[4:])
+	if err != nil {
+		return 0
+	}
+	attributes.ByteOrder = binary.BigEndian
+	for attributes.Next() {
+		if attributes.Type() == unix.NFTA_GEN_ID {
+			return attributes.Uint32()
+		}
+	}
+	return 0
 }
 
 // tableMessages bring the tables to what is wanted. looked are those that were

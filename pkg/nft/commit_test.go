@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -27,6 +28,8 @@ type model struct {
 	elements map[string]Found
 	rules    string
 	sent     []string // transactions
+	// generation counts those that were made, and what a test pretends that others did.
+	generation uint32
 	// answer, if it is set, is asked before a transaction is made.
 	answer func(number int) (made bool, err error)
 	// withoutExpiry is a kernel before 6.12: an element that is there keeps its timeout.
@@ -58,6 +61,9 @@ func (m *model) serve(messages []netlink.Message) ([]netlink.Message, error) {
 		return nil, unix.ENOENT
 	case unix.NFT_MSG_GETRULE:
 		return []netlink.Message{{Data: append(make([]byte, 4), m.rules...)}}, nil
+	case unix.NFT_MSG_GETGEN:
+		attribute := binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 8), unix.NFTA_GEN_ID), m.generation)
+		return []netlink.Message{{Data: append(make([]byte, 4), attribute...)}}, nil
 	case unix.NFT_MSG_GETSETELEM:
 		asked, err := decodeElements(messages)
 		if err != nil {
@@ -117,6 +123,7 @@ func (m *model) apply(messages []netlink.Message) error {
 		}
 	}
 	m.elements = after
+	m.generation++
 	return nil
 }
 
@@ -394,6 +401,21 @@ func TestUnsupported(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFlushedMeanwhile: what others take away between the look and the transaction
+// ("nft flush ruleset") is nothing that the kernel lacks.
+func TestFlushedMeanwhile(t *testing.T) {
+	m, c := newModel(t)
+	m.answer = func(number int) (bool, error) {
+		if number < 4 {
+			m.generation++
+			return false, unix.ENOENT
+		}
+		return true, nil
+	}
+	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
+	m.mustHaveSent(t, slices.Repeat([]string{"table, set, chain, rule, create ports " + key80 + " " + mine}, 4)...)
 }
 
 // TestMalformed: an answer that is cut off is an error and no empty set.
