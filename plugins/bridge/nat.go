@@ -193,5 +193,5 @@ func (t translation) status(macSpoofCheck bool) error {
 }
 
 func (t translation) close() {
-	_ = t.conn.Close() // what it had to say of changes it has said
+	t.conn.Close()
 }

@@ -40,7 +40,7 @@ func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
 
 func add(r *cni.Request) (result types.Result, err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	rules, err := plan(r, host)
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 // of.
 func del(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	warn := func(err error) { fmt.Fprintf(os.Stderr, "firewall: %s: left for GC: %v\n", r, err) }
 	found, err := host.Release(r.Owner, warn)
 	if err != nil || found {
@@ -73,7 +73,7 @@ func del(r *cni.Request) (err error) {
 
 func check(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	rules, err := plan(r, host)
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func check(r *cni.Request) (err error) {
 
 func gc(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	valid, err := r.Valid()
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func gc(r *cni.Request) (err error) {
 
 func status(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	config, err := firewall.ParseConfig(r)
 	if err != nil {
 		return err

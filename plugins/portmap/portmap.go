@@ -22,7 +22,7 @@ func Plugin() cni.Plugin {
 
 func add(r *cni.Request) (result types.Result, err error) {
 	conn, host := translator.Open()
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return nil, err
@@ -55,11 +55,13 @@ func del(r *cni.Request) error {
 		addresses = append(addresses, a.Addr())
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.ReleaseReference(r.Owner, addresses), host.ReleasePorts(r.Owner), conn.Close())
+	defer conn.Close()
+	return errors.Join(host.ReleaseReference(r.Owner, addresses), host.ReleasePorts(r.Owner))
 }
 
 func check(r *cni.Request) error {
 	conn, host := translator.Open()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return err
@@ -68,7 +70,7 @@ func check(r *cni.Request) error {
 	if err == nil && len(diffs) > 0 {
 		err = cni.MismatchErrorf("%s", strings.Join(diffs, "; "))
 	}
-	return errors.Join(err, conn.Close())
+	return err
 }
 
 func gc(r *cni.Request) error {
@@ -77,7 +79,8 @@ func gc(r *cni.Request) error {
 		return err
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+	defer conn.Close()
+	return host.GC(r.Owner.Network, valid)
 }
 
 func status(r *cni.Request) error {
@@ -86,7 +89,8 @@ func status(r *cni.Request) error {
 		return err
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.Status(settings.Backend), conn.Close())
+	defer conn.Close()
+	return host.Status(settings.Backend)
 }
 
 // read is what ADD and CHECK work on: which ports lead to the container that
