@@ -122,7 +122,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a))
 	add(groupLook, newLsCommand(a), newPortsCommand(a))
-	add(groupCare, newRestoreCommand(), newGCCommand(a))
+	add(groupCare, newRestoreCommand(a), newGCCommand(a))
 	asInput(root)
 	return root
 }

@@ -31,11 +31,7 @@ func openHost(t *testing.T, backend Backend) testHost {
 func openAt(t *testing.T, backend Backend, dir string) testHost {
 	t.Helper()
 	conn := nft.Open(filepath.Join(dir, "nft"))
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(conn.Close)
 	return testHost{Open(record.Open(dir), conn, nil), backend, dir}
 }
 

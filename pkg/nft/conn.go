@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -49,17 +50,13 @@ func (c *Conn) use(p peer) error {
 
 // Close lets go of the kernel. It waits for what anybody has deleted before, a good
 // ten milliseconds: a process that has a link to delete does that first, and a lock
-// is given up before.
-func (c *Conn) Close() error {
-	if c.peer == nil {
-		return nil
+// is given up before. There is nothing that it could fail at: what the kernel had to say
+// of a change it has said.
+func (c *Conn) Close() {
+	if c.peer != nil {
+		_ = c.peer.Close() // as above
 	}
-	p := c.peer
 	c.peer, c.library = nil, nil
-	if err := p.Close(); err != nil {
-		return fmt.Errorf("close the netlink socket for nftables: %w", err)
-	}
-	return nil
 }
 
 // ErrUnsupported says that the kernel lacks what a Table needs: nf_tables, or its
@@ -237,6 +234,42 @@ func (c *Conn) Differences(want Changes) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// Lost are the comments of the table's rules that the kernel does not have as they shall
+// be.
+func (c *Conn) Lost(t Table) ([]string, error) {
+	if known, err := c.Known(t); err != nil || known {
+		return nil, err
+	}
+	s, err := c.read(t)
+	var comments []string
+	for _, chain := range t.Chains {
+		lacking, ok := chain.lacking(s.rules[chain.Name])
+		if !ok {
+			lacking = chain.Rules
+		}
+		for _, rule := range lacking {
+			comments = append(comments, rule.Comment)
+		}
+	}
+	return comments, err
+}
+
+// Owners are the labels that rules of a chain have as comments, each once.
+func (c *Conn) Owners(t Table, chain string) ([]string, error) {
+	there, err := c.HasChain(t, chain)
+	if err != nil || !there {
+		return nil, err
+	}
+	rules, err := c.rulesOf(t, chain)
+	var labels []string
+	for _, rule := range rules {
+		if isOwned(rule.Comment) && !slices.Contains(labels, rule.Comment) {
+			labels = append(labels, rule.Comment)
+		}
+	}
+	return labels, err
 }
 
 // Text is all that a Key stands for: what of the table is the same on every host that

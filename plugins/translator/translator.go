@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/nat"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -49,14 +52,32 @@ func NAT(status func(*cni.Request) error) cni.State {
 		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
 		GC: func(r *cni.Request, valid cni.Valid) error {
 			conn, host := Open()
-			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+			defer conn.Close()
+			return host.GC(r.Owner.Network, valid)
 		},
-		Restore: func() error {
-			conn, host := Open()
-			_, err := host.Restore()
-			return errors.Join(err, conn.Close())
-		},
+		Restore: restore,
 	}
+}
+
+func restore(done *cni.Restored) error {
+	conn, host := Open()
+	defer conn.Close()
+	found, err := host.Restore()
+	for _, network := range found.Networks {
+		done.Add(network + "/")
+	}
+	for _, label := range found.Made {
+		switch {
+		case !strings.Contains(label, "/"):
+			done.Shared = true
+		case strings.HasSuffix(label, "/"):
+			done.Add(label, cni.Made{What: "masquerade"})
+		default:
+			done.Add(label, cni.Made{What: "mapped ports"})
+		}
+	}
+	done.Released, done.Taken, done.Void = found.Released, found.Taken, found.Void
+	return err
 }
 
 // AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
@@ -69,8 +90,14 @@ func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 	return addresses
 }
 
-// vouch says whether a link stands for the attachment with that label.
+// vouch says whether a link or a lease stands for the attachment with that label, or a
+// link for the network with that one. A container of another plugin than bridge has no
+// link that we know by its name; of a lease, which outlives a boot, it is proved whether
+// its container is alive.
 func vouch(label string) (bool, error) {
+	if strings.HasSuffix(label, "/") {
+		return hasPort(label)
+	}
 	owner, ok := cni.ParseOwner(label)
 	if !ok {
 		return false, nil
@@ -78,10 +105,25 @@ func vouch(label string) (bool, error) {
 	_, err := netlink.LinkByName(bridge.HostName(owner))
 	var gone netlink.LinkNotFoundError
 	if errors.As(err, &gone) {
-		return false, nil
+		return ipam.IsAlive(owner)
 	}
 	if err != nil {
 		return false, fmt.Errorf("look whether %s is alive: %w", label, err)
 	}
 	return true, nil
+}
+
+// hasPort says whether a host veth is there of any attachment to the network.
+func hasPort(networkLabel string) (bool, error) {
+	links, err := netlink.LinkList()
+	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ {
+		links, err = netlink.LinkList()
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether anybody is on network %s: %w", networkLabel, err)
+	}
+	return slices.ContainsFunc(links, func(l netlink.Link) bool {
+		label, ours := bridge.Label(l.Attrs().Alias)
+		return ours && strings.HasPrefix(label, networkLabel)
+	}), nil
 }
