@@ -77,7 +77,8 @@ func TestEveryStateIsRegistered(t *testing.T) {
 		if name != "pkg/cni" && slices.ContainsFunc(files, isCollector) && !collects[name] {
 			t.Errorf("%s has a GC, and no plugin has a cni.State of it", name)
 		}
-		if slices.Contains(imports, "pkg/nft") && base[name] == nil && !restores[name] {
+		// trestle-node repairs by itself what pkg/overlay has
+		if name != "pkg/overlay" && slices.Contains(imports, "pkg/nft") && base[name] == nil && !restores[name] {
 			t.Errorf("%s has rules in nftables, and no cni.State of it restores them", name)
 		}
 	}
