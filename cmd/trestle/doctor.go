@@ -51,11 +51,12 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, err
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
 		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
 	})
+	defer host.Close()
 	found := doctor.Examine(host)
 	for _, problem := range host.Problems {
 		p.Notef("trestle: %s", problem)
 	}
-	return found, host.Close()
+	return found, nil
 }
 
 func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
@@ -87,8 +88,13 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 // mend fixes all that is fixable; it goes on after a failure.
 func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
 	tools := doctor.Tools{
-		GC:      func(ctx context.Context) error { return collection{o.lists, o.plugins}.run(ctx, io.Discard) },
-		Restore: restore,
+		GC: func(ctx context.Context) error {
+			return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil)
+		},
+		Restore: func() error {
+			_, err := restore()
+			return err
+		},
 	}
 	var failed []error
 	for _, f := range found {

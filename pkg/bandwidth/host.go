@@ -112,9 +112,14 @@ func (h *Host) redirect(hostEnd, device netlink.Link) error {
 	}
 	if err == nil {
 		err = h.nl.FilterAdd(&netlink.U32{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: hostEnd.Attrs().Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
-			ClassId:     netlink.MakeHandle(1, 1),
-			Actions:     []netlink.Action{netlink.NewMirredAction(device.Attrs().Index)},
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: hostEnd.Attrs().Index,
+				Parent:    ingress.Handle,
+				Priority:  1,
+				Protocol:  unix.ETH_P_ALL,
+			},
+			ClassId: netlink.MakeHandle(1, 1),
+			Actions: []netlink.Action{netlink.NewMirredAction(device.Attrs().Index)},
 		})
 	}
 	if err != nil {

@@ -26,6 +26,7 @@ type survey struct {
 
 	kept    []attachmentRecord
 	gone    []cni.Owner
+	taken   []string        // labels of those that had no record, and have one now
 	void    []string        // labels that nobody stands for
 	settled map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
@@ -99,7 +100,8 @@ func (s *survey) adopt(anew bool) error {
 				err = s.takeIn(label, u, stands)
 			}
 		case isNetwork:
-			s.idle, void = append(s.idle, NetworkRule{Network: network}), append(void, u.chains...)
+			s.idle = append(s.idle, NetworkRule{Network: network})
+			s.void, void = append(s.void, label), append(void, u.chains...)
 		default:
 			s.isVoid(label)
 			void = append(void, u.chains...)
@@ -175,7 +177,7 @@ func (s *survey) takeIn(label string, u *unrecorded, byVouch bool) error {
 		return nil
 	}
 	rec := attachmentRecord{Stamp: stamp, Owner: owner, Value: translation{Ports: &ports, ByVouch: byVouch}}
-	s.records = append(s.records, rec)
+	s.records, s.taken = append(s.records, rec), append(s.taken, label)
 	return s.write(rec)
 }
 
@@ -264,7 +266,7 @@ func (s *survey) changes() (nft.Changes, error) {
 		return nft.Changes{}, err
 	}
 	changes := changesOf(change{want: want, unwanted: Rules{Networks: s.idle}, also: loopback})
-	if len(s.elements) > 0 { // whoever's, they are in sets that this release has another idea of
+	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
 	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.settled[e.Owner] })
@@ -272,6 +274,8 @@ func (s *survey) changes() (nft.Changes, error) {
 	changes.Create = nft.Lacking(changes.Create, s.elements)
 	return changes, nil
 }
+
+func isOfPorts(e nft.Element) bool { return e.Set != loopbackPorts && e.Set != loopbackAddresses }
 
 // commit makes it so, by one transaction; records and reservations of the gone go last.
 func (s *survey) commit() error {
@@ -329,37 +333,38 @@ func (s *survey) restoreIPTables() error {
 // boot or the loss of /run under running containers: a ruleset of before was loaded, and
 // leads to containers of before. It costs something only then. A runtime's list of what is
 // valid vouches, too.
-func (h *Host) heal(valid cni.Valid) error {
+func (h *Host) heal(valid cni.Valid) (found Restored, err error) {
 	lostIPTables, err := h.lostIPTables()
 	if err != nil {
-		return err
+		return found, err
 	}
 	lost, err := h.lostRecords()
 	if err != nil || !lost && !lostIPTables {
-		return err
+		return found, err
 	}
 	s, unread, err := h.look("", valid)
-	if err = errors.Join(unread, err); err != nil {
-		return err
+	if err := errors.Join(unread, err); err != nil {
+		return found, err
 	}
 	known := len(s.records)
 	if err := s.adopt(true); err != nil {
-		return err
+		return found, err
 	}
 	s.records = s.records[known:] // of the others it is known who stands for them
 	if err := errors.Join(s.judge(), s.commit()); err != nil {
-		return err
+		return found, err
 	}
-	return h.noteIPTables()
+	return Restored{Taken: s.taken, Void: s.void}, h.noteIPTables()
 }
 
 // Restored is what Restore did, for people.
 type Restored struct {
-	Attachments int // recorded and alive
+	Networks []string // the labels of those with a record, without "/"
 	// Made are the labels of attachments whose mapped ports, and of networks
 	// (cni.NetworkLabel) whose masquerade was made again.
 	Made     []string
 	Released []string // whose container is gone
+	Taken    []string // who had no record, and a link or a lease
 	Void     []string // of whom the kernel told alone
 }
 
@@ -376,18 +381,22 @@ func (h *Host) Restore() (done Restored, err error) {
 }
 
 func (h *Host) restore() (done Restored, err error) {
-	healErr := h.heal(cni.Valid{})
+	found, healErr := h.heal(cni.Valid{})
 	s, err := h.survey("", cni.Valid{})
 	if s == nil {
 		return done, errors.Join(healErr, err)
 	}
 	done, missingErr := s.missing()
+	done.Taken, done.Void = append(found.Taken, done.Taken...), append(found.Void, done.Void...)
 	return done, errors.Join(healErr, err, missingErr, s.commit(), s.restoreIPTables())
 }
 
 // missing says what commit and restoreIPTables are going to do.
 func (s *survey) missing() (Restored, error) {
-	done := Restored{Attachments: len(s.kept), Void: s.void}
+	done := Restored{Taken: s.taken, Void: s.void}
+	for _, rec := range s.kept {
+		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
+	}
 	for _, o := range s.gone {
 		done.Released = append(done.Released, o.String())
 	}
@@ -422,7 +431,7 @@ func (s *survey) missing() (Restored, error) {
 // the network, and its masquerade goes too.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
-		healErr := h.heal(valid)
+		_, healErr := h.heal(valid)
 		s, err := h.survey(network, valid)
 		if s == nil {
 			return errors.Join(healErr, err)

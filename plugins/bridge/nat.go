@@ -182,18 +182,28 @@ func spoofChecks() cni.State {
 				return err
 			}
 			conn, host := translator.Open()
-			return errors.Join(host.Status(nat.NFTables), conn.Close())
+			defer conn.Close()
+			return host.Status(nat.NFTables)
 		},
-		Restore: func() error { return byThemselves(bridge.SpoofChecks.Restore) },
+		Restore: func(done *cni.Restored) error {
+			return byThemselves(func(checks bridge.SpoofChecks) error {
+				labels, err := checks.Restore()
+				for _, label := range labels {
+					done.Add(label, cni.Made{What: "MAC checks"})
+				}
+				return err
+			})
+		},
 	}
 }
 
 // byThemselves is for who needs no NAT besides.
 func byThemselves(do func(bridge.SpoofChecks) error) error {
 	conn, _ := translator.Open()
-	return errors.Join(translator.WithSpoofChecks(conn, do), conn.Close())
+	defer conn.Close()
+	return translator.WithSpoofChecks(conn, do)
 }
 
 func (t translation) close() {
-	_ = t.conn.Close() // what it had to say of changes it has said
+	t.conn.Close()
 }

@@ -24,7 +24,7 @@ func Plugin() cni.Plugin {
 
 func add(r *cni.Request) (result types.Result, err error) {
 	conn, host := translator.Open()
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return nil, err
@@ -49,17 +49,19 @@ func add(r *cni.Request) (result types.Result, err error) {
 // Where there is none, the reference plugin may have been here at the ADD.
 func del(r *cni.Request) error {
 	conn, host := translator.Open()
-	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleasePorts(r.Owner), conn.Close())
+	defer conn.Close()
+	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleasePorts(r.Owner))
 }
 
 func check(r *cni.Request) error {
 	conn, host := translator.Open()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return err
 	}
 	diffs, err := host.Check(a)
-	return errors.Join(err, cni.Mismatches(diffs), conn.Close())
+	return errors.Join(err, cni.Mismatches(diffs))
 }
 
 func validate(r *cni.Request) error {
@@ -73,7 +75,8 @@ func status(r *cni.Request) error {
 		return err
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.Status(settings.Backend), conn.Close())
+	defer conn.Close()
+	return host.Status(settings.Backend)
 }
 
 // read is what ADD and CHECK work on: which ports lead to the container that

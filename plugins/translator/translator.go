@@ -52,14 +52,32 @@ func NAT(status func(*cni.Request) error) cni.State {
 		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
 		GC: func(r *cni.Request, valid cni.Valid) error {
 			conn, host := Open()
-			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+			defer conn.Close()
+			return host.GC(r.Owner.Network, valid)
 		},
-		Restore: func() error {
-			conn, host := Open()
-			_, err := host.Restore()
-			return errors.Join(err, conn.Close())
-		},
+		Restore: restore,
 	}
+}
+
+func restore(done *cni.Restored) error {
+	conn, host := Open()
+	defer conn.Close()
+	found, err := host.Restore()
+	for _, network := range found.Networks {
+		done.Add(network + "/")
+	}
+	for _, label := range found.Made {
+		switch {
+		case !strings.Contains(label, "/"):
+			done.Shared = true
+		case strings.HasSuffix(label, "/"):
+			done.Add(label, cni.Made{What: "masquerade"})
+		default:
+			done.Add(label, cni.Made{What: "mapped ports"})
+		}
+	}
+	done.Released, done.Taken, done.Void = found.Released, found.Taken, found.Void
+	return err
 }
 
 // AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which

@@ -49,11 +49,11 @@ type Host struct {
 
 	sysctl func(name string) (string, bool)
 	leases string
-	close  func() error
+	close  func()
 }
 
 // Close ends the reading of rules, which are looked up when a check comes to them.
-func (h *Host) Close() error { return h.close() }
+func (h *Host) Close() { h.close() }
 
 // walk is rules.Walk; what cannot be read is among the problems.
 func (h *Host) walk(bases []rules.Base, packet rules.Packet) rules.Way {
