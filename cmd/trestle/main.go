@@ -126,7 +126,7 @@ run" ends as its command did.`,
 		}
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newExplainCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a))
 	asInput(root)
 	return root
