@@ -52,7 +52,7 @@ type exitStatus int
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // errFound says that a command whose answer is a list of faults has found some.
-const errFound = exitStatus(exitFound) //nolint:unused // for doctor and validate
+const errFound = exitStatus(exitFound)
 
 // exitCode: a mistake in what was asked for is told from a host that refuses it.
 func exitCode(err error) int {
@@ -127,7 +127,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
 	add(groupLook, newLsCommand(a), newPortsCommand(a))
-	add(groupCare, newRestoreCommand(a), newGCCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a))
 	asInput(root)
 	return root
 }
