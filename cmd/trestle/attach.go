@@ -91,6 +91,9 @@ func (o *attachOptions) run(ctx context.Context, p *ui.Printer, args []string) e
 	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
 		return err
 	}
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -42,6 +42,9 @@ type detached struct {
 }
 
 func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -41,6 +41,9 @@ beside any runtime.`,
 // has left goes first, since its network namespace is what keeps the rest alive.
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
+	if !o.dryRun {
+		failed = append(failed, o.sweep(ctx, p))
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -122,7 +122,8 @@ run" ends as its command did.`,
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a))
+	root.AddCommand(newEnterCommand())
 	add(groupLook, newLsCommand(a), newPortsCommand(a))
 	add(groupCare, newRestoreCommand(), newGCCommand(a))
 	asInput(root)

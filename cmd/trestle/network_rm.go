@@ -49,6 +49,9 @@ func (o networkRmOptions) run(ctx context.Context, p *ui.Printer, names []string
 		return err
 	}
 	defer release(&err)
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

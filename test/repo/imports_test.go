@@ -31,6 +31,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
 	"cmd/trestle/network":   {true, nil},
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/sandbox":   {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 }
 
