@@ -57,11 +57,15 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 		return errors.Join(append(failed, o.print(p, deadOf(before)))...)
 	}
 	failed = append(failed, o.collect(ctx, p, r, networks))
-	for _, a := range deadOf(before) {
+	dead := deadOf(before)
+	progress := p.Progress("clear away after the dead", len(dead))
+	for _, a := range dead {
+		progress.Step()
 		if n, ok := r.Snapshot.NetworkOf(a.Network); ok && (n.File == "" || a.Evidence.Cache) {
 			failed = append(failed, r.Del(ctx, a))
 		}
 	}
+	progress.Done()
 	after, err := o.take(p)
 	if err != nil {
 		return errors.Join(append(failed, err)...)

@@ -52,7 +52,7 @@ type exitStatus int
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // errFound says that a command whose answer is a list of faults has found some.
-const errFound = exitStatus(exitFound) //nolint:unused // for doctor and validate
+const errFound = exitStatus(exitFound)
 
 // exitCode: a mistake in what was asked for is told from a host that refuses it.
 func exitCode(err error) int {
@@ -124,7 +124,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a))
 	add(groupCare, newRestoreCommand(), newGCCommand(a))
 	asInput(root)
 	return root

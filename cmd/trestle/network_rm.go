@@ -110,9 +110,13 @@ func removeNetworks(ctx context.Context, p *ui.Printer, r attach.Runtime, names 
 func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name string) error {
 	n, _ := r.Snapshot.NetworkOf(name) // looked up before
 	var failed []error
-	for _, a := range r.Snapshot.On(name) {
+	on := r.Snapshot.On(name)
+	progress := p.Progress("detach from network "+name, len(on))
+	for _, a := range on {
 		failed = append(failed, r.Del(ctx, a))
+		progress.Step()
 	}
+	progress.Done()
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
