@@ -103,5 +103,5 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		return nil
 	}
 	p.Printf("\n")
-	return p.Table(attachmentTable(p, snapshot, i.Members))
+	return p.Table(attachmentTable(p, snapshot, i.Members, nil))
 }
