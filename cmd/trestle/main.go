@@ -125,7 +125,7 @@ run" ends as its command did.`,
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a))
 	root.AddCommand(newEnterCommand())
 	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a))
-	add(groupCare, newRestoreCommand(), newGCCommand(a))
+	add(groupCare, newRestoreCommand(), newGCCommand(a), newLeaveCommand(a))
 	asInput(root)
 	return root
 }
