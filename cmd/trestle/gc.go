@@ -29,6 +29,7 @@ gone: of an earlier boot, or of a network namespace that is no more. It asks Tre
 plugins of each network list, or of those that are named, and tells them of no
 container, living or dead: what cannot be proved dead stays. It may be run at any time,
 beside any runtime.`,
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},

@@ -23,7 +23,8 @@ func newIPLsCommand(a *app) *cobra.Command {
 		Long: `List leased addresses, network by network, as host-local's directories have them:
 those that Trestle leased and those that host-local did. One without a container was
 reserved by hand.`,
-		RunE: func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 

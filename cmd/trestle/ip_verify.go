@@ -22,7 +22,8 @@ func newIPVerifyCommand(a *app) *cobra.Command {
 lease, an index that fits neither. None of it harms anybody, and what is wrong is put
 right by the next one who changes something; see repair. Exit status 3 says that
 something was found.`,
-		RunE: func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 
@@ -33,7 +34,8 @@ func newIPRepairCommand(a *app) *cobra.Command {
 		Short: "Put right what verify finds",
 		Long: `Put right what verify finds, and say what that was. Leases stay, but for files that are
 empty or torn, and so nobody's.`,
-		RunE: func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 

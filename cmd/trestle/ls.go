@@ -30,6 +30,7 @@ traffic, and whether its network namespace is alive. It joins what leases, links
 records and the caches of runtimes tell, whichever runtime and suite made them.`,
 		Example: `  trestle ls
   trestle ls --json | jq '.[] | select(.state == "dead")'`,
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.networks = args
 			if o.watch {

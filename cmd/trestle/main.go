@@ -122,7 +122,7 @@ run" ends as its command did.`,
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a))
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
 	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a))
 	add(groupCare, newRestoreCommand(), newGCCommand(a), newLeaveCommand(a))

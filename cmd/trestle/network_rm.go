@@ -34,7 +34,8 @@ func newNetworkRmCommand(a *app) *cobra.Command {
 		Long: `Remove networks: the network list, and the bridge, rules, leases and records that are
 the network's. One that has containers alive is refused, unless --force detaches them.
 A bridge that Trestle did not make, or that carries what is not the network's, stays.`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},

@@ -30,6 +30,7 @@ type runOptions struct {
 	publish []string
 	dns     []string
 	quiet   bool
+	detach  bool
 	wish    attach.Wish
 }
 
@@ -50,11 +51,15 @@ latter case by the next call of trestle that changes anything.
   none            no network but lo
   container:NAME  the namespace of another container
 
+With --detach the command stays in the background, without input and output, until it
+ends or "trestle stop" ends it.
+
 The command gets signals that trestle gets, and trestle ends with its exit status: 127
 where there is no such command, 128 and the signal's number where one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
-  trestle run --net container:app -- ss -ltn`,
+  trestle run --net container:app -- ss -ltn
+  trestle run --detach --name site --net web -p 80 -- busybox httpd -f -h /srv`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cni.ConfigErrorf("command: missing; give it behind --, as in trestle run -- ip address")
@@ -71,8 +76,11 @@ where there is no such command, 128 and the signal's number where one ended it.`
 	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
 	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
+	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
 	addConnectionFlags(flags, &o.wish, &o.publish)
+	completeFlag(command, "net", a.netModes)
+	completeFlag(command, "network", a.netModes)
 	return command
 }
 
@@ -107,9 +115,18 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 		return err
 	}
 	child := process{netns: at.netns, program: program, args: args}
-	if !at.own {
+	switch {
+	case !at.own:
 		return child.run()
+	case o.detach && !isBackground():
+		return runInBackground(p)
 	}
+	child.networks = at.networks
+	return o.runSandboxed(ctx, p, r, child)
+}
+
+// runSandboxed runs the command in a namespace of its own.
+func (o *runOptions) runSandboxed(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
 	box, err := sandbox.New(o.wish.Container)
 	if err != nil {
 		return err
@@ -120,12 +137,17 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 		}
 	}()
 	child.netns = box.NetNS
-	dns, err := o.attachAll(ctx, p, r, at.networks)
+	dns, err := o.attachAll(ctx, p, r, child.networks)
 	if err != nil {
 		return err
 	}
 	if child.resolvConf, err = box.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
+	}
+	if o.detach {
+		if err := enterBackground(); err != nil {
+			return err
+		}
 	}
 	return child.run()
 }
@@ -151,6 +173,8 @@ func (o *runOptions) check() (err error) {
 			return cni.ConfigErrorf("--net: %s does not go with others; give it alone, or networks alone", mode)
 		case alone && len(o.publish)+len(o.wish.IPs) > 0 || alone && o.wish.MAC != "":
 			return cni.ConfigErrorf("--net: with %s there is no network to give ports and addresses; leave -p, --ip and --mac out", mode)
+		case (mode == "host" || joins) && o.detach:
+			return cni.ConfigErrorf("--detach: with --net %s there is no namespace to stop it by; leave one of them out", mode)
 		case (mode == "host" || joins) && len(o.dns) > 0:
 			return cni.ConfigErrorf("--dns: with --net %s the command has what the other one has; leave it out", mode)
 		case slices.Contains(o.nets[:i], mode):

@@ -16,8 +16,9 @@ import (
 
 // process is the command of trestle run.
 type process struct {
-	netns, resolvConf string // see sandbox.Enter
-	program           string // its path
+	netns, resolvConf string   // see sandbox.Enter
+	networks          []string // to attach to before
+	program           string   // its path
 	args              []string
 }
 

@@ -180,3 +180,31 @@ func TestRunRefused(t *testing.T) {
 	}
 	h.AssertUnchanged(before)
 }
+
+// TestRunDetached: a command in the background serves until it is stopped, by SIGTERM or,
+// where it does not listen to that, by SIGKILL.
+func TestRunDetached(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	site := t.TempDir()
+	h.MustRun("sh", "-c", "echo it works >"+site+"/index.html; chmod -R a+rX "+site)
+	output := run(t, h, "run", "--detach", "--name", "web", "--net", "lab", "-p", "8080:80", "--", "busybox", "httpd", "-f", "-p", "80", "-h", site)
+	if want := "web: eth0 on network lab: 10.40.0.2/24; 8080->80/tcp\n"; output.Code != 0 || output.Stderr != want {
+		t.Fatalf("got exit status %d: %q, want %q", output.Code, output.Stderr, want)
+	}
+	await(t, "the published port answers", func() bool { return answersHTTP(h, 8080) })
+	refused(t, h, []string{"--name", "web"}, "run", "--net", "lab", "--name", "web", "--", "true")
+	refused(t, h, []string{"nobody"}, "stop", "web", "nobody")
+	refused(t, h, []string{"--time", "-1"}, "stop", "web", "--time=-1")
+	if got := must(t, h, "stop", "web"); got != "web\n" {
+		t.Errorf("got %q", got)
+	}
+	nothingLeft(t, h)
+
+	must(t, h, "run", "-d", "--name", "web", "--net", "lab", "--", "sh", "-c", "trap : TERM; while :; do sleep 1000; done")
+	must(t, h, "stop", "--time", "0", "web")
+	nothingLeft(t, h)
+	refused(t, h, []string{"network", "lba"}, "run", "-d", "--net", "lba", "--", "true")
+	refused(t, h, []string{"--detach", "host"}, "run", "-d", "--net", "host", "--", "true")
+}

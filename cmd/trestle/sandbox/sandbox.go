@@ -33,6 +33,7 @@ const namedDir = "/run/netns"
 type Sandbox struct {
 	Name  string `json:"name"`
 	NetNS string `json:"netns"` // its path
+	PID   int    `json:"pid"`   // of its trestle
 
 	file *os.File // open and locked
 }
@@ -41,7 +42,7 @@ func dir() string { return filepath.Join(record.DefaultDir, "run") }
 
 // New makes the container's file and its network namespace, with lo up.
 func New(name string) (*Sandbox, error) {
-	s := &Sandbox{Name: name, NetNS: filepath.Join(namedDir, name)}
+	s := &Sandbox{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid()}
 	if _, err := os.Lstat(s.NetNS); err == nil {
 		return nil, cni.ConfigErrorf("--name: there is a network namespace %q already (%s); choose another name, or attach that one", name, s.NetNS)
 	}
