@@ -67,6 +67,9 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 		}
 	}
 	progress.Done()
+	if len(dead) == 0 {
+		return errors.Join(append(failed, o.print(p, nil))...)
+	}
 	after, err := o.take(p)
 	if err != nil {
 		return errors.Join(append(failed, err)...)

@@ -12,10 +12,10 @@ func newRestoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
 		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
-		Long: `Make masquerade and mapped ports again from their records, in one transaction,
-and the MAC spoof checks and the policies of the firewall plugin in others, after "nft flush ruleset", a
-reload of firewalld or the like has taken them. Where nothing is missing, nothing
-is changed.`,
+		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
+MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
+ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
+nothing is changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return restore() },
 	}
