@@ -114,8 +114,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 
-docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
+	go test -count=1 -run TestManual ./cmd/trestle -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo

@@ -33,6 +33,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
+	"cmd/trestle/sandbox":   {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
