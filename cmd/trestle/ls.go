@@ -90,7 +90,7 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	}}
 	for _, a := range attachments {
 		row := []string{
-			a.Network, called(a), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
+			a.Network, a.Called(), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
 			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "",
 		}
 		if a.Evidence.Link {
@@ -99,17 +99,6 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 		t.Add(row...)
 	}
 	return t
-}
-
-// called is what people call the container.
-func called(a inventory.Attachment) string {
-	switch {
-	case a.Pod != "":
-		return a.Pod
-	case a.Name != "":
-		return a.Name
-	}
-	return ui.Short(a.Container)
 }
 
 func paintState(p *ui.Printer, s inventory.State) string {

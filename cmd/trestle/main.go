@@ -118,7 +118,7 @@ run" ends as its command did.`,
 		}
 	}
 	add(groupChange, newNetworkCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newTopologyCommand(a))
 	add(groupCare, newRestoreCommand(), newGCCommand(a))
 	asInput(root)
 	return root
