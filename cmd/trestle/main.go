@@ -118,7 +118,8 @@ run" ends as its command did.`,
 		}
 	}
 	add(groupChange, newNetworkCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newTopologyCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newTopologyCommand(a),
+		newGroupCommand("ip", "Look after addresses", newIPMapCommand(a)))
 	add(groupCare, newRestoreCommand(), newGCCommand(a))
 	asInput(root)
 	return root

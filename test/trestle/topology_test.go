@@ -2,6 +2,7 @@ package trestle
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -64,14 +65,7 @@ func TestTopologyFiles(t *testing.T) {
 	}
 	for _, file := range []string{svg, html} {
 		text := h.MustRun("cat", file)
-		decoder := xml.NewDecoder(strings.NewReader(text))
-		for {
-			if _, err := decoder.Token(); err == io.EOF {
-				break
-			} else if err != nil {
-				t.Fatalf("%s: %v", file, err)
-			}
-		}
+		assertXML(t, text)
 		for _, want := range []string{"shop/front", "fd6c:4ae9:71d3:22::2", "192.0.2.2:5353→53/udp"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: %q is missing", file, want)
@@ -85,4 +79,16 @@ func TestTopologyFiles(t *testing.T) {
 	refused(t, h, []string{"--svg", "/none/such"}, "topology", "--svg", "/none/such/x.svg")
 	refused(t, h, []string{"--html", dir, "directory"}, "topology", "--html", dir)
 	refused(t, h, []string{"--dot", "standard output", "--svg"}, "topology", "--svg", "-", "--dot", "-")
+}
+
+func assertXML(t *testing.T, text string) {
+	t.Helper()
+	decoder := xml.NewDecoder(strings.NewReader(text))
+	for {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatalf("%v in %s", err, text)
+		}
+	}
 }
