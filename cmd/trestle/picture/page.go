@@ -4,6 +4,7 @@ import (
 	_ "embed" // the page's parts
 	"fmt"
 	"html/template"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -20,26 +21,19 @@ var (
 
 // page is what the template gets.
 type page struct {
-	Title   string
-	Remark  string
-	Time    string
-	CSS     template.CSS
-	JS      template.JS
-	Viewer  viewer
-	Report  *Report
-	PoolSVG []titled
+	Title  string
+	Remark string
+	Time   string
+	CSS    template.CSS
+	JS     template.JS
+	Viewer viewer
+	Report *Report // nil: there is the picture alone
 }
 
 // viewer is a picture to move around in, and what it tells of each of its nodes.
 type viewer struct {
 	SVG   template.HTML
 	Nodes []node
-}
-
-// titled is a picture with a title.
-type titled struct {
-	Title string
-	SVG   template.HTML
 }
 
 // node is what a page tells of a part of the picture.
@@ -53,13 +47,15 @@ type node struct {
 // Page is the topology as a page for a browser: to move around in, to search, and with
 // details on a click. It loads nothing, and allows itself nothing else.
 func Page(t Topology, at time.Time) (string, error) {
-	return render(page{Title: "Topology", Remark: t.Counts.String(), Time: at.Format("2006-01-02 15:04:05 MST"), Viewer: newViewer(t)})
+	return render(page{Title: "Topology", Remark: t.Counts.String(), Time: at.Format(timeLayout), Viewer: newViewer(t)})
 }
+
+const timeLayout = "2006-01-02 15:04:05 MST"
 
 func render(p page) (string, error) {
 	p.CSS = template.CSS(pageCSS)
 	p.JS = template.JS("/*<![CDATA[*/" + pageJS + "/*]]>*/") // the page is XML besides
-	parsed, err := template.New("page").Parse(pageHTML)
+	parsed, err := template.New("page").Funcs(template.FuncMap{"lines": func(values any) string { return lines(anyTexts(values)) }}).Parse(pageHTML)
 	if err != nil {
 		return "", fmt.Errorf("parse the page's template: %w", err)
 	}
@@ -98,6 +94,19 @@ func (v *viewer) add(n node, facts ...[2]string) {
 
 // lines puts each value on a line of its own.
 func lines(values []string) string { return strings.Join(values, "\n") }
+
+// anyTexts are the values of a slice as they print themselves.
+func anyTexts(values any) []string {
+	switch v := values.(type) {
+	case []string:
+		return v
+	case []netip.Addr:
+		return texts(v)
+	case []netip.Prefix:
+		return texts(v)
+	}
+	return nil
+}
 
 func linkFacts(i Interface) [][2]string {
 	state := "up"
