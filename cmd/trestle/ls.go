@@ -90,7 +90,7 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	}}
 	for _, a := range attachments {
 		row := []string{
-			a.Network, a.Called(), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
+			a.Network, called(a), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
 			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "",
 		}
 		if a.Evidence.Link {
@@ -100,6 +100,9 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	}
 	return t
 }
+
+// called is what people call the container.
+func called(a inventory.Attachment) string { return a.Called() }
 
 func paintState(p *ui.Printer, s inventory.State) string {
 	tones := map[inventory.State]ui.Tone{inventory.Alive: ui.Good, inventory.Dead: ui.Bad, inventory.Unknown: ui.Warning}

@@ -45,7 +45,7 @@ func (o portsOptions) run(p *ui.Printer, networks []string) error {
 	lines := []portLine{}
 	for _, a := range attachments {
 		for _, port := range a.Ports {
-			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, a.Called()})
+			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, called(a)})
 		}
 	}
 	slices.SortFunc(lines, func(x, y portLine) int {

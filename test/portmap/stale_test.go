@@ -179,3 +179,69 @@ func TestLoadedAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestPortmapLeaseVouches: /run/trestle was lost, and the container is not bridge's, so
+// that no link is known to be its. Its lease says that it is alive: it keeps its port, and
+// DEL finds it. After the lease nobody does.
+func TestPortmapLeaseVouches(t *testing.T) {
+	t.Parallel()
+	for _, backend := range host.NATBackends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			n := newNATNet(t, false)
+			call := func(verb string, c *host.Container, port int) host.Call {
+				return n.mapped(verb, c, fmt.Sprintf(`"backend": %q`, backend), natMapping("tcp", "", port, 80))
+			}
+			lease := `{"cniVersion": "1.0.0", "name": "blue", "type": "ptp", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}`
+			for _, leased := range []bool{true, false} {
+				if leased {
+					n.Must(n.c1.Call("ADD", "host-local", lease))
+				}
+				n.Must(call("ADD", n.c1, 8080))
+				n.MustRun("rm", "-r", "/run/trestle")
+				n.Must(call("ADD", n.neighbour, 8081))
+				if got := strings.Contains(n.ofC1(), "c1/eth0"); got != leased {
+					t.Errorf("leased %v: got ports of c1 kept %v\n%s", leased, got, n.ofC1())
+				}
+				err := n.Exec(call("ADD", n.neighbour, 8080)).Err()
+				if leased && host.CodeOf(err) != 102 || !leased && err != nil {
+					t.Errorf("leased %v: the same port for another: got %v", leased, err)
+				}
+				n.Must(call("DEL", n.c1, 8080), call("DEL", n.neighbour, 8081))
+				if got := n.ofC1(); got != "" {
+					t.Errorf("DEL left\n%s", got)
+				}
+				if leased {
+					n.Must(n.c1.Call("DEL", "host-local", lease))
+				}
+			}
+		})
+	}
+}
+
+// TestMasqueradeAfterABoot: of a ruleset that was saved before, the masquerade of a
+// network goes with the first use, unless a container of it is there.
+func TestMasqueradeAfterABoot(t *testing.T) {
+	t.Parallel()
+	for _, backend := range host.NATBackends {
+		for _, alive := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/alive=%v", backend, alive), func(t *testing.T) {
+				t.Parallel()
+				h := host.NewRouting(t)
+				old := host.BridgeConfig(object{"name": "old", "bridge": "br1", "ipMasqBackend": backend})
+				c1 := h.Container("c1")
+				c1.MustAdd(old)
+				h.MustRun("sh", "-ec", fmt.Sprintf(host.SaveRuleset, "/run/saved"))
+				if !alive {
+					c1.MustDel(old)
+				}
+				h.MustRun("sh", "-ec", "rm -r /run/trestle; "+fmt.Sprintf(host.LoadRuleset, "/run/saved"))
+				h.Container("c2").MustAdd(host.BridgeConfig(object{"ipam": host.Leases("10.8.0.0/24"), "ipMasqBackend": backend}))
+				rules := h.MustRun("sh", "-c", `nft list ruleset | grep -F '"old/'; iptables-save -t nat | grep -F '"old/'; true`)
+				if got := rules != ""; got != alive {
+					t.Errorf("got masquerade kept %v, want %v\n%s", got, alive, rules)
+				}
+			})
+		}
+	}
+}

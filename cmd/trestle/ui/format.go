@@ -41,3 +41,12 @@ func Age(since, now time.Time) string {
 		return fmt.Sprintf("%dd", age/(24*time.Hour))
 	}
 }
+
+// Short is the beginning of a container's id as runtimes make them (64 hex digits);
+// other names stay whole.
+func Short(id string) string {
+	if len(id) == 64 {
+		return id[:12]
+	}
+	return id
+}
