@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"os"
 	"runtime"
@@ -40,14 +39,14 @@ and interfaces stay as they are: look before you send it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.file = args[0]
-			return o.run(command.Context(), a.printer(command))
+			return o.run(a.printer(command))
 		},
 	}
 	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses, the same by the same")
 	return command
 }
 
-func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
+func (o reportOptions) run(p *ui.Printer) error {
 	drawings := drawings{{"FILE", o.file}}
 	if err := drawings.check(); err != nil {
 		return err
@@ -56,14 +55,14 @@ func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
 	if err != nil {
 		return err
 	}
-	report, err := o.report(ctx, snapshot)
+	report, err := o.report(snapshot)
 	if err != nil {
 		return err
 	}
 	return drawings.write(p, func(string) (string, error) { return report.Page() })
 }
 
-func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot) (picture.Report, error) {
+func (o reportOptions) report(snapshot *inventory.Snapshot) (picture.Report, error) {
 	report := picture.NewReport(snapshot)
 	report.Facts = o.facts()
 	for _, n := range snapshot.Networks {

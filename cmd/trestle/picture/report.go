@@ -12,13 +12,14 @@ type Report struct {
 	// Time is when the host was looked at, for people.
 	Time string `json:"time"`
 	// Facts are versions and the like, each a name and a value; they are never masked.
-	Facts    [][2]string `json:"facts"`
-	Findings []Finding   `json:"findings"`
-	Topology Topology    `json:"topology"`
-	Pools    []PoolMap   `json:"pools"`
-	Ports    []Port      `json:"ports"`
-	Routes   []Route     `json:"routes"`
-	Lists    []List      `json:"lists"`
+	Facts [][2]string `json:"facts"`
+	// Findings are nil where nobody has looked for any.
+	Findings []Finding `json:"findings"`
+	Topology Topology  `json:"topology"`
+	Pools    []PoolMap `json:"pools"`
+	Ports    []Port    `json:"ports"`
+	Routes   []Route   `json:"routes"`
+	Lists    []List    `json:"lists"`
 	// Problems say what could not be read.
 	Problems []string `json:"problems"`
 	Masked   bool     `json:"masked"`
@@ -93,6 +94,9 @@ func (r Report) Page() (string, error) {
 	}
 	return render(page{Title: "Trestle report", Remark: remark, Time: r.Time, Viewer: newViewer(r.Topology), Report: &r})
 }
+
+// Looked says whether anybody has looked for faults.
+func (r Report) Looked() bool { return r.Findings != nil }
 
 // PoolsSVG is the picture of the pools.
 func (r Report) PoolsSVG() template.HTML { return template.HTML(PoolsSVG(r.Pools)) }
