@@ -25,12 +25,13 @@ type Host struct {
 	bus     *bus
 	// variants are the programs for tables that the kernel has, by family, once asked.
 	variants map[string][]string
+	tried    map[string]bool // to make the family's table
 }
 
 // OpenHost gives the firewall whose records are in a directory of the store. Nothing is
 // touched yet.
 func OpenHost(records record.Store) *Host {
-	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}}
+	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}, map[string]bool{}}
 }
 
 // Close lets go of the kernel and of firewalld.
@@ -165,13 +166,22 @@ func isGone(err error) bool {
 // Add makes the rules for the owner. What the owner had before, by an ADD that
 // no DEL has followed, goes.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
-	entries := rules.entries(o)
 	if known, err := h.Known(o); err != nil || rules.isNothing() && !known {
 		return err
 	}
-	return h.locked(func() error {
-		old, there, err := record.Read[Rules](h.records, place, o)
-		if err == nil && there && !reflect.DeepEqual(old.Value, rules) {
+	return h.locked(func() (err error) {
+		made, err := h.makeTables(rules)
+		if err == nil {
+			err = h.fill(made)
+		}
+		if err != nil {
+			return err
+		}
+		if rules.Programs, err = h.programs(rules.Addresses, rules.IPTables); err != nil {
+			return err
+		}
+		old, had, err := record.Read[Rules](h.records, place, o)
+		if err == nil && had && !reflect.DeepEqual(old.Value, rules) {
 			err = h.release(old)
 		}
 		if err != nil || rules.isNothing() {
@@ -180,16 +190,35 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		undo.Push("release the firewall's rules", func() error {
 			return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) })
 		})
-		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
-			return err
-		}
-		for _, place := range placesOf(entries) {
-			if err := h.backend(place, rules.AdminChain).add(inPlace(entries, place), h.everybody); err != nil {
-				return explain(err, rules)
+		return h.add(o, rules, !had)
+	})
+}
+
+// add makes the record and the rules; isNew says that nothing of the owner's is there.
+func (h *Host) add(o cni.Owner, rules Rules, isNew bool) error {
+	entries := rules.entries(o)
+	if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
+		return err
+	}
+	for _, place := range placesOf(entries) {
+		in := inPlace(entries, place)
+		if ip, ok := h.backend(place, rules.AdminChain).(ipBackend); ok && isNew {
+			lacking, err := h.unshared(in, o)
+			if err != nil {
+				return err
+			}
+			if added, err := ip.addNew(lacking); err != nil || added {
+				if err != nil {
+					return err
+				}
+				continue
 			}
 		}
-		return nil
-	})
+		if err := h.backend(place, rules.AdminChain).add(in, h.everybody); err != nil {
+			return explain(err, rules)
+		}
+	}
+	return nil
 }
 
 func explain(err error, rules Rules) error {
