@@ -715,8 +715,8 @@ func TestFirewallSaysWhy(t *testing.T) {
 	without.Config += "}"
 	macvlan := w.call(c, "ADD", `"ingressPolicy": "same-bridge"`)
 	macvlan.Config = strings.Replace(macvlan.Config, `{"name": "br1"}, {"name": "veth1"}, `, "", 1)
-	lost := w.call(c, "STATUS", `"backend": "iptables"`)
-	lost.Env = []string{"PATH=/nowhere"}
+	lost, chosen := w.call(c, "STATUS", `"backend": "iptables"`), w.call(c, "STATUS", `"iptablesAdminChainName": "X"`)
+	lost.Env, chosen.Env = []string{"PATH=/nowhere"}, []string{"PATH=/nowhere"}
 	for _, test := range []struct {
 		name string
 		call host.Call
@@ -730,6 +730,7 @@ func TestFirewallSaysWhy(t *testing.T) {
 		{"no firewalld", w.call(c, "ADD", `"backend": "firewalld"`), 2, `backend: "firewalld" is asked for, but firewalld does not run`},
 		{"STATUS without firewalld", w.call(c, "STATUS", `"backend": "firewalld"`), 50, "firewalld does not run"},
 		{"STATUS without iptables", lost, 50, "iptables"},
+		{"STATUS without iptables, but with a chain of it", chosen, 50, "iptables"},
 		{"STATUS", w.call(c, "STATUS", `"ingressPolicy": "shut"`), 7, "shut"},
 	} {
 		err := w.Exec(test.call).Err()
@@ -747,6 +748,33 @@ func TestFirewallSaysWhy(t *testing.T) {
 	version, _ := strings.CutPrefix(strings.SplitN(banner, "\n", 2)[0], "CNI firewall plugin v")
 	if major := strings.SplitN(version, ".", 2)[0]; !slices.Contains([]string{"2", "3"}, major) {
 		t.Errorf("got banner %q, want a version above 1.7.1, which nerdctl asks for", banner)
+	}
+}
+
+// TestFirewallStatus: where nobody asked for iptables, it is tested if an ADD would take it.
+func TestFirewallStatus(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	c := w.container(1, 5)
+	w.MustRun("sh", "-ec", `mkdir /run/broken; cd /run/broken
+		for p in iptables ip6tables; do for s in -nft -nft-save -nft-restore; do ln -s /bin/false $p$s; done; done`)
+	for _, step := range []struct {
+		prepare, keys string
+		code          uint
+	}{
+		{"true", "", 0}, // no table: nothing drops
+		{"ip6tables -P FORWARD DROP", `"backend": "nftables"`, 0},
+		{"true", "", 50},
+	} {
+		w.MustRun("sh", "-ec", step.prepare)
+		status := w.call(c, "STATUS", step.keys)
+		if err := w.Exec(status).Err(); err != nil {
+			t.Errorf("STATUS, %s: %v", step.prepare, err)
+		}
+		status.Env = []string{"PATH=/run/broken:/usr/sbin:/usr/bin"}
+		if err := w.Exec(status).Err(); host.CodeOf(err) != step.code || err != nil && !strings.Contains(err.Error(), "ip6tables-nft-save") {
+			t.Errorf("STATUS with broken programs, %s, %s: got %v, want code %d", step.prepare, step.keys, err, step.code)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -406,7 +407,8 @@ func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 
 // Status says whether an ADD would get its rules; the error has code 50.
 func (h *Host) Status(c Config) error {
-	if _, err := h.choose(c); err != nil {
+	asks, err := h.choose(c)
+	if err != nil {
 		return cni.UnavailableErrorf("firewall: %w", err)
 	}
 	if rules := (Rules{Policy: c.Policy, Internal: c.Internal}); rules.asksNFTables() {
@@ -414,12 +416,24 @@ func (h *Host) Status(c Config) error {
 			return cni.UnavailableErrorf("%s: %w", rules.key(), err)
 		}
 	}
-	if c.Backend == IPTables {
+	when := whenOf(c, asks)
+	if when == Always {
 		for _, f := range iptables.Families() {
 			if err := f.Usable(filterTable); err != nil {
-				return cni.UnavailableErrorf("backend %q: %w", c.Backend, err)
+				return cni.UnavailableErrorf("firewall, by iptables: %w", err)
 			}
 		}
+		return nil
+	}
+	// of a table that is there, the program; where there is none, nothing drops
+	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
+	for _, program := range programs {
+		if err == nil {
+			_, err = iptables.Save(program, filterTable)
+		}
+	}
+	if err != nil {
+		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
 	}
 	return nil
 }

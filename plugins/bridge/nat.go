@@ -20,6 +20,7 @@ type translation struct {
 	backend    nat.Backend
 	policy     nat.Masquerade // without the subnets, which the lease tells
 	ports      nat.PortSettings
+	mapsPorts  bool // if the runtime asks for it
 	conn       *nft.Conn
 	host       *nat.Host
 }
@@ -29,6 +30,7 @@ func parseNAT(r *cni.Request) (translation, error) {
 		IPMasq        bool                 `json:"ipMasq"`
 		IPMasqBackend string               `json:"ipMasqBackend"`
 		Masquerade    nat.MasqueradeConfig `json:"masquerade"`
+		Capabilities  any                  `json:"capabilities"` // the runtime's business
 	}
 	decodeErr := r.Decode(&wire)
 	backend, backendErr := nat.ParseBackend(wire.IPMasqBackend)
@@ -41,6 +43,8 @@ func parseNAT(r *cni.Request) (translation, error) {
 		ports.Backend = backend
 	}
 	t := translation{masquerade: wire.IPMasq, backend: backend, policy: policy, ports: ports}
+	capabilities, _ := wire.Capabilities.(map[string]any) // else none
+	t.mapsPorts = capabilities["portMappings"] == true
 	t.conn, t.host = translator.Open()
 	return t, errors.Join(decodeErr, backendErr, policyErr, portsErr)
 }
@@ -185,6 +189,9 @@ func (t translation) status(macSpoofCheck bool) error {
 	var failed error
 	if t.masquerade {
 		failed = t.host.Status(t.backend)
+	}
+	if t.mapsPorts {
+		failed = errors.Join(failed, t.host.PortsStatus(t.ports.Backend))
 	}
 	if macSpoofCheck {
 		failed = errors.Join(failed, t.host.Status(nat.NFTables))

@@ -86,7 +86,7 @@ func status(r *cni.Request) error {
 		return err
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.Status(settings.Backend), conn.Close())
+	return errors.Join(host.PortsStatus(settings.Backend), conn.Close())
 }
 
 // read is what ADD and CHECK work on: which ports lead to the container that
