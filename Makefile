@@ -24,7 +24,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -119,8 +119,12 @@ lint: have-go cross ## the linters of .golangci.yml; the first run builds them, 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
-	go run ./test/bench
+# On a quiet machine: what else runs is in the numbers.
+BENCH ?= full
+bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
+	go run ./test/bench -size '$(BENCH)' -docs docs
+
+bench-more: root deps runtimes build peers ## further tables, on the terminal: leases on disk, ports by the hundred, pods by containerd
 	go run ./test/bench/ipam
 	go run ./test/bench/nat
 	go run ./test/runtimes/bench
