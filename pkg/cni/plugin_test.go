@@ -54,7 +54,8 @@ func serve(env map[string]string, config string, result types.Result) answer {
 	p := Plugin{
 		Name: "p", EntersNetNS: true, ReadsArgs: true,
 		Add: func(r *Request) (types.Result, error) { a.called, a.req = Add, r; return result, nil },
-		Del: note(Del), Check: note(Check), GC: note(GC), Status: note(Status),
+		Del: note(Del), Check: note(Check), Validate: func(*Request) error { return nil },
+		States: []State{{GC: func(r *Request, _ Valid) error { return note(GC)(r) }, Status: note(Status)}},
 	}
 	var out bytes.Buffer
 	a.status = p.serve(func(k string) string { return env[k] }, strings.NewReader(config), &out)

@@ -32,7 +32,7 @@ func FuzzParseConfig(f *testing.F) {
 		for i, set := range c.Sets {
 			checkSet(t, set, empty)
 			if a := c.Requested[i]; a.IsValid() {
-				if r, ok := set.rangeOf(a); !ok || !r.leasable(a) {
+				if r, ok := set.rangeOf(a); !ok || !r.Leasable(a) {
 					t.Errorf("requested %s is not leasable in %s", a, set)
 				}
 			}
@@ -45,7 +45,7 @@ func checkSet(t *testing.T, set Set, empty used) {
 		if !r.Subnet.Contains(r.First) || !r.Subnet.Contains(r.Last) || r.Last.Less(r.First) {
 			t.Errorf("%s is not in %s", r, r.Subnet)
 		}
-		if r.Gateway.IsValid() && r.leasable(r.Gateway) {
+		if r.Gateway.IsValid() && r.Leasable(r.Gateway) {
 			t.Errorf("%s leases its gateway %s", r, r.Gateway)
 		}
 		for i, s := range r.barred {
@@ -54,7 +54,7 @@ func checkSet(t *testing.T, set Set, empty used) {
 			}
 		}
 		a, ok, err := r.next(r.First, r.Last, empty)
-		if err != nil || ok != (r.Size() > 0) || ok && !r.leasable(a) {
+		if err != nil || ok != (r.Size() > 0) || ok && !r.Leasable(a) {
 			t.Errorf("%s of size %d: next is %s, %v, %v", r, r.Size(), a, ok, err)
 		}
 	}

@@ -58,6 +58,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	if err != nil {
 		return err
 	}
+	changes.Remove = Without(changes.Remove, changes.Create)
 	var replace []Element
 	var last error
 	for try := range tries {
@@ -288,28 +289,4 @@ func (c *Conn) delete(elements []Element) error {
 		}
 	}
 	return errors.New("delete elements of nftables: others change them at the same time")
-}
-
-// Void are those of the elements found that are not among wanted and whose owner
-// nobody stands for.
-func Void(found, wanted []Element, vouch Vouch) ([]Element, error) {
-	var void []Element
-	known := map[string]bool{}
-	for _, e := range found {
-		if slices.ContainsFunc(wanted, func(w Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) && w.isSame(e) }) {
-			continue
-		}
-		vouched, seen := known[e.Owner]
-		if !seen {
-			var err error
-			if vouched, err = vouch(e.Owner); err != nil {
-				return nil, err
-			}
-			known[e.Owner] = vouched
-		}
-		if !vouched {
-			void = append(void, e)
-		}
-	}
-	return void, nil
 }
