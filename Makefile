@@ -29,9 +29,10 @@ CONTAINERD2_VERSION := v2.4.2
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
+	$(BUILD) -o bin/trestle-node ./cmd/trestle-node
 	$(BUILD) -o bin/$(firstword $(PLUGINS)) ./plugins
 	@# a copy starts faster than what the linker wrote piece by piece (page cache)
-	@for name in trestle $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
+	@for name in trestle trestle-node $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.

@@ -168,3 +168,14 @@ func TestMayImport(t *testing.T) {
 		}
 	}
 }
+
+// TestStoresStayInOneProgram: linked into a plugin, a client of etcd would cost each
+// start milliseconds and each host megabytes.
+func TestStoresStayInOneProgram(t *testing.T) {
+	stores := []string{"etcd", "grpc", "k8s.io"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins", module+"cmd/trestle", module+"pkg/...") {
+		if slices.ContainsFunc(stores, func(store string) bool { return strings.Contains(dependency, store) }) {
+			t.Errorf("a plugin or trestle links %s", dependency)
+		}
+	}
+}
