@@ -36,8 +36,9 @@ CONTAINER is a name, an id or its beginning, a pod, or an address.
 Exit status: 0; 3 where the packet would stop.`,
 		Example: `  trestle explain web --to 192.0.2.1:443
   trestle explain web --from 192.0.2.1 --port 8080`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args[0]) },
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: offer(a.containerNames, 0, 0),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args[0]) },
 	}
 	flags := command.Flags()
 	flags.StringVar(&o.to, "to", "", "where the container sends to; without a port it is a ping")

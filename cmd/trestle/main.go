@@ -125,9 +125,10 @@ run" ends as its command did.`,
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newExplainCommand(a))
-	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a))
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
+	root.AddCommand(newEnterCommand())
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	asInput(root)
 	return root
 }
