@@ -41,12 +41,12 @@ Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something 
 }
 
 // examine looks at the whole host.
-func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, error) {
+func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	source := inventory.DefaultSource()
 	source.Lists = a.lists
 	snapshot, err := source.Take()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
 		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
@@ -56,18 +56,18 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, err
 	for _, problem := range host.Problems {
 		p.Notef("trestle: %s", problem)
 	}
-	return found, nil
+	return snapshot, found, nil
 }
 
 func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
-	found, err := o.examine(ctx, p)
+	_, found, err := o.examine(ctx, p)
 	if err != nil {
 		return err
 	}
 	var failed error
 	if o.fix && slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Fixable }) {
 		failed = o.mend(ctx, found)
-		left, err := o.examine(ctx, p)
+		_, left, err := o.examine(ctx, p)
 		if err != nil {
 			return errors.Join(failed, err)
 		}
