@@ -98,7 +98,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime) (runtimeStatus, error) {
 		return s, nil
 	}
 	lists, listErr := network.Read(r.Lists)
-	installed, err := programs.Read(ctx, r.Plugins)
+	installed, err := programs.Read(r.Plugins)
 	list, ok := defaultList(r, lists)
 	names := []string{"bridge"} // where there is no network yet
 	if ok {
@@ -108,6 +108,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime) (runtimeStatus, error) {
 		}
 		s.Next = nextOf(list, facts)
 	}
+	installed.Identify(ctx, names)
 	for _, name := range names {
 		if program, found := installed.Find(name); found {
 			s.Programs = append(s.Programs, program)

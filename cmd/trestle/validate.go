@@ -85,7 +85,7 @@ func listFiles(dirs []string) ([]string, error) {
 }
 
 func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
-	installed, err := programs.Read(ctx, o.plugins)
+	installed, err := programs.Read(o.plugins)
 	versions := map[string][]string{}
 	plugins := registry.Plugins()
 	var installedRuntimes []validate.Runtime
