@@ -75,8 +75,8 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	if b.VLANFiltering {
 		device.VlanFiltering = &b.VLANFiltering
 	}
-	// pushed first, for an answer of the kernel's that does not arrive; a bridge
-	// that is in use, or not ours, is left alone
+	// pushed before the bridge is made, in case the kernel's answer is lost; a bridge that
+	// is in use, or not ours, is left unchanged
 	undo.Push("delete bridge "+b.Name, func() error { return h.ReapBridge(b.Name) })
 	if err := h.nl.LinkAdd(device); err != nil && !errors.Is(err, unix.EEXIST) {
 		return site{}, fmt.Errorf("create bridge %s: %w", b.Name, err)
@@ -92,7 +92,7 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	return at, err
 }
 
-// settleMTU makes the bridge's MTU that of the pair. Only a bridge of ours without
+// settleMTU gives the pair the bridge's MTU. Only a bridge of ours without
 // ports takes the configured one: all ports of a bridge must have the same. It is set
 // when the bridge is there already, which pins it: else it would be 1500 again after
 // the last port (br_mtu_auto_adjust, net/bridge/br_if.c).

@@ -18,7 +18,7 @@ func (d Difference) String() string {
 }
 
 // Diff lists what of the plan is not in the state found. What others have added
-// is no difference, nor is what udev or a packet capture changes: the host end's
+// is no difference, nor is what udev or a packet capture changes: the host veth's
 // and the bridge's MAC, promiscuity.
 func Diff(want, have State) []Difference {
 	var d differences

@@ -44,7 +44,7 @@ type Bridge struct {
 	Network, IPv6Field string
 }
 
-// Port is the host end of the veth pair.
+// Port is the host veth, which is a port of the bridge.
 type Port struct {
 	Name     string
 	Bridge   string // its master
@@ -79,8 +79,8 @@ type Interface struct {
 	WasUp     bool // since before it gets its addresses
 	DAD       bool // wait until IPv6 addresses are found to be unique
 	LinkLocal bool
-	// Announce are the addresses that the MAC is no function of: the neighbours
-	// are told, who may have an entry for their last user.
+	// Announce are addresses to announce (gratuitous ARP, unsolicited NA), because the
+	// MAC is not derived from them: neighbours may have an entry for their last user.
 	Announce  []netip.Addr
 	Addresses []Address
 	Routes    []Route
@@ -224,7 +224,7 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 	return named, nil
 }
 
-// routes settles each route's gateway, table and scope, adds the default ones
+// routes resolves each route's gateway, table and scope, adds the default ones
 // that isDefaultGateway asks for, and leaves out what stands there twice.
 func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []Route {
 	var settled []Route

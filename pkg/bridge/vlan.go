@@ -17,7 +17,7 @@ import (
 // configuration names another.
 const nativeVLAN = 1
 
-// planVLAN settles what the configuration leaves open. As in the reference
+// planVLAN decides what the configuration leaves open. As in the reference
 // plugin a trunk alone has VLAN 1 for untagged frames; unlike there, the access
 // VLAN stays the access VLAN where the trunk names it too.
 func planVLAN(c Config) VLAN {
@@ -29,8 +29,8 @@ func planVLAN(c Config) VLAN {
 	return v
 }
 
-// startFiltering enables VLAN filtering on a bridge of ours that was made without;
-// its ports, which are all in the default VLAN, go on as before.
+// startFiltering enables VLAN filtering on an existing bridge of ours; its current ports
+// stay in the default VLAN.
 func (h *Host) startFiltering(bridge string, undo *cni.Undo) error {
 	undo.Push("switch VLAN filtering of bridge "+bridge+" off", func() error {
 		return whileIdle(func() error { return h.stopFiltering(bridge) })
@@ -142,8 +142,8 @@ func readVLAN(list []vlanRange, byDefault int, plan VLAN) VLAN {
 	return found
 }
 
-// includes says whether all that is wanted is there; a VLAN more does not harm,
-// but for the default one that was to go.
+// includes says whether all that is wanted is there. Further VLANs do no harm, except
+// for the default one where it was to be removed.
 func (v VLAN) includes(want VLAN) bool {
 	for _, id := range want.Trunk {
 		if _, has := slices.BinarySearch(v.Trunk, id); !has {

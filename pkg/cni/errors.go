@@ -14,7 +14,7 @@ type Code uint
 // The codes that Trestle answers with. Which error has which is decided by the
 // constructor that made it, here and nowhere else.
 const (
-	CodeVersion     Code = 1   // the cniVersion is not one that we, or the verb, know
+	CodeVersion     Code = 1   // the cniVersion is not one that we, or the command, know
 	CodeUnsupported Code = 2   // a field of the configuration asks for what cannot be had
 	CodeEnvironment Code = 4   // a CNI_* variable is missing or wrong
 	CodeIO          Code = 5   // a file or a stream could not be read or written

@@ -17,7 +17,7 @@ import (
 // Verb is what the runtime asks for (CNI_COMMAND).
 type Verb string
 
-// The verbs of spec 1.1.0.
+// The commands of spec 1.1.0.
 const (
 	Add     Verb = "ADD"
 	Del     Verb = "DEL"
@@ -27,12 +27,12 @@ const (
 	Version Verb = "VERSION"
 )
 
-// sinceVersion is the first spec version that has the verb; verbs that always
+// sinceVersion is the first spec version that has the command; commands that always
 // existed are absent.
 var sinceVersion = map[Verb]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
 
 // Request is one call of a plugin, read and found sound: names are safe as
-// parts of paths, the version is known and has the verb.
+// parts of paths, the version is known and has the command.
 type Request struct {
 	Verb  Verb
 	Owner Owner  // GC and STATUS: only Network is set
@@ -127,7 +127,7 @@ func versionInBroken(data []byte) string {
 	}
 }
 
-// readEnvironment takes over the variables that the verb needs.
+// readEnvironment takes over the variables that the command needs.
 func (r *Request) readEnvironment(getenv func(string) string) error {
 	switch r.Verb {
 	case Add, Del, Check, GC, Status, Version:
