@@ -58,7 +58,7 @@ func (h *Host) refuse(s *State, at site) error {
 // cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
 // if it can.
 func (at site) cannotFilter(v VLAN) string {
-	if !v.Filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
+	if !v.filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
 		return ""
 	}
 	return fmt.Sprintf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change, since its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
@@ -117,7 +117,7 @@ func (h *Host) settleMTU(s *State, at *site, undo *cni.Undo) error {
 			bridge.mtu = asked
 		}
 	}
-	return s.SetMTU(bridge.mtu)
+	return s.setMTU(bridge.mtu)
 }
 
 // adaptBridge sets what this network needs of a bridge that may be another's.

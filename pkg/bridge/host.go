@@ -216,7 +216,7 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
 		return h.explainVeth(err, s.Port, s.Container)
 	}
-	if !s.Port.VLAN.Filters() {
+	if !s.Port.VLAN.filters() {
 		_, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name), linkUp(0, s.Port.Name))
 		return err
 	}
@@ -304,7 +304,7 @@ func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 	}
 	// the name, a hash of the owner, is enough: a person or a monitoring agent may have
 	// changed the alias
-	if namesAttachment(port.alias) && port.alias != Alias(o) {
+	if namesAttachment(port.alias) && port.alias != aliasOf(o) {
 		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), port.alias, o)
 	}
 	if _, err := h.rt.do(deleteIndex(port.index, port.name)); err != nil {

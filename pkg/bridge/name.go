@@ -24,8 +24,8 @@ const (
 // aliasPrefix marks a host veth as ours; the owner's label follows.
 const aliasPrefix = "trestle:"
 
-// Alias is the ifalias of the owner's host veth.
-func Alias(o cni.Owner) string { return aliasPrefix + o.String() }
+// aliasOf is the ifalias of the owner's host veth.
+func aliasOf(o cni.Owner) string { return aliasPrefix + o.String() }
 
 // Label is the owner's label in the alias of one of our host veths.
 func Label(alias string) (string, bool) { return ownerLabel(alias) }

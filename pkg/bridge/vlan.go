@@ -79,7 +79,7 @@ func (h *Host) stopFiltering(name string) error {
 
 // explainFiltering turns the kernel's refusal of a bridge into what it means.
 func explainFiltering(err error, v VLAN) error {
-	if v.Filters() && errors.Is(err, unix.EOPNOTSUPP) {
+	if v.filters() && errors.Is(err, unix.EOPNOTSUPP) {
 		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
 	}
 	return err
@@ -89,7 +89,7 @@ func explainFiltering(err error, v VLAN) error {
 // messages whatever the number of VLANs. byDefault is the VLAN that a new port
 // of the bridge is in, 0 for none.
 func (h *Host) setVLAN(p Port, byDefault int) error {
-	if !p.VLAN.Filters() {
+	if !p.VLAN.filters() {
 		return nil
 	}
 	port, err := h.rt.link(lookUp(p.Name))
@@ -110,7 +110,7 @@ func (h *Host) setVLAN(p Port, byDefault int) error {
 
 // observeVLAN reads the port's VLANs where the plan has any.
 func observeVLAN(linkIndex, byDefault int, plan VLAN) (VLAN, error) {
-	if !plan.Filters() {
+	if !plan.filters() {
 		return VLAN{}, nil
 	}
 	list, err := vlansOf(linkIndex)

@@ -70,7 +70,7 @@ func (s *Store) Lease(w Want) (Grant, error) {
 				return Grant{}, err
 			}
 		case errors.As(err, &full):
-			use, err := s.Usage(w.Sets[full.set : full.set+1])
+			use, err := s.usage(w.Sets[full.set : full.set+1])
 			if err != nil {
 				return Grant{}, err
 			}

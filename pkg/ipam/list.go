@@ -37,8 +37,8 @@ func (s *Store) Leases() ([]Lease, error) {
 	return leases, nil
 }
 
-// Usage counts, range by range, what is leased.
-func (s *Store) Usage(sets []Set) ([]Use, error) {
+// usage counts, range by range, what is leased.
+func (s *Store) usage(sets []Set) ([]Use, error) {
 	leases, err := s.Leases()
 	if err != nil {
 		return nil, err

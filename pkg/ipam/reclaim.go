@@ -49,7 +49,7 @@ func (s *Store) GC(valid cni.Valid) error {
 		_, err := s.sweep(func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) }, false)
 		return err
 	}
-	_, err := s.Reclaim()
+	_, err := s.reclaimDead()
 	return err
 }
 
@@ -59,9 +59,9 @@ func keeps(valid cni.Valid, o cni.Owner) bool {
 	return valid.Keeps(o) || o.IfName == "" && valid.KeepsContainer(o.ContainerID)
 }
 
-// Reclaim releases the leases of all who are proved dead, and says how many
+// reclaimDead releases the leases of all who are proved dead, and says how many
 // owners that were.
-func (s *Store) Reclaim() (int, error) {
+func (s *Store) reclaimDead() (int, error) {
 	return s.reclaim(newLivenessProber())
 }
 
