@@ -52,7 +52,7 @@ type exitStatus int
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // errFound says that a command whose answer is a list of faults has found some.
-const errFound = exitStatus(exitFound) //nolint:unused // for doctor and validate
+const errFound = exitStatus(exitFound)
 
 // exitCode: a mistake in what was asked for is told from a host that refuses it.
 func exitCode(err error) int {
@@ -125,9 +125,10 @@ run" ends as its command did.`,
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a))
-	add(groupCare, newRestoreCommand(a), newGCCommand(a))
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
+	root.AddCommand(newEnterCommand())
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	asInput(root)
 	return root
 }

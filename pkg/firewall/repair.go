@@ -116,6 +116,9 @@ func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 	if r.Value.Released {
 		return r, nil
 	}
+	if _, err := h.makeTables(r.Value); err != nil {
+		return r, err
+	}
 	programs, err := h.programs(r.Value.Addresses, r.Value.IPTables)
 	if err != nil {
 		return r, err

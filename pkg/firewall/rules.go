@@ -132,6 +132,7 @@ const (
 	internalEntry  kind = "internal"  // one from which and to which no way leads
 	addressEntry   kind = "address"   // one that is let through
 	mappedEntry    kind = "mapped"    // an interface, to which mapped ports are let through
+	adminEntry     kind = "admin"     // an administrator's chain, which is asked first
 )
 
 const (
@@ -169,6 +170,7 @@ func (r Rules) entries(o cni.Owner) []entry {
 		add(nftPlace, internalEntry, r.Interfaces...)
 	}
 	for _, program := range r.Programs {
+		add(program, adminEntry, r.AdminChain)
 		add(program, mappedEntry, r.Interfaces...)
 		ipv4 := iptables.FamilyOf(program).IPv4
 		for _, a := range r.Addresses {

@@ -30,7 +30,7 @@ func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) 
 	}
 	var mappings []Mapping
 	err := h.locked(func() error {
-		if _, err := h.heal(cni.Valid{}); err != nil {
+		if err := h.heal(cni.Valid{}); err != nil {
 			return err
 		}
 		rec, _, err := h.read(o)

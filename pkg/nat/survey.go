@@ -59,14 +59,14 @@ func (h *Host) list() ([]nft.Element, error) {
 
 // survey looks, takes in what no record tells of, and judges who is gone. What the error
 // is about is left unchanged; commit is for the rest.
-func (h *Host) survey(network string, valid cni.Valid) (*survey, error) {
+func (h *Host) survey(network string, valid cni.Valid, anew bool) (*survey, error) {
 	s, unread, err := h.look(network, valid)
 	if err != nil {
 		return nil, errors.Join(unread, err)
 	}
 	errs := []error{unread}
 	if unread == nil { // whose label it may be
-		errs = append(errs, s.adopt(false))
+		errs = append(errs, s.adopt(anew))
 	}
 	return s, errors.Join(append(errs, s.judge())...)
 }
@@ -333,28 +333,33 @@ func (s *survey) restoreIPTables() error {
 // boot or the loss of /run under running containers: a ruleset of before was loaded, and
 // leads to containers of before. It costs something only then. A runtime's list of what is
 // valid vouches, too.
-func (h *Host) heal(valid cni.Valid) (found Restored, err error) {
-	lostIPTables, err := h.lostIPTables()
-	if err != nil {
-		return found, err
-	}
-	lost, err := h.lostRecords()
-	if err != nil || !lost && !lostIPTables {
-		return found, err
+func (h *Host) heal(valid cni.Valid) error {
+	lost, err := h.isLost()
+	if err != nil || !lost {
+		return err
 	}
 	s, unread, err := h.look("", valid)
 	if err := errors.Join(unread, err); err != nil {
-		return found, err
+		return err
 	}
 	known := len(s.records)
 	if err := s.adopt(true); err != nil {
-		return found, err
+		return err
 	}
 	s.records = s.records[known:] // of the others it is known who stands for them
 	if err := errors.Join(s.judge(), s.commit()); err != nil {
-		return found, err
+		return err
 	}
-	return Restored{Taken: s.taken, Void: s.void}, h.noteIPTables()
+	return h.noteIPTables()
+}
+
+// isLost says whether there may be something in the kernel of which no record ever told.
+func (h *Host) isLost() (bool, error) {
+	lost, err := h.lostIPTables()
+	if err != nil || lost {
+		return lost, err
+	}
+	return h.lostRecords()
 }
 
 // Restored is what Restore did, for people.
@@ -381,14 +386,20 @@ func (h *Host) Restore() (done Restored, err error) {
 }
 
 func (h *Host) restore() (done Restored, err error) {
-	found, healErr := h.heal(cni.Valid{})
-	s, err := h.survey("", cni.Valid{})
+	lost, err := h.isLost()
+	if err != nil {
+		return done, err
+	}
+	s, err := h.survey("", cni.Valid{}, lost)
 	if s == nil {
-		return done, errors.Join(healErr, err)
+		return done, err
 	}
 	done, missingErr := s.missing()
-	done.Taken, done.Void = append(found.Taken, done.Taken...), append(found.Void, done.Void...)
-	return done, errors.Join(healErr, err, missingErr, s.commit(), s.restoreIPTables())
+	err = errors.Join(err, missingErr, s.commit(), s.restoreIPTables())
+	if err == nil && lost {
+		err = h.noteIPTables()
+	}
+	return done, err
 }
 
 // missing says what commit and restoreIPTables are going to do.
@@ -431,8 +442,8 @@ func (s *survey) missing() (Restored, error) {
 // the network, and its masquerade goes too.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
-		_, healErr := h.heal(valid)
-		s, err := h.survey(network, valid)
+		healErr := h.heal(valid)
+		s, err := h.survey(network, valid, false)
 		if s == nil {
 			return errors.Join(healErr, err)
 		}

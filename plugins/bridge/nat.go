@@ -157,10 +157,26 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 func natStatus(r *cni.Request) error {
 	t, err := parseNAT(r)
 	defer t.close()
-	if err != nil || !t.masquerade {
+	if err != nil {
 		return err
 	}
-	return t.host.Status(t.backend)
+	var masquerade, ports error
+	if t.masquerade {
+		masquerade = t.host.Status(t.backend)
+	}
+	if mapsPorts(r) {
+		ports = t.host.PortsStatus(t.ports.Backend)
+	}
+	return errors.Join(masquerade, ports)
+}
+
+// mapsPorts says whether the runtime shall ask for mapped ports. What else it reads in
+// "capabilities" is its own business.
+func mapsPorts(r *cni.Request) bool {
+	var wire struct {
+		Capabilities map[string]any `json:"capabilities"`
+	}
+	return r.Decode(&wire) == nil && wire.Capabilities["portMappings"] == true
 }
 
 // spoofChecks are a state of their own: they are by nftables, whatever the backend, and

@@ -76,7 +76,7 @@ func status(r *cni.Request) error {
 	}
 	conn, host := translator.Open()
 	defer conn.Close()
-	return host.Status(settings.Backend)
+	return host.PortsStatus(settings.Backend)
 }
 
 // read is what ADD and CHECK work on: which ports lead to the container that

@@ -36,7 +36,9 @@ func AssertKeys(t T, plugin string, keys []CheckedKey, others ...string) {
 	read := map[string]bool{}
 	for _, key := range registry.Keys(plugin) {
 		read[key.Path] = true
-		is := func(k CheckedKey) bool { return k.Path == key.Path || strings.HasPrefix(k.Path, key.Path+".") || strings.HasPrefix(k.Path, key.Path+"[].") }
+		is := func(k CheckedKey) bool {
+			return k.Path == key.Path || strings.HasPrefix(k.Path, key.Path+".") || strings.HasPrefix(k.Path, key.Path+"[].")
+		}
 		known := slices.ContainsFunc(keys, is) || slices.ContainsFunc(elsewhere, func(e cni.Key) bool { return e.Path == key.Path })
 		if key.Doc != "" && !known {
 			t.Errorf("%s reads %s: say what CHECK finds of it", plugin, key.Path)
