@@ -94,7 +94,9 @@ func (k CheckedKey) set(config Object, value any) {
 		inner := Object{}
 		if name, isList := strings.CutSuffix(part, "[]"); isList {
 			if list, ok := config[name].([]any); ok {
-				inner = maps.Clone(list[0].(Object))
+				if first, ok := list[0].(Object); ok {
+					inner = maps.Clone(first)
+				}
 			}
 			config[name] = []any{inner}
 		} else {
