@@ -24,7 +24,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 soak lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz lint cross demo bench clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -70,6 +70,16 @@ SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
 
+# What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
+FUZZTIME ?= 20s
+fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process
+	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' pkg test | xargs -n 1 dirname | sort -u); do \
+		for target in $$(cat $$package/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p'); do \
+			echo "== $$package $$target"; \
+			go test -timeout 3h -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$package; \
+		done; \
+	done
+
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 # It is one program for each package of tests, of which those go that have no such test.
 VM     := $(CURDIR)/.cache/vm
@@ -103,6 +113,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 # Its cache remembers where a file stood; another checkout's would name it outside of this one.
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
+
+docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo

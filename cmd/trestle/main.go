@@ -7,11 +7,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -25,7 +28,9 @@ import (
 var release = "2.0.0-dev"
 
 func main() {
-	err := newRootCommand().Execute()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
 	code := exitCode(err)
 	var said exitStatus
 	if err != nil && !errors.As(err, &said) {
@@ -117,7 +122,7 @@ run" ends as its command did.`,
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a))
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
 	add(groupLook, newLsCommand(a), newPortsCommand(a))
 	add(groupCare, newRestoreCommand(a), newGCCommand(a))
 	asInput(root)

@@ -2,6 +2,8 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,14 +19,18 @@ import (
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
 // came after them; and removes what DELs had to leave. It
 // says, by network, how many rules and elements were missing.
-func (h *Host) Restore() (missing map[string]int, err error) {
+func (h *Host) Restore() (made []cni.Mended, err error) {
 	err = h.locked(func() error {
-		var missingErr error
-		missing, missingErr = h.missing()
+		missing, missingErr := h.missing()
+		for _, network := range slices.Sorted(maps.Keys(missing)) {
+			if n := missing[network]; n > 0 {
+				made = append(made, cni.Mended{Network: network, What: fmt.Sprintf("%d rules and elements of the firewall made again", n)})
+			}
+		}
 		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
 		return errors.Join(missingErr, err)
 	})
-	return missing, err
+	return made, err
 }
 
 func (h *Host) missing() (map[string]int, error) {

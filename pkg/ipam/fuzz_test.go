@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -117,6 +118,19 @@ func FuzzDecodeBlock(f *testing.F) {
 		}
 		if bit, ok := b.nextFree(0); ok && b.has(bit) || ok == (b.count == blockBits) {
 			t.Errorf("next free of %d set: got %d, %v", b.count, bit, ok)
+		}
+	})
+}
+
+// FuzzResolvConf: whatever the file holds, what is passed on are servers that stand there.
+func FuzzResolvConf(f *testing.F) {
+	f.Add("# a comment\nnameserver 10.0.0.1\nsearch a b\ndomain c\noptions ndots:5\n")
+	f.Add("nameserver\n nameserver fe80::1%eth0 \nsearch\x00\noptions")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, server := range parseResolvConf(text).Nameservers {
+			if server == "" || !strings.Contains(text, server) {
+				t.Errorf("%q names the server %q", text, server)
+			}
 		}
 	})
 }

@@ -193,22 +193,26 @@ const (
 // TestElementBytes: what is sent for an element, byte for byte (struct nfgenmsg,
 // attributes as linux/netfilter/nf_tables.h has them).
 func TestElementBytes(t *testing.T) {
-	const (
-		list  = "01000000" + "0c000100" + "74726573746c6500" + "0a000200" + "706f727473000000" // "trestle", "ports"
-		key   = "10000180" + "0c000100" + key80
-		value = "10000280" + "0c000100" + "0a01000200500000"
-		owner = "10000600" + "000a" + "612f63312f6574683000" // type 0, length 10
-		life  = "0c000400" + "00000000000003e8" + "0c000500" + "0000000000000001"
-	)
+	// struct nlattr has the machine's byte order, the rest the network's
+	attribute := func(length, kind uint16) string {
+		return hex.EncodeToString(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, length), kind))
+	}
+	const nested = 1 << 15
+	list := "01000000" + attribute(12, 1) + "74726573746c6500" + attribute(10, 2) + "706f727473000000" // "trestle", "ports"
+	key := attribute(16, 1|nested) + attribute(12, 1) + key80
+	value := attribute(16, 2|nested) + attribute(12, 1) + "0a01000200500000"
+	owner := attribute(16, 6) + "000a" + "612f63312f6574683000" // type 0, length 10
+	life := attribute(12, 4) + "00000000000003e8" + attribute(12, 5) + "0000000000000001"
+	element := func(length uint16) string { return attribute(length+4, 3|nested) + attribute(length, 1|nested) }
 	for _, test := range []struct {
 		name string
 		kind int
 		life *lifetime
 		want string
 	}{
-		{"new", unix.NFT_MSG_NEWSETELEM, nil, list + "38000380" + "34000180" + key + value + owner},
-		{"expiring", unix.NFT_MSG_NEWSETELEM, &lifetime{1e9, 1e6}, list + "50000380" + "4c000180" + key + value + life + owner},
-		{"deleted", unix.NFT_MSG_DELSETELEM, nil, list + "18000380" + "14000180" + key},
+		{"new", unix.NFT_MSG_NEWSETELEM, nil, list + element(0x34) + key + value + owner},
+		{"expiring", unix.NFT_MSG_NEWSETELEM, &lifetime{1e9, 1e6}, list + element(0x4c) + key + value + life + owner},
+		{"deleted", unix.NFT_MSG_DELSETELEM, nil, list + element(0x14) + key},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m, err := elementMessage(test.kind, 0, []Element{port(mine, 80, 2)}, test.life)

@@ -291,7 +291,7 @@ func (f *Found) decode(element *netlink.AttributeDecoder) error {
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			f.Expires = true
 		case unix.NFTA_SET_ELEM_USERDATA:
-			f.Owner, _ = userdata.GetString(element.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT) // none is ""
+			f.Owner = Comment(element.Bytes())
 		}
 	}
 	return element.Err()

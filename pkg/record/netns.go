@@ -84,6 +84,10 @@ func Identify(path string) NetNS {
 	return n
 }
 
+// IsNetNS says whether a network namespace is at the path. It leaves no trace, as Identify
+// may.
+func IsNetNS(path string) bool { return look(path).Known() }
+
 // open sees whether the kernel has a namespace of that handle.
 func (n NetNS) open() error {
 	const nsfsRoot = -10003 // FD_NSFS_ROOT, linux/fcntl.h

@@ -45,6 +45,23 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
+// NAT is the state of the plugins that change it, each with a status of its own.
+func NAT(status func(*cni.Request) error) cni.State {
+	return cni.State{
+		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
+		GC: func(r *cni.Request, valid cni.Valid) error {
+			conn, host := Open()
+			defer conn.Close()
+			return host.GC(r.Owner.Network, valid)
+		},
+		Restore: func() ([]cni.Mended, error) {
+			conn, host := Open()
+			defer conn.Close()
+			return host.Restore()
+		},
+	}
+}
+
 // vouch says whether a link or a lease stands for the attachment with that label, or a
 // link for the network with that one. A container of another plugin than bridge has no
 // link that we know by its name; of a lease, which outlives a boot, it is proved whether

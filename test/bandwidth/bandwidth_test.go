@@ -136,7 +136,7 @@ func TestBandwidthAsReference(t *testing.T) {
 		ours, theirs := newLimited(t), newLimited(t)
 		got, err := ours.Exec(ours.call("ADD", keys)).Result()
 		call := theirs.call("ADD", keys)
-		call.Plugin = theirs.Host.Reference("bandwidth")
+		call.Plugin = theirs.Reference("bandwidth")
 		want, theirErr := theirs.Exec(call).Result()
 		if err != nil || theirErr != nil {
 			t.Fatalf("%s: got %v, want %v", keys, err, theirErr)
@@ -171,9 +171,9 @@ func TestBandwidthSwitchOver(t *testing.T) {
 			l := newLimited(t)
 			add, del := l.call("ADD", bothLimits), l.call("DEL", bothLimits)
 			if referenceAdds {
-				add.Plugin = l.Host.Reference("bandwidth")
+				add.Plugin = l.Reference("bandwidth")
 			} else {
-				del.Plugin = l.Host.Reference("bandwidth")
+				del.Plugin = l.Reference("bandwidth")
 			}
 			result := l.Must(add).Stdout
 			if withResult {

@@ -124,11 +124,11 @@ func TestBridgeLeavesNothing(t *testing.T) {
 func TestBridgeDelWithEditedConfig(t *testing.T) {
 	edits := map[string]object{
 		"another bridge":        {"bridge": "br9"},
-		"another subnet":        {"ipam": host.HostLocal("172.16.0.0/16")},
+		"another subnet":        {"ipam": host.Leases("172.16.0.0/16")},
 		"a wrong mtu":           {"mtu": -1},
 		"no ipMasq":             {"ipMasq": false},
 		"a wrong backend":       {"ipMasqBackend": "pf"},
-		"a broken range":        {"ipam": host.HostLocal("10.9.0.77/24")},
+		"a broken range":        {"ipam": host.Leases("10.9.0.77/24")},
 		"a string for a number": {"mtu": "1500", "ipMasq": "yes"},
 		"ranges no list":        {"ipam": object{"type": "host-local", "ranges": "10.9.0.0/24"}},
 		"a wrong port":          {"runtimeConfig": object{"portMappings": []any{object{"hostPort": 99999, "containerPort": 80}}}},

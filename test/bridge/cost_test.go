@@ -64,8 +64,8 @@ func TestBridgeCost(t *testing.T) {
 		ipam                  any
 		calls, sockets, sends int
 	}{
-		{"ADD", host.HostLocal("10.9.0.0/24"), 105, 2, 7},
-		{"DEL", host.HostLocal("10.9.0.0/24"), 67, 1, 2},
+		{"ADD", host.Leases("10.9.0.0/24"), 105, 2, 7},
+		{"DEL", host.Leases("10.9.0.0/24"), 67, 1, 2},
 		{"ADD", nil, 144, 3, 9},
 		{"DEL", nil, 78, 1, 2},
 	}
@@ -160,7 +160,7 @@ func TestOneExecCost(t *testing.T) {
 		t.Fatal(err)
 	}
 	mapped := func(port int) string {
-		return host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": port, "containerPort": 80}}}})
+		return host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": port, "containerPort": 80}}}})
 	}
 	h.Container("standing").MustAdd(mapped(8081))
 	c := h.Container("c1")

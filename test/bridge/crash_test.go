@@ -38,7 +38,7 @@ func (s scene) assertUntouched(t *testing.T, step, answer string) {
 	t.Helper()
 	s.AssertUnchanged(s.host0, host.Kept...)
 	s.c.AssertUnchanged(s.container0)
-	s.Host.AssertNoLease()
+	s.AssertNoLease()
 	if t.Failed() {
 		t.Fatalf("%s: the plugin said %q", step, answer)
 	}

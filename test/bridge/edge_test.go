@@ -107,12 +107,12 @@ func TestNullsInPrevResult(t *testing.T) {
 func TestAliasOfAPerson(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
-	h.Container("c1").MustAdd(host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/16")}))
+	h.Container("c1").MustAdd(host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/16")}))
 	h.MustRun("ip", "link", "add", "zz0", "master", "br0", "type", "veth", "peer", "name", "zz1")
 	h.MustRun("ip", "link", "set", "zz0", "alias", "trestle:mine")
 	c := h.Container("c2")
 	before := h.Dump()
-	err := h.Exec(c.Call("ADD", "bridge", host.BridgeConfig(object{"name": "other", "ipam": host.HostLocal("10.9.3.0/24")}))).Err()
+	err := h.Exec(c.Call("ADD", "bridge", host.BridgeConfig(object{"name": "other", "ipam": host.Leases("10.9.3.0/24")}))).Err()
 	if host.CodeOf(err) != 102 {
 		t.Fatalf("got %v, want code 102", err)
 	}
@@ -302,7 +302,7 @@ func TestLeaseStaysWithItsLink(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	config := host.BridgeConfig(object{"ipMasq": nil, "ipam": host.HostLocal("10.9.0.0/30")})
+	config := host.BridgeConfig(object{"ipMasq": nil, "ipam": host.Leases("10.9.0.0/30")})
 	c.MustAdd(config)
 	for _, command := range []string{"DEL", "GC"} {
 		call := c.Call(command, "bridge", withKeys(t, config, object{"cni.dev/valid-attachments": []any{}}))

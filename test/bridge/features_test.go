@@ -97,8 +97,8 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	a, b, c := h.Container("a"), h.Container("b"), h.Container("c")
-	first := host.BridgeConfig(object{"ipam": host.HostLocal("10.1.0.0/24")})
-	second := host.BridgeConfig(object{"name": "second", "ipam": host.HostLocal("10.2.0.0/24")})
+	first := host.BridgeConfig(object{"ipam": host.Leases("10.1.0.0/24")})
+	second := host.BridgeConfig(object{"name": "second", "ipam": host.Leases("10.2.0.0/24")})
 	a.MustAdd(first)
 	b.MustAdd(second)
 	mustContain(t, "bridge", h.MustRun("ip", "-4", "address", "show", "br0"), "10.1.0.1/24", "10.2.0.1/24")
@@ -107,7 +107,7 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 	}
 
 	before := h.Dump()
-	third := object{"name": "third", "ipam": host.HostLocal("10.2.0.0/16")}
+	third := object{"name": "third", "ipam": host.Leases("10.2.0.0/16")}
 	err := h.Exec(c.Call("ADD", "bridge", host.BridgeConfig(third))).Err()
 	if host.CodeOf(err) != 102 {
 		t.Fatalf("overlap: got %v, want code 102", err)
@@ -127,14 +127,14 @@ func TestBridgeSharedByNetworks(t *testing.T) {
 func TestBridgeForceAddress(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
-	h.Container("other").MustAdd(host.BridgeConfig(object{"name": "other", "ipam": host.HostLocal("10.1.0.0/24")}))
+	h.Container("other").MustAdd(host.BridgeConfig(object{"name": "other", "ipam": host.Leases("10.1.0.0/24")}))
 	h.MustRun("ip", "address", "add", "10.3.0.1/24", "dev", "br0")
 	h.Container("old").MustAdd(host.BridgeConfig(nil))
-	moved := object{"ipam": host.HostLocal("10.10.0.0/24")}
+	moved := object{"ipam": host.Leases("10.10.0.0/24")}
 	h.Container("kept").MustAdd(host.BridgeConfig(moved)) // without the key nothing goes
 	mustContain(t, "bridge", h.MustRun("ip", "-4", "address", "show", "br0"), "10.9.0.1/24", "10.10.0.1/24")
 
-	moved["ipam"], moved["forceAddress"] = host.HostLocal("10.8.0.0/13"), true // holds both former ones
+	moved["ipam"], moved["forceAddress"] = host.Leases("10.8.0.0/13"), true // holds both former ones
 	moved["ipam"] = object{"type": "host-local", "ranges": []any{[]any{object{"subnet": "10.8.0.0/14", "rangeStart": "10.11.0.2"}}}}
 	c := h.Container("new")
 	c.MustAdd(host.BridgeConfig(moved))
@@ -352,7 +352,7 @@ func TestBridgeQuietIPv4(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	config := host.BridgeConfig(object{"ipv6LinkLocal": false, "ipam": host.HostLocal("10.9.0.0/24")})
+	config := host.BridgeConfig(object{"ipv6LinkLocal": false, "ipam": host.Leases("10.9.0.0/24")})
 	result, err := h.Exec(c.Call("ADD", "bridge", config)).Result()
 	if err != nil {
 		t.Fatal(err)
@@ -371,7 +371,7 @@ func TestBridgeRoutesWithAllFields(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	ipam := host.HostLocal("10.9.0.0/24")
+	ipam := host.Leases("10.9.0.0/24")
 	ipam["routes"] = []any{
 		object{"dst": "10.50.0.0/16", "mtu": 1300, "advmss": 1200, "priority": 9, "table": 77},
 		object{"dst": "10.51.0.0/16", "gw": "10.9.0.9"},
@@ -414,7 +414,7 @@ func TestBridgeForeignIPAM(t *testing.T) {
 		}
 	}
 	h.AssertUnchanged(before, host.Kept...)
-	call := c.Call("ADD", "bridge", host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/32")}))
+	call := c.Call("ADD", "bridge", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/32")}))
 	call.Path = h.Dirs().Reference
 	err := h.Exec(call).Err()
 	if err == nil {
@@ -428,7 +428,7 @@ func TestBridgeGC(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	config := host.BridgeConfig(object{"macspoofchk": true})
-	other := transientConfig(object{"name": "other", "ipam": host.HostLocal("10.7.0.0/24")})
+	other := transientConfig(object{"name": "other", "ipam": host.Leases("10.7.0.0/24")})
 	before := h.Dump()
 	keep, drop, foreign := h.Container("keep"), h.Container("drop"), h.Container("foreign")
 	foreign.MustAdd(other)
@@ -468,7 +468,7 @@ func TestBridgeStatus(t *testing.T) {
 	}
 	h.AssertUnchanged(before)
 
-	ipam := host.HostLocal("10.9.0.0/30")
+	ipam := host.Leases("10.9.0.0/30")
 	ipam["statusWhenFull"] = "unavailable"
 	small := host.BridgeConfig(object{"ipam": ipam})
 	h.Container("c1").MustAdd(small) // takes the only address

@@ -17,12 +17,12 @@ func TestGCCost(t *testing.T) {
 	gc := func(attachments int) host.Trace {
 		for i := len(valid); i < attachments; i++ {
 			c := h.Container(fmt.Sprintf("c%d", i))
-			c.MustAdd(host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": 8000 + i, "containerPort": 80}}}}))
+			c.MustAdd(host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": 8000 + i, "containerPort": 80}}}}))
 			valid = append(valid, object{"containerID": c.ID, "ifname": "eth0"})
 		}
 		answer := h.Exec(host.Call{
 			Plugin: "bridge", Command: "GC", Strace: &host.Strace{},
-			Config: host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24"), "cni.dev/valid-attachments": valid}),
+			Config: host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24"), "cni.dev/valid-attachments": valid}),
 		})
 		if err := answer.Err(); err != nil {
 			t.Fatal(err)

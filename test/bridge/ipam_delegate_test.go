@@ -114,7 +114,7 @@ func TestIPAMOfAnotherProgramFails(t *testing.T) {
 	mapped := object{"capabilities": object{"portMappings": true}, "runtimeConfig": object{
 		"portMappings": []any{object{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}},
 	}}
-	other := host.BridgeConfig(object{"name": "other", "bridge": "br1", "ipam": host.HostLocal("10.7.0.0/24")}) // has the port
+	other := host.BridgeConfig(object{"name": "other", "bridge": "br1", "ipam": host.Leases("10.7.0.0/24")}) // has the port
 	const asked, released = "ADD: state UP, 1 forwarding\n", "DEL: no link, 0 forwarding\n"
 	for _, tt := range []struct {
 		name   string

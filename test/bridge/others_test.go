@@ -119,7 +119,7 @@ func TestBridgeSharedGatewayStays(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	ports := object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}}
-	h.Container("holder").MustAdd(host.BridgeConfig(object{"name": "o", "bridge": "br9", "ipam": host.HostLocal("10.55.0.0/24"), "runtimeConfig": ports}))
+	h.Container("holder").MustAdd(host.BridgeConfig(object{"name": "o", "bridge": "br9", "ipam": host.Leases("10.55.0.0/24"), "runtimeConfig": ports}))
 	half := func(name, start, end string) object {
 		return object{"name": name, "ipam": object{"type": "host-local", "subnet": "10.9.0.0/24", "rangeStart": start, "rangeEnd": end}}
 	}
@@ -146,7 +146,7 @@ func TestBridgeUndoesWhatOthersOwn(t *testing.T) {
 			t.Parallel()
 			h := host.NewRouting(t)
 			ports := object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}}
-			h.Container("holder").MustAdd(host.BridgeConfig(object{"name": "o", "bridge": "br9", "ipam": host.HostLocal("10.55.0.0/24"), "runtimeConfig": ports}))
+			h.Container("holder").MustAdd(host.BridgeConfig(object{"name": "o", "bridge": "br9", "ipam": host.Leases("10.55.0.0/24"), "runtimeConfig": ports}))
 			h.MustRun("sh", "-c", tt.setup)
 			c := h.Container("c1")
 			before := h.Dump()
@@ -176,7 +176,7 @@ func TestBridgeCheckAfterLaterPlugins(t *testing.T) {
 			t.Parallel()
 			h := host.NewRouting(t)
 			c := h.Container("c1")
-			config := host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24")})
+			config := host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")})
 			added := h.Exec(c.Call("ADD", "bridge", config))
 			var result map[string]any
 			if err := json.Unmarshal([]byte(added.Stdout), &result); added.Err() != nil || err != nil {

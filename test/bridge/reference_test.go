@@ -18,7 +18,7 @@ func TestBridgeAnswersAsTheReference(t *testing.T) {
 		name string
 		edit object
 	}{
-		{"README of bridge", object{"isDefaultGateway": true, "forceAddress": false, "hairpinMode": true, "ipam": host.HostLocal("10.10.0.0/16")}},
+		{"README of bridge", object{"isDefaultGateway": true, "forceAddress": false, "hairpinMode": true, "ipam": host.Leases("10.10.0.0/16")}},
 		{"layer 2", object{"isDefaultGateway": nil, "ipMasq": nil, "ipam": nil}},
 		{"layer 2, link down", object{"isDefaultGateway": nil, "ipMasq": nil, "ipam": nil, "disableContainerInterface": true}},
 		{"dual stack", nil},

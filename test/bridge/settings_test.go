@@ -64,7 +64,7 @@ func TestBridgeSLAAC(t *testing.T) {
 		want string
 	}{
 		"layer 2":    {object{"ipam": nil, "isDefaultGateway": nil, "ipMasq": nil}, "1"},
-		"IPv4":       {object{"ipam": host.HostLocal("10.9.0.0/24")}, "1"},
+		"IPv4":       {object{"ipam": host.Leases("10.9.0.0/24")}, "1"},
 		"dual stack": {nil, "0"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,9 +91,9 @@ func TestBridgeReadOnlySysctls(t *testing.T) {
 		want        []string // in the refusal; none: it works
 	}{
 		{"layer 2", "true", object{"ipam": nil, "isDefaultGateway": nil, "ipMasq": nil}, nil},
-		{"IPv4, forwarding on", "true", object{"ipam": host.HostLocal("10.9.0.0/24")}, nil},
+		{"IPv4, forwarding on", "true", object{"ipam": host.Leases("10.9.0.0/24")}, nil},
 		{"dual stack, forwarding on", "true", nil, nil},
-		{"forwarding off", "sysctl -qw net.ipv4.ip_forward=0", object{"ipam": host.HostLocal("10.9.0.0/24")}, []string{"isGateway", "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1"}},
+		{"forwarding off", "sysctl -qw net.ipv4.ip_forward=0", object{"ipam": host.Leases("10.9.0.0/24")}, []string{"isGateway", "net.ipv4.ip_forward", "sysctl -w net.ipv4.ip_forward=1"}},
 		{
 			"IPv6 off in the container", "ip netns exec c1 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1", nil,
 			[]string{"fd09::2/64", "disable_ipv6", "ipam.ranges"},
@@ -146,7 +146,7 @@ func TestBridgeHostWithoutIPv6(t *testing.T) {
 				mustContain(t, call.Command, err.Error(), "ipam.ranges[1]", "disable_ipv6=0", "take the IPv6 range out")
 			}
 			h.AssertUnchanged(before, host.Kept...)
-			c.MustAdd(host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24")})) // which needs none
+			c.MustAdd(host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")})) // which needs none
 		})
 	}
 }
@@ -198,7 +198,7 @@ func TestBridgeIPv6IsThereAtOnce(t *testing.T) {
 
 // Below 1.1.0 a result has no such fields of routes, and CHECK compares what it has.
 func TestBridgeCheckOfRoutesInOldVersions(t *testing.T) {
-	ipam := host.HostLocal("10.9.0.0/24")
+	ipam := host.Leases("10.9.0.0/24")
 	ipam["routes"] = []any{
 		object{"dst": "10.50.0.0/16", "mtu": 1300, "priority": 9},
 		object{"dst": "10.51.0.0/16", "table": 77},

@@ -66,7 +66,7 @@ func TestBridgeOverlapBesideAnOddAlias(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.MustRun("ip", "link", "set", result.Interfaces[1].Name, "alias", "trestle:x")
-	err = h.Exec(h.Container("c2").Call("ADD", "bridge", host.BridgeConfig(object{"name": "second", "ipam": host.HostLocal("10.9.0.0/16")}))).Err()
+	err = h.Exec(h.Container("c2").Call("ADD", "bridge", host.BridgeConfig(object{"name": "second", "ipam": host.Leases("10.9.0.0/16")}))).Err()
 	if host.CodeOf(err) != 102 {
 		t.Errorf("got %v, want code 102", err)
 	}
@@ -174,7 +174,7 @@ func TestBridgeMTUOfTheBridge(t *testing.T) {
 		{"the uplink shrinks", nil, "ip link set " + host.Uplink + " mtu 1420", nil, "mtu 1500"},
 		{"the uplink grows", nil, "ip link set " + host.Uplink + " mtu 9000", nil, "mtu 1500"},
 		{"mtu set later", nil, "true", object{"mtu": 1400}, "mtu 1500"},
-		{"another network's mtu", object{"mtu": 1400}, "true", object{"name": "second", "ipam": host.HostLocal("10.10.0.0/24"), "mtu": 1450}, "mtu 1400"},
+		{"another network's mtu", object{"mtu": 1400}, "true", object{"name": "second", "ipam": host.Leases("10.10.0.0/24"), "mtu": 1450}, "mtu 1400"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -214,7 +214,7 @@ func TestBridgeMTUOfABridgeThatExists(t *testing.T) {
 	c.MustAdd(host.BridgeConfig(object{"mtu": 1400}))
 	mustContain(t, "eth0 on the administrator's, mtu set", c.MustRun("ip", "link", "show", "eth0"), "mtu 1450")
 
-	own := object{"name": "own", "bridge": "br1", "ipam": host.HostLocal("10.10.0.0/24")}
+	own := object{"name": "own", "bridge": "br1", "ipam": host.Leases("10.10.0.0/24")}
 	b.MustAdd(host.BridgeConfig(own))
 	b.MustDel(host.BridgeConfig(own))
 	mustContain(t, "our empty bridge", h.MustRun("ip", "link", "show", "br1"), "mtu 9000")
@@ -233,10 +233,10 @@ func TestBridgeGatewayElsewhere(t *testing.T) {
 		edit  object
 		link  string // named by the refusal; "": none
 	}{
-		{"the host's LAN", "true", object{"ipam": host.HostLocal("192.0.2.0/24")}, host.Uplink},
-		{"a part of it", "true", object{"ipam": host.HostLocal("192.0.2.128/25")}, host.Uplink},
-		{"what holds it", "true", object{"ipam": host.HostLocal("192.0.0.0/16")}, host.Uplink},
-		{"IPv6", "true", object{"ipam": host.HostLocal("2001:db8::/64")}, host.Uplink},
+		{"the host's LAN", "true", object{"ipam": host.Leases("192.0.2.0/24")}, host.Uplink},
+		{"a part of it", "true", object{"ipam": host.Leases("192.0.2.128/25")}, host.Uplink},
+		{"what holds it", "true", object{"ipam": host.Leases("192.0.0.0/16")}, host.Uplink},
+		{"IPv6", "true", object{"ipam": host.Leases("2001:db8::/64")}, host.Uplink},
 		{"a route", "ip route add 10.9.0.0/16 via 192.0.2.1", nil, host.Uplink},
 		{"a link that is down", "ip link add other type bridge; ip address add 10.9.0.1/24 dev other", nil, "other"},
 		{"another bridge of ours", "true", object{"bridge": "br1", "name": "second"}, "br0"},

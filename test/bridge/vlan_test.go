@@ -57,7 +57,7 @@ func TestVLANSeparates(t *testing.T) {
 	h := host.NewWithVLANs(t)
 	before := h.Dump()
 	attach := func(name, address string, changes object) (*host.Container, string) {
-		changes["ipam"], changes["args"] = host.HostLocal("10.9.0.0/24"), object{"cni": object{"ips": []string{address}}}
+		changes["ipam"], changes["args"] = host.Leases("10.9.0.0/24"), object{"cni": object{"ips": []string{address}}}
 		config := transientConfig(noGateway(changes))
 		c := h.Container(name)
 		c.MustAdd(config)
@@ -101,7 +101,7 @@ func TestVLANGateway(t *testing.T) {
 	h := host.NewWithVLANs(t)
 	before := h.Dump()
 	red := vlanConfig(nil)
-	blue := vlanConfig(object{"name": "blue", "vlan": 200, "ipam": host.HostLocal("10.10.0.0/24")})
+	blue := vlanConfig(object{"name": "blue", "vlan": 200, "ipam": host.Leases("10.10.0.0/24")})
 	c, other := h.Container("c1"), h.Container("c2")
 	added := h.Exec(c.Call("ADD", "bridge", red))
 	result, err := added.Result()
@@ -150,7 +150,7 @@ func TestVLANTrunk(t *testing.T) {
 	h := host.NewWithVLANs(t)
 	before := h.Dump()
 	trunk := transientConfig(object{
-		"ipMasq": nil, "ipam": host.HostLocal("10.9.0.0/24"),
+		"ipMasq": nil, "ipam": host.Leases("10.9.0.0/24"),
 		"vlanTrunk": []any{object{"minID": 200, "maxID": 210}, object{"id": 300}},
 	})
 	access := transientConfig(object{"name": "access", "isDefaultGateway": nil, "ipMasq": nil, "ipam": nil, "vlan": 205})
@@ -376,7 +376,7 @@ func TestVLANOnPlainBridge(t *testing.T) {
 // changed of a bridge that was there before, whoever made that.
 func TestVLANFailureLeavesNothing(t *testing.T) {
 	host.NewWithVLANs(t)
-	unreachable := host.HostLocal("10.9.0.0/24")
+	unreachable := host.Leases("10.9.0.0/24")
 	unreachable["routes"] = []any{object{"dst": "10.50.0.0/16", "gw": "10.77.0.1"}}
 	for _, setup := range []string{
 		"true",
@@ -439,7 +439,7 @@ func TestVLANFailureSparesOthers(t *testing.T) {
 	c := h.Container("c1")
 	c.MustAdd(config)
 	before := h.Dump()
-	unreachable := host.HostLocal("10.10.0.0/24")
+	unreachable := host.Leases("10.10.0.0/24")
 	unreachable["routes"] = []any{object{"dst": "10.50.0.0/16", "gw": "10.77.0.1"}}
 	if err := h.Exec(h.Container("c2").Call("ADD", "bridge", vlanConfig(object{"name": "other", "vlan": 200, "ipam": unreachable}))).Err(); err == nil {
 		t.Fatal("got no error for a route that cannot be")

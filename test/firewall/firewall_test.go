@@ -391,9 +391,9 @@ func TestFirewallSwitchOver(t *testing.T) {
 			}
 			del.Config = strings.TrimSuffix(del.Config, "}") + `, "prevResult": ` + firewallPrevResult(c) + "}"
 			if referenceAdds {
-				add.Plugin = w.Host.Reference("firewall")
+				add.Plugin = w.Reference("firewall")
 			} else {
-				del.Plugin = w.Host.Reference("firewall")
+				del.Plugin = w.Reference("firewall")
 			}
 			for _, call := range []*host.Call{&add, &del} { // which knows no such version
 				if call.Plugin != "firewall" {

@@ -249,9 +249,9 @@ func TestFirewalldSwitchOver(t *testing.T) {
 		add, del := w.call(c, "ADD", ""), w.call(c, "DEL", "")
 		del.Config = strings.TrimSuffix(del.Config, "}") + `, "prevResult": ` + firewallPrevResult(c) + "}"
 		if referenceAdds {
-			add.Plugin = w.Host.Reference("firewall")
+			add.Plugin = w.Reference("firewall")
 		} else {
-			del.Plugin = w.Host.Reference("firewall")
+			del.Plugin = w.Reference("firewall")
 		}
 		for _, call := range []host.Call{add, del} {
 			if err := w.Exec(call).Err(); err != nil {

@@ -31,8 +31,8 @@ func BridgeConfig(changes Object) string {
 	return string(data)
 }
 
-// HostLocal is the "ipam" of a network with one subnet.
-func HostLocal(subnet string) Object {
+// Leases is the "ipam" of a network with one subnet, which host-local serves.
+func Leases(subnet string) Object {
 	return Object{"type": "host-local", "ranges": []any{[]any{Object{"subnet": subnet}}}}
 }
 

@@ -16,14 +16,14 @@ import (
 
 // DEL frees the lease whatever has become of the network's address management.
 func TestBridgeDelWithOtherIPAM(t *testing.T) {
-	away := host.HostLocal("10.9.0.0/24")
+	away := host.Leases("10.9.0.0/24")
 	away["dataDir"] = "/run/leases"
-	moved := host.HostLocal("10.9.0.0/24")
+	moved := host.Leases("10.9.0.0/24")
 	moved["dataDir"] = "/run/moved"
 	missing := object{"type": "host-local-of-somebody"}
 	edits := map[string]object{
 		"another dataDir":            {"ipam": moved},
-		"the default dataDir":        {"ipam": host.HostLocal("10.9.0.0/24")},
+		"the default dataDir":        {"ipam": host.Leases("10.9.0.0/24")},
 		"a dataDir of no sense":      {"ipam": object{"type": "host-local", "dataDir": 5}},
 		"static":                     {"ipam": object{"type": "static", "addresses": []any{object{"address": "10.1.1.1/24"}}}},
 		"no ipam":                    {"ipam": nil},
@@ -31,7 +31,7 @@ func TestBridgeDelWithOtherIPAM(t *testing.T) {
 		"a list for an object":       {"ipam": []any{}},
 		"a plugin that is not there": {"ipam": missing},
 	}
-	for from, ipam := range map[string]object{"default dataDir": host.HostLocal("10.9.0.0/24"), "dataDir of its own": away} {
+	for from, ipam := range map[string]object{"default dataDir": host.Leases("10.9.0.0/24"), "dataDir of its own": away} {
 		for to, edit := range edits {
 			t.Run(from+", then "+to, func(t *testing.T) {
 				t.Parallel()
@@ -78,13 +78,13 @@ func TestBridgeGCWithOtherIPAM(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	living, dead := h.Container("living"), h.Container("dead")
-	away := host.HostLocal("10.9.0.0/24")
+	away := host.Leases("10.9.0.0/24")
 	away["dataDir"] = "/run/leases"
 	living.MustAdd(host.BridgeConfig(object{"ipam": away}))
 	want := leasedAddresses(t, h)
 	dead.MustAdd(host.BridgeConfig(object{"ipam": away}))
 	dead.Remove()
-	for _, ipam := range []any{nil, host.HostLocal("10.9.0.0/24")} {
+	for _, ipam := range []any{nil, host.Leases("10.9.0.0/24")} {
 		config := host.BridgeConfig(object{"ipam": ipam, "cni.dev/valid-attachments": []any{object{"containerID": "living", "ifname": "eth0"}}})
 		if err := h.Exec(host.Call{Command: "GC", Plugin: "bridge", Config: config}).Err(); err != nil {
 			t.Error(err)
@@ -99,7 +99,7 @@ func TestBridgeGCWithOtherIPAM(t *testing.T) {
 func TestBridgeAddTwiceAtOnce(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
-	config := host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24"), "ipMasq": false})
+	config := host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24"), "ipMasq": false})
 	for i := range 20 {
 		c := h.Container(fmt.Sprint("c", i))
 		var answers [2]host.Answer
@@ -126,7 +126,7 @@ func TestBridgeAddTwiceAtOnce(t *testing.T) {
 // ptpOn runs the reference's ptp, which asks for addresses before it looks for the
 // interface, and takes a failure back by DEL, with the host-local of that directory.
 func ptpOn(h *host.Host, c *host.Container, verb, hostLocal string) host.Answer {
-	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.HostLocal("10.9.0.0/24")})
+	config := host.BridgeConfig(object{"type": "ptp", "isDefaultGateway": nil, "ipMasq": nil, "ipam": host.Leases("10.9.0.0/24")})
 	call := c.Call(verb, h.Reference("ptp"), config)
 	call.Path = hostLocal
 	return h.Exec(call)
@@ -165,7 +165,7 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	c.Remove()
 	c = h.Container("c1")
 	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
-	call := c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24")}))
+	call := c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")}))
 	answer := h.Exec(call)
 	for deadline := time.Now().Add(30 * time.Second); host.CodeOf(answer.Err()) == 102 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		answer = h.Exec(call) // the kernel takes its time to end a namespace
@@ -221,7 +221,7 @@ func TestHostLocalSparesTheReferencesLease(t *testing.T) {
 	}
 	// Of an earlier boot's, nothing is attached: what is there is a link that came first.
 	h.MustRun("touch", "-d", "1971-01-01", "/var/lib/cni/networks/n/10.9.0.2")
-	result, err := h.Exec(c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.HostLocal("10.9.0.0/24")}))).Result()
+	result, err := h.Exec(c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")}))).Result()
 	if err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
 		t.Errorf("ADD after a reboot: got %v, %v, want 10.9.0.2", result, err)
 	}

@@ -54,17 +54,17 @@ func TestRestoreTells(t *testing.T) {
 				"name": "blue", "ipMasqBackend": backend, "macspoofchk": true,
 				"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}},
 			}))
-			h.Container("c2").MustAdd(host.BridgeConfig(object{"name": "red", "bridge": "br1", "ipMasqBackend": backend, "ipam": host.HostLocal("10.8.0.0/24")}))
+			h.Container("c2").MustAdd(host.BridgeConfig(object{"name": "red", "bridge": "br1", "ipMasqBackend": backend, "ipam": host.Leases("10.8.0.0/24")}))
 			flush := "nft flush ruleset"
 			for _, tt := range []struct {
 				lost string
 				want []string
 			}{
-				{"true", []string{"nothing was missing (2 networks with records)\n"}},
-				{flush, []string{"blue: made again masquerade; mapped ports of c1/eth0; MAC checks of c1/eth0\n", "red: made again masquerade\n"}},
-				{"true", []string{"nothing was missing (2 networks with records)\n"}},
-				{"rm -r /run/trestle/translations/blue", []string{"blue/c1/eth0: had no record any more, and is alive"}},
-				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"blue/c1/eth0: nobody has it"}},
+				{"true", []string{"nothing was missing\n"}},
+				{flush, []string{"blue: masquerade made again; mapped ports of c1/eth0 made again; MAC check of c1/eth0 made again\n", "red: masquerade made again\n"}},
+				{"true", []string{"nothing was missing\n"}},
+				{"rm -r /run/trestle/translations/blue", []string{"record of c1/eth0 made again"}},
+				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"rules of c1/eth0 removed"}},
 			} {
 				h.MustRun("sh", "-ec", tt.lost)
 				got := h.MustRun(filepath.Join(h.Dirs().Trestle, "trestle"), "restore")

@@ -236,7 +236,7 @@ func TestMasqueradeAfterABoot(t *testing.T) {
 					c1.MustDel(old)
 				}
 				h.MustRun("sh", "-ec", "rm -r /run/trestle; "+fmt.Sprintf(host.LoadRuleset, "/run/saved"))
-				h.Container("c2").MustAdd(host.BridgeConfig(object{"ipam": host.HostLocal("10.8.0.0/24"), "ipMasqBackend": backend}))
+				h.Container("c2").MustAdd(host.BridgeConfig(object{"ipam": host.Leases("10.8.0.0/24"), "ipMasqBackend": backend}))
 				rules := h.MustRun("sh", "-c", `nft list ruleset | grep -F '"old/'; iptables-save -t nat | grep -F '"old/'; true`)
 				if got := rules != ""; got != alive {
 					t.Errorf("got masquerade kept %v, want %v\n%s", got, alive, rules)

@@ -26,6 +26,7 @@ var rooms = map[string]struct {
 	pkg   bool
 	rooms []string
 }{
+	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
 	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
 	"cmd/trestle/network":   {true, nil},

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,6 +49,39 @@ func TestOneListOfPlugins(t *testing.T) {
 		}
 	}
 	noOtherList(t, want)
+}
+
+// TestEveryStateIsRegistered: a package that makes what GC takes back is in the list
+// that GC, STATUS and `trestle restore` go through, and one that has rules in nftables,
+// which anybody may flush, restores them.
+func TestEveryStateIsRegistered(t *testing.T) {
+	collects, restores := map[string]bool{}, map[string]bool{}
+	for _, state := range registry.States() {
+		if state.Package == "" || state.What == "" || state.GC == nil {
+			t.Errorf("a state of %q, %q: want the package, what it is, and its GC", state.Package, state.What)
+		}
+		collects[state.Package] = true
+		restores[state.Package] = restores[state.Package] || state.Restore != nil
+	}
+	for name, imports := range ourImports(t) {
+		if !strings.HasPrefix(name, "pkg/") {
+			continue
+		}
+		files, err := filepath.Glob("../../" + name + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		isCollector := func(file string) bool {
+			return slices.ContainsFunc(slices.Collect(maps.Keys(declarations(t, file))), func(symbol string) bool { return strings.HasSuffix(symbol, ".GC") })
+		}
+		if name != "pkg/cni" && slices.ContainsFunc(files, isCollector) && !collects[name] {
+			t.Errorf("%s has a GC, and no plugin has a cni.State of it", name)
+		}
+		// trestle-node repairs by itself what pkg/overlay has
+		if name != "pkg/overlay" && slices.Contains(imports, "pkg/nft") && base[name] == nil && !restores[name] {
+			t.Errorf("%s has rules in nftables, and no cni.State of it restores them", name)
+		}
+	}
 }
 
 // noOtherList: no line of code names all plugins.

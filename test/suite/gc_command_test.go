@@ -2,6 +2,7 @@ package suite
 
 import (
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,9 @@ import (
 	"github.com/trestle-cni/trestle/conflist"
 	"github.com/trestle-cni/trestle/test/host"
 )
+
+// tookBack is a line of trestle gc that says what went.
+var tookBack = regexp.MustCompile(`(?m)^  took back trestle/.*/eth0: 10\.22\.0\.3, fd6c:4ae9:71d3:22::3\n`)
 
 // TestGCCommand: trestle gc takes back the addresses of a container whose network
 // namespace is gone, in a list of a version that has no GC. A living container
@@ -44,6 +48,7 @@ func TestGCCommand(t *testing.T) {
 	want := "10.22.0.2\nfd6c:4ae9:71d3:22::2\n"
 	for end := time.Now().Add(10 * time.Second); leases() != want && time.Now().Before(end); {
 		got := h.MustRun(h.Dirs().Trestle+"/trestle", "gc", "--plugins", h.Dirs().Trestle+","+plugins)
+		got = tookBack.ReplaceAllString(got, "") // in the last round
 		if want := "trestle (/etc/cni/net.d/10-trestle.conflist): bridge, portmap\nother (/etc/cni/net.d/99-other.conflist): bridge\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}

@@ -43,10 +43,17 @@ func demoHost(t *testing.T) *host.Host {
 		t.Fatal(err)
 	}
 	lost.Remove()
-	await(t, "its link is gone", func() bool {
-		return strings.Count(h.MustRun("ls", "/sys/class/net"), "veth") == 1
-	})
+	awaitVeths(t, h, 1)
 	return h
+}
+
+// awaitVeths waits until there are so many host veths: those of a namespace that is
+// deleted go a moment later.
+func awaitVeths(t *testing.T, h *host.Host, count int) {
+	t.Helper()
+	await(t, "links of dead containers are gone", func() bool {
+		return strings.Count(h.MustRun("ls", "/sys/class/net"), "veth") == count
+	})
 }
 
 // await asks again and again, until the kernel has done what it does in its own time.

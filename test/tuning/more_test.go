@@ -127,7 +127,7 @@ func TestTuningOldRecord(t *testing.T) {
 		before := u.Dump()
 		u.c.MustRun("ip", "link", "set", "eth0", "mtu", "1400")
 		identity := strings.Fields(u.MustRun("stat", "-L", "-c", "%d %i", u.c.NetNS))
-		u.Host.WriteProgram("/run/cni/tuning/c1_eth0.json", fmt.Sprintf(`{"mtu": 1500, "trestle": {
+		u.WriteProgram("/run/cni/tuning/c1_eth0.json", fmt.Sprintf(`{"mtu": 1500, "trestle": {
 			"Owner": {"Network": "n", "ContainerID": "c1", "IfName": "eth0"}, "Sandbox": {"netns": %q, "device": %s, "inode": %s},
 			"Before": [{"Name": "mtu", "Value": "1500"}], "Made": [{"Name": "mtu", "Value": "1400"}]}}`, u.c.NetNS, identity[0], identity[1]))
 		u.Must(u.call("GC", "")) // it is alive

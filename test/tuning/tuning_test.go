@@ -94,7 +94,7 @@ func TestTuningAsReference(t *testing.T) {
 			call.Config = strings.ReplaceAll(call.Config, `{"address": "10.1.0.5/24"`, `{"version": "4", "address": "10.1.0.5/24"`)
 			call.Config = strings.ReplaceAll(call.Config, `"mtu": 1500, `, "")
 			got, err := ours.Exec(call).Result()
-			call.Plugin = theirs.Host.Reference("tuning")
+			call.Plugin = theirs.Reference("tuning")
 			want, theirErr := theirs.Exec(call).Result()
 			if diff := cmp.Diff(want, got); diff != "" || err != nil || theirErr != nil {
 				t.Errorf("%s %s: got %v, want %v; the answer differs (-theirs +ours):\n%s", version, keys, err, theirErr, diff)
@@ -115,9 +115,9 @@ func TestTuningSwitchOver(t *testing.T) {
 			before := u.Dump()
 			add, del := u.call("ADD", keys+dataDir), u.call("DEL", keys+dataDir)
 			if referenceAdds {
-				add.Plugin = u.Host.Reference("tuning")
+				add.Plugin = u.Reference("tuning")
 			} else {
-				del.Plugin = u.Host.Reference("tuning")
+				del.Plugin = u.Reference("tuning")
 			}
 			u.Must(add)
 			u.expect(t, "after ADD", "0a:58:0a:01:00:07 1400 77 ALLMULTI PROMISC 0 0")

@@ -11,13 +11,13 @@ import (
 // Published is a run of host ports that lead to as long a run of a container's: what a
 // person asked for, where the snapshot has a Port for each port and family.
 type Published struct {
-	Protocol string
+	Protocol string `json:"protocol"`
 	// Hosts are the host's addresses; none: all of them.
-	Hosts     []netip.Addr
-	Host      uint16
-	Container uint16
+	Hosts     []netip.Addr `json:"hosts,omitempty"`
+	Host      uint16       `json:"host"`
+	Container uint16       `json:"container"`
 	// Count is how many ports in a row.
-	Count uint16
+	Count uint16 `json:"count"`
 }
 
 // String is as docker writes it: "8080->80/tcp", "127.0.0.1:8080-8090->80-90/udp".
