@@ -77,7 +77,7 @@ func (h *Host) mayHave(o cni.Owner) (bool, error) {
 // Known says whether we have a record of the attachment, whatever the backend, or records
 // of an earlier release that may tell of it. The kernel is not asked.
 func (h *Host) Known(o cni.Owner) (bool, error) {
-	if _, there, err := h.read(o); err != nil || there {
+	if there, err := h.store.Has(place, o); err != nil || there {
 		return there, err
 	}
 	return h.isOld()
@@ -118,14 +118,15 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also); err != nil {
 		return err
 	}
-	next := attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left}
-	if err := h.leave(rec, next); err != nil {
-		return err
+	if unwanted.Ports != nil {
+		if err := h.reservations().drop(unwanted.Ports.Mappings); err != nil {
+			return err
+		}
 	}
 	if left == (translation{}) {
 		return h.store.Remove(place, o, nil)
 	}
-	return h.write(next)
+	return h.write(attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left})
 }
 
 // portsOf reads an attachment's port mappings back from its elements.

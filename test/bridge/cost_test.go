@@ -167,7 +167,7 @@ func TestOneExecCost(t *testing.T) {
 	for _, tt := range []struct {
 		verb           string
 		calls, sockets int
-	}{{"ADD", 160, 4}, {"DEL", 110, 2}} {
+	}{{"ADD", 145, 3}, {"DEL", 95, 2}} {
 		call := c.Call(tt.verb, "bridge", mapped(8080))
 		call.Strace = &host.Strace{}
 		answer := h.Exec(call)
