@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -16,54 +18,68 @@ func newRestoreCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
 		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
-		Long: `Make masquerade and mapped ports again from their records, in one transaction,
-and the MAC spoof checks and the policies of the firewall plugin in others, after "nft flush ruleset", a
-reload of firewalld or the like has taken them. Where nothing is missing, nothing
-is changed. It says what was made again, network by network.`,
+		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
+MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
+ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
+nothing is changed. It says what was made again, network by network, and what was
+found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			mended, err := restore()
-			return errors.Join(err, printMended(a.printer(command), mended))
+			done, err := restore()
+			return errors.Join(err, printRestored(a.printer(command), done))
 		},
 	}
 }
 
-// restore goes on with the next kind after a failure.
-func restore() (mended []cni.Mended, failed error) {
+// restore goes on with the next kind of state after a failure.
+func restore() (done cni.Restored, err error) {
 	for _, state := range registry.States() {
 		if state.Restore != nil {
-			some, err := state.Restore()
-			mended, failed = append(mended, some...), errors.Join(failed, err)
+			err = errors.Join(err, state.Restore(&done))
 		}
 	}
-	return mended, failed
+	return done, err
 }
 
-// printMended has a line for each network.
-func printMended(p *ui.Printer, mended []cni.Mended) error {
+func printRestored(p *ui.Printer, r cni.Restored) error {
 	if p.JSON {
-		return p.Document(append([]cni.Mended{}, mended...))
+		return p.Document(r)
 	}
-	if len(mended) == 0 {
-		p.Printf("nothing was missing\n")
-	}
-	var networks []string
-	byNetwork := map[string][]string{}
-	for _, m := range mended {
-		if !slices.Contains(networks, m.Network) {
-			networks = append(networks, m.Network)
+	changed := r.Shared || len(r.Released)+len(r.Taken)+len(r.Void) > 0
+	for _, network := range slices.Sorted(maps.Keys(r.Networks)) {
+		var parts []string
+		for _, m := range r.Networks[network] {
+			parts = append(parts, describe(m))
 		}
-		if !slices.Contains(byNetwork[m.Network], m.What) {
-			byNetwork[m.Network] = append(byNetwork[m.Network], m.What)
+		if len(parts) > 0 {
+			changed = true
+			p.Printf("%s: made again %s\n", network, strings.Join(parts, "; "))
 		}
 	}
-	slices.Sort(networks)
-	for _, network := range networks {
-		name := network
-		if name == "" {
-			name = "all networks"
-		}
-		p.Printf("%s: %s\n", name, strings.Join(byNetwork[network], "; "))
+	if r.Shared {
+		p.Printf("made again the rules that all networks' mapped ports share\n")
+	}
+	for _, label := range r.Released {
+		p.Printf("%s: the container is gone; its ports are free\n", label)
+	}
+	for _, label := range r.Taken {
+		p.Printf("%s: had no record any more, and is alive; its ports are recorded again\n", label)
+	}
+	for _, label := range r.Void {
+		p.Printf("%s: nobody has it, by record, link or lease; what nftables or iptables had of it is removed\n", label)
+	}
+	if !changed {
+		p.Printf("nothing was missing (%d networks with records)\n", len(r.Networks))
 	}
 	return nil
+}
+
+func describe(m cni.Made) string {
+	switch {
+	case m.Count > 0:
+		return fmt.Sprintf("%d %s", m.Count, m.What)
+	case len(m.Of) > 0:
+		return m.What + " of " + strings.Join(m.Of, ", ")
+	}
+	return m.What
 }

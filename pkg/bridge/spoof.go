@@ -266,22 +266,23 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, e
 	return changes, err
 }
 
-// Restore makes again what the records ask for, and nothing else for their ports.
-func (s SpoofChecks) Restore() ([]cni.Mended, error) {
+// Restore makes again what the records ask for, and nothing else for their ports. made
+// are the labels of those whose checks were missing.
+func (s SpoofChecks) Restore() (made []string, err error) {
 	if err := s.convert(); err != nil {
 		return nil, err
 	}
 	return s.remake()
 }
 
-func (s SpoofChecks) remake() (made []cni.Mended, err error) {
+func (s SpoofChecks) remake() (made []string, err error) {
 	changes, err := s.wanted(nft.Changes{})
 	if err == nil {
 		changes, err = s.repairs(changes.Create, func(string) (bool, error) { return true, nil })
 	}
 	for _, e := range changes.Create {
-		if m := cni.MendedOf(e.Owner, "MAC check of %s made again"); !slices.Contains(made, m) {
-			made = append(made, m)
+		if !slices.Contains(made, e.Owner) {
+			made = append(made, e.Owner)
 		}
 	}
 	return made, errors.Join(err, s.conn.Commit(changes, nil))

@@ -2,8 +2,6 @@ package firewall
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -19,18 +17,14 @@ import (
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
 // came after them; and removes what DELs had to leave. It
 // says, by network, how many rules and elements were missing.
-func (h *Host) Restore() (made []cni.Mended, err error) {
+func (h *Host) Restore() (missing map[string]int, err error) {
 	err = h.locked(func() error {
-		missing, missingErr := h.missing()
-		for _, network := range slices.Sorted(maps.Keys(missing)) {
-			if n := missing[network]; n > 0 {
-				made = append(made, cni.Mended{Network: network, What: fmt.Sprintf("%d rules and elements of the firewall made again", n)})
-			}
-		}
+		var missingErr error
+		missing, missingErr = h.missing()
 		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
 		return errors.Join(missingErr, err)
 	})
-	return made, err
+	return missing, err
 }
 
 func (h *Host) missing() (map[string]int, error) {
@@ -121,6 +115,9 @@ func (h *Host) repairPlaces(r ruleRecord, entries []entry, repaired map[string]b
 func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 	if r.Value.Released {
 		return r, nil
+	}
+	if _, err := h.makeTables(r.Value); err != nil {
+		return r, err
 	}
 	programs, err := h.programs(r.Value.Addresses, r.Value.IPTables)
 	if err != nil {

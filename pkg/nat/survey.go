@@ -362,11 +362,22 @@ func (h *Host) isLost() (bool, error) {
 	return h.lostRecords()
 }
 
+// Restored is what Restore did, for people.
+type Restored struct {
+	Networks []string // the labels of those with a record, without "/"
+	// Made are the labels of attachments whose mapped ports, and of networks
+	// (cni.NetworkLabel) whose masquerade was made again.
+	Made     []string
+	Released []string // whose container is gone
+	Taken    []string // who had no record, and a link or a lease
+	Void     []string // of whom the kernel told alone
+}
+
 // Restore makes again, from the records, whatever of ours was lost in the kernel, by
 // "nft flush ruleset" or a reload of firewalld; and takes away what is there and
 // nobody's. Where nothing is missing it changes nothing. A record that cannot be
 // restored is named, and harms no other.
-func (h *Host) Restore() (done []cni.Mended, err error) {
+func (h *Host) Restore() (done Restored, err error) {
 	err = h.locked(func() error {
 		done, err = h.restore()
 		return err
@@ -374,7 +385,7 @@ func (h *Host) Restore() (done []cni.Mended, err error) {
 	return done, err
 }
 
-func (h *Host) restore() (done []cni.Mended, err error) {
+func (h *Host) restore() (done Restored, err error) {
 	lost, err := h.isLost()
 	if err != nil {
 		return done, err
@@ -392,54 +403,37 @@ func (h *Host) restore() (done []cni.Mended, err error) {
 }
 
 // missing says what commit and restoreIPTables are going to do.
-func (s *survey) missing() ([]cni.Mended, error) {
-	var done []cni.Mended
+func (s *survey) missing() (Restored, error) {
+	done := Restored{Taken: s.taken, Void: s.void}
+	for _, rec := range s.kept {
+		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
+	}
 	for _, o := range s.gone {
-		done = append(done, cni.MendedOf(o.String(), "ports of %s given up, since the container is gone"))
-	}
-	for _, label := range s.taken {
-		done = append(done, cni.MendedOf(label, "record of %s made again, whose container is alive"))
-	}
-	for _, label := range s.void {
-		done = append(done, cni.MendedOf(label, "rules of %s removed, for which no record, link or lease stands"))
+		done.Released = append(done.Released, o.String())
 	}
 	changes, err := s.changes()
 	if err != nil {
 		return done, err
 	}
-	var lost []string
 	for _, e := range changes.Create {
-		lost = append(lost, e.Owner)
+		done.Made = append(done.Made, e.Owner)
 	}
 	for _, t := range changes.Tables {
-		comments, err := s.conn.Lost(t)
+		owners, err := s.conn.Lost(t)
 		if err != nil {
 			return done, err
 		}
-		lost = append(lost, comments...)
+		done.Made = append(done.Made, owners...)
 	}
 	want, err := rulesOf(s.kept, IPTables)
 	if err == nil && !want.empty() {
-		var chains []string
-		chains, err = ipTables{s.Host}.lost(want)
-		lost = append(lost, chains...)
+		var lost []string
+		lost, err = ipTables{s.Host}.lost(want)
+		done.Made = append(done.Made, lost...)
 	}
-	slices.Sort(lost)
-	for _, label := range slices.Compact(lost) {
-		done = append(done, mended(label))
-	}
+	slices.Sort(done.Made)
+	done.Made = slices.Compact(done.Made)
 	return done, err
-}
-
-// mended is what was lost, by its label or a comment of rules that all share.
-func mended(label string) cni.Mended {
-	switch {
-	case strings.HasSuffix(label, "/"):
-		return cni.MendedOf(label, "masquerade made again")
-	case strings.Contains(label, "/"):
-		return cni.MendedOf(label, "mapped ports of %s made again")
-	}
-	return cni.Mended{What: "rules that all mapped ports share made again"}
 }
 
 // GC releases every attachment of the network that valid does not keep, by its record

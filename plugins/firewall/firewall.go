@@ -104,8 +104,15 @@ func status(r *cni.Request) error {
 	return host.Status(config)
 }
 
-func restore() ([]cni.Mended, error) {
+func restore(done *cni.Restored) error {
 	host := open()
 	defer host.Close()
-	return host.Restore()
+	missing, err := host.Restore()
+	for network, n := range missing {
+		done.Add(cni.NetworkLabel(network))
+		if n > 0 {
+			done.Add(cni.NetworkLabel(network), cni.Made{What: "rules of the firewall plugin", Count: n})
+		}
+	}
+	return err
 }

@@ -5,6 +5,7 @@ package translator
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -54,12 +55,39 @@ func NAT(status func(*cni.Request) error) cni.State {
 			defer conn.Close()
 			return host.GC(r.Owner.Network, valid)
 		},
-		Restore: func() ([]cni.Mended, error) {
-			conn, host := Open()
-			defer conn.Close()
-			return host.Restore()
-		},
+		Restore: restore,
 	}
+}
+
+func restore(done *cni.Restored) error {
+	conn, host := Open()
+	defer conn.Close()
+	found, err := host.Restore()
+	for _, network := range found.Networks {
+		done.Add(network + "/")
+	}
+	for _, label := range found.Made {
+		switch {
+		case !strings.Contains(label, "/"):
+			done.Shared = true
+		case strings.HasSuffix(label, "/"):
+			done.Add(label, cni.Made{What: "masquerade"})
+		default:
+			done.Add(label, cni.Made{What: "mapped ports"})
+		}
+	}
+	done.Released, done.Taken, done.Void = found.Released, found.Taken, found.Void
+	return err
+}
+
+// AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
+// does what it can without.
+func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
+	prev, _ := r.PrevResult() // nil beside an error
+	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	return addresses
 }
 
 // vouch says whether a link or a lease stands for the attachment with that label, or a

@@ -60,11 +60,11 @@ func TestRestoreTells(t *testing.T) {
 				lost string
 				want []string
 			}{
-				{"true", []string{"nothing was missing\n"}},
-				{flush, []string{"blue: masquerade made again; mapped ports of c1/eth0 made again; MAC check of c1/eth0 made again\n", "red: masquerade made again\n"}},
-				{"true", []string{"nothing was missing\n"}},
-				{"rm -r /run/trestle/translations/blue", []string{"record of c1/eth0 made again"}},
-				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"rules of c1/eth0 removed"}},
+				{"true", []string{"nothing was missing (2 networks with records)\n"}},
+				{flush, []string{"blue: made again masquerade; mapped ports of c1/eth0; MAC checks of c1/eth0\n", "red: made again masquerade\n"}},
+				{"true", []string{"nothing was missing (2 networks with records)\n"}},
+				{"rm -r /run/trestle/translations/blue", []string{"blue/c1/eth0: had no record any more, and is alive"}},
+				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"blue/c1/eth0: nobody has it"}},
 			} {
 				h.MustRun("sh", "-ec", tt.lost)
 				got := h.MustRun(filepath.Join(h.Dirs().Trestle, "trestle"), "restore")

@@ -204,7 +204,12 @@ func (t *taking) records() {
 			a.Ports = nil // those of the cache are only what was asked for
 		}
 		for _, m := range r.Mappings {
-			a.Ports = append(a.Ports, Port{Protocol: string(m.Protocol), Host: m.Host, Container: m.Container, Backend: string(r.PortBackend)})
+			a.Ports = append(a.Ports, Port{
+				Protocol:  string(m.Protocol),
+				Host:      m.Host,
+				Container: m.Container,
+				Backend:   string(r.PortBackend),
+			})
 		}
 	}
 }
