@@ -192,7 +192,7 @@ func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, 
 		return requested, c.vacate(requested)
 	}
 	for _, a := range c.held {
-		if r, ok := set.rangeOf(a); ok && r.leasable(a) {
+		if r, ok := set.rangeOf(a); ok && r.Leasable(a) {
 			return a, nil
 		}
 	}

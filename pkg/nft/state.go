@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -279,9 +280,12 @@ func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, e
 // nobody here: only intervals need it, and kernels before 5.6 refuse it.
 func (t Table) set(s Set) *nftables.Set {
 	set := &nftables.Set{Table: t.library(), Name: s.Name, IsMap: s.Data != nil, HasTimeout: true, KeyType: s.Key[0]}
-	if len(s.Key) > 1 {
+	switch {
+	case len(s.Key) > 1:
 		set.KeyType = nftables.MustConcatSetType(s.Key...)
-	} else {
+	case s.Key[0] == nftables.TypeIPAddr || s.Key[0] == nftables.TypeIP6Addr:
+		set.KeyByteOrder = binaryutil.BigEndian // or nft prints 1.2.0.192
+	default:
 		set.KeyByteOrder = nativeEndian // as nft has it for names
 	}
 	if set.IsMap {

@@ -16,10 +16,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// Plugin wires the verbs. Its functions may be called in any process, with the
+// Plugin wires the commands. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/ipam", What: "leases", GC: gc, Status: status}},
+	}
 }
 
 // add is ADD for whoever executes the plugin. ptp, for one, asks for addresses first, sees
@@ -175,16 +179,17 @@ func show(addresses []netip.Addr) string {
 	return "[" + strings.Join(parts, " ") + "]"
 }
 
-func gc(r *cni.Request) error {
+func gc(r *cni.Request, valid cni.Valid) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
 		return err
 	}
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
 	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
+}
+
+func validate(r *cni.Request) error {
+	_, err := ipam.ParseConfig(r)
+	return err
 }
 
 func status(r *cni.Request) error {

@@ -1,0 +1,495 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+func TestParseConfig(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, config, want string }{
+		{"fine", modelConfig, ""},
+		{"no networks", `{"id": "x"}`, "name one with a pool"},
+		{"no pool", `{"networks": [{"name": "a"}]}`, "network a: no pool"},
+		{"pool too small", `{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.0/24", "subnetLen": 24}}]}`, "subnetLen: 24 must be more than the pool's 24"},
+		{"subnet too small", `{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.0/24", "subnetLen": 31}}]}`, "at most 30"},
+		{"host bits", `{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.1/24", "subnetLen": 28}}]}`, "10.0.0.0/24 is the prefix"},
+		{"family", `{"networks": [{"name": "a", "ipv6": {"pool": "10.0.0.0/24", "subnetLen": 28}}]}`, "of the other family"},
+		{"too many", `{"networks": [{"name": "a", "ipv6": {"pool": "fd00::/16", "subnetLen": 64}}]}`, "2^32 is the most"},
+		{"overlap", `{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.0/16", "subnetLen": 24}}, {"name": "b", "ipv4": {"pool": "10.0.8.0/21", "subnetLen": 24}}]}`, "pool 10.0.8.0/21 overlaps 10.0.0.0/16 of network a: ipv4"},
+		{"twice", `{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.0/16", "subnetLen": 24}}, {"name": "a", "ipv4": {"pool": "10.1.0.0/16", "subnetLen": 24}}]}`, "network a is there twice"},
+		{"name", `{"networks": [{"name": "A network", "ipv4": {"pool": "10.0.0.0/16", "subnetLen": 24}}]}`, "1 to 12 lower case letters"},
+		{"backend", `{"backend": "udp", "networks": []}`, `"udp" is none of`},
+		{"mtu", `{"mtu": 900, "networks": []}`, "mtu: 900"},
+		{"no JSON", `{`, "config:"},
+	} {
+		_, err := cluster.ParseConfig([]byte(test.config))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q in it", test.name, err, test.want)
+		}
+	}
+}
+
+func TestPool(t *testing.T) {
+	t.Parallel()
+	for _, p := range []cluster.Pool{
+		{Prefix: netip.MustParsePrefix("10.40.0.0/16"), SubnetLen: 24},
+		{Prefix: netip.MustParsePrefix("fd40::/48"), SubnetLen: 64},
+		{Prefix: netip.MustParsePrefix("fd40::/56"), SubnetLen: 72},
+		{Prefix: netip.MustParsePrefix("fd40::/112"), SubnetLen: 120},
+	} {
+		seen := map[netip.Prefix]bool{}
+		for i := range p.Size() {
+			s := p.Subnet(i)
+			if seen[s] || s != s.Masked() || s.Bits() != p.SubnetLen || !p.Prefix.Contains(s.Addr()) {
+				t.Fatalf("%v: subnet %d is %s, twice or outside", p, i, s)
+			}
+			seen[s] = true
+			if i == 1000 {
+				break
+			}
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	pool := cluster.Pool{Prefix: netip.MustParsePrefix("10.0.0.0/28"), SubnetLen: 30} // four
+	subnet := func(i int) netip.Prefix { return pool.Subnet(uint64(i)) }
+	now := time.Unix(1e6, 0)
+	ago := func(h int) time.Time { return now.Add(-time.Duration(h) * time.Hour) }
+	for _, test := range []struct {
+		name string
+		wish cluster.Wish
+		want netip.Prefix
+		err  string
+	}{
+		{name: "the one that is left", wish: cluster.Wish{Taken: []netip.Prefix{subnet(0), subnet(1), subnet(3)}}, want: subnet(2)},
+		{name: "one never used comes first", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1)}, Released: []cluster.Tombstone{{Subnet: subnet(2), At: ago(100)}},
+		}, want: subnet(3)},
+		{name: "the oldest of those given up", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(30)}, {subnet(2), 7, ago(40)}},
+		}, want: subnet(2)},
+		{name: "wider claims", wish: cluster.Wish{Taken: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/29"), subnet(2)}}, want: subnet(3)},
+		{name: "full", wish: cluster.Wish{Taken: []netip.Prefix{pool.Prefix}}, err: "all 4 of length 30 are taken; release"},
+		{name: "in quarantine", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(1)}},
+		}, err: "10.0.0.12/30 as the oldest at 1970-01-12T12:46:40Z"},
+	} {
+		test.wish.Now, test.wish.Quarantine, test.wish.Seed = now, 24*time.Hour, test.name
+		got, err := pool.Choose(test.wish)
+		if got != test.want || (err == nil) != (test.err == "") || err != nil && (!errors.Is(err, cluster.ErrFull) || !strings.Contains(err.Error(), test.err)) {
+			t.Errorf("%s: got %s, %v, want %s, %q", test.name, got, err, test.want, test.err)
+		}
+	}
+}
+
+// TestHostsBeginApart: of a thousand hosts that choose without hearing of each other
+// few choose what another has chosen.
+func TestHostsBeginApart(t *testing.T) {
+	t.Parallel()
+	pool := cluster.Pool{Prefix: netip.MustParsePrefix("10.0.0.0/8"), SubnetLen: 24}
+	chosen := map[netip.Prefix]bool{}
+	for i := range 1000 {
+		s, err := pool.Choose(cluster.Wish{Seed: fmt.Sprint("node", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		chosen[s] = true
+	}
+	if len(chosen) < 970 { // 992.4 are to be expected of 65,536
+		t.Errorf("got %d different subnets of 1000, want 970 at least", len(chosen))
+	}
+}
+
+// TestUnknownFieldsStay: an old host undoes nothing of a newer one's.
+func TestUnknownFieldsStay(t *testing.T) {
+	t.Parallel()
+	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"wgKey":"k","version":"9"}`
+	n, err := cluster.ParseNode([]byte(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(n)
+	if err != nil || !strings.Contains(string(out), `"wgKey":"k"`) {
+		t.Errorf("got %s, %v, want the unknown key kept", out, err)
+	}
+	c, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, "{", `{"later": [1], `, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = json.Marshal(c); err != nil || !strings.Contains(string(out), `"later":[1]`) {
+		t.Errorf("got %s, %v, want the unknown key kept", out, err)
+	}
+}
+
+func TestState(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "new", "state.json")
+	if s, err := cluster.ReadState(path); err != nil || s.ID != "" {
+		t.Fatalf("got %v, %v for no file, want nothing", s, err)
+	}
+	for _, name := range []string{"a", "b"} {
+		if err := cluster.SaveState(path, cluster.State{ID: name}); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := cluster.ReadState(path); err != nil || s.ID != name {
+			t.Errorf("got %v, %v, want %s", s, err, name)
+		}
+	}
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+		t.Errorf("got %v, %v, want the file alone", entries, err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cluster.ReadState(path); err == nil || !strings.Contains(err.Error(), "move it away") {
+		t.Errorf("got %v for a truncated file, want the way out", err)
+	}
+}
+
+// host is one member of a store in memory, without anything in its way.
+type plainHost struct {
+	*cluster.Member
+	store *memory
+}
+
+func newHost(store *memory, name string) *plainHost {
+	nonces := 0
+	return &plainHost{&cluster.Member{
+		State: cluster.State{ID: "id-" + name, Name: name},
+		Save:  func(cluster.State) error { return nil },
+		Nonce: func() string { nonces++; return fmt.Sprint(name, nonces) },
+		Now:   time.Now, Quarantine: time.Hour,
+	}, store}
+}
+
+func (h *plainHost) settle() error {
+	return h.Settle(context.Background(), h.store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
+}
+
+func (h *plainHost) believe(t *testing.T) cluster.Verdict {
+	t.Helper()
+	view, err := h.store.Get(t.Context(), cluster.PrefixNodes, cluster.PrefixReleased)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.State.Believe(cluster.NewListing(view))
+}
+
+func (h *plainHost) peers() (names []string) {
+	for _, p := range h.State.Peers {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func newCluster(t *testing.T, names ...string) (*memory, []*plainHost) {
+	t.Helper()
+	store := newMemory()
+	config, err := cluster.ParseConfig([]byte(modelConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Init(t.Context(), store, config); err != nil {
+		t.Fatal(err)
+	}
+	var hosts []*plainHost
+	for _, name := range names {
+		h := newHost(store, name)
+		if err := h.settle(); err != nil {
+			t.Fatal(err)
+		}
+		hosts = append(hosts, h)
+	}
+	for _, h := range hosts {
+		h.believe(t)
+	}
+	return store, hosts
+}
+
+func TestSettle(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a, b := hosts[0], hosts[1]
+	revision := store.revision
+	if err := a.settle(); err != nil || store.revision != revision {
+		t.Errorf("settled again: got %v and %d changes, want none", err, store.revision-revision)
+	}
+	if len(a.State.Claims) != 2 || len(b.State.Claims) != 2 {
+		t.Errorf("got %v and %v, want one of each family", a.State.Claims, b.State.Claims)
+	}
+	twin := newHost(store, "a")
+	twin.State.ID = "id-twin"
+	if err := twin.settle(); !errors.Is(err, cluster.ErrName) || !strings.Contains(err.Error(), "id-a") {
+		t.Errorf("the same name: got %v, want the holder named", err)
+	}
+	had := slices.Clone(a.State.Claims)
+	a.State = cluster.State{ID: a.State.ID, Name: "a"}
+	if err := a.settle(); err != nil || !slices.Equal(a.State.Claims, had) {
+		t.Errorf("with its state lost: got %v, %v, want %v again", a.State.Claims, err, had)
+	}
+	store.keys = map[string]cluster.Value{}
+	if err := a.settle(); !errors.Is(err, cluster.ErrNoConfig) || a.State.Suspect == "" || len(a.State.Claims) != 2 {
+		t.Errorf("a wiped store: got %v, suspect %q, claims %v; want its own kept", err, a.State.Suspect, a.State.Claims)
+	}
+	if err := newHost(store, "c").settle(); !errors.Is(err, cluster.ErrNoConfig) || !strings.Contains(err.Error(), "cluster init") {
+		t.Errorf("a new host: got %v, want the way out", err)
+	}
+}
+
+// TestFenced: a host that comes back after its subnets were given away.
+func TestFenced(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a, b := hosts[0], hosts[1]
+	lost := a.State.Claims[0]
+	if err := cluster.Release(t.Context(), store, a.State.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if b.believe(t); len(b.peers()) != 0 {
+		t.Errorf("after the release: got peers %v, want none", b.peers())
+	}
+	if err := cluster.Reserve(t.Context(), store, cluster.Owned{Network: "n", Subnet: lost.Subnet, Nonce: "r"}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.settle(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(a.State.Lost, []cluster.Owned{lost}) || len(a.State.Claims) != 2 || slices.Contains(a.State.Claims, lost) {
+		t.Errorf("got claims %v, lost %v, want %v lost and another claimed", a.State.Claims, a.State.Lost, lost)
+	}
+	if err := cluster.Release(t.Context(), store, "nobody", time.Now()); !errors.Is(err, cluster.ErrUnknown) {
+		t.Errorf("release of nobody: got %v", err)
+	}
+	if err := cluster.Unreserve(t.Context(), store, "n", b.State.Claims[0].Subnet); err == nil || !strings.Contains(err.Error(), "is not reserved") {
+		t.Errorf("unreserve what a host has: got %v", err)
+	}
+}
+
+// TestLeave is killed after the store has done it, and before the host has heard.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a, b := hosts[0], hosts[1]
+	var disk cluster.State
+	a.Save = func(s cluster.State) error { disk = s; return nil }
+	if err := a.Leave(t.Context(), lossy{store}); !errors.Is(err, errLost) {
+		t.Fatal(err)
+	}
+	if len(disk.Claims) != 0 || !disk.Leaving {
+		t.Errorf("got %v on disk, want no claims, and leaving", disk)
+	}
+	if err := a.settle(); !errors.Is(err, cluster.ErrLeaving) {
+		t.Errorf("settle: got %v, want that it is leaving", err)
+	}
+	if err := a.Leave(t.Context(), store); err != nil || disk.Leaving {
+		t.Errorf("again: got %v, leaving %v", err, disk.Leaving)
+	}
+	if b.believe(t); len(b.peers()) != 0 {
+		t.Errorf("got peers %v after the leave, want none", b.peers())
+	}
+}
+
+// lossy does what it is asked, and says nothing.
+type lossy struct{ *memory }
+
+func (l lossy) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
+	_, err := l.memory.Commit(ctx, txn)
+	return false, errors.Join(errLost, err)
+}
+
+// TestLostAnswer: what a host asked for and got without hearing of it is its own, also
+// where nobody may take what is new.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	store, _ := newCluster(t)
+	a := newHost(store, "a")
+	if err := a.Settle(t.Context(), lossy{store}, cluster.Node{}); !errors.Is(err, errLost) || len(a.State.Claims) != 0 || len(a.State.Pending) != 2 {
+		t.Fatalf("got %v, claims %v, pending %v", err, a.State.Claims, a.State.Pending)
+	}
+	asked := slices.Clone(a.State.Pending)
+	if err := cluster.Freeze(t.Context(), store, "admin", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.settle(); err != nil || !slices.Equal(a.State.Claims, asked) {
+		t.Errorf("got %v, %v, want %v", a.State.Claims, err, asked)
+	}
+	if err := newHost(store, "b").settle(); !errors.Is(err, cluster.ErrFrozen) || !strings.Contains(err.Error(), "frozen by admin: test") {
+		t.Errorf("a new host: got %v, want that it is frozen, and by whom", err)
+	}
+}
+
+// TestBelieve: which removals are believed.
+func TestBelieve(t *testing.T) {
+	t.Parallel()
+	all := []string{"b", "c", "d", "e"}
+	for _, test := range []struct {
+		name    string
+		harm    func(*testing.T, *memory, []*plainHost)
+		peers   []string
+		missing int
+		suspect string
+		problem string
+	}{
+		{name: "nothing", harm: func(*testing.T, *memory, []*plainHost) {}, peers: all},
+		{name: "left", harm: func(t *testing.T, s *memory, h []*plainHost) {
+			if err := h[1].Leave(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+		}, peers: all[1:]},
+		{name: "all left", harm: func(t *testing.T, s *memory, h []*plainHost) {
+			for _, h := range h[1:] {
+				if err := h.Leave(t.Context(), s); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+		{name: "a record deleted", harm: func(_ *testing.T, s *memory, _ []*plainHost) { delete(s.keys, "nodes/id-b") }, peers: all, missing: 1},
+		{name: "three deleted", harm: func(_ *testing.T, s *memory, _ []*plainHost) {
+			for _, name := range all[:3] {
+				delete(s.keys, "nodes/id-"+name)
+			}
+		}, peers: all, missing: 3, suspect: "3 of 4 peers are gone"},
+		{name: "unreadable", harm: func(_ *testing.T, s *memory, _ []*plainHost) {
+			s.keys["nodes/id-b"] = cluster.Value{Data: []byte("{")}
+		}, peers: all, missing: 1, problem: "node id-b cannot be read"},
+		{name: "another has it", harm: func(t *testing.T, s *memory, h []*plainHost) {
+			if err := cluster.Release(t.Context(), s, "id-b", time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range h[1].State.Claims {
+				delete(s.keys, cluster.ReleasedKey("n", o.Subnet))
+			}
+			put(s, "f", "192.0.2.6/24", h[1].State.Claims[0].Subnet.String(), h[1].State.Claims[1].Subnet.String())
+		}, peers: []string{"c", "d", "e", "f"}},
+		{name: "mine", harm: func(_ *testing.T, s *memory, h []*plainHost) {
+			put(s, "f", "192.0.2.6/24", h[0].State.Claims[0].Subnet.String())
+		}, peers: append(slices.Clone(all), "f"), problem: "which is this host's"},
+		{name: "two have it", harm: func(_ *testing.T, s *memory, h []*plainHost) {
+			put(s, "f", "192.0.2.6/24", h[1].State.Claims[0].Subnet.String())
+		}, peers: append(slices.Clone(all), "f"), problem: "which is node id-b's"},
+	} {
+		store, hosts := newCluster(t, "a", "b", "c", "d", "e")
+		test.harm(t, store, hosts)
+		v := hosts[0].believe(t)
+		s := hosts[0].State
+		if !slices.Equal(hosts[0].peers(), test.peers) || len(v.Missing) != test.missing || !strings.Contains(s.Suspect, test.suspect) || (s.Suspect == "") != (test.suspect == "") {
+			t.Errorf("%s: got peers %v, missing %v, suspect %q; want %v, %d, %q", test.name, hosts[0].peers(), v.Missing, s.Suspect, test.peers, test.missing, test.suspect)
+		}
+		if !strings.Contains(strings.Join(v.Problems, "\n"), test.problem) || (len(v.Problems) == 0) != (test.problem == "") {
+			t.Errorf("%s: got problems %q, want %q", test.name, v.Problems, test.problem)
+		}
+	}
+}
+
+func put(s *memory, name, underlay string, subnets ...string) {
+	n := cluster.Node{ID: "id-" + name, Name: name, Underlay: []netip.Prefix{netip.MustParsePrefix(underlay)}}
+	for _, subnet := range subnets {
+		n.Subnets = append(n.Subnets, cluster.Owned{Network: "n", Subnet: netip.MustParsePrefix(subnet), Nonce: name})
+	}
+	data, err := json.Marshal(n)
+	if err != nil {
+		panic(err)
+	}
+	s.keys["nodes/"+n.ID] = cluster.Value{Data: data}
+}
+
+// TestSuspectEnds: when everybody is there again, or by the administrator's word.
+func TestSuspectEnds(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b", "c", "d")
+	saved := store.clone()
+	for _, name := range []string{"b", "c", "d"} {
+		delete(store.keys, "nodes/id-"+name)
+	}
+	a := hosts[0]
+	if a.believe(t); a.State.Suspect == "" {
+		t.Fatal("all peers gone at once, and nothing is suspected")
+	}
+	if err := hosts[1].Leave(t.Context(), store); err != nil {
+		t.Fatal(err)
+	}
+	if a.believe(t); len(a.peers()) != 3 {
+		t.Errorf("got peers %v, want that nobody goes meanwhile", a.peers())
+	}
+	for _, name := range []string{"b", "c", "d"} {
+		store.keys["nodes/id-"+name] = saved.keys["nodes/id-"+name]
+	}
+	if a.believe(t); a.State.Suspect != "" {
+		t.Errorf("everybody is there again: got suspect %q", a.State.Suspect)
+	}
+	delete(store.keys, "nodes/id-c")
+	view, err := store.Get(t.Context(), cluster.PrefixNodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.State.Accept(cluster.NewListing(view)); !slices.Equal(a.peers(), []string{"b", "d"}) {
+		t.Errorf("accepted: got peers %v, want b and d", a.peers())
+	}
+}
+
+// TestRestore: a store that was wiped gets everything back from one host, and nobody
+// takes anything new before the administrator says so.
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b", "c")
+	before := store.clone()
+	store.keys, store.id = map[string]cluster.Value{}, "2"
+	if err := cluster.Restore(t.Context(), store, hosts[0].State); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range before.keys {
+		if got := store.keys[key]; !bytes.Equal(got.Data, value.Data) {
+			t.Errorf("%s: got %s, want %s", key, got.Data, value.Data)
+		}
+	}
+	for _, h := range hosts {
+		had := slices.Clone(h.State.Claims)
+		if err := h.settle(); err != nil || !slices.Equal(h.State.Claims, had) || len(h.State.Lost) > 0 {
+			t.Errorf("%s: got %v, %v, want %v", h.State.Name, h.State.Claims, err, had)
+		}
+	}
+	joiner := newHost(store, "j")
+	if err := joiner.settle(); !errors.Is(err, cluster.ErrFrozen) {
+		t.Errorf("a new host: got %v, want frozen", err)
+	}
+	if err := errors.Join(cluster.Thaw(t.Context(), store), joiner.settle()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSetConfig(t *testing.T) {
+	t.Parallel()
+	store, _ := newCluster(t, "a")
+	smaller, err := cluster.ParseConfig([]byte(`{"networks": [{"name": "m", "ipv4": {"pool": "10.0.0.0/24", "subnetLen": 27}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.SetConfig(t.Context(), store, smaller); err == nil || !strings.Contains(err.Error(), "no place for: n 10.0.0.") {
+		t.Errorf("a network that hosts are in: got %v, want it named", err)
+	}
+	more, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, `"networks": [`, `"networks": [{"name": "m", "ipv4": {"pool": "10.9.0.0/24", "subnetLen": 27}},`, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.SetConfig(t.Context(), store, more); err != nil {
+		t.Error(err)
+	}
+	if err := cluster.Init(t.Context(), store, more); err == nil || !strings.Contains(err.Error(), "config set") {
+		t.Errorf("init again: got %v", err)
+	}
+}

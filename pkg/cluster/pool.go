@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Pool is the addresses of a network in one family, cut into subnets of one length.
+type Pool struct {
+	Prefix    netip.Prefix `json:"pool"`
+	SubnetLen int          `json:"subnetLen"`
+}
+
+// maxSubnetBits bounds a pool at 2^32 subnets, more than there are hosts.
+const maxSubnetBits = 32
+
+func (p Pool) check(family Family) error {
+	switch {
+	case !p.Prefix.IsValid():
+		return errors.New("pool: missing; write it like 10.40.0.0/16 or fd40::/48")
+	case FamilyOf(p.Prefix.Addr()) != family:
+		return fmt.Errorf("pool: %s is of the other family", p.Prefix)
+	case p.Prefix != p.Prefix.Masked():
+		return fmt.Errorf("pool: %s has bits beyond its length; %s is the prefix", p.Prefix, p.Prefix.Masked())
+	}
+	addressBits := p.Prefix.Addr().BitLen()
+	if p.SubnetLen <= p.Prefix.Bits() || p.SubnetLen > addressBits-2 {
+		return fmt.Errorf("subnetLen: %d must be more than the pool's %d, so that there is more than one subnet, and at most %d, so that one has room for a container",
+			p.SubnetLen, p.Prefix.Bits(), addressBits-2)
+	}
+	if p.SubnetLen-p.Prefix.Bits() > maxSubnetBits {
+		return fmt.Errorf("subnetLen: %d cuts %s into 2^%d subnets; 2^%d is the most, choose a smaller pool or a shorter length",
+			p.SubnetLen, p.Prefix, p.SubnetLen-p.Prefix.Bits(), maxSubnetBits)
+	}
+	return nil
+}
+
+// Size is how many subnets the pool has.
+func (p Pool) Size() uint64 { return 1 << (p.SubnetLen - p.Prefix.Bits()) }
+
+// Subnet is the i-th of the pool's subnets.
+func (p Pool) Subnet(i uint64) netip.Prefix {
+	shift := p.Prefix.Addr().BitLen() - p.SubnetLen
+	if p.Prefix.Addr().Is4() {
+		a := p.Prefix.Addr().As4()
+		binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])|uint32(i<<shift))
+		return netip.PrefixFrom(netip.AddrFrom4(a), p.SubnetLen)
+	}
+	a := p.Prefix.Addr().As16()
+	hi, lo := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
+	if shift >= 64 {
+		hi |= i << (shift - 64)
+	} else {
+		hi |= i >> (64 - shift) // none where shift is 0
+		lo |= i << shift
+	}
+	binary.BigEndian.PutUint64(a[:8], hi)
+	binary.BigEndian.PutUint64(a[8:], lo)
+	return netip.PrefixFrom(netip.AddrFrom16(a), p.SubnetLen)
+}
+
+// has says whether the subnet is one of the pool's.
+func (p Pool) has(subnet netip.Prefix) bool {
+	return subnet.Bits() == p.SubnetLen && p.Prefix.Contains(subnet.Addr()) && subnet == subnet.Masked()
+}
+
+// Tombstone is what stays of a claim that was given up.
+type Tombstone struct {
+	Subnet   netip.Prefix
+	Revision int64 // of the store, when it was given up
+	At       time.Time
+}
+
+// ErrFull says that a pool has no subnet left to give.
+var ErrFull = errors.New("no subnet is left")
+
+// Wish is what a subnet is chosen by.
+type Wish struct {
+	Seed string // whose hash says where to begin: hosts that come together begin apart
+	// Taken are subnets that somebody has, each of them with or without a claim of this pool's length.
+	Taken []netip.Prefix
+	// Released are subnets that were given up. They come last, the oldest first, and
+	// not before Quarantine has passed: others may hold stale routes to them.
+	Released   []Tombstone
+	Quarantine time.Duration
+	Now        time.Time
+}
+
+// Choose gives a subnet that nobody has.
+func (p Pool) Choose(w Wish) (netip.Prefix, error) {
+	avoid := map[netip.Prefix]bool{}
+	var wide []netip.Prefix
+	for _, t := range w.Taken {
+		if t.Bits() == p.SubnetLen {
+			avoid[t] = true
+		} else {
+			wide = append(wide, t)
+		}
+	}
+	var dead []Tombstone
+	for _, t := range w.Released {
+		if p.has(t.Subnet) && !avoid[t.Subnet] {
+			dead = append(dead, t)
+			avoid[t.Subnet] = true
+		}
+	}
+	isFree := func(s netip.Prefix) bool {
+		return !avoid[s] && !slices.ContainsFunc(wide, s.Overlaps)
+	}
+	size := p.Size()
+	start := p.start(w.Seed)
+	for n := range min(size, uint64(len(w.Taken)+len(dead))+1+p.widest(wide)) {
+		if s := p.Subnet((start + n) % size); isFree(s) {
+			return s, nil
+		}
+	}
+	return p.oldest(dead, wide, w)
+}
+
+// start is where the search begins: the top bits of the hash, scaled to the pool.
+func (p Pool) start(seed string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(seed)) // it never fails
+	at, _ := bits.Mul64(mix(h.Sum64()), p.Size())
+	return at
+}
+
+// mix spreads what FNV leaves in the lower bits (the finalizer of MurmurHash3).
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
+
+// widest is how many subnets of this pool are in wider ones.
+func (p Pool) widest(wide []netip.Prefix) uint64 {
+	var n uint64
+	for _, w := range wide {
+		if w.Overlaps(p.Prefix) && w.Bits() < p.SubnetLen {
+			n += min(p.Size(), 1<<min(63, p.SubnetLen-w.Bits()))
+		} else if w.Overlaps(p.Prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+func (p Pool) oldest(dead []Tombstone, wide []netip.Prefix, w Wish) (netip.Prefix, error) {
+	dead = slices.DeleteFunc(dead, func(t Tombstone) bool { return slices.ContainsFunc(wide, t.Subnet.Overlaps) })
+	slices.SortFunc(dead, func(a, b Tombstone) int { return int(a.Revision - b.Revision) })
+	for _, t := range dead {
+		if age := w.Now.Sub(t.At); age >= w.Quarantine || age < 0 {
+			return t.Subnet, nil
+		}
+	}
+	err := fmt.Errorf("pool %s: %w: all %d of length %d are taken", p.Prefix, ErrFull, p.Size(), p.SubnetLen)
+	if len(dead) > 0 {
+		err = fmt.Errorf("%w or given up less than %v ago, %s as the oldest at %s", err, w.Quarantine, dead[0].Subnet, dead[0].At.UTC().Format(time.RFC3339))
+	}
+	return netip.Prefix{}, fmt.Errorf("%w; release the subnets of hosts that are dead (trestle cluster nodes; trestle cluster release), or let the configuration have a larger pool", err)
+}

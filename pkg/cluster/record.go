@@ -1,0 +1,97 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Node is what a host tells the others of itself.
+type Node struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// Underlay are its addresses on the link that leads to the others, with their
+	// prefixes' lengths: two hosts with one prefix are on one link.
+	Underlay []netip.Prefix `json:"underlay"`
+	// MTU is that link's.
+	MTU int `json:"mtu"`
+	// MAC is its VXLAN device's, made from the id: the same after each boot.
+	MAC     string  `json:"mac,omitempty"`
+	Subnets []Owned `json:"subnets"`
+	Version string  `json:"version,omitempty"`
+
+	extra extra
+}
+
+// ParseNode reads a record and refuses one that nobody could be reached by.
+func ParseNode(data []byte) (Node, error) {
+	var n Node
+	if err := json.Unmarshal(data, &n); err != nil {
+		return Node{}, err
+	}
+	if n.ID == "" {
+		return Node{}, errors.New("id: missing")
+	}
+	for _, a := range n.Underlay {
+		if !a.IsValid() {
+			return Node{}, errors.New("underlay: an address is empty")
+		}
+	}
+	for _, s := range n.Subnets {
+		if !s.Subnet.IsValid() || s.Subnet != s.Subnet.Masked() {
+			return Node{}, fmt.Errorf("subnets: %q is not a prefix", s.Subnet)
+		}
+	}
+	return n, nil
+}
+
+// Equal says whether both say the same.
+func (n Node) Equal(other Node) bool {
+	a, errA := json.Marshal(n)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+// MarshalJSON keeps what a newer release has written.
+func (n Node) MarshalJSON() ([]byte, error) {
+	type plain Node
+	return n.extra.marshal(plain(n))
+}
+
+// UnmarshalJSON keeps what it does not know.
+func (n *Node) UnmarshalJSON(data []byte) error {
+	type plain Node
+	var p plain
+	e, err := unmarshalKeeping(data, &p)
+	if err != nil {
+		return err
+	}
+	*n = Node(p)
+	n.extra = e
+	return nil
+}
+
+// claim is the value of a claim's key.
+type claim struct {
+	Node     string `json:"node,omitempty"`
+	Nonce    string `json:"nonce"`
+	Reserved string `json:"reserved,omitempty"` // why the administrator keeps it from hosts
+
+	raw Value
+}
+
+// grave is the value of a tombstone's key.
+type grave struct {
+	Node  string    `json:"node"`
+	Nonce string    `json:"nonce"`
+	At    time.Time `json:"at"`
+}
+
+// freeze is the value of the key that keeps hosts from taking new subnets.
+type freeze struct {
+	By  string `json:"by"`
+	Why string `json:"why"`
+}

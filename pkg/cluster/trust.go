@@ -1,0 +1,255 @@
+package cluster
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Listing is the nodes' records as the store lists them, read once each.
+type Listing struct {
+	View View // without the keys
+	// Nodes are those that can be read, by their ids; Unreadable the ids of the others.
+	Nodes      map[string]Node
+	Unreadable map[string]error
+	released   map[string]grave // by the claims' keys
+}
+
+// NewListing reads a view of PrefixNodes and PrefixReleased.
+func NewListing(view View) *Listing {
+	l := &Listing{View: view, Nodes: map[string]Node{}, Unreadable: map[string]error{}, released: map[string]grave{}}
+	l.View.Keys = nil
+	for id, value := range view.Under(PrefixNodes) {
+		l.put(id, value.Data)
+	}
+	l.Release(view)
+	return l
+}
+
+// Release takes over what the view has of tombstones.
+func (l *Listing) Release(view View) {
+	for key, value := range view.Under(PrefixReleased) {
+		var g grave
+		if json.Unmarshal(value.Data, &g) == nil {
+			l.released[key] = g
+		}
+	}
+}
+
+// Apply takes changes of nodes' records over, and says whether one of them is gone:
+// then the tombstones are needed as well.
+func (l *Listing) Apply(changes []Change) (gone bool) {
+	for _, c := range changes {
+		id := c.Key[len(PrefixNodes):]
+		if c.Data == nil {
+			delete(l.Nodes, id)
+			delete(l.Unreadable, id)
+			gone = true
+		} else {
+			l.put(id, c.Data)
+		}
+		l.View.Revision = max(l.View.Revision, c.Revision)
+	}
+	return gone
+}
+
+func (l *Listing) put(id string, data []byte) {
+	n, err := ParseNode(data)
+	if err == nil && n.ID != id {
+		err = fmt.Errorf("its id is %q", n.ID)
+	}
+	if err != nil {
+		l.Unreadable[id] = err
+		return
+	}
+	delete(l.Unreadable, id)
+	l.Nodes[id] = n
+}
+
+// Verdict is what came of a listing.
+type Verdict struct {
+	Changed bool
+	// Missing are peers that are not listed and believed in all the same.
+	Missing []string
+	// Problems are for people, one line each.
+	Problems []string
+}
+
+// Believe turns a listing into State.Peers. What is new is believed. What is gone is
+// so only with a proof: a tombstone with the nonce of each of its claims; another owner
+// of the subnet; or that the list is the administrator's own. While the store is
+// suspect nothing is gone. Half of the peers gone at once, three or more, without a
+// proof, make it so.
+func (s *State) Believe(l *Listing) Verdict {
+	var v Verdict
+	next := map[string]Node{}
+	for id, n := range l.Nodes {
+		if id != s.ID {
+			next[id] = n
+		}
+	}
+	s.suspectMany(l)
+	for _, held := range s.Peers {
+		if _, listed := next[held.ID]; listed {
+			continue
+		}
+		if s.Suspect == "" && s.isGone(held, l) {
+			continue
+		}
+		next[held.ID] = held
+		v.Missing = append(v.Missing, held.ID)
+	}
+	slices.Sort(v.Missing)
+	for _, id := range slices.Sorted(maps.Keys(l.Unreadable)) {
+		v.Problems = append(v.Problems, fmt.Sprintf("the record of node %s cannot be read, and is left aside: %v", id, l.Unreadable[id]))
+	}
+	peers := s.divide(next, l, &v)
+	v.Changed = !slices.EqualFunc(peers, s.Peers, Node.Equal)
+	s.Peers = peers
+	if s.Suspect != "" && len(v.Missing) == 0 && len(s.Config.ID) > 0 && l.View.Store == s.Store {
+		s.Suspect = "" // everybody is there again
+	}
+	return v
+}
+
+// Accept is the administrator's word that what is not listed is gone.
+func (s *State) Accept(l *Listing) {
+	s.Suspect = ""
+	s.Peers = slices.DeleteFunc(s.Peers, func(n Node) bool {
+		_, listed := l.Nodes[n.ID]
+		_, unreadable := l.Unreadable[n.ID]
+		return !listed && !unreadable
+	})
+}
+
+// suspectMany notices that many peers went at once without saying so.
+func (s *State) suspectMany(l *Listing) {
+	gone := 0
+	for _, held := range s.Peers {
+		_, listed := l.Nodes[held.ID]
+		_, unreadable := l.Unreadable[held.ID]
+		if !listed && !unreadable && (l.View.Complete || !s.isGone(held, l)) {
+			gone++
+		}
+	}
+	if gone >= 3 && 2*gone > len(s.Peers) && s.Suspect == "" {
+		s.Suspect = fmt.Sprintf("%d of %d peers are gone from the store at once", gone, len(s.Peers))
+	}
+}
+
+// isGone says whether it is proved that the peer has left.
+func (s *State) isGone(held Node, l *Listing) bool {
+	if _, unreadable := l.Unreadable[held.ID]; unreadable {
+		return false
+	}
+	if l.View.Complete {
+		return true
+	}
+	for _, o := range held.Subnets {
+		g, dead := l.released[keyOf(o)]
+		if dead && g.Nonce == o.Nonce || s.has(o) {
+			continue
+		}
+		if !taken(l, o) {
+			return false
+		}
+	}
+	return true
+}
+
+// taken says whether a listed node has the subnet now.
+func taken(l *Listing, o Owned) bool {
+	for _, n := range l.Nodes {
+		for _, other := range n.Subnets {
+			if other.Subnet == o.Subnet && other.Nonce != o.Nonce {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// has says whether the subnet is this host's own.
+func (s *State) has(o Owned) bool {
+	return slices.ContainsFunc(s.Claims, func(mine Owned) bool { return mine.Subnet.Overlaps(o.Subnet) })
+}
+
+// divide gives each subnet to one peer: of two, to the one that is listed, or, while
+// the store is suspect, to the one that had it.
+func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
+	ids := slices.Sorted(maps.Keys(next))
+	rank := func(id string) int {
+		_, listed := l.Nodes[id]
+		held := slices.ContainsFunc(s.Peers, func(n Node) bool { return n.ID == id })
+		switch {
+		case s.Suspect != "" && held:
+			return 0
+		case listed && held:
+			return 1
+		case listed:
+			return 2
+		}
+		return 3
+	}
+	order := slices.Clone(ids)
+	slices.SortStableFunc(order, func(a, b string) int { return rank(a) - rank(b) })
+	d := newDivision(s)
+	for _, id := range order {
+		n := next[id]
+		n.Subnets = d.give(n)
+		next[id] = n
+	}
+	v.Problems = append(v.Problems, d.problems...)
+	var peers []Node
+	for _, id := range ids {
+		peers = append(peers, next[id])
+	}
+	return peers
+}
+
+// division is who has which subnet, as they are given away. Subnets of one length, of
+// which there are many, are found by themselves.
+type division struct {
+	state    *State
+	byPrefix map[string]string
+	lengths  map[int]bool
+	problems []string
+}
+
+func newDivision(s *State) *division {
+	return &division{state: s, byPrefix: map[string]string{}, lengths: map[int]bool{}}
+}
+
+func (d *division) give(n Node) []Owned {
+	var given []Owned
+	for _, o := range n.Subnets {
+		switch holder := d.holder(o); {
+		case d.state.has(o):
+			d.problems = append(d.problems, fmt.Sprintf("node %s (%s) says that it has %s, which is this host's", n.Name, n.ID, o.Subnet))
+		case holder != "":
+			d.problems = append(d.problems, fmt.Sprintf("node %s (%s) says that it has %s, which is node %s's", n.Name, n.ID, o.Subnet, holder))
+		default:
+			given = append(given, o)
+			d.byPrefix[o.Subnet.String()] = n.ID
+			d.lengths[o.Subnet.Bits()] = true
+		}
+	}
+	return given
+}
+
+func (d *division) holder(o Owned) string {
+	for length := range d.lengths {
+		if length > o.Subnet.Bits() {
+			continue
+		}
+		wider, err := o.Subnet.Addr().Prefix(length)
+		if err != nil {
+			continue
+		}
+		if id := d.byPrefix[wider.String()]; id != "" {
+			return id
+		}
+	}
+	return ""
+}

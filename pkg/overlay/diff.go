@@ -1,0 +1,175 @@
+package overlay
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Changes bring what the kernel has to what is wanted.
+type Changes struct {
+	// Make and Remove say whether the tunnel is to be made, after it was removed where
+	// it is there with other settings; Set whether its address, MTU or state is to change.
+	Make, Remove, Set *Tunnel
+	AddAddresses      []netip.Prefix
+	DelAddresses      []netip.Prefix
+	AddRoutes         []Route // also those that replace another of ours
+	DelRoutes         []Route
+	AddForwards       []Forward
+	DelForwards       []Forward
+	AddNeighbours     []Neighbour
+	DelNeighbours     []Neighbour
+	// Peers says that the table of nftables is to be brought to Want.Peers.
+	Peers      bool
+	Forwarding Families // to be switched on
+	Want       State
+}
+
+// Empty says whether there is nothing to do.
+func (c Changes) Empty() bool { return c.Count() == 0 }
+
+// Count is how many things change.
+func (c Changes) Count() int {
+	n := len(c.AddAddresses) + len(c.DelAddresses) + len(c.AddRoutes) + len(c.DelRoutes) +
+		len(c.AddForwards) + len(c.DelForwards) + len(c.AddNeighbours) + len(c.DelNeighbours)
+	for _, more := range []bool{c.Make != nil, c.Remove != nil, c.Set != nil, c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6} {
+		if more {
+			n++
+		}
+	}
+	return n
+}
+
+// Strings says them for people, one each; of many of a kind the first few.
+func (c Changes) Strings() []string {
+	var all []string
+	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
+	if c.Remove != nil {
+		say("remove %s", TunnelName)
+	}
+	if c.Make != nil {
+		say("make %s, VNI %d, port %d, from %s", TunnelName, c.Make.VNI, c.Make.Port, c.Make.Local)
+	}
+	if c.Set != nil {
+		say("set %s: up, MTU %d, MAC %s", TunnelName, c.Set.MTU, c.Set.MAC)
+	}
+	some(say, "add address %v to "+TunnelName, c.AddAddresses)
+	some(say, "remove address %v from "+TunnelName, c.DelAddresses)
+	some(say, "add route %v", c.AddRoutes)
+	some(say, "remove route %v", c.DelRoutes)
+	some(say, "add forwarding entry %v", c.AddForwards)
+	some(say, "remove forwarding entry %v", c.DelForwards)
+	some(say, "add neighbour %v", c.AddNeighbours)
+	some(say, "remove neighbour %v", c.DelNeighbours)
+	if c.Peers {
+		say("let VXLAN in from %d peers alone", len(c.Want.Peers))
+	}
+	if c.Forwarding.IPv4 || c.Forwarding.IPv6 {
+		say("switch forwarding on")
+	}
+	return all
+}
+
+const shown = 3
+
+func some[T any](say func(string, ...any), format string, all []T) {
+	for i, one := range all {
+		if i == shown {
+			say("… and %d more", len(all)-shown)
+			return
+		}
+		say(format, one)
+	}
+}
+
+func (r Route) String() string {
+	switch r.Kind {
+	case Unreachable:
+		return fmt.Sprintf("%s unreachable", r.Dst)
+	case ByTunnel:
+		return fmt.Sprintf("%s by %s, MTU %d", r.Dst, TunnelName, r.MTU)
+	}
+	return fmt.Sprintf("%s via %s", r.Dst, r.Via)
+}
+
+// Found is what the kernel has.
+type Found struct {
+	State
+	TunnelUp bool // and it says that it is ours
+	// Foreign are routes of others to what is wanted, and who made them.
+	Foreign map[netip.Prefix]string
+}
+
+// Diff compares. Routes that others have made in the place of ours are left to them.
+func Diff(want State, have Found) Changes {
+	c := Changes{Want: want}
+	c.tunnel(want.Tunnel, have)
+	if c.Remove != nil { // with it went all that was on it
+		have.Routes = slices.DeleteFunc(slices.Clone(have.Routes), func(r Route) bool { return r.Kind == ByTunnel })
+		have.Forwards, have.Neighbours = nil, nil
+	}
+	c.AddRoutes, c.DelRoutes = compare(want.Routes, have.Routes)
+	c.AddRoutes = slices.DeleteFunc(c.AddRoutes, func(r Route) bool { return have.Foreign[r.Dst] != "" })
+	replaced := map[netip.Prefix]bool{}
+	for _, r := range c.AddRoutes {
+		replaced[r.Dst] = true
+	}
+	c.DelRoutes = slices.DeleteFunc(c.DelRoutes, func(r Route) bool { return replaced[r.Dst] })
+	c.AddForwards, c.DelForwards = compare(want.Forwards, have.Forwards)
+	c.AddNeighbours, c.DelNeighbours = compare(want.Neighbours, have.Neighbours)
+	c.DelNeighbours = slices.DeleteFunc(c.DelNeighbours, func(n Neighbour) bool { // likewise
+		return slices.ContainsFunc(c.AddNeighbours, func(a Neighbour) bool { return a.Addr == n.Addr })
+	})
+	c.Peers = want.Port != have.Port || !slices.Equal(want.Peers, have.Peers)
+	c.Forwarding.IPv4 = want.Forwarding.IPv4 && !have.Forwarding.IPv4
+	c.Forwarding.IPv6 = want.Forwarding.IPv6 && !have.Forwarding.IPv6
+	return c
+}
+
+func (c *Changes) tunnel(want *Tunnel, have Found) {
+	found := have.Tunnel
+	switch {
+	case want == nil && found == nil:
+		return
+	case want == nil:
+		c.Remove = found
+		return
+	case found == nil:
+		c.Make = want
+	case !want.sameDevice(*found):
+		c.Remove, c.Make = found, want
+	case want.MTU != found.MTU || want.MAC != found.MAC || !have.TunnelUp:
+		c.Set = want
+	}
+	if c.Make != nil {
+		c.AddAddresses = want.Addresses
+		return
+	}
+	c.AddAddresses, c.DelAddresses = compare(want.Addresses, found.Addresses)
+}
+
+// sameDevice says whether all is the same that is settled when the device is made.
+func (t Tunnel) sameDevice(other Tunnel) bool {
+	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum
+}
+
+// compare says which of want are not in have, and the other way round.
+func compare[T comparable](want, have []T) (add, del []T) {
+	left := map[T]bool{}
+	for _, h := range have {
+		left[h] = true
+	}
+	for _, w := range want {
+		if left[w] {
+			delete(left, w)
+		} else {
+			add = append(add, w)
+		}
+	}
+	for _, h := range have {
+		if left[h] {
+			del = append(del, h)
+		}
+	}
+	return add, del
+}

@@ -1,0 +1,47 @@
+package overlay
+
+import (
+	"cmp"
+	"net/netip"
+)
+
+// direct plans the way to a peer on the same link, if it is on one. Both hosts judge by
+// what both have published, so that they agree: a host that sends directly and is
+// answered by the tunnel would be dropped by strict rp_filter.
+func (p *planner) direct(peer Peer) bool {
+	var routes []Route
+	for _, s := range peer.Subnets {
+		via, ok := onLink(p.self.Underlay, peer.Underlay, s.Addr().Is4())
+		if !ok {
+			return false
+		}
+		r := Route{Dst: s, Kind: Direct, Via: via}
+		if mtu := cmp.Or(peer.MTU, p.self.MTU); mtu < p.self.MTU {
+			r.MTU = mtu
+		}
+		routes = append(routes, r)
+	}
+	p.Routes = append(p.Routes, routes...)
+	return true
+}
+
+// onLink is the peer's address that is on one link with ours: of the family asked for,
+// or, for IPv4, of IPv6 (RTA_VIA, Linux 5.2). Two hosts are on one link if the
+// prefixes that they published are the same.
+func onLink(mine, theirs []netip.Prefix, is4 bool) (netip.Addr, bool) {
+	var other netip.Addr
+	for _, m := range mine {
+		for _, t := range theirs {
+			if m.Masked() != t.Masked() || m.IsSingleIP() {
+				continue
+			}
+			if t.Addr().Is4() == is4 {
+				return t.Addr(), true
+			}
+			if is4 {
+				other = t.Addr()
+			}
+		}
+	}
+	return other, other.IsValid()
+}

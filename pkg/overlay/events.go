@@ -1,0 +1,171 @@
+package overlay
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	mdl "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Events calls changed, from several goroutines, when the kernel says that something of
+// ours may have changed, by whomever: one of our routes deleted, an entry or neighbour
+// of the tunnel, the tunnel or the uplink, an address of the uplink, forwarding, or our
+// table of nftables. It is called once at the beginning, for what happened before.
+// Events returns when ctx ends, or with an error that means: listen anew. What
+// others do to their links and routes is no event.
+func Events(ctx context.Context, uplink string, changed func(what string)) error {
+	w := &watcher{uplink: uplink, changed: changed}
+	route, err := listen(unix.NETLINK_ROUTE,
+		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+	if err != nil {
+		return fmt.Errorf("listen to rtnetlink: %w", err)
+	}
+	filter, err := listen(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen to nfnetlink: %w", err), route.Close())
+	}
+	w.learn()
+	changed("start")
+	failed := make(chan error, 2)
+	go func() { failed <- receive(route, w.rtnetlink) }()
+	go func() { failed <- receive(filter, w.nfnetlink) }()
+	left := cap(failed)
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		left--
+	}
+	_, _ = route.Close(), filter.Close() // which ends the receivers
+	for range left {
+		<-failed
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func listen(protocol int, groups ...uint32) (*mdl.Conn, error) {
+	conn, err := mdl.Dial(protocol, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, group := range groups {
+		if err := conn.JoinGroup(group); err != nil {
+			return nil, errors.Join(fmt.Errorf("join group %d: %w", group, err), conn.Close())
+		}
+	}
+	return conn, nil
+}
+
+func receive(conn *mdl.Conn, handle func(mdl.Message)) error {
+	for {
+		messages, err := conn.Receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range messages {
+			handle(m)
+		}
+	}
+}
+
+// watcher tells what concerns us. It is used by one goroutine for each socket.
+type watcher struct {
+	uplink      string
+	changed     func(string)
+	tunnelIndex int
+	uplinkIndex int
+}
+
+func (w *watcher) learn() {
+	for name, index := range map[string]*int{TunnelName: &w.tunnelIndex, w.uplink: &w.uplinkIndex} {
+		if link, err := netlink.LinkByName(name); err == nil {
+			*index = link.Attrs().Index
+		}
+	}
+}
+
+func (w *watcher) rtnetlink(m mdl.Message) {
+	switch m.Header.Type {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		w.link(m)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if i := indexAt(m, 4); i == w.uplinkIndex || i == w.tunnelIndex { // struct ifaddrmsg
+			w.changed("address")
+		}
+	case unix.RTM_DELROUTE:
+		if len(m.Data) > 5 && m.Data[5] == byte(Protocol) { // struct rtmsg, rtm_protocol
+			w.changed("route")
+		}
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		if indexAt(m, 4) == w.tunnelIndex { // struct ndmsg
+			w.changed("neighbour")
+		}
+	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
+		w.changed("forwarding")
+	}
+}
+
+// link tells of the tunnel and the uplink alone, by their names: an index is another's
+// once the device was made anew.
+func (w *watcher) link(m mdl.Message) {
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return
+	}
+	index := indexAt(m, 4)
+	name := ""
+	if attributes, err := mdl.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:]); err == nil {
+		for attributes.Next() {
+			if attributes.Type() == unix.IFLA_IFNAME {
+				name = attributes.String()
+			}
+		}
+	}
+	switch {
+	case name == TunnelName:
+		w.tunnelIndex = index
+		w.changed("link " + name)
+	case name == w.uplink:
+		w.uplinkIndex = index
+		w.changed("link " + name)
+	case index == w.uplinkIndex && m.Header.Type == unix.RTM_DELLINK:
+		w.changed("link " + w.uplink)
+	}
+}
+
+// nfnetlink tells of any table that goes, and of changes to ours.
+func (w *watcher) nfnetlink(m mdl.Message) {
+	kind := int(m.Header.Type) & 0xff
+	if int(m.Header.Type)>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 {
+		return
+	}
+	switch kind {
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSETELEM, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELCHAIN:
+	default:
+		return
+	}
+	attributes, err := mdl.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return
+	}
+	for attributes.Next() {
+		// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE and so on are all 1.
+		if attributes.Type() == unix.NFTA_TABLE_NAME && attributes.String() == tableName {
+			w.changed("nftables")
+		}
+	}
+}
+
+// indexAt is the index of a link in a message's header.
+func indexAt(m mdl.Message, offset int) int {
+	if len(m.Data) < offset+4 {
+		return 0
+	}
+	return int(int32(binary.NativeEndian.Uint32(m.Data[offset:])))
+}

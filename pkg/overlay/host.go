@@ -1,0 +1,121 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/nft"
+)
+
+// Protocol is that of our routes (rtnetlink(7), rtm_protocol), one that iproute2
+// gives nobody: all routes with it are ours.
+const Protocol netlink.RouteProtocol = 116
+
+// alias is what tells the tunnel as ours.
+const alias = "trestle-node"
+
+// Host is the kernel of this host: the network namespace that Open was called in. It is
+// for one goroutine.
+type Host struct {
+	nl  *netlink.Handle
+	nft *nft.Conn
+}
+
+// Open opens the kernel. dir is where pkg/nft keeps what it knows of the table.
+func Open(dir string) (*Host, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	return &Host{nl, nft.Open(dir)}, nil
+}
+
+// Close lets go of the kernel, and leaves everything as it is.
+func (h *Host) Close() error {
+	h.nl.Close()
+	return h.nft.Close()
+}
+
+// whole repeats a listing that changed while it was read.
+func whole[T any](list func() ([]T, error)) ([]T, error) {
+	var all []T
+	var err error
+	for range 10 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, err
+}
+
+func (h *Host) link(name string) (netlink.Link, error) {
+	link, err := h.nl.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", name, err)
+	}
+	return link, nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefixOf is the inverse; nil is the default route, which has none.
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, size := n.Mask.Size()
+	if size == 32 {
+		addr = addr.Unmap()
+	}
+	return netip.PrefixFrom(addr, bits), ok
+}
+
+func addrOf(ip net.IP) netip.Addr {
+	addr, _ := netip.AddrFromSlice(ip) // none is the zero Addr
+	return addr.Unmap()
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// Sysctls of forwarding, below /proc/sys/net.
+const (
+	forward4 = "ipv4/ip_forward"
+	forward6 = "ipv6/conf/all/forwarding"
+)
+
+func readSysctl(name string) string {
+	data, err := os.ReadFile("/proc/sys/net/" + name)
+	if err != nil {
+		return "" // the family is not there
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func writeSysctl(name, value string) error {
+	if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set net.%s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+	}
+	return nil
+}
+
+// HasIPv6 says whether the kernel has it.
+func HasIPv6() bool { return readSysctl("ipv6/conf/all/disable_ipv6") != "" }

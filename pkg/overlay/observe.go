@@ -1,0 +1,206 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Observe reads what the kernel has of a State, ours and what is in its way. port is the
+// tunnel's, for the table of nftables.
+func (h *Host) Observe(want State) (Found, error) {
+	var f Found
+	tunnel, err := h.observeTunnel(&f, want)
+	if err != nil {
+		return f, err
+	}
+	if err := h.observeRoutes(&f, tunnel, want); err != nil {
+		return f, err
+	}
+	if tunnel != 0 {
+		if err := h.observeNeighbours(&f, tunnel); err != nil {
+			return f, err
+		}
+	}
+	if err := h.observePeers(&f, want); err != nil {
+		return f, err
+	}
+	f.Forwarding = Families{IPv4: readSysctl(forward4) != "0", IPv6: readSysctl(forward6) != "0"}
+	f.sort()
+	return f, nil
+}
+
+// observeTunnel tells the tunnel as ours by its alias or, since the kernel takes none
+// while it makes a device and Apply may be killed right after, by its MAC, which is a
+// hash of this host's id.
+func (h *Host) observeTunnel(f *Found, want State) (index int, err error) {
+	link, err := h.link(TunnelName)
+	if err != nil || link == nil {
+		return 0, err
+	}
+	vx, ok := link.(*netlink.Vxlan)
+	isOurs := ok && (vx.Alias == alias || want.Tunnel != nil && vx.HardwareAddr.String() == want.Tunnel.MAC)
+	if !isOurs {
+		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", TunnelName, link.Type())
+	}
+	f.TunnelUp = vx.Flags&net.FlagUp != 0 && vx.Alias == alias
+	f.Tunnel = &Tunnel{VNI: vx.VxlanId, Port: vx.Port, MTU: vx.MTU, Local: addrOf(vx.SrcAddr), MAC: vx.HardwareAddr.String()}
+	f.Tunnel.NoTxChecksum = f.Tunnel.Local.Is4() && !vx.UDPCSum || f.Tunnel.Local.Is6() && vx.UDP6ZeroCSumTx
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	if err != nil {
+		return 0, fmt.Errorf("list addresses of %s: %w", TunnelName, err)
+	}
+	for _, a := range addresses {
+		if p, ok := prefixOf(a.IPNet); ok && !p.Addr().IsLinkLocalUnicast() {
+			f.Tunnel.Addresses = append(f.Tunnel.Addresses, p)
+		}
+	}
+	return vx.Index, nil
+}
+
+// observeRoutes reads the main table: our routes, and others' to the same destinations.
+func (h *Host) observeRoutes(f *Found, tunnel int, want State) error {
+	wanted := map[netip.Prefix]bool{}
+	for _, r := range want.Routes {
+		wanted[r.Dst] = true
+	}
+	f.Foreign = map[netip.Prefix]string{}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+		if err != nil {
+			return fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			dst, ok := prefixOf(r.Dst)
+			if !ok {
+				continue
+			}
+			if r.Protocol == Protocol {
+				f.Routes = append(f.Routes, routeOf(dst, r, tunnel))
+			} else if wanted[dst] {
+				f.Foreign[dst] = r.Protocol.String()
+			}
+		}
+	}
+	return nil
+}
+
+func routeOf(dst netip.Prefix, r netlink.Route, tunnel int) Route {
+	route := Route{Dst: dst, Kind: Direct, Via: addrOf(r.Gw), MTU: r.MTU}
+	if via, ok := r.Via.(*netlink.Via); ok {
+		route.Via = addrOf(via.Addr)
+	}
+	switch {
+	case r.Type == unix.RTN_UNREACHABLE:
+		route.Kind = Unreachable
+	case tunnel != 0 && r.LinkIndex == tunnel:
+		route.Kind = ByTunnel
+	}
+	return route
+}
+
+func (h *Host) observeNeighbours(f *Found, tunnel int) error {
+	forwards, err := whole(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, unix.AF_BRIDGE) })
+	if err != nil {
+		return fmt.Errorf("list the forwarding database of %s: %w", TunnelName, err)
+	}
+	for _, n := range forwards {
+		f.Forwards = append(f.Forwards, Forward{n.HardwareAddr.String(), addrOf(n.IP)})
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		neighbours, err := whole(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, family) })
+		if err != nil {
+			return fmt.Errorf("list neighbours on %s: %w", TunnelName, err)
+		}
+		for _, n := range neighbours {
+			if n.State&netlink.NUD_PERMANENT != 0 {
+				f.Neighbours = append(f.Neighbours, Neighbour{addrOf(n.IP), n.HardwareAddr.String()})
+			}
+		}
+	}
+	return nil
+}
+
+// Uplink is the link that leads to the other hosts.
+type Uplink struct {
+	Name      string
+	MTU       int
+	Addresses []netip.Prefix // global ones, the first of each family
+	Up        bool
+}
+
+// FindUplink finds the link of this name, or, where that is empty, the one that the
+// default route leads by. only, where it is given, is the address to take.
+func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
+	link, err := h.uplink(name, only)
+	if err != nil {
+		return Uplink{}, err
+	}
+	attrs := link.Attrs()
+	u := Uplink{Name: attrs.Name, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	if err != nil {
+		return Uplink{}, fmt.Errorf("list addresses of %s: %w", attrs.Name, err)
+	}
+	for _, a := range addresses {
+		p, ok := prefixOf(a.IPNet)
+		temporary := a.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0
+		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || only.IsValid() && p.Addr() != only {
+			continue
+		}
+		if !slices.ContainsFunc(u.Addresses, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
+			u.Addresses = append(u.Addresses, p)
+		}
+	}
+	if len(u.Addresses) == 0 {
+		return u, fmt.Errorf("uplink %s: no address that others could reach", u.Name)
+	}
+	return u, nil
+}
+
+func (h *Host) uplink(name string, only netip.Addr) (netlink.Link, error) {
+	if name != "" {
+		link, err := h.link(name)
+		if err == nil && link == nil {
+			err = fmt.Errorf("uplink: no device %s; set \"interface\" in node.json to the one that leads to the other hosts", name)
+		}
+		return link, err
+	}
+	if only.IsValid() {
+		return h.linkWith(only)
+	}
+	return h.defaultLink()
+}
+
+func (h *Host) linkWith(addr netip.Addr) (netlink.Link, error) {
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, familyOf(addr)) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addresses {
+		if addrOf(a.IP) == addr {
+			return h.nl.LinkByIndex(a.LinkIndex)
+		}
+	}
+	return nil, fmt.Errorf("uplink: no device has the address %s (\"address\" in node.json)", addr)
+}
+
+func (h *Host) defaultLink() (netlink.Link, error) {
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes: %w", err)
+		}
+		for _, r := range routes {
+			if p, ok := prefixOf(r.Dst); (!ok || p.Bits() == 0) && r.LinkIndex != 0 && r.Type == unix.RTN_UNICAST {
+				return h.nl.LinkByIndex(r.LinkIndex)
+			}
+		}
+	}
+	return nil, errors.New("uplink: there is no default route; set \"interface\" in node.json to the device that leads to the other hosts")
+}

@@ -1,0 +1,220 @@
+// Package hosts runs networks over several hosts on a real kernel: hosts are namespaces
+// on a switch.
+package hosts
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trestle-cni/trestle/pkg/overlay"
+	"github.com/trestle-cni/trestle/test/host"
+	"github.com/trestle-cni/trestle/test/hosts/lab"
+)
+
+func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
+
+func prefixes(all ...string) (list []netip.Prefix) {
+	for _, s := range all {
+		list = append(list, netip.MustParsePrefix(s))
+	}
+	return list
+}
+
+// selfOf is a host of a network with both families, the n-th.
+func selfOf(h *lab.Host, n string, backend overlay.Backend) overlay.Self {
+	return overlay.Self{
+		Subnets: prefixes("10.40."+n+".0/24", "fd40:0:0:"+n+"::/64"), Pools: prefixes("10.40.0.0/16", "fd40::/48"),
+		Underlay: []netip.Prefix{netip.PrefixFrom(h.IPv4, 24), netip.PrefixFrom(h.IPv6, 64)}, Uplink: "eth0", MTU: 1500,
+		MAC: overlay.MAC(h.Name), Backend: backend, VNI: 7243, Port: 8473,
+	}
+}
+
+func peerOf(s overlay.Self, name string) overlay.Peer {
+	return overlay.Peer{Name: name, Underlay: s.Underlay, Subnets: s.Subnets, MTU: s.MTU, MAC: s.MAC}
+}
+
+// bring applies a plan, and fails unless nothing is left to do.
+func bring(t *testing.T, h *lab.Host, self overlay.Self, peers ...overlay.Peer) {
+	t.Helper()
+	want, problems := overlay.Plan(self, peers)
+	err := h.Do(func() error {
+		kernel, err := overlay.Open("/run/trestle/node/nft")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = kernel.Close() }() // the test ends with it
+		have, err := kernel.Observe(want)
+		if err != nil {
+			return err
+		}
+		if err := kernel.Apply(overlay.Diff(want, have)); err != nil {
+			return err
+		}
+		if have, err = kernel.Observe(want); err != nil {
+			return err
+		}
+		if left := overlay.Diff(want, have); !left.Empty() {
+			t.Errorf("%s: applied, and there is left to do: %q", h.Name, left.Strings())
+		}
+		return nil
+	})
+	if err != nil || len(problems) > 0 {
+		t.Errorf("%s: %v, %q", h.Name, err, problems)
+	}
+}
+
+// TestOverlay: two hosts reach each other's subnets in each way and both families, and
+// what was made for it goes without a trace.
+func TestOverlay(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	a, b := l.Host("a"), l.Host("b")
+	before := a.Dump()
+	for _, h := range []*lab.Host{a, b} {
+		n := map[string]string{"a": "1", "b": "2"}[h.Name]
+		h.MustRun("ip", "address", "add", "10.40."+n+".1/32", "dev", "lo")
+		h.MustRun("ip", "address", "add", "fd40:0:0:"+n+"::1/128", "dev", "lo", "nodad")
+	}
+	six := func(s overlay.Self) overlay.Self { s.Underlay = s.Underlay[1:]; return s }
+	quiet := func(s overlay.Self) overlay.Self { s.NoTxChecksum = true; return s }
+	noIPv6 := func(s overlay.Self) overlay.Self {
+		s.NoIPv6, s.Subnets, s.Pools = true, s.Subnets[:1], s.Pools[:1]
+		return s
+	}
+	for _, way := range []struct {
+		name    string
+		backend overlay.Backend
+		with    func(overlay.Self) overlay.Self
+		route   string // of a, to b
+	}{
+		{"vxlan", overlay.VXLAN, nil, "dev trestle-vx"},
+		{"vxlan without checksums", overlay.VXLAN, quiet, "dev trestle-vx"},
+		{"vxlan over IPv6", overlay.VXLAN, six, "dev trestle-vx"},
+		{"vxlan without IPv6", overlay.VXLAN, noIPv6, "via 10.40.2.0 dev trestle-vx"},
+		{"host-gw", overlay.HostGW, nil, "via " + b.IPv4.String() + " dev eth0"},
+		{"host-gw over IPv6", overlay.HostGW, six, "via inet6 " + b.IPv6.String() + " dev eth0"},
+		{"auto", overlay.Auto, nil, "via " + b.IPv4.String() + " dev eth0"},
+	} {
+		selfA, selfB := selfOf(a, "1", way.backend), selfOf(b, "2", way.backend)
+		if way.with != nil {
+			selfA, selfB = way.with(selfA), way.with(selfB)
+		}
+		bring(t, a, selfA, peerOf(selfB, "b"))
+		bring(t, b, selfB, peerOf(selfA, "a"))
+		if got := a.MustRun("ip", "route", "get", "10.40.2.1"); !strings.Contains(got, way.route) {
+			t.Errorf("%s: got route %s, want %s", way.name, got, way.route)
+		}
+		for _, s := range selfB.Subnets {
+			eventually(t, func() error { return a.Ping(s.Addr().Next()) }) // the kernel takes addresses of IPv6 some time later
+		}
+		// a subnet that nobody has does not leave by the default route
+		if err := a.Ping(netip.MustParseAddr("10.40.77.1")); err == nil || !strings.Contains(a.MustRun("ip", "route", "show", "10.40.0.0/16"), "unreachable") {
+			t.Errorf("%s: got %v for a subnet that nobody has, want it unreachable", way.name, err)
+		}
+	}
+	a.MustRun("ip", "address", "del", "10.40.1.1/32", "dev", "lo")
+	a.MustRun("ip", "address", "del", "fd40:0:0:1::1/128", "dev", "lo")
+	remove(t, a)
+	a.AssertUnchanged(before, "sysctl net/ipv4/ip_forward", "sysctl net/ipv6/conf", "sysctl net/ipv4/conf", "file /run/trestle/node/nft")
+}
+
+// eventually asks until there is no error, for half a minute.
+func eventually(t *testing.T, ask func() error) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := ask()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not after 30 s: %v", err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func remove(t *testing.T, h *lab.Host) {
+	t.Helper()
+	err := h.Do(func() error {
+		kernel, err := overlay.Open("/run/trestle/node/nft")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = kernel.Close() }() // the test ends with it
+		return kernel.Remove(overlay.MAC(h.Name))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOverlayLeavesOthersAlone: a tunnel of somebody else's with the same VNI and port,
+// a device with our name, and a route to a peer's subnet are named, and stay.
+func TestOverlayLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	h := l.Host("a")
+	peer := selfOf(&lab.Host{Name: "b", IPv4: netip.MustParseAddr("203.0.113.77"), IPv6: netip.MustParseAddr("2001:db8:1::77")}, "2", overlay.VXLAN)
+	want, _ := overlay.Plan(selfOf(h, "1", overlay.VXLAN), []overlay.Peer{peerOf(peer, "b")})
+	apply := func() (have overlay.Found, err error) {
+		err = h.Do(func() error {
+			kernel, err := overlay.Open("/run/trestle/node/nft")
+			if err != nil {
+				return err
+			}
+			defer func() { _ = kernel.Close() }() // the test ends with it
+			if have, err = kernel.Observe(want); err != nil {
+				return err
+			}
+			return kernel.Apply(overlay.Diff(want, have))
+		})
+		return have, err
+	}
+	for _, other := range []struct{ name, make, show, want, undo string }{
+		{"flannel's VNI", "ip link add flannel.1 type vxlan id 7243 dstport 8473 dev eth0 nolearning", "ip -d link show flannel.1", "flannel.1 has VNI 7243 on port 8473", "ip link del flannel.1"},
+		{"a device of our name", "ip link add trestle-vx type bridge", "ip -d link show trestle-vx", "trestle-vx is a device of type bridge that Trestle did not make", "ip link del trestle-vx"},
+	} {
+		h.MustRun("sh", "-c", other.make)
+		before := h.MustRun("sh", "-c", other.show)
+		if _, err := apply(); err == nil || !strings.Contains(err.Error(), other.want) {
+			t.Errorf("%s: got %v, want %q in it", other.name, err, other.want)
+		}
+		if after := h.MustRun("sh", "-c", other.show); after != before {
+			t.Errorf("%s: it was\n%s\nand is\n%s", other.name, before, after)
+		}
+		h.MustRun("sh", "-c", other.undo)
+	}
+	h.MustRun("ip", "route", "add", "10.40.2.0/24", "via", lab.SwitchIPv4.Addr().String(), "proto", "static")
+	have, err := apply()
+	if err != nil || have.Foreign[prefixes("10.40.2.0/24")[0]] != "static" {
+		t.Errorf("got %v, %v, want the static route named", have.Foreign, err)
+	}
+	if got := h.MustRun("ip", "route", "show", "10.40.2.0/24"); !strings.Contains(got, "proto static") || strings.Count(got, "\n") != 1 {
+		t.Errorf("got %s, want the static route alone", got)
+	}
+	if got := h.MustRun("ip", "-6", "route", "show", "fd40:0:0:2::/64"); !strings.Contains(got, "trestle-vx") {
+		t.Errorf("got %q, want the other family's route all the same", got)
+	}
+	h.MustRun("ip", "address", "add", "10.40.200.1/24", "dev", "eth0")
+	err = h.Do(func() error {
+		kernel, err := overlay.Open("/run/trestle/node/nft")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = kernel.Close() }() // the test ends with it
+		found, err := kernel.Overlaps(want2pools(), prefixes("10.40.1.0/24"))
+		if len(found) != 2 || !strings.Contains(found[0].What, "the address 10.40.200.1/24 of eth0") {
+			t.Errorf("got overlaps %v, want eth0's address and the static route", found)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func want2pools() []netip.Prefix { return prefixes("10.40.0.0/16", "fd40::/48") }
