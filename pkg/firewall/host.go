@@ -35,8 +35,11 @@ func OpenHost(records record.Store) *Host {
 	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}, map[string]bool{}}
 }
 
-// Close lets go of the kernel and of firewalld.
-func (h *Host) Close() error { return errors.Join(h.bus.close(), h.conn.Close()) }
+// Close lets go of the kernel and of firewalld, which have said what they had to say.
+func (h *Host) Close() {
+	h.bus.close()
+	h.conn.Close()
+}
 
 // place is that of our records in the store.
 const place = "firewall"

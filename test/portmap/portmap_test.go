@@ -316,8 +316,8 @@ func TestPortmapStatusOfAuto(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
 	n.MustRun("sh", "-ec", `mkdir /run/broken; cd /run/broken; for s in '' -save -restore; do ln -s /bin/false iptables$s; done`)
-	const without = `{"cniVersion": "1.1.0", "name": "blue", "type": "bridge", "bridge": "br1"}`
-	bridge := strings.Replace(without, "}", `, "capabilities": {"portMappings": true}}`, 1)
+	bridge := host.BridgeConfig(object{"capabilities": object{"portMappings": true}, "ipMasq": false, "ipam": nil})
+	without := host.BridgeConfig(object{"ipMasq": false, "ipam": nil})
 	for _, step := range []struct {
 		name, prepare, plugin, config string
 		code                          uint
