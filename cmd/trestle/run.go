@@ -165,20 +165,9 @@ func (o *runOptions) check() (err error) {
 	if len(o.nets) == 0 {
 		o.nets = []string{"bridge"}
 	}
-	for i, mode := range o.nets {
-		_, joins := strings.CutPrefix(mode, "container:")
-		alone := mode == "host" || mode == "none" || joins
-		switch {
-		case alone && len(o.nets) > 1:
-			return cni.ConfigErrorf("--net: %s does not go with others; give it alone, or networks alone", mode)
-		case alone && len(o.publish)+len(o.wish.IPs) > 0 || alone && o.wish.MAC != "":
-			return cni.ConfigErrorf("--net: with %s there is no network to give ports and addresses; leave -p, --ip and --mac out", mode)
-		case (mode == "host" || joins) && o.detach:
-			return cni.ConfigErrorf("--detach: with --net %s there is no namespace to stop it by; leave one of them out", mode)
-		case (mode == "host" || joins) && len(o.dns) > 0:
-			return cni.ConfigErrorf("--dns: with --net %s the command has what the other one has; leave it out", mode)
-		case slices.Contains(o.nets[:i], mode):
-			return cni.ConfigErrorf("--net: %s is given twice; give it once", mode)
+	for i := range o.nets {
+		if err := o.checkMode(i); err != nil {
+			return err
 		}
 	}
 	if len(o.nets) > 1 && (len(o.wish.IPs) > 0 || o.wish.MAC != "") {
@@ -190,6 +179,26 @@ func (o *runOptions) check() (err error) {
 		o.wish.Container = "run-" + hex.EncodeToString(random[:])
 	}
 	return attach.CheckContainer(o.wish.Container)
+}
+
+// checkMode is for one --net beside the others.
+func (o *runOptions) checkMode(i int) error {
+	mode := o.nets[i]
+	_, joins := strings.CutPrefix(mode, "container:")
+	alone := mode == "host" || mode == "none" || joins
+	switch {
+	case alone && len(o.nets) > 1:
+		return cni.ConfigErrorf("--net: %s does not go with others; give it alone, or networks alone", mode)
+	case alone && len(o.publish)+len(o.wish.IPs) > 0 || alone && o.wish.MAC != "":
+		return cni.ConfigErrorf("--net: with %s there is no network to give ports and addresses; leave -p, --ip and --mac out", mode)
+	case (mode == "host" || joins) && o.detach:
+		return cni.ConfigErrorf("--detach: with --net %s there is no namespace to stop it by; leave one of them out", mode)
+	case (mode == "host" || joins) && len(o.dns) > 0:
+		return cni.ConfigErrorf("--dns: with --net %s the command has what the other one has; leave it out", mode)
+	case slices.Contains(o.nets[:i], mode):
+		return cni.ConfigErrorf("--net: %s is given twice; give it once", mode)
+	}
+	return nil
 }
 
 // place finds what the modes mean on this host.

@@ -32,7 +32,7 @@ func runInBackground(p *ui.Printer) error {
 	if err != nil {
 		return err
 	}
-	defer ready.Close() //nolint:errcheck // only read from
+	defer ready.Close()
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), backgroundVariable+"=1")
 	cmd.ExtraFiles = []*os.File{theirs}
