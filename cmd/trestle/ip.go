@@ -16,7 +16,7 @@ import (
 
 func newIPCommand(a *app) *cobra.Command {
 	return newGroupCommand("ip", "Addresses: who has which, and the store that says so",
-		newIPLsCommand(a), newIPReleaseCommand(a), newIPVerifyCommand(a), newIPRepairCommand(a))
+		newIPLsCommand(a), newIPReleaseCommand(a), newIPVerifyCommand(a), newIPRepairCommand(a), newIPMapCommand(a))
 }
 
 // leaseStore is where a network's leases are.

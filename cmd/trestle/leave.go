@@ -176,7 +176,7 @@ func removeRest(snapshot *inventory.Snapshot) error {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
 		failed = append(failed, conn.DeleteTable(nft.Table{Family: family, Name: "trestle"}))
 	}
-	failed = append(failed, conn.Close())
+	conn.Close()
 	for _, path := range ownFiles(snapshot) {
 		failed = append(failed, os.RemoveAll(path))
 	}

@@ -203,15 +203,7 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 }
 
 // called is what people call the container.
-func called(a inventory.Attachment) string {
-	switch {
-	case a.Pod != "":
-		return a.Pod
-	case a.Name != "":
-		return a.Name
-	}
-	return ui.Short(a.Container)
-}
+func called(a inventory.Attachment) string { return a.Called() }
 
 func paintState(p *ui.Printer, s inventory.State) string {
 	tones := map[inventory.State]ui.Tone{inventory.Alive: ui.Good, inventory.Dead: ui.Bad, inventory.Unknown: ui.Warning}

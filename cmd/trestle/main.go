@@ -119,7 +119,10 @@ run" ends as its command did.`,
 	flags.BoolVar(&a.json, "json", false, "answer in JSON")
 	flags.StringSliceVar(&a.lists, "lists", fromEnv("NETCONFPATH", network.DefaultDir), "directories of network lists")
 	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins, the first that has one counts")
-	root.AddGroup(&cobra.Group{ID: groupChange, Title: "Networks and containers:"}, &cobra.Group{ID: groupLook, Title: "Looking:"}, &cobra.Group{ID: groupCare, Title: "Looking after the host:"})
+	root.AddGroup(&cobra.Group{
+		ID:    groupChange,
+		Title: "Networks and containers:",
+	}, &cobra.Group{ID: groupLook, Title: "Looking:"}, &cobra.Group{ID: groupCare, Title: "Looking after the host:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, command := range commands {
 			command.GroupID = group
@@ -128,8 +131,8 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a))
-	add(groupCare, newRestoreCommand(), newGCCommand(a), newLeaveCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	asInput(root)
 	return root
 }
