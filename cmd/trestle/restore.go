@@ -21,8 +21,8 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
 MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
 ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
-nothing is changed. It says what was made again, network by network, and what was found of
-containers that are gone.`,
+nothing is changed. It says what was made again, network by network, and what was
+found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			done, err := restore()
