@@ -3,6 +3,7 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
+MANDIR  ?= $(dir $(BINDIR))share/man
 # the names in the list of plugins, the first of which is the file that the others are links to
 PLUGINS := $(shell sed -n 's/^\t\t"\([a-z-]*\)": .*/\1/p' plugins/registry/registry.go)
 TIMEOUT ?= 15m
@@ -36,9 +37,10 @@ build: have-go ## bin/: one static executable under the name of each plugin, and
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR (/usr/local/bin)
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR (/usr/local/bin), its man pages into MANDIR beside that
 	@install -D -m 755 '$(TRESTLE_BIN)/trestle' '$(DESTDIR)$(BINDIR)/.trestle.new'
 	@mv -fT '$(DESTDIR)$(BINDIR)/.trestle.new' '$(DESTDIR)$(BINDIR)/trestle'
+	@install -d '$(DESTDIR)$(MANDIR)/man8' && install -m 644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
 	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
@@ -56,7 +58,8 @@ uninstall: ## remove from PREFIX and BINDIR what make install put there, and not
 		rm -f "$$1"; echo "removed $$1"; \
 	}; \
 	for name in $(PLUGINS); do remove '$(DESTDIR)$(PREFIX)'/$$name 'github.com/trestle-cni/trestle/plugins'; done; \
-	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'
+	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'; \
+	rm -f '$(DESTDIR)$(MANDIR)'/man8/trestle.8 '$(DESTDIR)$(MANDIR)'/man8/trestle-*.8
 
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel, which
@@ -143,7 +146,7 @@ clean: ## remove what make made
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
+	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) MANDIR=$(MANDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers: have-go
