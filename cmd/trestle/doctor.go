@@ -51,11 +51,11 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, err
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
 		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
 	})
+	defer host.Close()
 	found := doctor.Examine(host)
 	for _, problem := range host.Problems {
 		p.Notef("trestle: %s", problem)
 	}
-	host.Close()
 	return found, nil
 }
 

@@ -131,7 +131,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	asInput(root)
 	return root
