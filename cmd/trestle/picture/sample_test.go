@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,6 +204,28 @@ func crowdedHost() *inventory.Snapshot {
 	crowd(s, "jobs", "10.30.0.0/22", 280, func(i int) inventory.Attachment {
 		return inventory.Attachment{Container: fmt.Sprintf("%016x%048x", uint64(i+1)*0x9e3779b97f4a7c15, i)}
 	})
+	return s
+}
+
+// oddHost has names and numbers that nobody thought of.
+func oddHost() *inventory.Snapshot {
+	s := smallHost()
+	long := strings.Repeat("MWmw@", 30)
+	s.Attachments[0].Name = `<script>alert("1")</script>&`
+	s.Attachments[1].Name, s.Attachments[1].IfName = long, "eth0123456789ab"
+	s.Attachments[1].Addresses = []netip.Addr{addr("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"), addr("255.255.255.254")}
+	for i := range 30 {
+		s.Attachments[1].Ports = append(s.Attachments[1].Ports, port("udp", fmt.Sprintf("[2001:db8:ffff:ffff:ffff:ffff:ffff:fff%x]:6%04d", i%16, i*7), fmt.Sprintf("[::1]:%d", 1+i*3)))
+	}
+	s.Networks[0].Name, s.Networks[0].IngressPolicy, s.Networks[0].Internal = long, long[:40], true
+	s.Networks[1].Bridge = "brMMMMMMWWWWWWW"
+	for i := range s.Attachments {
+		s.Attachments[i].Network = long
+	}
+	for i := range 9 {
+		s.Links = append(s.Links, inventory.Link{Index: 100 + i, Name: fmt.Sprintf("WWWWWWMMMMMM%d", i), Kind: "device", MTU: 9000, PeerNetNS: -1, Addresses: prefixes("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128")})
+		s.Routes = append(s.Routes, inventory.Route{To: prefix("::/0"), Gateway: addr("2001:db8:ffff:ffff:ffff:ffff:ffff:fffe"), Link: fmt.Sprintf("WWWWWWMMMMMM%d", i)})
+	}
 	return s
 }
 

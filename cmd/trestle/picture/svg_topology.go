@@ -95,22 +95,29 @@ func (s *sketch) outside(left float64) {
 		remark = "default via " + strings.Join(ways, ", ")
 	}
 	s.bar("bar", rect{left, s.y, contentW, barH}, "outside", remark)
-	above := s.y + barH
-	s.y = above + dropH
 	const perRow = 4
+	above := [perRow]float64{} // where the line down to the next card of a column begins
+	for column := range min(perRow, len(s.topology.Uplinks)) {
+		above[column] = s.y + barH
+	}
+	s.y += barH + dropH
 	for row := range slices.Chunk(s.topology.Uplinks, perRow) {
 		height := 0.0
 		for _, i := range row {
 			height = max(height, interfaceHeight(i))
 		}
-		for n, i := range row {
-			r := rect{left + float64(n)*(cardW+gap), s.y, cardW, height}
-			s.line("drop", point{r.x + padding, above}, point{r.x + padding, r.y})
-			s.line("drop", point{r.x + padding, r.y + r.h}, point{r.x + padding, r.y + r.h + dropH})
+		for column, i := range row {
+			r := rect{left + float64(column)*(cardW+gap), s.y, cardW, height}
+			s.line("drop", point{r.x + padding, above[column]}, point{r.x + padding, r.y})
 			s.interfaceCard(i, r)
+			above[column] = r.y + r.h
 		}
-		above = s.y + height
-		s.y = above + dropH
+		s.y += height + dropH
+	}
+	for column, y := range above {
+		if x := left + float64(column)*(cardW+gap) + padding; y > 0 {
+			s.line("drop", point{x, y}, point{x, s.y})
+		}
 	}
 }
 
@@ -358,7 +365,11 @@ func (s *sketch) rails(ends []point, x float64) {
 type plug struct {
 	member *Member
 	link   *Interface
+	group  string // whose title names a part of the member's name
 }
+
+// nameIn is the member's name below the title of its group.
+func (m Member) nameIn(group string) string { return strings.TrimPrefix(m.Name, group+"/") }
 
 func (p plug) plugged() bool { return p.link != nil || p.member.HostLink != "" }
 
@@ -407,7 +418,7 @@ func (s *sketch) plug(p plug, r rect) {
 	}
 	s.box(class, r, 8)
 	s.dot(point{r.x + cardPad + 4, r.y + cardPad + 7.5}, true, string(m.State))
-	name := fitSans(m.Name, r.w-2*cardPad-24-monoWidth(m.IfName, smallPx), namePx)
+	name := fitSans(m.nameIn(p.group), r.w-2*cardPad-24-monoWidth(m.IfName, smallPx), namePx)
 	s.text("name", point{r.x + cardPad + 16, r.y + cardPad + 12}, name)
 	s.textEnd("mono faint small", point{r.x + r.w - cardPad, r.y + cardPad + 12}, m.IfName)
 	s.lines(texts(m.Addresses), point{r.x + cardPad, r.y + cardPad + lead + lineH + 12}, r.w-2*cardPad)
@@ -441,7 +452,7 @@ func (s *sketch) chips(g Group, at point) float64 {
 			}
 			s.box(class, r, 6)
 			s.dot(point{r.x + 12, r.y + 13}, true, string(m.State))
-			s.text("", point{r.x + 22, r.y + 16.5}, fitSans(m.Name, r.w-30, textPx))
+			s.text("", point{r.x + 22, r.y + 16.5}, fitSans(m.nameIn(g.Name), r.w-30, textPx))
 			if len(m.Addresses) > 0 {
 				s.text("mono faint small", point{r.x + 22, r.y + 30}, fitMono(m.Addresses[0].String(), r.w-30, smallPx))
 			}
