@@ -24,14 +24,15 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak fuzz lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
+	$(BUILD) -o bin/trestle-node ./cmd/trestle-node
 	$(BUILD) -o bin/$(firstword $(PLUGINS)) ./plugins
 	@# a copy starts faster than what the linker wrote piece by piece (page cache)
-	@for name in trestle $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
+	@for name in trestle trestle-node $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
@@ -69,6 +70,12 @@ test: root deps build peers previous ## all tests, from unit to real kernel and 
 SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
+
+# Integers of 32 bits, and the other byte order.
+test-arch: DEPS += qemu-s390x-static=qemu-user-static
+test-arch: root have-go deps ## unit tests as a 32-bit program (386), and on a big-endian machine that qemu emulates (s390x)
+	test/arch/run 386
+	test/arch/run s390x '$(CURDIR)/.cache/arch'
 
 # What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
 FUZZTIME ?= 20s
@@ -119,14 +126,19 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 
-docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
+	go test -count=1 -run TestManual ./cmd/trestle -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
-bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
-	go run ./test/bench
+# On a quiet machine: what else runs is in the numbers.
+BENCH ?= full
+bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
+	go run ./test/bench -size '$(BENCH)' -docs docs
+
+bench-more: root deps runtimes build peers ## further tables, on the terminal: leases on disk, ports by the hundred, pods by containerd
 	go run ./test/bench/ipam
 	go run ./test/bench/nat
 	go run ./test/runtimes/bench
