@@ -81,11 +81,11 @@ type show struct {
 // attachment is a container and what cnitool answered.
 type attachment struct {
 	*host.Container
-	caps         string // CAP_ARGS, or ""
-	before       string // its state before
-	bridge       string
-	addresses    []netip.Prefix
-	gateways     []netip.Addr
+	caps      string // CAP_ARGS, or ""
+	before    string // its state before
+	bridge    string
+	addresses []netip.Prefix
+	gateways  []netip.Addr
 }
 
 func (s *show) title(text string)              { fmt.Printf("\n%s\n", text) }

@@ -36,7 +36,9 @@ func TestPicturesOfDocs(t *testing.T) {
 	}
 	// the kernel numbers namespaces and links as they come
 	numbers := regexp.MustCompile(`index \d+ in namespace \d+`)
-	draw := func(args ...string) string { return numbers.ReplaceAllString(must(t, h, args...), "index 2 in namespace 0") }
+	draw := func(args ...string) string {
+		return numbers.ReplaceAllString(must(t, h, args...), "index 2 in namespace 0")
+	}
 	const picture, page = "../../docs/topology.svg", "../../docs/pictures.md"
 	svg := draw("topology", "--svg", "-")
 	if *update {
