@@ -40,7 +40,8 @@ func (g *graph) line(text string) { g.out.WriteString(text + "\n") }
 // need a backslash before them.
 func quoted(lines ...string) string {
 	for i, line := range lines {
-		lines[i] = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ").Replace(line)
+		line = strings.ReplaceAll(line, `\`, `\\`)
+		lines[i] = strings.ReplaceAll(strings.ReplaceAll(line, `"`, `\"`), "\n", " ")
 	}
 	return `"` + strings.Join(lines, `\n`) + `"`
 }
