@@ -92,7 +92,7 @@ func (g *graph) segment(n int, s Segment) {
 		g.edge(id, linkID(port.Name), "")
 	}
 	for _, m := range s.Members {
-		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, texts(m.Addresses)...)
+		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, m.lines()...)
 		g.node(m.ID(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
 		if m.HostLink != "" {
 			g.edge(id, m.ID(), m.HostLink)

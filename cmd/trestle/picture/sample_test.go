@@ -185,8 +185,19 @@ func middlingHost() *inventory.Snapshot {
 	})
 	s.Links = append(s.Links,
 		inventory.Link{Index: 901, Name: "docker0", Kind: "bridge", MTU: 1500, Operational: "down", Up: true, PeerNetNS: -1, Addresses: prefixes("172.17.0.1/16")},
+		inventory.Link{Index: 903, Name: "trunk0", Kind: "device", MTU: 1500, Operational: "up", Up: true, PeerNetNS: -1, Master: "br-back", PortVLANs: []inventory.PortVLANs{{First: 1, Last: 1, Untagged: true}, {First: 10, Last: 12}}},
 		inventory.Link{Index: 902, Name: "vethforeign", Kind: "veth", MTU: 1500, Operational: "up", Up: true, Peer: 8, PeerNetNS: 77, Master: "docker0"},
 	)
+	for i := range s.Links {
+		l := &s.Links[i]
+		l.VLANFiltering = l.Name == "br-back"
+		if l.Master == "br-back" && l.Kind == "veth" {
+			l.PortVLANs = []inventory.PortVLANs{{First: 1, Last: 1, Untagged: true}}
+		}
+		if l.Master == "br-back" && l.Name == "vethb54cda26" {
+			l.PortVLANs = []inventory.PortVLANs{{First: 7, Last: 7, Untagged: true}}
+		}
+	}
 	return s
 }
 

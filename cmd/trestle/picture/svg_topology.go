@@ -151,6 +151,9 @@ func interfaceLines(i Interface) []string {
 	if i.Peer != "" {
 		lines = append(lines, "to "+i.Peer)
 	}
+	if i.PortVLANs != "" {
+		lines = append(lines, i.PortVLANs)
+	}
 	lines = append(lines, texts(i.Addresses)...)
 	for _, below := range i.Below {
 		lines = append(lines, below.Name+", "+below.kind())
@@ -391,6 +394,14 @@ type plug struct {
 	group  string // whose title names a part of the member's name
 }
 
+// lines are what the member's card says below its name.
+func (m Member) lines() []string {
+	if m.PortVLANs == "" {
+		return texts(m.Addresses)
+	}
+	return append(texts(m.Addresses), m.PortVLANs)
+}
+
 // nameIn is the member's name below the title of its group.
 func (m Member) nameIn(group string) string { return strings.TrimPrefix(m.Name, group+"/") }
 
@@ -404,7 +415,7 @@ func (p plug) height() float64 {
 	if height > 0 {
 		height += 4
 	}
-	return 2*cardPad + lead + lineH*float64(1+len(p.member.Addresses)) + height
+	return 2*cardPad + lead + lineH*float64(1+len(p.member.lines())) + height
 }
 
 // portLabels are a container's ports, as many as a card takes.
@@ -444,8 +455,8 @@ func (s *sketch) plug(p plug, r rect) {
 	name := fitSans(m.nameIn(p.group), r.w-2*cardPad-24-monoWidth(m.IfName, smallPx), namePx)
 	s.text("name", point{r.x + cardPad + 16, r.y + cardPad + 12}, name)
 	s.textEnd("mono faint small", point{r.x + r.w - cardPad, r.y + cardPad + 12}, m.IfName)
-	s.lines(texts(m.Addresses), point{r.x + cardPad, r.y + cardPad + lead + lineH + 12}, r.w-2*cardPad)
-	y := r.y + cardPad + lead + lineH*float64(1+len(m.Addresses)) + 4
+	s.lines(m.lines(), point{r.x + cardPad, r.y + cardPad + lead + lineH + 12}, r.w-2*cardPad)
+	y := r.y + cardPad + lead + lineH*float64(1+len(m.lines())) + 4
 	widths := chipWidths(m.Published)
 	places, _ := flow(widths, cardW-2*cardPad, 6, 20)
 	for i, port := range portLabels(m.Published) {
