@@ -18,11 +18,11 @@ func newRestoreCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
 		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
-		Long: `Make masquerade and mapped ports again from their records, in one transaction,
-and the MAC spoof checks and the policies of the firewall plugin in others, after "nft flush ruleset", a
-reload of firewalld or the like has taken them. Where nothing is missing, nothing
-is changed. It says what was made again, network by network, and what was found of
-containers that are gone.`,
+		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
+MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
+ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
+nothing is changed. It says what was made again, network by network, and what was
+found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			done, err := restore()

@@ -27,7 +27,8 @@ the wrong type or that a plugin refuses, capabilities that were forgotten, plugi
 are not installed, versions that an installed runtime cannot read, names and subnets
 that two lists have. Without FILE it looks at the lists that runtimes read.
 
-Exit status: 0 where there is none; 2 where a file cannot be read; 3 where there are some.`,
+Exit status: 0 where there is none; 2 where a file cannot be read; 3 where there are
+some.`,
 		Example: `  trestle validate
   trestle validate ./10-mine.conflist`,
 		RunE: func(command *cobra.Command, args []string) error {
