@@ -25,7 +25,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -102,6 +102,11 @@ test-vm: root deps build peers previous ## the tests of VLANs, and of proofs tha
 	@cd '$(VM)/tests' && for program in *; do ./$$program -test.list '$(RUN)' | grep -q . || rm $$program; done
 	test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)"; status=0; cd "$(VM)/tests"; \
 		for program in *; do (cd "$(CURDIR)/test/$${program%.test}" && "$(VM)/tests/$$program" -test.timeout $(TIMEOUT) -test.run "$(RUN)") || status=1; done; exit $$status'
+
+# What a browser makes of the pages; that they are whole, and load nothing, make test looks at.
+test-html: DEPS := chromium=chromium
+test-html: have-go deps ## the pages of trestle topology and report in headless Chromium: moved, searched, clicked at, and measured
+	go test -count=1 -v -tags chromium -timeout $(TIMEOUT) -run Browser ./cmd/trestle/picture
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
