@@ -24,7 +24,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch vulncheck lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch cover race vulncheck lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -128,6 +128,25 @@ lint: have-go cross ## the linters of .golangci.yml; the first run builds them, 
 
 docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
+
+# What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
+# system calls, or kill, are left out.
+COVER   := $(CURDIR)/.cache/cover
+COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle fuzz security)
+cover: root deps peers ## coverage of unit tests and of the built programs, by package and by function (.cache/cover)
+	rm -rf '$(COVER)' && mkdir -p '$(COVER)/bin' '$(COVER)/programs' '$(COVER)/unit'
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/$(firstword $(PLUGINS))' ./plugins
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/trestle' ./cmd/trestle
+	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f '$(COVER)/bin/$(firstword $(PLUGINS))' '$(COVER)/bin/'$$name; done
+	-GOCOVERDIR='$(COVER)/programs' TRESTLE_BIN='$(COVER)/bin' TRESTLE_PREVIOUS= go test -count=1 -timeout $(TIMEOUT) -skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|Upgrade|LostAnswers|IPAMBench' $(COVERED)
+	go test -count=1 -cover -coverpkg=./pkg/... ./pkg/... -args -test.gocoverdir='$(COVER)/unit' >/dev/null
+	go tool covdata textfmt -i='$(COVER)/programs,$(COVER)/unit' -o '$(COVER)/profile'
+	go tool cover -func '$(COVER)/profile' >'$(COVER)/functions'
+	@go tool covdata percent -i='$(COVER)/programs,$(COVER)/unit' | sort; tail -n 1 '$(COVER)/functions'; echo 'by function: $(COVER)/functions; by line: go tool cover -html $(COVER)/profile'
+
+race: have-go ## unit tests under the race detector, which needs a C compiler
+	@command -v gcc >/dev/null || { echo 'the race detector needs gcc' >&2; exit 1; }
+	CGO_ENABLED=1 go test -race -count=1 ./pkg/...
 
 # Not part of lint: it asks a server of the Go project's, and what it says changes without a change here.
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
