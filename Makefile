@@ -29,9 +29,10 @@ CONTAINERD2_VERSION := v2.4.2
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
+	$(BUILD) -o bin/trestle-node ./cmd/trestle-node
 	$(BUILD) -o bin/$(firstword $(PLUGINS)) ./plugins
 	@# a copy starts faster than what the linker wrote piece by piece (page cache)
-	@for name in trestle $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
+	@for name in trestle trestle-node $(firstword $(PLUGINS)); do cp bin/$$name bin/.$$name && mv -f bin/.$$name bin/$$name; done
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
@@ -126,8 +127,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 
-docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
+	go test -count=1 -run TestManual ./cmd/trestle -update
 
 # What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
 # system calls, or kill, are left out.

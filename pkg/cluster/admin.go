@@ -85,13 +85,19 @@ func Claims(view View) []Owned {
 	return all
 }
 
+// BeginLeave is the part of Leave that needs no store.
+func (m *Member) BeginLeave() error {
+	s := &m.State
+	s.Leaving, s.Claims, s.Pending, s.Lost, s.Peers = true, nil, nil, nil, nil
+	return m.save()
+}
+
 // Leave gives this host's subnets back, and takes its record away. From its first moment
 // on the host believes in none of them, though it be killed before the store has heard
 // of it, or the store be out of reach: then Leave again.
 func (m *Member) Leave(ctx context.Context, store Store) error {
 	s := &m.State
-	s.Leaving, s.Claims, s.Pending, s.Lost, s.Peers = true, nil, nil, nil, nil
-	if err := m.save(); err != nil {
+	if err := m.BeginLeave(); err != nil {
 		return err
 	}
 	for range settleTries {
@@ -286,4 +292,23 @@ func restoreNode(ctx context.Context, store Store, n Node) error {
 		}
 	}
 	return nil
+}
+
+// Holder is who has a subnet.
+type Holder struct {
+	Network  string       `json:"network"`
+	Subnet   netip.Prefix `json:"subnet"`
+	Node     string       `json:"node,omitempty"`
+	Reserved string       `json:"reserved,omitempty"`
+}
+
+// Holders are all subnets that are taken, in order.
+func Holders(view View) []Holder {
+	claims := readClaims(view)
+	var all []Holder
+	for _, o := range Claims(view) {
+		c := claims[keyOf(o)]
+		all = append(all, Holder{o.Network, o.Subnet, c.Node, c.Reserved})
+	}
+	return all
 }

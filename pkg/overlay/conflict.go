@@ -1,8 +1,11 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,8 +18,8 @@ type Overlap struct {
 }
 
 // Overlaps finds what of the host overlaps the pools, but for what is ours: the tunnel,
-// our routes, and what lies in one of own, this host's subnets.
-func (h *Host) Overlaps(pools, own []netip.Prefix) ([]Overlap, error) {
+// our routes, and the bridges, which are those of the networks.
+func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, error) {
 	links, err := whole(h.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -27,7 +30,7 @@ func (h *Host) Overlaps(pools, own []netip.Prefix) ([]Overlap, error) {
 	}
 	var found []Overlap
 	consider := func(p netip.Prefix, link int, what string) {
-		if p.Bits() == 0 || names[link] == TunnelName || inside(p, own) || !overlapsAny(p, pools) {
+		if p.Bits() == 0 || names[link] == TunnelName || slices.Contains(bridges, names[link]) || !overlapsAny(p, pools) {
 			return
 		}
 		found = append(found, Overlap{p, what + " of " + names[link]})
@@ -53,6 +56,53 @@ func (h *Host) Overlaps(pools, own []netip.Prefix) ([]Overlap, error) {
 		}
 	}
 	return found, nil
+}
+
+// DropAddresses takes those addresses off the link, if there is one, that lie in the
+// subnets: they are another host's now.
+func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
+	link, err := h.link(name)
+	if err != nil || link == nil {
+		return err
+	}
+	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", name, err)
+	}
+	for _, a := range addresses {
+		p, ok := prefixOf(a.IPNet)
+		if !ok || !inside(p, subnets) {
+			continue
+		}
+		if err := h.nl.AddrDel(link, &netlink.Addr{IPNet: a.IPNet}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s from %s: %w", p, name, err)
+		}
+	}
+	return nil
+}
+
+// madeByTrestle begins the MAC of every bridge that the plugins make.
+const madeByTrestle = "02:74:72:"
+
+// RemoveBridge removes a network's bridge, unless it has ports or somebody else made it.
+func (h *Host) RemoveBridge(name string) error {
+	link, err := h.link(name)
+	if err != nil || link == nil || link.Type() != "bridge" || !strings.HasPrefix(link.Attrs().HardwareAddr.String(), madeByTrestle) {
+		return err
+	}
+	links, err := whole(h.nl.LinkList)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		if l.Attrs().MasterIndex == link.Attrs().Index {
+			return nil
+		}
+	}
+	if err := h.nl.LinkDel(link); err != nil {
+		return fmt.Errorf("remove bridge %s: %w", name, err)
+	}
+	return nil
 }
 
 func inside(p netip.Prefix, all []netip.Prefix) bool {

@@ -16,7 +16,7 @@ import (
 // of the tunnel, the tunnel or the uplink, an address of the uplink, forwarding, or our
 // table of nftables. It is called once at the beginning, for what happened before.
 // Events returns when ctx ends, or with an error that means: listen anew. What
-// others do to their links and routes is no event.
+// others do to their links and routes is no event. Without an uplink each address is.
 func Events(ctx context.Context, uplink string, changed func(what string)) error {
 	w := &watcher{uplink: uplink, changed: changed}
 	route, err := listen(unix.NETLINK_ROUTE,
@@ -85,6 +85,9 @@ type watcher struct {
 
 func (w *watcher) learn() {
 	for name, index := range map[string]*int{TunnelName: &w.tunnelIndex, w.uplink: &w.uplinkIndex} {
+		if name == "" {
+			continue
+		}
 		if link, err := netlink.LinkByName(name); err == nil {
 			*index = link.Attrs().Index
 		}
@@ -96,7 +99,7 @@ func (w *watcher) rtnetlink(m mdl.Message) {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		w.link(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if i := indexAt(m, 4); i == w.uplinkIndex || i == w.tunnelIndex { // struct ifaddrmsg
+		if i := indexAt(m, 4); w.uplink == "" || i == w.uplinkIndex || i == w.tunnelIndex { // struct ifaddrmsg
 			w.changed("address")
 		}
 	case unix.RTM_DELROUTE:

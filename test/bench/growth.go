@@ -90,6 +90,7 @@ func besideMappings(t host.T, mappings int) round {
 func mapPorts(count int) error {
 	const each = 5
 	conn, h := translator.Open()
+	defer conn.Close()
 	for i := range count / each {
 		address := netip.AddrFrom4([4]byte{10, 22, byte(100 + i/250), byte(1 + i%250)})
 		p := nat.Ports{Subnets: []netip.Prefix{netip.PrefixFrom(address, 16)}, Bridge: "br0", PortOptions: nat.PortOptions{SNAT: true}}
@@ -101,10 +102,10 @@ func mapPorts(count int) error {
 		var undo cni.Undo
 		owner := cni.Owner{Network: "bench", ContainerID: fmt.Sprintf("r%d", i), IfName: "eth0"}
 		if err := h.Add(nat.Attachment{Owner: owner, Ports: &p, PortsBackend: nat.NFTables}, &undo); err != nil {
-			return errors.Join(err, conn.Close())
+			return err
 		}
 	}
-	return conn.Close()
+	return nil
 }
 
 // leasing is a round of host-local alone, beside so many leases of others.

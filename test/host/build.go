@@ -75,7 +75,12 @@ func buildTrestle(dir string) error {
 			return err
 		}
 	}
-	return goBuild(filepath.Join(dir, "trestle"), "github.com/trestle-cni/trestle/cmd/trestle")
+	for _, command := range []string{"trestle", "trestle-node"} {
+		if err := goBuild(filepath.Join(dir, command), "github.com/trestle-cni/trestle/cmd/"+command); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // buildPeers builds what the module graph names as tools.

@@ -206,7 +206,7 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 			return err
 		}
 		defer func() { _ = kernel.Close() }() // the test ends with it
-		found, err := kernel.Overlaps(want2pools(), prefixes("10.40.1.0/24"))
+		found, err := kernel.Overlaps(prefixes("10.40.0.0/16", "fd40::/48"), "tn-pods")
 		if len(found) != 2 || !strings.Contains(found[0].What, "the address 10.40.200.1/24 of eth0") {
 			t.Errorf("got overlaps %v, want eth0's address and the static route", found)
 		}
@@ -216,5 +216,3 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func want2pools() []netip.Prefix { return prefixes("10.40.0.0/16", "fd40::/48") }

@@ -27,11 +27,15 @@ var rooms = map[string]struct {
 	rooms []string
 }{
 	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
-	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network", "cmd/trestle/programs", "cmd/trestle/rules"}},
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
 	"cmd/trestle/network":   {true, nil},
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/programs":  {false, nil},
+	"cmd/trestle/rules":     {true, nil},
+	"cmd/trestle/sandbox":   {true, nil},
 	"cmd/trestle/ui":        {false, nil},
+	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is
@@ -161,6 +165,17 @@ func TestMayImport(t *testing.T) {
 	} {
 		if got := mayImport(test.name, test.imported); got != test.want {
 			t.Errorf("%s importing %s: got %v, want %v", test.name, test.imported, got, test.want)
+		}
+	}
+}
+
+// TestStoresStayInOneProgram: linked into a plugin, a client of etcd would cost each
+// start milliseconds and each host megabytes.
+func TestStoresStayInOneProgram(t *testing.T) {
+	stores := []string{"etcd", "grpc", "k8s.io"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins", module+"cmd/trestle", module+"pkg/...") {
+		if slices.ContainsFunc(stores, func(store string) bool { return strings.Contains(dependency, store) }) {
+			t.Errorf("a plugin or trestle links %s", dependency)
 		}
 	}
 }

@@ -1,0 +1,480 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
+)
+
+// agent follows the store: it has this host's part in the cluster, and tells the kernel
+// what is wanted. All that it does is done by one goroutine, run.
+type agent struct {
+	settings settings
+	log      *slog.Logger
+	board    *board
+	kernel   *kernel
+	member   *cluster.Member
+	requests chan request
+
+	listing *cluster.Listing // of the session
+	missing []string
+	ready   bool
+	left    bool
+	said    map[string]bool // problems that were logged
+}
+
+// request is something that a person asks of the running agent.
+type request struct {
+	do    func(ctx context.Context, st store) error
+	reply chan error
+}
+
+// patienceAtStart is how long a host waits for its store before it starts containers in
+// the subnets that its disk says: one that was released meanwhile should hear of it first.
+const patienceAtStart = 5 * time.Second
+
+func newMember(s settings, st cluster.State, save func(cluster.State) error) *cluster.Member {
+	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration}
+}
+
+// errLeft ends the agent: this host has left.
+var errLeft = errors.New("this host has left")
+
+// run follows the store until ctx ends, or this host has left. What the disk says is
+// wanted by then.
+func (a *agent) run(ctx context.Context) {
+	select {
+	case <-a.kernel.done:
+	case <-ctx.Done():
+		return
+	}
+	a.trustDiskLater(ctx)
+	wait := time.Duration(0)
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := a.session(ctx)
+		switch {
+		case ctx.Err() != nil || errors.Is(err, errLeft):
+			return
+		case errors.Is(err, errChanged):
+			wait = 0
+			continue
+		}
+		a.disconnected(err)
+		if wait = min(max(2*wait, 500*time.Millisecond), 5*time.Second); time.Since(began) > time.Minute {
+			wait = 500 * time.Millisecond
+		}
+		a.idle(ctx, wait/2+rand.N(wait/2+1))
+	}
+}
+
+// trustDiskLater makes a host ready whose store does not answer.
+func (a *agent) trustDiskLater(ctx context.Context) {
+	s := a.member.State
+	if len(s.Claims) == 0 || s.Drained {
+		return
+	}
+	go func() {
+		pause(ctx, patienceAtStart)
+		select {
+		case a.requests <- request{do: func(context.Context, store) error {
+			if !a.ready && len(a.member.State.Claims) > 0 {
+				a.log.Warn("the store does not answer: trusting the disk")
+				a.becomeReady()
+			}
+			return nil
+		}, reply: make(chan error, 1)}:
+		case <-ctx.Done():
+		}
+	}()
+}
+
+// idle waits without a store, and answers requests meanwhile.
+func (a *agent) idle(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case r := <-a.requests:
+			r.reply <- r.do(ctx, nil)
+			return
+		}
+	}
+}
+
+// session is one connection to the store, from IDENTIFY to whatever ends it.
+func (a *agent) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	st, err := openStore(a.settings)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.Close() }() // nothing is under way
+	if a.member.State.Leaving {
+		if err := a.member.Leave(ctx, st); err != nil {
+			return err
+		}
+		a.log.Info("the store has heard that this host has left")
+		return errLeft
+	}
+	if err := a.identify(ctx, st); err != nil {
+		return err
+	}
+	if err := a.settleAndList(ctx, st); err != nil {
+		return err
+	}
+	a.connected(st)
+	return a.follow(ctx, st)
+}
+
+// identify refuses to be a host that is alive elsewhere, and a network that cuts this
+// host off from what it has.
+func (a *agent) identify(ctx context.Context, st store) error {
+	s := &a.member.State
+	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID)
+	if err != nil {
+		return err
+	}
+	if value, ok := view.Keys[cluster.PrefixAlive+s.ID]; ok {
+		if err := a.checkClone(value.Data); err != nil {
+			return err
+		}
+	}
+	value, ok := view.Keys[cluster.KeyConfig]
+	if !ok || len(s.Claims) > 0 {
+		return nil
+	}
+	config, err := cluster.ParseConfig(value.Data)
+	if err != nil {
+		return err
+	}
+	return checkOverlaps(config)
+}
+
+func checkOverlaps(config cluster.Config) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = host.Close() }() // only looked at
+	found, err := host.Overlaps(config.Pools(), bridgesOf(config)...)
+	if err != nil {
+		return err
+	}
+	for _, o := range found {
+		for _, n := range config.Networks {
+			for _, p := range n.Pools() {
+				if p.Prefix.Overlaps(o.Prefix) {
+					return fmt.Errorf("pool %s of network %s overlaps %s on this host; choose another pool (trestle cluster config set), or remove that", p.Prefix, n.Name, o.What)
+				}
+			}
+		}
+	}
+	return clashing(config.Pools())
+}
+
+// alive is the value of a host's sign of life.
+type alive struct {
+	Boot     string         `json:"boot"`
+	Instance string         `json:"instance"`
+	Underlay []netip.Prefix `json:"underlay"`
+	Since    time.Time      `json:"since"`
+}
+
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // none is as good as unknown
+	return strings.TrimSpace(string(data))
+}
+
+// checkClone: the same id with another boot and another address is a disk that was copied.
+func (a *agent) checkClone(data []byte) error {
+	var other alive
+	if err := json.Unmarshal(data, &other); err != nil {
+		return nil //nolint:nilerr // a sign of life that cannot be read proves nothing
+	}
+	mine := a.kernel.currentUplink().Addresses
+	elsewhere := !slices.ContainsFunc(other.Underlay, func(p netip.Prefix) bool { return slices.Contains(mine, p) })
+	if other.Instance != instance && elsewhere && len(other.Underlay) > 0 {
+		return fmt.Errorf("node %s is alive at %v, and this host is %v; was its disk copied? trestle node reset-id makes this one a host of its own",
+			a.member.State.ID, other.Underlay, mine)
+	}
+	return nil
+}
+
+// instance tells this process from others.
+var instance = newNonce()
+
+// settleAndList is everything that a host asks of its store before it follows.
+func (a *agent) settleAndList(ctx context.Context, st store) error {
+	if err := a.settle(ctx, st); err != nil {
+		a.tell() // what was lost is known all the same
+		return err
+	}
+	return a.list(ctx, st)
+}
+
+func (a *agent) self() cluster.Node {
+	uplink := a.kernel.currentUplink()
+	return cluster.Node{Underlay: uplink.Addresses, MTU: uplink.MTU, MAC: overlay.MAC(a.member.State.ID), Version: release}
+}
+
+func (a *agent) settle(ctx context.Context, st store) error {
+	if len(a.kernel.currentUplink().Addresses) == 0 {
+		return errors.New("this host has no uplink yet")
+	}
+	lost := len(a.member.State.Lost)
+	err := a.member.Settle(ctx, st, a.self())
+	if len(a.member.State.Lost) > lost {
+		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
+	}
+	return err
+}
+
+// list reads all peers.
+func (a *agent) list(ctx context.Context, st store) error {
+	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixReleased)
+	if err != nil {
+		return err
+	}
+	a.listing = cluster.NewListing(view)
+	return a.believe()
+}
+
+// believe takes the listing over, and tells the kernel.
+func (a *agent) believe() error {
+	suspect := a.member.State.Suspect
+	v := a.member.State.Believe(a.listing)
+	a.missing = v.Missing
+	if now := a.member.State.Suspect; now != suspect {
+		a.log.Error("SUSPECT: no removal is believed", "why", now, "before", suspect)
+	}
+	problems := map[string]bool{}
+	for _, p := range v.Problems {
+		if problems[p] = true; !a.said[p] {
+			a.log.Warn(p)
+		}
+	}
+	a.said = problems
+	a.board.problem("peers", v.Problems...)
+	if v.Changed || a.member.State.Suspect != suspect {
+		if err := a.member.Save(a.member.State); err != nil {
+			return err
+		}
+	}
+	a.tell()
+	return nil
+}
+
+// tell gives the kernel what is wanted, and shows it.
+func (a *agent) tell() {
+	s := a.member.State
+	if s.Leaving {
+		a.kernel.set(wanted{id: s.ID, config: s.Config, gone: true})
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
+		return
+	}
+	a.kernel.set(wanted{
+		id: s.ID, config: s.Config, claims: slices.Clone(s.Claims), lost: slices.Clone(s.Lost), peers: slices.Clone(s.Peers),
+		missing: a.missing, ready: a.ready && !s.Drained,
+	})
+	restart, err := leases(s.Lost)
+	if err != nil {
+		a.log.Error("list containers with addresses of lost subnets", "error", err)
+	}
+	a.board.update(func(b *Status) {
+		b.ID, b.Name, b.Subnets, b.Lost, b.Restart = s.ID, s.Name, s.Claims, s.Lost, restart
+		b.State, b.Why = a.standing(restart)
+	})
+}
+
+// standing is the worst that is true of this host.
+func (a *agent) standing(restart []container) (state, why string) {
+	s := a.member.State
+	switch {
+	case len(s.Lost) > 0 && len(restart) > 0:
+		return "fenced", fmt.Sprintf("%d containers have addresses of subnets that are another host's; restart them", len(restart))
+	case len(s.Lost) > 0:
+		return "fenced", "subnets of this host were given to another; trestle node accept takes note of it"
+	case s.Suspect != "":
+		return "suspect", s.Suspect
+	case s.Drained:
+		return "drained", "the runtime starts no containers; trestle node undrain ends it"
+	case !a.ready:
+		return "starting", ""
+	}
+	return "ready", ""
+}
+
+func (a *agent) becomeReady() {
+	if a.ready {
+		return
+	}
+	a.ready = true
+	a.tell()
+	_, err := daemon.SdNotify(false, daemon.SdNotifyReady)
+	if err != nil {
+		a.log.Warn("tell systemd", "error", err)
+	}
+}
+
+func (a *agent) connected(st store) {
+	if !a.board.now().Store.Connected {
+		a.log.Info("connected", "store", st.Describe(), "peers", len(a.member.State.Peers))
+	}
+	a.board.problem("store")
+	a.board.update(func(s *Status) {
+		if !s.Store.Connected {
+			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
+		}
+	})
+	a.becomeReady()
+}
+
+// disconnected changes nothing of the network.
+func (a *agent) disconnected(err error) {
+	text := "unknown"
+	if err != nil {
+		text = err.Error()
+	}
+	before := a.board.now().Store
+	if before.Connected || before.Error != text {
+		a.log.Warn("not connected to the store; everything stays as it is", "error", text)
+	}
+	a.board.problem("store", "not connected to the store: "+text)
+	a.board.update(func(s *Status) {
+		if s.Store.Connected || s.Store.Since.IsZero() {
+			s.Store.Since = time.Now().UTC()
+		}
+		s.Store.Connected, s.Store.Error = false, text
+	})
+}
+
+// follow takes changes over until something is amiss.
+func (a *agent) follow(ctx context.Context, st store) error {
+	changes := make(chan []cluster.Change, 64)
+	failed := make(chan error, 2)
+	go func() {
+		failed <- st.Watch(ctx, cluster.PrefixNodes, a.listing.View.Revision, func(c []cluster.Change) {
+			select {
+			case changes <- c:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	go func() { failed <- st.Announce(ctx, cluster.PrefixAlive+a.member.State.ID, a.signOfLife()) }()
+	beat := time.NewTimer(a.nextBeat())
+	defer beat.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err = <-failed:
+			return err
+		case c := <-changes:
+			err = a.take(ctx, st, drain(c, changes))
+		case <-beat.C:
+			err = a.beat(ctx, st)
+			beat.Reset(a.nextBeat())
+		case <-a.kernel.moved:
+			err = a.settle(ctx, st)
+			a.tell()
+		case r := <-a.requests:
+			r.reply <- r.do(ctx, st)
+			if a.left {
+				return errLeft
+			}
+			if a.member.State.Leaving {
+				return errChanged
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// drain takes all changes that have come, so that a thousand hosts that join at once
+// are looked at a few times rather than a thousand.
+func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
+	for {
+		select {
+		case next := <-more:
+			c = append(c, next...)
+		default:
+			return c
+		}
+	}
+}
+
+func (a *agent) signOfLife() []byte {
+	data, err := json.Marshal(alive{Boot: bootID(), Instance: instance, Underlay: a.kernel.currentUplink().Addresses, Since: time.Now().UTC()})
+	if err != nil {
+		return []byte("{}")
+	}
+	return data
+}
+
+// nextBeat is a heartbeat, give or take a fifth: a thousand hosts do not ask at once.
+func (a *agent) nextBeat() time.Duration {
+	d := a.settings.Heartbeat.Duration
+	return d - d/5 + rand.N(2*d/5+1)
+}
+
+// take takes changes of nodes over. One that is gone may have left: the tombstones say so.
+func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
+	if a.listing.Apply(c) {
+		view, err := st.Get(ctx, cluster.PrefixReleased)
+		if err != nil {
+			return err
+		}
+		a.listing.Release(view)
+	}
+	return a.believe()
+}
+
+// beat asks whether the store is still what it was.
+func (a *agent) beat(ctx context.Context, st store) error {
+	fine, err := a.member.Glance(ctx, st, a.self())
+	if err != nil {
+		return err
+	}
+	if fine {
+		if a.member.State.Suspect != "" || len(a.missing) > 0 {
+			return a.list(ctx, st)
+		}
+		a.tell()
+		return nil
+	}
+	a.log.Info("the store is not as it was; look at everything")
+	if err := a.settleAndList(ctx, st); err != nil {
+		return err
+	}
+	return errChanged // the watch may wait for a revision that is far off
+}
+
+func prefixesOf(all ...cluster.Owned) []netip.Prefix {
+	var list []netip.Prefix
+	for _, o := range all {
+		list = append(list, o.Subnet)
+	}
+	return list
+}

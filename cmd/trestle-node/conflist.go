@@ -1,0 +1,197 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+// The networks' configurations for the runtime are ordinary lists of plugins, which the
+// reference plugins could run, too.
+
+// bridgeOf is the name of a network's bridge.
+func bridgeOf(network string) string { return "tn-" + network }
+
+func bridgesOf(c cluster.Config) []string {
+	var names []string
+	for _, n := range c.Networks {
+		names = append(names, bridgeOf(n.Name))
+	}
+	return names
+}
+
+func conflistPath(network string) string {
+	return filepath.Join(conflistDir, "10-"+network+".conflist")
+}
+
+// marker is the key that tells a list as ours.
+const marker = "io.trestle.node"
+
+// conflist makes the list of one network, with the host's subnets of it.
+func conflist(s cluster.State, network cluster.Network, mtu int) ([]byte, error) {
+	var ranges [][]map[string]string
+	for _, s := range s.Subnets(network.Name) {
+		ranges = append(ranges, []map[string]string{{"subnet": s.String()}})
+	}
+	list := map[string]any{
+		"cniVersion": "1.0.0", "name": network.Name, marker: s.ID,
+		"plugins": []any{
+			map[string]any{
+				"type": "bridge", "bridge": bridgeOf(network.Name), "mtu": mtu,
+				"isDefaultGateway": true, "hairpinMode": true, "ipMasq": true,
+				"masquerade": map[string]any{"exclude": s.Config.Pools()}, // other hosts see the container's own address
+				"ipam":       map[string]any{"type": "host-local", "ranges": ranges},
+			},
+			map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
+		},
+	}
+	data, err := json.MarshalIndent(list, "", "  ")
+	return append(data, '\n'), err
+}
+
+// writeConflists brings the lists to what the state says, each by rename and only where
+// it changes: a runtime reads the directory at any moment. An existing list of somebody
+// else's is left unchanged.
+func writeConflists(s cluster.State, mtu int) error {
+	var failed error
+	for _, n := range s.Config.Networks {
+		if len(s.Subnets(n.Name)) < len(n.Pools()) {
+			continue // not ready
+		}
+		data, err := conflist(s, n, mtu)
+		if err == nil {
+			err = replaceConflist(conflistPath(n.Name), data)
+		}
+		failed = errors.Join(failed, err)
+	}
+	return errors.Join(failed, withdrawConflists(func(name string) bool { _, kept := s.Config.Network(name); return !kept }))
+}
+
+func replaceConflist(path string, data []byte) error {
+	had, err := os.ReadFile(path)
+	if err == nil && slices.Equal(had, data) {
+		return nil
+	}
+	if err == nil && !isOurs(had) {
+		return fmt.Errorf("%s is somebody else's; rename that, or the network", path)
+	}
+	if err != nil && !isMissing(err) {
+		return err
+	}
+	if err := cluster.WriteFile(path, data, 0o644); err != nil {
+		return fmt.Errorf("write the network's configuration: %w", err)
+	}
+	return nil
+}
+
+func isOurs(data []byte) bool {
+	var list map[string]json.RawMessage
+	return json.Unmarshal(data, &list) == nil && list[marker] != nil
+}
+
+// withdrawConflists removes our lists of the networks that gone names. Containers that
+// run stay; the runtime starts no more.
+func withdrawConflists(gone func(network string) bool) error {
+	var failed error
+	for _, path := range lists() {
+		data, err := os.ReadFile(path)
+		name, _ := strings.CutSuffix(strings.TrimPrefix(filepath.Base(path), "10-"), ".conflist")
+		if err != nil || !isOurs(data) || !gone(name) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+func lists() []string {
+	paths, _ := filepath.Glob(filepath.Join(conflistDir, "*.conf*")) // the pattern is right
+	return paths
+}
+
+// clashing finds a subnet of another network of this host's that overlaps the pools.
+func clashing(pools []netip.Prefix) error {
+	for _, path := range lists() {
+		data, err := os.ReadFile(path)
+		if err != nil || isOurs(data) {
+			continue
+		}
+		var list any
+		if json.Unmarshal(data, &list) != nil {
+			continue // no runtime could use it
+		}
+		for _, subnet := range subnetsIn(list) {
+			for _, pool := range pools {
+				if pool.Overlaps(subnet) {
+					return fmt.Errorf("pool %s overlaps subnet %s of %s; choose another pool, or remove that network", pool, subnet, path)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// subnetsIn finds the values of "subnet", wherever they are.
+func subnetsIn(value any) (found []netip.Prefix) {
+	switch value := value.(type) {
+	case []any:
+		for _, v := range value {
+			found = append(found, subnetsIn(v)...)
+		}
+	case map[string]any:
+		for key, v := range value {
+			text, isText := v.(string)
+			if p, err := netip.ParsePrefix(text); key == "subnet" && isText && err == nil {
+				found = append(found, p.Masked())
+			}
+			found = append(found, subnetsIn(v)...)
+		}
+	}
+	return found
+}
+
+// container is an attachment with an address of a network's.
+type container struct {
+	Network string     `json:"network"`
+	Address netip.Addr `json:"address"`
+	ID      string     `json:"container"`
+}
+
+// leases lists the addresses that containers have in the subnets.
+func leases(owned []cluster.Owned) ([]container, error) {
+	var all []container
+	seen := map[string]bool{}
+	for _, o := range owned {
+		if seen[o.Network] {
+			continue
+		}
+		seen[o.Network] = true
+		entries, err := os.ReadDir(filepath.Join(leaseDir, o.Network))
+		if err != nil && !isMissing(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			addr, err := netip.ParseAddr(e.Name())
+			if err != nil || !slices.ContainsFunc(owned, func(o cluster.Owned) bool { return o.Subnet.Contains(addr) }) {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(leaseDir, o.Network, e.Name()))
+			if err != nil {
+				continue // released meanwhile
+			}
+			id, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
+			all = append(all, container{o.Network, addr, strings.TrimSpace(id)})
+		}
+	}
+	return all, nil
+}

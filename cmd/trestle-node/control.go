@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A running agent is asked over a socket that only root can open: POST /<verb>, with the
+// answer as text.
+
+// verbs are what it can be asked.
+func (a *agent) verbs() map[string]func(context.Context, store, bool) (string, error) {
+	return map[string]func(context.Context, store, bool) (string, error){
+		"leave": a.leave, "drain": a.drain, "undrain": a.undrain, "accept": a.accept,
+	}
+}
+
+func serve(a *agent) (*http.Server, error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, err
+	}
+	_ = os.Remove(socketPath) // of a process that is gone: we have the lock
+	former := unix.Umask(0o177)
+	listener, err := net.Listen("unix", socketPath)
+	unix.Umask(former)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for verb, do := range a.verbs() {
+		mux.HandleFunc("POST /"+verb, func(w http.ResponseWriter, r *http.Request) {
+			said, err := a.ask(r, do)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusConflict)
+				return
+			}
+			_, _ = io.WriteString(w, said) // who asked is gone otherwise
+		})
+	}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	go func() { _ = server.Serve(listener) }() // ends with Close
+	return server, nil
+}
+
+// ask has the agent's own goroutine do it.
+func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (string, error)) (said string, err error) {
+	ask := request{reply: make(chan error, 1), do: func(ctx context.Context, st store) (err error) {
+		said, err = do(ctx, st, r.URL.Query().Has("force"))
+		return err
+	}}
+	select {
+	case a.requests <- ask:
+		return said, errors.Join(<-ask.reply, nil)
+	case <-r.Context().Done():
+		return "", r.Context().Err()
+	}
+}
+
+// errNotRunning says that there is no agent to ask.
+var errNotRunning = errors.New("trestle-node does not run; systemctl start trestle-node")
+
+// call asks the running agent.
+func call(ctx context.Context, verb string, force bool) (string, error) {
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
+	}}}
+	url := "http://trestle-node/" + verb
+	if force {
+		url += "?force"
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
+	if err != nil {
+		return "", err
+	}
+	answer, err := client.Do(request)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return "", errNotRunning
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask trestle-node: %w", err)
+	}
+	defer func() { _ = answer.Body.Close() }() // it is read
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return "", fmt.Errorf("ask trestle-node: %w", err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return "", errors.New(strings.TrimSpace(string(text)))
+	}
+	return string(text), nil
+}

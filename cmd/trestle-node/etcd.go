@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+// etcdStore keeps the keys of one cluster under /trestle/v1/<cluster>/.
+type etcdStore struct {
+	client  *clientv3.Client
+	prefix  string
+	timeout time.Duration
+	alive   time.Duration
+	about   string
+}
+
+// Connections that hear nothing are asked every keepAlive, and given up after
+// keepAliveTimeout: a black hole says nothing else. Which is tried again soon, and not
+// after the minutes that gRPC comes to by itself.
+const (
+	keepAlive        = 5 * time.Second
+	keepAliveTimeout = 3 * time.Second
+	reconnectMost    = 3 * time.Second
+)
+
+// openEtcd reads certificates and password as they are now, and connects to nothing yet.
+func openEtcd(s settings) (*etcdStore, error) {
+	e := s.Etcd
+	config := clientv3.Config{
+		Endpoints: e.Endpoints, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
+		Logger: zap.NewNop(), // what it would say every call says, too
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
+			MinConnectTimeout: reconnectMost,
+		})},
+	}
+	var err error
+	if strings.HasPrefix(e.Endpoints[0], "https://") {
+		if config.TLS, err = e.tls(); err != nil {
+			return nil, err
+		}
+	}
+	if e.User != "" {
+		config.Username = e.User
+		if config.Password, err = readPassword(e.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.Timeout.Duration)
+	defer cancel()
+	about := "etcd at " + strings.Join(e.Endpoints, ", ")
+	config.Context, config.DialTimeout = context.Background(), s.Timeout.Duration
+	client, err := clientv3.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", about, e.explain(ctx, err))
+	}
+	return &etcdStore{client, "/trestle/v1/" + s.Cluster + "/", s.Timeout.Duration, s.Alive.Duration, about}, nil
+}
+
+// tls never falls back to plain text, nor to a server that cannot be verified.
+func (e *etcdSettings) tls() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if e.CA != "" {
+		data, err := os.ReadFile(e.CA)
+		if err != nil {
+			return nil, fmt.Errorf("etcd.ca: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("etcd.ca: %s has no certificate in PEM", e.CA)
+		}
+	}
+	if e.Cert == "" {
+		return config, nil
+	}
+	if _, err := tls.LoadX509KeyPair(e.Cert, e.Key); err != nil {
+		return nil, fmt.Errorf("etcd.cert and etcd.key: %w", err)
+	}
+	// Read at each handshake, so that a new certificate needs no restart.
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(e.Cert, e.Key)
+		return &pair, err
+	}
+	return config, nil
+}
+
+// readPassword refuses a file that others can read.
+func readPassword(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("etcd.passwordFile: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("etcd.passwordFile: %s can be read by others (mode %04o); chmod 600 it", path, info.Mode().Perm())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("etcd.passwordFile: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// explain says what an error of etcd's means here.
+func (e *etcdSettings) explain(ctx context.Context, err error) error {
+	who := "nobody (no etcd.user)"
+	if e.User != "" {
+		who = "user " + e.User
+	}
+	switch {
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return fmt.Errorf("%s may not do that: %w; grant the role (docs/hosts.md)", who, err)
+	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrInvalidAuthToken):
+		return fmt.Errorf("%s is not let in: %w; see etcd.user and etcd.passwordFile", who, err)
+	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer in time: %w", err)
+	}
+	return err
+}
+
+func (s *etcdStore) Close() error     { return s.client.Close() }
+func (s *etcdStore) Describe() string { return s.about }
+
+func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
+	e := etcdSettings{User: s.client.Username}
+	return fmt.Errorf("%s: %s: %w", s.about, what, e.explain(ctx, err))
+}
+
+// Get is one transaction of reads, so that all is of one revision.
+func (s *etcdStore) Get(ctx context.Context, prefixes ...string) (cluster.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var ops []clientv3.Op
+	for _, p := range prefixes {
+		ops = append(ops, clientv3.OpGet(s.prefix+p, clientv3.WithPrefix()))
+	}
+	answer, err := s.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return cluster.View{}, s.failed(ctx, "read "+strings.Join(prefixes, ", "), err)
+	}
+	view := cluster.View{
+		Store: strconv.FormatUint(answer.Header.ClusterId, 16), Revision: answer.Header.Revision,
+		Keys: map[string]cluster.Value{},
+	}
+	for _, r := range answer.Responses {
+		for _, kv := range r.GetResponseRange().Kvs {
+			view.Keys[strings.TrimPrefix(string(kv.Key), s.prefix)] = cluster.Value{Data: kv.Value, Revision: kv.ModRevision}
+		}
+	}
+	return view, nil
+}
+
+func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var conditions []clientv3.Cmp
+	for _, c := range txn.If {
+		if c.Absent {
+			conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(s.prefix+c.Key), "=", 0))
+		} else {
+			conditions = append(conditions, clientv3.Compare(clientv3.Value(s.prefix+c.Key), "=", string(c.Data)))
+		}
+	}
+	var ops []clientv3.Op
+	var keys []string
+	for _, w := range txn.Then {
+		keys = append(keys, w.Key)
+		if w.Data == nil {
+			ops = append(ops, clientv3.OpDelete(s.prefix+w.Key))
+		} else {
+			ops = append(ops, clientv3.OpPut(s.prefix+w.Key, string(w.Data)))
+		}
+	}
+	answer, err := s.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
+	if err != nil {
+		return false, s.failed(ctx, "write "+strings.Join(keys, ", "), err)
+	}
+	return answer.Succeeded, nil
+}
+
+// Watch asks for a member that has a leader: one that is cut off from the others would
+// be silent.
+func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, changed func([]cluster.Change)) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	for answer := range s.client.Watch(ctx, s.prefix+prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+		if err := answer.Err(); err != nil {
+			return s.failed(ctx, "watch "+prefix, err)
+		}
+		var changes []cluster.Change
+		for _, event := range answer.Events {
+			c := cluster.Change{Key: strings.TrimPrefix(string(event.Kv.Key), s.prefix), Value: cluster.Value{Revision: event.Kv.ModRevision}}
+			if event.Type != clientv3.EventTypeDelete {
+				c.Data = append([]byte{}, event.Kv.Value...)
+			}
+			changes = append(changes, c)
+		}
+		if len(changes) > 0 {
+			changed(changes)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.failed(ctx, "watch "+prefix, errors.New("the watch ended"))
+}
+
+// Announce keeps the key under a lease.
+func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) error {
+	grant, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	lease, err := s.client.Grant(grant, int64(max(s.alive/time.Second, 1)))
+	if err != nil {
+		return s.failed(grant, "grant a lease", err)
+	}
+	if _, err := s.client.Put(grant, s.prefix+key, string(value), clientv3.WithLease(lease.ID)); err != nil {
+		return s.failed(grant, "write "+key, err)
+	}
+	answers, err := s.client.KeepAlive(ctx, lease.ID)
+	if err != nil {
+		return s.failed(ctx, "keep a lease", err)
+	}
+	for range answers { // each is read, and says nothing but that the lease lives
+	}
+	if ctx.Err() != nil {
+		revoke, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, _ = s.client.Revoke(revoke, lease.ID) // it ends by itself
+		return ctx.Err()
+	}
+	return s.failed(ctx, "keep a lease", errors.New("it ended"))
+}
+
+// isMissing says whether a file is not there.
+func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

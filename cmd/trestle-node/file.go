@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
+)
+
+// fileStore is a list that the administrator keeps, the same on each host.
+type fileStore struct {
+	path string
+	last []byte // what it held when it was read
+}
+
+// fileDocument is cluster.json: the configuration's keys, and the hosts.
+type fileDocument struct {
+	cluster.Config
+	Nodes []fileNode
+}
+
+// fileNode is one host of the list.
+type fileNode struct {
+	Name string `json:"name"`
+	// Underlay are the addresses that the others reach it by, each with its prefix's
+	// length: two hosts with one prefix are on one link.
+	Underlay []netip.Prefix `json:"underlay"`
+	MTU      int            `json:"mtu,omitempty"`
+	// Subnets are those that it has of each network.
+	Subnets map[string][]netip.Prefix `json:"subnets"`
+}
+
+func openFile(path string) *fileStore { return &fileStore{path: path} }
+
+func (s *fileStore) Close() error     { return nil }
+func (s *fileStore) Describe() string { return "file " + s.path }
+
+// read reads the file and refuses one that no network could be made of: the hosts then
+// stay with what they have.
+func (s *fileStore) read() (fileDocument, error) {
+	data, err := os.ReadFile(s.path)
+	if err != nil {
+		return fileDocument{}, err
+	}
+	s.last = data
+	d, err := parseFile(data)
+	if err != nil {
+		return fileDocument{}, fmt.Errorf("%s: %w", s.path, err)
+	}
+	return d, nil
+}
+
+func parseFile(data []byte) (d fileDocument, err error) {
+	if d.Config, err = cluster.ParseConfig(data); err != nil {
+		return d, err
+	}
+	d.ID = "file"
+	var nodes struct {
+		Nodes []fileNode `json:"nodes"`
+	}
+	if err := json.Unmarshal(data, &nodes); err != nil {
+		return d, err
+	}
+	d.Nodes = nodes.Nodes
+	return d, d.check()
+}
+
+func (d fileDocument) check() error {
+	type holder struct {
+		name   string
+		subnet netip.Prefix
+	}
+	var before []holder
+	names := map[string]bool{}
+	for _, n := range d.Nodes {
+		if n.Name == "" || names[n.Name] {
+			return fmt.Errorf("nodes: the name %q is missing or there twice", n.Name)
+		}
+		names[n.Name] = true
+		if len(n.Underlay) == 0 {
+			return fmt.Errorf(`node %s: underlay: none; write it like ["192.0.2.1/24"]`, n.Name)
+		}
+		owned := n.owned()
+		if err := d.CheckChange(owned); err != nil {
+			return fmt.Errorf("node %s has a subnet that is none of its network's pool, or not of its length: %w", n.Name, err)
+		}
+		for _, o := range owned {
+			if i := slices.IndexFunc(before, func(b holder) bool { return b.subnet.Overlaps(o.Subnet) }); i >= 0 {
+				return fmt.Errorf("node %s has %s, which overlaps %s of node %s", n.Name, o.Subnet, before[i].subnet, before[i].name)
+			}
+			before = append(before, holder{n.Name, o.Subnet})
+		}
+	}
+	return nil
+}
+
+// owned are the node's subnets, in the order of their networks. The nonce is the
+// administrator's word.
+func (n fileNode) owned() (all []cluster.Owned) {
+	for network, subnets := range n.Subnets {
+		for _, s := range subnets {
+			all = append(all, cluster.Owned{Network: network, Subnet: s, Nonce: "file"})
+		}
+	}
+	slices.SortFunc(all, func(a, b cluster.Owned) int { return a.Subnet.Addr().Compare(b.Subnet.Addr()) })
+	return all
+}
+
+// Get gives the list as keys, all of them: they are few.
+func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
+	d, err := s.read()
+	if err != nil {
+		return cluster.View{}, err
+	}
+	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true}
+	put := func(key string, value any) {
+		data, marshalErr := json.Marshal(value)
+		if marshalErr != nil {
+			err = marshalErr
+		}
+		view.Keys[key] = cluster.Value{Data: data, Revision: 1}
+	}
+	put(cluster.KeyConfig, d.Config)
+	for _, n := range d.Nodes {
+		put(cluster.PrefixNodes+n.Name, cluster.Node{
+			ID: n.Name, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), Subnets: n.owned(),
+		})
+		for _, o := range n.owned() {
+			put(cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce})
+		}
+	}
+	return view, err
+}
+
+// Commit is what a host would have to do that the list does not know, or gives a
+// subnet no more.
+func (s *fileStore) Commit(context.Context, cluster.Txn) (bool, error) {
+	return false, fmt.Errorf("%s does not list this host with the subnets that it has: %w", s.path, cluster.ErrReadOnly)
+}
+
+// Watch waits for the file to be written or replaced; its directory is watched, since a
+// file that is replaced by a rename is another one.
+func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]cluster.Change)) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", s.path, err)
+	}
+	defer func() { _ = watcher.Close() }() // only listened to
+	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
+		return fmt.Errorf("watch %s: %w", s.path, err)
+	}
+	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, s.last) {
+		return errChanged // meanwhile
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case event := <-watcher.Events:
+			if event.Name == s.path {
+				return errChanged
+			}
+		case err := <-watcher.Errors:
+			return fmt.Errorf("watch %s: %w", s.path, err)
+		}
+	}
+}
+
+// Announce says nothing: nobody could hear it.
+func (s *fileStore) Announce(ctx context.Context, _ string, _ []byte) error {
+	<-ctx.Done()
+	return ctx.Err()
+}

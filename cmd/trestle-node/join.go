@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
+)
+
+// storeFlags are how a store is named on the command line.
+type storeFlags struct {
+	settings settings
+	etcd     etcdSettings
+}
+
+func (f *storeFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringSliceVar(&f.etcd.Endpoints, "etcd", nil, "URLs of etcd, like https://192.0.2.1:2379")
+	flags.StringVar(&f.etcd.CA, "ca", "", "file with the certificate authority of etcd")
+	flags.StringVar(&f.etcd.Cert, "cert", "", "file with this host's certificate")
+	flags.StringVar(&f.etcd.Key, "key", "", "file with its key")
+	flags.StringVar(&f.etcd.User, "user", "", "user of etcd")
+	flags.StringVar(&f.etcd.PasswordFile, "password-file", "", "file with its password, which nobody else can read")
+	flags.StringVar(&f.settings.File, "file", "", "file with all hosts, instead of etcd")
+	flags.StringVar(&f.settings.Cluster, "cluster", "", "name of the cluster in etcd")
+}
+
+// read gives what the flags say, or else node.json.
+func (f *storeFlags) read() (settings, error) {
+	if len(f.etcd.Endpoints) == 0 && f.settings.File == "" {
+		s, err := readSettings()
+		if f.settings.Cluster != "" {
+			s.Cluster = f.settings.Cluster
+		}
+		return s, err
+	}
+	s := f.settings
+	if len(f.etcd.Endpoints) > 0 {
+		s.Etcd = &f.etcd
+	}
+	return s, errors.Join(s.fill(), s.check())
+}
+
+// open opens the store that the flags, or node.json, name.
+func (f *storeFlags) open() (store, error) {
+	s, err := f.read()
+	if err != nil {
+		return nil, err
+	}
+	return openStore(s)
+}
+
+func newJoinCommand() *cobra.Command {
+	var flags storeFlags
+	var name, device, address string
+	cmd := &cobra.Command{
+		Use:   "join",
+		Short: "Write /etc/trestle/node.json, after a look whether this host can be in the network",
+		Long: `Write /etc/trestle/node.json, after a look whether the store answers, has a configuration, and no pool
+overlaps what this host has already. Nothing is changed where something is amiss. Then start trestle-node:
+
+	systemctl enable --now trestle-node`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			flags.settings.Name, flags.settings.Interface = name, device
+			if address != "" {
+				addr, err := netip.ParseAddr(address)
+				if err != nil {
+					return fmt.Errorf("--address: %w", err)
+				}
+				flags.settings.Address = addr
+			}
+			return join(cmd, &flags)
+		},
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&name, "name", "", "this host's name in the cluster; its hostname by default")
+	cmd.Flags().StringVar(&device, "interface", "", "the device that leads to the other hosts; that of the default route by default")
+	cmd.Flags().StringVar(&address, "address", "", "the address that the other hosts reach this one by")
+	return cmd
+}
+
+func join(cmd *cobra.Command, flags *storeFlags) error {
+	if len(flags.etcd.Endpoints) == 0 && flags.settings.File == "" {
+		flags.settings.File = clusterPath
+	}
+	s, err := flags.read()
+	if err != nil {
+		return err
+	}
+	if err := mayJoin(cmd.Context(), s); err != nil {
+		return err
+	}
+	written := flags.settings
+	if s.Etcd != nil {
+		written.Etcd = s.Etcd
+	}
+	if err := written.write(); err != nil {
+		return err
+	}
+	cmd.Printf("wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
+	return nil
+}
+
+// mayJoin looks for what would keep this host from joining.
+func mayJoin(ctx context.Context, s settings) error {
+	st, err := openStore(s)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.Close() }() // only read from
+	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixNames+s.Name)
+	if err != nil {
+		return err
+	}
+	value, ok := view.Keys[cluster.KeyConfig]
+	if !ok {
+		return fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
+	}
+	config, err := cluster.ParseConfig(value.Data)
+	if err != nil {
+		return err
+	}
+	id, err := identity(s)
+	if err != nil {
+		return err
+	}
+	if holder, taken := view.Keys[cluster.PrefixNames+s.Name]; taken && string(holder.Data) != id {
+		return fmt.Errorf("host name %s is taken by node %s; give this host another with --name", s.Name, holder.Data)
+	}
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = host.Close() }() // only looked at
+	if _, err := host.FindUplink(s.Interface, s.Address); err != nil {
+		return err
+	}
+	return checkOverlaps(config)
+}

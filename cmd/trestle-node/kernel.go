@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
+)
+
+// kernel keeps this host's kernel at what the state asks for. It has a goroutine of its
+// own, so that a store which does not answer keeps nothing from being repaired.
+type kernel struct {
+	settings settings
+	log      *slog.Logger
+	board    *board
+
+	mu     sync.Mutex
+	want   wanted
+	uplink overlay.Uplink
+	wake   chan string   // why to look
+	moved  chan struct{} // the uplink is another
+	done   chan struct{} // closed when the first look is over
+	// flushes are closed after the next look.
+	flushes chan chan struct{}
+	other   chan struct{} // the uplink is another device: listen to that
+
+	host *overlay.Host // of the goroutine
+	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
+}
+
+// wanted is what the kernel is made from.
+type wanted struct {
+	id      string
+	config  cluster.Config
+	claims  []cluster.Owned
+	lost    []cluster.Owned
+	peers   []cluster.Node
+	missing []string
+	// ready says that the runtime may start containers.
+	ready bool
+	// gone says that all that is ours is to go.
+	gone bool
+}
+
+func newKernel(s settings, b *board, log *slog.Logger) *kernel {
+	return &kernel{settings: s, log: log, board: b, wake: make(chan string, 1), moved: make(chan struct{}, 1), done: make(chan struct{}), other: make(chan struct{}, 1), flushes: make(chan chan struct{})}
+}
+
+// set says what is wanted from now on.
+func (k *kernel) set(w wanted) {
+	k.mu.Lock()
+	k.want = w
+	k.mu.Unlock()
+	k.look("peers")
+}
+
+// flush waits until what was set has been brought about.
+func (k *kernel) flush(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case k.flushes <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// look asks for a look at everything, soon.
+func (k *kernel) look(why string) {
+	select {
+	case k.wake <- why:
+	default: // one is asked for
+	}
+}
+
+func (k *kernel) currentUplink() overlay.Uplink {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.uplink
+}
+
+// settleTime lets events that come together be looked at together.
+const settleTime = 50 * time.Millisecond
+
+// run looks at the kernel when it says that something has changed, when something else
+// is wanted, and once in a while all the same.
+func (k *kernel) run(ctx context.Context) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	k.host = host
+	defer func() { _ = host.Close() }() // all is as it shall be
+	k.bring("start")
+	close(k.done)
+	go k.listen(ctx)
+	audit := time.NewTicker(k.settings.Audit.Duration)
+	defer audit.Stop()
+	for {
+		why := "audit"
+		var flushed chan struct{}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-audit.C:
+		case flushed = <-k.flushes:
+			why = "peers"
+		case why = <-k.wake:
+			if why != "peers" {
+				pause(ctx, settleTime)
+			}
+		}
+		k.bring(why)
+		if flushed != nil {
+			close(flushed)
+		}
+	}
+}
+
+// pause waits, or not so long if ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (k *kernel) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		listening, stop := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-k.other:
+				stop()
+			case <-listening.Done():
+			}
+		}()
+		if err := overlay.Events(listening, k.currentUplink().Name, k.look); err != nil {
+			k.log.Warn("listen to the kernel, again", "error", err)
+			pause(ctx, time.Second)
+		}
+		stop()
+	}
+}
+
+// bring makes the kernel what is wanted.
+func (k *kernel) bring(why string) {
+	k.findUplink()
+	k.mu.Lock()
+	w, uplink := k.want, k.uplink
+	k.mu.Unlock()
+	if w.gone {
+		k.board.problem("kernel", problemsOf(k.remove(w))...)
+		return
+	}
+	if w.config.ID == "" || len(w.claims) == 0 || len(uplink.Addresses) == 0 {
+		k.report(w, overlay.State{}, nil, nil)
+		return
+	}
+	self := selfOf(w, uplink)
+	state, problems := overlay.Plan(self, peersOf(w.peers))
+	have, err := k.host.Observe(state)
+	if err == nil {
+		changes := overlay.Diff(state, have)
+		k.count(why, state, changes)
+		err = k.host.Apply(changes)
+		for dst, who := range have.Foreign {
+			problems = append(problems, fmt.Sprintf("the route to %s is of %s, and is left to it; delete that (ip route del %s), and ours is made", dst, who, dst))
+		}
+	}
+	if err == nil {
+		err = k.dropLost(w)
+	}
+	slices.Sort(problems)
+	k.report(w, state, problems, err)
+	if err == nil {
+		k.last = state
+	}
+}
+
+// remove takes away what is ours: lists, routes, tunnel, rules, and bridges without
+// containers.
+func (k *kernel) remove(w wanted) error {
+	failed := withdrawConflists(func(string) bool { return true })
+	failed = errors.Join(failed, k.host.Remove(overlay.MAC(w.id)))
+	for _, name := range bridgesOf(w.config) {
+		failed = errors.Join(failed, k.host.RemoveBridge(name))
+	}
+	return failed
+}
+
+func problemsOf(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return []string{err.Error()}
+}
+
+func selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
+	self := overlay.Self{
+		Pools: w.config.Pools(), Underlay: uplink.Addresses, Uplink: uplink.Name, MTU: uplink.MTU, MAC: overlay.MAC(w.id),
+		Backend: overlay.Backend(w.config.Backend), VNI: w.config.VNI, Port: w.config.Port, NoTxChecksum: w.config.NoTxChecksum,
+		NoIPv6: !overlay.HasIPv6(),
+	}
+	for _, o := range w.claims {
+		self.Subnets = append(self.Subnets, o.Subnet)
+	}
+	return self
+}
+
+func peersOf(nodes []cluster.Node) []overlay.Peer {
+	var peers []overlay.Peer
+	for _, n := range nodes {
+		p := overlay.Peer{Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: n.MAC}
+		for _, o := range n.Subnets {
+			p.Subnets = append(p.Subnets, o.Subnet)
+		}
+		peers = append(peers, p)
+	}
+	return peers
+}
+
+// findUplink keeps the one that was found last where there is none now: its routes are
+// the kernel's to take.
+func (k *kernel) findUplink() {
+	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.Address)
+	if last := k.currentUplink().Name; err != nil && last != "" {
+		// The default route comes back some time after the device and its address.
+		uplink, err = k.host.FindUplink(last, k.settings.Address)
+	}
+	if err != nil {
+		k.board.problem("uplink", err.Error())
+		return
+	}
+	k.mu.Lock()
+	before := k.uplink
+	k.uplink = uplink
+	k.mu.Unlock()
+	k.board.problem("uplink")
+	if before.Name != uplink.Name {
+		select {
+		case k.other <- struct{}{}:
+		default: // it is known
+		}
+	}
+	same := before.Name == uplink.Name && before.MTU == uplink.MTU && slices.Equal(before.Addresses, uplink.Addresses)
+	if same {
+		return
+	}
+	if before.Name != "" {
+		k.log.Info("the uplink changed", "from", fmt.Sprint(before), "to", fmt.Sprint(uplink))
+	}
+	select {
+	case k.moved <- struct{}{}:
+	default: // it is known
+	}
+}
+
+// count notes repairs: the same was wanted as before, and is not there.
+func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
+	if c.Empty() {
+		return
+	}
+	if !sameState(k.last, want) {
+		k.log.Info("bring the kernel to the peers", "changes", c.Count())
+		return
+	}
+	k.log.Warn("repair what was changed by others", "noticed by", why, "changes", c.Strings())
+	k.board.update(func(s *Status) { s.Repairs += c.Count() })
+}
+
+func sameState(a, b overlay.State) bool {
+	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true}).Empty()
+}
+
+// dropLost takes the gateways of subnets that are another's off the bridges.
+func (k *kernel) dropLost(w wanted) error {
+	for _, o := range w.lost {
+		if slices.ContainsFunc(w.claims, func(c cluster.Owned) bool { return c.Subnet == o.Subnet }) {
+			continue // it is ours again
+		}
+		if err := k.host.DropAddresses(bridgeOf(o.Network), prefixesOf(o)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// report writes status and, where the host is ready, the configurations for the runtime.
+func (k *kernel) report(w wanted, state overlay.State, problems []string, err error) {
+	if err != nil {
+		problems = append(problems, err.Error())
+		k.log.Error("bring the kernel to what is wanted", "error", err)
+	}
+	k.board.problem("kernel", problems...)
+	if w.config.ID == "" {
+		return
+	}
+	k.mu.Lock()
+	uplink := k.uplink
+	k.mu.Unlock()
+	mtu := w.config.MTU
+	if mtu == 0 {
+		mtu = overlay.MTU(selfOf(w, uplink), peersOf(w.peers))
+	}
+	strangers, strangersErr := k.host.Strangers()
+	k.board.update(func(s *Status) {
+		s.Uplink, s.MTU, s.Peers = uplink.Name, mtu, infoOf(w, state)
+		if strangersErr == nil {
+			s.Strangers = strangers
+		}
+	})
+	if !w.ready || uplink.MTU == 0 {
+		return
+	}
+	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu)
+	if err != nil {
+		k.log.Error("write the configuration for the runtime", "error", err)
+		k.board.problem("conflist", err.Error())
+		return
+	}
+	k.board.problem("conflist")
+}
+
+func infoOf(w wanted, state overlay.State) []PeerInfo {
+	ways := map[string]string{}
+	for _, r := range state.Routes {
+		ways[r.Dst.String()] = string(r.Kind)
+	}
+	peers := []PeerInfo{}
+	for _, n := range w.peers {
+		info := PeerInfo{ID: n.ID, Name: n.Name, Underlay: n.Underlay, Subnets: n.Subnets, MTU: n.MTU, Way: "none", Missing: slices.Contains(w.missing, n.ID)}
+		for _, o := range n.Subnets {
+			if way := ways[o.Subnet.String()]; way != "" {
+				info.Way = way
+			}
+		}
+		peers = append(peers, info)
+	}
+	return peers
+}
+
+// removeOnce is remove without a running agent.
+func (k *kernel) removeOnce(w wanted) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	k.host = host
+	defer func() { _ = host.Close() }() // it is done
+	return k.remove(w)
+}

@@ -1,0 +1,62 @@
+// Command trestle-node joins hosts: it gives each a subnet of a network's pool, brings
+// the kernel to where the hosts reach each other's containers, and writes the network's
+// configuration for the runtime. "trestle node …" and "trestle cluster …" are this.
+//
+// It alone knows stores (etcd, a file); the plugins know nothing of other hosts.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// release is the version of this build, set by the Makefile.
+var release = "2.0.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, errSaid) {
+		fmt.Fprintln(os.Stderr, "trestle-node:", err)
+	}
+	os.Exit(1)
+}
+
+// errSaid ends the program with 1; all there is to say has been said.
+var errSaid = errors.New("said")
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "trestle-node",
+		Short:         "Networks over several hosts",
+		Version:       release,
+		SilenceErrors: true, // main prints them
+		SilenceUsage:  true,
+	}
+	root.AddCommand(newNodeCommand(), newClusterCommand())
+	return root
+}
+
+func newNodeCommand() *cobra.Command {
+	node := &cobra.Command{Use: "node", Short: "This host's part in a network over several hosts"}
+	node.AddCommand(newRunCommand(), newJoinCommand(), newStatusCommand(), newLeaveCommand(), newDrainCommand(),
+		newUndrainCommand(), newAcceptCommand(), newResetIDCommand())
+	return node
+}
+
+func newClusterCommand() *cobra.Command {
+	c := &cobra.Command{Use: "cluster", Short: "What all hosts of the network share: its configuration, hosts and subnets"}
+	c.AddCommand(newInitCommand(), newConfigCommand(), newNodesCommand(), newSubnetsCommand(), newReserveCommand(),
+		newReleaseCommand(), newCheckCommand(), newRestoreCommand(), newAcceptAllCommand())
+	return c
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+func newRunCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Be this host's part in the network (trestle-node.service does this)",
+		Long: `Join the cluster of /etc/trestle/node.json and stay in it: claim a subnet of each network, keep the
+routes to all other hosts, and write the networks' configurations to /etc/cni/net.d when the host is ready.
+
+Ending it changes nothing of the network: containers and routes stay. trestle node leave takes the host out.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) },
+	}
+}
+
+func run(ctx context.Context) error {
+	lock, err := lockNode()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Unlock() }() // ends with the process
+	a, err := newAgent()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	server, err := serve(a)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = server.Close() }() // nobody asks any more
+	a.tell()                              // what the disk says needs no store
+	kernelDone := make(chan error, 1)
+	go func() { kernelDone <- a.kernel.run(ctx) }()
+	agentDone := make(chan struct{})
+	go func() {
+		defer close(agentDone)
+		a.run(ctx)
+	}()
+	select {
+	case err = <-kernelDone:
+		cancel()
+		<-agentDone
+		return err
+	case <-agentDone:
+		cancel()
+		return <-kernelDone
+	}
+}
+
+// lockNode keeps a second agent, and commands that act in its place, away.
+func lockNode() (*flock.Lock, error) {
+	lock, err := flock.Create(lockPath, flock.Exclusive, 100*time.Millisecond)
+	if err != nil {
+		return nil, fmt.Errorf("trestle-node runs already: %w", err)
+	}
+	return lock, nil
+}
+
+func newAgent() (*agent, error) {
+	s, err := readSettings()
+	if err != nil {
+		return nil, err
+	}
+	id, err := identity(s)
+	if err != nil {
+		return nil, err
+	}
+	state, err := cluster.ReadState(statePath)
+	if err != nil {
+		return nil, err
+	}
+	if state.ID != "" && state.ID != id {
+		return nil, fmt.Errorf("%s is of node %s, and this host is %s; trestle node reset-id makes it a new host", statePath, state.ID, id)
+	}
+	state.ID, state.Name = id, s.Name
+	b := &board{status: Status{ID: id, Name: s.Name, State: "starting", Store: StoreInfo{Since: time.Now().UTC()}}}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	return &agent{
+		settings: s, log: log, board: b, kernel: newKernel(s, b, log), said: map[string]bool{},
+		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
+		requests: make(chan request),
+	}, nil
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+// Where everything is.
+const (
+	settingsPath = "/etc/trestle/node.json"
+	clusterPath  = "/etc/trestle/cluster.json"
+	idPath       = "/var/lib/trestle/node/id"
+	statePath    = "/var/lib/trestle/node/state.json"
+	runDir       = "/run/trestle/node"
+	statusPath   = runDir + "/status.json"
+	socketPath   = runDir + "/socket"
+	lockPath     = runDir + "/lock"
+	nftDir       = runDir + "/nft"
+	conflistDir  = "/etc/cni/net.d"
+	leaseDir     = "/var/lib/cni/networks"
+)
+
+// settings are this host's own, from node.json.
+type settings struct {
+	// Cluster is the name that keys of etcd begin with.
+	Cluster string `json:"cluster,omitempty"`
+	// Name is the host's, for people; its hostname where empty.
+	Name string `json:"name,omitempty"`
+	// Interface or Address say which link leads to the other hosts; that of the default
+	// route where both are empty.
+	Interface string     `json:"interface,omitempty"`
+	Address   netip.Addr `json:"address,omitzero"`
+	// Etcd or File is the store; the file /etc/trestle/cluster.json where neither is there.
+	Etcd *etcdSettings `json:"etcd,omitempty"`
+	File string        `json:"file,omitempty"`
+
+	// Heartbeat is how often the host asks whether the store still knows it, and Audit
+	// how often it looks at the whole of the kernel. Timeout bounds a question to the
+	// store; Alive is how long after its end a host counts as up; Quarantine how long a
+	// subnet that was given up is given to nobody.
+	Heartbeat  duration `json:"heartbeat,omitzero"`
+	Audit      duration `json:"audit,omitzero"`
+	Timeout    duration `json:"timeout,omitzero"`
+	Alive      duration `json:"alive,omitzero"`
+	Quarantine duration `json:"quarantine,omitzero"`
+}
+
+// etcdSettings are how etcd is reached. https asks for the certificate authority in CA,
+// or one that the system trusts; Cert and Key are this host's own.
+type etcdSettings struct {
+	Endpoints    []string `json:"endpoints"`
+	CA           string   `json:"ca,omitempty"`
+	Cert         string   `json:"cert,omitempty"`
+	Key          string   `json:"key,omitempty"`
+	User         string   `json:"user,omitempty"`
+	PasswordFile string   `json:"passwordFile,omitempty"`
+}
+
+// duration is a time.Duration as people write it.
+type duration struct{ time.Duration }
+
+func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }
+
+func (d *duration) UnmarshalJSON(data []byte) error {
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return fmt.Errorf(`a duration is written like "30s": %w`, err)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err == nil && parsed <= 0 {
+		err = fmt.Errorf("%s is no time", text)
+	}
+	d.Duration = parsed
+	return err
+}
+
+func readSettings() (settings, error) {
+	data, err := os.ReadFile(settingsPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = []byte("{}"), nil
+	}
+	if err != nil {
+		return settings{}, err
+	}
+	s, err := parseSettings(data)
+	if err != nil {
+		return settings{}, fmt.Errorf("%s: %w", settingsPath, err)
+	}
+	return s, nil
+}
+
+func parseSettings(data []byte) (settings, error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields() // a misspelt key would be a default in silence
+	var s settings
+	if err := decoder.Decode(&s); err != nil {
+		return settings{}, err
+	}
+	return s, errors.Join(s.fill(), s.check())
+}
+
+func (s *settings) fill() error {
+	if s.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name: %w", err)
+		}
+		s.Name = name
+	}
+	if s.Cluster == "" {
+		s.Cluster = "default"
+	}
+	if s.Etcd == nil && s.File == "" {
+		s.File = clusterPath
+	}
+	for field, value := range map[*duration]time.Duration{
+		&s.Heartbeat: 30 * time.Second, &s.Audit: time.Minute, &s.Timeout: 10 * time.Second, &s.Alive: 30 * time.Second, &s.Quarantine: 24 * time.Hour,
+	} {
+		if field.Duration == 0 {
+			field.Duration = value
+		}
+	}
+	return nil
+}
+
+func (s settings) check() error {
+	for field, value := range map[string]string{"name": s.Name, "cluster": s.Cluster} {
+		if strings.ContainsAny(value, "/ \n\t") {
+			return fmt.Errorf("%s: %q has a slash or a space", field, value)
+		}
+	}
+	if s.Etcd == nil {
+		return nil
+	}
+	if s.File != "" {
+		return errors.New("etcd and file are both there; a host has one store")
+	}
+	if len(s.Etcd.Endpoints) == 0 {
+		return errors.New(`etcd.endpoints: none; write them like ["https://192.0.2.1:2379"]`)
+	}
+	https := 0
+	for _, e := range s.Etcd.Endpoints {
+		if strings.HasPrefix(e, "https://") {
+			https++
+		} else if !strings.HasPrefix(e, "http://") {
+			return fmt.Errorf("etcd.endpoints: %q begins with neither http:// nor https://", e)
+		}
+	}
+	if https != 0 && https != len(s.Etcd.Endpoints) {
+		return errors.New("etcd.endpoints: some are http and some https; a password sent to the latter could be read at the former")
+	}
+	if (s.Etcd.Cert == "") != (s.Etcd.Key == "") {
+		return errors.New("etcd.cert and etcd.key go together")
+	}
+	if (s.Etcd.User == "") != (s.Etcd.PasswordFile == "") {
+		return errors.New("etcd.user and etcd.passwordFile go together")
+	}
+	return nil
+}
+
+// write puts the settings into node.json.
+func (s settings) write() error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return cluster.WriteFile(settingsPath, append(data, '\n'), 0o600)
+}

@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+)
+
+// Glance says whether all is as Settle left it, by one small question: this host's own
+// keys, the configuration, and the store's id and revision. A watch tells none of that
+// when the store was wiped, or restored from a backup: it waits in silence for a
+// revision to come. Whoever is told false calls Settle.
+func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, error) {
+	s := &m.State
+	ask := []string{KeyConfig, PrefixNodes + s.ID, PrefixNames + s.Name}
+	for _, o := range s.Claims {
+		ask = append(ask, PrefixClaims+keyOf(o))
+	}
+	view, err := store.Get(ctx, ask...)
+	if err != nil {
+		return false, err
+	}
+	if m.suspectStore(view) || s.Leaving || !s.complete() || !s.sameConfig(view) {
+		return false, nil
+	}
+	claims := readClaims(view)
+	for _, o := range s.Claims {
+		if claims[keyOf(o)].Nonce != o.Nonce {
+			return false, nil
+		}
+	}
+	s.Revision = view.Revision
+	if view.Complete {
+		return true, nil
+	}
+	self.ID, self.Name, self.Subnets = s.ID, s.Name, s.Claims
+	published, err := ParseNode(view.Keys[PrefixNodes+s.ID].Data)
+	self.extra = published.extra
+	named := string(view.Keys[PrefixNames+s.Name].Data) == s.ID
+	return err == nil && named && self.Equal(published), nil
+}
+
+// complete says whether the host has a subnet of each pool.
+func (s *State) complete() bool {
+	has := map[slot]bool{}
+	for _, o := range s.Claims {
+		has[o.slot()] = true
+	}
+	for _, n := range s.Config.Networks {
+		for _, p := range n.Pools() {
+			if !has[slot{n.Name, FamilyOf(p.Prefix.Addr())}] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s *State) sameConfig(view View) bool {
+	config, err := ParseConfig(view.Keys[KeyConfig].Data)
+	if err != nil {
+		return false
+	}
+	now, errNow := json.Marshal(config)
+	had, errHad := json.Marshal(s.Config)
+	return errNow == nil && errHad == nil && bytes.Equal(now, had)
+}
