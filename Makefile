@@ -97,7 +97,7 @@ KERNEL_RUN := ^Test(Bridge(ByLibcni|MapsPorts|ContainersTalk|MACSpoofCheck|IPv6|
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod xz=xz-utils
 test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs more, and writes docs/kernels.md
 ifneq ($(KERNEL),)
-	test/vm/kernel '$(VM)/$(KERNEL)' '$(KERNEL)' '$(KERNEL_RUN)'
+	test/vm/kernel '$(VM)/$(KERNEL)' '$(KERNEL)' '$(if $(filter command,$(firstword $(origin RUN))),$(RUN),$(KERNEL_RUN))'
 else
 	test/vm/prepare '$(VM)'
 	rm -rf '$(VM)/tests' && go test -c -o '$(VM)/tests/' $(addprefix ./test/,$(TESTED))

@@ -108,7 +108,7 @@ func read(from io.Reader) (results, error) {
 }
 
 func (r results) describe(release string) string {
-	text := fmt.Sprintf("%s: %d tests passed", release, len(r.passed))
+	text := fmt.Sprintf("%s: %d tests passed: %s", release, len(r.passed), strings.Join(r.passed, ", "))
 	for _, part := range []struct {
 		what string
 		all  []string

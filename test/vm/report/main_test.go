@@ -25,7 +25,7 @@ func TestReport(t *testing.T) {
 	page, err := replace("x\n<!-- 6.1 -->\nold\n<!-- end of 6.1 -->\ny\n", "6.1", r.describe("6.1.0-42"))
 	const want = `x
 <!-- 6.1 -->
-6.1.0-42: 2 tests passed
+6.1.0-42: 2 tests passed: TestA, TestB
 
 skipped, and why:
 - TestB/one: this kernel has no VLANs
