@@ -25,7 +25,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak fuzz test-arch lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak fuzz test-arch cover race vulncheck lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
 	@mkdir -p bin
@@ -95,13 +95,19 @@ fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads byt
 VM     := $(CURDIR)/.cache/vm
 RUN    ?= VLAN|OlderKernels
 TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
-test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
-test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…
+KERNEL ?=
+KERNEL_RUN := ^Test(Bridge(ByLibcni|MapsPorts|ContainersTalk|MACSpoofCheck|IPv6|GC)|Portmap(TakenPort|CheckNoticesLoss|GCAndStatus)|NAT(LoopbackFromOutside|ForgetsUDPFlows)|Firewall(SameBridge|Isolated|GC)|BandwidthLife|TuningLife|Cnitool|HostLocalHealsOnOlderKernels|VLAN(Separates|Gateway)|DeadOnlyWhenNothingHoldsTheNamespace|Unknown|Outlived|Commit|Shared|RemoveFromEarlierSet)$$
+test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod xz=xz-utils
+test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs more, and writes docs/kernels.md
+ifneq ($(KERNEL),)
+	test/vm/kernel '$(VM)/$(KERNEL)' '$(KERNEL)' '$(if $(filter command,$(firstword $(origin RUN))),$(RUN),$(KERNEL_RUN))'
+else
 	test/vm/prepare '$(VM)'
 	rm -rf '$(VM)/tests' && go test -c -o '$(VM)/tests/' $(addprefix ./test/,$(TESTED))
 	@cd '$(VM)/tests' && for program in *; do ./$$program -test.list '$(RUN)' | grep -q . || rm $$program; done
 	test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)"; status=0; cd "$(VM)/tests"; \
 		for program in *; do (cd "$(CURDIR)/test/$${program%.test}" && "$(VM)/tests/$$program" -test.timeout $(TIMEOUT) -test.run "$(RUN)") || status=1; done; exit $$status'
+endif
 
 # What a browser makes of the pages; that they are whole, and load nothing, make test looks at.
 test-html: DEPS := chromium=chromium
@@ -132,6 +138,30 @@ lint: have-go cross ## the linters of .golangci.yml; the first run builds them, 
 docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 	go test -count=1 -run TestManual ./cmd/trestle -update
+
+# What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
+# system calls, or kill, are left out.
+COVER   := $(CURDIR)/.cache/cover
+COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle fuzz security)
+cover: root deps peers ## coverage of unit tests and of the built programs, by package and by function (.cache/cover)
+	rm -rf '$(COVER)' && mkdir -p '$(COVER)/bin' '$(COVER)/programs' '$(COVER)/unit'
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/$(firstword $(PLUGINS))' ./plugins
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/trestle' ./cmd/trestle
+	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f '$(COVER)/bin/$(firstword $(PLUGINS))' '$(COVER)/bin/'$$name; done
+	-GOCOVERDIR='$(COVER)/programs' TRESTLE_BIN='$(COVER)/bin' TRESTLE_PREVIOUS= go test -count=1 -timeout $(TIMEOUT) -skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|Upgrade|LostAnswers|IPAMBench' $(COVERED)
+	go test -count=1 -cover -coverpkg=./pkg/... ./pkg/... -args -test.gocoverdir='$(COVER)/unit' >/dev/null
+	go tool covdata textfmt -i='$(COVER)/programs,$(COVER)/unit' -o '$(COVER)/profile'
+	go tool cover -func '$(COVER)/profile' >'$(COVER)/functions'
+	@go tool covdata percent -i='$(COVER)/programs,$(COVER)/unit' | sort; tail -n 1 '$(COVER)/functions'; echo 'by function: $(COVER)/functions; by line: go tool cover -html $(COVER)/profile'
+
+race: have-go ## unit tests under the race detector, which needs a C compiler
+	@command -v gcc >/dev/null || { echo 'the race detector needs gcc' >&2; exit 1; }
+	CGO_ENABLED=1 go test -race -count=1 ./pkg/...
+
+# Not part of lint: it asks a server of the Go project's, and what it says changes without a change here.
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+vulncheck: have-go ## ask the Go vulnerability database about this code; needs a way to vuln.go.dev
+	go run $(GOVULNCHECK) ./...
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
