@@ -164,7 +164,7 @@ func (k *kernel) bring(why string) {
 		k.board.problem("kernel", problemsOf(k.remove(w))...)
 		return
 	}
-	if w.config.ID == "" || len(w.claims) == 0 || len(uplink.Addresses) == 0 {
+	if w.config.ID == "" || len(w.claims)+len(w.lost) == 0 || len(uplink.Addresses) == 0 {
 		k.report(w, overlay.State{}, nil, nil)
 		return
 	}
