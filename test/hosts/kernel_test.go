@@ -32,7 +32,7 @@ func TestRepair(t *testing.T) {
 	atA, atB := n.Attach(a.Host, "at-a"), n.Attach(b.Host, "at-b")
 	n.Reach(atA, atB)
 	shown := func() string {
-		return routes(a.Host) + a.MustRun("sh", "-c", "bridge fdb show dev trestle-vx; ip -6 neigh show dev trestle-vx nud permanent; nft list table inet trestle-node | sed 's/packets [0-9]* bytes [0-9]*//'; ip -br -4 address show dev trestle-vx")
+		return routes(a.Host) + a.MustRun("sh", "-c", "bridge fdb show dev trestle-vx; ip -6 neigh show dev trestle-vx nud permanent; nft list table inet trestle-node | sed 's/packets [0-9]* bytes [0-9]*//'; ip -br -4 address show dev trestle-vx; true")
 	}
 	before := shown()
 	repairs := 0
