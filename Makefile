@@ -3,6 +3,7 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
+UNITDIR ?= /usr/local/lib/systemd/system
 # the names in the list of plugins, the first of which is the file that the others are links to
 PLUGINS := $(shell sed -n 's/^\t\t"\([a-z-]*\)": .*/\1/p' plugins/registry/registry.go)
 TIMEOUT ?= 15m
@@ -24,9 +25,9 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall test test-vm test-runtimes test-containerd2 lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz lint cross demo bench clean help deps runtimes root have-go peers previous
 
-build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
+build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
 	$(BUILD) -o bin/trestle-node ./cmd/trestle-node
@@ -36,9 +37,13 @@ build: have-go ## bin/: one static executable under the name of each plugin, and
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR (/usr/local/bin)
-	@install -D -m 755 '$(TRESTLE_BIN)/trestle' '$(DESTDIR)$(BINDIR)/.trestle.new'
-	@mv -fT '$(DESTDIR)$(BINDIR)/.trestle.new' '$(DESTDIR)$(BINDIR)/trestle'
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, trestle and trestle-node into BINDIR (/usr/local/bin), its unit into UNITDIR
+	@set -e; for name in trestle trestle-node; do \
+		install -D -m 755 '$(TRESTLE_BIN)'/$$name '$(DESTDIR)$(BINDIR)'/.$$name.new; \
+		mv -fT '$(DESTDIR)$(BINDIR)'/.$$name.new '$(DESTDIR)$(BINDIR)'/$$name; \
+	done
+	@mkdir -p '$(DESTDIR)$(UNITDIR)'
+	@sed 's|/usr/local/bin|$(BINDIR)|' trestle-node.service >'$(DESTDIR)$(UNITDIR)/trestle-node.service'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
 	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
@@ -56,24 +61,45 @@ uninstall: ## remove from PREFIX and BINDIR what make install put there, and not
 		rm -f "$$1"; echo "removed $$1"; \
 	}; \
 	for name in $(PLUGINS); do remove '$(DESTDIR)$(PREFIX)'/$$name 'github.com/trestle-cni/trestle/plugins'; done; \
-	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'
+	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'; \
+	remove '$(DESTDIR)$(BINDIR)/trestle-node' 'github.com/trestle-cni/trestle/cmd/trestle-node'; \
+	remove '$(DESTDIR)$(UNITDIR)/trestle-node.service' 'Trestle: networks over several hosts'
 
 # The cache of results knows nothing of the plugins that tests execute, hence
-# -count. Tests of the kernel wait for it most of the time, hence -parallel.
+# -count. Tests of the kernel wait for it most of the time, hence -parallel, which
+# is for each of the packages that run at once: as many as there are CPUs.
 # gotestsum says at the end what was skipped, and why; go test keeps that to itself.
 test: root deps build peers previous ## all tests, from unit to real kernel and real runtimes (root; in namespaces of their own)
-	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 8 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
+	go tool -modfile=tools/go.mod gotestsum --format pkgname -- -count=1 -parallel 4 -timeout $(TIMEOUT) $$(go list ./... | grep -v /test/runtimes)
 	@$(MAKE) --no-print-directory test-runtimes
 
+# `make test` has the quick one.
+SOAK ?= full
+soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
+	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
+
+# What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
+FUZZTIME ?= 20s
+fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process
+	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' pkg test | xargs -n 1 dirname | sort -u); do \
+		for target in $$(cat $$package/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p'); do \
+			echo "== $$package $$target"; \
+			go test -timeout 3h -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$package; \
+		done; \
+	done
+
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
-VM  := $(CURDIR)/.cache/vm
-RUN ?= VLAN|OlderKernels
+# It is one program for each package of tests, of which those go that have no such test.
+VM     := $(CURDIR)/.cache/vm
+RUN    ?= VLAN|OlderKernels
+TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
 test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…
 	test/vm/prepare '$(VM)'
-	go test -c -o '$(VM)/kernel.test' ./test
-	test/vm/run '$(VM)' 'cd "$(CURDIR)/test" && export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)" && \
-		"$(VM)/kernel.test" -test.timeout $(TIMEOUT) -test.run "$(RUN)"'
+	rm -rf '$(VM)/tests' && go test -c -o '$(VM)/tests/' $(addprefix ./test/,$(TESTED))
+	@cd '$(VM)/tests' && for program in *; do ./$$program -test.list '$(RUN)' | grep -q . || rm $$program; done
+	test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)"; status=0; cd "$(VM)/tests"; \
+		for program in *; do (cd "$(CURDIR)/test/$${program%.test}" && "$(VM)/tests/$$program" -test.timeout $(TIMEOUT) -test.run "$(RUN)") || status=1; done; exit $$status'
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
@@ -95,6 +121,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 # Its cache remembers where a file stood; another checkout's would name it outside of this one.
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
+
+docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
@@ -139,7 +168,8 @@ have-go:
 
 # Each program that tests, demo and benchmarks run, and the Debian package that has it.
 DEPS := ip=iproute2 nft=nftables iptables=iptables conntrack=conntrack ping=iputils-ping \
-	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon
+	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon \
+	etcd=etcd-server etcdctl=etcd-client
 
 # The same of test-runtimes.
 RUNTIMES := containerd=containerd runc=runc podman=podman curl=curl
@@ -155,12 +185,13 @@ get() { apt-get install -qq -y --no-install-recommends $$missing; }; \
 get >/dev/null 2>&1 || { apt-get update -qq && get; }
 endef
 
-deps:
-	@$(call get-missing,$(DEPS))
+# Packages with servers would start them; policy-rc.d forbids it meanwhile.
+without-services = policy=/usr/sbin/policy-rc.d; [ -e $$policy ] || [ ! -d /usr/sbin ] || { trap "rm -f $$policy" EXIT; \
+	printf '\043!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }
 
-# Their packages would start services; policy-rc.d forbids it meanwhile. Without
-# apt-get the tests of those that are missing are skipped.
+deps:
+	@$(without-services); $(call get-missing,$(DEPS))
+
+# Without apt-get the tests of those that are missing are skipped.
 runtimes:
-	@command -v apt-get >/dev/null || exit 0; policy=/usr/sbin/policy-rc.d; \
-	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
-	$(call get-missing,$(RUNTIMES))
+	@command -v apt-get >/dev/null || exit 0; $(without-services); $(call get-missing,$(RUNTIMES))

@@ -33,7 +33,9 @@ type agent struct {
 	missing []string
 	ready   bool
 	left    bool
-	said    map[string]bool // problems that were logged
+	// notified says that systemd knows.
+	notified bool
+	said     map[string]bool // problems that were logged
 }
 
 // request is something that a person asks of the running agent.
@@ -81,12 +83,9 @@ func (a *agent) run(ctx context.Context) {
 	}
 }
 
-// trustDiskLater makes a host ready whose store does not answer.
+// trustDiskLater makes a host ready whose store does not answer. One that was never in
+// the network keeps waiting, and the boot does not wait for it.
 func (a *agent) trustDiskLater(ctx context.Context) {
-	s := a.member.State
-	if len(s.Claims) == 0 || s.Drained {
-		return
-	}
 	go func() {
 		pause(ctx, patienceAtStart)
 		select {
@@ -95,6 +94,7 @@ func (a *agent) trustDiskLater(ctx context.Context) {
 				a.log.Warn("the store does not answer: trusting the disk")
 				a.becomeReady()
 			}
+			a.notify()
 			return nil
 		}, reply: make(chan error, 1)}:
 		case <-ctx.Done():
@@ -329,6 +329,15 @@ func (a *agent) becomeReady() {
 	}
 	a.ready = true
 	a.tell()
+	a.notify()
+}
+
+// notify tells systemd, once, that what waits for this host may go on.
+func (a *agent) notify() {
+	if a.notified {
+		return
+	}
+	a.notified = true
 	_, err := daemon.SdNotify(false, daemon.SdNotifyReady)
 	if err != nil {
 		a.log.Warn("tell systemd", "error", err)

@@ -142,7 +142,7 @@ func forget(cmd *cobra.Command) error {
 	if err := os.Remove(statePath); err != nil && !isMissing(err) {
 		return err
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead " + s.Name)
+	fmt.Fprintln(cmd.OutOrStdout(), "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead "+s.Name)
 	return nil
 }
 

@@ -1,125 +1,120 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"debug/buildinfo"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 )
 
-func gcCommand() *cobra.Command {
-	var gc collection
+type gcOptions struct {
+	*app
+	dryRun bool
+}
+
+func newGCCommand(a *app) *cobra.Command {
+	o := gcOptions{app: a}
 	command := &cobra.Command{
-		Use:   "gc",
+		Use:   "gc [NETWORK…]",
 		Short: "Take back what belongs to containers that are provably gone",
 		Long: `Take back addresses, links, rules and host ports of containers that are provably
 gone: of an earlier boot, or of a network namespace that is no more. It asks Trestle's
-plugins of each network list, and tells them of no container, living or dead: what
-cannot be proved dead stays. It may be run at any time, beside any runtime.`,
-		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			return gc.run(command.Context(), command.OutOrStdout())
+plugins of each network list, or of those that are named, and tells them of no
+container, living or dead: what cannot be proved dead stays. It may be run at any time,
+beside any runtime.`,
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), a.printer(command), args)
 		},
 	}
-	command.Flags().StringSliceVar(&gc.lists, "lists", []string{"/etc/cni/net.d"}, "directories of network lists")
-	command.Flags().StringSliceVar(&gc.plugins, "plugins", []string{"/opt/cni/bin", "/usr/lib/cni"}, "directories of plugins, the first that has one counts")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say what would go, and change nothing")
 	return command
 }
 
-// collection is where garbage is looked for.
-type collection struct{ lists, plugins []string }
-
-// run goes on with the next list after a failure.
-func (c collection) run(ctx context.Context, out io.Writer) error {
+// run goes on with the next list after a failure. What a "trestle run" that was killed
+// has left goes first, since its network namespace is what keeps the rest alive.
+func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
-	for _, dir := range c.lists {
-		files, err := libcni.ConfFiles(dir, []string{".conflist"})
-		failed = append(failed, err)
-		slices.Sort(files)
-		for _, file := range files {
-			failed = append(failed, c.collect(ctx, file, out))
-		}
-	}
-	return errors.Join(failed...)
-}
-
-// collect asks each plugin of a list, and prints which.
-func (c collection) collect(ctx context.Context, file string, out io.Writer) error {
-	list, err := libcni.ConfListFromFile(file)
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	var asked []string
-	var failed []error
-	for _, plugin := range list.Plugins {
-		program, err := invoke.FindInPath(plugin.Network.Type, c.plugins)
-		if err != nil || !ours(program) {
-			continue // a plugin that is told of no valid attachment may take it that there is none
-		}
-		if err := c.ask(ctx, program, list.Name, plugin.Bytes); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %s: %w", file, plugin.Network.Type, err))
-		}
-		asked = append(asked, plugin.Network.Type)
-	}
-	if len(asked) == 0 {
-		asked = []string{"none of Trestle's plugins"}
-	}
-	fmt.Fprintf(out, "%s (%s): %s\n", list.Name, file, strings.Join(asked, ", "))
-	return errors.Join(failed...)
-}
-
-// ask runs a plugin's GC without a list of valid attachments, whatever version the
-// list says: 1.1.0 is the first that has GC.
-func (c collection) ask(ctx context.Context, program, network string, config []byte) error {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(config, &keys); err != nil {
-		return err
-	}
-	name, err := json.Marshal(network)
+	r, err := o.runtime(p)
 	if err != nil {
 		return err
 	}
-	keys["name"], keys["cniVersion"] = name, json.RawMessage(`"1.1.0"`)
-	if !c.oursIsIPAM(keys["ipam"]) {
-		delete(keys, "ipam")
-	}
-	if config, err = json.Marshal(keys); err != nil {
+	failed = append(failed, unreadable(o.lists))
+	before, err := onNetworks(r.Snapshot, networks)
+	if err != nil {
 		return err
 	}
-	var stderr bytes.Buffer
-	args := &invoke.Args{Command: "GC", Path: strings.Join(c.plugins, string(os.PathListSeparator))}
-	_, err = (&invoke.RawExec{Stderr: &stderr}).ExecPlugin(ctx, program, config, args.AsEnv())
+	if o.dryRun {
+		return errors.Join(append(failed, o.print(p, deadOf(before)))...)
+	}
+	failed = append(failed, o.collect(ctx, p, r, networks))
+	for _, a := range deadOf(before) {
+		if n, ok := r.Snapshot.NetworkOf(a.Network); ok && (n.File == "" || a.Evidence.Cache) {
+			failed = append(failed, r.Del(ctx, a))
+		}
+	}
+	after, err := o.take(p)
+	if err != nil {
+		return errors.Join(append(failed, err)...)
+	}
+	return errors.Join(append(failed, o.print(p, gone(before, after)))...)
+}
+
+// unreadable is an error where a file is no network list: what is on that network stays.
+func unreadable(dirs []string) error {
+	_, err := network.Read(dirs)
 	return err
 }
 
-// oursIsIPAM: the configuration's IPAM plugin, which the interface's one asks in
-// its turn, is Trestle's.
-func (c collection) oursIsIPAM(config json.RawMessage) bool {
-	var ipam struct{ Type string }
-	if json.Unmarshal(config, &ipam) != nil {
-		return false
+// collect asks each list's plugins, and prints which.
+func (o gcOptions) collect(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) error {
+	var failed []error
+	for _, list := range r.Lists {
+		if len(networks) > 0 && !slices.Contains(networks, list.Name) {
+			continue
+		}
+		asked, err := r.GC(ctx, list, attach.ProvablyDead)
+		failed = append(failed, err)
+		if len(asked) == 0 {
+			asked = []string{"none of Trestle's plugins"}
+		}
+		if !p.JSON {
+			p.Printf("%s (%s): %s\n", list.Name, list.File, strings.Join(asked, ", "))
+		}
 	}
-	program, err := invoke.FindInPath(ipam.Type, c.plugins)
-	return err == nil && ours(program)
+	return errors.Join(failed...)
 }
 
-// ours: the program is Trestle's plugin, of whatever version, under whatever name.
-func ours(program string) bool {
-	resolved, err := filepath.EvalSymlinks(program)
-	if err != nil {
-		return false
+func deadOf(attachments []inventory.Attachment) []inventory.Attachment {
+	return slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool { return a.State != inventory.Dead })
+}
+
+// gone are the attachments that are not there any more and were proved dead before.
+func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.Attachment {
+	return slices.DeleteFunc(deadOf(before), func(a inventory.Attachment) bool {
+		return slices.ContainsFunc(after.Attachments, func(b inventory.Attachment) bool {
+			return a.Network == b.Network && a.Container == b.Container && a.IfName == b.IfName
+		})
+	})
+}
+
+func (o gcOptions) print(p *ui.Printer, attachments []inventory.Attachment) error {
+	if p.JSON {
+		return p.Document(append([]inventory.Attachment{}, attachments...))
 	}
-	info, err := buildinfo.ReadFile(resolved)
-	return err == nil && info.Path == "github.com/trestle-cni/trestle/plugins"
+	what := "took back"
+	if o.dryRun {
+		what = "would take back"
+	}
+	for _, a := range attachments {
+		has := slices.Concat(texts(a.Addresses), texts(a.Published()))
+		p.Printf("  %s %s/%s/%s: %s\n", what, a.Network, ui.Short(a.Container), a.IfName, strings.Join(has, ", "))
+	}
+	return nil
 }

@@ -1,32 +1,187 @@
-// Command trestle is for people: what the plugins do for runtimes, and cannot
-// do by themselves.
+// Command trestle is for people: it makes networks, attaches containers to them, says
+// who has what, and does what the plugins do for runtimes, and cannot do by themselves.
+//
+// One file per subcommand: newXCommand says what it is called with, its run takes the
+// host's inventory (package inventory) and gives a view of it, or changes the one thing
+// that it is named after.
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // release is the version of this build, set by the Makefile.
 var release = "2.0.0-dev"
 
 func main() {
-	if err := command().Execute(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	code := exitCode(err)
+	var said exitStatus
+	if err != nil && !errors.As(err, &said) {
 		fmt.Fprintln(os.Stderr, "trestle:", err)
-		os.Exit(1)
 	}
+	os.Exit(code)
 }
 
-func command() *cobra.Command {
+// The exit codes, as the manual has them.
+const (
+	exitFailed = 1
+	exitInput  = 2
+	exitFound  = 3
+)
+
+// exitStatus ends trestle with this code; all there is to say has been said.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// errFound says that a command whose answer is a list of faults has found some.
+const errFound = exitStatus(exitFound) //nolint:unused // for doctor and validate
+
+// exitCode: a mistake in what was asked for is told from a host that refuses it.
+func exitCode(err error) int {
+	var said exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &said):
+		return int(said)
+	case cni.CodeOf(err) == cni.CodeConfig:
+		return exitInput
+	}
+	return exitFailed
+}
+
+// app is what every command has: the root's flags.
+type app struct {
+	json    bool
+	lists   []string
+	plugins []string
+}
+
+// printer is where the command's answer goes.
+func (a *app) printer(command *cobra.Command) *ui.Printer {
+	return ui.New(command.OutOrStdout(), command.ErrOrStderr(), a.json)
+}
+
+// take looks at the host, and tells what could not be read, which is no part of the
+// answer.
+func (a *app) take(p *ui.Printer) (*inventory.Snapshot, error) {
+	source := inventory.DefaultSource()
+	source.Lists = a.lists
+	snapshot, err := source.Take()
+	if err != nil {
+		return nil, err
+	}
+	for _, problem := range snapshot.Problems {
+		p.Notef("trestle: %s", problem)
+	}
+	return snapshot, nil
+}
+
+func newRootCommand() *cobra.Command {
+	a := &app{}
 	root := &cobra.Command{
-		Use:           "trestle",
-		Short:         "Look after the bridge network of this host's containers",
+		Use:   "trestle",
+		Short: "Look after the bridge networks of this host's containers",
+		Long: `Look after the bridge networks of this host's containers, whatever runtime made them.
+
+Exit status: 0; 1 where something failed; 2 where what was asked for is wrong, and then
+nothing was changed; 3 where a command that looks for faults has found some. "trestle
+run" ends as its command did.`,
 		Version:       release,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
+
+		SuggestionsMinimumDistance: 2,
 	}
-	root.AddCommand(restoreCommand(), gcCommand())
+	flags := root.PersistentFlags()
+	flags.BoolVar(&a.json, "json", false, "answer in JSON")
+	flags.StringSliceVar(&a.lists, "lists", fromEnv("NETCONFPATH", network.DefaultDir), "directories of network lists")
+	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins, the first that has one counts")
+	root.AddGroup(&cobra.Group{ID: groupChange, Title: "Networks and containers:"}, &cobra.Group{ID: groupLook, Title: "Looking:"}, &cobra.Group{ID: groupCare, Title: "Looking after the host:"})
+	add := func(group string, commands ...*cobra.Command) {
+		for _, command := range commands {
+			command.GroupID = group
+			root.AddCommand(command)
+		}
+	}
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a))
+	add(groupCare, newRestoreCommand(), newGCCommand(a), newNodeCommand(), newClusterCommand())
+	asInput(root)
 	return root
+}
+
+// The groups of commands in the help.
+const (
+	groupChange = "change"
+	groupLook   = "look"
+	groupCare   = "care"
+)
+
+// fromEnv are the directories of the variable, as cnitool has it, or the usual ones.
+func fromEnv(variable string, usual ...string) []string {
+	if value := os.Getenv(variable); value != "" {
+		return filepath.SplitList(value)
+	}
+	return usual
+}
+
+// asInput makes what cobra finds wrong with arguments and flags a user's mistake, and
+// gives commands that only have others an answer to a name that none of them has.
+func asInput(command *cobra.Command) {
+	command.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return cni.ConfigErrorf("%w; see %s --help", err, c.CommandPath())
+	})
+	check := command.Args
+	if !command.Runnable() {
+		command.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		check = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+				return cni.ConfigErrorf("unknown command %q for %q; is it %s?", args[0], c.CommandPath(), strings.Join(like, " or "))
+			}
+			return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+		}
+	}
+	command.Args = func(c *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		if err := check(c, args); err != nil && cni.CodeOf(err) != cni.CodeConfig {
+			return cni.ConfigErrorf("%w; see %s --help", err, c.CommandPath())
+		} else if err != nil {
+			return err
+		}
+		return nil
+	}
+	for _, child := range command.Commands() {
+		asInput(child)
+	}
+}
+
+// newGroupCommand is a command that only has others.
+func newGroupCommand(use, short string, children ...*cobra.Command) *cobra.Command {
+	command := &cobra.Command{Use: use, Short: short, SuggestionsMinimumDistance: 2}
+	command.AddCommand(children...)
+	return command
 }

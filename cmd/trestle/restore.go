@@ -5,13 +5,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trestle-cni/trestle/pkg/bridge"
-	"github.com/trestle-cni/trestle/pkg/firewall"
-	"github.com/trestle-cni/trestle/pkg/record"
-	"github.com/trestle-cni/trestle/plugins/translator"
+	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
-func restoreCommand() *cobra.Command {
+func newRestoreCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
 		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
@@ -24,9 +21,13 @@ is changed.`,
 	}
 }
 
+// restore goes on with the next kind after a failure.
 func restore() error {
-	conn, host := translator.Open()
-	_, err := host.Restore()
-	walls := firewall.OpenHost(record.Open(record.DefaultDir))
-	return errors.Join(err, translator.WithSpoofChecks(conn, bridge.SpoofChecks.Restore), conn.Close(), walls.Restore(), walls.Close())
+	var failed error
+	for _, state := range registry.States() {
+		if state.Restore != nil {
+			failed = errors.Join(failed, state.Restore())
+		}
+	}
+	return failed
 }

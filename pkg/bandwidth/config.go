@@ -71,6 +71,8 @@ func value(p *uint64) uint64 {
 	return *p
 }
 
+const tooManyBits = 8 * math.MaxUint32
+
 // check refuses what the kernel could not hold: it counts whole bytes, those of
 // the bucket in 32 bits (struct tc_tbf_qopt, linux/pkt_sched.h).
 func (l Limit) check(field string) error {
@@ -81,8 +83,8 @@ func (l Limit) check(field string) error {
 		return cni.ConfigErrorf("%[1]sRate: missing, beside %[1]sBurst %[2]d; give both, or neither", field, l.Burst)
 	case l.Rate != 0 && l.Rate < 8:
 		return cni.ConfigErrorf("%sRate: %d bits a second are not one byte; use 8 or more", field, l.Rate)
-	case l.Burst/8 >= math.MaxUint32:
-		return cni.ConfigErrorf("%sBurst: %d bits are out of bounds; use less than %d", field, l.Burst, uint64(math.MaxUint32)*8)
+	case l.Burst >= tooManyBits: // not "l.Burst/8 >= math.MaxUint32", which Go 1.26 takes for false on s390x
+		return cni.ConfigErrorf("%sBurst: %d bits are out of bounds; use less than %d", field, l.Burst, uint64(tooManyBits))
 	}
 	return nil
 }

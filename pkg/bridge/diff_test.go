@@ -11,7 +11,7 @@ import (
 // unseen are the fields of a State that CHECK does not compare, and why.
 var unseen = map[string]string{
 	"Bridge.MAC":               "udev may change it, and a bridge of somebody else's has its own",
-	"Bridge.MTU":               "is for a bridge that is made; the container's is compared",
+	"Bridge.MTU":               "is for a bridge that is made; the plan for CHECK has none (PlanFromResult)",
 	"Bridge.Promisc":           "a packet capture switches it on and off",
 	"Bridge.DefaultVLAN":       "found, not planned",
 	"Bridge.ForceAddress":      "says how to get there",
@@ -19,7 +19,7 @@ var unseen = map[string]string{
 	"Bridge.IPv6Field":         "is for messages",
 	"Port.Alias":               "people and monitoring write there",
 	"Port.MAC":                 "udev may change it",
-	"Port.MTU":                 "the container's is compared",
+	"Port.MTU":                 "as the bridge's",
 	"Port.SpoofCheck":          "is a rule, which SpoofChecks.Differences compares",
 	"Container.WasUp":          "says how to get there",
 	"Container.DAD":            "says how to get there",

@@ -34,7 +34,7 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	}
 	missing := at.missing(b)
 	if len(missing) == 0 {
-		return nil
+		return adoptGateways(b, at)
 	}
 	former := at.formerGateways(b)
 	// once more: the bridge may be another ADD's, made since the first look
@@ -74,6 +74,25 @@ func (h *Host) addGateway(b Bridge, on link, gateway netip.Prefix, gone []netip.
 	add.bear = []unix.Errno{unix.EEXIST} // another ADD was faster
 	_, err := h.rt.do(add)
 	return err
+}
+
+// adoptGateways records gateways that are there already, where the record was lost: an
+// idle bridge with an address of which nobody knows would stay for ever. On a bridge
+// that is not ours somebody else may have given them.
+func adoptGateways(b Bridge, at *site) error {
+	if !isOurBridge(at.bridge.mac) {
+		return nil
+	}
+	for _, gateway := range b.Gateways {
+		recorded, err := isRecorded(at.gateway.index, gateway)
+		if err == nil && !recorded {
+			err = recordGateway(at.gateway.index, gateway, b.Network)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *Host) deleteAddress(on link, a netip.Prefix) error {

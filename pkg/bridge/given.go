@@ -70,6 +70,19 @@ func forgetGateway(linkIndex int, p netip.Prefix) error {
 	return nil
 }
 
+// isRecorded says whether any network gave the link the address.
+func isRecorded(linkIndex int, p netip.Prefix) (bool, error) {
+	file, err := givenFile(linkIndex, p)
+	if err != nil {
+		return false, err
+	}
+	err = unix.Access(file, unix.F_OK)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, cni.IOErrorf("record of gateways: %w", err)
+	}
+	return err == nil, nil
+}
+
 // isGiven says whether the network gave the link the address; any network of ours
 // where network is empty.
 func isGiven(linkIndex int, p netip.Prefix, network string) bool {

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"testing"
 
@@ -26,7 +27,7 @@ func TestReadLink(t *testing.T) {
 	data.AddRtAttr(nl.IFLA_BR_VLAN_FILTERING, []byte{1})
 	data.AddRtAttr(nl.IFLA_BR_VLAN_DEFAULT_PVID, nl.Uint16Attr(5))
 	conf := make([]byte, 4*(confAcceptDAD+1))
-	conf[4*confAcceptRA] = 2
+	binary.NativeEndian.PutUint32(conf[4*confAcceptRA:], 2)
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(2, conf)
 	message := newLinkMessage(

@@ -27,6 +27,12 @@ const aliasPrefix = "trestle:"
 // Alias is the ifalias of the owner's host end.
 func Alias(o cni.Owner) string { return aliasPrefix + o.String() }
 
+// Label is the owner's label in the alias of one of our host veths.
+func Label(alias string) (string, bool) { return ownerLabel(alias) }
+
+// IsOurs says whether a bridge has a MAC as only those have that we made.
+func IsOurs(mac net.HardwareAddr) bool { return isOurBridge(mac) }
+
 // ownerLabel is the owner's label in the alias of one of our host ends.
 func ownerLabel(alias string) (string, bool) {
 	label, ok := strings.CutPrefix(alias, aliasPrefix)

@@ -215,7 +215,7 @@ func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	if err := s.convert(); err != nil {
 		return err
 	}
-	records, err := record.List[spoofCheck](s.records, spoofPlace, "")
+	records, err := record.Sweep[spoofCheck](s.records, spoofPlace, "")
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	for _, o := range gone {
 		err = errors.Join(err, s.Forget(o))
 	}
-	return errors.Join(err, record.Prune[spoofCheck](s.records, spoofPlace), s.conn.DeleteIdle(SpoofTable()))
+	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
 }
 
 // repairs are the changes that make the elements kept again, and delete what the kernel

@@ -80,6 +80,15 @@ func ConflictErrorf(format string, args ...any) error { return coded(CodeConflic
 // MismatchErrorf is an error with code 103.
 func MismatchErrorf(format string, args ...any) error { return coded(CodeMismatch, format, args) }
 
+// Mismatches is a MismatchErrorf for each difference; nil for none.
+func Mismatches[T any](differences []T) error {
+	var all error
+	for _, d := range differences {
+		all = errors.Join(all, MismatchErrorf("%v", d))
+	}
+	return all
+}
+
 // CodeOf is the code of the first coded error in err's tree, and CodeFailed
 // where there is none.
 func CodeOf(err error) Code {

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Plugin is what a runtime executes: its name and one function for each verb.
-// Every function is set. Their errors carry the code (see ConfigErrorf and its
+// Plugin is what a runtime executes: its name, what it makes, and one function for
+// each command that is not the same for all. Every function is set. Their errors carry the code (see ConfigErrorf and its
 // siblings); an error without one, or a panic, is answered as CodeFailed.
 type Plugin struct {
 	Name string
@@ -27,11 +27,17 @@ type Plugin struct {
 	// read is an error of ADD and CHECK.
 	ReadsArgs bool
 
-	Add    func(*Request) (types.Result, error)
-	Del    func(*Request) error
-	Check  func(*Request) error
-	GC     func(*Request) error
-	Status func(*Request) error
+	// Keys are all that it reads of a configuration, but for ProtocolKeys.
+	Keys func() []Key
+
+	// States are the kinds of what it makes on the host, in the order of GC.
+	States []State
+
+	// Validate says what is wrong with the configuration.
+	Validate func(*Request) error
+	Add      func(*Request) (types.Result, error)
+	Del      func(*Request) error
+	Check    func(*Request) error
 }
 
 // Main serves one call and returns the exit status of the process. release is

@@ -54,7 +54,8 @@ func serve(env map[string]string, config string, result types.Result) answer {
 	p := Plugin{
 		Name: "p", EntersNetNS: true, ReadsArgs: true,
 		Add: func(r *Request) (types.Result, error) { a.called, a.req = Add, r; return result, nil },
-		Del: note(Del), Check: note(Check), GC: note(GC), Status: note(Status),
+		Del: note(Del), Check: note(Check), Validate: func(*Request) error { return nil },
+		States: []State{{GC: func(r *Request, _ Valid) error { return note(GC)(r) }, Status: note(Status)}},
 	}
 	var out bytes.Buffer
 	a.status = p.serve(func(k string) string { return env[k] }, strings.NewReader(config), &out)
@@ -333,6 +334,34 @@ func FuzzReadRequest(f *testing.F) {
 			if strings.ContainsAny(part, "/\x00") || part == "." || part == ".." {
 				t.Errorf("%q is let through and would be part of a path", part)
 			}
+		}
+	})
+}
+
+// FuzzValid: a list of valid attachments that cannot be read keeps nobody from being kept.
+func FuzzValid(f *testing.F) {
+	f.Add([]byte(`{"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}],"cni.dev/attachments":null}`))
+	f.Add([]byte(`{"cni.dev/attachments":[null,{}],"CNI.DEV/valid-attachments":{}}`))
+	f.Fuzz(func(t *testing.T, config []byte) {
+		valid, err := (&Request{Owner: Owner{Network: "net"}, Stdin: config}).Valid()
+		if err != nil && (valid.Known || CodeOf(err) != CodeDecode) {
+			t.Errorf("got a list beside the error %v", err)
+		}
+		for _, o := range valid.Owners() {
+			if !valid.Keeps(o) || !valid.KeepsLabel(o.String()) || !valid.KeepsContainer(o.ContainerID) {
+				t.Errorf("%v is in the list and not kept", o)
+			}
+		}
+	})
+}
+
+// FuzzParseOwner: a label that is read as an owner's is that owner's label.
+func FuzzParseOwner(f *testing.F) {
+	f.Add("net/c1/eth0")
+	f.Add("a//b")
+	f.Fuzz(func(t *testing.T, label string) {
+		if o, ok := ParseOwner(label); ok && len(label) < maxLabelPart && o.String() != label {
+			t.Errorf("%q is read as the label of %q", label, o)
 		}
 	})
 }

@@ -45,7 +45,8 @@ func TestPanicOfEachVerb(t *testing.T) {
 	fails := func(*Request) error { return overrun() }
 	p := Plugin{
 		Name: "p", Add: func(*Request) (types.Result, error) { return nil, overrun() },
-		Del: fails, Check: fails, GC: fails, Status: fails,
+		Del: fails, Check: fails, Validate: fails,
+		States: []State{{GC: func(*Request, Valid) error { return overrun() }}},
 	}
 	for _, verb := range []Verb{Add, Del, Check, GC, Status} {
 		var out bytes.Buffer

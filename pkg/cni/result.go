@@ -26,6 +26,22 @@ func (r *Request) PrevResult() (*Result, error) {
 	return ParseResult("prevResult", raw, r.Version)
 }
 
+// RequirePrevResult is PrevResult where there has to be one; the error has code 6 or 7.
+func (r *Request) RequirePrevResult() (*Result, error) {
+	prev, err := r.PrevResult()
+	if err == nil && prev == nil {
+		err = r.missingPrevResult()
+	}
+	return prev, err
+}
+
+func (r *Request) missingPrevResult() error {
+	if r.Verb == Check {
+		return ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
+	}
+	return ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
+}
+
 // ParseResult reads a result in whatever version it says it has, or else in that
 // of the configuration. name is how an error, of code 6, calls it. No interface,
 // address or route of it is nil.
@@ -122,7 +138,7 @@ func (r *Request) PassThrough() (types.Result, error) {
 		return nil, err
 	}
 	if raw == nil {
-		return nil, ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
+		return nil, r.missingPrevResult()
 	}
 	versioned, version, err := withVersion(raw, r.Version)
 	if err != nil {

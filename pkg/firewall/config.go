@@ -22,6 +22,7 @@ import (
 type Config struct {
 	Backend    Backend
 	Policy     Policy
+	Internal   bool   // nothing is forwarded to the bridge, nor from it
 	AdminChain string // of iptables, looked at before our rules
 	// AdminChosen says that the configuration names the chain: then there are
 	// rules of iptables for it to come before.
@@ -41,8 +42,8 @@ const (
 	NFTables  Backend = "nftables" // nobody is asked
 )
 
-// Policy says which containers on this host reach one another. Whatever the
-// policy, other hosts do as routes and port mappings let them.
+// Policy says who reaches a container. This host does, whatever the policy. Unless
+// that is Published, so do other hosts, as routes and port mappings let them.
 type Policy string
 
 // The policies. Each names what is let in.
@@ -50,6 +51,9 @@ const (
 	Open       Policy = "open"        // all
 	SameBridge Policy = "same-bridge" // from the same bridge, not from another with a policy
 	Isolated   Policy = "isolated"    // from no container
+	// Published lets in from the same bridge, and from anywhere what comes by a port
+	// mapping or answers the container.
+	Published Policy = "published"
 )
 
 // wire is the configuration as it is written.
@@ -58,6 +62,7 @@ type wire struct {
 	AdminChain    string  `json:"iptablesAdminChainName"`
 	Zone          string  `json:"firewalldZone"`
 	IngressPolicy Policy  `json:"ingressPolicy"`
+	Internal      bool    `json:"internal"`
 }
 
 const (
@@ -71,7 +76,10 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	if err := r.Decode(&w); err != nil {
 		return Config{}, err
 	}
-	c := Config{Backend: w.Backend, Policy: w.IngressPolicy, AdminChain: w.AdminChain, AdminChosen: w.AdminChain != "", Zone: w.Zone}
+	c := Config{
+		Backend: w.Backend, Policy: w.IngressPolicy, Internal: w.Internal,
+		AdminChain: w.AdminChain, AdminChosen: w.AdminChain != "", Zone: w.Zone,
+	}
 	if c.Policy == "" {
 		c.Policy = Open
 	}
@@ -91,9 +99,9 @@ func (c Config) check() error {
 		return cni.ConfigErrorf("backend: unknown %q; use %q, %q, %q, or leave it out", c.Backend, IPTables, Firewalld, NFTables)
 	}
 	switch c.Policy {
-	case Open, SameBridge, Isolated:
+	case Open, SameBridge, Isolated, Published:
 	default:
-		return cni.ConfigErrorf("ingressPolicy: unknown %q; use %q, %q or %q", c.Policy, Open, SameBridge, Isolated)
+		return cni.ConfigErrorf("ingressPolicy: unknown %q; use %q, %q, %q or %q", c.Policy, Open, SameBridge, Isolated, Published)
 	}
 	// 28 bytes are the longest name of a chain (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h)
 	if len(c.AdminChain) > 28 || !isWord(c.AdminChain) || c.AdminChain == forwardChain || c.AdminChain == ourChain {

@@ -90,7 +90,7 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 			return Rules{}, err
 		}
 	}
-	if err := rules.withPolicy(c.Policy, l, ports); err != nil {
+	if err := rules.withPolicy(c, l, ports); err != nil {
 		return Rules{}, err
 	}
 	asks, err := h.choose(c)
@@ -185,16 +185,16 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		}
 		for _, place := range placesOf(entries) {
 			if err := h.backend(place, rules.AdminChain).add(inPlace(entries, place), h.everybody); err != nil {
-				return explain(err, rules.Policy)
+				return explain(err, rules)
 			}
 		}
 		return nil
 	})
 }
 
-func explain(err error, policy Policy) error {
+func explain(err error, rules Rules) error {
 	if errors.Is(err, nft.ErrUnsupported) {
-		return cni.UnsupportedErrorf("ingressPolicy: %q needs nf_tables; load its modules, or use %q: %w", policy, Open, err)
+		return cni.UnsupportedErrorf("%s needs nf_tables%s; load its modules, or leave that out: %w", rules.key(), rules.withConntrack(), err)
 	}
 	return err
 }
@@ -380,9 +380,9 @@ func (h *Host) Status(c Config) error {
 	if _, err := h.choose(c); err != nil {
 		return cni.UnavailableErrorf("firewall: %w", err)
 	}
-	if c.Policy != Open {
+	if rules := (Rules{Policy: c.Policy, Internal: c.Internal}); rules.asksNFTables() {
 		if err := h.conn.Usable(); err != nil {
-			return cni.UnavailableErrorf("ingressPolicy %q: %w", c.Policy, err)
+			return cni.UnavailableErrorf("%s: %w", rules.key(), err)
 		}
 	}
 	if c.Backend == IPTables {

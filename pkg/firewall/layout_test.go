@@ -28,6 +28,8 @@ func TestLayout(t *testing.T) {
 	}{
 		{inetTable(), "firewall, packets 1", "f353cd77fe8a3eb8"},
 		{bridgeTable(), "firewall, frames 1", "2822c35b3d74ba5b"},
+		{publishedTable(), "firewall, published 1", "26b952acec540d5f"},
+		{internalTable(), "firewall, internal 1", "353319047192438a"},
 	} {
 		sum := sha256.Sum256([]byte(test.table.Text()))
 		if content := hex.EncodeToString(sum[:8]); test.table.Key != test.key || content != test.content {
@@ -39,8 +41,11 @@ func TestLayout(t *testing.T) {
 
 // TestRulesets: what nftables has of a container under each policy.
 func TestRulesets(t *testing.T) {
-	for _, policy := range []Policy{SameBridge, Isolated} {
-		t.Run(string(policy), func(t *testing.T) {
+	for name, c := range map[string]Config{
+		"same-bridge": {Policy: SameBridge}, "isolated": {Policy: Isolated}, "published": {Policy: Published},
+		"internal": {Policy: Open, Internal: true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			// its thread is never unlocked, so that it ends, and the namespace with it
 			runtime.LockOSThread()
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -50,11 +55,13 @@ func TestRulesets(t *testing.T) {
 			conn := nft.Open(filepath.Join(dir, "nft"))
 			defer conn.Close()
 			backend := nftBackend{conn, record.Open(dir)}
-			entries := inPlace(rules(t, policy).entries(owner), nftPlace)
+			r := rules(t, c.Policy)
+			r.Internal = c.Internal
+			entries := inPlace(r.entries(owner), nftPlace)
 			if err := backend.add(entries, func() ([]entry, error) { return nil, nil }); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, string(policy)+".nftables")
+			golden(t, name+".nftables")
 			if missing, err := backend.missing(entries); err != nil || len(missing) > 0 {
 				t.Errorf("got %q, %v missing, want nothing", missing, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,11 @@ const (
 	sameSet     = "same_bridge"      // each of them twice: what stays within
 	isolatedSet = "isolated_bridges" // likewise, of those through which nothing comes back
 	portSet     = "isolated_ports"   // of bridges
+
+	publishedSet   = "published_bridges"
+	inPublishedSet = "within_published"
+	internalSet    = "internal_bridges"
+	inInternalSet  = "within_internal"
 )
 
 const (
@@ -30,7 +36,8 @@ const (
 	ruleComment = "trestle firewall"
 )
 
-// inetTable is our part of the table that NAT has its own part of.
+// inetTable is our first part of the table that NAT has its own part of: for policies
+// between bridges.
 //
 //	chain forward {
 //		type filter hook forward priority filter; policy accept;
@@ -41,8 +48,6 @@ const (
 //
 // Whoever drops a packet has the last word, in whatever order chains are asked.
 func inetTable() nft.Table {
-	const second = unix.NFT_REG_2
-	andOut := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: second}
 	return nft.Table{
 		Family: nftables.TableFamilyINet, Name: tableName, Key: "firewall, packets 1",
 		Sets: []nft.Set{set(bridgeSet, 1), set(sameSet, 2), set(isolatedSet, 2)},
@@ -50,9 +55,69 @@ func inetTable() nft.Table {
 			Name: chainName,
 			Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
 			Rules: []nft.Rule{
-				rule(in(), andOut, among(isolatedSet), verdict(expr.VerdictDrop)),
-				rule(in(), andOut, among(sameSet), verdict(expr.VerdictAccept)),
+				rule(in(), andOut(), among(isolatedSet), verdict(expr.VerdictDrop)),
+				rule(in(), andOut(), among(sameSet), verdict(expr.VerdictAccept)),
 				rule(in(), among(bridgeSet), out(), among(bridgeSet), verdict(expr.VerdictDrop)),
+			},
+		}},
+	}
+}
+
+// publishedTable is another part of that table. It is made where a network asks for it, and
+// makes the kernel track connections.
+//
+//	chain published {
+//		type filter hook forward priority filter; policy accept;
+//		iifname . oifname @within_published accept
+//		ct state established,related accept
+//		oifname @published_bridges ct status dnat accept
+//		oifname @published_bridges drop
+//		iifname @published_bridges oifname @bridges drop
+//	}
+//
+// The last rule keeps what begins there from bridges with another policy, as theirs asks;
+// their own chain would drop the answers to them, too. A connection has been translated
+// (IPS_DST_NAT) only if it came by a port mapping, whichever program's.
+func publishedTable() nft.Table {
+	// linux/netfilter/nf_conntrack_common.h: NF_CT_STATE_BIT of IP_CT_ESTABLISHED and
+	// IP_CT_RELATED; IPS_DST_NAT
+	const answers, translated = 1<<1 | 1<<2, 1 << 5
+	return nft.Table{
+		Family: nftables.TableFamilyINet, Name: tableName, Key: "firewall, published 1",
+		Sets: []nft.Set{set(publishedSet, 1), set(inPublishedSet, 2), set(bridgeSet, 1)},
+		Chains: []nft.Chain{{
+			Name: "published",
+			Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
+			Rules: []nft.Rule{
+				rule(in(), andOut(), among(inPublishedSet), verdict(expr.VerdictAccept)),
+				rule(append(connection(expr.CtKeySTATE, answers), verdict(expr.VerdictAccept))...),
+				rule(append([]expr.Any{out(), among(publishedSet)}, append(connection(expr.CtKeySTATUS, translated), verdict(expr.VerdictAccept))...)...),
+				rule(out(), among(publishedSet), verdict(expr.VerdictDrop)),
+				rule(in(), among(publishedSet), out(), among(bridgeSet), verdict(expr.VerdictDrop)),
+			},
+		}},
+	}
+}
+
+// internalTable is a third part of it, for networks that no way leads to or from.
+//
+//	chain internal {
+//		type filter hook forward priority filter; policy accept;
+//		iifname . oifname @within_internal accept
+//		iifname @internal_bridges drop
+//		oifname @internal_bridges drop
+//	}
+func internalTable() nft.Table {
+	return nft.Table{
+		Family: nftables.TableFamilyINet, Name: tableName, Key: "firewall, internal 1",
+		Sets: []nft.Set{set(internalSet, 1), set(inInternalSet, 2)},
+		Chains: []nft.Chain{{
+			Name: "internal",
+			Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter},
+			Rules: []nft.Rule{
+				rule(in(), andOut(), among(inInternalSet), verdict(expr.VerdictAccept)),
+				rule(in(), among(internalSet), verdict(expr.VerdictDrop)),
+				rule(out(), among(internalSet), verdict(expr.VerdictDrop)),
 			},
 		}},
 	}
@@ -76,13 +141,28 @@ func bridgeTable() nft.Table {
 	}
 }
 
-// tables are both, or those of them that elements are in.
-func tables() []nft.Table { return []nft.Table{inetTable(), bridgeTable()} }
+// tables are all parts.
+func tables() []nft.Table {
+	return []nft.Table{inetTable(), bridgeTable(), publishedTable(), internalTable()}
+}
 
+// tablesOf are those parts whose elements these are. A set that a later part looks into,
+// too, is the first one's.
 func tablesOf(elements []nft.Element) []nft.Table {
-	return slices.DeleteFunc(tables(), func(t nft.Table) bool {
-		return !slices.ContainsFunc(elements, func(e nft.Element) bool { return e.Family == t.Family })
-	})
+	var parts []nft.Table
+	seen := map[string]bool{}
+	for _, t := range tables() {
+		isIn := func(e nft.Element) bool {
+			return e.Family == t.Family && !seen[e.Set] && slices.ContainsFunc(t.Sets, func(s nft.Set) bool { return s.Name == e.Set })
+		}
+		if slices.ContainsFunc(elements, isIn) {
+			parts = append(parts, t)
+		}
+		for _, s := range t.Sets {
+			seen[s.Name] = true
+		}
+	}
+	return parts
 }
 
 func set(name string, names int) nft.Set {
@@ -94,6 +174,21 @@ func rule(exprs ...expr.Any) nft.Rule { return nft.Rule{Comment: ruleComment, Ex
 func in() expr.Any { return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1} }
 
 func out() expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1} }
+
+// andOut is for a set of pairs, after in.
+func andOut() expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_2} }
+
+// connection asks whether the packet's has any of these bits in its state or status.
+func connection(key expr.CtKey, bits uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: unix.NFT_REG_1},
+		&expr.Bitwise{
+			SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
+	}
+}
 
 func among(set string) expr.Any { return &expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: set} }
 
@@ -116,6 +211,10 @@ func (e entry) elements() []nft.Element {
 		return []nft.Element{shared(bridgeSet, name), shared(sameSet, twice)}
 	case isolatedEntry:
 		return []nft.Element{shared(isolatedSet, twice)}
+	case publishedEntry:
+		return []nft.Element{shared(publishedSet, name), shared(inPublishedSet, twice)}
+	case internalEntry:
+		return []nft.Element{shared(internalSet, name), shared(inInternalSet, twice)}
 	default:
 		return []nft.Element{{
 			Family: nftables.TableFamilyBridge, Table: tableName, Set: portSet, Key: name, What: e.value,
@@ -164,7 +263,7 @@ func (b nftBackend) alone(do func() error) error {
 func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) error {
 	elements := elementsOf(entries)
 	for _, t := range tablesOf(elements) {
-		there, err := b.conn.HasChain(t, chainName)
+		there, err := b.conn.HasChain(t, t.Chains[0].Name)
 		if err != nil {
 			return err
 		}
@@ -199,5 +298,5 @@ func (b nftBackend) list() ([]nft.Element, error) {
 		}
 		all = append(all, found...)
 	}
-	return all, nil
+	return nft.Without(all, nil), nil
 }

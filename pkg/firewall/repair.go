@@ -53,9 +53,9 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 // elements that no record asks for go if they are void, or are about a link that is
 // gone; what the records ask for and is not there is made. It says how many are left.
 func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) (int, error) {
-	all, err := record.List[Rules](h.records, place, "")
+	all, err := record.Sweep[Rules](h.records, place, "")
 	// "nft -f" may have loaded what was saved under an earlier release
-	errs := []error{err, h.takeOver(nil), record.Prune[Rules](h.records, place)}
+	errs := []error{err, h.takeOver(nil)}
 	var live []ruleRecord
 	recorded := map[cni.Owner]bool{}
 	for _, r := range all {

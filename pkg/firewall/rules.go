@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,7 +17,8 @@ import (
 // Rules is what a container has of the host's firewall, as it is wanted and as
 // it is recorded.
 type Rules struct {
-	Policy Policy
+	Policy   Policy
+	Internal bool `json:",omitempty"`
 	// Interfaces are those of the host that the container's packets are routed
 	// through: the bridge, and where there is one the bridge's VLAN interface.
 	Interfaces []string
@@ -100,19 +102,34 @@ func addressesOf(result *cni.Result) []netip.Addr {
 }
 
 // withPolicy adds what the policy asks for; ports are those of the bridge.
-func (r *Rules) withPolicy(policy Policy, l links, ports []string) error {
-	if policy == Open {
-		r.Policy = Open
-		return nil
+func (r *Rules) withPolicy(c Config, l links, ports []string) error {
+	r.Policy, r.Internal = c.Policy, c.Internal
+	if r.asksNFTables() && len(l.routed) == 0 {
+		return cni.ConfigErrorf("%s needs the name of a bridge, and prevResult.interfaces has none of the host; put this plugin after bridge in the list, or leave that out", r.key())
 	}
-	if len(l.routed) == 0 {
-		return cni.ConfigErrorf("ingressPolicy: %q needs the name of a bridge, and prevResult.interfaces has none of the host; put this plugin after bridge in the list, or leave the policy out", policy)
-	}
-	r.Policy = policy
-	if policy == Isolated {
+	if r.Policy == Isolated {
 		r.Ports = ports
 	}
 	return nil
+}
+
+// asksNFTables says whether the rules keep anybody out.
+func (r Rules) asksNFTables() bool { return r.Policy != Open || r.Internal }
+
+// withConntrack is what the rules need besides nf_tables, for people.
+func (r Rules) withConntrack() string {
+	if r.Policy == Published {
+		return " and its conntrack expressions (nft_ct)"
+	}
+	return ""
+}
+
+// key is the key that does, for people.
+func (r Rules) key() string {
+	if r.Policy != Open {
+		return fmt.Sprintf("ingressPolicy: %q", r.Policy)
+	}
+	return "internal: true"
 }
 
 // entry is the smallest thing that two containers can have in common.
@@ -126,11 +143,13 @@ type entry struct {
 type kind string
 
 const (
-	bridgeEntry   kind = "bridge"   // an interface with a policy
-	isolatedEntry kind = "isolated" // one through which nothing comes back
-	portEntry     kind = "port"     // a port of a bridge's, alone on it
-	addressEntry  kind = "address"  // one that is let through
-	mappedEntry   kind = "mapped"   // an interface, to which mapped ports are let through
+	bridgeEntry    kind = "bridge"    // an interface with a policy
+	isolatedEntry  kind = "isolated"  // one through which nothing comes back
+	portEntry      kind = "port"      // a port of a bridge's, alone on it
+	publishedEntry kind = "published" // an interface to which mapped ports lead, and no other way
+	internalEntry  kind = "internal"  // one from which and to which no way leads
+	addressEntry   kind = "address"   // one that is let through
+	mappedEntry    kind = "mapped"    // an interface, to which mapped ports are let through
 )
 
 const (
@@ -160,6 +179,12 @@ func (r Rules) entries(o cni.Owner) []entry {
 	if r.Policy == Isolated {
 		add(nftPlace, isolatedEntry, r.Interfaces...)
 		add(nftPlace, portEntry, r.Ports...)
+	}
+	if r.Policy == Published {
+		add(nftPlace, publishedEntry, r.Interfaces...)
+	}
+	if r.Internal {
+		add(nftPlace, internalEntry, r.Interfaces...)
 	}
 	for _, program := range r.Programs {
 		add(program, mappedEntry, r.Interfaces...)

@@ -34,6 +34,8 @@ func TestParseConfig(t *testing.T) {
 			"firewalld", `{"backend": "firewalld", "firewalldZone": "pods", "ingressPolicy": "isolated"}`,
 			Config{Backend: Firewalld, Policy: Isolated, AdminChain: "CNI-ADMIN", Zone: "pods"},
 		},
+		{"exposure as Docker's", `{"ingressPolicy": "published"}`, Config{Policy: Published, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"internal", `{"internal": true}`, Config{Policy: Open, Internal: true, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 		{"nftables", `{"backend": "nftables", "ingressPolicy": "open"}`, Config{Backend: NFTables, Policy: Open, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -51,7 +53,8 @@ func TestMistakes(t *testing.T) {
 		want         string
 	}{
 		{"backend", `{"backend": "ufw"}`, 7, `backend: unknown "ufw"`},
-		{"policy", `{"ingressPolicy": "closed"}`, 7, `ingressPolicy: unknown "closed"`},
+		{"policy", `{"ingressPolicy": "closed"}`, 7, `ingressPolicy: unknown "closed"; use "open", "same-bridge", "isolated" or "published"`},
+		{"internal", `{"internal": "yes"}`, 6, "internal"},
 		{"long chain", `{"iptablesAdminChainName": "A2345678901234567890123456789"}`, 7, "iptablesAdminChainName"},
 		{"chain of two words", `{"iptablesAdminChainName": "A -j ACCEPT"}`, 7, "iptablesAdminChainName"},
 		{"the kernel's chain", `{"iptablesAdminChainName": "FORWARD"}`, 7, "iptablesAdminChainName"},
@@ -107,7 +110,7 @@ func rules(t *testing.T, policy Policy) Rules {
 		Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Programs: []string{"iptables", "ip6tables"}, Zone: "trusted",
 		Addresses: addressesOf(result(t, `{"ips": [{"address": "10.1.0.5/24"}, {"address": "fd00::5/64"}]}`)),
 	}
-	if err := r.withPolicy(policy, links{routed: []string{"br0"}}, []string{"veth1"}); err != nil {
+	if err := r.withPolicy(Config{Policy: policy}, links{routed: []string{"br0"}}, []string{"veth1"}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -125,6 +128,7 @@ func TestEntries(t *testing.T) {
 		{Open, nil},
 		{SameBridge, []string{"nftables-bridge-br0"}},
 		{Isolated, []string{"nftables-bridge-br0", "nftables-isolated-br0"}},
+		{Published, []string{"nftables-published-br0"}},
 	} {
 		entries := rules(t, test.policy).entries(owner)
 		if got, want := shares(entries), slices.Concat(test.want, asked); !slices.Equal(got, want) {
@@ -135,9 +139,11 @@ func TestEntries(t *testing.T) {
 			t.Errorf("%s: got ports %v", test.policy, ports)
 		}
 	}
-	var r Rules
-	if err := r.withPolicy(SameBridge, links{}, nil); cni.CodeOf(err) != cni.CodeConfig {
-		t.Errorf("got %v, want an error of code 7 for a policy without a bridge", err)
+	for _, c := range []Config{{Policy: SameBridge}, {Policy: Published}, {Policy: Open, Internal: true}} {
+		var r Rules
+		if err := r.withPolicy(c, links{}, nil); cni.CodeOf(err) != cni.CodeConfig || !strings.Contains(err.Error(), r.key()) {
+			t.Errorf("%v: got %v, want an error of code 7 for %s without a bridge", c, err, r.key())
+		}
 	}
 }
 

@@ -23,10 +23,9 @@ type Want struct {
 	// Requested is the address that is wanted of the set at the same place; the
 	// zero value, or a shorter list, asks for any.
 	Requested []netip.Addr
-	// Attached says whether the interface of the attachment is in the namespace
-	// already, whose leases are in use then and not given again. It is asked only where
-	// the owner has leases in that namespace; nil gives them again.
-	Attached func() bool
+	// Executed is set where the ADD is another process's, which cannot take back what
+	// this call gave and nothing else.
+	Executed *Executed
 }
 
 // requested is the address wanted of the set with that number.
@@ -50,7 +49,7 @@ type Grant struct {
 
 // Lease gives the owner one address of every set, or none at all. An owner that
 // has leases keeps them, as far as they suit, if its earlier namespace is this
-// one or is gone (but see Want.Attached).
+// one or is gone (but see Executed).
 //
 // Errors: code 101 where a set is used up, 102 where another holds what is
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
@@ -116,7 +115,7 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 		return claim{}, err
 	}
 	if had {
-		if err := old.mayServe(ns, w, dead); err != nil {
+		if err := l.mayServe(old, ns, w, dead); err != nil {
 			return claim{}, err
 		}
 	}
@@ -128,6 +127,9 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Take: rand.Uint32(),
 		Stamp: record.Stamp{NetNS: ns, Boot: l.boot, Machine: l.machine, Time: time.Now().UTC().Truncate(time.Second)},
 	}}
+	if w.Executed != nil {
+		c.record.Caller = w.Executed.By
+	}
 	choice := chooser{l, held, dead}
 	for i, set := range w.Sets {
 		a, err := choice.choose(i, set, w.requested(i))
@@ -147,15 +149,9 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 
 // mayServe says whether the owner of old may be given its leases again, now in
 // the namespace ns.
-func (old ownerRecord) mayServe(ns record.NetNS, w Want, dead *verdicts) error {
-	switch {
-	case !old.ours():
-		return nil // of whom nothing is known, the owner's word holds
-	case old.NetNS.Same(ns):
-		if w.Attached == nil || !w.Attached() {
-			return nil
-		}
-		return cni.ConflictErrorf("%s has leases already, and %s is there in %s; delete that attachment first", w.Owner, w.Owner.IfName, ns.Path)
+func (l *locked) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *verdicts) error {
+	if !old.ours() || old.NetNS.Same(ns) { // of whom nothing is known, the owner's word holds
+		return l.mayGiveAgain(old, w)
 	}
 	verdict, err := dead.of(old)
 	if err == nil && verdict == record.Alive {
@@ -196,7 +192,7 @@ func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, 
 		return requested, c.vacate(requested)
 	}
 	for _, a := range c.held {
-		if r, ok := set.rangeOf(a); ok && r.leasable(a) {
+		if r, ok := set.rangeOf(a); ok && r.Leasable(a) {
 			return a, nil
 		}
 	}

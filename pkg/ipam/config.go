@@ -33,10 +33,10 @@ type Config struct {
 	UnavailableWhenFull bool
 }
 
-const (
-	defaultDataDir = "/var/lib/cni/networks"
-	defaultWait    = 10 * time.Second
-)
+// DefaultDataDir is where host-local keeps leases if the configuration does not say.
+const DefaultDataDir = "/var/lib/cni/networks"
+
+const defaultWait = 10 * time.Second
 
 // wireConfig is what ADD reads of a configuration.
 type wireConfig struct {
@@ -129,17 +129,17 @@ func StoreOf(r *cni.Request) (*Store, error) {
 	}
 	dataDir := wire.IPAM.DataDir
 	if dataDir == "" {
-		dataDir = defaultDataDir
+		dataDir = DefaultDataDir
 	}
 	s := NewStore(dataDir, r.Owner.Network, wait)
-	s.home = defaultDataDir
+	s.home = DefaultDataDir
 	return s, nil
 }
 
 // Former is a store without leases, for who only looks elsewhere: the configuration
 // names another IPAM plugin by now, or cannot be read.
 func Former(network string) *Store {
-	return &Store{network: network, wait: defaultWait, home: defaultDataDir}
+	return &Store{network: network, wait: defaultWait, home: DefaultDataDir}
 }
 
 // ParseConfig reads the request's configuration, with what the runtime asks for

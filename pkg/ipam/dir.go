@@ -168,8 +168,12 @@ func (d dir) remove(name string) error {
 	return nil
 }
 
-// setTime gives a file in d ("." for d itself) the modification time sec.
+// setTime gives a file in d ("." for d itself) the modification time sec. The time of
+// a record that has none, before 1970, is no time to give.
 func (d dir) setTime(name string, sec int64) error {
+	if sec < 0 {
+		return nil
+	}
 	modified, err := unix.TimeToTimespec(time.Unix(sec, 0))
 	if err != nil { // 32 bits hold the time until 2038
 		return d.failed("set time of", name, err)

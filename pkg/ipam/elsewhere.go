@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // A configuration may name another data directory, or another IPAM plugin, when
@@ -72,6 +73,30 @@ func (s *Store) elsewhere() []*Store {
 		}
 	}
 	return found
+}
+
+// IsAlive says whether the owner has a lease, in any store of its network that is known
+// without a configuration, and its container is proved to be alive. No lock is taken: a
+// record that is being written is of an ADD, which is not asked about yet.
+func IsAlive(o cni.Owner) (bool, error) {
+	for _, store := range Former(o.Network).elsewhere() {
+		own, err := openDir(filepath.Join(store.dataDir, o.Network, indexDir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, ioError(err)
+		}
+		r, ok, err := readRecord(own, o.Network, recordName(o), make([]byte, recordMax))
+		own.close()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, ioError(err)
+		}
+		if life, err := new(record.Prober).Life(r.Stamp); err != nil || ok && life == record.Alive {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 // isKept is an error where we keep no leases of the network in that directory.

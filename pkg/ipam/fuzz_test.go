@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -31,7 +32,7 @@ func FuzzParseConfig(f *testing.F) {
 		for i, set := range c.Sets {
 			checkSet(t, set, empty)
 			if a := c.Requested[i]; a.IsValid() {
-				if r, ok := set.rangeOf(a); !ok || !r.leasable(a) {
+				if r, ok := set.rangeOf(a); !ok || !r.Leasable(a) {
 					t.Errorf("requested %s is not leasable in %s", a, set)
 				}
 			}
@@ -44,7 +45,7 @@ func checkSet(t *testing.T, set Set, empty used) {
 		if !r.Subnet.Contains(r.First) || !r.Subnet.Contains(r.Last) || r.Last.Less(r.First) {
 			t.Errorf("%s is not in %s", r, r.Subnet)
 		}
-		if r.Gateway.IsValid() && r.leasable(r.Gateway) {
+		if r.Gateway.IsValid() && r.Leasable(r.Gateway) {
 			t.Errorf("%s leases its gateway %s", r, r.Gateway)
 		}
 		for i, s := range r.barred {
@@ -53,7 +54,7 @@ func checkSet(t *testing.T, set Set, empty used) {
 			}
 		}
 		a, ok, err := r.next(r.First, r.Last, empty)
-		if err != nil || ok != (r.Size() > 0) || ok && !r.leasable(a) {
+		if err != nil || ok != (r.Size() > 0) || ok && !r.Leasable(a) {
 			t.Errorf("%s of size %d: next is %s, %v, %v", r, r.Size(), a, ok, err)
 		}
 	}
@@ -117,6 +118,19 @@ func FuzzDecodeBlock(f *testing.F) {
 		}
 		if bit, ok := b.nextFree(0); ok && b.has(bit) || ok == (b.count == blockBits) {
 			t.Errorf("next free of %d set: got %d, %v", b.count, bit, ok)
+		}
+	})
+}
+
+// FuzzResolvConf: whatever the file holds, what is passed on are servers that stand there.
+func FuzzResolvConf(f *testing.F) {
+	f.Add("# a comment\nnameserver 10.0.0.1\nsearch a b\ndomain c\noptions ndots:5\n")
+	f.Add("nameserver\n nameserver fe80::1%eth0 \nsearch\x00\noptions")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, server := range parseResolvConf(text).Nameservers {
+			if server == "" || !strings.Contains(text, server) {
+				t.Errorf("%q names the server %q", text, server)
+			}
 		}
 	})
 }

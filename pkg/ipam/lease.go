@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Lease is one address and who has it.
@@ -20,7 +21,9 @@ type Lease struct {
 	// the lease.
 	NetNS string
 	Time  time.Time
-	// Dead: the namespace is proved to be gone, or an earlier boot's.
+	// Life is what is proved of the namespace; Dead says that it is gone, or an earlier
+	// boot's.
+	Life record.Life
 	Dead bool
 }
 

@@ -28,9 +28,10 @@ func (s *Store) Leases() ([]Lease, error) {
 	var leases []Lease
 	for _, a := range m.taken {
 		r := m.owners[seen.files[a].owner]
+		life := dead.settle(r)
 		leases = append(leases, Lease{
 			Address: a, Owner: seen.files[a].owner, NetNS: r.NetNS.Path, Time: r.Time,
-			Dead: dead.settle(r) == record.Dead,
+			Life: life, Dead: life == record.Dead,
 		})
 	}
 	return leases, nil
@@ -42,11 +43,16 @@ func (s *Store) Usage(sets []Set) ([]Use, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Count(sets, leases), nil
+}
+
+// Count is Usage of leases that are listed already.
+func Count(sets []Set, leases []Lease) []Use {
 	var all []Use
 	for _, r := range slices.Concat(sets...) {
 		u := Use{Range: r, Size: r.Size()}
 		for _, l := range leases {
-			if !r.leasable(l.Address) {
+			if !r.Leasable(l.Address) {
 				continue
 			}
 			u.Used++
@@ -56,7 +62,7 @@ func (s *Store) Usage(sets []Set) ([]Use, error) {
 		}
 		all = append(all, u)
 	}
-	return all, nil
+	return all
 }
 
 // ReleaseAddress takes one address away from whoever has it; if it had others,

@@ -36,7 +36,7 @@ func (n *naive) next() netip.Addr {
 	for i := range all {
 		a := all[(at+1+i)%len(all)]
 		r, _ := n.set.rangeOf(a)
-		if r.leasable(a) && n.taken[a] == "" {
+		if r.Leasable(a) && n.taken[a] == "" {
 			return a
 		}
 	}
@@ -135,7 +135,7 @@ func (p player) add(id string) {
 	got := grant.Addresses
 	switch {
 	case had.IsValid():
-		if r, ok := n.set.rangeOf(had); ok && r.leasable(had) && (err != nil || got[0] != had) {
+		if r, ok := n.set.rangeOf(had); ok && r.Leasable(had) && (err != nil || got[0] != had) {
 			p.Errorf("ADD %s again: got %v, %v, want %s", id, got, err, had)
 		}
 	case !next.IsValid():
@@ -156,7 +156,7 @@ func (p player) request(id string) {
 	for range p.rnd.IntN(12) {
 		a = a.Next()
 	}
-	if !r.leasable(a) {
+	if !r.Leasable(a) {
 		return // the configuration's parser refuses it
 	}
 	grant, err := p.store.Lease(want([]Set{n.set}, id, a))

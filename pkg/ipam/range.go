@@ -57,8 +57,8 @@ func (r Range) bar(a netip.Addr) (span, bool) {
 	return span{}, false
 }
 
-// leasable says whether a is an address that the range may give away.
-func (r Range) leasable(a netip.Addr) bool {
+// Leasable says whether a is an address that the range may give away.
+func (r Range) Leasable(a netip.Addr) bool {
 	_, barred := r.bar(a)
 	return r.Contains(a) && !barred
 }

@@ -24,6 +24,8 @@ type ownerRecord struct {
 	// Again counts the ADDs that found the leases there. Only who undoes the last
 	// that is left gives them back.
 	Again int `json:"again,omitempty"`
+	// Caller is who executed the last of these ADDs, if it was another process.
+	Caller Process `json:"caller,omitzero"`
 	record.Stamp
 }
 
@@ -44,7 +46,7 @@ func (r ownerRecord) ours() bool { return r.Boot != "" }
 
 func (r ownerRecord) equal(other ownerRecord) bool {
 	return r.ContainerID == other.ContainerID && r.IfName == other.IfName && r.Equal(other.Stamp) &&
-		r.Take == other.Take && r.Again == other.Again && slices.Equal(r.Addresses, other.Addresses)
+		r.Take == other.Take && r.Again == other.Again && r.Caller == other.Caller && slices.Equal(r.Addresses, other.Addresses)
 }
 
 func (r ownerRecord) encode() []byte {

@@ -52,7 +52,7 @@ func request(requested []netip.Addr, sets []Set, key, text string) error {
 	switch {
 	case a == r.Gateway:
 		return cni.ConfigErrorf("%s: %s is the gateway of %s; request another address", key, a, r.Subnet)
-	case !r.leasable(a):
+	case !r.Leasable(a):
 		return cni.ConfigErrorf("%s: %s is never leased (ipam.exclude, another range's gateway, or an end of %s); request another address", key, a, r.Subnet)
 	case requested[i].IsValid() && requested[i] != a:
 		return cni.ConfigErrorf("%s: %s and %s are of one range set (%s), which gives one address; put their ranges into sets of their own", key, a, requested[i], sets[i])

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -120,6 +121,10 @@ func TestUndoSparesTheReferencesLease(t *testing.T) {
 	p := from(t, s, sets)
 	g := p.grant("a", sets)
 	p.undo(g)
+	// without a time of its own it must not be taken for one of an earlier boot
+	if info, err := os.Stat(dir + "/10.1.0.9"); err != nil || time.Since(info.ModTime()) > time.Hour {
+		t.Errorf("got %v, %v, want the lease to be of today", info.ModTime(), err)
+	}
 	if got := files(t, dir); got["10.1.0.9"] != "a\r\neth0" || g.Addresses[0] != addrs("10.1.0.9")[0] {
 		t.Errorf("got %v, after %v", got, g.Addresses)
 	}

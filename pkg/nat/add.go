@@ -116,7 +116,7 @@ func canonical(mappings []Mapping) []Mapping {
 
 // add runs under the lock.
 func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
-	if err := h.heal(); err != nil {
+	if err := h.heal(cni.Valid{}); err != nil {
 		return err
 	}
 	had, there, err := h.read(a.Owner)

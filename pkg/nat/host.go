@@ -37,8 +37,9 @@ func ParseBackend(s string) (Backend, error) {
 	}
 }
 
-// Vouch says whether a lease or a link stands for the attachment with that label
-// (cni.Owner's): asked only for what has no record.
+// Vouch says whether a link or a lease stands for the attachment with that label
+// (cni.Owner's), or for any of the network with that one (cni.NetworkLabel): asked only
+// for what has no record.
 type Vouch func(label string) (bool, error)
 
 // Host is the NAT state of the host: kernel rules, and the records of who they
@@ -130,10 +131,10 @@ func (h *Host) locked(do func() error) error {
 // that label.
 func (h *Host) stands(label string) (bool, error) {
 	recorded, err := h.recorded(label)
-	if err != nil || recorded || h.vouch == nil {
+	if err != nil || recorded {
 		return recorded, err
 	}
-	return h.vouch(label)
+	return h.vouches(label)
 }
 
 // recorded says whether there is a record of the attachment with that label that is
@@ -174,10 +175,10 @@ func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
 		return true, nil
 	}
 	life, err := h.probe.Life(rec.Stamp)
-	if err != nil || life == record.Dead || !rec.Value.ByLink || h.vouch == nil {
+	if err != nil || life == record.Dead || !rec.Value.ByVouch || h.vouch == nil {
 		return life == record.Dead, err
 	}
-	stands, err := h.vouch(rec.Owner.String())
+	stands, err := h.vouches(rec.Owner.String())
 	return !stands, err
 }
 

@@ -189,8 +189,25 @@ func (t ipTables) isVoid(program string, m foundMapping) (bool, error) {
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
 
-func (ipTables) differences(want Rules) ([]string, error) {
+func (t ipTables) differences(want Rules) ([]string, error) {
 	var diffs []string
+	err := t.compare(want, func(program string, g ipGroup) {
+		diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, natTable, program, g.chain))
+	}, func(program, chain string) {
+		diffs = append(diffs, fmt.Sprintf("chain %s in table %s of %s: want jumps to it and its rules, have some missing", chain, natTable, program))
+	})
+	return diffs, err
+}
+
+// lost are the labels of those whose rules are missing or changed.
+func (t ipTables) lost(want Rules) ([]string, error) {
+	var labels []string
+	err := t.compare(want, func(_ string, g ipGroup) { labels = append(labels, g.label) }, func(string, string) { labels = append(labels, mappedComment) })
+	return labels, err
+}
+
+// compare tells of groups, and of shared chains, that are not as they shall be.
+func (ipTables) compare(want Rules, group func(program string, g ipGroup), shared func(program, chain string)) error {
 	for _, f := range families() {
 		rules := want.ipRules(f)
 		if rules.empty() {
@@ -199,18 +216,18 @@ func (ipTables) differences(want Rules) ([]string, error) {
 		program := f.iptables().Program
 		have, err := saveNAT(program)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, g := range rules.groups {
 			if !have.has(g) {
-				diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, natTable, program, g.chain))
+				group(program, g)
 			}
 		}
 		for _, chain := range have.lacking(rules) {
-			diffs = append(diffs, fmt.Sprintf("chain %s in table %s of %s: want jumps to it and its rules, have some missing", chain, natTable, program))
+			shared(program, chain)
 		}
 	}
-	return diffs, nil
+	return nil
 }
 
 // ipTable is the table as a program prints it, and its rules by chain and by target.

@@ -184,46 +184,19 @@ type foundChain struct {
 	family         family
 }
 
-// adopt takes in what the tables have of attachments on the network ("": on any) of
-// which no record tells, if a lease, a link or the runtime's list stands for them; what
-// has nobody goes, and so do an earlier release's chains, of which upgrade has taken
-// over what its records tell of.
-func (t ipTables) adopt(network string, valid cni.Valid) error {
-	old, err := t.h.isOld() // in the middle of upgrade
-	if err == nil && !old {
-		err = t.removeFormer()
-	}
-	if err != nil {
-		return err
-	}
-	owners, err := t.unrecorded(network)
-	if err != nil {
-		return err
-	}
-	void := map[string][]foundChain{} // by program
-	for label, chains := range owners {
-		alive, err := t.h.stands(label)
-		if err != nil {
-			return err
-		}
-		owner, ok := cni.ParseOwner(label)
-		if ok && (alive || valid.KeepsLabel(label)) {
-			if err := t.takeIn(owner, chains, alive); err != nil {
-				return err
-			}
-			continue
-		}
-		for _, c := range chains {
-			void[c.program] = append(void[c.program], c)
-		}
+// removeChains removes chains that were found, and the jumps to them.
+func removeChains(chains []foundChain) error {
+	byProgram := map[string][]foundChain{}
+	for _, c := range chains {
+		byProgram[c.program] = append(byProgram[c.program], c)
 	}
 	var errs []error
-	for program, chains := range void {
+	for program, own := range byProgram {
 		var names []string
-		for _, c := range chains {
+		for _, c := range own {
 			names = append(names, c.chain)
 		}
-		errs = append(errs, iptables.Restore(program, natTable, chains[0].table.deleteChains(names)))
+		errs = append(errs, iptables.Restore(program, natTable, own[0].table.deleteChains(names)))
 	}
 	return errors.Join(errs...)
 }
@@ -233,25 +206,16 @@ func (t ipTables) adopt(network string, valid cni.Valid) error {
 // last network.
 func (h *Host) seenIPTables() string { return filepath.Join(h.store.Dir("nft"), "iptables") }
 
-func (h *Host) lookedAtIPTables() (bool, error) {
+func (h *Host) lostIPTables() (bool, error) {
 	_, err := os.Lstat(h.seenIPTables())
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return true, nil
 	}
-	return err == nil, err
+	return false, err
 }
 
-// healIPTables does, at the first use after a boot or the loss of /run, what adopt does:
-// a ruleset that was saved before and loaded again leads to containers of before.
-func (h *Host) healIPTables() error {
-	looked, err := h.lookedAtIPTables()
-	if err != nil || looked {
-		return err
-	}
-	if err := (ipTables{h}).adopt("", cni.Valid{}); err != nil {
-		return err
-	}
-	err = os.MkdirAll(filepath.Dir(h.seenIPTables()), 0o700)
+func (h *Host) noteIPTables() error {
+	err := os.MkdirAll(filepath.Dir(h.seenIPTables()), 0o700)
 	if err == nil {
 		err = os.WriteFile(h.seenIPTables(), nil, 0o600)
 	}
@@ -271,29 +235,11 @@ func (t ipTables) isOutOfReach(err error) bool {
 	return true
 }
 
-// unrecorded are the chains of attachments that have no record, by label.
-func (t ipTables) unrecorded(network string) (map[string][]foundChain, error) {
-	found, err := t.list()
-	if err != nil {
-		return nil, err
-	}
-	for label := range found {
-		recorded, err := t.h.recorded(label)
-		if err != nil {
-			return nil, err
-		}
-		if recorded || network != "" && !hasNetwork(label, network) {
-			delete(found, label)
-		}
-	}
-	return found, nil
-}
-
-// list are the chains of attachments of ours, by label.
+// list are the chains of attachments and networks of ours, by label.
 func (t ipTables) list() (map[string][]foundChain, error) {
 	found := map[string][]foundChain{}
 	for _, f := range families() {
-		programs, err := t.programs(f.iptables(), false, []string{dnatChain})
+		programs, err := t.programs(f.iptables(), false, []string{dnatChain, natPostrouting})
 		if err != nil {
 			return nil, err
 		}
@@ -323,51 +269,14 @@ func (t ipTable) chainsOfOurs() map[string]string {
 			chains[j.owner] = j.chain
 		}
 	}
+	for _, rule := range t.in[natPostrouting] {
+		words := wordsOf(rule)
+		label, _, _ := strings.Cut(option(words, "--comment"), " ")
+		if chain := option(words, "-j"); strings.HasPrefix(chain, networkPrefix) && strings.HasSuffix(label, "/") {
+			chains[label] = chain
+		}
+	}
 	return chains
-}
-
-// takeIn makes a record of an attachment's chains.
-func (t ipTables) takeIn(o cni.Owner, chains []foundChain, byLink bool) error {
-	rec, there, err := t.h.read(o)
-	if err != nil {
-		return err
-	}
-	if !there {
-		rec.Owner = o
-		if rec.Stamp, err = record.NewStamp(""); err != nil {
-			return err
-		}
-	}
-	ports := recordedPorts{Backend: IPTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
-	for _, c := range chains {
-		c.table.read(c.chain, c.family, &ports.Ports)
-	}
-	rec.Value.Ports, rec.Value.ByLink = &ports, byLink
-	if err := t.h.write(rec); err != nil {
-		return err
-	}
-	_, err = t.h.keepHeld(rec)
-	return err
-}
-
-// foundOf are the ports that the tables have of an attachment.
-func (t ipTables) foundOf(o cni.Owner) (Ports, error) {
-	ports := Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}
-	chain := ownerChain(o)
-	for _, f := range families() {
-		programs, err := t.programs(f.iptables(), false, []string{chain})
-		if err != nil {
-			return ports, err
-		}
-		for _, program := range programs {
-			have, err := saveNAT(program)
-			if err != nil {
-				return ports, err
-			}
-			have.read(chain, f, &ports)
-		}
-	}
-	return ports, nil
 }
 
 // forget removes the network's masquerade, and the shared chains that are of use to

@@ -67,7 +67,7 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 	for _, p := range unwanted {
 		changes.Remove = append(changes.Remove, p.loopbackElements()...)
 	}
-	return changes.With(nft.Changes{})
+	return changes
 }
 
 func (n nfTables) differences(want Rules) ([]string, error) {

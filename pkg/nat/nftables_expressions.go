@@ -6,7 +6,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -143,10 +142,7 @@ func jump(chain string) []expr.Any {
 
 func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
 
-func commentOf(r *nftables.Rule) string {
-	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
-	return comment
-}
+func commentOf(r *nftables.Rule) string { return nft.Comment(r.UserData) }
 
 func notEqual(data []byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: data}}

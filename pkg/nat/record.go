@@ -21,9 +21,9 @@ type translation struct {
 	// Released says that its attachment was deleted, and that what is left of it could
 	// not be reached then.
 	Released bool `json:",omitempty"`
-	// ByLink says that its record was lost, and that a link stood for it: without the
-	// namespace, the link tells when it is gone.
-	ByLink bool `json:",omitempty"`
+	// ByVouch says that its record was lost, and that a link or a lease stood for it:
+	// without the namespace, they tell when it is gone.
+	ByVouch bool `json:"ByLink,omitempty"`
 }
 
 type recordedMasquerade struct {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
-	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Release deletes what the attachment has: port mappings, and its part in the
@@ -31,7 +30,7 @@ func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) 
 	}
 	var mappings []Mapping
 	err := h.locked(func() error {
-		if err := h.heal(); err != nil {
+		if err := h.heal(cni.Valid{}); err != nil {
 			return err
 		}
 		rec, _, err := h.read(o)
@@ -129,110 +128,6 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 	return h.write(next)
 }
 
-// heal takes in what the kernel tells of and no record does: where /run was lost under
-// running containers, or a ruleset of an earlier boot was loaded. An attachment that a
-// link vouches for gets its record back; what has nobody goes. It costs
-// something only where our table is there and unknown.
-func (h *Host) heal() error {
-	if err := h.healIPTables(); err != nil {
-		return err
-	}
-	lost, err := h.lostRecords()
-	if err != nil || !lost {
-		return err
-	}
-	return h.adopt("", cni.Valid{})
-}
-
-// adopt is heal for one network, or for all; a runtime's list of what is valid vouches,
-// too.
-func (h *Host) adopt(network string, valid cni.Valid) error {
-	elements, err := h.list()
-	if err != nil {
-		return err
-	}
-	byOwner := map[string][]nft.Element{}
-	for _, e := range elements {
-		byOwner[e.Owner] = append(byOwner[e.Owner], e)
-	}
-	stamp, err := record.NewStamp("") // which proves nothing but this boot
-	if err != nil {
-		return err
-	}
-	var void []nft.Element
-	for label, own := range byOwner {
-		if network != "" && !hasNetwork(label, network) {
-			continue
-		}
-		recorded, err := h.recorded(label)
-		if err != nil {
-			return err
-		}
-		if recorded {
-			continue
-		}
-		alive, err := h.stands(label)
-		if err != nil {
-			return err
-		}
-		owner, whole := cni.ParseOwner(label)
-		switch {
-		case !alive && !valid.KeepsLabel(label):
-			void = append(void, own...)
-		case whole: // a label that was shortened does not tell whose record to make
-			if err := h.takeIn(owner, stamp, own, alive); err != nil {
-				return err
-			}
-		}
-	}
-	if len(elements) == 0 {
-		return nil
-	}
-	return h.conn.Commit(nft.Changes{Tables: natTables(), Remove: void}, h.stands)
-}
-
-// list are all elements of ours in the kernel.
-func (h *Host) list() ([]nft.Element, error) {
-	ports, err := h.conn.List(portsTable())
-	if err != nil {
-		return nil, err
-	}
-	loopback, err := h.conn.List(loopbackTable())
-	return append(ports, loopback...), err
-}
-
-func hasNetwork(label, network string) bool {
-	prefix := cni.NetworkLabel(network)
-	return len(label) > len(prefix) && label[:len(prefix)] == prefix
-}
-
-// takeIn makes a record of an attachment's elements, for which a link stands or the
-// runtime's list.
-func (h *Host) takeIn(o cni.Owner, stamp record.Stamp, elements []nft.Element, byLink bool) error {
-	rec, there, err := h.read(o)
-	if err != nil {
-		return err
-	}
-	if !there {
-		rec = attachmentRecord{Stamp: stamp, Owner: o}
-	}
-	ports := portsOf(elements)
-	if len(ports.Mappings) == 0 { // those that iptables has, with 127.0.0.1 in nftables
-		found, err := ipTables{h}.foundOf(o)
-		if err != nil {
-			return err
-		}
-		found.HostAddress = ports.HostAddress
-		ports = recordedPorts{IPTables, found}
-	}
-	rec.Value.Ports, rec.Value.ByLink = &ports, byLink
-	if err := h.write(rec); err != nil {
-		return err
-	}
-	_, err = h.keepHeld(rec)
-	return err
-}
-
 // portsOf reads an attachment's port mappings back from its elements.
 func portsOf(elements []nft.Element) recordedPorts {
 	ports := recordedPorts{Backend: NFTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
@@ -250,74 +145,6 @@ func portsOf(elements []nft.Element) recordedPorts {
 		}
 	}
 	return ports
-}
-
-// GC releases every attachment of the network that valid does not keep, by its record
-// or by what the kernel says. Where the runtime sent no list, only what is proved dead
-// goes. With an empty list nobody uses the network, and its masquerade goes too.
-func (h *Host) GC(network string, valid cni.Valid) error {
-	return h.locked(func() error {
-		there, err := h.conn.Exists(inetTable())
-		if err != nil {
-			return err
-		}
-		var errs []error
-		if there {
-			errs = append(errs, h.adopt(network, valid))
-		}
-		errs = append(errs, ipTables{h}.adopt(network, valid))
-		all, err := record.List[translation](h.store, place, network)
-		errs = append(errs, err)
-		var kept []attachmentRecord
-		for _, rec := range all {
-			gone, err := h.isGone(rec, valid)
-			errs = append(errs, err)
-			if gone {
-				errs = append(errs, h.release(rec, rec.Owner, translation{}, nft.Changes{}))
-				continue
-			}
-			if rec, err = h.keepHeld(rec); err == nil {
-				kept = append(kept, rec)
-			}
-			errs = append(errs, err)
-		}
-		errs = append(errs, record.Prune[translation](h.store, place), h.reservations().sweep())
-		if valid.IsEmpty() && len(kept) == 0 {
-			errs = append(errs, h.forgetNetwork(network))
-		}
-		return errors.Join(append(errs, h.remake(kept))...)
-	})
-}
-
-// isGone says whether the list does not keep the attachment, or its death is proved.
-func (h *Host) isGone(rec attachmentRecord, valid cni.Valid) (bool, error) {
-	if valid.Known && !valid.Keeps(rec.Owner) {
-		return true, nil
-	}
-	return h.isDead(rec)
-}
-
-// remake makes again what a flush has taken of the attachments'.
-func (h *Host) remake(kept []attachmentRecord) error {
-	_, iptablesErr := h.restoreBackend(IPTables, kept)
-	_, loopbackErr := h.restoreLoopback(kept)
-	return errors.Join(iptablesErr, loopbackErr, h.remakeElements(kept))
-}
-
-// remakeElements is restoreBackend for nftables, by one listing rather than a question
-// for each element.
-func (h *Host) remakeElements(kept []attachmentRecord) error {
-	want, err := rulesOf(kept, NFTables)
-	if err != nil || want.empty() {
-		return err
-	}
-	found, err := h.list()
-	if err != nil {
-		return err
-	}
-	changes := changesOf(change{want: want})
-	changes.Create = nft.Lacking(changes.Create, found)
-	return h.conn.Commit(changes, nobody)
 }
 
 // forgetNetwork removes the masquerade of a network that nobody uses, and all that

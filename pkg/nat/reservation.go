@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -28,11 +30,11 @@ type reservations struct {
 func (h *Host) reservations() reservations { return reservations{h, h.store.Dir("hostports")} }
 
 func (r reservations) port(m Mapping) string {
-	return filepath.Join(r.dir, fmt.Sprintf("%s-%d", m.Protocol, m.Host.Port()))
+	return r.dir + "/" + string(m.Protocol) + "-" + strconv.Itoa(int(m.Host.Port()))
 }
 
 func (r reservations) file(m Mapping) string {
-	return filepath.Join(r.port(m), m.Host.Addr().String())
+	return r.port(m) + "/" + m.Host.Addr().String()
 }
 
 // free are the mappings that the owner has or may have. One whose port the same
@@ -59,18 +61,15 @@ func (r reservations) free(p OwnedPorts) ([]Mapping, error) {
 // holder is who, beside the owner, has a port and address that m overlaps. A
 // container that is proved dead has nothing.
 func (r reservations) holder(m Mapping, owner cni.Owner) (holder attachmentRecord, taken bool, err error) {
-	entries, err := os.ReadDir(r.port(m))
-	if errors.Is(err, fs.ErrNotExist) {
-		return holder, false, nil
-	}
+	addresses, err := names(r.port(m))
 	if err != nil {
 		return holder, false, cni.IOErrorf("look who has a host port: %w", err)
 	}
-	for _, entry := range entries {
-		if !overlap(entry.Name(), m.Host.Addr()) {
+	for _, address := range addresses {
+		if !overlap(address, m.Host.Addr()) {
 			continue
 		}
-		holder, there, err := record.At[translation](filepath.Join(r.port(m), entry.Name()))
+		holder, there, err := record.At[translation](filepath.Join(r.port(m), address))
 		if err != nil {
 			return holder, false, err
 		}
@@ -166,37 +165,60 @@ func (r reservations) giveUp(p OwnedPorts) error {
 	held, err := r.held(p)
 	errs := []error{err}
 	for _, m := range held {
-		errs = append(errs, drop(r.file(m)), drop(r.port(m)))
+		errs = append(errs, drop(r.file(m)))
 	}
 	return errors.Join(errs...)
 }
 
-// drop removes a file or an empty directory; what is gone, and a directory that still
-// holds something, is left unchanged.
-func drop(path string) error {
-	err := os.Remove(path)
+// drop removes a reservation, and its port's directory if it was the last one there.
+func drop(file string) error {
+	err := os.Remove(file)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = os.Remove(filepath.Dir(file))
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return cni.IOErrorf("give up a host port: %w", err)
 	}
 	return nil
 }
 
-// sweep removes reservations that lead nowhere, or to a record that says nothing of
-// them.
-func (r reservations) sweep() error {
-	files, err := filepath.Glob(filepath.Join(r.dir, "*", "*"))
-	if err != nil {
-		return cni.IOErrorf("list host ports: %w", err)
-	}
-	var errs []error
-	for _, file := range files {
-		rec, there, err := record.At[translation](file)
-		if err == nil && (!there || rec.Value.Ports == nil) {
-			err = errors.Join(drop(file), drop(filepath.Dir(file)))
+// all are the reservations, and the record that each leads to; "" where it is no link.
+func (r reservations) all() (map[string]string, error) {
+	all := map[string]string{}
+	ports, err := names(r.dir)
+	for _, port := range ports {
+		dir := filepath.Join(r.dir, port)
+		addresses, listErr := names(dir)
+		err = errors.Join(err, listErr)
+		for _, address := range addresses {
+			file := filepath.Join(dir, address)
+			all[file] = ""
+			if target, linkErr := os.Readlink(file); linkErr == nil {
+				all[file] = filepath.Join(dir, target)
+			}
 		}
-		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	if err != nil {
+		return nil, cni.IOErrorf("list host ports: %w", err)
+	}
+	return all, nil
+}
+
+// names are those in a directory; one that is not there is empty.
+func names(dir string) ([]string, error) {
+	all, err := rawfile.Names(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		err = nil
+	}
+	return all, err
+}
+
+func isDangling(file string) (bool, error) {
+	_, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
 }
 
 // difference says whether the owner's reservation is not there. A port that the

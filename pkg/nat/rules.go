@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -61,7 +60,7 @@ type Mapping struct {
 }
 
 func (m Mapping) String() string {
-	return fmt.Sprintf("%s %s to %s", m.Protocol, m.Host, m.Container)
+	return string(m.Protocol) + " " + m.Host.String() + " to " + m.Container.String()
 }
 
 // anyHost says whether the mapping is for every address of the host.

@@ -2,11 +2,13 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -56,6 +58,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	if err != nil {
 		return err
 	}
+	changes.Remove = Without(changes.Remove, changes.Create)
 	var replace []Element
 	var last error
 	for try := range tries {
@@ -93,6 +96,10 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 // try sends the transaction once. Tables that are known to be as they shall are not
 // looked at if trust.
 func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
+	var before uint32
+	if !trust {
+		before = c.generation()
+	}
 	messages, looked, err := c.tableMessages(changes.Tables, trust)
 	if err != nil {
 		return err
@@ -121,14 +128,40 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 	}
 	if err != nil {
 		// Of a transaction that makes tables nothing else can be unsupported but expiry,
-		// nor missing but a set, of a table that was trusted.
+		// nor missing but a set, of a table that was trusted, or what others took away
+		// after it was looked at ("nft flush ruleset").
 		unsupported := isUnsupported(err) && (!trust || len(changes.Remove) == 0)
-		if made && (unsupported || !trust && errors.Is(err, unix.ENOENT)) {
+		missing := !trust && errors.Is(err, unix.ENOENT) && c.generation() == before
+		if made && (unsupported || missing) {
 			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
 		}
 		return fmt.Errorf("change nftables: %w", err)
 	}
 	return c.remember(looked)
+}
+
+// generation counts the transactions of the namespace, whoever makes them; one that
+// fails is none. 0 where the kernel does not tell.
+func (c *Conn) generation() uint32 {
+	request, err := message(unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified, 0, netlink.NewAttributeEncoder())
+	if err != nil {
+		return 0
+	}
+	answers, err := c.peer.ask(request)
+	if err != nil || len(answers) == 0 || len(answers[0].Data) < 4 {
+		return 0
+	}
+	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[4:])
+	if err != nil {
+		return 0
+	}
+	attributes.ByteOrder = binary.BigEndian
+	for attributes.Next() {
+		if attributes.Type() == unix.NFTA_GEN_ID {
+			return attributes.Uint32()
+		}
+	}
+	return 0
 }
 
 // tableMessages bring the tables to what is wanted. looked are those that were
@@ -256,28 +289,4 @@ func (c *Conn) delete(elements []Element) error {
 		}
 	}
 	return errors.New("delete elements of nftables: others change them at the same time")
-}
-
-// Void are those of the elements found that are not among wanted and whose owner
-// nobody stands for.
-func Void(found, wanted []Element, vouch Vouch) ([]Element, error) {
-	var void []Element
-	known := map[string]bool{}
-	for _, e := range found {
-		if slices.ContainsFunc(wanted, func(w Element) bool { return w.Set == e.Set && bytes.Equal(w.Key, e.Key) && w.isSame(e) }) {
-			continue
-		}
-		vouched, seen := known[e.Owner]
-		if !seen {
-			var err error
-			if vouched, err = vouch(e.Owner); err != nil {
-				return nil, err
-			}
-			known[e.Owner] = vouched
-		}
-		if !vouched {
-			void = append(void, e)
-		}
-	}
-	return void, nil
 }

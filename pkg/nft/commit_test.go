@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -27,6 +28,8 @@ type model struct {
 	elements map[string]Found
 	rules    string
 	sent     []string // transactions
+	// generation counts those that were made, and what a test pretends that others did.
+	generation uint32
 	// answer, if it is set, is asked before a transaction is made.
 	answer func(number int) (made bool, err error)
 	// withoutExpiry is a kernel before 6.12: an element that is there keeps its timeout.
@@ -58,6 +61,9 @@ func (m *model) serve(messages []netlink.Message) ([]netlink.Message, error) {
 		return nil, unix.ENOENT
 	case unix.NFT_MSG_GETRULE:
 		return []netlink.Message{{Data: append(make([]byte, 4), m.rules...)}}, nil
+	case unix.NFT_MSG_GETGEN:
+		attribute := binary.BigEndian.AppendUint32(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, 8), unix.NFTA_GEN_ID), m.generation)
+		return []netlink.Message{{Data: append(make([]byte, 4), attribute...)}}, nil
 	case unix.NFT_MSG_GETSETELEM:
 		asked, err := decodeElements(messages)
 		if err != nil {
@@ -117,6 +123,7 @@ func (m *model) apply(messages []netlink.Message) error {
 		}
 	}
 	m.elements = after
+	m.generation++
 	return nil
 }
 
@@ -186,22 +193,26 @@ const (
 // TestElementBytes: what is sent for an element, byte for byte (struct nfgenmsg,
 // attributes as linux/netfilter/nf_tables.h has them).
 func TestElementBytes(t *testing.T) {
-	const (
-		list  = "01000000" + "0c000100" + "74726573746c6500" + "0a000200" + "706f727473000000" // "trestle", "ports"
-		key   = "10000180" + "0c000100" + key80
-		value = "10000280" + "0c000100" + "0a01000200500000"
-		owner = "10000600" + "000a" + "612f63312f6574683000" // type 0, length 10
-		life  = "0c000400" + "00000000000003e8" + "0c000500" + "0000000000000001"
-	)
+	// struct nlattr has the machine's byte order, the rest the network's
+	attribute := func(length, kind uint16) string {
+		return hex.EncodeToString(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, length), kind))
+	}
+	const nested = 1 << 15
+	list := "01000000" + attribute(12, 1) + "74726573746c6500" + attribute(10, 2) + "706f727473000000" // "trestle", "ports"
+	key := attribute(16, 1|nested) + attribute(12, 1) + key80
+	value := attribute(16, 2|nested) + attribute(12, 1) + "0a01000200500000"
+	owner := attribute(16, 6) + "000a" + "612f63312f6574683000" // type 0, length 10
+	life := attribute(12, 4) + "00000000000003e8" + attribute(12, 5) + "0000000000000001"
+	element := func(length uint16) string { return attribute(length+4, 3|nested) + attribute(length, 1|nested) }
 	for _, test := range []struct {
 		name string
 		kind int
 		life *lifetime
 		want string
 	}{
-		{"new", unix.NFT_MSG_NEWSETELEM, nil, list + "38000380" + "34000180" + key + value + owner},
-		{"expiring", unix.NFT_MSG_NEWSETELEM, &lifetime{1e9, 1e6}, list + "50000380" + "4c000180" + key + value + life + owner},
-		{"deleted", unix.NFT_MSG_DELSETELEM, nil, list + "18000380" + "14000180" + key},
+		{"new", unix.NFT_MSG_NEWSETELEM, nil, list + element(0x34) + key + value + owner},
+		{"expiring", unix.NFT_MSG_NEWSETELEM, &lifetime{1e9, 1e6}, list + element(0x4c) + key + value + life + owner},
+		{"deleted", unix.NFT_MSG_DELSETELEM, nil, list + element(0x14) + key},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m, err := elementMessage(test.kind, 0, []Element{port(mine, 80, 2)}, test.life)
@@ -394,6 +405,21 @@ func TestUnsupported(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFlushedMeanwhile: what others take away between the look and the transaction
+// ("nft flush ruleset") is nothing that the kernel lacks.
+func TestFlushedMeanwhile(t *testing.T) {
+	m, c := newModel(t)
+	m.answer = func(number int) (bool, error) {
+		if number < 4 {
+			m.generation++
+			return false, unix.ENOENT
+		}
+		return true, nil
+	}
+	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
+	m.mustHaveSent(t, slices.Repeat([]string{"table, set, chain, rule, create ports " + key80 + " " + mine}, 4)...)
 }
 
 // TestMalformed: an answer that is cut off is an error and no empty set.

@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -237,6 +238,42 @@ func (c *Conn) Differences(want Changes) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// Lost are the comments of the table's rules that the kernel does not have as they shall
+// be.
+func (c *Conn) Lost(t Table) ([]string, error) {
+	if known, err := c.Known(t); err != nil || known {
+		return nil, err
+	}
+	s, err := c.read(t)
+	var comments []string
+	for _, chain := range t.Chains {
+		lacking, ok := chain.lacking(s.rules[chain.Name])
+		if !ok {
+			lacking = chain.Rules
+		}
+		for _, rule := range lacking {
+			comments = append(comments, rule.Comment)
+		}
+	}
+	return comments, err
+}
+
+// Owners are the labels that rules of a chain have as comments, each once.
+func (c *Conn) Owners(t Table, chain string) ([]string, error) {
+	there, err := c.HasChain(t, chain)
+	if err != nil || !there {
+		return nil, err
+	}
+	rules, err := c.rulesOf(t, chain)
+	var labels []string
+	for _, rule := range rules {
+		if isOwned(rule.Comment) && !slices.Contains(labels, rule.Comment) {
+			labels = append(labels, rule.Comment)
+		}
+	}
+	return labels, err
 }
 
 // Text is all that a Key stands for: what of the table is the same on every host that

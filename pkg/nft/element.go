@@ -173,6 +173,26 @@ func (c *Conn) List(t Table) ([]Element, error) {
 	return all, nil
 }
 
+// ListAll is List for whatever sets the kernel's table has, for people: of the Table
+// given only family and name count.
+func (c *Conn) ListAll(t Table) ([]Element, error) {
+	there, err := c.Exists(t)
+	if err != nil || !there {
+		return nil, err
+	}
+	sets, err := c.library.GetSets(t.library())
+	if err != nil {
+		return nil, fmt.Errorf("list sets of nftables table %s: %w", t, err)
+	}
+	whole := Table{Family: t.Family, Name: t.Name}
+	for _, set := range sets {
+		if !set.Anonymous {
+			whole.Sets = append(whole.Sets, Set{Name: set.Name})
+		}
+	}
+	return c.List(whole)
+}
+
 func (c *Conn) listSet(t Table, set string) ([]Element, error) {
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
@@ -271,7 +291,7 @@ func (f *Found) decode(element *netlink.AttributeDecoder) error {
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			f.Expires = true
 		case unix.NFTA_SET_ELEM_USERDATA:
-			f.Owner, _ = userdata.GetString(element.Bytes(), userdata.NFTNL_UDATA_SET_ELEM_COMMENT) // none is ""
+			f.Owner = Comment(element.Bytes())
 		}
 	}
 	return element.Err()

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -213,8 +212,7 @@ func (w *walker) lookup(e *expr.Lookup) {
 
 // ruleOf is a rule as the kernel has it.
 func ruleOf(r *nftables.Rule) Rule {
-	comment, _ := userdata.GetString(r.UserData, userdata.TypeComment) // none is ""
-	return Rule{Comment: comment, Exprs: r.Exprs}
+	return Rule{Comment: Comment(r.UserData), Exprs: r.Exprs}
 }
 
 func meanings(rules []Rule) []string {

@@ -135,18 +135,19 @@ type Changes struct {
 	// Create are elements that are to be there, each with its owner. One that is
 	// there already is left unchanged.
 	Create []Element
-	// Remove are elements that are to be gone. The caller has made sure that they
-	// are its owner's.
+	// Remove are elements that are to be gone, but for those among Create. The caller has
+	// made sure that they are its owner's.
 	Remove []Element
 }
 
-// With is both changes in one. What either creates is not removed by the other.
+// With is both changes in one.
 func (c Changes) With(other Changes) Changes {
-	both := Changes{
-		Tables: append(append([]Table{}, c.Tables...), other.Tables...),
-		Create: append(append([]Element{}, c.Create...), other.Create...),
+	both := Changes{Tables: slices.Clone(c.Tables), Create: slices.Concat(c.Create, other.Create), Remove: slices.Concat(c.Remove, other.Remove)}
+	for _, t := range other.Tables {
+		if !slices.ContainsFunc(both.Tables, func(has Table) bool { return has.Key == t.Key && has.String() == t.String() }) {
+			both.Tables = append(both.Tables, t)
+		}
 	}
-	both.Remove = Without(append(append([]Element{}, c.Remove...), other.Remove...), both.Create)
 	return both
 }
 

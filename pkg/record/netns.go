@@ -2,7 +2,6 @@ package record
 
 import (
 	"encoding/hex"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -34,19 +33,33 @@ func (n NetNS) Same(other NetNS) bool {
 	return n.Known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
 }
 
+// isThere says whether the namespace is still at its path. A handle tells by itself, by
+// one system call: GC asks for every attachment.
+func (n NetNS) isThere() bool {
+	if n.Handle != "" {
+		return n.Handle == handleAt(n.Path)
+	}
+	return n.Same(look(n.Path))
+}
+
+// handleAt is the handle of the namespace at the path, "" where the kernel gives none.
+func handleAt(path string) string {
+	const fileIDNSFS = 0xf1 // FILEID_NSFS
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	if err != nil || handle.Type() != fileIDNSFS {
+		return ""
+	}
+	return strconv.FormatInt(fileIDNSFS, 16) + ":" + hex.EncodeToString(handle.Bytes())
+}
+
 // look is Identify without the id.
 func look(path string) NetNS {
-	const fileIDNSFS = 0xf1 // FILEID_NSFS
 	n := NetNS{Path: path}
 	var stat unix.Stat_t
 	if path == "" || unix.Stat(path, &stat) != nil {
 		return n
 	}
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
-	switch {
-	case err == nil && handle.Type() == fileIDNSFS:
-		n.Handle = fmt.Sprintf("%x:%x", handle.Type(), handle.Bytes())
-	case !onNSFS(path):
+	if n.Handle = handleAt(path); n.Handle == "" && !onNSFS(path) {
 		return n
 	}
 	n.Dev, n.Ino = uint64(stat.Dev), stat.Ino //nolint:unconvert // Dev has 32 bits on MIPS
@@ -70,6 +83,10 @@ func Identify(path string) NetNS {
 	}
 	return n
 }
+
+// IsNetNS says whether a network namespace is at the path. It leaves no trace, as Identify
+// may.
+func IsNetNS(path string) bool { return look(path).Known() }
 
 // open sees whether the kernel has a namespace of that handle.
 func (n NetNS) open() error {

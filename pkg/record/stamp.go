@@ -98,7 +98,7 @@ func (p *Prober) Life(s Stamp) (Life, error) {
 		return Dead, nil
 	case s.Boot != p.host.Boot || !s.NetNS.Known():
 		return Unknown, nil // another kernel's namespace, or none
-	case s.NetNS.Same(look(s.NetNS.Path)):
+	case s.NetNS.isThere():
 		return Alive, nil
 	}
 	return p.ask(s.NetNS), nil

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -210,10 +211,18 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	}
 }
 
-// Prune removes what tells of nobody: files that hold no record, which a kill or a
-// full disk left, and links of shares that lead to none. Who calls it holds the lock.
-func Prune[T any](s Store, place string) error {
-	_, void, err := list[T](s, place, "")
+// List gives the records of a network, or of all where network is empty. It changes
+// nothing: CHECK lists while others write.
+func List[T any](s Store, place, network string) ([]Record[T], error) {
+	all, _, err := list[T](s, place, network)
+	return all, err
+}
+
+// Sweep is List, and removes what tells of nobody: files that hold no record, which a
+// kill or a full disk left, and links of shares that lead to none. Who calls it holds
+// the lock.
+func Sweep[T any](s Store, place, network string) ([]Record[T], error) {
+	all, void, err := list[T](s, place, network)
 	errs := []error{err}
 	for _, path := range void {
 		errs = append(errs, remove(path))
@@ -232,14 +241,7 @@ func Prune[T any](s Store, place string) error {
 		}
 		errs = append(errs, remove(filepath.Join(shares, dir)))
 	}
-	return errors.Join(errs...)
-}
-
-// List gives the records of a network, or of all where network is empty. It changes
-// nothing: CHECK lists while others write.
-func List[T any](s Store, place, network string) ([]Record[T], error) {
-	all, _, err := list[T](s, place, network)
-	return all, err
+	return all, errors.Join(errs...)
 }
 
 // list also gives the paths of files that hold no record.
@@ -271,17 +273,14 @@ func list[T any](s Store, place, network string) (all []Record[T], void []string
 }
 
 func names(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+	all, err := rawfile.Names(dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, cni.IOErrorf("list records: %w", err)
 	}
-	var all []string
-	for _, entry := range entries {
-		all = append(all, entry.Name())
-	}
+	slices.Sort(all)
 	return all, nil
 }
 

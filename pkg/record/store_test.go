@@ -28,19 +28,18 @@ func TestListChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, prune := range []bool{false, true} {
-		if prune {
-			if err := Prune[int](s, "place"); err != nil {
-				t.Fatal(err)
-			}
+	for _, sweep := range []bool{false, true} {
+		list := List[int]
+		if sweep {
+			list = Sweep[int]
 		}
-		all, err := List[int](s, "place", "")
+		all, err := list(s, "place", "")
 		if err != nil || len(all) != 1 || all[0].Owner != whole.Owner {
 			t.Errorf("got %v, %v, want the one record", all, err)
 		}
 		for name := range others {
-			if _, err := os.Lstat(name); os.IsNotExist(err) != prune {
-				t.Errorf("pruned %v: %s: got %v", prune, name, err)
+			if _, err := os.Lstat(name); os.IsNotExist(err) != sweep {
+				t.Errorf("swept %v: %s: got %v", sweep, name, err)
 			}
 		}
 	}

@@ -7,6 +7,7 @@ package static
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -246,15 +247,15 @@ func (c Config) Result() *cni.Result {
 }
 
 // Diff says what of the configuration the result of an ADD does not have.
-func (c Config) Diff(result *cni.Result) []error {
-	var diffs []error
+func (c Config) Diff(result *cni.Result) []string {
+	var diffs []string
 	for _, a := range c.Addresses {
 		have := find(result, a.Prefix.Addr())
 		switch {
 		case have == nil:
-			diffs = append(diffs, cni.MismatchErrorf("address %s: want it in prevResult, have none", a.Prefix))
+			diffs = append(diffs, fmt.Sprintf("address %s: want it in prevResult, have none", a.Prefix))
 		case a.Gateway.IsValid() && !have.Gateway.Equal(a.Gateway.AsSlice()):
-			diffs = append(diffs, cni.MismatchErrorf("gateway of address %s: want %s, have %s in prevResult", a.Prefix, a.Gateway, have.Gateway))
+			diffs = append(diffs, fmt.Sprintf("gateway of address %s: want %s, have %s in prevResult", a.Prefix, a.Gateway, have.Gateway))
 		}
 	}
 	return diffs

@@ -136,11 +136,7 @@ func TestDiff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got []string
-			for _, d := range config.Diff(given.Result()) {
-				got = append(got, d.Error())
-			}
-			if text := strings.Join(got, "\n"); (text == "") != (test.want == "") || !strings.Contains(text, test.want) {
+			if text := strings.Join(config.Diff(given.Result()), "\n"); (text == "") != (test.want == "") || !strings.Contains(text, test.want) {
 				t.Errorf("got %q, want %q", text, test.want)
 			}
 		})

@@ -13,9 +13,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "bandwidth", EntersNetNS: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "bandwidth", EntersNetNS: true, Keys: bandwidth.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/bandwidth", What: "limits, and the ifb of each", GC: gc}},
+	}
 }
 
 // parse reads limits and prevResult, which has to be there.
@@ -23,9 +27,7 @@ func parse(r *cni.Request) (limits bandwidth.Limits, prev *cni.Result, err error
 	if limits, err = bandwidth.ParseLimits(r); err != nil {
 		return limits, nil, err
 	}
-	if prev, err = r.PrevResult(); err == nil && prev == nil {
-		err = cni.ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
-	}
+	prev, err = r.RequirePrevResult()
 	return limits, prev, err
 }
 
@@ -101,17 +103,10 @@ func check(r *cni.Request) error {
 		return err
 	}
 	diffs, err := host.Diff(r.Owner, limits, hostEnd)
-	for _, d := range diffs {
-		err = errors.Join(err, cni.MismatchErrorf("%s", d))
-	}
-	return err
+	return errors.Join(err, cni.Mismatches(diffs))
 }
 
-func gc(r *cni.Request) error {
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
+func gc(r *cni.Request, valid cni.Valid) error {
 	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
 	if err != nil {
 		return err
@@ -120,9 +115,9 @@ func gc(r *cni.Request) error {
 	return host.GC(r.Owner.Network, valid)
 }
 
-// status says whether the configuration is sound. A kernel without the queues is
-// none of its business: most containers ask for no limit.
-func status(r *cni.Request) error {
+// validate is all of STATUS. A kernel without the queues is none of its business: most
+// containers ask for no limit.
+func validate(r *cni.Request) error {
 	_, err := bandwidth.ParseLimits(r)
 	return err
 }

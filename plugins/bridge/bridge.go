@@ -11,17 +11,23 @@ import (
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "bridge", EntersNetNS: true, ReadsArgs: true,
-		Add: add, Del: del, Check: check, GC: gc, Status: status,
+		Name: "bridge", EntersNetNS: true, ReadsArgs: true, Keys: keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{
+			translator.NAT(natStatus),
+			{Package: "pkg/bridge", What: "links and bridges, and what the IPAM plugin leased for them", GC: gc, Status: status},
+			spoofChecks(), // whose links are gone by now
+		},
 	}
 }
 
-// call is what every verb begins with.
+// call is what every command begins with.
 type call struct {
 	*cni.Request
 	config bridge.Config
@@ -193,12 +199,9 @@ func check(r *cni.Request) error {
 		return err
 	}
 	defer c.close()
-	prev, err := r.PrevResult()
+	prev, err := r.RequirePrevResult()
 	if err != nil {
 		return err
-	}
-	if prev == nil {
-		return cni.ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
 	}
 	sandbox, err := bridge.OpenSandbox(r.NetNS)
 	if err != nil {
@@ -218,30 +221,26 @@ func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	failed := c.nat.check(c.Request, want)
-	for _, d := range bridge.Diff(want, have) {
-		failed = errors.Join(failed, cni.MismatchErrorf("%s", d))
-	}
-	return failed
+	return errors.Join(c.nat.check(c.Request, want), cni.Mismatches(bridge.Diff(want, have)))
 }
 
-func gc(r *cni.Request) error {
+// validate is the first that newCall does.
+func validate(r *cni.Request) error {
+	c, err := newCall(r)
+	if err == nil {
+		c.close()
+	}
+	return err
+}
+
+// gc keeps leases while their links may be there.
+func gc(r *cni.Request, valid cni.Valid) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
-	return cni.EachCaught(
-		func() error { return c.nat.host.GC(r.Owner.Network, valid) },
-		func() error {
-			return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
-		},
-		func() error { return c.nat.reapSpoofChecks(c.host) }, // whose links are gone by now
-	)
+	return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
 }
 
 func status(r *cni.Request) error {
@@ -250,5 +249,5 @@ func status(r *cni.Request) error {
 		return err
 	}
 	defer c.close()
-	return errors.Join(c.host.Status(c.config), c.nat.status(c.config.MACSpoofCheck), c.ipam.Status(r))
+	return errors.Join(c.host.Status(c.config), c.ipam.Status(r))
 }

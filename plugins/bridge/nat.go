@@ -24,12 +24,15 @@ type translation struct {
 	host       *nat.Host
 }
 
+// natWire is that part of the configuration as it is written.
+type natWire struct {
+	IPMasq        bool                 `json:"ipMasq"`
+	IPMasqBackend string               `json:"ipMasqBackend"`
+	Masquerade    nat.MasqueradeConfig `json:"masquerade"`
+}
+
 func parseNAT(r *cni.Request) (translation, error) {
-	var wire struct {
-		IPMasq        bool                 `json:"ipMasq"`
-		IPMasqBackend string               `json:"ipMasqBackend"`
-		Masquerade    nat.MasqueradeConfig `json:"masquerade"`
-	}
+	var wire natWire
 	decodeErr := r.Decode(&wire)
 	backend, backendErr := nat.ParseBackend(wire.IPMasqBackend)
 	if backendErr != nil {
@@ -134,14 +137,6 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	return errors.Join(err, t.host.Release(r.Owner, also))
 }
 
-// reapSpoofChecks takes ports out of the check whose links are gone: with a container's
-// namespace its link goes, and nobody tells us.
-func (t translation) reapSpoofChecks(host *bridge.Host) error {
-	return translator.WithSpoofChecks(t.conn, func(checks bridge.SpoofChecks) error {
-		return checks.Reap(host.HasLink)
-	})
-}
-
 // addressesOf are the container's addresses as far as prevResult tells; DEL does
 // what it can without.
 func addressesOf(r *cni.Request) []netip.Addr {
@@ -173,23 +168,48 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 			return err
 		}))
 	}
-	for _, d := range differences {
-		err = errors.Join(err, cni.MismatchErrorf("%s", d))
-	}
-	return err
+	return errors.Join(err, cni.Mismatches(differences))
 }
 
-// status asks the kernel for what the configuration needs of it; macSpoofCheck is
-// by nftables, too.
-func (t translation) status(macSpoofCheck bool) error {
-	var failed error
-	if t.masquerade {
-		failed = t.host.Status(t.backend)
+// natStatus asks the kernel for what the configuration needs of it.
+func natStatus(r *cni.Request) error {
+	t, err := parseNAT(r)
+	defer t.close()
+	if err != nil || !t.masquerade {
+		return err
 	}
-	if macSpoofCheck {
-		failed = errors.Join(failed, t.host.Status(nat.NFTables))
+	return t.host.Status(t.backend)
+}
+
+// spoofChecks are a state of their own: they are by nftables, whatever the backend, and
+// outlive the link whose container's namespace goes.
+func spoofChecks() cni.State {
+	return cni.State{
+		Package: "pkg/bridge", What: "MAC checks",
+		GC: func(*cni.Request, cni.Valid) error {
+			host, err := bridge.OpenHost()
+			if err != nil {
+				return err
+			}
+			defer host.Close()
+			return byThemselves(func(checks bridge.SpoofChecks) error { return checks.Reap(host.HasLink) })
+		},
+		Status: func(r *cni.Request) error {
+			config, err := bridge.ParseConfig(r)
+			if err != nil || !config.MACSpoofCheck {
+				return err
+			}
+			conn, host := translator.Open()
+			return errors.Join(host.Status(nat.NFTables), conn.Close())
+		},
+		Restore: func() error { return byThemselves(bridge.SpoofChecks.Restore) },
 	}
-	return failed
+}
+
+// byThemselves is for who needs no NAT besides.
+func byThemselves(do func(bridge.SpoofChecks) error) error {
+	conn, _ := translator.Open()
+	return errors.Join(translator.WithSpoofChecks(conn, do), conn.Close())
 }
 
 func (t translation) close() {

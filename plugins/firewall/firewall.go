@@ -15,9 +15,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "firewall", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "firewall", Keys: firewall.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/firewall", What: "policies, and rules that let through", GC: gc, Status: status, Restore: restore}},
+	}
 }
 
 func open() *firewall.Host { return firewall.OpenHost(record.Open(record.DefaultDir)) }
@@ -28,12 +32,9 @@ func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
 	if err != nil {
 		return firewall.Rules{}, err
 	}
-	prev, err := r.PrevResult()
+	prev, err := r.RequirePrevResult()
 	if err != nil {
 		return firewall.Rules{}, err
-	}
-	if prev == nil {
-		return firewall.Rules{}, cni.ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
 	}
 	return host.Plan(config, prev)
 }
@@ -79,28 +80,29 @@ func check(r *cni.Request) (err error) {
 		return err
 	}
 	diffs, err := host.Diff(r.Owner, rules)
-	for _, d := range diffs {
-		err = errors.Join(err, cni.MismatchErrorf("%s", d))
-	}
+	return errors.Join(err, cni.Mismatches(diffs))
+}
+
+func validate(r *cni.Request) error {
+	_, err := firewall.ParseConfig(r)
 	return err
 }
 
-func gc(r *cni.Request) (err error) {
+func gc(r *cni.Request, valid cni.Valid) error {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
-	return host.GC(r.Owner.Network, valid)
+	return errors.Join(host.GC(r.Owner.Network, valid), host.Close())
 }
 
-func status(r *cni.Request) (err error) {
-	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+func status(r *cni.Request) error {
 	config, err := firewall.ParseConfig(r)
 	if err != nil {
 		return err
 	}
-	return host.Status(config)
+	host := open()
+	return errors.Join(host.Status(config), host.Close())
+}
+
+func restore() error {
+	host := open()
+	return errors.Join(host.Restore(), host.Close())
 }

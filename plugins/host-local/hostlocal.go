@@ -16,19 +16,22 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// Plugin wires the verbs. Its functions may be called in any process, with the
+// Plugin wires the commands. Its functions may be called in any process, with the
 // request that a main plugin got itself.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "host-local", ReadsArgs: true, Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/ipam", What: "leases", GC: gc, Status: status}},
+	}
 }
 
-// add is ADD for whoever executes the plugin. To undo it there is only DEL, which takes
-// what the attachment had before along: ptp asks for addresses first, sees then that
-// the container has its interface already, and gives them back from under it. So those
-// of an attachment that stands are refused, as the reference refuses all (duplicate
-// allocation).
+// add is ADD for whoever executes the plugin. ptp, for one, asks for addresses first, sees
+// then that the container has its interface already, or that another ADD was faster, and
+// gives them back by DEL, from under the attachment that stands. So what that has is
+// refused, as the reference refuses it (duplicate allocation).
 func add(r *cni.Request) (types.Result, error) {
-	result, _, err := lease(r, func() bool { return isAttached(r) })
+	result, _, err := lease(r, &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }})
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +57,7 @@ func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
 	return lease(r, nil)
 }
 
-func lease(r *cni.Request, attached func() bool) (result *cni.Result, undo func() error, err error) {
+func lease(r *cni.Request, by *ipam.Executed) (result *cni.Result, undo func() error, err error) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
 		return nil, nil, err
@@ -69,7 +72,7 @@ func lease(r *cni.Request, attached func() bool) (result *cni.Result, undo func(
 	if err != nil {
 		return nil, nil, err
 	}
-	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Attached: attached})
+	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,16 +179,17 @@ func show(addresses []netip.Addr) string {
 	return "[" + strings.Join(parts, " ") + "]"
 }
 
-func gc(r *cni.Request) error {
+func gc(r *cni.Request, valid cni.Valid) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
 		return err
 	}
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
 	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
+}
+
+func validate(r *cni.Request) error {
+	_, err := ipam.ParseConfig(r)
+	return err
 }
 
 func status(r *cni.Request) error {

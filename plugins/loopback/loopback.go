@@ -14,10 +14,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands. lo goes with its namespace, so that nothing is left.
 func Plugin() cni.Plugin {
-	nothing := func(*cni.Request) error { return nil } // lo goes with its namespace
-	return cni.Plugin{Name: "loopback", EntersNetNS: true, Add: add, Del: del, Check: check, GC: nothing, Status: nothing}
+	return cni.Plugin{
+		Name: "loopback", EntersNetNS: true,
+		Keys:     func() []cni.Key { return nil },
+		Validate: func(*cni.Request) error { return nil },
+		Add:      add, Del: del, Check: check,
+	}
 }
 
 // add brings lo up. It answers with prevResult, if there is one, or else with

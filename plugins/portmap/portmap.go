@@ -5,7 +5,6 @@ package portmap
 import (
 	"errors"
 	"net/netip"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -15,9 +14,13 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
-	return cni.Plugin{Name: "portmap", Add: add, Del: del, Check: check, GC: gc, Status: status}
+	return cni.Plugin{
+		Name: "portmap", Keys: nat.PortKeys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{translator.NAT(status)},
+	}
 }
 
 func add(r *cni.Request) (result types.Result, err error) {
@@ -65,19 +68,12 @@ func check(r *cni.Request) error {
 		return err
 	}
 	diffs, err := host.Check(a)
-	if err == nil && len(diffs) > 0 {
-		err = cni.MismatchErrorf("%s", strings.Join(diffs, "; "))
-	}
-	return errors.Join(err, conn.Close())
+	return errors.Join(err, cni.Mismatches(diffs), conn.Close())
 }
 
-func gc(r *cni.Request) error {
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
-	conn, host := translator.Open()
-	return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+func validate(r *cni.Request) error {
+	_, err := nat.ReadPorts(r)
+	return err
 }
 
 func status(r *cni.Request) error {
@@ -98,10 +94,7 @@ func read(r *cni.Request) (nat.Attachment, error) {
 		return a, err
 	}
 	a.PortsBackend = settings.Backend
-	prev, err := r.PrevResult()
-	if err == nil && prev == nil {
-		_, err = r.PassThrough() // whose error says what is missing
-	}
+	prev, err := r.RequirePrevResult()
 	if err != nil || !settings.Any() {
 		return a, err
 	}

@@ -4,6 +4,9 @@
 package registry
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bandwidth"
 	"github.com/trestle-cni/trestle/plugins/bridge"
@@ -14,6 +17,32 @@ import (
 	"github.com/trestle-cni/trestle/plugins/static"
 	"github.com/trestle-cni/trestle/plugins/tuning"
 )
+
+// Keys are all keys that the plugin reads, those of the protocol last; nil for a name
+// that no plugin of ours has.
+func Keys(plugin string) []cni.Key {
+	wired, known := Plugins()[plugin]
+	if !known {
+		return nil
+	}
+	return slices.Concat(wired().Keys(), cni.ProtocolKeys())
+}
+
+// States are all kinds of what our plugins make on a host, each once, as the plugins
+// list them: the first whose State it is speaks for it.
+func States() []cni.State {
+	var all []cni.State
+	plugins := Plugins()
+	for _, name := range slices.Sorted(maps.Keys(plugins)) {
+		for _, state := range plugins[name]().States {
+			same := func(s cni.State) bool { return s.Package == state.Package && s.What == state.What }
+			if !slices.ContainsFunc(all, same) {
+				all = append(all, state)
+			}
+		}
+	}
+	return all
+}
 
 // Plugins are what a runtime may execute, by name. The file is built under the name
 // of the first; the others are links to it. One plugin a line, since the Makefile

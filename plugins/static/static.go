@@ -3,19 +3,19 @@
 package static
 
 import (
-	"errors"
-
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/static"
 )
 
-// Plugin wires the verbs. Nothing is kept of an ADD, so that DEL and GC have
+// Plugin wires the commands. Nothing is kept of an ADD, so that DEL and GC have
 // nothing to free.
 func Plugin() cni.Plugin {
-	nothing := func(*cni.Request) error { return nil }
-	return cni.Plugin{Name: "static", ReadsArgs: true, Add: add, Del: nothing, Check: check, GC: nothing, Status: status}
+	return cni.Plugin{
+		Name: "static", ReadsArgs: true, Keys: static.Keys, Validate: validate,
+		Add: add, Del: func(*cni.Request) error { return nil }, Check: check,
+	}
 }
 
 func add(r *cni.Request) (types.Result, error) {
@@ -31,18 +31,14 @@ func check(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	prev, err := r.PrevResult()
+	prev, err := r.RequirePrevResult()
 	if err != nil {
 		return err
 	}
-	if prev == nil {
-		return cni.ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
-	}
-	return errors.Join(config.Diff(prev)...)
+	return cni.Mismatches(config.Diff(prev))
 }
 
-// status says whether the configuration is sound.
-func status(r *cni.Request) error {
+func validate(r *cni.Request) error {
 	_, err := static.ParseConfig(r)
 	return err
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/nat"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -42,8 +45,30 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
-// vouch says whether a link stands for the attachment with that label.
+// NAT is the state of the plugins that change it, each with a status of its own.
+func NAT(status func(*cni.Request) error) cni.State {
+	return cni.State{
+		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
+		GC: func(r *cni.Request, valid cni.Valid) error {
+			conn, host := Open()
+			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+		},
+		Restore: func() error {
+			conn, host := Open()
+			_, err := host.Restore()
+			return errors.Join(err, conn.Close())
+		},
+	}
+}
+
+// vouch says whether a link or a lease stands for the attachment with that label, or a
+// link for the network with that one. A container of another plugin than bridge has no
+// link that we know by its name; of a lease, which outlives a boot, it is proved whether
+// its container is alive.
 func vouch(label string) (bool, error) {
+	if strings.HasSuffix(label, "/") {
+		return hasPort(label)
+	}
 	owner, ok := cni.ParseOwner(label)
 	if !ok {
 		return false, nil
@@ -51,10 +76,25 @@ func vouch(label string) (bool, error) {
 	_, err := netlink.LinkByName(bridge.HostName(owner))
 	var gone netlink.LinkNotFoundError
 	if errors.As(err, &gone) {
-		return false, nil
+		return ipam.IsAlive(owner)
 	}
 	if err != nil {
 		return false, fmt.Errorf("look whether %s is alive: %w", label, err)
 	}
 	return true, nil
+}
+
+// hasPort says whether a host veth is there of any attachment to the network.
+func hasPort(networkLabel string) (bool, error) {
+	links, err := netlink.LinkList()
+	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ {
+		links, err = netlink.LinkList()
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether anybody is on network %s: %w", networkLabel, err)
+	}
+	return slices.ContainsFunc(links, func(l netlink.Link) bool {
+		label, ours := bridge.Label(l.Attrs().Alias)
+		return ours && strings.HasPrefix(label, networkLabel)
+	}), nil
 }

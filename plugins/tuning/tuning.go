@@ -13,11 +13,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/tuning"
 )
 
-// Plugin wires the verbs.
+// Plugin wires the commands.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "tuning", EntersNetNS: true, ReadsArgs: true,
-		Add: add, Del: del, Check: check, GC: gc, Status: status,
+		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys, Validate: validate,
+		Add: add, Del: del, Check: check,
+		States: []cni.State{{Package: "pkg/tuning", What: "settings, and what was before them", GC: gc}},
 	}
 }
 
@@ -40,11 +41,11 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	prev, err := r.PrevResult()
+	prev, err := r.RequirePrevResult()
 	if err != nil {
 		return nil, err
 	}
-	unchanged, err := r.PassThrough() // refuses a missing prevResult
+	unchanged, err := r.PassThrough()
 	if err != nil {
 		return nil, err
 	}
@@ -92,27 +93,20 @@ func check(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := r.PassThrough(); err != nil {
+	if _, err := r.RequirePrevResult(); err != nil {
 		return err
 	}
 	diffs, err := tuning.Diff(config.Settings, r.Owner.IfName, r.NetNS)
-	for _, d := range diffs {
-		err = errors.Join(err, cni.MismatchErrorf("%s", d))
-	}
-	return err
+	return errors.Join(err, cni.Mismatches(diffs))
 }
 
-func gc(r *cni.Request) error {
-	valid, err := r.Valid()
-	if err != nil {
-		return err
-	}
+func gc(r *cni.Request, valid cni.Valid) error {
 	config, _ := tuning.ParseConfig(r) // as for DEL
 	return store(config).GC(r.Owner.Network, valid)
 }
 
-// status says whether the configuration could be served on this host.
-func status(r *cni.Request) error {
+// validate says whether the configuration could be served on this host.
+func validate(r *cni.Request) error {
 	_, err := parse(r)
 	return err
 }

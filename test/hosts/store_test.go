@@ -150,7 +150,9 @@ func TestRecords(t *testing.T) {
 	if _, err := n.etcd.Out("del", "--prefix", prefix+"nodes/ghost"); err != nil {
 		t.Fatal(err)
 	}
-	n.Await(a.Host, "suspect", func(s lab.Status) bool { return s.State == "suspect" && len(s.Peers) == 5 && strings.Contains(s.Why, "peers are gone") })
+	n.Await(a.Host, "suspect", func(s lab.Status) bool {
+		return s.State == "suspect" && len(s.Peers) == 5 && strings.Contains(s.Why, "peers are gone")
+	})
 	if got := routes(a.Host); got != before {
 		t.Errorf("suspect: got routes\n%s\nwant\n%s", got, before)
 	}

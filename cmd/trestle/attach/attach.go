@@ -1,0 +1,306 @@
+// Package attach knows how a runtime attaches a container to a network and detaches it: it
+// runs the chain of plugins by libcni, which keeps the result where any runtime that has
+// libcni finds it again.
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Runtime attaches and detaches with the plugins of these directories, on a host that
+// looks as in the snapshot.
+type Runtime struct {
+	Plugins  []string
+	Lists    []network.List
+	Snapshot *inventory.Snapshot
+}
+
+// Wish is how a container shall be attached.
+type Wish struct {
+	Container string
+	NetNS     string // path
+	IfName    string // empty: the first eth… that is free
+	MAC       string
+	IPs       []string
+	Publish   []Publication
+}
+
+// Attached is what came of it.
+type Attached struct {
+	Network   string                `json:"network"`
+	Container string                `json:"container"`
+	IfName    string                `json:"ifname"`
+	NetNS     string                `json:"netns"`
+	MAC       string                `json:"mac,omitempty"`
+	Addresses []netip.Prefix        `json:"addresses"`
+	Gateways  []netip.Addr          `json:"gateways,omitempty"`
+	Ports     []inventory.Published `json:"ports,omitempty"`
+	DNS       types.DNS             `json:"dns"`
+}
+
+// Add attaches the container. What is wrong with the wish is said before anything is
+// done; what fails on the way is undone.
+func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error) {
+	list, facts, err := r.list(name)
+	if err != nil {
+		return Attached{}, err
+	}
+	if err := w.check(); err != nil {
+		return Attached{}, err
+	}
+	if len(w.Publish) > 0 && !facts.Ports {
+		return Attached{}, cni.ConfigErrorf("--publish: network %s publishes no ports, since none of its plugins does; leave it out, or take another network", name)
+	}
+	rt := &libcni.RuntimeConf{
+		ContainerID: w.Container, NetNS: w.NetNS, IfName: w.IfName,
+		Args: [][2]string{{"IgnoreUnknown", "1"}}, CapabilityArgs: map[string]any{},
+	}
+	if err := w.ask(list, r.Snapshot, rt); err != nil {
+		return Attached{}, err
+	}
+	ports, err := choose(w.Publish, r.Snapshot)
+	if err != nil {
+		return Attached{}, err
+	}
+	defer ports.release()
+	if len(ports.mappings) > 0 {
+		rt.CapabilityArgs["portMappings"] = ports.mappings
+	}
+	result, err := r.add(ctx, list, rt)
+	if err != nil {
+		return Attached{}, fmt.Errorf("attach %s to network %s: %w", w.Container, name, err)
+	}
+	return attachedOf(name, rt, result, published(ports.mappings)), nil
+}
+
+// list is the one of that name; the message for another says which there are.
+func (r Runtime) list(name string) (network.List, network.Facts, error) {
+	list, ok := network.Find(r.Lists, name)
+	if !ok {
+		var names []string
+		for _, l := range r.Lists {
+			names = append(names, l.Name)
+		}
+		if len(names) == 0 {
+			return list, network.Facts{}, cni.ConfigErrorf("network %q: there is none; make one with trestle network create %s", name, name)
+		}
+		return list, network.Facts{}, cni.ConfigErrorf("network %q: there is none of that name; there are %s", name, strings.Join(names, ", "))
+	}
+	facts, err := list.Facts()
+	if err != nil {
+		return list, facts, fmt.Errorf("%s: %w", list.File, err)
+	}
+	return list, facts, nil
+}
+
+// CheckContainer says what is wrong with the name of a container.
+func CheckContainer(name string) error {
+	if utils.ValidateContainerID(name) != nil || len(name) > 200 {
+		return cni.ConfigErrorf("container: %q is no container's name; use letters, digits, and after the first of these also _ . -", name)
+	}
+	return nil
+}
+
+// check is for what is wrong by itself.
+func (w Wish) check() error {
+	if err := CheckContainer(w.Container); err != nil {
+		return err
+	}
+	bad := func(r rune) bool { return r == '/' || r == ':' || r <= ' ' || r == 0x7f }
+	if len(w.IfName) > 15 || w.IfName == "." || w.IfName == ".." || w.IfName == "lo" || strings.ContainsFunc(w.IfName, bad) {
+		return cni.ConfigErrorf("--ifname: %q is no name for it; use 1 to 15 bytes without '/', ':' or white space, as eth1", w.IfName)
+	}
+	if w.MAC != "" {
+		if mac, err := net.ParseMAC(w.MAC); err != nil || len(mac) != 6 || mac[0]&1 == 1 || slices.Max(mac) == 0 {
+			return cni.ConfigErrorf("--mac: %q is not the address of an interface; use six octets, the first of them even, as in 0a:58:0a:16:00:02", w.MAC)
+		}
+	}
+	if !record.IsNetNS(w.NetNS) {
+		return cni.ConfigErrorf("--netns: %s is no network namespace; make one with ip netns add NAME", w.NetNS)
+	}
+	return nil
+}
+
+// ask puts addresses and MAC where the network's plugins look for them: in the
+// capabilities that they declare, or else in CNI_ARGS, which is older and has room for one
+// address.
+func (w Wish) ask(list network.List, snapshot *inventory.Snapshot, rt *libcni.RuntimeConf) error {
+	has := map[string]bool{}
+	for _, plugin := range list.Plugins {
+		for capability, declared := range plugin.Network.Capabilities {
+			has[capability] = has[capability] || declared
+		}
+	}
+	for _, text := range w.IPs {
+		if err := checkAddress(text, list.Name, snapshot); err != nil {
+			return err
+		}
+	}
+	switch {
+	case len(w.IPs) > 0 && has["ips"]:
+		rt.CapabilityArgs["ips"] = w.IPs
+	case len(w.IPs) > 1:
+		return cni.ConfigErrorf(`--ip: network %s takes one address; give it "capabilities": {"ips": true} in %s to ask for several`, list.Name, list.File)
+	case len(w.IPs) == 1:
+		rt.Args = append(rt.Args, [2]string{"IP", w.IPs[0]})
+	}
+	switch {
+	case w.MAC != "" && has["mac"]:
+		rt.CapabilityArgs["mac"] = w.MAC
+	case w.MAC != "":
+		rt.Args = append(rt.Args, [2]string{"MAC", w.MAC})
+	}
+	return nil
+}
+
+// checkAddress refuses an address that the network does not have, or that somebody has.
+func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return cni.ConfigErrorf("--ip: %q is no address", text)
+	}
+	n, ok := snapshot.NetworkOf(name)
+	if !ok || len(n.Pools) == 0 {
+		return nil // another plugin's affair
+	}
+	var subnets []string
+	for _, pool := range n.Pools {
+		subnets = append(subnets, pool.Subnet.String())
+	}
+	i := slices.IndexFunc(n.Pools, func(p inventory.Pool) bool { return p.Subnet.Contains(address) })
+	switch {
+	case i < 0:
+		return cni.ConfigErrorf("--ip: %s is in no subnet of network %s (%s)", address, name, strings.Join(subnets, ", "))
+	case !n.Pools[i].Range.Leasable(address):
+		return cni.ConfigErrorf("--ip: %s is none that network %s gives to containers: it is the gateway, an end of %s, or excluded", address, name, n.Pools[i].Subnet)
+	}
+	for _, a := range snapshot.On(name) {
+		if a.State != inventory.Dead && slices.Contains(a.Addresses, address) {
+			return cni.ConfigErrorf("--ip: %s is taken by container %s; choose another, or leave it out", address, a.Container)
+		}
+	}
+	return nil
+}
+
+// add runs the chain. A runtime deletes what an ADD failed over (CNI spec, "Deriving
+// runtime errors"), also where the user has lost patience.
+func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeConf) (*types100.Result, error) {
+	unlock, err := r.nameInterface(rt)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	chain := libcni.NewCNIConfig(r.Plugins, nil)
+	answer, err := chain.AddNetworkList(ctx, list.NetworkConfigList, rt)
+	if err == nil {
+		return types100.NewResultFromResult(answer)
+	}
+	undo := chain.DelNetworkList(context.WithoutCancel(ctx), list.NetworkConfigList, rt)
+	if undo != nil {
+		undo = fmt.Errorf("and detach it again: %w", undo)
+	}
+	return nil, errors.Join(plain(err), undo)
+}
+
+// plain is the message of a plugin's error without libcni's words around it.
+func plain(err error) error {
+	var said *types.Error
+	if errors.As(err, &said) && said.Msg != "" {
+		if said.Details != "" {
+			return fmt.Errorf("%s; %s", said.Msg, said.Details)
+		}
+		return errors.New(said.Msg)
+	}
+	return err
+}
+
+func attachedOf(name string, rt *libcni.RuntimeConf, result *types100.Result, ports []inventory.Published) Attached {
+	a := Attached{Network: name, Container: rt.ContainerID, IfName: rt.IfName, NetNS: rt.NetNS, Ports: ports, DNS: result.DNS}
+	for _, i := range result.Interfaces {
+		if i.Sandbox != "" && i.Name == rt.IfName {
+			a.MAC = i.Mac
+		}
+	}
+	for _, ip := range result.IPs {
+		address, ok := netip.AddrFromSlice(ip.Address.IP)
+		if !ok {
+			continue
+		}
+		ones, _ := ip.Address.Mask.Size()
+		a.Addresses = append(a.Addresses, netip.PrefixFrom(address.Unmap(), ones))
+		if gateway, ok := netip.AddrFromSlice(ip.Gateway); ok {
+			a.Gateways = append(a.Gateways, gateway.Unmap())
+		}
+	}
+	return a
+}
+
+// Del detaches one attachment, whoever made it. It needs no network namespace, and no list
+// where Trestle's plugins made it.
+func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
+	chain := libcni.NewCNIConfig(r.Plugins, nil)
+	rt := &libcni.RuntimeConf{ContainerID: a.Container, NetNS: a.NetNS, IfName: a.IfName}
+	var config *libcni.NetworkConfigList
+	if list, ok := network.Find(r.Lists, a.Network); ok {
+		config = list.NetworkConfigList
+	}
+	cached, err := chain.GetCachedAttachments(a.Container)
+	if err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, err)
+	}
+	for _, c := range cached {
+		if c.Network != a.Network || c.IfName != a.IfName {
+			continue
+		}
+		rt.Args, rt.CapabilityArgs = c.CniArgs, c.CapabilityArgs
+		if of, err := libcni.NetworkConfFromBytes(c.Config); err == nil {
+			config = of // the one of the ADD: it knows the plugins that were asked
+		}
+	}
+	if !record.IsNetNS(rt.NetNS) {
+		rt.NetNS = ""
+	}
+	if config == nil {
+		if config, err = former(a.Network, ""); err != nil {
+			return err
+		}
+	}
+	if err := chain.DelNetworkList(ctx, config, rt); err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, plain(err))
+	}
+	return nil
+}
+
+// former is a list for a network that has none any more: Trestle's plugins find what an
+// attachment has by its name alone.
+func former(name, bridge string) (*libcni.NetworkConfigList, error) {
+	type plugin struct {
+		Type   string `json:"type"`
+		Bridge string `json:"bridge,omitempty"`
+	}
+	config, err := json.Marshal(map[string]any{
+		"cniVersion": "1.0.0", "name": name,
+		"plugins": []plugin{{"bridge", bridge}, {"portmap", ""}, {"firewall", ""}, {"bandwidth", ""}, {"tuning", ""}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(config)
+}

@@ -1,0 +1,62 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/flock"
+)
+
+// nameInterface settles the interface's name. The namespace is locked until the interface
+// is there, so that two that attach one container at once do not find the same name free.
+func (r Runtime) nameInterface(rt *libcni.RuntimeConf) (unlock func(), err error) {
+	lock, err := flock.Open(rt.NetNS, flock.Exclusive, flock.DefaultWait)
+	if err != nil {
+		return nil, err
+	}
+	unlock = func() { _ = lock.Unlock() } // what was done under it is done
+	taken, err := linksIn(rt.NetNS)
+	switch {
+	case err != nil:
+	case rt.IfName == "":
+		rt.IfName = "eth0"
+		for n := 1; taken[rt.IfName]; n++ {
+			rt.IfName = fmt.Sprintf("eth%d", n)
+		}
+	case taken[rt.IfName]:
+		err = cni.ConfigErrorf("--ifname: there is a %s in %s already; choose another, or leave it out for a free one", rt.IfName, rt.NetNS)
+	}
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return unlock, nil
+}
+
+// linksIn are the names of the links in a namespace.
+func linksIn(path string) (names map[string]bool, err error) {
+	file, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	handle, err := netlink.NewHandleAt(file, 0)
+	if err != nil {
+		return nil, fmt.Errorf("look into %s: %w", path, err)
+	}
+	defer handle.Close()
+	links, err := handle.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links of %s: %w", path, err)
+	}
+	names = map[string]bool{}
+	for _, link := range links {
+		names[link.Attrs().Name] = true
+	}
+	return names, nil
+}

@@ -1,0 +1,282 @@
+package inventory
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/ipam"
+	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// Take looks at the host. The error is for a kernel that does not answer at all;
+// whatever else cannot be read is among the snapshot's Problems.
+func (s Source) Take() (*Snapshot, error) {
+	t := taking{source: s, snapshot: &Snapshot{Time: time.Now()}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
+	if err := t.links(); err != nil {
+		return nil, err
+	}
+	t.lists()
+	t.results()
+	t.leases()
+	t.records()
+	t.aliases()
+	t.elements()
+	return t.finish(), nil
+}
+
+// taking is a snapshot in the making. Attachments are joined by their owners' labels,
+// since that is all that a link tells.
+type taking struct {
+	source   Source
+	snapshot *Snapshot
+	byLabel  map[string]*Attachment
+	order    []*Attachment
+	networks map[string]*Network
+	names    []string // of networks, in order
+	probe    record.Prober
+}
+
+func (t *taking) problem(err error) {
+	if err == nil {
+		return
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		if !slices.Contains(t.snapshot.Problems, line) {
+			t.snapshot.Problems = append(t.snapshot.Problems, line)
+		}
+	}
+}
+
+// at is the attachment with that owner, made if need be.
+func (t *taking) at(o cni.Owner) *Attachment {
+	label := o.String()
+	if a := t.byLabel[label]; a != nil {
+		return a
+	}
+	a := &Attachment{Network: o.Network, Container: o.ContainerID, IfName: o.IfName, State: Unknown}
+	t.byLabel[label] = a
+	t.order = append(t.order, a)
+	t.network(o.Network)
+	return a
+}
+
+// network is the one of that name, made if need be.
+func (t *taking) network(name string) *Network {
+	if n := t.networks[name]; n != nil {
+		return n
+	}
+	n := &Network{Name: name}
+	t.networks[name] = n
+	t.names = append(t.names, name)
+	return n
+}
+
+// lists reads the network lists. Of two with one name the first counts, as it does for
+// runtimes.
+func (t *taking) lists() {
+	lists, err := network.Read(t.source.Lists)
+	t.problem(err)
+	for _, list := range lists {
+		n := t.network(list.Name)
+		if n.File != "" {
+			t.problem(fmt.Errorf("%s: network %q is also in %s, which runtimes take", list.File, list.Name, n.File))
+			continue
+		}
+		facts, err := list.Facts()
+		if err != nil {
+			t.problem(fmt.Errorf("%s: %w", list.File, err))
+		}
+		*n = Network{
+			Name: list.Name, File: list.File, CNIVersion: list.CNIVersion, Plugins: list.Types(),
+			Driver: facts.Driver, Bridge: facts.Bridge, MTU: facts.MTU, Masquerade: facts.Masquerade, Gateway: facts.Gateway,
+			Ports: facts.Ports, Internal: facts.Internal, IngressPolicy: facts.IngressPolicy, IPAM: facts.IPAM, DataDir: facts.DataDir,
+		}
+		if list.Mark != nil {
+			n.Created, n.Labels = list.Mark.Created, list.Mark.Labels
+		}
+		for _, r := range slices.Concat(facts.Sets...) {
+			n.Pools = append(n.Pools, Pool{Subnet: r.Subnet, First: r.First, Last: r.Last, Gateway: r.Gateway, Size: r.Size(), Range: r})
+		}
+	}
+}
+
+// leases reads those of each network that has a list or a directory.
+func (t *taking) leases() {
+	entries, err := os.ReadDir(t.source.Leases)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.problem(fmt.Errorf("look for leases: %w", err))
+	}
+	for _, entry := range entries {
+		if entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
+			t.leasesIn(t.source.Leases, entry.Name())
+		}
+	}
+	for _, name := range slices.Clone(t.names) {
+		if dir := t.networks[name].DataDir; dir != "" && filepath.Clean(dir) != t.source.Leases && filepath.Clean(dir) != ipam.DefaultDataDir {
+			t.leasesIn(dir, name)
+		}
+	}
+}
+
+// patience is how long a lock of leases is waited for: who holds it longer is stuck.
+const patience = 3 * time.Second
+
+func (t *taking) leasesIn(dir, name string) {
+	leases, err := ipam.NewStore(dir, name, patience).Leases()
+	if err != nil {
+		t.problem(fmt.Errorf("network %s: %w", name, err))
+	}
+	if len(leases) == 0 {
+		return
+	}
+	n := t.network(name)
+	for _, lease := range leases {
+		if lease.Owner.ContainerID == "" {
+			n.Reserved = append(n.Reserved, lease.Address)
+			continue
+		}
+		a := t.at(t.withIfName(lease.Owner))
+		a.Evidence.Lease = true
+		a.addAddress(lease.Address)
+		a.note(lease.NetNS, lease.Time)
+		a.State = stateOf(lease.Life, a.State)
+		a.ByTrestle = a.ByTrestle || !lease.Time.IsZero()
+	}
+	for i, use := range ipam.Count([]ipam.Set{rangesOf(n.Pools)}, leases) {
+		n.Pools[i].Used += use.Used
+		n.Pools[i].Dead += use.Dead
+	}
+}
+
+func rangesOf(pools []Pool) ipam.Set {
+	var set ipam.Set
+	for _, p := range pools {
+		set = append(set, p.Range)
+	}
+	return set
+}
+
+// withIfName completes the owner of a lease that names no interface, where the
+// container has one attachment to the network.
+func (t *taking) withIfName(o cni.Owner) cni.Owner {
+	if o.IfName != "" {
+		return o
+	}
+	for _, a := range t.order {
+		if a.Network == o.Network && a.Container == o.ContainerID {
+			o.IfName = a.IfName
+		}
+	}
+	return o
+}
+
+// records reads what NAT has for whom.
+func (t *taking) records() {
+	all, err := nat.List(record.Open(t.source.Records))
+	t.problem(err)
+	for _, r := range all {
+		a := t.at(r.Owner)
+		a.Evidence.Record, a.ByTrestle = true, true
+		a.Masquerade = string(r.Masquerade)
+		a.note(r.Stamp.NetNS.Path, r.Stamp.Time)
+		if a.State == Unknown {
+			life, err := t.probe.Life(r.Stamp)
+			t.problem(err)
+			a.State = stateOf(life, a.State)
+		}
+		if r.Released {
+			a.State = Dead
+		}
+		if len(r.Mappings) > 0 {
+			a.Ports = nil // those of the cache are only what was asked for
+		}
+		for _, m := range r.Mappings {
+			a.Ports = append(a.Ports, Port{Protocol: string(m.Protocol), Host: m.Host, Container: m.Container, Backend: string(r.PortBackend)})
+		}
+	}
+}
+
+func stateOf(life record.Life, otherwise State) State {
+	switch life {
+	case record.Alive:
+		return Alive
+	case record.Dead:
+		return Dead
+	default:
+		return otherwise
+	}
+}
+
+// elements lists what the tables of nftables hold.
+func (t *taking) elements() {
+	conn := nft.Open("")
+	for _, table := range []nft.Table{
+		{Family: nftables.TableFamilyINet, Name: "trestle"}, {Family: nftables.TableFamilyBridge, Name: "trestle"},
+	} {
+		elements, err := conn.ListAll(table)
+		t.problem(err)
+		for _, e := range elements {
+			t.snapshot.Elements = append(t.snapshot.Elements, Element{Table: table.String(), Set: e.Set, Owner: e.Owner})
+		}
+	}
+	t.problem(conn.Close())
+}
+
+// addAddress adds one that is not there yet.
+func (a *Attachment) addAddress(address netip.Addr) {
+	if address.IsValid() && !slices.Contains(a.Addresses, address) {
+		a.Addresses = append(a.Addresses, address)
+	}
+}
+
+// note keeps the first that is known of each.
+func (a *Attachment) note(netns string, since time.Time) {
+	if a.NetNS == "" {
+		a.NetNS = netns
+	}
+	if !since.IsZero() && (a.Since.IsZero() || since.Before(a.Since)) {
+		a.Since = since
+	}
+}
+
+// finish sorts, counts, and settles what nobody has vouched for: a link's other end is in
+// a namespace that is there; a path of a namespace says as much.
+func (t *taking) finish() *Snapshot {
+	s := t.snapshot
+	for _, a := range t.order {
+		if a.State == Unknown && (a.Evidence.Link || a.NetNS != "" && record.IsNetNS(a.NetNS)) {
+			a.State = Alive
+		}
+		slices.SortFunc(a.Addresses, netip.Addr.Compare)
+		slices.SortFunc(a.Ports, func(x, y Port) int {
+			return cmp.Or(cmp.Compare(x.Protocol, y.Protocol), cmp.Compare(x.Host.Port(), y.Host.Port()), x.Host.Compare(y.Host))
+		})
+		n := t.networks[a.Network]
+		n.Attachments++
+		if a.State == Dead {
+			n.Dead++
+		}
+		s.Attachments = append(s.Attachments, *a)
+	}
+	slices.SortFunc(s.Attachments, func(x, y Attachment) int {
+		return cmp.Or(cmp.Compare(x.Network, y.Network), cmp.Compare(x.Container, y.Container), cmp.Compare(x.IfName, y.IfName))
+	})
+	slices.Sort(t.names)
+	for _, name := range t.names {
+		s.Networks = append(s.Networks, *t.networks[name])
+	}
+	return s
+}

@@ -1,0 +1,197 @@
+// Package network knows network lists, the files that runtimes read: it reads them,
+// writes them, and finds subnets that nobody on the host has.
+package network
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/ipam"
+)
+
+// DefaultDir is where runtimes look for network lists.
+const DefaultDir = "/etc/cni/net.d"
+
+// List is a network list as it stands in a file.
+type List struct {
+	// File is its path.
+	File string
+	*libcni.NetworkConfigList
+	// Mark is there if network create wrote the list.
+	Mark *Mark
+}
+
+// Mark is what a list holds for trestle alone; libcni leaves it out of what plugins get.
+type Mark struct {
+	Created time.Time         `json:"created"`
+	Labels  map[string]string `json:"labels,omitempty"`
+}
+
+// Read reads the lists of the directories, in the order in which runtimes do: by their
+// files' names, directory by directory. A file that is no list is among the errors,
+// which name it; the others are read nevertheless. A directory that is missing has none.
+func Read(dirs []string) ([]List, error) {
+	var all []List
+	var failed []error
+	for _, dir := range dirs {
+		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
+		if err != nil {
+			failed = append(failed, fmt.Errorf("look for network lists: %w", err))
+		}
+		slices.Sort(files)
+		for _, file := range files {
+			list, err := ReadFile(file)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("%s: %w", file, err))
+				continue
+			}
+			all = append(all, list)
+		}
+	}
+	return all, errors.Join(failed...)
+}
+
+// ReadFile reads one list, or a configuration of one plugin as those before CNI 1.0
+// may be.
+func ReadFile(file string) (List, error) {
+	if filepath.Ext(file) != ".conflist" {
+		single, err := libcni.ConfFromFile(file) //nolint:staticcheck // deprecated, and still what runtimes read
+		if err != nil {
+			return List{}, err
+		}
+		config, err := libcni.ConfListFromConf(single) //nolint:staticcheck // likewise
+		return List{File: file, NetworkConfigList: config}, err
+	}
+	config, err := libcni.NetworkConfFromFile(file)
+	if err != nil {
+		return List{}, err
+	}
+	var keys struct {
+		Trestle *Mark `json:"trestle"`
+	}
+	if err := json.Unmarshal(config.Bytes, &keys); err != nil {
+		return List{}, err
+	}
+	return List{File: file, NetworkConfigList: config, Mark: keys.Trestle}, nil
+}
+
+// Find is the first list of that name; a runtime takes no other.
+func Find(lists []List, name string) (List, bool) {
+	i := slices.IndexFunc(lists, func(l List) bool { return l.Name == name })
+	if i < 0 {
+		return List{}, false
+	}
+	return lists[i], true
+}
+
+// Types are the plugins' names, in their order.
+func (l List) Types() []string {
+	var types []string
+	for _, plugin := range l.Plugins {
+		types = append(types, plugin.Network.Type)
+	}
+	return types
+}
+
+// Facts are what the list's plugins say of the network, in one place.
+type Facts struct {
+	// Driver is the name of the first plugin, which makes the interface.
+	Driver string
+	// Bridge is the name of the bridge, where the driver has one.
+	Bridge     string
+	MTU        int
+	Gateway    bool // the bridge has the gateway's address
+	Masquerade bool
+	// Ports says that some plugin maps host ports.
+	Ports bool
+	// IngressPolicy and Internal are the firewall's; empty where the list has none.
+	IngressPolicy string
+	Internal      bool
+	// IPAM is the name of the plugin that gives addresses; empty: none.
+	IPAM string
+	// DataDir is where leases are, if IPAM is host-local.
+	DataDir string
+	// Sets are host-local's ranges.
+	Sets []ipam.Set
+}
+
+// wire is what Facts takes of a plugin's configuration.
+type wire struct {
+	Bridge           string `json:"bridge"`
+	MTU              int    `json:"mtu"`
+	IsGateway        bool   `json:"isGateway"`
+	IsDefaultGateway bool   `json:"isDefaultGateway"`
+	IPMasq           bool   `json:"ipMasq"`
+	IngressPolicy    string `json:"ingressPolicy"`
+	Internal         bool   `json:"internal"`
+	IPAM             struct {
+		Type    string `json:"type"`
+		DataDir string `json:"dataDir"`
+	} `json:"ipam"`
+}
+
+// defaultBridge is what the bridge plugin takes where the list names none.
+const defaultBridge = "cni0"
+
+// Facts reads the plugins' configurations. Where one has errors the rest is right.
+func (l List) Facts() (Facts, error) {
+	var f Facts
+	var failed []error
+	for i, plugin := range l.Plugins {
+		var w wire
+		if err := json.Unmarshal(plugin.Bytes, &w); err != nil {
+			failed = append(failed, fmt.Errorf("plugins[%d]: %w", i, err))
+			continue
+		}
+		f.Ports = f.Ports || plugin.Network.Capabilities["portMappings"]
+		if plugin.Network.Type == "firewall" && f.IngressPolicy == "" {
+			f.IngressPolicy, f.Internal = w.IngressPolicy, w.Internal
+		}
+		if i > 0 {
+			continue
+		}
+		f.Driver, f.Bridge, f.MTU, f.IPAM = plugin.Network.Type, w.Bridge, w.MTU, w.IPAM.Type
+		f.Gateway, f.Masquerade = w.IsGateway || w.IsDefaultGateway, w.IPMasq
+		if f.Bridge == "" && f.Driver == "bridge" {
+			f.Bridge = defaultBridge
+		}
+		if f.IPAM != "host-local" {
+			continue
+		}
+		if f.DataDir = w.IPAM.DataDir; f.DataDir == "" {
+			f.DataDir = ipam.DefaultDataDir
+		}
+		config, err := ipam.ParseConfig(l.request(plugin))
+		f.Sets = config.Sets
+		if err != nil {
+			failed = append(failed, fmt.Errorf("plugins[%d].%w", i, err))
+		}
+	}
+	return f, errors.Join(failed...)
+}
+
+// request is a call of a plugin as far as its configuration goes.
+func (l List) request(plugin *libcni.PluginConfig) *cni.Request {
+	return &cni.Request{Owner: cni.Owner{Network: l.Name}, Version: l.CNIVersion, Stdin: plugin.Bytes}
+}
+
+// Store is where host-local has the network's leases; ok is false where another
+// plugin gives addresses.
+func (l List) Store() (store *ipam.Store, ok bool, err error) {
+	if len(l.Plugins) == 0 {
+		return nil, false, nil
+	}
+	var w wire
+	if err := json.Unmarshal(l.Plugins[0].Bytes, &w); err != nil || w.IPAM.Type != "host-local" {
+		return nil, false, err
+	}
+	store, err = ipam.StoreOf(l.request(l.Plugins[0]))
+	return store, err == nil, err
+}

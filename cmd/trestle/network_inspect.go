@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+)
+
+type networkInspectOptions struct{ *app }
+
+func newNetworkInspectCommand(a *app) *cobra.Command {
+	o := networkInspectOptions{app: a}
+	return &cobra.Command{
+		Use:   "inspect NETWORK…",
+		Short: "Show all there is to know of a network",
+		Args:  cobra.MinimumNArgs(1),
+		RunE:  func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+	}
+}
+
+// inspection is a network with who is on it, and its list as it stands in the file.
+type inspection struct {
+	inventory.Network
+	Members []inventory.Attachment `json:"members"`
+	Config  json.RawMessage        `json:"config,omitempty"`
+}
+
+func (o networkInspectOptions) run(p *ui.Printer, names []string) error {
+	snapshot, err := o.take(p)
+	if err != nil {
+		return err
+	}
+	var all []inspection
+	for _, name := range names {
+		n, ok := snapshot.NetworkOf(name)
+		if !ok {
+			return unknownNetwork(snapshot, name)
+		}
+		one := inspection{Network: *n}
+		if one.Members, err = onNetworks(snapshot, []string{name}); err != nil {
+			return err
+		}
+		if n.File != "" {
+			if one.Config, err = os.ReadFile(n.File); err != nil {
+				return fmt.Errorf("read the network list: %w", err)
+			}
+		}
+		all = append(all, one)
+	}
+	if p.JSON {
+		return p.Document(all)
+	}
+	for i, one := range all {
+		if i > 0 {
+			p.Printf("\n")
+		}
+		if err := one.print(p, snapshot); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
+	line := func(key, format string, args ...any) {
+		if text := fmt.Sprintf(format, args...); text != "" {
+			p.Printf("%s%*s%s\n", p.Paint(ui.Strong, key+":"), 16-len(key+":"), "", text)
+		}
+	}
+	line("Name", "%s", i.Name)
+	line("File", "%s", i.File)
+	line("CNI version", "%s", i.CNIVersion)
+	line("Plugins", "%s", strings.Join(i.Plugins, ", "))
+	line("Bridge", "%s", i.Bridge)
+	if i.MTU > 0 {
+		line("MTU", "%d", i.MTU)
+	}
+	for _, pool := range i.Pools {
+		gateway := "no gateway"
+		if pool.Gateway.IsValid() {
+			gateway = "gateway " + pool.Gateway.String()
+		}
+		line("Subnet", "%s, %s, %d of %s leased, %d of them to the dead", pool.Subnet, gateway, pool.Used, count(pool.Size), pool.Dead)
+	}
+	if len(i.Reserved) > 0 {
+		line("Reserved", "%s", strings.Join(texts(i.Reserved), ", "))
+	}
+	line("Ingress policy", "%s", i.IngressPolicy)
+	line("Masquerade", "%t", i.Masquerade)
+	for _, key := range slices.Sorted(maps.Keys(i.Labels)) {
+		line("Label", "%s=%s", key, i.Labels[key])
+	}
+	line("Containers", "%d", len(i.Members))
+	if len(i.Members) == 0 {
+		return nil
+	}
+	p.Printf("\n")
+	return p.Table(attachmentTable(p, snapshot, i.Members))
+}

@@ -1,0 +1,14 @@
+package bandwidth
+
+import "github.com/trestle-cni/trestle/pkg/cni"
+
+// Keys are those of ParseLimits.
+func Keys() []cni.Key {
+	return cni.KeysOf(wire{}, []cni.Key{
+		{Path: "ingressRate", Doc: "to the container: bits a second"},
+		{Path: "ingressBurst", Doc: "to the container: the bits that may come at once"},
+		{Path: "egressRate", Doc: "from the container: bits a second"},
+		{Path: "egressBurst", Doc: "from the container: the bits that may come at once"},
+		{Path: "runtimeConfig.bandwidth", Doc: "the same keys, by the capability `bandwidth`, if the configuration has none of them"},
+	})
+}

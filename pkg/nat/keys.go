@@ -1,0 +1,22 @@
+package nat
+
+import "github.com/trestle-cni/trestle/pkg/cni"
+
+// PortKeys are those of ReadPorts.
+func PortKeys() []cni.Key {
+	return cni.KeysOf(portConfig{}, []cni.Key{
+		{Path: "runtimeConfig.portMappings", Doc: "`[{\"hostPort\": 8080, \"containerPort\": 80, \"protocol\": \"tcp\", \"hostIP\": \"192.0.2.1\"}]`, by the capability `portMappings`; the keys of each are the next four"},
+		{Path: "runtimeConfig.portMappings[].hostPort", Doc: "1 to 65535"},
+		{Path: "runtimeConfig.portMappings[].containerPort", Doc: "1 to 65535"},
+		{Path: "runtimeConfig.portMappings[].protocol", Default: "`tcp`", Doc: "`tcp`, `udp` or `sctp`"},
+		{Path: "runtimeConfig.portMappings[].hostIP", Default: "all of the host's addresses", Doc: "one address; `0.0.0.0` and `::` mean all of that family. `::1` is refused: the kernel never forwards it"},
+		{Path: "backend", Default: "as `ipMasqBackend`; iptables if one of the last three keys is given, if nerdctl calls, or if kube-proxy works by IPVS ([why](port-mappings.md#when-iptables-rules-bind))", Doc: "`nftables` or `iptables`"},
+		{Path: "snat", Default: "`true`", Doc: "masquerade where there would be no answer otherwise; see below"},
+		{Path: "masqAll", Default: "`false`", Doc: "masquerade every connection to a mapped port (with `snat`)"},
+		{Path: "markMasqBit", Default: "`13`", Doc: "iptables: the bit of the packet mark that says \"masquerade\". nftables always takes 13, and on the first packet of a connection alone"},
+		{Path: "nerdctlID", Doc: "what nerdctl writes into its lists: iptables is taken then, where nerdctl looks for ports that are taken"},
+		{Path: "externalSetMarkChain", Doc: "iptables only: a chain of somebody else's that marks, and rules of theirs that masquerade"},
+		{Path: "conditionsV4", Doc: "iptables only: words of an iptables match, like `[\"-s\", \"192.0.2.0/24\"]`, which a packet must meet to be mapped. Conditions of nft, which the reference takes with its nftables backend, are refused"},
+		{Path: "conditionsV6", Doc: "the same for IPv6"},
+	})
+}

@@ -1,0 +1,25 @@
+package nft
+
+// Comment is the comment in the user data of a rule or an element, "" where there is
+// none. Whoever made the rule may have put any bytes there, which the kernel hands on
+// unread: a type, a length and so many bytes, again and again, is no more than
+// libnftnl's custom.
+func Comment(userData []byte) string {
+	const comment = 0 // NFTNL_UDATA_RULE_COMMENT, NFTNL_UDATA_SET_ELEM_COMMENT
+	for len(userData) >= 2 {
+		kind, rest := userData[0], userData[2:]
+		length := int(userData[1])
+		if length > len(rest) {
+			return ""
+		}
+		if kind == comment {
+			text := string(rest[:length])
+			if length > 0 && text[length-1] == 0 {
+				text = text[:length-1]
+			}
+			return text
+		}
+		userData = rest[length:]
+	}
+	return ""
+}

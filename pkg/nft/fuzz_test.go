@@ -1,0 +1,26 @@
+package nft
+
+import (
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// FuzzAnswer: what a kernel answers, of whatever version, is elements or an error.
+func FuzzAnswer(f *testing.F) {
+	whole, err := elementMessage(unix.NFT_MSG_NEWSETELEM, 0, []Element{port(mine, 80, 2)}, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole.Data)
+	f.Add([]byte{})
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		_, _ = decodeElements([]netlink.Message{{Data: data}}) // it must not fall over
+		if messages, err := splitMessages(data); err == nil {
+			for _, m := range messages {
+				_ = errnoOf(m) // likewise
+			}
+		}
+	})
+}

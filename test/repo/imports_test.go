@@ -1,0 +1,177 @@
+package repo
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/trestle-cni/trestle/"
+
+// base are the packages that their siblings under pkg/ may import, each with
+// those of ours that it may import itself.
+var base = map[string][]string{
+	"pkg/cni":      nil,
+	"pkg/flock":    {"pkg/cni"},
+	"pkg/iptables": {"pkg/nft"},
+	"pkg/nft":      {"pkg/rawfile"},
+	"pkg/rawfile":  {},
+	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
+}
+
+// rooms are those below cmd/trestle, each with the others that it may import. Only
+// those that may import pkg/, too, combine what is there.
+var rooms = map[string]struct {
+	pkg   bool
+	rooms []string
+}{
+	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
+	"cmd/trestle/network":   {true, nil},
+	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/ui":        {false, nil},
+}
+
+// TestImportTable holds the walls of the house (docs/architecture.md): what is
+// under pkg/ knows nothing of its siblings; plugins/, cmd/ and test/ combine.
+func TestImportTable(t *testing.T) {
+	for name, imports := range ourImports(t) {
+		for _, imported := range imports {
+			if !mayImport(name, imported) {
+				t.Errorf("%s imports %s, which the import table does not allow", name, imported)
+			}
+		}
+	}
+}
+
+func mayImport(name, imported string) bool {
+	under := func(dirs ...string) bool {
+		return slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(name+"/", dir+"/") })
+	}
+	_, isBase := base[imported]
+	room, isRoom := rooms[name]
+	switch {
+	case isRoom:
+		return room.pkg && strings.HasPrefix(imported, "pkg/") || slices.Contains(room.rooms, imported)
+	case base[name] != nil || name == "pkg/cni":
+		return slices.Contains(base[name], imported)
+	case under("pkg"):
+		return isBase
+	case under("conflist"):
+		return false
+	case under("plugins"):
+		return strings.HasPrefix(imported, "pkg/") || strings.HasPrefix(imported, "plugins/")
+	case under("cmd"):
+		return !strings.HasPrefix(imported, "test/")
+	}
+	return under("test")
+}
+
+// TestIPAMTouchesNoKernel: leases are files, and nothing but files.
+func TestIPAMTouchesNoKernel(t *testing.T) {
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/ipam/...") {
+		if dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.HasSuffix(dependency, "/nftables") {
+			t.Errorf("pkg/ipam depends on %s", dependency)
+		}
+	}
+}
+
+// TestClusterTouchesNoKernel: who has which subnet is decided without netlink, and
+// without a client of any store.
+func TestClusterTouchesNoKernel(t *testing.T) {
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/cluster/...") {
+		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") {
+			t.Errorf("pkg/cluster depends on %s", dependency)
+		}
+	}
+}
+
+// TestPluginsStartLean: each start of each plugin pays for every package that is
+// linked, these most of all.
+func TestPluginsStartLean(t *testing.T) {
+	dear := []string{"net/http", "crypto/tls", "text/template", "log/slog", "testing"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins") {
+		if slices.Contains(dear, dependency) {
+			t.Errorf("the plugins link %s", dependency)
+		}
+	}
+}
+
+// ourImports is the packages of this module, each with those that it imports,
+// all without the module's name.
+func ourImports(t *testing.T) map[string][]string {
+	all := map[string][]string{}
+	for _, line := range goList(t, "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...") {
+		fields := strings.Fields(line)
+		name := strings.TrimPrefix(fields[0], module)
+		all[name] = nil
+		for _, imported := range fields[1:] {
+			if ours, ok := strings.CutPrefix(imported, module); ok {
+				all[name] = append(all[name], ours)
+			}
+		}
+	}
+	return all
+}
+
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	var stdout, stderr strings.Builder
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("go list %s: %v\n%s", strings.Join(args, " "), err, stderr.String())
+	}
+	return strings.Split(strings.TrimSpace(stdout.String()), "\n")
+}
+
+func TestMayImport(t *testing.T) {
+	for _, test := range []struct {
+		name, imported string
+		want           bool
+	}{
+		{"pkg/bridge", "pkg/cni", true},
+		{"pkg/bridge", "pkg/flock", true},
+		{"pkg/bridge", "pkg/ipam", false},
+		{"pkg/bridge/sub", "pkg/nat", false},
+		{"pkg/flock", "pkg/cni", true},
+		{"pkg/flock", "pkg/ipam", false},
+		{"pkg/ipam", "pkg/record", true},
+		{"pkg/nat", "pkg/nft", true},
+		{"pkg/record", "pkg/flock", true},
+		{"pkg/record", "pkg/nft", false},
+		{"pkg/nft", "pkg/record", false},
+		{"pkg/nft", "pkg/cni", false},
+		{"pkg/cni", "pkg/flock", false},
+		{"plugins/bridge", "pkg/ipam", true},
+		{"plugins", "plugins/bridge", true},
+		{"plugins/bridge", "conflist", false},
+		{"cmd/trestle", "conflist", true},
+		{"cmd/trestle", "test/host", false},
+		{"cmd/trestle", "cmd/trestle/ui", true},
+		{"cmd/trestle/inventory", "pkg/ipam", true},
+		{"cmd/trestle/inventory", "cmd/trestle/network", true},
+		{"cmd/trestle/inventory", "cmd/trestle/ui", false},
+		{"cmd/trestle/ui", "pkg/cni", false},
+		{"cmd/trestle/picture", "pkg/bridge", false},
+		{"conflist", "pkg/cni", false},
+		{"test/host", "pkg/cni", true},
+	} {
+		if got := mayImport(test.name, test.imported); got != test.want {
+			t.Errorf("%s importing %s: got %v, want %v", test.name, test.imported, got, test.want)
+		}
+	}
+}
+
+// TestStoresStayInOneProgram: linked into a plugin, a client of etcd would cost each
+// start milliseconds and each host megabytes.
+func TestStoresStayInOneProgram(t *testing.T) {
+	stores := []string{"etcd", "grpc", "k8s.io"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins", module+"cmd/trestle", module+"pkg/...") {
+		if slices.ContainsFunc(stores, func(store string) bool { return strings.Contains(dependency, store) }) {
+			t.Errorf("a plugin or trestle links %s", dependency)
+		}
+	}
+}

@@ -1,0 +1,139 @@
+package repo
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/registry"
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+var update = flag.Bool("update", false, "write the tables of keys anew into the pages")
+
+// keyTable is a table of keys in a page, between two remarks that its readers do not
+// see: those of a plugin, or of these only those that are named, or without another's.
+var keyTable = regexp.MustCompile(`(?s)(<!-- keys of ([a-z-]+)(?: (only|without) ([^>]*?))? -->\n).*?(<!-- end of keys -->)`)
+
+// TestPagesHaveTheKeys: the tables of keys in the pages are those that the plugins
+// read. `make docs` writes them.
+func TestPagesHaveTheKeys(t *testing.T) {
+	seen := map[string]bool{}
+	for page := range allHeadings(t) {
+		text := readFile(t, page)
+		want := keyTable.ReplaceAllStringFunc(text, func(table string) string {
+			part := keyTable.FindStringSubmatch(table)
+			keys := shownKeys(part[2], part[3], strings.Fields(part[4]))
+			for _, key := range keys {
+				seen[part[2]+" "+key.Path] = true
+			}
+			return part[1] + markdown(keys) + part[5]
+		})
+		if want == text {
+			continue
+		}
+		if *update {
+			if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		t.Errorf("%s: its tables of keys are not those that the plugins read; `make docs` writes them", page)
+	}
+	for _, plugin := range host.Plugins() {
+		for _, key := range shownKeys(plugin, "", nil) {
+			if !seen[plugin+" "+key.Path] && !seen["portmap "+key.Path] {
+				t.Errorf("no page shows the key %s of %s", key.Path, plugin)
+			}
+		}
+	}
+}
+
+// TestKeysAreDescribed: each key that a plugin reads has a description, or one of
+// those above it has; and what is described is read.
+func TestKeysAreDescribed(t *testing.T) {
+	for _, plugin := range host.Plugins() {
+		keys := registry.Keys(plugin)
+		for _, key := range keys {
+			if key.Type == "" {
+				t.Errorf("%s describes %s, which it does not read", plugin, key.Path)
+			}
+			if key.Doc == "" && !isDescribed(keys, key.Path) {
+				t.Errorf("%s reads %s, and describes it nowhere", plugin, key.Path)
+			}
+		}
+	}
+	if registry.Keys("macvlan") != nil {
+		t.Error("got keys of a plugin that is not ours")
+	}
+}
+
+// isDescribed says whether a key above the path has a description, or all below do.
+func isDescribed(keys []cni.Key, path string) bool {
+	below := false
+	for _, key := range keys {
+		if key.Doc != "" && isBelow(path, key.Path) {
+			return true
+		}
+		below = below || isBelow(key.Path, path)
+	}
+	return below // each of which is asked by itself
+}
+
+func isBelow(path, other string) bool {
+	rest, ok := strings.CutPrefix(path, other)
+	return ok && rest != "" && (rest[0] == '.' || rest[0] == '[')
+}
+
+// shownKeys are those of a plugin that a table shows; loopback has but the protocol's.
+func shownKeys(plugin, how string, words []string) []cni.Key {
+	var hidden []cni.Key
+	if plugin != "loopback" {
+		hidden = cni.ProtocolKeys()
+	}
+	if how == "without" {
+		for _, other := range words {
+			hidden = append(hidden, registry.Keys(other)...)
+		}
+	}
+	isHidden := map[string]bool{}
+	for _, key := range hidden {
+		isHidden[key.Path] = true
+	}
+	return slices.DeleteFunc(registry.Keys(plugin), func(key cni.Key) bool {
+		named := func(path string) bool { return key.Path == path || isBelow(key.Path, path) }
+		return key.Doc == "" || isHidden[key.Path] || how == "only" && !slices.ContainsFunc(words, named)
+	})
+}
+
+func markdown(keys []cni.Key) string {
+	var table strings.Builder
+	fmt.Fprint(&table, "\n| key | type | default | meaning |\n|---|---|---|---|\n")
+	for _, key := range keys {
+		name, otherwise := "`"+key.Path+"`", key.Default
+		if key.Ours {
+			name += " **+**"
+		}
+		if otherwise == "" {
+			otherwise = "–"
+		}
+		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", name, key.Type, otherwise, strings.ReplaceAll(key.Doc, "|", `\|`))
+	}
+	fmt.Fprintln(&table)
+	return table.String()
+}
+
+// TestPluginsHaveKeys: a plugin whose Keys are forgotten panics at the first who asks.
+func TestPluginsHaveKeys(t *testing.T) {
+	for name, plugin := range maps.All(registry.Plugins()) {
+		if plugin().Keys == nil {
+			t.Errorf("%s has no Keys", name)
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package trestle
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/libcni"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/conflist"
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// demoHost has the usual network, and on it web, a pod with two published ports, and
+// lost, whose namespace is gone.
+func demoHost(t *testing.T) *host.Host {
+	t.Helper()
+	h := host.New(t)
+	h.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	list, err := conflist.Files.ReadFile(conflist.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.InstallNetwork(conflist.Default, string(list))
+	network := h.Network(string(list))
+	web, lost := h.Container("web"), h.Container("lost")
+	pod := web.Attachment()
+	pod.Args = [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "shop"}, {"K8S_POD_NAME", "front"}}
+	pod.CapabilityArgs["portMappings"] = []any{
+		map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
+		map[string]any{"hostPort": 8081, "containerPort": 81, "protocol": "tcp"},
+		map[string]any{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "192.0.2.2"},
+	}
+	for _, rt := range []*libcni.RuntimeConf{pod, lost.Attachment()} {
+		if _, err := network.Add(rt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := web.Ping(netip.MustParseAddr("10.22.0.1")); err != nil {
+		t.Fatal(err)
+	}
+	lost.Remove()
+	awaitVeths(t, h, 1)
+	return h
+}
+
+// awaitVeths waits until there are so many host veths: those of a namespace that is
+// deleted go a moment later.
+func awaitVeths(t *testing.T, h *host.Host, count int) {
+	t.Helper()
+	await(t, "links of dead containers are gone", func() bool {
+		return strings.Count(h.MustRun("ls", "/sys/class/net"), "veth") == count
+	})
+}
+
+// await asks again and again, until the kernel has done what it does in its own time.
+func await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+// TestLs: each attachment with all that it has, joined from lease, link, record and
+// cache; a dead one is said to be. Nothing changes by looking.
+func TestLs(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	var all []inventory.Attachment
+	await(t, "the lost container is dead", func() bool {
+		all = answer[[]inventory.Attachment](t, h, "ls")
+		return len(all) == 2 && all[0].State == inventory.Dead
+	})
+	before := h.Dump()
+	lost, web := all[0], all[1]
+	if lost.Container != "lost" || !lost.Evidence.Lease || lost.Evidence.Link {
+		t.Errorf("got %+v, want lost, with a lease and no link", lost)
+	}
+	if web.Container != "web" || web.IfName != "eth0" || web.Network != "trestle" || web.Pod != "shop/front" ||
+		web.State != inventory.Alive || web.Bridge != "trestle0" || web.NetNS != "/run/netns/web" || !web.ByTrestle {
+		t.Errorf("got %+v", web)
+	}
+	if want := (inventory.Evidence{Lease: true, Record: true, Link: true, Cache: true}); web.Evidence != want {
+		t.Errorf("got %+v, want %+v", web.Evidence, want)
+	}
+	if want := []netip.Addr{netip.MustParseAddr("10.22.0.2"), netip.MustParseAddr("fd6c:4ae9:71d3:22::2")}; !slices.Equal(web.Addresses, want) {
+		t.Errorf("got addresses %v, want %v", web.Addresses, want)
+	}
+	if web.Traffic.RxPackets == 0 || web.Traffic.TxBytes == 0 || web.MAC != "0a:58:0a:16:00:02" {
+		t.Errorf("got traffic %+v, MAC %s", web.Traffic, web.MAC)
+	}
+	table := must(t, h, "ls")
+	for _, want := range []string{"NETWORK", "shop/front", "10.22.0.2", "fd6c:4ae9:71d3:22::2", "8080-8081->80-81/tcp", "192.0.2.2:5353->53/udp", "alive", "dead"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("got\n%swant %q in it", table, want)
+		}
+	}
+	if strings.Contains(table, "\x1b") {
+		t.Errorf("colours where there is no terminal: %q", table)
+	}
+	h.AssertUnchanged(before)
+}
+
+// TestPorts: a line for each port and family, in order.
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	want := `
+PORT  PROTOCOL  ON         TO                         CONTAINER   NETWORK  BACKEND   NETNS
+5353  udp       192.0.2.2  10.22.0.2:53               shop/front  trestle  nftables  alive
+8080  tcp       0.0.0.0    10.22.0.2:80               shop/front  trestle  nftables  alive
+8080  tcp       ::         [fd6c:4ae9:71d3:22::2]:80  shop/front  trestle  nftables  alive
+8081  tcp       0.0.0.0    10.22.0.2:81               shop/front  trestle  nftables  alive
+8081  tcp       ::         [fd6c:4ae9:71d3:22::2]:81  shop/front  trestle  nftables  alive
+`
+	if got := "\n" + must(t, h, "ports"); got != want {
+		t.Errorf("got%swant%s", got, want)
+	}
+	refused(t, h, []string{"nowhere", "trestle"}, "ports", "nowhere")
+}
+
+// TestNetworkLs: networks with a list, and those of which only leases are left; a file
+// that is no list is told of, and hides none.
+func TestNetworkLs(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	h.InstallNetwork("20-broken.conflist", `{"name": `)
+	h.MustRun("sh", "-c", "mkdir -p /var/lib/cni/networks/former && printf 'old\\r\\neth0' >/var/lib/cni/networks/former/10.9.0.7")
+	output := run(t, h, "network", "ls")
+	want := `
+NAME     DRIVER  BRIDGE    SUBNET                  USED     OF  CONTAINERS  FILE
+former                                                                   1
+trestle  bridge  trestle0  10.22.0.0/16               2  65533           2  10-trestle.conflist
+                           fd6c:4ae9:71d3:22::/64     2      ∞
+`
+	if got := "\n" + output.Stdout; got != want || output.Code != 0 {
+		t.Errorf("got exit status %d,%swant%s", output.Code, got, want)
+	}
+	if !strings.Contains(output.Stderr, "20-broken.conflist") {
+		t.Errorf("got %q, want it to name 20-broken.conflist", output.Stderr)
+	}
+}
+
+func TestNetworkInspect(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	got := answer[[]struct {
+		Name    string
+		Pools   []inventory.Pool
+		Members []inventory.Attachment
+		Config  struct{ Plugins []any }
+	}](t, h, "network", "inspect", "trestle")
+	if len(got) != 1 || got[0].Name != "trestle" || len(got[0].Pools) != 2 || len(got[0].Members) != 2 || len(got[0].Config.Plugins) != 2 {
+		t.Errorf("got %+v", got)
+	}
+	text := must(t, h, "network", "inspect", "trestle")
+	for _, want := range []string{"Bridge:         trestle0\n", "10.22.0.0/16, gateway 10.22.0.1, 2 of 65533 leased", "shop/front"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got\n%swant %q in it", text, want)
+		}
+	}
+	refused(t, h, []string{"trestel", "trestle"}, "network", "inspect", "trestel")
+}
+
+// TestEmptyHost: nothing is no error, and in JSON an empty list.
+func TestEmptyHost(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	before := h.Dump()
+	for _, args := range [][]string{{"ls"}, {"ports"}, {"network", "ls"}} {
+		if got := must(t, h, append(args, "--json")...); got != "[]\n" {
+			t.Errorf("%v: got %q, want an empty list", args, got)
+		}
+		must(t, h, args...)
+	}
+	h.AssertUnchanged(before)
+	refused(t, h, []string{"network create nowhere"}, "ls", "nowhere")
+	refused(t, h, []string{`unknown command "lss"`, "ls"}, "lss")
+	refused(t, h, []string{"--colour"}, "ls", "--colour")
+}
