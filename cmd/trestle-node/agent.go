@@ -89,10 +89,10 @@ func (a *agent) trustDiskLater(ctx context.Context) {
 	go func() {
 		pause(ctx, patienceAtStart)
 		select {
-		case a.requests <- request{do: func(context.Context, store) error {
+		case a.requests <- request{do: func(ctx context.Context, _ store) error {
 			if !a.ready && len(a.member.State.Claims) > 0 {
 				a.log.Warn("the store does not answer: trusting the disk")
-				a.becomeReady()
+				a.becomeReady(ctx)
 			}
 			a.notify()
 			return nil
@@ -141,7 +141,7 @@ func (a *agent) session(ctx context.Context) error {
 	if err := a.settleAndList(ctx, st); err != nil {
 		return err
 	}
-	a.connected(st)
+	a.connected(ctx, st)
 	return a.follow(ctx, st)
 }
 
@@ -285,16 +285,28 @@ func (a *agent) believe() error {
 
 // tell gives the kernel what is wanted, and shows it.
 func (a *agent) tell() {
+	a.want()
+	a.show()
+}
+
+func (a *agent) want() {
 	s := a.member.State
 	if s.Leaving {
 		a.kernel.set(wanted{id: s.ID, config: s.Config, gone: true})
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
 		return
 	}
 	a.kernel.set(wanted{
 		id: s.ID, config: s.Config, claims: slices.Clone(s.Claims), lost: slices.Clone(s.Lost), peers: slices.Clone(s.Peers),
 		missing: a.missing, ready: a.ready && !s.Drained,
 	})
+}
+
+func (a *agent) show() {
+	s := a.member.State
+	if s.Leaving || a.left {
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
+		return
+	}
 	restart, err := leases(s.Lost)
 	if err != nil {
 		a.log.Error("list containers with addresses of lost subnets", "error", err)
@@ -323,12 +335,15 @@ func (a *agent) standing(restart []container) (state, why string) {
 	return "ready", ""
 }
 
-func (a *agent) becomeReady() {
+// becomeReady says so when the kernel and the runtime's lists are as they shall be.
+func (a *agent) becomeReady(ctx context.Context) {
 	if a.ready {
 		return
 	}
 	a.ready = true
-	a.tell()
+	a.want()
+	a.kernel.flush(ctx)
+	a.show()
 	a.notify()
 }
 
@@ -344,7 +359,7 @@ func (a *agent) notify() {
 	}
 }
 
-func (a *agent) connected(st store) {
+func (a *agent) connected(ctx context.Context, st store) {
 	if !a.board.now().Store.Connected {
 		a.log.Info("connected", "store", st.Describe(), "peers", len(a.member.State.Peers))
 	}
@@ -354,7 +369,7 @@ func (a *agent) connected(st store) {
 			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
 		}
 	})
-	a.becomeReady()
+	a.becomeReady(ctx)
 }
 
 // disconnected changes nothing of the network.
