@@ -25,7 +25,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz lint cross demo bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak soak-hosts fuzz lint cross demo demo-hosts bench clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -78,6 +78,10 @@ SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
 
+soak-hosts: root deps build ## what takes longer of networks over several hosts: a slow etcd, a thousand peers, and the model with new seeds
+	go run ./test/hosts/soak
+	go test -count=1 -v -run TestModel ./pkg/cluster -seed 0 -rounds 2000
+
 # What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
 FUZZTIME ?= 20s
 fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process
@@ -127,6 +131,9 @@ docs: have-go ## write the tables of keys in docs/ anew, from what the plugins r
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
+
+demo-hosts: root deps build ## three hosts, an etcd of three members, a container on each; a member and a host killed and back
+	go run ./test/hosts/demo
 
 bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
 	go run ./test/bench

@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -33,8 +35,10 @@ type agent struct {
 	missing []string
 	ready   bool
 	left    bool
-	// notified says that systemd knows.
-	notified bool
+	// refused says that the store has answered, and this host is not to be in the network.
+	refused atomic.Bool
+	// notified is done when systemd knows.
+	notified sync.Once
 	said     map[string]bool // problems that were logged
 }
 
@@ -84,17 +88,23 @@ func (a *agent) run(ctx context.Context) {
 }
 
 // trustDiskLater makes a host ready whose store does not answer. One that was never in
-// the network keeps waiting, and the boot does not wait for it.
+// the network keeps waiting, and the boot does not wait for it; one that its store has
+// refused is not trusted. A question to the store may be under way, so the kernel's
+// loop is told first.
 func (a *agent) trustDiskLater(ctx context.Context) {
+	s := a.member.State
 	go func() {
 		pause(ctx, patienceAtStart)
+		if len(s.Claims) > 0 && !s.Drained && !a.refused.Load() {
+			a.kernel.trust(ctx)
+		}
+		a.notify()
 		select {
 		case a.requests <- request{do: func(ctx context.Context, _ store) error {
-			if !a.ready && len(a.member.State.Claims) > 0 {
+			if !a.ready && len(a.member.State.Claims) > 0 && !a.refused.Load() {
 				a.log.Warn("the store does not answer: trusting the disk")
 				a.becomeReady(ctx)
 			}
-			a.notify()
 			return nil
 		}, reply: make(chan error, 1)}:
 		case <-ctx.Done():
@@ -138,6 +148,7 @@ func (a *agent) session(ctx context.Context) error {
 	if err := a.identify(ctx, st); err != nil {
 		return err
 	}
+	a.refused.Store(false)
 	if err := a.settleAndList(ctx, st); err != nil {
 		return err
 	}
@@ -213,6 +224,7 @@ func (a *agent) checkClone(data []byte) error {
 	mine := a.kernel.currentUplink().Addresses
 	elsewhere := !slices.ContainsFunc(other.Underlay, func(p netip.Prefix) bool { return slices.Contains(mine, p) })
 	if other.Instance != instance && elsewhere && len(other.Underlay) > 0 {
+		a.refused.Store(true)
 		return fmt.Errorf("node %s is alive at %v, and this host is %v; was its disk copied? trestle node reset-id makes this one a host of its own",
 			a.member.State.ID, other.Underlay, mine)
 	}
@@ -349,14 +361,11 @@ func (a *agent) becomeReady(ctx context.Context) {
 
 // notify tells systemd, once, that what waits for this host may go on.
 func (a *agent) notify() {
-	if a.notified {
-		return
-	}
-	a.notified = true
-	_, err := daemon.SdNotify(false, daemon.SdNotifyReady)
-	if err != nil {
-		a.log.Warn("tell systemd", "error", err)
-	}
+	a.notified.Do(func() {
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			a.log.Warn("tell systemd", "error", err)
+		}
+	})
 }
 
 func (a *agent) connected(ctx context.Context, st store) {

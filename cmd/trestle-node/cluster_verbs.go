@@ -222,6 +222,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 		_, up := alive[id]
 		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Complete})
 	}
+	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
 	for id, err := range listing.Unreadable {
 		problems = append(problems, fmt.Sprintf("the record of node %s cannot be read: %v", id, err))
 	}

@@ -19,6 +19,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
@@ -189,6 +191,15 @@ func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Durat
 	return err
 }
 
+// retryPause is between the tries of a read.
+const retryPause = 100 * time.Millisecond
+
+// passes says whether the error is of a moment, like that of an election. A read may be
+// asked again; a write may have happened.
+func passes(err error) bool {
+	return grpcstatus.Code(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
+}
+
 // Get is one transaction of reads, so that all is of one revision.
 func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
@@ -202,6 +213,10 @@ func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, erro
 		ops = append(ops, clientv3.OpGet(s.prefix+k, options...))
 	}
 	answer, err := s.client.Txn(ctx).Then(ops...).Commit()
+	for err != nil && passes(err) && ctx.Err() == nil {
+		pause(ctx, retryPause)
+		answer, err = s.client.Txn(ctx).Then(ops...).Commit()
+	}
 	if err != nil {
 		return cluster.View{}, s.failed(ctx, "read "+strings.Join(keys, ", "), err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,6 +59,14 @@ func (k *kernel) set(w wanted) {
 	k.want = w
 	k.mu.Unlock()
 	k.look("peers")
+}
+
+// trust lets the runtime start containers in the subnets that are wanted.
+func (k *kernel) trust(ctx context.Context) {
+	k.mu.Lock()
+	k.want.ready = len(k.want.claims) > 0 && !k.want.gone
+	k.mu.Unlock()
+	k.flush(ctx)
 }
 
 // flush waits until what was set has been brought about.
@@ -348,6 +357,7 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 		}
 		peers = append(peers, info)
 	}
+	slices.SortFunc(peers, func(a, b PeerInfo) int { return strings.Compare(a.Name, b.Name) })
 	return peers
 }
 
