@@ -133,6 +133,7 @@ run" ends as its command did.`,
 	root.AddCommand(newEnterCommand())
 	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
+	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)
 	return root
 }
