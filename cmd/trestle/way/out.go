@@ -138,7 +138,12 @@ func (t *traveller) masquerade(r route) bool {
 	}
 	if result.Verdict == rules.Translate {
 		host := t.addressOf(t.packet.Out, t.packet.Source.Is4())
-		return t.at(Station{Name: "masquerade", State: Passes, Text: fmt.Sprintf("its source becomes the host's address, %s", host), Rules: last(result.Steps)})
+		return t.at(Station{
+			Name:  "masquerade",
+			State: Passes,
+			Text:  fmt.Sprintf("its source becomes the host's address, %s", host),
+			Rules: last(result.Steps),
+		})
 	}
 	if _, inside := t.holder(t.packet.Destination); inside || !r.gateway.IsValid() && !t.network.Masquerade {
 		return t.passes("masquerade", "none: the destination sees %s", t.packet.Source)
