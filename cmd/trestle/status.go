@@ -14,6 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/runtimes"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
 type statusOptions struct{ *app }
@@ -77,7 +78,7 @@ func (o statusOptions) run(ctx context.Context, p *ui.Printer) error {
 	all = append(all, runtimes.Runtime{Name: "trestle", Version: release, Plugins: o.plugins, Lists: o.lists})
 	status := hostStatus{Release: release, Made: map[programs.Suite]int{}}
 	for _, r := range all {
-		one, err := lookAt(ctx, r)
+		one, err := lookAt(ctx, r, snapshot)
 		if err != nil {
 			p.Notef("trestle: %v", err)
 		}
@@ -92,7 +93,7 @@ func (o statusOptions) run(ctx context.Context, p *ui.Printer) error {
 }
 
 // lookAt finds the runtime's network, and the programs for it.
-func lookAt(ctx context.Context, r runtimes.Runtime) (runtimeStatus, error) {
+func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapshot) (runtimeStatus, error) {
 	s := runtimeStatus{Runtime: r, Programs: []programs.Program{}}
 	if r.Without != "" {
 		return s, nil
@@ -107,6 +108,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime) (runtimeStatus, error) {
 			names = append(names, facts.IPAM)
 		}
 		s.Next = nextOf(list, facts)
+		s.Next.Subnets, s.Next.Free = freeOf(list, facts, snapshot)
 	}
 	installed.Identify(ctx, names)
 	for _, name := range names {
@@ -131,23 +133,38 @@ func defaultList(r runtimes.Runtime, lists []network.List) (network.List, bool) 
 }
 
 func nextOf(list network.List, facts network.Facts) *next {
-	n := &next{
-		Network: list.Name, File: list.File, Bridge: facts.Bridge,
-		Masquerade: facts.Masquerade, Ports: facts.Ports, IngressPolicy: facts.IngressPolicy,
+	return &next{
+		Network:       list.Name,
+		File:          list.File,
+		Bridge:        facts.Bridge,
+		Masquerade:    facts.Masquerade,
+		Ports:         facts.Ports,
+		IngressPolicy: facts.IngressPolicy,
+	}
+}
+
+// freeOf are the list's subnets, and how many addresses of each are.
+func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot) (subnets []string, addresses []uint64) {
+	if n, ok := snapshot.NetworkOf(list.Name); ok && n.File == list.File { // counted already
+		for _, pool := range n.Pools {
+			subnets = append(subnets, pool.Subnet.String())
+			addresses = append(addresses, pool.Free()+min(pool.Dead, pool.Used))
+		}
+		return subnets, addresses
 	}
 	store, isOurs, err := list.Store()
 	if err != nil || !isOurs {
-		return n
+		return nil, nil
 	}
-	used, err := store.Usage(facts.Sets)
+	leases, err := store.Leases()
 	if err != nil {
-		return n // no lease was ever made, or nobody may look
+		return nil, nil // nobody may look
 	}
-	for _, u := range used {
-		n.Subnets = append(n.Subnets, u.Range.Subnet.String())
-		n.Free = append(n.Free, u.Size-min(u.Used-min(u.Dead, u.Used), u.Size))
+	for _, u := range ipam.Count(facts.Sets, leases) {
+		subnets = append(subnets, u.Range.Subnet.String())
+		addresses = append(addresses, u.Size-min(u.Used-min(u.Dead, u.Used), u.Size))
 	}
-	return n
+	return subnets, addresses
 }
 
 // count tells who made what lives.
