@@ -420,7 +420,9 @@ func TestDoctor(t *testing.T) {
 				p.awaitVeths(1)
 				await(p.t, "it is dead", func() bool { return strings.Contains(must(p.t, p.Host, "ls"), "dead") })
 			},
-			"dead", []string{"network former", "lost", "trestle gc"}, true, nil,
+			"dead",
+			[]string{"network former", "lost", "trestle gc"},
+			true, nil,
 		},
 		{
 			"a link that nobody vouches for", func(p *patient) {
