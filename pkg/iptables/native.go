@@ -70,8 +70,10 @@ func (a Accept) exprs() []expr.Any {
 			continue
 		}
 		load := &expr.Payload{
-			DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader,
-			Offset: address.offset6, Len: uint32(address.BitLen() / 8),
+			DestRegister: unix.NFT_REG_1,
+			Base:         expr.PayloadBaseNetworkHeader,
+			Offset:       address.offset6,
+			Len:          uint32(address.BitLen() / 8),
 		}
 		if address.Is4() {
 			load.Offset = address.offset4
@@ -79,8 +81,10 @@ func (a Accept) exprs() []expr.Any {
 		all = append(all, load, &expr.Cmp{Register: unix.NFT_REG_1, Data: address.AsSlice()})
 	}
 	if a.Out != "" {
-		out := &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1}
-		all = append(all, out, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
+		all = append(all, &expr.Meta{
+			Key:      expr.MetaKeyOIFNAME,
+			Register: unix.NFT_REG_1,
+		}, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
 	}
 	if a.States != 0 {
 		info := &xt.ConntrackMtinfo3{}
