@@ -112,7 +112,7 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if err := cluster.Init(cmd.Context(), st, config); err != nil {
 		return err
 	}
-	cmd.Printf("cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	fmt.Fprintf(cmd.OutOrStdout(), "cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
 	return nil
 }
 
@@ -156,7 +156,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	if err := cluster.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	cmd.Printf("wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
 	return nil
 }
 
@@ -226,6 +226,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 		_, up := alive[id]
 		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Complete})
 	}
+	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
 	for id, err := range listing.Unreadable {
 		problems = append(problems, fmt.Sprintf("the record of node %s cannot be read: %v", id, err))
 	}
@@ -392,7 +393,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		cmd.Printf("restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
+		fmt.Fprintf(cmd.OutOrStdout(), "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
 		return nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +68,14 @@ func (k *kernel) set(w wanted) {
 	k.want = w
 	k.mu.Unlock()
 	k.look("peers")
+}
+
+// trust lets the runtime start containers in the subnets that are wanted.
+func (k *kernel) trust(ctx context.Context) {
+	k.mu.Lock()
+	k.want.ready = len(k.want.claims) > 0 && !k.want.gone
+	k.mu.Unlock()
+	k.flush(ctx)
 }
 
 // flush waits until what was set has been brought about.
@@ -173,7 +182,7 @@ func (k *kernel) bring(why string) {
 		k.board.problem("kernel", problemsOf(k.remove(w))...)
 		return
 	}
-	if w.config.ID == "" || len(w.claims) == 0 || len(uplink.Addresses) == 0 {
+	if w.config.ID == "" || len(w.claims)+len(w.lost) == 0 || len(uplink.Addresses) == 0 {
 		k.report(w, overlay.State{}, nil, nil)
 		return
 	}
@@ -365,6 +374,7 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 		}
 		peers = append(peers, info)
 	}
+	slices.SortFunc(peers, func(a, b PeerInfo) int { return strings.Compare(a.Name, b.Name) })
 	return peers
 }
 

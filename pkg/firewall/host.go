@@ -428,15 +428,27 @@ func (h *Host) Status(c Config) error {
 		}
 		return nil
 	}
-	// of a table that is there, the program; where there is none, nothing drops
+	if err := h.changeable(c, when); err != nil {
+		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
+	}
+	return nil
+}
+
+// changeable says whether the tables that are there can be changed: without a program, or
+// by one that works. Where there is no table, nothing drops.
+func (h *Host) changeable(c Config, when When) error {
 	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
+	if err != nil {
+		return err
+	}
 	for _, program := range programs {
-		if err == nil {
+		_, native, err := ipBackend{program, c.AdminChain, h.conn}.ours()
+		if err == nil && !native {
 			_, err = iptables.Save(program, filterTable)
 		}
-	}
-	if err != nil {
-		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
