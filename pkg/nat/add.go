@@ -101,6 +101,19 @@ func (h *Host) choose(a Attachment, t *translation) (err error) {
 	return t.Ports.fits(t.Ports.Backend)
 }
 
+// elsewhere says which ports are recorded to lead to another port of the container.
+func elsewhere(want, have []Mapping) []string {
+	var diffs []string
+	for _, w := range want {
+		for _, h := range have {
+			if w.Protocol == h.Protocol && w.Host == h.Host && w.Container != h.Container {
+				diffs = append(diffs, fmt.Sprintf("mapping %s: have it lead to %s", w, h.Container))
+			}
+		}
+	}
+	return diffs
+}
+
 // canonical has each mapping once: two that only look different are one.
 func canonical(mappings []Mapping) []Mapping {
 	var all []Mapping
@@ -315,6 +328,7 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 		}
 		if rec.Value.Ports != nil {
 			diffs = append(diffs, a.Ports.differences(rec.Value.Ports)...)
+			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)
