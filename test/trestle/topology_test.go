@@ -78,6 +78,7 @@ func TestTopologyFiles(t *testing.T) {
 	refused(t, h, []string{"nowhere", "trestle"}, "topology", "nowhere", "--svg", dir+"/x.svg")
 	refused(t, h, []string{"--svg", "/none/such"}, "topology", "--svg", "/none/such/x.svg")
 	refused(t, h, []string{"--html", dir, "directory"}, "topology", "--html", dir)
+	refused(t, h, []string{"--svg", "standard output", "JSON"}, "topology", "--svg", "-", "--json")
 	refused(t, h, []string{"--dot", "standard output", "--svg"}, "topology", "--svg", "-", "--dot", "-")
 }
 
