@@ -30,8 +30,8 @@ func TestTopology(t *testing.T) {
 	if len(got.Segments) != 1 || got.Segments[0].Name != "trestle0" || len(got.Segments[0].Members) != 2 || len(got.Segments[0].Ports) != 1 {
 		t.Fatalf("got %+v", got.Segments)
 	}
-	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.Contains(port.Peer, "in namespace ") {
-		t.Errorf("got %+v, want foreign0 with a peer in another namespace", port)
+	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.HasSuffix(port.Peer, " in foreign") {
+		t.Errorf("got %+v, want foreign0 with a peer in namespace foreign", port)
 	}
 	peers := map[string]string{}
 	for _, i := range got.Others {
