@@ -79,7 +79,13 @@ func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot)
 	report.Facts = slices.Concat(o.facts(), programFacts(host.Programs))
 	report.Findings = []picture.Finding{}
 	for _, f := range found {
-		report.Findings = append(report.Findings, picture.Finding{Severity: string(f.Severity), Check: f.Check, Subject: f.Subject, Text: f.Text, Command: f.Command})
+		report.Findings = append(report.Findings, picture.Finding{
+			Severity: string(f.Severity),
+			Check:    f.Check,
+			Subject:  f.Subject,
+			Text:     f.Text,
+			Command:  f.Command,
+		})
 	}
 	report.Problems = slices.Concat(report.Problems, host.Problems)
 	for _, n := range snapshot.Networks {

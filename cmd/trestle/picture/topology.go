@@ -284,7 +284,12 @@ func (d *drafting) segments() {
 		if l.Kind == "bridge" && (len(d.only) == 0 || d.isWanted(l.Name)) {
 			bridge := d.withBelow(l)
 			d.places[l.Name] = len(d.topology.Segments)
-			d.topology.Segments = append(d.topology.Segments, Segment{Name: l.Name, Kind: l.Kind, Bridge: &bridge, VLANFiltering: l.VLANFiltering})
+			d.topology.Segments = append(d.topology.Segments, Segment{
+				Name:          l.Name,
+				Kind:          l.Kind,
+				Bridge:        &bridge,
+				VLANFiltering: l.VLANFiltering,
+			})
 		}
 	}
 	for _, n := range d.snapshot.Networks {
