@@ -185,7 +185,7 @@ func TestEmptyHost(t *testing.T) {
 	t.Parallel()
 	h := host.New(t)
 	before := h.Dump()
-	for _, args := range [][]string{{"ls"}, {"ports"}, {"network", "ls"}} {
+	for _, args := range [][]string{{"ls"}, {"ports"}, {"network", "ls"}, {"ip", "map"}} {
 		if got := must(t, h, append(args, "--json")...); got != "[]\n" {
 			t.Errorf("%v: got %q, want an empty list", args, got)
 		}

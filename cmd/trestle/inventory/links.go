@@ -30,7 +30,9 @@ type Link struct {
 	// namespace that PeerNetNS is the id of here; -1 stands for this one.
 	Peer      int `json:"peer,omitempty"`
 	PeerNetNS int `json:"peerNetNS"`
-	VLAN      int `json:"vlan,omitempty"`
+	// PeerNetNSName is that namespace's name, where it has one and no attachment has the veth.
+	PeerNetNSName string `json:"peerNetNSName,omitempty"`
+	VLAN          int    `json:"vlan,omitempty"`
 	// VLANFiltering is of a bridge.
 	VLANFiltering bool `json:"vlanFiltering,omitempty"`
 	// PortVLANs are those of a port of such a bridge, and of the bridge itself.
