@@ -135,7 +135,7 @@ stand for --lists and --plugins.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a), newStatusCommand(a), newMetricsCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)
