@@ -3,6 +3,8 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
+MANDIR  ?= $(dir $(BINDIR))share/man
+UNITDIR ?= /usr/local/lib/systemd/system
 # the names in the list of plugins, the first of which is the file that the others are links to
 PLUGINS := $(shell sed -n 's/^\t\t"\([a-z-]*\)": .*/\1/p' plugins/registry/registry.go)
 TIMEOUT ?= 15m
@@ -24,9 +26,9 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak fuzz test-arch cover race vulncheck lint cross demo bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak soak-hosts fuzz test-arch cover race vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
 
-build: have-go ## bin/: one static executable under the name of each plugin, and trestle for people
+build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
 	$(BUILD) -o bin/trestle ./cmd/trestle
 	$(BUILD) -o bin/trestle-node ./cmd/trestle-node
@@ -36,9 +38,14 @@ build: have-go ## bin/: one static executable under the name of each plugin, and
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, and trestle into BINDIR (/usr/local/bin)
-	@install -D -m 755 '$(TRESTLE_BIN)/trestle' '$(DESTDIR)$(BINDIR)/.trestle.new'
-	@mv -fT '$(DESTDIR)$(BINDIR)/.trestle.new' '$(DESTDIR)$(BINDIR)/trestle'
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, trestle and trestle-node into BINDIR (/usr/local/bin), man pages into MANDIR beside that, a unit into UNITDIR
+	@set -e; for name in trestle trestle-node; do \
+		install -D -m 755 '$(TRESTLE_BIN)'/$$name '$(DESTDIR)$(BINDIR)'/.$$name.new; \
+		mv -fT '$(DESTDIR)$(BINDIR)'/.$$name.new '$(DESTDIR)$(BINDIR)'/$$name; \
+	done
+	@install -d '$(DESTDIR)$(MANDIR)/man8' && install -m 644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
+	@mkdir -p '$(DESTDIR)$(UNITDIR)'
+	@sed 's|/usr/local/bin|$(BINDIR)|' trestle-node.service >'$(DESTDIR)$(UNITDIR)/trestle-node.service'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
 	@set -e; cd '$(DESTDIR)$(PREFIX)'; trap 'rm -f .trestle.$$$$ .trestle.$$$$.link' EXIT; \
 	cp '$(TRESTLE_BIN)/$(firstword $(PLUGINS))' .trestle.$$$$; chmod 755 .trestle.$$$$; \
@@ -56,7 +63,10 @@ uninstall: ## remove from PREFIX and BINDIR what make install put there, and not
 		rm -f "$$1"; echo "removed $$1"; \
 	}; \
 	for name in $(PLUGINS); do remove '$(DESTDIR)$(PREFIX)'/$$name 'github.com/trestle-cni/trestle/plugins'; done; \
-	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'
+	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'; \
+	remove '$(DESTDIR)$(BINDIR)/trestle-node' 'github.com/trestle-cni/trestle/cmd/trestle-node'; \
+	remove '$(DESTDIR)$(UNITDIR)/trestle-node.service' 'Trestle: networks over several hosts'; \
+	rm -f '$(DESTDIR)$(MANDIR)'/man8/trestle.8 '$(DESTDIR)$(MANDIR)'/man8/trestle-*.8
 
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel, which
@@ -70,6 +80,10 @@ test: root deps build peers previous ## all tests, from unit to real kernel and 
 SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
+
+soak-hosts: root deps build ## what takes longer of networks over several hosts: a slow etcd, a thousand peers, and the model with new seeds
+	go run ./test/hosts/soak
+	go test -count=1 -v -run TestModel ./pkg/cluster -seed 0 -rounds 2000
 
 # Integers of 32 bits, and the other byte order.
 test-arch: DEPS += qemu-s390x-static=qemu-user-static
@@ -105,6 +119,11 @@ else
 	test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)"; status=0; cd "$(VM)/tests"; \
 		for program in *; do (cd "$(CURDIR)/test/$${program%.test}" && "$(VM)/tests/$$program" -test.timeout $(TIMEOUT) -test.run "$(RUN)") || status=1; done; exit $$status'
 endif
+
+# What a browser makes of the pages; that they are whole, and load nothing, make test looks at.
+test-html: DEPS := chromium=chromium
+test-html: have-go deps ## the pages of trestle topology and report in headless Chromium: moved, searched, clicked at, and measured
+	go test -count=1 -v -tags chromium -timeout $(TIMEOUT) -run Browser ./cmd/trestle/picture
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
@@ -158,6 +177,9 @@ vulncheck: have-go ## ask the Go vulnerability database about this code; needs a
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
+demo-hosts: root deps build ## three hosts, an etcd of three members, a container on each; a member and a host killed and back
+	go run ./test/hosts/demo
+
 # On a quiet machine: what else runs is in the numbers.
 BENCH ?= full
 bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
@@ -173,7 +195,7 @@ clean: ## remove what make made
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
+	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) MANDIR=$(MANDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers: have-go
@@ -202,7 +224,8 @@ have-go:
 
 # Each program that tests, demo and benchmarks run, and the Debian package that has it.
 DEPS := ip=iproute2 nft=nftables iptables=iptables conntrack=conntrack ping=iputils-ping \
-	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon
+	strace=strace busybox=busybox-static tcpdump=tcpdump dbus-daemon=dbus-daemon \
+	etcd=etcd-server etcdctl=etcd-client
 
 # The same of test-runtimes.
 RUNTIMES := containerd=containerd runc=runc podman=podman curl=curl
@@ -218,12 +241,13 @@ get() { apt-get install -qq -y --no-install-recommends $$missing; }; \
 get >/dev/null 2>&1 || { apt-get update -qq && get; }
 endef
 
-deps:
-	@$(call get-missing,$(DEPS))
+# Packages with servers would start them; policy-rc.d forbids it meanwhile.
+without-services = policy=/usr/sbin/policy-rc.d; [ -e $$policy ] || [ ! -d /usr/sbin ] || { trap "rm -f $$policy" EXIT; \
+	printf '\043!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }
 
-# Their packages would start services; policy-rc.d forbids it meanwhile. Without
-# apt-get the tests of those that are missing are skipped.
+deps:
+	@$(without-services); $(call get-missing,$(DEPS))
+
+# Without apt-get the tests of those that are missing are skipped.
 runtimes:
-	@command -v apt-get >/dev/null || exit 0; policy=/usr/sbin/policy-rc.d; \
-	[ -e $$policy ] || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; }; \
-	$(call get-missing,$(RUNTIMES))
+	@command -v apt-get >/dev/null || exit 0; $(without-services); $(call get-missing,$(RUNTIMES))

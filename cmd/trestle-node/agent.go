@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -33,7 +35,11 @@ type agent struct {
 	missing []string
 	ready   bool
 	left    bool
-	said    map[string]bool // problems that were logged
+	// refused says that the store has answered, and this host is not to be in the network.
+	refused atomic.Bool
+	// notified is done when systemd knows.
+	notified sync.Once
+	said     map[string]bool // problems that were logged
 }
 
 // request is something that a person asks of the running agent.
@@ -81,19 +87,23 @@ func (a *agent) run(ctx context.Context) {
 	}
 }
 
-// trustDiskLater makes a host ready whose store does not answer.
+// trustDiskLater makes a host ready whose store does not answer. One that was never in
+// the network keeps waiting, and the boot does not wait for it; one that its store has
+// refused is not trusted. A question to the store may be under way, so the kernel's
+// loop is told first.
 func (a *agent) trustDiskLater(ctx context.Context) {
 	s := a.member.State
-	if len(s.Claims) == 0 || s.Drained {
-		return
-	}
 	go func() {
 		pause(ctx, patienceAtStart)
+		if len(s.Claims) > 0 && !s.Drained && !a.refused.Load() {
+			a.kernel.trust(ctx)
+		}
+		a.notify()
 		select {
-		case a.requests <- request{do: func(context.Context, store) error {
-			if !a.ready && len(a.member.State.Claims) > 0 {
+		case a.requests <- request{do: func(ctx context.Context, _ store) error {
+			if !a.ready && len(a.member.State.Claims) > 0 && !a.refused.Load() {
 				a.log.Warn("the store does not answer: trusting the disk")
-				a.becomeReady()
+				a.becomeReady(ctx)
 			}
 			return nil
 		}, reply: make(chan error, 1)}:
@@ -138,10 +148,11 @@ func (a *agent) session(ctx context.Context) error {
 	if err := a.identify(ctx, st); err != nil {
 		return err
 	}
+	a.refused.Store(false)
 	if err := a.settleAndList(ctx, st); err != nil {
 		return err
 	}
-	a.connected(st)
+	a.connected(ctx, st)
 	return a.follow(ctx, st)
 }
 
@@ -213,6 +224,7 @@ func (a *agent) checkClone(data []byte) error {
 	mine := a.kernel.currentUplink().Addresses
 	elsewhere := !slices.ContainsFunc(other.Underlay, func(p netip.Prefix) bool { return slices.Contains(mine, p) })
 	if other.Instance != instance && elsewhere && len(other.Underlay) > 0 {
+		a.refused.Store(true)
 		return fmt.Errorf("node %s is alive at %v, and this host is %v; was its disk copied? trestle node reset-id makes this one a host of its own",
 			a.member.State.ID, other.Underlay, mine)
 	}
@@ -285,16 +297,28 @@ func (a *agent) believe() error {
 
 // tell gives the kernel what is wanted, and shows it.
 func (a *agent) tell() {
+	a.want()
+	a.show()
+}
+
+func (a *agent) want() {
 	s := a.member.State
 	if s.Leaving {
 		a.kernel.set(wanted{id: s.ID, config: s.Config, gone: true})
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
 		return
 	}
 	a.kernel.set(wanted{
 		id: s.ID, config: s.Config, claims: slices.Clone(s.Claims), lost: slices.Clone(s.Lost), peers: slices.Clone(s.Peers),
 		missing: a.missing, ready: a.ready && !s.Drained,
 	})
+}
+
+func (a *agent) show() {
+	s := a.member.State
+	if s.Leaving || a.left {
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
+		return
+	}
 	restart, err := leases(s.Lost)
 	if err != nil {
 		a.log.Error("list containers with addresses of lost subnets", "error", err)
@@ -323,19 +347,28 @@ func (a *agent) standing(restart []container) (state, why string) {
 	return "ready", ""
 }
 
-func (a *agent) becomeReady() {
+// becomeReady says so when the kernel and the runtime's lists are as they shall be.
+func (a *agent) becomeReady(ctx context.Context) {
 	if a.ready {
 		return
 	}
 	a.ready = true
-	a.tell()
-	_, err := daemon.SdNotify(false, daemon.SdNotifyReady)
-	if err != nil {
-		a.log.Warn("tell systemd", "error", err)
-	}
+	a.want()
+	a.kernel.flush(ctx)
+	a.show()
+	a.notify()
 }
 
-func (a *agent) connected(st store) {
+// notify tells systemd, once, that what waits for this host may go on.
+func (a *agent) notify() {
+	a.notified.Do(func() {
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			a.log.Warn("tell systemd", "error", err)
+		}
+	})
+}
+
+func (a *agent) connected(ctx context.Context, st store) {
 	if !a.board.now().Store.Connected {
 		a.log.Info("connected", "store", st.Describe(), "peers", len(a.member.State.Peers))
 	}
@@ -345,7 +378,7 @@ func (a *agent) connected(st store) {
 			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
 		}
 	})
-	a.becomeReady()
+	a.becomeReady(ctx)
 }
 
 // disconnected changes nothing of the network.
@@ -426,7 +459,12 @@ func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 }
 
 func (a *agent) signOfLife() []byte {
-	data, err := json.Marshal(alive{Boot: bootID(), Instance: instance, Underlay: a.kernel.currentUplink().Addresses, Since: time.Now().UTC()})
+	data, err := json.Marshal(alive{
+		Boot:     bootID(),
+		Instance: instance,
+		Underlay: a.kernel.currentUplink().Addresses,
+		Since:    time.Now().UTC(),
+	})
 	if err != nil {
 		return []byte("{}")
 	}

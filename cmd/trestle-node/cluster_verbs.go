@@ -112,7 +112,7 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if err := cluster.Init(cmd.Context(), st, config); err != nil {
 		return err
 	}
-	cmd.Printf("cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	fmt.Fprintf(cmd.OutOrStdout(), "cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
 	return nil
 }
 
@@ -156,7 +156,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	if err := cluster.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	cmd.Printf("wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
 	return nil
 }
 
@@ -174,7 +174,11 @@ func newConfigCommand() *cobra.Command {
 			}
 			return printJSON(cmd.OutOrStdout(), json.RawMessage(value.Data))
 		}),
-		onStore(&cobra.Command{Use: "set FILE", Short: `Replace it by that of a file ("-": standard input)`, Args: cobra.ExactArgs(1)}, func(cmd *cobra.Command, args []string, st store) error {
+		onStore(&cobra.Command{
+			Use:   "set FILE",
+			Short: `Replace it by that of a file ("-": standard input)`,
+			Args:  cobra.ExactArgs(1),
+		}, func(cmd *cobra.Command, args []string, st store) error {
 			data, err := readInput(cmd, args[0])
 			if err != nil {
 				return err
@@ -222,6 +226,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 		_, up := alive[id]
 		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Complete})
 	}
+	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
 	for id, err := range listing.Unreadable {
 		problems = append(problems, fmt.Sprintf("the record of node %s cannot be read: %v", id, err))
 	}
@@ -230,7 +235,11 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 
 func newNodesCommand() *cobra.Command {
 	asJSON := false
-	cmd := onStore(&cobra.Command{Use: "nodes", Short: "List the hosts", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use:   "nodes",
+		Short: "List the hosts",
+		Args:  cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
 		nodes, problems, err := listNodes(cmd.Context(), st)
 		if err != nil {
 			return err
@@ -258,7 +267,11 @@ func newNodesCommand() *cobra.Command {
 
 func newSubnetsCommand() *cobra.Command {
 	asJSON := false
-	cmd := onStore(&cobra.Command{Use: "subnets", Short: "List the subnets that are taken, and by whom", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use:   "subnets",
+		Short: "List the subnets that are taken, and by whom",
+		Args:  cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
 		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims)
 		if err != nil {
 			return err
@@ -304,7 +317,11 @@ func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error 
 
 func newReserveCommand() *cobra.Command {
 	why := ""
-	cmd := onStore(&cobra.Command{Use: "reserve NETWORK SUBNET", Short: "Keep a subnet from hosts", Args: cobra.ExactArgs(2)}, func(cmd *cobra.Command, args []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use:   "reserve NETWORK SUBNET",
+		Short: "Keep a subnet from hosts",
+		Args:  cobra.ExactArgs(2),
+	}, func(cmd *cobra.Command, args []string, st store) error {
 		subnet, err := netip.ParsePrefix(args[1])
 		if err != nil {
 			return err
@@ -376,7 +393,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		cmd.Printf("restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
+		fmt.Fprintf(cmd.OutOrStdout(), "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
 		return nil
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -17,17 +19,20 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
 // etcdStore keeps the keys of one cluster under /trestle/v1/<cluster>/.
 type etcdStore struct {
-	client  *clientv3.Client
-	prefix  string
-	timeout time.Duration
-	alive   time.Duration
-	about   string
+	client   *clientv3.Client
+	settings *etcdSettings
+	prefix   string
+	timeout  time.Duration
+	alive    time.Duration
+	about    string
 }
 
 // Connections that hear nothing are asked every keepAlive, and given up after
@@ -70,7 +75,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", about, e.explain(ctx, err))
 	}
-	return &etcdStore{client, "/trestle/v1/" + s.Cluster + "/", s.Timeout.Duration, s.Alive.Duration, about}, nil
+	return &etcdStore{client, e, "/trestle/v1/" + s.Cluster + "/", s.Timeout.Duration, s.Alive.Duration, about}, nil
 }
 
 // tls never falls back to plain text, nor to a server that cannot be verified.
@@ -128,6 +133,9 @@ func (e *etcdSettings) explain(ctx context.Context, err error) error {
 	case errors.Is(err, rpctypes.ErrAuthFailed), errors.Is(err, rpctypes.ErrUserEmpty), errors.Is(err, rpctypes.ErrInvalidAuthToken):
 		return fmt.Errorf("%s is not let in: %w; see etcd.user and etcd.passwordFile", who, err)
 	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
+		if why := e.whyNot(); why != nil {
+			return fmt.Errorf("%w: %w", why, err)
+		}
 		return fmt.Errorf("no answer in time: %w", err)
 	}
 	return err
@@ -137,21 +145,80 @@ func (s *etcdStore) Close() error     { return s.client.Close() }
 func (s *etcdStore) Describe() string { return s.about }
 
 func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
-	e := etcdSettings{User: s.client.Username}
-	return fmt.Errorf("%s: %s: %w", s.about, what, e.explain(ctx, err))
+	return fmt.Errorf("%s: %s: %w", s.about, what, s.settings.explain(ctx, err))
+}
+
+// whyNot says what is in the way of a connection, which gRPC keeps to itself when it has
+// tried until the end.
+func (e *etcdSettings) whyNot() error {
+	const patience = time.Second
+	var all error
+	for _, endpoint := range e.Endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil {
+			return err
+		}
+		conn, err := net.DialTimeout("tcp", u.Host, patience)
+		if err == nil && u.Scheme == "https" {
+			err = e.handshake(conn, u.Hostname(), patience)
+		}
+		if conn != nil {
+			_ = conn.Close() // nothing was said
+		}
+		all = errors.Join(all, err)
+	}
+	return all
+}
+
+func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Duration) error {
+	config, err := e.tls()
+	if err != nil {
+		return err
+	}
+	config.ServerName = name
+	secure := tls.Client(conn, config)
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if err := secure.Handshake(); err != nil {
+		return err
+	}
+	// What a server thinks of our certificate it says after the handshake (TLS 1.3).
+	_, err = secure.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // it says nothing: all is well
+	}
+	return err
+}
+
+// retryPause is between the tries of a read.
+const retryPause = 100 * time.Millisecond
+
+// passes says whether the error is of a moment, like that of an election. A read may be
+// asked again; a write may have happened.
+func passes(err error) bool {
+	return grpcstatus.Code(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
 }
 
 // Get is one transaction of reads, so that all is of one revision.
-func (s *etcdStore) Get(ctx context.Context, prefixes ...string) (cluster.View, error) {
+func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	var ops []clientv3.Op
-	for _, p := range prefixes {
-		ops = append(ops, clientv3.OpGet(s.prefix+p, clientv3.WithPrefix()))
+	for _, k := range keys {
+		var options []clientv3.OpOption
+		if strings.HasSuffix(k, "/") {
+			options = append(options, clientv3.WithPrefix())
+		}
+		ops = append(ops, clientv3.OpGet(s.prefix+k, options...))
 	}
 	answer, err := s.client.Txn(ctx).Then(ops...).Commit()
+	for err != nil && passes(err) && ctx.Err() == nil {
+		pause(ctx, retryPause)
+		answer, err = s.client.Txn(ctx).Then(ops...).Commit()
+	}
 	if err != nil {
-		return cluster.View{}, s.failed(ctx, "read "+strings.Join(prefixes, ", "), err)
+		return cluster.View{}, s.failed(ctx, "read "+strings.Join(keys, ", "), err)
 	}
 	view := cluster.View{
 		Store: strconv.FormatUint(answer.Header.ClusterId, 16), Revision: answer.Header.Revision,
@@ -204,7 +271,10 @@ func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, chang
 		}
 		var changes []cluster.Change
 		for _, event := range answer.Events {
-			c := cluster.Change{Key: strings.TrimPrefix(string(event.Kv.Key), s.prefix), Value: cluster.Value{Revision: event.Kv.ModRevision}}
+			c := cluster.Change{
+				Key:   strings.TrimPrefix(string(event.Kv.Key), s.prefix),
+				Value: cluster.Value{Revision: event.Kv.ModRevision},
+			}
 			if event.Type != clientv3.EventTypeDelete {
 				c.Data = append([]byte{}, event.Kv.Value...)
 			}

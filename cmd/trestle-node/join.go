@@ -103,7 +103,7 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 	if err := written.write(); err != nil {
 		return err
 	}
-	cmd.Printf("wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
 	return nil
 }
 

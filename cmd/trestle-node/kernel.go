@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,7 +50,16 @@ type wanted struct {
 }
 
 func newKernel(s settings, b *board, log *slog.Logger) *kernel {
-	return &kernel{settings: s, log: log, board: b, wake: make(chan string, 1), moved: make(chan struct{}, 1), done: make(chan struct{}), other: make(chan struct{}, 1), flushes: make(chan chan struct{})}
+	return &kernel{
+		settings: s,
+		log:      log,
+		board:    b,
+		wake:     make(chan string, 1),
+		moved:    make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		other:    make(chan struct{}, 1),
+		flushes:  make(chan chan struct{}),
+	}
 }
 
 // set says what is wanted from now on.
@@ -58,6 +68,14 @@ func (k *kernel) set(w wanted) {
 	k.want = w
 	k.mu.Unlock()
 	k.look("peers")
+}
+
+// trust lets the runtime start containers in the subnets that are wanted.
+func (k *kernel) trust(ctx context.Context) {
+	k.mu.Lock()
+	k.want.ready = len(k.want.claims) > 0 && !k.want.gone
+	k.mu.Unlock()
+	k.flush(ctx)
 }
 
 // flush waits until what was set has been brought about.
@@ -164,7 +182,7 @@ func (k *kernel) bring(why string) {
 		k.board.problem("kernel", problemsOf(k.remove(w))...)
 		return
 	}
-	if w.config.ID == "" || len(w.claims) == 0 || len(uplink.Addresses) == 0 {
+	if w.config.ID == "" || len(w.claims)+len(w.lost) == 0 || len(uplink.Addresses) == 0 {
 		k.report(w, overlay.State{}, nil, nil)
 		return
 	}
@@ -340,7 +358,15 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 	}
 	peers := []PeerInfo{}
 	for _, n := range w.peers {
-		info := PeerInfo{ID: n.ID, Name: n.Name, Underlay: n.Underlay, Subnets: n.Subnets, MTU: n.MTU, Way: "none", Missing: slices.Contains(w.missing, n.ID)}
+		info := PeerInfo{
+			ID:       n.ID,
+			Name:     n.Name,
+			Underlay: n.Underlay,
+			Subnets:  n.Subnets,
+			MTU:      n.MTU,
+			Way:      "none",
+			Missing:  slices.Contains(w.missing, n.ID),
+		}
 		for _, o := range n.Subnets {
 			if way := ways[o.Subnet.String()]; way != "" {
 				info.Way = way
@@ -348,6 +374,7 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 		}
 		peers = append(peers, info)
 	}
+	slices.SortFunc(peers, func(a, b PeerInfo) int { return strings.Compare(a.Name, b.Name) })
 	return peers
 }
 

@@ -142,13 +142,13 @@ func forget(cmd *cobra.Command) error {
 	if err := os.Remove(statePath); err != nil && !isMissing(err) {
 		return err
 	}
-	cmd.Println("forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead " + s.Name)
+	fmt.Fprintln(cmd.OutOrStdout(), "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead "+s.Name)
 	return nil
 }
 
 func callAndPrint(cmd *cobra.Command, verb string, force bool) error {
 	said, err := call(cmd.Context(), verb, force)
-	cmd.Print(said)
+	fmt.Fprint(cmd.OutOrStdout(), said)
 	return err
 }
 
@@ -204,7 +204,7 @@ another id and forgets the subnets, which are the other's; the containers that i
 					return err
 				}
 			}
-			cmd.Println("this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json")
+			fmt.Fprintln(cmd.OutOrStdout(), "this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json")
 			return nil
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,9 +87,12 @@ func (b *board) problem(who string, problems ...string) {
 	if b.problems == nil {
 		b.problems = map[string][]string{}
 	}
+	same := slices.Equal(b.problems[who], problems)
 	b.problems[who] = problems
 	b.mu.Unlock()
-	b.update(func(*Status) {})
+	if !same {
+		b.update(func(*Status) {})
+	}
 }
 
 func (b *board) now() Status {

@@ -493,3 +493,57 @@ func TestSetConfig(t *testing.T) {
 		t.Errorf("init again: got %v", err)
 	}
 }
+
+// atOnce gives each host, the first time that it asks, what the store held before any
+// of them came.
+type atOnce struct {
+	*memory
+	before  *memory
+	asked   map[string]bool
+	commits int
+}
+
+func (a *atOnce) Get(ctx context.Context, keys ...string) (cluster.View, error) {
+	if who := strings.Join(keys, " "); !a.asked[who] {
+		a.asked[who] = true
+		return a.before.Get(ctx, keys...)
+	}
+	return a.memory.Get(ctx, keys...)
+}
+
+func (a *atOnce) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
+	a.commits++
+	return a.memory.Commit(ctx, txn)
+}
+
+// TestManyAtOnce: hosts that come at the same moment, and see nothing of each other, take
+// hardly more than one transaction each.
+func TestManyAtOnce(t *testing.T) {
+	t.Parallel()
+	const hosts = 200
+	store := newMemory()
+	config, err := cluster.ParseConfig([]byte(`{"id": "c", "networks": [{"name": "n", "ipv4": {"pool": "10.0.0.0/12", "subnetLen": 22}}]}`)) // 1,024
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Init(t.Context(), store, config); err != nil {
+		t.Fatal(err)
+	}
+	busy := &atOnce{memory: store, before: store.clone(), asked: map[string]bool{}}
+	taken := map[netip.Prefix]string{}
+	for i := range hosts {
+		h := newHost(store, fmt.Sprint("h", i))
+		if err := h.Settle(t.Context(), busy, cluster.Node{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range h.State.Claims {
+			if taken[o.Subnet] != "" {
+				t.Errorf("%s and %s have %s", taken[o.Subnet], h.State.Name, o.Subnet)
+			}
+			taken[o.Subnet] = h.State.Name
+		}
+	}
+	if len(taken) != hosts || busy.commits > hosts*3/2 {
+		t.Errorf("got %d subnets by %d transactions, want %d by half as many more at most", len(taken), busy.commits, hosts)
+	}
+}

@@ -148,6 +148,9 @@ func (m *Member) settleOnce(ctx context.Context, store Store, view View, self No
 	if err := m.checkName(view, &txn); err != nil {
 		return false, err
 	}
+	if _, listed := view.Keys[PrefixNodes+s.ID]; wantErr != nil && !listed && len(kept)+len(again) == 0 {
+		return false, wantErr // it is in no network, and nobody need know it
+	}
 	self.ID, self.Name, self.Subnets = s.ID, s.Name, slices.Concat(kept, again, wanted)
 	if err := m.publish(view, self, &txn); err != nil {
 		return false, err

@@ -23,7 +23,7 @@ func (m *memory) Get(_ context.Context, prefixes ...string) (cluster.View, error
 	view := cluster.View{Store: m.id, Revision: m.revision, Keys: map[string]cluster.Value{}}
 	for key, value := range m.keys {
 		for _, prefix := range prefixes {
-			if strings.HasPrefix(key, prefix) {
+			if key == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(key, prefix) {
 				view.Keys[key] = value
 			}
 		}

@@ -86,8 +86,8 @@ func (t *Txn) unchanged(key string, v Value) {
 
 // Store is where the hosts of a cluster find each other.
 type Store interface {
-	// Get reads the keys that begin with one of the prefixes, at one moment.
-	Get(ctx context.Context, prefixes ...string) (View, error)
+	// Get reads keys at one moment: those named, and all below what ends in a slash.
+	Get(ctx context.Context, keys ...string) (View, error)
 	// Commit says whether the transaction happened. After an error that is not known.
 	Commit(ctx context.Context, txn Txn) (bool, error)
 	// Watch calls changed for each change under the prefix after the revision, several

@@ -1,20 +1,14 @@
-// Package hosts runs networks over several hosts on a real kernel: hosts are namespaces
-// on a switch.
 package hosts
 
 import (
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/overlay"
-	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
-
-func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 
 func prefixes(all ...string) (list []netip.Prefix) {
 	for _, s := range all {

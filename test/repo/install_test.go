@@ -52,8 +52,13 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 			t.Errorf("%s is not a link of loopback", name)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(root, "usr/local/bin/trestle")); err != nil {
-		t.Errorf("trestle for people is not installed: %v", err)
+	for _, file := range []string{"bin/trestle", "bin/trestle-node", "lib/systemd/system/trestle-node.service"} {
+		if _, err := os.Stat(filepath.Join(root, "usr/local", file)); err != nil {
+			t.Errorf("not installed: %v", err)
+		}
+	}
+	if pages := list(t, filepath.Join(root, "usr/local/share/man/man8")); !slices.Contains(pages, "trestle.8") || !slices.Contains(pages, "trestle-run.8") {
+		t.Errorf("got man pages %v, want one for each command", pages)
 	}
 	plugins := slices.DeleteFunc(list(t, built), func(name string) bool { return strings.HasPrefix(name, "trestle") })
 	if got, want := list(t, dir), plugins; !slices.Equal(got, want) {

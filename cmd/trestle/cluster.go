@@ -1,0 +1,7 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newClusterCommand() *cobra.Command {
+	return newElsewhereCommand("cluster", "What all hosts of a network share: its configuration, hosts and subnets (trestle-node)")
+}

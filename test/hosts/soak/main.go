@@ -1,0 +1,118 @@
+// Command soak runs what takes too long for the tests of networks over several hosts: an
+// etcd that stands still for 40 seconds, and a thousand peers. It prints what it
+// measures, and exits with 1 at the first thing that is not as it should be.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/trestle-cni/trestle/test/host"
+	"github.com/trestle-cni/trestle/test/hosts/lab"
+)
+
+func main() { os.Exit(host.Program(soak)) }
+
+func soak(t host.T) {
+	standStill(t)
+	thousand(t)
+}
+
+func put(e *lab.Etcd, key, value string) {
+	if err := e.Ctl("put", "/trestle/v1/default/"+key, value); err != nil {
+		e.Fatalf("%v", err)
+	}
+}
+
+// standStill: an etcd that answers nothing for 40 s costs neither routes nor CPU, nor a
+// log full of lines.
+func standStill(t host.T) {
+	l := lab.New(t)
+	e := l.Etcd(1)
+	put(e, "config", lab.Config)
+	a := l.Agent(l.Host("a"), e.Settings("a"))
+	b := l.Agent(l.Host("b"), e.Settings("b"))
+	l.Ready(a.Host, 1)
+	s := l.Ready(b.Host, 1)
+	before, cpu := a.MustRun("ip", "route", "show", "proto", "116"), cpuOf(a.Host)
+	e.Members[0].Signal("STOP")
+	time.Sleep(40 * time.Second)
+	spent := cpuOf(a.Host) - cpu
+	if got := a.MustRun("ip", "route", "show", "proto", "116"); got != before {
+		l.Fatalf("routes were\n%s\nand are\n%s", before, got)
+	}
+	e.Members[0].Signal("CONT")
+	if after := l.Ready(b.Host, 1); after.Subnet(true) != s.Subnet(true) {
+		l.Fatalf("b had %s, and has %s", s.Subnet(true), after.Subnet(true))
+	}
+	l.Ready(a.Host, 1)
+	lines := strings.Count(a.Kill(), "\n")
+	fmt.Printf("etcd stood still for 40 s: %d ms of CPU, %d lines of log since the start\n", 10*spent, lines)
+	if spent > 100 || lines > 60 {
+		l.Fatalf("that is too much")
+	}
+}
+
+// cpuOf is what the host's agent has used, in hundredths of a second.
+func cpuOf(h *lab.Host) int {
+	s, err := h.Status()
+	if err != nil {
+		return 0
+	}
+	_, fields, _ := strings.Cut(h.MustRun("cat", fmt.Sprintf("/proc/%d/stat", s.PID)), ") ")
+	all := strings.Fields(fields)
+	user, _ := strconv.Atoi(all[11])   // utime, of a file that the kernel writes
+	system, _ := strconv.Atoi(all[12]) // stime
+	return user + system
+}
+
+const peers = 1000
+
+// thousand: an agent that has a thousand peers, started anew.
+func thousand(t host.T) {
+	l := lab.New(t)
+	e := l.Etcd(1)
+	put(e, "config", lab.Config)
+	a := l.Agent(l.Host("a"), e.Settings("a"))
+	l.Ready(a.Host, 0)
+	script := strings.Builder{}
+	for i := range peers {
+		fmt.Fprintf(&script, `etcdctl --endpoints %s put /trestle/v1/default/nodes/sim%d '{"id": "sim%[2]d", "name": "sim%[2]d", "underlay": ["203.0.%d.%d/24"], "mtu": 1500, "mac": "02:00:00:00:%02x:%02x", "subnets": [{"network": "pods", "subnet": "10.41.%d.%d/30", "nonce": "x"}]}' >/dev/null`+"\n",
+			e.URLs()[0], i, 200+i/250, 1+i%250, i/256, i%256, i/64, i%64*4)
+	}
+	began := time.Now()
+	output, err := l.Switch.Run(host.Command{Args: []string{"sh", "-e"}, Stdin: script.String(), Env: []string{"ETCDCTL_API=3"}})
+	if err != nil || output.Code != 0 {
+		l.Fatalf("write records: %v %v", output, err)
+	}
+	l.Ready(a.Host, peers)
+	fmt.Printf("%d peers joined one by one in %v, all of them routed\n", peers, time.Since(began).Round(time.Millisecond))
+	routes := func() int { return strings.Count(a.MustRun("ip", "route", "show", "proto", "116"), "\n") }
+	l.Eventually("all routes", func() error {
+		if got := routes(); got != peers+1 {
+			return fmt.Errorf("got %d", got)
+		}
+		return nil
+	})
+	fmt.Printf("with %d peers: %s", peers, rss(a.Host))
+	a.Kill()
+	began = time.Now()
+	a.Start()
+	l.Ready(a.Host, peers)
+	fmt.Printf("started anew over %d peers: ready after %v, as a poll of its status saw it\n", peers, time.Since(began).Round(time.Millisecond))
+	if log := a.Kill(); strings.Contains(log, "bring the kernel") || strings.Contains(log, "repair") {
+		l.Fatalf("a start over what is there changed something:\n%s", log)
+	}
+	fmt.Println("and changed nothing of the kernel's")
+}
+
+func rss(h *lab.Host) string {
+	s, err := h.Status()
+	if err != nil {
+		return err.Error()
+	}
+	return h.MustRun("grep", "VmRSS", fmt.Sprintf("/proc/%d/status", s.PID))
+}

@@ -1,0 +1,220 @@
+package hosts
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/test/hosts/lab"
+)
+
+const prefix = "/trestle/v1/default/"
+
+// routes are a host's to the others, of both families.
+func routes(h *lab.Host) string {
+	return h.MustRun("sh", "-c", "ip route show proto 116; ip -6 route show proto 116")
+}
+
+// TestWiped (row 11): a store that has lost everything takes nothing from anybody; nobody
+// gets a subnet until it is restored from a host and the administrator says so.
+func TestWiped(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a", "b")
+	a, b := n.hosts[0], n.hosts[1]
+	before := routes(a.Host)
+	pings := n.Pings(n.containers[0], n.containers[1].Addresses[0])
+	if err := n.etcd.Ctl("del", "--prefix", "/trestle/"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range n.hosts {
+		n.Await(h.Host, "suspect", func(s lab.Status) bool { return s.State == "suspect" && len(s.Peers) == 1 })
+	}
+	joiner := n.Agent(n.Host("j"), n.etcd.Settings("j"))
+	n.Await(joiner.Host, "no configuration", func(s lab.Status) bool { return strings.Contains(s.Store.Error, "no configuration of this cluster") })
+	if out := a.Node("cluster", "restore"); out.Code != 0 {
+		t.Fatal(out)
+	}
+	for _, h := range n.hosts {
+		n.Ready(h.Host, 1)
+	}
+	n.Await(joiner.Host, "frozen", func(s lab.Status) bool { return strings.Contains(s.Store.Error, "no subnets are given") })
+	if got := routes(a.Host); got != before {
+		t.Errorf("got routes\n%s\nwant\n%s", got, before)
+	}
+	if out := b.Node("cluster", "accept"); out.Code != 0 {
+		t.Fatal(out)
+	}
+	s := n.Ready(joiner.Host, 2)
+	for _, h := range n.hosts {
+		other := n.Ready(h.Host, 2)
+		if other.Subnet(true) == s.Subnet(true) || other.Subnet(false) == s.Subnet(false) {
+			t.Errorf("the joiner has %v, and %s %v", s.Subnets, h.Name, other.Subnets)
+		}
+	}
+	noneLost(t, "etcd is wiped and restored", pings)
+}
+
+// TestOldBackup (row 11): an etcd restored from before a host joined is noticed; the host
+// that it does not know claims its subnets again, and no route goes.
+func TestOldBackup(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a")
+	a, m := n.hosts[0], n.etcd.Members[0]
+	const snapshot = "/var/lib/etcd-test/snapshot"
+	if err := n.etcd.Ctl("snapshot", "save", snapshot); err != nil {
+		t.Fatal(err)
+	}
+	b := n.Agent(n.Host("b"), n.etcd.Settings("b"))
+	had := n.Ready(b.Host, 1)
+	n.Ready(a.Host, 1)
+	atB := n.Attach(b.Host, "at-b")
+	n.Reach(n.containers[0], atB)
+	pings := n.Pings(n.containers[0], atB.Addresses[0])
+	m.Kill()
+	n.Switch.MustRun("rm", "-rf", "/var/lib/etcd-test/m0")
+	if err := n.etcd.Ctl("snapshot", "restore", snapshot, "--name", "m0", "--data-dir", "/var/lib/etcd-test/m0",
+		"--initial-cluster", "m0=http://203.0.113.2:2380", "--initial-advertise-peer-urls", "http://203.0.113.2:2380"); err != nil {
+		t.Fatal(err)
+	}
+	m.Start()
+	// noticed, and healed by those who were forgotten; what is frozen stays so
+	n.Eventually("noticed", func() error {
+		frozen, err := n.etcd.Out("get", prefix+"frozen")
+		if err == nil && !strings.Contains(frozen, "the store") {
+			err = fmt.Errorf("got %q", frozen)
+		}
+		return err
+	})
+	s := n.Ready(b.Host, 1)
+	n.Ready(a.Host, 1)
+	if s.Subnet(true) != had.Subnet(true) || s.Subnet(false) != had.Subnet(false) || len(s.Lost) > 0 {
+		t.Errorf("got %v, lost %v, want %v", s.Subnets, s.Lost, had.Subnets)
+	}
+	claims, err := n.etcd.Out("get", "--prefix", prefix+"claims/")
+	if err != nil || strings.Count(claims, s.ID) != 2 {
+		t.Errorf("got claims %s, %v, want b's again", claims, err)
+	}
+	noneLost(t, "etcd is restored from an old backup", pings)
+}
+
+// record is the record of a host that there is none of.
+func record(name string, i int, more string) string {
+	return fmt.Sprintf(`{"id": "%s", "name": "%[1]s", "underlay": ["203.0.113.%d/24"], "mtu": 1500, "mac": "02:00:00:00:00:%02x",
+		"subnets": [{"network": "pods", "subnet": "10.40.%d.0/24", "nonce": "x"}]%s}`, name, 100+i, i, 200+i, more)
+}
+
+// TestRecords (rows 10 and 12): records that cannot be read, or are newer than this
+// release, and records deleted by mistake take no route away; half of them gone is an alarm.
+func TestRecords(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a", "b")
+	a := n.hosts[0]
+	put := func(key, value string) {
+		if err := n.etcd.Ctl("put", prefix+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 {
+		more := ""
+		if i == 0 {
+			more = `, "v": 7, "wireguard": {"key": "later"}`
+		}
+		name := fmt.Sprint("ghost", i)
+		put("nodes/"+name, record(name, i, more))
+	}
+	n.Ready(a.Host, 5)
+	before := routes(a.Host)
+	put("nodes/ghost0", `{"id": `)
+	put("nodes/ghost9", `[]`)
+	n.Await(a.Host, "both are named", func(s lab.Status) bool {
+		return len(s.Peers) == 5 && strings.Contains(strings.Join(s.Problems, "\n"), "ghost0") && strings.Contains(strings.Join(s.Problems, "\n"), "ghost9")
+	})
+	// one record, of a host that lives, comes back by itself
+	b, err := n.hosts[1].Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.etcd.Ctl("del", prefix+"nodes/"+b.ID); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("b publishes its record again", func() error {
+		got, err := n.etcd.Out("get", prefix+"nodes/"+b.ID)
+		if err == nil && got == "" {
+			err = fmt.Errorf("it is gone")
+		}
+		return err
+	})
+	if got := routes(a.Host); got != before {
+		t.Errorf("got routes\n%s\nwant\n%s", got, before)
+	}
+	if _, err := n.etcd.Out("del", "--prefix", prefix+"nodes/ghost"); err != nil {
+		t.Fatal(err)
+	}
+	n.Await(a.Host, "suspect", func(s lab.Status) bool {
+		return s.State == "suspect" && len(s.Peers) == 5 && strings.Contains(s.Why, "peers are gone")
+	})
+	if got := routes(a.Host); got != before {
+		t.Errorf("suspect: got routes\n%s\nwant\n%s", got, before)
+	}
+	if out := a.Node("node", "accept"); out.Code != 0 || !strings.Contains(out.Stdout, "accepted: 4 peers are gone, 1 are left") {
+		t.Errorf("accept: got %v", out)
+	}
+	n.Ready(a.Host, 1)
+	log := a.Kill()
+	if strings.Count(log, "record of node ghost9 cannot be read") != 1 {
+		t.Errorf("got log\n%s\nwant one line about ghost9", log)
+	}
+}
+
+// TestMoved (rows 9 and 19): a host's address changes. It keeps its subnets, and the others
+// follow; also one that was cut off from etcd, whose history is compacted meanwhile.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a", "b", "c")
+	a, b, c := n.hosts[0], n.hosts[1], n.hosts[2]
+	had, err := b.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block(c)
+	n.Await(c.Host, "disconnected", disconnected)
+	b.Address("del", b.IPv4, 24)
+	b.IPv4 = b.IPv4.Next().Next().Next().Next()
+	b.Address("add", b.IPv4, 24)
+	b.DefaultRoutes()
+	follows := func(s lab.Status) bool {
+		for _, p := range s.Peers {
+			if p.Name == "b" {
+				return len(p.Underlay) > 0 && p.Underlay[0].Addr() == b.IPv4
+			}
+		}
+		return false
+	}
+	n.Await(a.Host, "follows b", follows)
+	s := n.Ready(b.Host, 2)
+	if s.Subnet(true) != had.Subnet(true) {
+		t.Errorf("got subnets %v, want %v", s.Subnets, had.Subnets)
+	}
+	n.Reach(n.containers[0], n.containers[1])
+	n.Reach(n.containers[1], n.containers[0])
+	revision, err := n.etcd.Out("put", prefix+"alive/nobody", "x", "-w", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(revision, `"revision":`)
+	number, _, _ := strings.Cut(after, ",")
+	if err := n.etcd.Ctl("compact", number); err != nil {
+		t.Fatal(err)
+	}
+	unblock(c)
+	n.Await(c.Host, "follows b", follows)
+	n.Reach(n.containers[2], n.containers[1])
+
+	// away and back
+	b.MustRun("ip", "link", "set", "eth0", "down")
+	b.MustRun("ip", "link", "set", "eth0", "up")
+	b.MustRun("ip", "address", "replace", b.IPv6.String()+"/64", "dev", "eth0", "nodad")
+	b.DefaultRoutes()
+	n.Reach(n.containers[1], n.containers[0])
+	n.Reach(n.containers[0], n.containers[1])
+}
