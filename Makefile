@@ -25,7 +25,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak soak-hosts fuzz lint cross demo demo-hosts bench clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak soak-hosts fuzz test-arch lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -82,6 +82,12 @@ soak-hosts: root deps build ## what takes longer of networks over several hosts:
 	go run ./test/hosts/soak
 	go test -count=1 -v -run TestModel ./pkg/cluster -seed 0 -rounds 2000
 
+# Integers of 32 bits, and the other byte order.
+test-arch: DEPS += qemu-s390x-static=qemu-user-static
+test-arch: root have-go deps ## unit tests as a 32-bit program (386), and on a big-endian machine that qemu emulates (s390x)
+	test/arch/run 386
+	test/arch/run s390x '$(CURDIR)/.cache/arch'
+
 # What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
 FUZZTIME ?= 20s
 fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process
@@ -126,8 +132,9 @@ cross: ## compile the plugins for each architecture; the first run takes some 15
 lint: have-go cross ## the linters of .golangci.yml; the first run builds them, in a minute or two
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 
-docs: have-go ## write the tables of keys in docs/ anew, from what the plugins read
+docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
+	go test -count=1 -run TestManual ./cmd/trestle -update
 
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
@@ -135,8 +142,12 @@ demo: root deps build peers ## two containers on the default network, in a host 
 demo-hosts: root deps build ## three hosts, an etcd of three members, a container on each; a member and a host killed and back
 	go run ./test/hosts/demo
 
-bench: root deps runtimes build peers ## ADD and DEL, leases and mapped ports against the reference plugins, as tables
-	go run ./test/bench
+# On a quiet machine: what else runs is in the numbers.
+BENCH ?= full
+bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
+	go run ./test/bench -size '$(BENCH)' -docs docs
+
+bench-more: root deps runtimes build peers ## further tables, on the terminal: leases on disk, ports by the hundred, pods by containerd
 	go run ./test/bench/ipam
 	go run ./test/bench/nat
 	go run ./test/runtimes/bench

@@ -459,7 +459,12 @@ func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 }
 
 func (a *agent) signOfLife() []byte {
-	data, err := json.Marshal(alive{Boot: bootID(), Instance: instance, Underlay: a.kernel.currentUplink().Addresses, Since: time.Now().UTC()})
+	data, err := json.Marshal(alive{
+		Boot:     bootID(),
+		Instance: instance,
+		Underlay: a.kernel.currentUplink().Addresses,
+		Since:    time.Now().UTC(),
+	})
 	if err != nil {
 		return []byte("{}")
 	}

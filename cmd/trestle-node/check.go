@@ -105,7 +105,7 @@ func obstacles() ([]string, error) {
 		found = append(found, "net.ipv4.ip_forward is off: the host does not route for its containers")
 	}
 	conn := nft.Open(nftDir)
-	defer func() { _ = conn.Close() }() // only read from
+	defer conn.Close()
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6, nftables.TableFamilyINet} {
 		t := nft.Table{Family: family, Name: "filter"}
 		drops, err := conn.Drops(t, "FORWARD")

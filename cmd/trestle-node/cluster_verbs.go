@@ -174,7 +174,11 @@ func newConfigCommand() *cobra.Command {
 			}
 			return printJSON(cmd.OutOrStdout(), json.RawMessage(value.Data))
 		}),
-		onStore(&cobra.Command{Use: "set FILE", Short: `Replace it by that of a file ("-": standard input)`, Args: cobra.ExactArgs(1)}, func(cmd *cobra.Command, args []string, st store) error {
+		onStore(&cobra.Command{
+			Use:   "set FILE",
+			Short: `Replace it by that of a file ("-": standard input)`,
+			Args:  cobra.ExactArgs(1),
+		}, func(cmd *cobra.Command, args []string, st store) error {
 			data, err := readInput(cmd, args[0])
 			if err != nil {
 				return err
@@ -231,7 +235,9 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 
 func newNodesCommand() *cobra.Command {
 	asJSON := false
-	cmd := onStore(&cobra.Command{Use: "nodes", Short: "List the hosts", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use: "nodes", Short: "List the hosts", Args: cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
 		nodes, problems, err := listNodes(cmd.Context(), st)
 		if err != nil {
 			return err
@@ -239,7 +245,15 @@ func newNodesCommand() *cobra.Command {
 		if asJSON {
 			var list []map[string]any
 			for _, n := range nodes {
-				list = append(list, map[string]any{"id": n.ID, "name": n.Name, "underlay": n.Underlay, "mtu": n.MTU, "subnets": n.Subnets, "version": n.Version, "up": n.Up})
+				list = append(list, map[string]any{
+					"id":       n.ID,
+					"name":     n.Name,
+					"underlay": n.Underlay,
+					"mtu":      n.MTU,
+					"subnets":  n.Subnets,
+					"version":  n.Version,
+					"up":       n.Up,
+				})
 			}
 			return printJSON(cmd.OutOrStdout(), list)
 		}
@@ -259,7 +273,11 @@ func newNodesCommand() *cobra.Command {
 
 func newSubnetsCommand() *cobra.Command {
 	asJSON := false
-	cmd := onStore(&cobra.Command{Use: "subnets", Short: "List the subnets that are taken, and by whom", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use:   "subnets",
+		Short: "List the subnets that are taken, and by whom",
+		Args:  cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
 		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims)
 		if err != nil {
 			return err
@@ -305,7 +323,11 @@ func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error 
 
 func newReserveCommand() *cobra.Command {
 	why := ""
-	cmd := onStore(&cobra.Command{Use: "reserve NETWORK SUBNET", Short: "Keep a subnet from hosts", Args: cobra.ExactArgs(2)}, func(cmd *cobra.Command, args []string, st store) error {
+	cmd := onStore(&cobra.Command{
+		Use:   "reserve NETWORK SUBNET",
+		Short: "Keep a subnet from hosts",
+		Args:  cobra.ExactArgs(2),
+	}, func(cmd *cobra.Command, args []string, st store) error {
 		subnet, err := netip.ParsePrefix(args[1])
 		if err != nil {
 			return err

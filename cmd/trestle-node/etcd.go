@@ -271,7 +271,10 @@ func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, chang
 		}
 		var changes []cluster.Change
 		for _, event := range answer.Events {
-			c := cluster.Change{Key: strings.TrimPrefix(string(event.Kv.Key), s.prefix), Value: cluster.Value{Revision: event.Kv.ModRevision}}
+			c := cluster.Change{
+				Key:   strings.TrimPrefix(string(event.Kv.Key), s.prefix),
+				Value: cluster.Value{Revision: event.Kv.ModRevision},
+			}
 			if event.Type != clientv3.EventTypeDelete {
 				c.Data = append([]byte{}, event.Kv.Value...)
 			}

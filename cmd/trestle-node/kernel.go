@@ -50,7 +50,14 @@ type wanted struct {
 }
 
 func newKernel(s settings, b *board, log *slog.Logger) *kernel {
-	return &kernel{settings: s, log: log, board: b, wake: make(chan string, 1), moved: make(chan struct{}, 1), done: make(chan struct{}), other: make(chan struct{}, 1), flushes: make(chan chan struct{})}
+	return &kernel{
+		settings: s, log: log, board: b,
+		wake:    make(chan string, 1),
+		moved:   make(chan struct{}, 1),
+		done:    make(chan struct{}),
+		other:   make(chan struct{}, 1),
+		flushes: make(chan chan struct{}),
+	}
 }
 
 // set says what is wanted from now on.
@@ -349,7 +356,10 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 	}
 	peers := []PeerInfo{}
 	for _, n := range w.peers {
-		info := PeerInfo{ID: n.ID, Name: n.Name, Underlay: n.Underlay, Subnets: n.Subnets, MTU: n.MTU, Way: "none", Missing: slices.Contains(w.missing, n.ID)}
+		info := PeerInfo{
+			ID: n.ID, Name: n.Name, Underlay: n.Underlay, Subnets: n.Subnets, MTU: n.MTU,
+			Way: "none", Missing: slices.Contains(w.missing, n.ID),
+		}
 		for _, o := range n.Subnets {
 			if way := ways[o.Subnet.String()]; way != "" {
 				info.Way = way

@@ -42,6 +42,12 @@ A host port that is left out (-p 80) is chosen free, and printed.`,
   trestle attach --pid 4711 lab --ip 10.24.0.9 --ifname eth1
   trestle attach web lab -p 80 -p 127.0.0.1:5353:53/udp`,
 		Args: func(_ *cobra.Command, args []string) error { return o.checkArgs(args) },
+		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 && o.netns == "" && o.pid == 0 {
+				return offer(netnsNames, 0, 0)(command, args, word)
+			}
+			return offer(a.networkNames, 0, 1)(command, args, word)
+		},
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
@@ -53,6 +59,19 @@ A host port that is left out (-p 80) is chosen free, and printed.`,
 	flags.StringVar(&o.wish.IfName, "ifname", "", "the interface's name in the container (default: the first free of eth0, eth1 …)")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	return command
+}
+
+// netnsNames are the network namespaces of ip netns.
+func netnsNames() []string {
+	entries, err := os.ReadDir(namedNetNS)
+	if err != nil {
+		return nil // there are none
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
 }
 
 // addConnectionFlags are those that attach and run have in common.
@@ -89,6 +108,9 @@ func (o *attachOptions) run(ctx context.Context, p *ui.Printer, args []string) e
 		return err
 	}
 	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
+		return err
+	}
+	if err := o.sweep(ctx, p); err != nil {
 		return err
 	}
 	r, err := o.runtime(p)

@@ -26,6 +26,12 @@ func newDetachCommand(a *app) *cobra.Command {
 rules and published ports go, whether its network namespace is there or not. CONTAINER
 is a name as ls shows it, or the beginning of one that only one container has.`,
 		Args: cobra.MinimumNArgs(1),
+		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 0 {
+				return offer(a.containerNames, 0, 0)(command, args, word)
+			}
+			return offer(a.networkNames, 1, -1)(command, args, word)
+		},
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
@@ -42,6 +48,9 @@ type detached struct {
 }
 
 func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -29,6 +29,7 @@ gone: of an earlier boot, or of a network namespace that is no more. It asks Tre
 plugins of each network list, or of those that are named, and tells them of no
 container, living or dead: what cannot be proved dead stays. It may be run at any time,
 beside any runtime.`,
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
@@ -41,6 +42,9 @@ beside any runtime.`,
 // has left goes first, since its network namespace is what keeps the rest alive.
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
+	if !o.dryRun {
+		failed = append(failed, o.sweep(ctx, p))
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err
@@ -54,10 +58,17 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 		return errors.Join(append(failed, o.print(p, deadOf(before)))...)
 	}
 	failed = append(failed, o.collect(ctx, p, r, networks))
-	for _, a := range deadOf(before) {
+	dead := deadOf(before)
+	progress := p.Progress("clear away after the dead", len(dead))
+	for _, a := range dead {
+		progress.Step()
 		if n, ok := r.Snapshot.NetworkOf(a.Network); ok && (n.File == "" || a.Evidence.Cache) {
 			failed = append(failed, r.Del(ctx, a))
 		}
+	}
+	progress.Done()
+	if len(dead) == 0 {
+		return errors.Join(append(failed, o.print(p, nil))...)
 	}
 	after, err := o.take(p)
 	if err != nil {

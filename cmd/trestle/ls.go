@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,11 +15,13 @@ import (
 type lsOptions struct {
 	*app
 	networks []string
+	watch    bool
+	interval time.Duration
 }
 
 func newLsCommand(a *app) *cobra.Command {
 	o := lsOptions{app: a}
-	return &cobra.Command{
+	command := &cobra.Command{
 		Use:     "ls [NETWORK…]",
 		Aliases: []string{"ps"},
 		Short:   "List attachments: who is on which network, with what",
@@ -26,11 +30,18 @@ traffic, and whether its network namespace is alive. It joins what leases, links
 records and the caches of runtimes tell, whichever runtime and suite made them.`,
 		Example: `  trestle ls
   trestle ls --json | jq '.[] | select(.state == "dead")'`,
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.networks = args
+			if o.watch {
+				return o.runWatch(command.Context(), a.printer(command))
+			}
 			return o.run(a.printer(command))
 		},
 	}
+	command.Flags().BoolVarP(&o.watch, "watch", "w", false, "look again and again, and show traffic by the second")
+	command.Flags().DurationVar(&o.interval, "interval", 2*time.Second, "with --watch, how often")
+	return command
 }
 
 func (o lsOptions) run(p *ui.Printer) error {
@@ -45,7 +56,89 @@ func (o lsOptions) run(p *ui.Printer) error {
 	if p.JSON {
 		return p.Document(attachments)
 	}
-	return p.Table(attachmentTable(p, snapshot, attachments))
+	return p.Table(attachmentTable(p, snapshot, attachments, nil))
+}
+
+// runWatch shows the list until it is interrupted.
+func (o lsOptions) runWatch(ctx context.Context, p *ui.Printer) error {
+	const least = 100 * time.Millisecond
+	if o.interval < least {
+		return cni.ConfigErrorf("--interval: %v is too short; use %v or more", o.interval, least)
+	}
+	ticker := time.NewTicker(o.interval)
+	defer ticker.Stop()
+	var before *inventory.Snapshot
+	for {
+		snapshot, err := o.take(p)
+		if err != nil {
+			return err
+		}
+		attachments, err := onNetworks(snapshot, o.networks)
+		if err != nil {
+			return err
+		}
+		p.Screen()
+		if err := o.show(p, snapshot, attachments, ratesSince(before, snapshot)); err != nil {
+			return err
+		}
+		before = snapshot
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (o lsOptions) show(p *ui.Printer, snapshot *inventory.Snapshot, attachments []inventory.Attachment, per rates) error {
+	if !p.JSON {
+		return p.Table(attachmentTable(p, snapshot, attachments, per))
+	}
+	lines := []rateLine{}
+	for _, a := range attachments {
+		lines = append(lines, rateLine{a, per[keyOf(a)]})
+	}
+	return p.Document(lines)
+}
+
+// rate is traffic by the second, as the container sees it.
+type rate struct {
+	Rx uint64 `json:"rxBytesPerSecond"`
+	Tx uint64 `json:"txBytesPerSecond"`
+}
+
+// rateLine is an attachment with its rate.
+type rateLine struct {
+	inventory.Attachment
+	rate
+}
+
+// rates are by keyOf. There are none of one that was not there before.
+type rates map[string]rate
+
+func keyOf(a inventory.Attachment) string { return a.Network + "/" + a.Container + "/" + a.IfName }
+
+func ratesSince(before, now *inventory.Snapshot) rates {
+	per := rates{}
+	if before == nil {
+		return per
+	}
+	seconds := now.Time.Sub(before.Time).Seconds()
+	had := map[string]inventory.Traffic{}
+	for _, a := range before.Attachments {
+		had[keyOf(a)] = a.Traffic
+	}
+	for _, a := range now.Attachments {
+		old, ok := had[keyOf(a)]
+		if !ok || seconds <= 0 || old.RxBytes > a.Traffic.RxBytes || old.TxBytes > a.Traffic.TxBytes {
+			continue // another interface of that name
+		}
+		per[keyOf(a)] = rate{
+			Rx: uint64(float64(a.Traffic.RxBytes-old.RxBytes) / seconds),
+			Tx: uint64(float64(a.Traffic.TxBytes-old.TxBytes) / seconds),
+		}
+	}
+	return per
 }
 
 // onNetworks are the attachments to the networks, or all where none is named; never nil,
@@ -76,7 +169,8 @@ func unknownNetwork(snapshot *inventory.Snapshot, name string) error {
 	return cni.ConfigErrorf("network %q: there is none of that name; there are %s", name, sentence(names))
 }
 
-func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []inventory.Attachment) ui.Table {
+// attachmentTable has traffic by the second where there are rates, and else in all.
+func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []inventory.Attachment, per rates) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NETWORK", Least: 8},
 		{Title: "CONTAINER", Least: 10},
@@ -88,12 +182,19 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 		{Title: "RX", Right: true},
 		{Title: "TX", Right: true},
 	}}
+	if per != nil {
+		t.Columns[7].Title, t.Columns[8].Title = "RX/s", "TX/s"
+	}
 	for _, a := range attachments {
 		row := []string{
 			a.Network, called(a), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
 			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "",
 		}
-		if a.Evidence.Link {
+		switch speed, known := per[keyOf(a)]; {
+		case !a.Evidence.Link || per != nil && !known:
+		case per != nil:
+			row[7], row[8] = ui.Bytes(speed.Rx), ui.Bytes(speed.Tx)
+		default:
 			row[7], row[8] = ui.Bytes(a.Traffic.RxBytes), ui.Bytes(a.Traffic.TxBytes)
 		}
 		t.Add(row...)
@@ -102,15 +203,7 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 }
 
 // called is what people call the container.
-func called(a inventory.Attachment) string {
-	switch {
-	case a.Pod != "":
-		return a.Pod
-	case a.Name != "":
-		return a.Name
-	}
-	return ui.Short(a.Container)
-}
+func called(a inventory.Attachment) string { return a.Called() }
 
 func paintState(p *ui.Printer, s inventory.State) string {
 	tones := map[inventory.State]ui.Tone{inventory.Alive: ui.Good, inventory.Dead: ui.Bad, inventory.Unknown: ui.Warning}

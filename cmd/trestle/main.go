@@ -52,7 +52,7 @@ type exitStatus int
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // errFound says that a command whose answer is a list of faults has found some.
-const errFound = exitStatus(exitFound) //nolint:unused // for doctor and validate
+const errFound = exitStatus(exitFound)
 
 // exitCode: a mistake in what was asked for is told from a host that refuses it.
 func exitCode(err error) int {
@@ -115,16 +115,20 @@ run" ends as its command did.`,
 	flags.BoolVar(&a.json, "json", false, "answer in JSON")
 	flags.StringSliceVar(&a.lists, "lists", fromEnv("NETCONFPATH", network.DefaultDir), "directories of network lists")
 	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins, the first that has one counts")
-	root.AddGroup(&cobra.Group{ID: groupChange, Title: "Networks and containers:"}, &cobra.Group{ID: groupLook, Title: "Looking:"}, &cobra.Group{ID: groupCare, Title: "Looking after the host:"})
+	root.AddGroup(&cobra.Group{
+		ID:    groupChange,
+		Title: "Networks and containers:",
+	}, &cobra.Group{ID: groupLook, Title: "Looking:"}, &cobra.Group{ID: groupCare, Title: "Looking after the host:"})
 	add := func(group string, commands ...*cobra.Command) {
 		for _, command := range commands {
 			command.GroupID = group
 			root.AddCommand(command)
 		}
 	}
-	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a))
-	add(groupLook, newLsCommand(a), newPortsCommand(a))
-	add(groupCare, newRestoreCommand(), newGCCommand(a), newNodeCommand(), newClusterCommand())
+	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
+	root.AddCommand(newEnterCommand())
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a), newNodeCommand(), newClusterCommand())
 	asInput(root)
 	return root
 }

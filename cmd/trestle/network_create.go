@@ -60,6 +60,8 @@ does; with isolated no other container, and not even the neighbours on the bridg
 	flags.StringVar(&o.Ingress, "ingress", network.Published, "what gets in from outside of the bridge: "+strings.Join(network.Policies(), ", "))
 	flags.BoolVar(&o.NoMasquerade, "no-masquerade", false, "containers show their own addresses to other hosts")
 	flags.StringSliceVar(&o.Labels, "label", nil, "key=value, for you")
+	completeFlag(command, "ingress", words(network.Policies()...))
+	completeFlag(command, "driver", words("bridge"))
 	return command
 }
 

@@ -19,10 +19,11 @@ type networkInspectOptions struct{ *app }
 func newNetworkInspectCommand(a *app) *cobra.Command {
 	o := networkInspectOptions{app: a}
 	return &cobra.Command{
-		Use:   "inspect NETWORK…",
-		Short: "Show all there is to know of a network",
-		Args:  cobra.MinimumNArgs(1),
-		RunE:  func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		Use:               "inspect NETWORK…",
+		Short:             "Show all there is to know of a network",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 
@@ -103,5 +104,5 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		return nil
 	}
 	p.Printf("\n")
-	return p.Table(attachmentTable(p, snapshot, i.Members))
+	return p.Table(attachmentTable(p, snapshot, i.Members, nil))
 }

@@ -47,6 +47,11 @@ func (o networkPruneOptions) run(ctx context.Context, p *ui.Printer) (err error)
 		return err
 	}
 	defer release(&err)
+	if !o.dryRun {
+		if err := o.sweep(ctx, p); err != nil {
+			return err
+		}
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -34,7 +34,8 @@ func newNetworkRmCommand(a *app) *cobra.Command {
 		Long: `Remove networks: the network list, and the bridge, rules, leases and records that are
 the network's. One that has containers alive is refused, unless --force detaches them.
 A bridge that Trestle did not make, or that carries what is not the network's, stays.`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
@@ -49,6 +50,9 @@ func (o networkRmOptions) run(ctx context.Context, p *ui.Printer, names []string
 		return err
 	}
 	defer release(&err)
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
 	r, err := o.runtime(p)
 	if err != nil {
 		return err
@@ -107,9 +111,13 @@ func removeNetworks(ctx context.Context, p *ui.Printer, r attach.Runtime, names 
 func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name string) error {
 	n, _ := r.Snapshot.NetworkOf(name) // looked up before
 	var failed []error
-	for _, a := range r.Snapshot.On(name) {
+	on := r.Snapshot.On(name)
+	progress := p.Progress("detach from network "+name, len(on))
+	for _, a := range on {
 		failed = append(failed, r.Del(ctx, a))
+		progress.Step()
 	}
+	progress.Done()
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}

@@ -16,9 +16,10 @@ type portsOptions struct{ *app }
 func newPortsCommand(a *app) *cobra.Command {
 	o := portsOptions{app: a}
 	return &cobra.Command{
-		Use:   "ports [NETWORK…]",
-		Short: "List published ports: which of the host's lead to whom",
-		RunE:  func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		Use:               "ports [NETWORK…]",
+		Short:             "List published ports: which of the host's lead to whom",
+		ValidArgsFunction: offer(a.networkNames, 0, -1),
+		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 

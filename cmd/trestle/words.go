@@ -22,3 +22,11 @@ func sentence(names []string) string {
 	}
 	return strings.Join(names, ", ")
 }
+
+// counted is "1 file", "3 files".
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
+}

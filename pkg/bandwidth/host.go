@@ -39,16 +39,13 @@ func (h *Host) FindHostEnd(prev *cni.Result, ifName, netns string) (netlink.Link
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range prev.Interfaces {
-		if i.Sandbox != "" {
-			continue
-		}
-		link, err := h.nl.LinkByName(i.Name)
+	for _, name := range cni.HostLinks(prev) {
+		link, err := h.nl.LinkByName(name)
 		if isGone(err) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", i.Name, err)
+			return nil, fmt.Errorf("look up %s: %w", name, err)
 		}
 		paired := link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index
 		if link.Type() == "veth" && paired {
@@ -115,9 +112,14 @@ func (h *Host) redirect(hostEnd, device netlink.Link) error {
 	}
 	if err == nil {
 		err = h.nl.FilterAdd(&netlink.U32{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: hostEnd.Attrs().Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL},
-			ClassId:     netlink.MakeHandle(1, 1),
-			Actions:     []netlink.Action{netlink.NewMirredAction(device.Attrs().Index)},
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: hostEnd.Attrs().Index,
+				Parent:    ingress.Handle,
+				Priority:  1,
+				Protocol:  unix.ETH_P_ALL,
+			},
+			ClassId: netlink.MakeHandle(1, 1),
+			Actions: []netlink.Action{netlink.NewMirredAction(device.Attrs().Index)},
 		})
 	}
 	if err != nil {

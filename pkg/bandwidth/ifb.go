@@ -112,21 +112,12 @@ func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 			continue
 		}
 		own := link.Attrs().Alias == alias(o) || isNewborn(link, o.Network)
-		reference := i == 0 && link.Type() == "ifb" && link.Attrs().Alias == "" && (prev == nil || lists(prev, name))
+		reference := i == 0 && link.Type() == "ifb" && link.Attrs().Alias == "" && (prev == nil || slices.Contains(cni.HostLinks(prev), name))
 		if own || reference {
 			errs = append(errs, h.deleteLink(name))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func lists(result *cni.Result, name string) bool {
-	for _, i := range result.Interfaces {
-		if i.Sandbox == "" && i.Name == name {
-			return true
-		}
-	}
-	return false
 }
 
 // findIFB is the owner's device, or that of the reference plugin; nil where

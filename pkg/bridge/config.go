@@ -19,7 +19,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
@@ -140,9 +139,8 @@ func ParseConfig(r *cni.Request) (Config, error) {
 }
 
 func (c Config) check() error {
-	badName := func(r rune) bool { return strings.ContainsRune("/:%", r) || unicode.IsSpace(r) }
 	switch {
-	case len(c.Bridge) > 15 || c.Bridge == "." || c.Bridge == ".." || strings.ContainsFunc(c.Bridge, badName):
+	case !cni.IsIfName(c.Bridge):
 		return cni.ConfigErrorf("bridge: %q is not an interface name; use 1 to 15 bytes without '/', ':', '%%' or white space", c.Bridge)
 	case c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU):
 		return cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 for that of the default route's link", c.MTU, minMTU, maxMTU)

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -56,44 +55,33 @@ func (c Interface) configure(rt *rtnl) (end link, err error) {
 	if err := c.setSysctls(links[1:]); err != nil {
 		return link{}, err
 	}
-	_, err = rt.do(c.steps(end.index)...)
-	early := errors.Is(err, unix.EHOSTUNREACH) // seen under load: the gateway's subnet was not there yet
-	if err != nil && !early {
+	if _, err = rt.do(c.steps(end.index)...); err != nil {
 		return link{}, err
 	}
 	if err := c.awaitDAD(end); err != nil {
 		return link{}, err
 	}
-	if err := c.awaitIPv6(rt, end.index); err != nil {
-		return link{}, err
-	}
-	if early {
-		_, err = rt.do(c.routeSteps(end.index, unix.EEXIST)...)
-	}
-	return end, err
+	return end, c.awaitIPv6(rt, end.index)
 }
 
 // steps are, in this order: link-local addresses come with "up", and routes need it.
+// Addresses come after it, since the route to the subnet of one that is there before is
+// made by "up" itself, where the kernel may not wait for memory, and does not say that it
+// had none (fixup_permanent_addr, net/ipv6/addrconf.c): on a busy host the gateway is
+// then unreachable now and then.
 func (c Interface) steps(index int) []step {
 	var steps []step
 	if !c.LinkLocal {
 		steps = append(steps, noLinkLocal(index, c.Name))
 	}
-	for _, a := range c.Addresses {
-		steps = append(steps, addAddress(index, c.Name, a.Prefix, c.DAD))
-	}
 	if c.Up {
 		steps = append(steps, linkUp(index, c.Name))
 	}
-	return append(steps, c.routeSteps(index)...)
-}
-
-func (c Interface) routeSteps(index int, bear ...unix.Errno) []step {
-	var steps []step
+	for _, a := range c.Addresses {
+		steps = append(steps, addAddress(index, c.Name, a.Prefix, c.DAD))
+	}
 	for _, r := range c.Routes {
-		s := addRoute(index, c.Name, r)
-		s.bear = append(s.bear, bear...)
-		steps = append(steps, s)
+		steps = append(steps, addRoute(index, c.Name, r))
 	}
 	return steps
 }

@@ -113,7 +113,16 @@ func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 		return State{}, err
 	}
 	s := State{
-		Bridge: Bridge{Name: c.Bridge, Up: true, MTU: c.MTU, Promisc: c.Promisc, VLANFiltering: vlan.Filters(), ForceAddress: c.ForceAddress, Network: o.Network, IPv6Field: c.IPv6Field},
+		Bridge: Bridge{
+			Name:          c.Bridge,
+			Up:            true,
+			MTU:           c.MTU,
+			Promisc:       c.Promisc,
+			VLANFiltering: vlan.Filters(),
+			ForceAddress:  c.ForceAddress,
+			Network:       o.Network,
+			IPv6Field:     c.IPv6Field,
+		},
 		Port: Port{
 			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: Alias(o), Hairpin: c.Hairpin, Isolated: c.Isolated,
 			VLAN: vlan, SpoofCheck: c.MACSpoofCheck,

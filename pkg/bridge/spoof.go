@@ -266,20 +266,26 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, e
 	return changes, err
 }
 
-// Restore makes again what the records ask for, and nothing else for their ports.
-func (s SpoofChecks) Restore() error {
+// Restore makes again what the records ask for, and nothing else for their ports. made
+// are the labels of those whose checks were missing.
+func (s SpoofChecks) Restore() (made []string, err error) {
 	if err := s.convert(); err != nil {
-		return err
+		return nil, err
 	}
 	return s.remake()
 }
 
-func (s SpoofChecks) remake() error {
+func (s SpoofChecks) remake() (made []string, err error) {
 	changes, err := s.wanted(nft.Changes{})
 	if err == nil {
 		changes, err = s.repairs(changes.Create, func(string) (bool, error) { return true, nil })
 	}
-	return errors.Join(err, s.conn.Commit(changes, nil))
+	for _, e := range changes.Create {
+		if !slices.Contains(made, e.Owner) {
+			made = append(made, e.Owner)
+		}
+	}
+	return made, errors.Join(err, s.conn.Commit(changes, nil))
 }
 
 // convert takes over the table and the records of releases before pkg/record: files
@@ -309,7 +315,8 @@ func (s SpoofChecks) convert() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	return s.remake()
+	_, err = s.remake()
+	return err
 }
 
 func (s SpoofChecks) convertFile(path string) error {

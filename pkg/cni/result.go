@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -114,6 +115,44 @@ func refuseNulls(name string, raw []byte) error {
 		}
 	}
 	return nil
+}
+
+// AddressesOf are the addresses that a result gives to the container's interface
+// ifName, or to no interface; those of all interfaces for an empty name, and none where
+// there is no result.
+func AddressesOf(result *Result, ifName string) []netip.Prefix {
+	if result == nil {
+		return nil
+	}
+	var addresses []netip.Prefix
+	for _, ip := range result.IPs {
+		if i := ip.Interface; ifName != "" && i != nil && *i >= 0 && *i < len(result.Interfaces) {
+			if of := result.Interfaces[*i]; of.Name != ifName || of.Sandbox == "" {
+				continue
+			}
+		}
+		bits, size := ip.Address.Mask.Size()
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			addr = addr.Unmap()
+			addresses = append(addresses, netip.PrefixFrom(addr, bits-size+addr.BitLen()))
+		}
+	}
+	return addresses
+}
+
+// HostLinks are the names of the interfaces of a result that are on the host, in its
+// order; none where there is no result.
+func HostLinks(result *Result) []string {
+	if result == nil {
+		return nil
+	}
+	var names []string
+	for _, i := range result.Interfaces {
+		if i.Sandbox == "" {
+			names = append(names, i.Name)
+		}
+	}
+	return names
 }
 
 func (r *Request) rawPrevResult() (json.RawMessage, error) {

@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -123,4 +124,41 @@ func FuzzParseResult(f *testing.F) {
 			t.Logf("%s: %v", raw, err) // it may have been read and not be writable, but does not panic
 		}
 	})
+}
+
+func TestAddressesAndLinksOfAResult(t *testing.T) {
+	result, err := ParseResult("result", []byte(`{"cniVersion": "1.1.0",
+		"interfaces": [{"name": "br0"}, {"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/a"}, {"name": "eth1", "sandbox": "/run/netns/a"}],
+		"ips": [{"address": "10.1.0.5/24", "interface": 2}, {"address": "fd00::5/64"}, {"address": "10.2.0.5/16", "interface": 3}, {"address": "10.3.0.5/8", "interface": 9}]}`), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ifName, want := range map[string]string{
+		"eth0": "[10.1.0.5/24 fd00::5/64 10.3.0.5/8]",
+		"eth1": "[fd00::5/64 10.2.0.5/16 10.3.0.5/8]",
+		"br0":  "[fd00::5/64 10.3.0.5/8]",
+		"":     "[10.1.0.5/24 fd00::5/64 10.2.0.5/16 10.3.0.5/8]",
+	} {
+		if got := fmt.Sprint(AddressesOf(result, ifName)); got != want {
+			t.Errorf("addresses of %q: got %s, want %s", ifName, got, want)
+		}
+	}
+	if got := fmt.Sprint(HostLinks(result)); got != "[br0 veth1]" {
+		t.Errorf("got links %s, want br0 and veth1", got)
+	}
+	if AddressesOf(nil, "eth0") != nil || HostLinks(nil) != nil {
+		t.Error("got something of no result")
+	}
+}
+
+func TestRequirePrevResult(t *testing.T) {
+	for verb, want := range map[Verb]string{Add: "comes after another one", Check: "needs the result of the ADD"} {
+		_, err := (&Request{Verb: verb, Version: "1.1.0", Stdin: []byte(`{"prevResult": null}`)}).RequirePrevResult()
+		if err == nil || CodeOf(err) != CodeConfig || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want code %d and %q", verb, err, CodeConfig, want)
+		}
+	}
+	if got, err := (&Request{Version: "1.1.0", Stdin: []byte(`{"prevResult": {}}`)}).RequirePrevResult(); got == nil || err != nil {
+		t.Errorf("got %v, %v, want the empty result", got, err)
+	}
 }

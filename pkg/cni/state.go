@@ -1,6 +1,10 @@
 package cni
 
-import "errors"
+import (
+	"errors"
+	"slices"
+	"strings"
+)
 
 // State is one kind of what attachments have on a host. Each is made by one package,
 // and whatever is done for all of them, GC, STATUS and `trestle restore`, goes through
@@ -16,8 +20,47 @@ type State struct {
 	// there is nothing to ask.
 	Status func(*Request) error
 	// Restore makes again, from records, what others have taken, like a reload of a
-	// firewall; nil: nobody takes it but with the attachment.
-	Restore func() error
+	// firewall, and tells; nil: nobody takes it but with the attachment.
+	Restore func(*Restored) error
+}
+
+// Restored is what the Restores found, for people and for programs.
+type Restored struct {
+	// Networks are those with a record, and what of each was missing and is made again.
+	Networks map[string][]Made `json:"networks"`
+	// Shared says that rules were missing which all networks share.
+	Shared bool `json:"shared"`
+	// Released are attachments whose containers are gone. Of Taken and Void the kernel
+	// told alone: a link or a lease stands for the former, and nobody for the latter.
+	Released []string `json:"released"`
+	Taken    []string `json:"taken"`
+	Void     []string `json:"void"`
+}
+
+// Made is one kind of thing that was made again.
+type Made struct {
+	What  string   `json:"what"`            // "mapped ports"
+	Of    []string `json:"of,omitempty"`    // whose, container/interface
+	Count int      `json:"count,omitempty"` // how many, where it is not told whose
+}
+
+// Add notes the network or attachment with the label, and what of it was made.
+func (r *Restored) Add(label string, made ...Made) {
+	network, attachment, _ := strings.Cut(label, "/")
+	if r.Networks == nil {
+		r.Networks = map[string][]Made{}
+	}
+	all := r.Networks[network]
+	for _, m := range made {
+		at := slices.IndexFunc(all, func(a Made) bool { return a.What == m.What })
+		if at < 0 {
+			at, all = len(all), append(all, m)
+		}
+		if attachment != "" {
+			all[at].Of = append(all[at].Of, attachment)
+		}
+	}
+	r.Networks[network] = all
 }
 
 // GC asks each kind of state that the plugin makes, whatever becomes of the others.

@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,16 +26,20 @@ type Host struct {
 	bus     *bus
 	// variants are the programs for tables that the kernel has, by family, once asked.
 	variants map[string][]string
+	tried    map[string]bool // to make the family's table
 }
 
 // OpenHost gives the firewall whose records are in a directory of the store. Nothing is
 // touched yet.
 func OpenHost(records record.Store) *Host {
-	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}}
+	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}, map[string]bool{}}
 }
 
-// Close lets go of the kernel and of firewalld.
-func (h *Host) Close() error { return errors.Join(h.bus.close(), h.conn.Close()) }
+// Close lets go of the kernel and of firewalld, which have said what they had to say.
+func (h *Host) Close() {
+	h.bus.close()
+	h.conn.Close()
+}
 
 // place is that of our records in the store.
 const place = "firewall"
@@ -165,13 +170,22 @@ func isGone(err error) bool {
 // Add makes the rules for the owner. What the owner had before, by an ADD that
 // no DEL has followed, goes.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
-	entries := rules.entries(o)
 	if known, err := h.Known(o); err != nil || rules.isNothing() && !known {
 		return err
 	}
-	return h.locked(func() error {
-		old, there, err := record.Read[Rules](h.records, place, o)
-		if err == nil && there && !reflect.DeepEqual(old.Value, rules) {
+	return h.locked(func() (err error) {
+		made, err := h.makeTables(rules)
+		if err == nil {
+			err = h.fill(made)
+		}
+		if err != nil {
+			return err
+		}
+		if rules.Programs, err = h.programs(rules.Addresses, rules.IPTables); err != nil {
+			return err
+		}
+		old, had, err := record.Read[Rules](h.records, place, o)
+		if err == nil && had && !reflect.DeepEqual(old.Value, rules) {
 			err = h.release(old)
 		}
 		if err != nil || rules.isNothing() {
@@ -180,16 +194,35 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		undo.Push("release the firewall's rules", func() error {
 			return h.locked(func() error { return h.release(ruleRecord{Owner: o, Value: rules}) })
 		})
-		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
-			return err
-		}
-		for _, place := range placesOf(entries) {
-			if err := h.backend(place, rules.AdminChain).add(inPlace(entries, place), h.everybody); err != nil {
-				return explain(err, rules)
+		return h.add(o, rules, !had)
+	})
+}
+
+// add makes the record and the rules; isNew says that nothing of the owner's is there.
+func (h *Host) add(o cni.Owner, rules Rules, isNew bool) error {
+	entries := rules.entries(o)
+	if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
+		return err
+	}
+	for _, place := range placesOf(entries) {
+		in := inPlace(entries, place)
+		if ip, ok := h.backend(place, rules.AdminChain).(ipBackend); ok && isNew {
+			lacking, err := h.unshared(in, o)
+			if err != nil {
+				return err
+			}
+			if added, err := ip.addNew(lacking); err != nil || added {
+				if err != nil {
+					return err
+				}
+				continue
 			}
 		}
-		return nil
-	})
+		if err := h.backend(place, rules.AdminChain).add(in, h.everybody); err != nil {
+			return explain(err, rules)
+		}
+	}
+	return nil
 }
 
 func explain(err error, rules Rules) error {
@@ -377,7 +410,8 @@ func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 
 // Status says whether an ADD would get its rules; the error has code 50.
 func (h *Host) Status(c Config) error {
-	if _, err := h.choose(c); err != nil {
+	asks, err := h.choose(c)
+	if err != nil {
 		return cni.UnavailableErrorf("firewall: %w", err)
 	}
 	if rules := (Rules{Policy: c.Policy, Internal: c.Internal}); rules.asksNFTables() {
@@ -385,12 +419,24 @@ func (h *Host) Status(c Config) error {
 			return cni.UnavailableErrorf("%s: %w", rules.key(), err)
 		}
 	}
-	if c.Backend == IPTables {
+	when := whenOf(c, asks)
+	if when == Always {
 		for _, f := range iptables.Families() {
 			if err := f.Usable(filterTable); err != nil {
-				return cni.UnavailableErrorf("backend %q: %w", c.Backend, err)
+				return cni.UnavailableErrorf("firewall, by iptables: %w", err)
 			}
 		}
+		return nil
+	}
+	// of a table that is there, the program; where there is none, nothing drops
+	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
+	for _, program := range programs {
+		if err == nil {
+			_, err = iptables.Save(program, filterTable)
+		}
+	}
+	if err != nil {
+		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
 	}
 	return nil
 }

@@ -13,8 +13,11 @@ import (
 // What one chain accepts, another may still drop. So rules that let a container
 // through are of use only in a chain that would drop its packets, and there is but
 // one that others share: FORWARD of iptables, which Docker and ufw give the policy
-// DROP, at any time. Where the kernel has no such table, nobody uses iptables, and no
-// program of it is run.
+// DROP, at any time. The rules are there before; where nobody has made the table yet, we
+// do, if the host has the program, as the reference plugin does.
+//
+// A table of the nf_tables variant is changed without the program, which is run for what
+// comes once: table, chains and jumps; and where a chain has what is not understood.
 const (
 	filterTable  = "filter"
 	forwardChain = "FORWARD"
@@ -32,15 +35,90 @@ func ourJump() string { return "-A " + forwardChain + " " + ourComment + " -j " 
 
 func adminJump(chain string) string { return "-A " + ourChain + " " + adminComment + " -j " + chain }
 
+// accepts are the entry's rules.
+func (e entry) accepts() []iptables.Accept {
+	switch e.kind {
+	case adminEntry:
+		return nil // its jump stays, as our chain's does
+	case mappedEntry:
+		return []iptables.Accept{{Out: e.value, States: iptables.Translated}}
+	}
+	a, err := netip.ParseAddr(e.value)
+	if err != nil {
+		return nil // of no container
+	}
+	return []iptables.Accept{{Destination: a, States: iptables.RelatedEstablished}, {Source: a}}
+}
+
+func acceptsOf(entries []entry) []iptables.Accept {
+	var all []iptables.Accept
+	for _, e := range entries {
+		all = append(all, e.accepts()...)
+	}
+	return all
+}
+
 // ipRules of the entry, as iptables-save prints them.
 func (e entry) ipRules() []string {
-	if e.kind == mappedEntry {
-		return []string{"-A " + ourChain + " -o " + e.value + " -m conntrack --ctstate DNAT -j ACCEPT"}
+	var lines []string
+	for _, a := range e.accepts() {
+		lines = append(lines, a.Line(ourChain))
 	}
-	return []string{
-		"-A " + ourChain + " -d " + e.cidr() + " -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-		"-A " + ourChain + " -s " + e.cidr() + " -j ACCEPT",
+	return lines
+}
+
+// makeTables makes the tables that nobody has made yet, of the addresses' families, and
+// says by which programs. One that cannot be made drops nothing either.
+func (h *Host) makeTables(r Rules) (made []string, err error) {
+	for _, f := range iptables.Families() {
+		if r.IPTables != IfThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
+			continue
+		}
+		variants, err := h.variantsOf(f)
+		if err != nil {
+			return nil, err
+		}
+		if len(variants) > 0 || h.tried[f.Program] {
+			continue
+		}
+		h.tried[f.Program] = true
+		if err := f.Make(filterTable, additions(iptables.Table{}, nil, r.AdminChain)); err != nil {
+			continue // see above
+		}
+		delete(h.variants, f.Program)
+		variants, err = h.variantsOf(f)
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, variants...)
 	}
+	return made, nil
+}
+
+// fill lets everybody through tables that were just made: a flush may have taken those
+// that were there.
+func (h *Host) fill(programs []string) error {
+	if len(programs) == 0 {
+		return nil
+	}
+	all, err := h.everybody()
+	if err != nil {
+		return err
+	}
+	for _, program := range programs {
+		var entries []entry
+		for _, e := range inPlace(all, program) {
+			if !slices.ContainsFunc(entries, func(o entry) bool { return o.share() == e.share() }) {
+				entries = append(entries, e)
+			}
+		}
+		if len(entries) > 0 {
+			if err := (ipBackend{program, defaultAdminChain, h.conn}).add(entries, h.everybody); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // programs are those by which the addresses are to be let through.
@@ -90,13 +168,43 @@ func (h *Host) isNeeded(f iptables.Family, program string, when When) (bool, err
 	return f.Drops(h.conn, program, filterTable, forwardChain)
 }
 
-// ipBackend is table filter of one family in one variant of iptables, by the program
-// for it. Each change is one iptables-save, to see what is there, and one
-// iptables-restore.
+// ipBackend is table filter of one family in one variant of iptables, by the name of its
+// program. Where that is run, each change is one iptables-save, to see what is there, and
+// one iptables-restore.
 type ipBackend struct {
 	program string
 	admin   string
 	conn    *nft.Conn
+}
+
+// ours is our chain in nftables, and whether it is there and asked.
+func (b ipBackend) ours() (iptables.Chain, bool, error) {
+	chain, there, err := iptables.Native(b.conn, b.program, filterTable, ourChain)
+	if err != nil || !there {
+		return chain, false, err
+	}
+	forward, there, err := iptables.Native(b.conn, b.program, filterTable, forwardChain)
+	if err != nil || !there {
+		return chain, false, err
+	}
+	rules, err := forward.Rules()
+	return chain, err == nil && rules.JumpTo(ourChain), err
+}
+
+// addNew adds entries that nobody has had yet. Where that takes more than rules in our
+// chain, it does nothing, and add does all of it.
+func (b ipBackend) addNew(entries []entry) (added bool, err error) {
+	chain, there, err := b.ours()
+	if err != nil || !there {
+		return false, err
+	}
+	if slices.ContainsFunc(entries, func(e entry) bool { return e.kind == adminEntry }) {
+		rules, err := chain.Rules() // few: the first container's
+		if err != nil || !rules.JumpTo(b.admin) {
+			return false, err
+		}
+	}
+	return chain.Append(acceptsOf(entries)) == nil, nil
 }
 
 func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error {
@@ -104,7 +212,7 @@ func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error
 	if err != nil {
 		return err
 	}
-	if have.Policies[ourChain] == "" {
+	if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
 		all, err := everybody()
 		if err != nil {
 			return err
@@ -116,6 +224,10 @@ func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error
 
 // remove runs no program where there is no chain of ours.
 func (b ipBackend) remove(entries []entry) error {
+	removed, err := b.removeNative(entries)
+	if err != nil || removed {
+		return err
+	}
 	there, err := iptables.HasChain(b.conn, b.program, filterTable, ourChain)
 	if err != nil || !there {
 		return err
@@ -127,7 +239,23 @@ func (b ipBackend) remove(entries []entry) error {
 	return iptables.Restore(b.program, filterTable, deletions(have, entries))
 }
 
+func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
+	chain, there, err := iptables.Native(b.conn, b.program, filterTable, ourChain)
+	if err != nil || !there {
+		return false, err
+	}
+	rules, err := chain.Rules()
+	if err != nil {
+		return false, err
+	}
+	all := acceptsOf(entries)
+	return rules.Understood(all) && rules.Delete(all) == nil, nil
+}
+
 func (b ipBackend) missing(entries []entry) ([]string, error) {
+	if all, err := b.hasNative(entries); err != nil || all {
+		return nil, err
+	}
 	have, err := iptables.Save(b.program, filterTable)
 	if err != nil {
 		return nil, err
@@ -143,6 +271,17 @@ func (b ipBackend) missing(entries []entry) ([]string, error) {
 		}
 	}
 	return diffs, nil
+}
+
+// hasNative says whether all is there, as far as can be told without the program.
+func (b ipBackend) hasNative(entries []entry) (bool, error) {
+	chain, there, err := b.ours()
+	if err != nil || !there {
+		return false, err
+	}
+	rules, err := chain.Rules()
+	missing := slices.ContainsFunc(acceptsOf(entries), func(a iptables.Accept) bool { return !rules.Has(a) })
+	return err == nil && rules.JumpTo(b.admin) && !missing, err
 }
 
 // additions are the lines of iptables-restore that make what is not there. Our

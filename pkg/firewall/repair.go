@@ -15,12 +15,34 @@ import (
 
 // Restore makes again, from the records, whatever of ours was lost, by "nft flush
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
-// came after them; and removes what DELs had to leave.
-func (h *Host) Restore() error {
-	return h.locked(func() error {
+// came after them; and removes what DELs had to leave. It
+// says, by network, how many rules and elements were missing.
+func (h *Host) Restore() (missing map[string]int, err error) {
+	err = h.locked(func() error {
+		var missingErr error
+		missing, missingErr = h.missing()
 		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
-		return err
+		return errors.Join(missingErr, err)
 	})
+	return missing, err
+}
+
+func (h *Host) missing() (map[string]int, error) {
+	type where struct{ network, place, adminChain string }
+	records, err := record.List[Rules](h.records, place, "")
+	byPlace := map[where][]entry{}
+	for _, r := range records {
+		for _, e := range entriesOf([]ruleRecord{r}) {
+			at := where{r.Owner.Network, e.place, r.Value.AdminChain}
+			byPlace[at] = append(byPlace[at], e)
+		}
+	}
+	missing, errs := map[string]int{}, []error{err}
+	for at, entries := range byPlace {
+		diffs, err := h.backend(at.place, at.adminChain).missing(entries)
+		missing[at.network], errs = missing[at.network]+len(diffs), append(errs, err)
+	}
+	return missing, errors.Join(errs...)
 }
 
 // GC is Restore for those whom valid keeps, and releases every other owner in the
@@ -93,6 +115,9 @@ func (h *Host) repairPlaces(r ruleRecord, entries []entry, repaired map[string]b
 func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 	if r.Value.Released {
 		return r, nil
+	}
+	if _, err := h.makeTables(r.Value); err != nil {
+		return r, err
 	}
 	programs, err := h.programs(r.Value.Addresses, r.Value.IPTables)
 	if err != nil {

@@ -5,10 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"unicode"
-
-	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
@@ -58,45 +54,31 @@ type links struct {
 // A name that no interface can have is no interface. There may be no result.
 func linksOf(result *cni.Result) links {
 	var l links
-	if result == nil {
-		return l
-	}
-	for _, i := range result.Interfaces {
+	for _, name := range cni.HostLinks(result) {
 		switch {
-		case i.Sandbox != "" || !isLinkName(i.Name):
-		case len(l.routed) == 0 || isVLANOf(i, l.routed[0]):
-			l.routed = append(l.routed, i.Name)
+		case !isLinkName(name):
+		case len(l.routed) == 0 || isVLANOf(name, l.routed[0]):
+			l.routed = append(l.routed, name)
 		default:
-			l.other = append(l.other, i.Name)
+			l.other = append(l.other, name)
 		}
 	}
 	return l
 }
 
-// isLinkName is the kernel's rule (dev_valid_name, net/core/dev.c), and no quotes,
-// which iptables-restore would read as its own.
-func isLinkName(s string) bool {
-	bad := func(c rune) bool {
-		return unicode.IsSpace(c) || unicode.IsControl(c) || strings.ContainsRune(`/:"'\`, c)
-	}
-	return s != "" && len(s) < unix.IFNAMSIZ && s != "." && s != ".." && !strings.ContainsFunc(s, bad)
-}
+// isLinkName: iptables-restore would read quotes as its own.
+func isLinkName(s string) bool { return cni.IsIfName(s) && !strings.ContainsAny(s, `"'\`) }
 
-func isVLANOf(i *types100.Interface, bridge string) bool {
-	id, ok := strings.CutPrefix(i.Name, bridge+".")
+func isVLANOf(name, bridge string) bool {
+	id, ok := strings.CutPrefix(name, bridge+".")
 	return ok && id != "" && strings.Trim(id, "0123456789") == ""
 }
 
 // addressesOf are all that a result gives out, as the reference plugin has it.
 func addressesOf(result *cni.Result) []netip.Addr {
 	var all []netip.Addr
-	if result == nil {
-		return nil
-	}
-	for _, ip := range result.IPs {
-		if address, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			all = append(all, address.Unmap())
-		}
+	for _, address := range cni.AddressesOf(result, "") {
+		all = append(all, address.Addr())
 	}
 	return all
 }
@@ -150,6 +132,7 @@ const (
 	internalEntry  kind = "internal"  // one from which and to which no way leads
 	addressEntry   kind = "address"   // one that is let through
 	mappedEntry    kind = "mapped"    // an interface, to which mapped ports are let through
+	adminEntry     kind = "admin"     // an administrator's chain, which is asked first
 )
 
 const (
@@ -187,6 +170,7 @@ func (r Rules) entries(o cni.Owner) []entry {
 		add(nftPlace, internalEntry, r.Interfaces...)
 	}
 	for _, program := range r.Programs {
+		add(program, adminEntry, r.AdminChain)
 		add(program, mappedEntry, r.Interfaces...)
 		ipv4 := iptables.FamilyOf(program).IPv4
 		for _, a := range r.Addresses {

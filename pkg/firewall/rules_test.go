@@ -118,7 +118,8 @@ func rules(t *testing.T, policy Policy) Rules {
 
 func TestEntries(t *testing.T) {
 	asked := []string{
-		"iptables-mapped-br0", "iptables-address-10.1.0.5", "ip6tables-mapped-br0", "ip6tables-address-fd00::5",
+		"iptables-admin-CNI-ADMIN", "iptables-mapped-br0", "iptables-address-10.1.0.5",
+		"ip6tables-admin-CNI-ADMIN", "ip6tables-mapped-br0", "ip6tables-address-fd00::5",
 		"zone-trusted-address-10.1.0.5", "zone-trusted-address-fd00::5",
 	}
 	for _, test := range []struct {

@@ -2,6 +2,8 @@ package ipam
 
 import (
 	"fmt"
+	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -193,5 +195,35 @@ func TestParseResolvConf(t *testing.T) {
 	}
 	if _, err := ReadResolvConf("/nonexistent/resolv.conf"); cni.CodeOf(err) != cni.CodeConfig {
 		t.Errorf("missing file: got %v, want code 7", err)
+	}
+}
+
+// TestSizeIn: a block has what the range may give away of it, no end, gateway or
+// exclusion.
+func TestSizeIn(t *testing.T) {
+	c, err := parse(`{"ipam":{"exclude":["10.1.0.64/27"],"ranges":[[{"subnet":"10.1.0.0/24","rangeEnd":"10.1.0.199"}],[{"subnet":"fd00::/32"}]]}}`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		r    Range
+		p    string
+		want uint64
+	}{
+		{c.Sets[0][0], "10.1.0.0/24", 198 - 32},
+		{c.Sets[0][0], "10.1.0.0/30", 2},
+		{c.Sets[0][0], "10.1.0.1/32", 0},
+		{c.Sets[0][0], "10.1.0.48/28", 16},
+		{c.Sets[0][0], "10.1.0.56/29", 8},
+		{c.Sets[0][0], "10.1.0.64/28", 0},
+		{c.Sets[0][0], "10.1.0.192/26", 8},
+		{c.Sets[0][0], "10.2.0.0/16", 0},
+		{c.Sets[0][0], "fd00::/32", 0},
+		{c.Sets[1][0], "fd00::/120", 254},
+		{c.Sets[1][0], "fd00::/32", math.MaxUint64},
+	} {
+		if got := test.r.SizeIn(netip.MustParsePrefix(test.p)); got != test.want {
+			t.Errorf("%s in %s: got %d, want %d", test.r, test.p, got, test.want)
+		}
 	}
 }

@@ -117,6 +117,16 @@ func (r Range) Size() uint64 {
 	return size
 }
 
+// SizeIn is how many addresses of p the range may give away, likewise.
+func (r Range) SizeIn(p netip.Prefix) uint64 {
+	s := prefixSpan(p)
+	if s.first.BitLen() != r.First.BitLen() || s.last.Less(r.First) || r.Last.Less(s.first) {
+		return 0
+	}
+	part := Range{First: later(s.first, r.First), Last: earlier(s.last, r.Last)}
+	return part.withBarred(r.barred).Size()
+}
+
 // size counts the addresses of s, up to math.MaxUint64.
 func (s span) size() uint64 {
 	firstHigh, firstLow := halves(s.first)

@@ -8,7 +8,7 @@
 //
 // A caller asks Family.Variants which programs have the table (no process is run),
 // reads it by Save, and changes it by lines for Restore, which takes all of them or
-// none. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
+// none. Where Native finds a chain in nftables, simple rules of it need no process at all. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
 // each variant has; strace -f -e execve shows what is run.
 package iptables
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 // track has the kernel track a UDP flow from a client's port.
@@ -48,7 +50,7 @@ func tracked(t *testing.T) map[string]int {
 }
 
 func TestForgetFlows(t *testing.T) {
-	enterHost(t)
+	golden.EnterNetNS(t)
 	run(t, "ip", "address", "add", "192.0.2.1/24", "dev", "lo")
 	for client := range uint16(5) {
 		track(t, 1000+client, "192.0.2.1:8080", "192.0.2.1:8080")         // from before the mapping
@@ -76,7 +78,7 @@ func TestForgetFlows(t *testing.T) {
 
 // TestFlowsAreFilteredByTheKernel: of many flows only those to the port are told of.
 func TestFlowsAreFilteredByTheKernel(t *testing.T) {
-	enterHost(t)
+	golden.EnterNetNS(t)
 	const others = 500
 	for client := range uint16(others) {
 		track(t, 1000+client, "192.0.2.1:9999", "10.1.0.9:99")

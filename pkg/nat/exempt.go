@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
@@ -29,6 +30,15 @@ func (h *Host) portsBackend(b Backend) (Backend, error) {
 		return IPTables, nil
 	}
 	return h.resolve(b)
+}
+
+// PortsStatus is Status for port mappings.
+func (h *Host) PortsStatus(b Backend) error {
+	backend, err := h.portsBackend(b)
+	if err != nil {
+		return cni.UnavailableErrorf("NAT: %w", err)
+	}
+	return h.Status(backend)
 }
 
 func servesByIPVS() bool {

@@ -38,7 +38,11 @@ func (t ipTable) jumps() []foundJump {
 	var jumps []foundJump
 	for _, rule := range t.in[dnatChain] {
 		words := wordsOf(rule)
-		j := foundJump{protocol: Protocol(option(words, "-p")), chain: option(words, "-j"), ports: strings.Split(option(words, "--dports"), ",")}
+		j := foundJump{
+			protocol: Protocol(option(words, "-p")),
+			chain:    option(words, "-j"),
+			ports:    strings.Split(option(words, "--dports"), ","),
+		}
 		if !strings.HasPrefix(j.chain, ownerPrefix) {
 			continue
 		}

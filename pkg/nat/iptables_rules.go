@@ -75,7 +75,12 @@ func portJumps() []ipJump {
 // markJump goes before all masquerade of networks, which might say of a packet that it
 // keeps its source.
 func markJump() ipJump {
-	return ipJump{parent: "POSTROUTING", match: []string{"-m", "comment", "--comment", "CNI portfwd requiring masquerade"}, chain: masqChain, first: true}
+	return ipJump{
+		parent: "POSTROUTING",
+		match:  []string{"-m", "comment", "--comment", "CNI portfwd requiring masquerade"},
+		chain:  masqChain,
+		first:  true,
+	}
 }
 
 func networkJump() ipJump { return ipJump{parent: "POSTROUTING", chain: natPostrouting} }
@@ -152,7 +157,13 @@ func (n NetworkRule) ipGroup(f family) ipGroup {
 
 // ipGroup is the owner's mappings.
 func (f OwnedPorts) ipGroup(family family) ipGroup {
-	g := ipGroup{parent: dnatChain, chain: ownerChain(f.Owner), label: f.Owner.String(), what: "mapped ports of " + f.Owner.String(), ports: &f}
+	g := ipGroup{
+		parent: dnatChain,
+		chain:  ownerChain(f.Owner),
+		label:  f.Owner.String(),
+		what:   "mapped ports of " + f.Owner.String(),
+		ports:  &f,
+	}
 	for _, m := range f.exactFirst(family) {
 		g.rules = append(g.rules, f.ipRules(family, m)...)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/record"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 // TestOwnerChain: the first interface's is the reference plugin's, byte by byte
@@ -271,7 +272,7 @@ func TestTableThatNFTLoaded(t *testing.T) {
 		reload(t)
 		booted := openAt(t, IPTables, t.TempDir())
 		must(t, booted.AddMasquerade(owner("red", "c2"), Masquerade{Prefixes: prefixes("10.1.0.0/24")}))
-		if got := ruleset(t); strings.Contains(got, "10.1.0.5") || strings.Contains(got, "fd00:1::5") {
+		if got := golden.Ruleset(t); strings.Contains(got, "10.1.0.5") || strings.Contains(got, "fd00:1::5") {
 			t.Errorf("got\n%s\nwant nothing of c1", got)
 		}
 	})

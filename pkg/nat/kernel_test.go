@@ -1,35 +1,18 @@
 package nat
 
 import (
-	"flag"
 	"net/netip"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
+	"github.com/trestle-cni/trestle/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden rulesets anew")
-
-// enterHost puts the test into a network namespace of its own: its thread is
-// never unlocked, so that it ends, and the namespace with it, when the test does.
-func enterHost(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("make a network namespace (the test runs as root): %v", err)
-	}
-}
 
 // testHost is a NAT state of the test's own, with one backend for all.
 type testHost struct {
@@ -41,18 +24,14 @@ type testHost struct {
 // openHost gives one in a fresh namespace. Nobody but records vouches for anybody.
 func openHost(t *testing.T, backend Backend) testHost {
 	t.Helper()
-	enterHost(t)
+	golden.EnterNetNS(t)
 	return openAt(t, backend, t.TempDir())
 }
 
 func openAt(t *testing.T, backend Backend, dir string) testHost {
 	t.Helper()
 	conn := nft.Open(filepath.Join(dir, "nft"))
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(conn.Close)
 	return testHost{Open(record.Open(dir), conn, nil), backend, dir}
 }
 
@@ -112,29 +91,6 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// ruleset is what the namespace has, as nft prints it.
-func ruleset(t *testing.T) string {
-	t.Helper()
-	return run(t, "nft", "-s", "list", "ruleset")
-}
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s: -want +got (-update writes it anew)\n%s", path, diff)
-	}
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -167,7 +123,7 @@ func state(t *testing.T, backend Backend) string {
 	if backend == IPTables {
 		return saved(t)
 	}
-	return ruleset(t)
+	return golden.Ruleset(t)
 }
 
 // nothingLeft checks that neither kernel nor records hold anything of an attachment,
@@ -182,7 +138,7 @@ func nothingLeft(t *testing.T, h testHost) {
 		}
 		must(t, h.GC(network, cni.Valid{Known: true}))
 	}
-	if got := ruleset(t) + saved(t); regexp.MustCompile(`(?i)trestle|CNI-`).MatchString(got) {
+	if got := golden.Ruleset(t) + saved(t); regexp.MustCompile(`(?i)trestle|CNI-`).MatchString(got) {
 		t.Errorf("ruleset: got\n%s\nwant nothing of ours", got)
 	}
 	reserved, err := filepath.Glob(filepath.Join(h.dir, "hostports", "*"))

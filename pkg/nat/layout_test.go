@@ -1,12 +1,11 @@
 package nat
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 // TestLayout: a table that a host is known to have under a Key is not looked at again,
@@ -18,17 +17,13 @@ func TestLayout(t *testing.T) {
 	masquerade := masqueradeTable(network)
 	masquerade.Key = masqueradeLayout // without what the network asks for
 	for _, test := range []struct {
-		table        nft.Table
-		key, content string
+		table nft.Table
+		want  string
 	}{
-		{masquerade, "masquerade 2", "f7b72ef749cb06cf"},
-		{portsTable(), "ports 2", "cc58fdf1ff0d38a3"},
-		{loopbackTable(), "loopback 2", "bbd162e2cad5d8f9"},
+		{masquerade, "masquerade 2: f7b72ef749cb06cf"},
+		{portsTable(), "ports 2: cc58fdf1ff0d38a3"},
+		{loopbackTable(), "loopback 2: bbd162e2cad5d8f9"},
 	} {
-		sum := sha256.Sum256([]byte(test.table.Text()))
-		if content := hex.EncodeToString(sum[:8]); test.table.Key != test.key || content != test.content {
-			t.Errorf("got a table %q with the content %s, want %q with %s: give a changed table a new number (its constant …Layout), and put both here\n%s",
-				test.table.Key, content, test.key, test.content, test.table.Text())
-		}
+		golden.Layout(t, test.table.Key, test.table.Text(), test.want)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 func TestMasqueradeRules(t *testing.T) {
@@ -21,7 +22,7 @@ func TestMasqueradeRules(t *testing.T) {
 		both(t, name, func(t *testing.T, backend Backend) {
 			h := openHost(t, backend)
 			must(t, h.AddMasquerade(owner("blue", "c1"), m))
-			golden(t, "masquerade-"+name+"."+string(backend), state(t, backend))
+			golden.File(t, "masquerade-"+name+"."+string(backend), state(t, backend))
 			diffs, err := h.CheckMasquerade(owner("blue", "c1"), m)
 			if err != nil || len(diffs) > 0 {
 				t.Errorf("CheckMasquerade: got %v, %v, want no difference", diffs, err)

@@ -38,7 +38,15 @@ func (f family) translate(portMap string) []expr.Any {
 	return []expr.Any{
 		&expr.Lookup{SourceRegister: 1, SetName: f.name(portMap), DestRegister: 1, IsDestRegSet: true},
 		// as the kernel tells it: the end of a range of one is its beginning
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto(), RegAddrMin: 1, RegAddrMax: 1, RegProtoMin: port, RegProtoMax: port, Specified: true},
+		&expr.NAT{
+			Type:        expr.NATTypeDestNAT,
+			Family:      f.nfproto(),
+			RegAddrMin:  1,
+			RegAddrMax:  1,
+			RegProtoMin: port,
+			RegProtoMax: port,
+			Specified:   true,
+		},
 	}
 }
 

@@ -169,12 +169,20 @@ func loopbackTable() nft.Table {
 		return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set, DestRegister: 1, IsDestRegSet: true}}
 	}
 	t.Chains = []nft.Chain{
-		{Name: loopbackOutput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw}, Rules: []nft.Rule{
+		{Name: loopbackOutput, Hook: &nft.Hook{
+			Type:     nftables.ChainTypeFilter,
+			Hook:     nftables.ChainHookOutput,
+			Priority: nftables.ChainPriorityRaw,
+		}, Rules: []nft.Rule{
 			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), f.daddr(word(1)), dport(word(2)), lookup(loopbackAddresses), f.setAddress(12)),
 			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), dport(word(1)), lookup(loopbackPorts), f.setAddress(12)),
 		}},
 		// behind the translation of sources, by which the answer has the address that was asked
-		{Name: loopbackInput, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1)}, Rules: []nft.Rule{
+		{Name: loopbackInput, Hook: &nft.Hook{
+			Type:     nftables.ChainTypeFilter,
+			Hook:     nftables.ChainHookInput,
+			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1),
+		}, Rules: []nft.Rule{
 			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")),
 				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
 		}},
@@ -223,7 +231,13 @@ func lookupRules() []nft.Rule {
 func setMark() []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(^uint32(masqueradeMark)), Xor: binaryutil.NativeEndian.PutUint32(masqueradeMark)},
+		&expr.Bitwise{
+			SourceRegister: 1,
+			DestRegister:   1,
+			Len:            4,
+			Mask:           binaryutil.NativeEndian.PutUint32(^uint32(masqueradeMark)),
+			Xor:            binaryutil.NativeEndian.PutUint32(masqueradeMark),
+		},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
 	}
 }
@@ -284,7 +298,12 @@ func (p OwnedPorts) elements() []nft.Element {
 	for _, m := range p.Mappings {
 		f := familyOf(m.Container.Addr())
 		proto, host, to := []byte{m.Protocol.number()}, m.Host, m.Container
-		e := nft.Element{Set: f.name(hostPorts), Key: concat(proto, port(host)), Value: concat(to.Addr().AsSlice(), port(to)), What: "mapping " + m.String()}
+		e := nft.Element{
+			Set:   f.name(hostPorts),
+			Key:   concat(proto, port(host)),
+			Value: concat(to.Addr().AsSlice(), port(to)),
+			What:  "mapping " + m.String(),
+		}
 		if !m.anyHost() {
 			e.Set, e.Key = f.name(addressPorts), concat(proto, host.Addr().AsSlice(), port(host))
 		}
@@ -310,7 +329,11 @@ func (p OwnedPorts) markElements(f family, m Mapping) []nft.Element {
 	what := "masquerade for mapping " + m.String()
 	var elements []nft.Element
 	if p.Bridge != "" {
-		elements = append(elements, nft.Element{Set: f.name(hairpin), Key: concat(append([][]byte{ifname(p.Bridge)}, key...)...), What: what})
+		elements = append(elements, nft.Element{
+			Set:  f.name(hairpin),
+			Key:  concat(append([][]byte{ifname(p.Bridge)}, key...)...),
+			What: what,
+		})
 	}
 	if p.MasqueradeAll {
 		elements = append(elements, nft.Element{Set: f.name(all), Key: concat(key...), What: what})

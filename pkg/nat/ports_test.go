@@ -9,6 +9,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 func mapping(protocol Protocol, host, container string) Mapping {
@@ -37,13 +38,13 @@ func TestPortRules(t *testing.T) {
 			h := openHost(t, backend)
 			c1 := owner("blue", "c1")
 			must(t, h.AddPorts(c1, p))
-			golden(t, "ports-"+name+"."+string(backend), state(t, backend))
+			golden.File(t, "ports-"+name+"."+string(backend), state(t, backend))
 			diffs, err := h.CheckPorts(c1, p)
 			if err != nil || len(diffs) > 0 {
 				t.Errorf("CheckPorts: got %q, %v, want no difference", diffs, err)
 			}
 			must(t, h.AddPorts(c1, p))
-			golden(t, "ports-"+name+"."+string(backend), state(t, backend))
+			golden.File(t, "ports-"+name+"."+string(backend), state(t, backend))
 			must(t, h.Release(c1))
 			nothingLeft(t, h)
 		})

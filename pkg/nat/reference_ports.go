@@ -112,7 +112,10 @@ func (h *Host) refuseTaken(f OwnedPorts, taken referencePorts) error {
 		return err
 	}
 	if nobodys {
-		gone := reference{owner: cni.Owner{Network: taken.network, ContainerID: taken.container, IfName: firstInterface}, addresses: []netip.Addr{taken.target}}
+		gone := reference{
+			owner:     cni.Owner{Network: taken.network, ContainerID: taken.container, IfName: firstInterface},
+			addresses: []netip.Addr{taken.target},
+		}
 		h.warn("delete rules of the reference plugins for container %s: nobody has its address %s", taken.container, taken.target)
 		return gone.deleteFromNFTables(h.conn)
 	}

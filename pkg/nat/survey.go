@@ -26,6 +26,7 @@ type survey struct {
 
 	kept    []attachmentRecord
 	gone    []cni.Owner
+	taken   []string        // labels of those that had no record, and have one now
 	void    []string        // labels that nobody stands for
 	settled map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
@@ -58,14 +59,14 @@ func (h *Host) list() ([]nft.Element, error) {
 
 // survey looks, takes in what no record tells of, and judges who is gone. What the error
 // is about is left unchanged; commit is for the rest.
-func (h *Host) survey(network string, valid cni.Valid) (*survey, error) {
+func (h *Host) survey(network string, valid cni.Valid, anew bool) (*survey, error) {
 	s, unread, err := h.look(network, valid)
 	if err != nil {
 		return nil, errors.Join(unread, err)
 	}
 	errs := []error{unread}
 	if unread == nil { // whose label it may be
-		errs = append(errs, s.adopt(false))
+		errs = append(errs, s.adopt(anew))
 	}
 	return s, errors.Join(append(errs, s.judge())...)
 }
@@ -99,7 +100,8 @@ func (s *survey) adopt(anew bool) error {
 				err = s.takeIn(label, u, stands)
 			}
 		case isNetwork:
-			s.idle, void = append(s.idle, NetworkRule{Network: network}), append(void, u.chains...)
+			s.idle = append(s.idle, NetworkRule{Network: network})
+			s.void, void = append(s.void, label), append(void, u.chains...)
 		default:
 			s.isVoid(label)
 			void = append(void, u.chains...)
@@ -175,7 +177,7 @@ func (s *survey) takeIn(label string, u *unrecorded, byVouch bool) error {
 		return nil
 	}
 	rec := attachmentRecord{Stamp: stamp, Owner: owner, Value: translation{Ports: &ports, ByVouch: byVouch}}
-	s.records = append(s.records, rec)
+	s.records, s.taken = append(s.records, rec), append(s.taken, label)
 	return s.write(rec)
 }
 
@@ -264,7 +266,7 @@ func (s *survey) changes() (nft.Changes, error) {
 		return nft.Changes{}, err
 	}
 	changes := changesOf(change{want: want, unwanted: Rules{Networks: s.idle}, also: loopback})
-	if len(s.elements) > 0 { // whoever's, they are in sets that this release has another idea of
+	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
 	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.settled[e.Owner] })
@@ -272,6 +274,8 @@ func (s *survey) changes() (nft.Changes, error) {
 	changes.Create = nft.Lacking(changes.Create, s.elements)
 	return changes, nil
 }
+
+func isOfPorts(e nft.Element) bool { return e.Set != loopbackPorts && e.Set != loopbackAddresses }
 
 // commit makes it so, by one transaction; records and reservations of the gone go last.
 func (s *survey) commit() error {
@@ -330,16 +334,12 @@ func (s *survey) restoreIPTables() error {
 // leads to containers of before. It costs something only then. A runtime's list of what is
 // valid vouches, too.
 func (h *Host) heal(valid cni.Valid) error {
-	lostIPTables, err := h.lostIPTables()
-	if err != nil {
-		return err
-	}
-	lost, err := h.lostRecords()
-	if err != nil || !lost && !lostIPTables {
+	lost, err := h.isLost()
+	if err != nil || !lost {
 		return err
 	}
 	s, unread, err := h.look("", valid)
-	if err = errors.Join(unread, err); err != nil {
+	if err := errors.Join(unread, err); err != nil {
 		return err
 	}
 	known := len(s.records)
@@ -353,13 +353,23 @@ func (h *Host) heal(valid cni.Valid) error {
 	return h.noteIPTables()
 }
 
+// isLost says whether there may be something in the kernel of which no record ever told.
+func (h *Host) isLost() (bool, error) {
+	lost, err := h.lostIPTables()
+	if err != nil || lost {
+		return lost, err
+	}
+	return h.lostRecords()
+}
+
 // Restored is what Restore did, for people.
 type Restored struct {
-	Attachments int // recorded and alive
+	Networks []string // the labels of those with a record, without "/"
 	// Made are the labels of attachments whose mapped ports, and of networks
 	// (cni.NetworkLabel) whose masquerade was made again.
 	Made     []string
 	Released []string // whose container is gone
+	Taken    []string // who had no record, and a link or a lease
 	Void     []string // of whom the kernel told alone
 }
 
@@ -376,18 +386,28 @@ func (h *Host) Restore() (done Restored, err error) {
 }
 
 func (h *Host) restore() (done Restored, err error) {
-	healErr := h.heal(cni.Valid{})
-	s, err := h.survey("", cni.Valid{})
+	lost, err := h.isLost()
+	if err != nil {
+		return done, err
+	}
+	s, err := h.survey("", cni.Valid{}, lost)
 	if s == nil {
-		return done, errors.Join(healErr, err)
+		return done, err
 	}
 	done, missingErr := s.missing()
-	return done, errors.Join(healErr, err, missingErr, s.commit(), s.restoreIPTables())
+	err = errors.Join(err, missingErr, s.commit(), s.restoreIPTables())
+	if err == nil && lost {
+		err = h.noteIPTables()
+	}
+	return done, err
 }
 
 // missing says what commit and restoreIPTables are going to do.
 func (s *survey) missing() (Restored, error) {
-	done := Restored{Attachments: len(s.kept), Void: s.void}
+	done := Restored{Taken: s.taken, Void: s.void}
+	for _, rec := range s.kept {
+		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
+	}
 	for _, o := range s.gone {
 		done.Released = append(done.Released, o.String())
 	}
@@ -423,7 +443,7 @@ func (s *survey) missing() (Restored, error) {
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
 		healErr := h.heal(valid)
-		s, err := h.survey(network, valid)
+		s, err := h.survey(network, valid, false)
 		if s == nil {
 			return errors.Join(healErr, err)
 		}

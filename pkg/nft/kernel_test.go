@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -12,17 +11,9 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace runs the test's goroutine in a network namespace that nobody else has;
-// its thread ends with it.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("make a network namespace: %v", err)
-	}
-}
+	"github.com/trestle-cni/trestle/test/golden"
+)
 
 func nftCommand(t *testing.T, args ...string) string {
 	t.Helper()
@@ -88,7 +79,7 @@ func everybody(string) (bool, error) { return true, nil }
 
 // TestCommit goes through the life of a table on the kernel.
 func TestCommit(t *testing.T) {
-	inNamespace(t)
+	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
 	defer c.Close()
 	table := sample("a/")
@@ -157,7 +148,7 @@ func TestCommit(t *testing.T) {
 
 // TestShared: one element for several owners, whoever made it.
 func TestShared(t *testing.T) {
-	inNamespace(t)
+	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
 	defer c.Close()
 	table := sample()
@@ -188,7 +179,7 @@ func TestShared(t *testing.T) {
 // TestRemoveFromEarlierSet: sets of earlier releases have no expiry, and "nft -f" may
 // bring one back at any time.
 func TestRemoveFromEarlierSet(t *testing.T) {
-	inNamespace(t)
+	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
 	defer c.Close()
 	nftCommand(t, "add table inet trestle; add set inet trestle links { type ifname; }; add element inet trestle links { br0 comment \"a/\" }")

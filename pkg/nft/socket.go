@@ -46,7 +46,10 @@ func openSocket() (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket for nftables: %w", err)
 	}
-	s := &socket{fd: fd, buffer: make([]byte, 32<<10)} // the most that a dump puts into one message (netlink_dump, net/netlink/af_netlink.c)
+	s := &socket{
+		fd:     fd,
+		buffer: make([]byte, 32<<10),
+	} // the most that a dump puts into one message (netlink_dump, net/netlink/af_netlink.c)
 	// Errors come without the message that they are about: nobody reads it, and a
 	// large one would fill the buffer.
 	err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)

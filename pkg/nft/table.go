@@ -142,7 +142,11 @@ type Changes struct {
 
 // With is both changes in one.
 func (c Changes) With(other Changes) Changes {
-	both := Changes{Tables: slices.Clone(c.Tables), Create: slices.Concat(c.Create, other.Create), Remove: slices.Concat(c.Remove, other.Remove)}
+	both := Changes{
+		Tables: slices.Clone(c.Tables),
+		Create: slices.Concat(c.Create, other.Create),
+		Remove: slices.Concat(c.Remove, other.Remove),
+	}
 	for _, t := range other.Tables {
 		if !slices.ContainsFunc(both.Tables, func(has Table) bool { return has.Key == t.Key && has.String() == t.String() }) {
 			both.Tables = append(both.Tables, t)

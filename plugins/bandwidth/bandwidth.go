@@ -76,10 +76,7 @@ func name(result *cni.Result, device netlink.Link) {
 
 // del needs neither a sound configuration nor the host end.
 func del(r *cni.Request) error {
-	prev, err := r.PrevResult()
-	if err != nil {
-		prev = nil // an unreadable one says nothing of what is to be deleted
-	}
+	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
 	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
 	if err != nil {
 		return err

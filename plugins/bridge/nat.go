@@ -122,7 +122,7 @@ func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
 func (t translation) del(r *cni.Request, config bridge.Config) error {
 	var referenceErr error
 	if t.masquerade {
-		referenceErr = t.host.ReleaseReference(r.Owner, addressesOf(r))
+		referenceErr = t.host.ReleaseReference(r.Owner, translator.AddressesOf(r))
 	}
 	var also nat.Also
 	checked, err := t.spoofChecks().MayHave(r.Owner)
@@ -135,24 +135,6 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 		return err // a network without NAT needs not open a socket to hear so
 	}
 	return errors.Join(err, t.host.Release(r.Owner, also))
-}
-
-// addressesOf are the container's addresses as far as prevResult tells; DEL does
-// what it can without.
-func addressesOf(r *cni.Request) []netip.Addr {
-	prev, err := r.PrevResult()
-	if err != nil || prev == nil {
-		return nil
-	}
-	lease, err := bridge.ParseLease(prev, r.Owner.IfName)
-	if err != nil {
-		return nil
-	}
-	var addresses []netip.Addr
-	for _, a := range lease.Addresses {
-		addresses = append(addresses, a.Prefix.Addr())
-	}
-	return addresses
 }
 
 func (t translation) check(r *cni.Request, s bridge.State) error {
@@ -175,10 +157,26 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 func natStatus(r *cni.Request) error {
 	t, err := parseNAT(r)
 	defer t.close()
-	if err != nil || !t.masquerade {
+	if err != nil {
 		return err
 	}
-	return t.host.Status(t.backend)
+	var masquerade, ports error
+	if t.masquerade {
+		masquerade = t.host.Status(t.backend)
+	}
+	if mapsPorts(r) {
+		ports = t.host.PortsStatus(t.ports.Backend)
+	}
+	return errors.Join(masquerade, ports)
+}
+
+// mapsPorts says whether the runtime shall ask for mapped ports. What else it reads in
+// "capabilities" is its own business.
+func mapsPorts(r *cni.Request) bool {
+	var wire struct {
+		Capabilities map[string]any `json:"capabilities"`
+	}
+	return r.Decode(&wire) == nil && wire.Capabilities["portMappings"] == true
 }
 
 // spoofChecks are a state of their own: they are by nftables, whatever the backend, and
@@ -200,18 +198,28 @@ func spoofChecks() cni.State {
 				return err
 			}
 			conn, host := translator.Open()
-			return errors.Join(host.Status(nat.NFTables), conn.Close())
+			defer conn.Close()
+			return host.Status(nat.NFTables)
 		},
-		Restore: func() error { return byThemselves(bridge.SpoofChecks.Restore) },
+		Restore: func(done *cni.Restored) error {
+			return byThemselves(func(checks bridge.SpoofChecks) error {
+				labels, err := checks.Restore()
+				for _, label := range labels {
+					done.Add(label, cni.Made{What: "MAC checks"})
+				}
+				return err
+			})
+		},
 	}
 }
 
 // byThemselves is for who needs no NAT besides.
 func byThemselves(do func(bridge.SpoofChecks) error) error {
 	conn, _ := translator.Open()
-	return errors.Join(translator.WithSpoofChecks(conn, do), conn.Close())
+	defer conn.Close()
+	return translator.WithSpoofChecks(conn, do)
 }
 
 func (t translation) close() {
-	_ = t.conn.Close() // what it had to say of changes it has said
+	t.conn.Close()
 }

@@ -41,7 +41,7 @@ func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
 
 func add(r *cni.Request) (result types.Result, err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	rules, err := plan(r, host)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 // of.
 func del(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	warn := func(err error) { fmt.Fprintf(os.Stderr, "firewall: %s: left for GC: %v\n", r, err) }
 	found, err := host.Release(r.Owner, warn)
 	if err != nil || found {
@@ -74,7 +74,7 @@ func del(r *cni.Request) (err error) {
 
 func check(r *cni.Request) (err error) {
 	host := open()
-	defer func() { err = errors.Join(err, host.Close()) }()
+	defer host.Close()
 	rules, err := plan(r, host)
 	if err != nil {
 		return err
@@ -90,7 +90,8 @@ func validate(r *cni.Request) error {
 
 func gc(r *cni.Request, valid cni.Valid) error {
 	host := open()
-	return errors.Join(host.GC(r.Owner.Network, valid), host.Close())
+	defer host.Close()
+	return host.GC(r.Owner.Network, valid)
 }
 
 func status(r *cni.Request) error {
@@ -99,10 +100,19 @@ func status(r *cni.Request) error {
 		return err
 	}
 	host := open()
-	return errors.Join(host.Status(config), host.Close())
+	defer host.Close()
+	return host.Status(config)
 }
 
-func restore() error {
+func restore(done *cni.Restored) error {
 	host := open()
-	return errors.Join(host.Restore(), host.Close())
+	defer host.Close()
+	missing, err := host.Restore()
+	for network, n := range missing {
+		done.Add(cni.NetworkLabel(network))
+		if n > 0 {
+			done.Add(cni.NetworkLabel(network), cni.Made{What: "rules of the firewall plugin", Count: n})
+		}
+	}
+	return err
 }

@@ -133,23 +133,16 @@ func check(r *cni.Request) error {
 	if err != nil || prev == nil {
 		return err
 	}
-	have := addressesOf(prev)
+	var have []netip.Addr
+	for _, a := range cni.AddressesOf(prev, "") {
+		have = append(have, a.Addr())
+	}
 	for _, a := range held {
 		if !slices.Contains(have, a) {
 			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, show(have), show(held))
 		}
 	}
 	return checkLeased(r, have, held)
-}
-
-func addressesOf(result *cni.Result) []netip.Addr {
-	var addresses []netip.Addr
-	for _, ip := range result.IPs {
-		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-			addresses = append(addresses, a.Unmap())
-		}
-	}
-	return addresses
 }
 
 // checkLeased looks for addresses of the container that were ours to lease and

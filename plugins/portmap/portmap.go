@@ -4,7 +4,6 @@ package portmap
 
 import (
 	"errors"
-	"net/netip"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -25,7 +24,7 @@ func Plugin() cni.Plugin {
 
 func add(r *cni.Request) (result types.Result, err error) {
 	conn, host := translator.Open()
-	defer func() { err = errors.Join(err, conn.Close()) }()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return nil, err
@@ -49,26 +48,20 @@ func add(r *cni.Request) (result types.Result, err error) {
 // del asks nothing of the configuration: the record of the mappings tells all.
 // Where there is none, the reference plugin may have been here at the ADD.
 func del(r *cni.Request) error {
-	prev, err := r.PrevResult()
-	if err != nil || prev == nil {
-		prev = &cni.Result{} // DEL does what it can without
-	}
-	var addresses []netip.Addr
-	for _, a := range addressesOf(prev, r.Owner.IfName) {
-		addresses = append(addresses, a.Addr())
-	}
 	conn, host := translator.Open()
-	return errors.Join(host.ReleaseReference(r.Owner, addresses), host.ReleasePorts(r.Owner), conn.Close())
+	defer conn.Close()
+	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleasePorts(r.Owner))
 }
 
 func check(r *cni.Request) error {
 	conn, host := translator.Open()
+	defer conn.Close()
 	a, err := read(r)
 	if err != nil {
 		return err
 	}
 	diffs, err := host.Check(a)
-	return errors.Join(err, cni.Mismatches(diffs), conn.Close())
+	return errors.Join(err, cni.Mismatches(diffs))
 }
 
 func validate(r *cni.Request) error {
@@ -82,7 +75,8 @@ func status(r *cni.Request) error {
 		return err
 	}
 	conn, host := translator.Open()
-	return errors.Join(host.Status(settings.Backend), conn.Close())
+	defer conn.Close()
+	return host.PortsStatus(settings.Backend)
 }
 
 // read is what ADD and CHECK work on: which ports lead to the container that
@@ -98,35 +92,6 @@ func read(r *cni.Request) (nat.Attachment, error) {
 	if err != nil || !settings.Any() {
 		return a, err
 	}
-	*a.Ports, err = settings.For(addressesOf(prev, r.Owner.IfName), hostLinksOf(prev))
+	*a.Ports, err = settings.For(cni.AddressesOf(prev, r.Owner.IfName), cni.HostLinks(prev))
 	return a, err
-}
-
-// addressesOf are the container's addresses: those of its interface, or that
-// belong to none.
-func addressesOf(result *cni.Result, ifName string) []netip.Prefix {
-	var addresses []netip.Prefix
-	for _, ip := range result.IPs {
-		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) {
-			if in := result.Interfaces[*i]; in.Name != ifName || in.Sandbox == "" {
-				continue
-			}
-		}
-		addr, ok := netip.AddrFromSlice(ip.Address.IP)
-		bits, _ := ip.Address.Mask.Size() // of an address that the library has parsed
-		if ok {
-			addresses = append(addresses, netip.PrefixFrom(addr.Unmap(), bits))
-		}
-	}
-	return addresses
-}
-
-func hostLinksOf(result *cni.Result) []string {
-	var names []string
-	for _, link := range result.Interfaces {
-		if link.Sandbox == "" {
-			names = append(names, link.Name)
-		}
-	}
-	return names
 }

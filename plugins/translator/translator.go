@@ -5,6 +5,7 @@ package translator
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -51,14 +52,42 @@ func NAT(status func(*cni.Request) error) cni.State {
 		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
 		GC: func(r *cni.Request, valid cni.Valid) error {
 			conn, host := Open()
-			return errors.Join(host.GC(r.Owner.Network, valid), conn.Close())
+			defer conn.Close()
+			return host.GC(r.Owner.Network, valid)
 		},
-		Restore: func() error {
-			conn, host := Open()
-			_, err := host.Restore()
-			return errors.Join(err, conn.Close())
-		},
+		Restore: restore,
 	}
+}
+
+func restore(done *cni.Restored) error {
+	conn, host := Open()
+	defer conn.Close()
+	found, err := host.Restore()
+	for _, network := range found.Networks {
+		done.Add(network + "/")
+	}
+	for _, label := range found.Made {
+		switch {
+		case !strings.Contains(label, "/"):
+			done.Shared = true
+		case strings.HasSuffix(label, "/"):
+			done.Add(label, cni.Made{What: "masquerade"})
+		default:
+			done.Add(label, cni.Made{What: "mapped ports"})
+		}
+	}
+	done.Released, done.Taken, done.Void = found.Released, found.Taken, found.Void
+	return err
+}
+
+// AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
+// does what it can without.
+func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
+	prev, _ := r.PrevResult() // nil beside an error
+	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
+		addresses = append(addresses, a.Addr())
+	}
+	return addresses
 }
 
 // vouch says whether a link or a lease stands for the attachment with that label, or a

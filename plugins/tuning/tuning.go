@@ -68,13 +68,9 @@ func add(r *cni.Request) (result types.Result, err error) {
 // announce tells the neighbours of the container's addresses that they have a new
 // MAC: who talked to their last user would go on sending to that one's.
 func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
-	lease, err := bridge.ParseLease(prev, r.Owner.IfName)
-	if err != nil {
-		return err
-	}
 	link := bridge.Interface{Name: r.Owner.IfName, MAC: mac, Up: true}
-	for _, a := range lease.Addresses {
-		link.Announce = append(link.Announce, a.Prefix.Addr())
+	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
+		link.Announce = append(link.Announce, a.Addr())
 	}
 	sandbox, err := bridge.OpenSandbox(r.NetNS)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 
 	"github.com/trestle-cni/trestle/test/bench/measure"
@@ -21,6 +22,9 @@ type network struct {
 	backend   string // of masquerade and ports, for the reference plugins
 	oneExec   bool   // bridge maps the ports itself
 	alone     bool   // no other container is on the network
+	// noLinkLocal is Trestle's "ipv6LinkLocal": false.
+	noLinkLocal bool
+	reference   bool // the reference plugins serve it
 }
 
 // attachments are the tables of whole attachments.
@@ -39,35 +43,53 @@ func attachments(t host.T) []measure.Section {
 // the backends, if the network has use for one.
 func compare(t host.T, title string, n network, backends ...string) measure.Section {
 	setup := func() []measure.Variant {
-		variants := []measure.Variant{{Name: "trestle", Round: attaching(t, n, false)}}
+		n := n
+		variants := []measure.Variant{{Name: "trestle", Round: attaching(t, n)}}
+		n.reference = true
 		if len(backends) == 0 {
-			variants = append(variants, measure.Variant{Name: "reference", Round: attaching(t, n, true)})
+			variants = append(variants, measure.Variant{Name: "reference", Round: attaching(t, n)})
 		}
 		for _, backend := range backends {
 			n.backend = backend
-			variants = append(variants, measure.Variant{Name: "reference, " + backend, Round: attaching(t, n, true)})
+			variants = append(variants, measure.Variant{Name: "reference, " + backend, Round: attaching(t, n)})
 		}
 		return variants
 	}
 	return measure.Section{Title: title, Operations: []string{"ADD", "DEL"}, Setup: setup}
 }
 
+// attachment is what a runtime says of a container's interface.
+type attachment = libcni.RuntimeConf
+
 // attaching returns a round of ADD and DEL on a host of its own, where another
 // container is attached all the time: the bridge and the rules of the network
 // are there.
-func attaching(t host.T, n network, reference bool) func() ([]time.Duration, error) {
-	h := host.New(t)
+func attaching(t host.T, n network) func() ([]time.Duration, error) {
+	others := 1
+	if n.alone {
+		others = 0
+	}
+	return attachingOn(t, host.New(t), n, others)
+}
+
+// attachingOn is attaching, where so many others are attached, with a port each if the
+// network has any.
+func attachingOn(t host.T, h *host.Host, n network, others int) func() ([]time.Duration, error) {
 	list := h.Network(n.list())
-	if reference {
+	if n.reference {
 		list.Path = []string{h.Dirs().Reference}
 	}
-	watch := &stopwatch{}
-	list.Exec = watch
-	if !n.alone {
-		if _, err := list.Add(h.Container("resident").Attachment()); err != nil {
+	for i := range others {
+		other := h.Container(fmt.Sprintf("other%d", i)).Attachment()
+		if n.ports > 0 {
+			other.CapabilityArgs["portMappings"] = []map[string]any{{"hostPort": 10_000 + i, "containerPort": 80, "protocol": "tcp"}}
+		}
+		if _, err := list.Add(other); err != nil {
 			t.Fatalf("%s: %v", n.list(), err)
 		}
 	}
+	watch := &stopwatch{}
+	list.Exec = watch
 	attachment := h.Container("c1").Attachment()
 	attachment.CapabilityArgs["portMappings"] = n.portMappings()
 	return func() ([]time.Duration, error) {
@@ -130,6 +152,9 @@ func (n network) list() string {
 	capability := ""
 	if n.oneExec {
 		capability = `, "capabilities": {"portMappings": true}`
+	}
+	if n.noLinkLocal {
+		capability += `, "ipv6LinkLocal": false`
 	}
 	plugins := fmt.Sprintf(`{"type": "bridge", "bridge": "br0", "isDefaultGateway": true, "ipMasq": %t%s%s,
 		"ipam": {"type": "host-local", "ranges": [%s]}}`, n.masq, backends[0], capability, ranges)

@@ -1,8 +1,10 @@
 package main
 
 import (
-	"io"
 	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/test/host"
@@ -10,13 +12,36 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 
-// TestTables: every variant of every table works. Times are not looked at.
+// TestTables: every variant of every table works, and the page has them. Times are not
+// looked at.
 func TestTables(t *testing.T) {
-	for _, section := range sections(t) {
-		t.Run(section.Title, func(t *testing.T) {
-			if err := section.Run(1, io.Discard); err != nil {
-				t.Error(err)
-			}
-		})
+	tiny := size{rounds: 1, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9}, mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20}
+	page := newPage("tiny")
+	for _, c := range chapters() {
+		page.chapter(c.title)
+		for i := range c.sections(t, tiny) {
+			page.add(c.measure(t, tiny, i, ""))
+		}
+	}
+	counted, err := counts(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page.counts(counted)
+	dir := t.TempDir()
+	if err := page.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "benchmarks.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, match := range regexp.MustCompile(`\]\((benchmarks/[^)]*)\)`).FindAllStringSubmatch(string(text), -1) {
+		if _, err := os.Stat(filepath.Join(dir, match[1])); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := strings.Count(string(text), "\n### "); got != len(page.charts) || got < 10 {
+		t.Errorf("got %d tables and %d pictures:\n%s", got, len(page.charts), text)
 	}
 }

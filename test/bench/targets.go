@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
-	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/test/bench/measure"
@@ -15,42 +13,32 @@ import (
 
 // targets are the tables that the design's figures are read from: each beside what no
 // plugin can do without, processes that do nothing and the kernel's own deletion.
-func targets(t host.T) []measure.Section {
+func targets(t host.T, _ size) []measure.Section {
 	one := network{masq: true, ports: 1, oneExec: true}
 	chain := network{masq: true, ports: 1}
-	peer := network{masq: true, ports: 1, backend: "nftables"}
+	peer := network{masq: true, ports: 1, backend: "nftables", reference: true}
 	with := func(n network, edit func(*network)) network {
 		edit(&n)
 		return n
 	}
 	addDel := []string{"ADD", "DEL"}
-	variant := func(name string, n network, reference bool) measure.Variant {
-		return measure.Variant{Name: name, Round: attaching(t, n, reference)}
+	like := func(name string, n network) measure.Variant {
+		return measure.Variant{Name: name, Round: attaching(t, n)}
 	}
 	return []measure.Section{
-		{Title: "target: one exec, 1 port", Operations: addDel, Setup: func() []measure.Variant {
-			return []measure.Variant{{Name: "1 empty exec; RTM_DELLINK", Round: floor(t, 1)}, variant("trestle, bridge alone", one, false), variant("reference, nftables", peer, true)}
+		{Title: "One process, 1 port", Operations: addDel, Setup: func() []measure.Variant {
+			return []measure.Variant{{Name: "1 empty exec; RTM_DELLINK", Round: floor(t, 1)}, like("trestle, bridge alone", one), like("reference, nftables", peer)}
 		}},
-		{Title: "target: chain, 1 port", Operations: addDel, Setup: func() []measure.Variant {
-			return []measure.Variant{{Name: "2 empty execs; RTM_DELLINK", Round: floor(t, 2)}, variant("trestle, bridge, portmap", chain, false), variant("reference, nftables", peer, true)}
+		{Title: "A chain of bridge and portmap, 1 port", Operations: addDel, Setup: func() []measure.Variant {
+			return []measure.Variant{{Name: "2 empty execs; RTM_DELLINK", Round: floor(t, 2)}, like("trestle, bridge, portmap", chain), like("reference, nftables", peer)}
 		}},
-		{Title: "target: which container", Operations: addDel, Setup: func() []measure.Variant {
+		{Title: "Which container", Operations: addDel, Setup: func() []measure.Variant {
 			return []measure.Variant{
-				variant("one of several", one, false),
-				variant("the only one", with(one, func(n *network) { n.alone = true }), false),
-				variant("dual-stack", with(one, func(n *network) { n.dualStack = true }), false),
-				variant("10 ports", with(one, func(n *network) { n.ports = 10 }), false),
+				like("one of several", one),
+				like("the only one", with(one, func(n *network) { n.alone = true })),
+				like("dual-stack", with(one, func(n *network) { n.dualStack = true })),
+				like("10 ports", with(one, func(n *network) { n.ports = 10 })),
 			}
-		}},
-		{Title: "target: 100 at once, 1 port", Operations: addDel, Rounds: 3, Setup: func() []measure.Variant {
-			return []measure.Variant{
-				{Name: "trestle, bridge alone", Round: crowd(t, one, false)},
-				{Name: "trestle, bridge, portmap", Round: crowd(t, chain, false)},
-				{Name: "reference, nftables", Round: crowd(t, peer, true)},
-			}
-		}},
-		{Title: "target: GC", Operations: []string{"GC"}, Rounds: 10, Setup: func() []measure.Variant {
-			return []measure.Variant{{Name: "beside 1", Round: collecting(t, one, 1)}, {Name: "beside 1,000", Round: collecting(t, one, 1000)}}
 		}},
 	}
 }
@@ -84,57 +72,6 @@ func floor(t host.T, execs int) func() ([]time.Duration, error) {
 			return err
 		})
 		return []time.Duration{add, del}, err
-	}
-}
-
-// crowd is a round of a hundred ADDs at once, until all are done, and then of as many
-// DELs.
-func crowd(t host.T, n network, reference bool) func() ([]time.Duration, error) {
-	const size = 100
-	h := host.New(t)
-	list := h.Network(n.list())
-	if reference {
-		list.Path = []string{h.Dirs().Reference}
-	}
-	if _, err := list.Add(h.Container("resident").Attachment()); err != nil {
-		t.Fatalf("%s: %v", n.list(), err)
-	}
-	var all []*libcni.RuntimeConf
-	for i := range size {
-		a := h.Container(fmt.Sprintf("c%d", i)).Attachment()
-		a.CapabilityArgs["portMappings"] = []map[string]any{{"hostPort": 8000 + i, "containerPort": 80, "protocol": "tcp"}}
-		all = append(all, a)
-	}
-	together := func(do func(*libcni.RuntimeConf) error) (time.Duration, error) {
-		var wait sync.WaitGroup
-		failed := make([]error, size)
-		began := time.Now()
-		for i, a := range all {
-			wait.Go(func() { failed[i] = do(a) })
-		}
-		wait.Wait()
-		took := time.Since(began)
-		for _, err := range failed {
-			if err != nil {
-				return 0, err
-			}
-		}
-		return took, nil
-	}
-	return func() ([]time.Duration, error) {
-		add, err := together(func(a *libcni.RuntimeConf) error {
-			_, err := list.Add(a)
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("ADD: %w", err)
-		}
-		time.Sleep(measure.Pause)
-		del, err := together(list.Del)
-		if err != nil {
-			return nil, fmt.Errorf("DEL: %w", err)
-		}
-		return []time.Duration{add, del}, nil
 	}
 }
 

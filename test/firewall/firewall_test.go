@@ -226,36 +226,67 @@ func (w walled) leftNothing() {
 	}
 }
 
-// TestFirewallRunsNoProgram where nobody uses iptables.
+// TestFirewallRunsNoProgram but iptables-restore, once for each family, where nobody has
+// made iptables' table yet, so that it lets the container through when it begins to drop.
 func TestFirewallRunsNoProgram(t *testing.T) {
 	t.Parallel()
 	w := newWalled(t)
 	c := w.container(1, 5)
 	w.add(w.network(1, `"backend": "nftables"`), c)
 	before := w.Dump()
-	for _, keys := range []string{`"backend": ""`, `"backend": "nftables"`, `"ingressPolicy": "same-bridge"`, `"ingressPolicy": "isolated"`, `"ingressPolicy": "published", "internal": true`} {
+	programs := func(command, keys string) string {
+		t.Helper()
+		call := w.call(c, command, keys)
+		call.Strace = &host.Strace{}
+		answer := w.Exec(call)
+		if err := answer.Err(); err != nil {
+			t.Fatalf("%s %s: %v", command, keys, err)
+		}
+		if command == "ADD" && strings.TrimSpace(answer.Stdout) != firewallPrevResult(c) {
+			t.Errorf("%s: got %s, want prevResult", keys, answer.Stdout)
+		}
+		var names []string
+		for _, program := range answer.Trace.Execs[1:] { // behind the plugin
+			names = append(names, filepath.Base(program))
+		}
+		return strings.Join(names, " ")
+	}
+	for i, keys := range []string{
+		`"backend": "nftables"`, `"backend": "nftables", "ingressPolicy": "isolated"`,
+		`"backend": ""`, `"ingressPolicy": "same-bridge"`, `"ingressPolicy": "isolated"`, `"ingressPolicy": "published", "internal": true`,
+	} {
 		for _, command := range []string{"ADD", "CHECK", "DEL", "DEL"} {
-			call := w.call(c, command, keys)
-			call.Strace = &host.Strace{}
-			answer := w.Exec(call)
-			if err := answer.Err(); err != nil {
-				t.Fatalf("%s %s: %v", command, keys, err)
+			want := ""
+			if i == 2 && command == "ADD" {
+				want = "iptables-nft-restore ip6tables-nft-restore"
 			}
-			if len(answer.Trace.Execs) != 1 {
-				t.Errorf("%s %s: got programs %q, want the plugin alone", command, keys, answer.Trace.Execs)
+			if got := programs(command, keys); got != want {
+				t.Errorf("%s %s: got programs %q, want %q", command, keys, got, want)
 			}
-			if command == "ADD" && strings.TrimSpace(answer.Stdout) != firewallPrevResult(c) {
-				t.Errorf("%s: got %s, want prevResult", keys, answer.Stdout)
-			}
+		}
+		if i < 2 {
+			w.assertFirewall(before)
+		}
+	}
+	w.takeIdleChains()
+	w.MustRun("sh", "-ec", "nft delete table ip filter; nft delete table ip6 filter")
+	w.assertFirewall(before)
+	never := w.call(c, "ADD", `"backend": "nftables"`) // which leaves no record either
+	never.ContainerID = "never"
+	w.Must(never)
+	w.assertFirewall(before)
+
+	// the kernel cannot make the table, or nobody has the programs: nothing drops by them
+	w.MustRun("sh", "-ec", `mkdir /run/unable; for p in iptables ip6tables; do ln -s /bin/false /run/unable/$p-nft-restore; done`)
+	before = w.Dump()
+	for _, path := range []string{"/run/unable:/usr/sbin:/usr/bin", "/nowhere"} {
+		for _, command := range []string{"ADD", "CHECK", "DEL"} {
+			call := w.call(c, command, "")
+			call.Env = []string{"PATH=" + path}
+			w.Must(call)
 		}
 		w.assertFirewall(before)
 	}
-	call := w.call(c, "ADD", `"backend": "nftables"`) // which leaves no record either
-	call.ContainerID = "never"
-	if err := w.Exec(call).Err(); err != nil {
-		t.Fatal(err)
-	}
-	w.assertFirewall(before)
 }
 
 // firewallPrevResult is what bridge answered for a container, as far as the
@@ -501,7 +532,7 @@ func TestFirewallCheck(t *testing.T) {
 		{"lost jump", "iptables -D FORWARD 1", "-j CNI-FORWARD"},
 		{"lost rule", "iptables -D CNI-FORWARD -s 10.1.0.5/32 -j ACCEPT", "-s 10.1.0.5/32 -j ACCEPT"},
 		{"lost record", "rm -r /run/trestle/firewall", "record of the firewall's rules"},
-		{"a policy that came later", "ip6tables -P FORWARD DROP", "of ip6tables"},
+		{"a table that came later", "ip6tables-legacy -P FORWARD DROP", "of ip6tables-legacy"},
 	} {
 		w.MustRun("sh", "-ec", test.change)
 		err := call("CHECK")
@@ -520,7 +551,7 @@ func TestFirewallCheck(t *testing.T) {
 func TestFirewallRestore(t *testing.T) {
 	t.Parallel()
 	w := newWalled(t)
-	w.MustRun("iptables", "-P", "FORWARD", "DROP")
+	w.MustRun("sh", "-ec", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP") // first in the dump
 	c := w.container(1, 5)
 	w.add(w.network(1, ""), c)
 	if err := w.Exec(w.call(c, "ADD", `"ingressPolicy": "isolated"`)).Err(); err != nil {
@@ -684,8 +715,8 @@ func TestFirewallSaysWhy(t *testing.T) {
 	without.Config += "}"
 	macvlan := w.call(c, "ADD", `"ingressPolicy": "same-bridge"`)
 	macvlan.Config = strings.Replace(macvlan.Config, `{"name": "br1"}, {"name": "veth1"}, `, "", 1)
-	lost := w.call(c, "STATUS", `"backend": "iptables"`)
-	lost.Env = []string{"PATH=/nowhere"}
+	lost, chosen := w.call(c, "STATUS", `"backend": "iptables"`), w.call(c, "STATUS", `"iptablesAdminChainName": "X"`)
+	lost.Env, chosen.Env = []string{"PATH=/nowhere"}, []string{"PATH=/nowhere"}
 	for _, test := range []struct {
 		name string
 		call host.Call
@@ -699,6 +730,7 @@ func TestFirewallSaysWhy(t *testing.T) {
 		{"no firewalld", w.call(c, "ADD", `"backend": "firewalld"`), 2, `backend: "firewalld" is asked for, but firewalld does not run`},
 		{"STATUS without firewalld", w.call(c, "STATUS", `"backend": "firewalld"`), 50, "firewalld does not run"},
 		{"STATUS without iptables", lost, 50, "iptables"},
+		{"STATUS without iptables, but with a chain of it", chosen, 50, "iptables"},
 		{"STATUS", w.call(c, "STATUS", `"ingressPolicy": "shut"`), 7, "shut"},
 	} {
 		err := w.Exec(test.call).Err()
@@ -719,12 +751,39 @@ func TestFirewallSaysWhy(t *testing.T) {
 	}
 }
 
+// TestFirewallStatus: where nobody asked for iptables, it is tested if an ADD would take it.
+func TestFirewallStatus(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	c := w.container(1, 5)
+	w.MustRun("sh", "-ec", `mkdir /run/broken; cd /run/broken
+		for p in iptables ip6tables; do for s in -nft -nft-save -nft-restore; do ln -s /bin/false $p$s; done; done`)
+	for _, step := range []struct {
+		prepare, keys string
+		code          uint
+	}{
+		{"true", "", 0}, // no table: nothing drops
+		{"ip6tables -P FORWARD DROP", `"backend": "nftables"`, 0},
+		{"true", "", 50},
+	} {
+		w.MustRun("sh", "-ec", step.prepare)
+		status := w.call(c, "STATUS", step.keys)
+		if err := w.Exec(status).Err(); err != nil {
+			t.Errorf("STATUS, %s: %v", step.prepare, err)
+		}
+		status.Env = []string{"PATH=/run/broken:/usr/sbin:/usr/bin"}
+		if err := w.Exec(status).Err(); host.CodeOf(err) != step.code || err != nil && !strings.Contains(err.Error(), "ip6tables-nft-save") {
+			t.Errorf("STATUS with broken programs, %s, %s: got %v, want code %d", step.prepare, step.keys, err, step.code)
+		}
+	}
+}
+
 // TestFirewallRuleset is what an administrator sees.
 func TestFirewallRuleset(t *testing.T) {
 	t.Parallel()
 	w := newWalled(t)
 	w.MustRun("sh", "-ec", "ip link add br1 type bridge; ip link add veth1 type veth peer name veth2; ip link set veth1 master br1")
-	if err := w.Exec(w.call(w.container(1, 5), "ADD", `"ingressPolicy": "isolated"`)).Err(); err != nil {
+	if err := w.Exec(w.call(w.container(1, 5), "ADD", `"backend": "nftables", "ingressPolicy": "isolated"`)).Err(); err != nil {
 		t.Fatal(err)
 	}
 	const want = `table inet trestle {

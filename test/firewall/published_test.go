@@ -184,8 +184,8 @@ func TestFirewallPublishedGC(t *testing.T) {
 	w := newWalled(t)
 	w.plugged()
 	a, b := w.container(1, 5), w.container(1, 6)
-	const keys = `"ingressPolicy": "published", "internal": true`
-	w.Must(w.call(a, "ADD", keys), w.call(b, "ADD", `"ingressPolicy": "same-bridge"`))
+	const keys, other = `"backend": "nftables", "ingressPolicy": "published", "internal": true`, `"backend": "nftables", "ingressPolicy": "same-bridge"`
+	w.Must(w.call(a, "ADD", keys), w.call(b, "ADD", other))
 	same := []string{"br1 comment n1/", "br1 . br1 comment n1/"}
 	all := append(append([]string{}, same...), "br1 comment n1/", "br1 comment n1/", "br1 . br1 comment n1/", "br1 . br1 comment n1/")
 	w.expectElements("attached", all...)
@@ -198,7 +198,7 @@ func TestFirewallPublishedGC(t *testing.T) {
 	w.Must(w.gc(a, b), w.call(a, "CHECK", keys))
 	w.Must(w.gc(b))
 	w.expectElements("GC that keeps one", same...)
-	w.Must(w.call(b, "CHECK", `"ingressPolicy": "same-bridge"`), w.gc())
+	w.Must(w.call(b, "CHECK", other), w.gc())
 	if got := w.MustRun("nft", "list", "ruleset"); got != "" {
 		t.Errorf("got %s, want idle tables gone", got)
 	}

@@ -1,6 +1,7 @@
 package fuzz
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -37,7 +38,7 @@ func FuzzFile(f *testing.F) {
 			if prev != "" {
 				config["prevResult"] = rawJSON(prev)
 			}
-			answer := p.Exec(p.c.Call("ADD", config["type"].(string), mustJSON(config)))
+			answer := p.Exec(p.c.Call("ADD", fmt.Sprint(config["type"]), mustJSON(config)))
 			if err := answer.Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -47,18 +48,18 @@ func FuzzFile(f *testing.F) {
 		slices.Reverse(configs)
 		for _, config := range configs {
 			config["prevResult"] = rawJSON(prev)
-			p.call(t, "CHECK", config["type"].(string), mustJSON(config), "")
+			p.call(t, "CHECK", fmt.Sprint(config["type"]), mustJSON(config), "")
 		}
 		p.trestle(t, "restore")
 		for _, config := range configs {
-			if !p.call(t, "DEL", config["type"].(string), mustJSON(config), "") {
+			if !p.call(t, "DEL", fmt.Sprint(config["type"]), mustJSON(config), "") {
 				t.Errorf("DEL by %s fails, where %s holds %q", config["type"], path, data)
 			}
 		}
 		for _, config := range configs {
 			delete(config, "prevResult")
 			config["cni.dev/valid-attachments"] = []any{}
-			if !p.exec(t, host.Call{Plugin: config["type"].(string), Command: "GC", Config: mustJSON(config), Path: p.Dirs().Trestle}) {
+			if !p.exec(t, host.Call{Plugin: fmt.Sprint(config["type"]), Command: "GC", Config: mustJSON(config), Path: p.Dirs().Trestle}) {
 				t.Errorf("GC by %s fails, where %s holds %q", config["type"], path, data)
 			}
 		}

@@ -75,7 +75,10 @@ func FuzzPlugin(f *testing.F) {
 
 // nasty is what may stand where something else is expected.
 var nasty = []any{
-	nil, []any{nil}, object{}, "", " ", "..", "../../x", "x/y", "/", "/dev/null", "/run/netns/c1", "/proc/self/ns/net", "\u0000", "\n", "\"", "é", strings.Repeat("a", 300),
+	nil,
+	[]any{nil},
+	object{},
+	"", " ", "..", "../../x", "x/y", "/", "/dev/null", "/run/netns/c1", "/proc/self/ns/net", "\u0000", "\n", "\"", "é", strings.Repeat("a", 300),
 	-1, 0, 1, 65535, 65536, 4294967295, 1e300, 0.5, true, false, "0.0.0.0", "::", "0.0.0.0/0", "::/0", "10.9.0.1/32", "10.9.0.255/24", "255.255.255.255", "224.0.0.1", "fe80::1%eth0",
 	"127.0.0.1", "::1", "::ffff:10.9.0.7", "10.9.0.7/24", "fd09::/64", "tcp", "sctp", "host-local", "static", "bridge", "lo", "eth0", "uplink0", "br0", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00",
 	"0.1.0", "0.2.0", "1.0.0", "iptables", "firewalld", "auto", "isolated",

@@ -1,7 +1,6 @@
 package portmap
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -47,8 +46,8 @@ func TestNATMasquerade(t *testing.T) {
 					conn, h := translator.Open()
 					var undo cni.Undo
 					owner := cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}
-					err := h.Add(nat.Attachment{Owner: owner, Masquerade: &tt.policy, MasqueradeBackend: nat.Backend(backend)}, &undo)
-					return errors.Join(err, conn.Close())
+					defer conn.Close()
+					return h.Add(nat.Attachment{Owner: owner, Masquerade: &tt.policy, MasqueradeBackend: nat.Backend(backend)}, &undo)
 				})
 				if err != nil {
 					t.Fatal(err)

@@ -2,6 +2,7 @@ package portmap
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -130,5 +131,27 @@ func (u upgradeNet) use(t *testing.T, use string, stays, goes *libcni.RuntimeCon
 	}
 	if err != nil {
 		t.Errorf("%s: %v", use, err)
+	}
+}
+
+// TestNATUpgradeOnce: the first use brings what the build before made in nftables to this
+// one's layout, the elements included, by one transaction: no packet meets half of it.
+func TestNATUpgradeOnce(t *testing.T) {
+	t.Parallel()
+	u := newUpgradeNet(t, "nftables")
+	if u.Dirs().Previous == "" {
+		t.Skip("TRESTLE_PREVIOUS is not set: make previous")
+	}
+	u.Path = []string{u.Dirs().Previous}
+	for i := range 3 {
+		if _, err := u.Add(u.attachment(u.Container(fmt.Sprint("c", i)), 8080+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []int{1, 0} { // the second finds nothing to do
+		_, trace, err := u.Trace(host.Strace{Syscalls: "sendto"}, host.Command{Args: []string{filepath.Join(u.Dirs().Trestle, "trestle"), "restore"}})
+		if got := strings.Count(trace.Text, "NFNL_MSG_BATCH_BEGIN"); err != nil || got != want {
+			t.Errorf("got %d transactions, %v, want %d\n%s", got, err, want, trace.Text)
+		}
 	}
 }

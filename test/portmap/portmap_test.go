@@ -309,3 +309,34 @@ func TestPortmapGCAndStatus(t *testing.T) {
 		t.Errorf("STATUS without iptables: got %v, want code 50", err)
 	}
 }
+
+// TestPortmapStatusOfAuto: what an ADD would take is tested, though the configuration does
+// not name it.
+func TestPortmapStatusOfAuto(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	n.MustRun("sh", "-ec", `mkdir /run/broken; cd /run/broken; for s in '' -save -restore; do ln -s /bin/false iptables$s; done`)
+	bridge := host.BridgeConfig(object{"capabilities": object{"portMappings": true}, "ipMasq": false, "ipam": nil})
+	without := host.BridgeConfig(object{"ipMasq": false, "ipam": nil})
+	for _, step := range []struct {
+		name, prepare, plugin, config string
+		code                          uint
+	}{
+		{"nftables", "true", "portmap", natConfig("blue", "", "", ""), 0},
+		{"nftables, by bridge", "true", "bridge", bridge, 0},
+		{"nerdctl", "true", "portmap", natConfig("blue", `"nerdctlID": "x"`, "", ""), 50},
+		{"kube-proxy by IPVS", "ip link add kube-ipvs0 type bridge", "portmap", natConfig("blue", "", "", ""), 50},
+		{"kube-proxy by IPVS, by bridge", "true", "bridge", bridge, 50},
+		{"no ports", "true", "bridge", without, 0},
+	} {
+		n.MustRun("sh", "-ec", step.prepare)
+		status := host.Call{Plugin: step.plugin, Command: "STATUS", Config: step.config}
+		if err := n.Exec(status).Err(); err != nil {
+			t.Errorf("%s: %v", step.name, err)
+		}
+		status.Env = []string{"PATH=/run/broken:/usr/sbin:/usr/bin"}
+		if err := n.Exec(status).Err(); host.CodeOf(err) != step.code || err != nil && !strings.Contains(err.Error(), "iptables") {
+			t.Errorf("%s, iptables being broken: got %v, want code %d", step.name, err, step.code)
+		}
+	}
+}

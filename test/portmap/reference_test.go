@@ -1,7 +1,6 @@
 package portmap
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -89,7 +88,8 @@ func TestMasqueradeAfterTheReference(t *testing.T) {
 			}
 			err := h.Do(func() error {
 				conn, n := translator.Open()
-				return errors.Join(n.ReleaseReference(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, nil), conn.Close())
+				defer conn.Close()
+				return n.ReleaseReference(cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"}, nil)
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -2,6 +2,7 @@ package portmap
 
 import (
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -38,5 +39,44 @@ func TestRestore(t *testing.T) {
 	}
 	if err := c.Ping(host.OutsideIPv4.Addr()); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRestoreTells: what was made again, network by network; of what nobody stands for;
+// and, where nothing was missing, that.
+func TestRestoreTells(t *testing.T) {
+	t.Parallel()
+	for _, backend := range host.NATBackends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			h := host.NewRouting(t)
+			h.Container("c1").MustAdd(host.BridgeConfig(object{
+				"name": "blue", "ipMasqBackend": backend, "macspoofchk": true,
+				"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}},
+			}))
+			h.Container("c2").MustAdd(host.BridgeConfig(object{"name": "red", "bridge": "br1", "ipMasqBackend": backend, "ipam": host.Leases("10.8.0.0/24")}))
+			flush := "nft flush ruleset"
+			for _, tt := range []struct {
+				lost string
+				want []string
+			}{
+				{"true", []string{"nothing was missing (2 networks with records)\n"}},
+				{flush, []string{"blue: made again masquerade; mapped ports of c1/eth0; MAC checks of c1/eth0\n", "red: made again masquerade\n"}},
+				{"true", []string{"nothing was missing (2 networks with records)\n"}},
+				{"rm -r /run/trestle/translations/blue", []string{"blue/c1/eth0: had no record any more, and is alive"}},
+				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"blue/c1/eth0: nobody has it"}},
+			} {
+				h.MustRun("sh", "-ec", tt.lost)
+				got := h.MustRun(filepath.Join(h.Dirs().Trestle, "trestle"), "restore")
+				for _, want := range tt.want {
+					if !strings.Contains(got, want) {
+						t.Errorf("after %s: got\n%swant %q", tt.lost, got, want)
+					}
+				}
+			}
+			if left := h.MustRun("sh", "-c", "nft list table inet trestle | grep -F blue/c1; iptables-save -t nat | grep -F blue/c1; ls /run/trestle/hostports; true"); left != "" {
+				t.Errorf("restore left of a container that is gone\n%s", left)
+			}
+		})
 	}
 }

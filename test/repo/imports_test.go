@@ -27,11 +27,15 @@ var rooms = map[string]struct {
 	rooms []string
 }{
 	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
-	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
+	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network", "cmd/trestle/programs", "cmd/trestle/rules"}},
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
 	"cmd/trestle/network":   {true, nil},
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
+	"cmd/trestle/programs":  {false, nil},
+	"cmd/trestle/rules":     {true, nil},
+	"cmd/trestle/sandbox":   {true, nil},
 	"cmd/trestle/ui":        {false, nil},
+	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
 
 // TestImportTable holds the walls of the house (docs/architecture.md): what is

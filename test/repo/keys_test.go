@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -12,10 +11,9 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/registry"
+	"github.com/trestle-cni/trestle/test/golden"
 	"github.com/trestle-cni/trestle/test/host"
 )
-
-var update = flag.Bool("update", false, "write the tables of keys anew into the pages")
 
 // keyTable is a table of keys in a page, between two remarks that its readers do not
 // see: those of a plugin, or of these only those that are named, or without another's.
@@ -38,7 +36,7 @@ func TestPagesHaveTheKeys(t *testing.T) {
 		if want == text {
 			continue
 		}
-		if *update {
+		if *golden.Update {
 			if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
 				t.Fatal(err)
 			}

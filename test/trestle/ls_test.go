@@ -106,6 +106,19 @@ func TestLs(t *testing.T) {
 	h.AssertUnchanged(before)
 }
 
+// TestLsWatch: looks again and again, with traffic by the second, until it is interrupted,
+// which is no failure.
+func TestLsWatch(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	script := `out=$(mktemp); "$0" ls --watch --interval 100ms --json >$out & pid=$!; for i in $(seq 300); do [ $(grep -c rxBytesPerSecond $out) -ge 4 ] && break; sleep 0.1; done; kill -INT $pid; wait $pid; echo status $?; cat $out; rm $out`
+	got := h.MustRun("bash", "-c", script, h.Dirs().Trestle+"/trestle")
+	if !strings.HasPrefix(got, "status 0\n") || strings.Count(got, `"container": "web"`) < 2 {
+		t.Errorf("got %s, want at least two rounds and status 0", got)
+	}
+	refused(t, h, []string{"--interval", "1ms"}, "ls", "--watch", "--interval", "1ms")
+}
+
 // TestPorts: a line for each port and family, in order.
 func TestPorts(t *testing.T) {
 	t.Parallel()

@@ -118,6 +118,18 @@ func CheckContainer(name string) error {
 	return nil
 }
 
+// Knows says what is wrong where there is no network of that name.
+func (r Runtime) Knows(name string) error {
+	_, _, err := r.list(name)
+	return err
+}
+
+// Publishes says whether a network's plugins publish ports.
+func (r Runtime) Publishes(name string) bool {
+	_, facts, err := r.list(name)
+	return err == nil && facts.Ports
+}
+
 // check is for what is wrong by itself.
 func (w Wish) check() error {
 	if err := CheckContainer(w.Container); err != nil {

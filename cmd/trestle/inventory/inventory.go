@@ -148,6 +148,20 @@ type Attachment struct {
 	Evidence Evidence `json:"evidence"`
 }
 
+// Called is what people call the container: its pod, its name, or the beginning of its
+// id, where that is as long as runtimes make them (64 hex digits).
+func (a Attachment) Called() string {
+	switch {
+	case a.Pod != "":
+		return a.Pod
+	case a.Name != "":
+		return a.Name
+	case len(a.Container) == 64:
+		return a.Container[:12]
+	}
+	return a.Container
+}
+
 // Evidence is where an attachment was found. One that is alive and whole has all that
 // its network's plugins make.
 type Evidence struct {

@@ -92,7 +92,12 @@ func (t *taking) routes(names map[int]string) error {
 				}
 			}
 			gateway, _ := netip.AddrFromSlice(r.Gw) // none: the zero Addr
-			t.snapshot.Routes = append(t.snapshot.Routes, Route{To: to, Gateway: gateway.Unmap(), Link: names[r.LinkIndex], Metric: r.Priority})
+			t.snapshot.Routes = append(t.snapshot.Routes, Route{
+				To:      to,
+				Gateway: gateway.Unmap(),
+				Link:    names[r.LinkIndex],
+				Metric:  r.Priority,
+			})
 		}
 	}
 	return nil

@@ -204,7 +204,12 @@ func (t *taking) records() {
 			a.Ports = nil // those of the cache are only what was asked for
 		}
 		for _, m := range r.Mappings {
-			a.Ports = append(a.Ports, Port{Protocol: string(m.Protocol), Host: m.Host, Container: m.Container, Backend: string(r.PortBackend)})
+			a.Ports = append(a.Ports, Port{
+				Protocol:  string(m.Protocol),
+				Host:      m.Host,
+				Container: m.Container,
+				Backend:   string(r.PortBackend),
+			})
 		}
 	}
 }
@@ -232,7 +237,7 @@ func (t *taking) elements() {
 			t.snapshot.Elements = append(t.snapshot.Elements, Element{Table: table.String(), Set: e.Set, Owner: e.Owner})
 		}
 	}
-	t.problem(conn.Close())
+	conn.Close()
 }
 
 // addAddress adds one that is not there yet.

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -9,12 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden lists anew")
 
 func wish(change func(*Wish)) Wish {
 	w := Wish{Name: "web", Driver: "bridge", Ingress: Published}
@@ -114,19 +110,7 @@ func TestConfig(t *testing.T) {
 		if err := Check(got); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
-		path := filepath.Join("testdata", file+".conflist")
-		if *update {
-			if err := os.WriteFile(path, got, 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), string(got)); diff != "" {
-			t.Errorf("%s (-want +got; -update writes the file):\n%s", path, diff)
-		}
+		golden.File(t, file+".conflist", string(got))
 	}
 }
 

@@ -81,7 +81,12 @@ func (p Plan) Config(created time.Time) ([]byte, error) {
 		}
 		bridge.IPAM.Ranges = append(bridge.IPAM.Ranges, []wireRange{r})
 	}
-	list := wireList{CNIVersion: cniVersion, Name: p.Name, Trestle: Mark{created.UTC().Truncate(time.Second), p.Labels}, Plugins: []any{bridge}}
+	list := wireList{
+		CNIVersion: cniVersion,
+		Name:       p.Name,
+		Trestle:    Mark{created.UTC().Truncate(time.Second), p.Labels},
+		Plugins:    []any{bridge},
+	}
 	if !p.Internal {
 		list.Plugins = append(list.Plugins, wirePortmap{"portmap", map[string]bool{"portMappings": true}})
 	}

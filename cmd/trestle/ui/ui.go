@@ -62,6 +62,14 @@ func (p *Printer) Printf(format string, args ...any) { fmt.Fprintf(p.Out, format
 // Notef writes a remark, which is no part of the answer.
 func (p *Printer) Notef(format string, args ...any) { fmt.Fprintf(p.Err, format+"\n", args...) }
 
+// Screen begins a view that takes the place of the one before it; where there is no
+// terminal it comes after it.
+func (p *Printer) Screen() {
+	if p.Width > 0 && !p.JSON {
+		p.Printf("\x1b[H\x1b[2J")
+	}
+}
+
 // Tone is what a colour says.
 type Tone int
 

@@ -6,16 +6,16 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 )
 
 // Section is one table: variants of the same operations.
 type Section struct {
 	Title string
+	Note  string // what else a reader must know
 	// Operations name what a round of each variant times, in order ("ADD", "DEL").
 	Operations []string
-	// Rounds is how often it is done where that is not for the caller to say: it takes long.
+	// Rounds is how often it is done at the most, where it takes long.
 	Rounds int
 	// Setup prepares the variants. The ratio column compares with the first.
 	Setup func() []Variant
@@ -33,11 +33,21 @@ type Variant struct {
 // (RCU grace periods, the freeing of namespaces).
 const Pause = 25 * time.Millisecond
 
-// Run goes through the rounds, after one that does not count, and writes the table.
+// Run measures, and writes the table as text.
 func (s Section) Run(rounds int, to io.Writer) error {
+	table, err := s.Measure(rounds)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(to, table.Text())
+	return err
+}
+
+// Measure goes through the rounds, after one that does not count.
+func (s Section) Measure(rounds int) (Table, error) {
 	variants := s.Setup()
 	if s.Rounds > 0 {
-		rounds = s.Rounds
+		rounds = min(rounds, s.Rounds)
 	}
 	samples := make([][][]time.Duration, len(variants)) // by variant and operation
 	for round := range rounds + 1 {
@@ -45,7 +55,7 @@ func (s Section) Run(rounds int, to io.Writer) error {
 			time.Sleep(Pause)
 			took, err := variant.Round()
 			if err != nil {
-				return fmt.Errorf("%s: %s: %w", s.Title, variant.Name, err)
+				return Table{}, fmt.Errorf("%s: %s: %w", s.Title, variant.Name, err)
 			}
 			if round == 0 {
 				samples[i] = make([][]time.Duration, len(took))
@@ -56,28 +66,15 @@ func (s Section) Run(rounds int, to io.Writer) error {
 			}
 		}
 	}
-	_, err := io.WriteString(to, s.table(variants, samples))
-	return err
-}
-
-func (s Section) table(variants []Variant, samples [][][]time.Duration) string {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%-30s", s.Title)
-	for _, operation := range s.Operations {
-		fmt.Fprintf(&text, " %9s %-16s %-6s", operation+" ms", "(min..max)", "ratio")
-	}
-	var base []Summary
+	table := Table{Title: s.Title, Note: s.Note, Operations: s.Operations, Rounds: rounds}
 	for i, variant := range variants {
-		fmt.Fprintf(&text, "\n  %-28s", variant.Name)
-		for operation, durations := range samples[i] {
-			summary := Summarize(durations)
-			if i == 0 {
-				base = append(base, summary)
-			}
-			text.WriteString(summary.cells(base[operation]))
+		row := Row{Name: variant.Name}
+		for _, durations := range samples[i] {
+			row.Cells = append(row.Cells, Summarize(durations))
 		}
+		table.Rows = append(table.Rows, row)
 	}
-	return text.String() + "\n\n"
+	return table, nil
 }
 
 // Summary is what stands in the table for one operation of one variant.
@@ -95,13 +92,4 @@ func Summarize(durations []time.Duration) Summary {
 		median = (sorted[middle-1] + sorted[middle]) / 2
 	}
 	return Summary{median, sorted[0], sorted[len(sorted)-1]}
-}
-
-func (s Summary) cells(base Summary) string {
-	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	ratio := "-"
-	if base.Median > 0 {
-		ratio = fmt.Sprintf("x%.1f", float64(s.Median)/float64(base.Median))
-	}
-	return fmt.Sprintf(" %9.2f %-16s %-6s", ms(s.Median), fmt.Sprintf("(%.2f..%.2f)", ms(s.Min), ms(s.Max)), ratio)
 }

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"encoding/xml"
 	"errors"
 	"slices"
 	"strings"
@@ -66,5 +67,31 @@ func TestRunStopsAtAnError(t *testing.T) {
 	}}
 	if err := section.Run(1, &strings.Builder{}); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
+	}
+}
+
+func TestMarkdownAndChart(t *testing.T) {
+	table := Table{Title: "ADD & DEL, 1 port", Operations: []string{"ADD"}, Rounds: 3, Rows: []Row{
+		{"ours", []Summary{{2 * time.Millisecond, time.Millisecond, 3 * time.Millisecond}}},
+		{"<theirs>", []Summary{{100 * time.Millisecond, 90 * time.Millisecond, 110 * time.Millisecond}}},
+	}}
+	want := "| n=3, ms | ADD | min..max | ratio |\n|---|--:|---|--:|\n| ours | **2.00** | 1.00..3.00 | x1.0 |\n| <theirs> | **100** | 90.00..110 | x50.0 |\n"
+	if got := table.Markdown(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	chart := table.Chart()
+	var parsed struct {
+		Rects []struct {
+			Width int `xml:"width,attr"`
+		} `xml:"rect"`
+	}
+	if err := xml.Unmarshal([]byte(chart), &parsed); err != nil {
+		t.Fatalf("the chart is no XML: %v", err)
+	}
+	if n := len(parsed.Rects); n != 3 || parsed.Rects[1].Width*50/parsed.Rects[2].Width != 1 {
+		t.Errorf("got bars %v, want one of the operations, and two in proportion", parsed.Rects)
+	}
+	if got := table.Slug(); got != "add-del-1-port" {
+		t.Errorf("got slug %s", got)
 	}
 }

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -81,6 +80,7 @@ func ours(t host.T, ports, residents int) measure.Variant {
 // settle maps the residents' ports without the cost of a process for each.
 func settle(residents int) error {
 	conn, h := translator.Open()
+	defer conn.Close()
 	for i := range residents {
 		address := netip.AddrFrom4([4]byte{10, 1, byte(1 + i/250), byte(1 + i%250)})
 		p := nat.Ports{Subnets: []netip.Prefix{netip.PrefixFrom(address, 16)}, Bridge: "br1", PortOptions: nat.PortOptions{SNAT: true}}
@@ -94,10 +94,10 @@ func settle(residents int) error {
 		var undo cni.Undo
 		owner := cni.Owner{Network: "bench", ContainerID: fmt.Sprintf("r%d", i), IfName: "eth0"}
 		if err := h.Add(nat.Attachment{Owner: owner, Ports: &p, PortsBackend: nat.NFTables}, &undo); err != nil {
-			return errors.Join(err, conn.Close())
+			return err
 		}
 	}
-	return conn.Close()
+	return nil
 }
 
 func residentPort(resident, port int) uint16 { return uint16(20000 + each*resident + port) }

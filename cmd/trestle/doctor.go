@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/doctor"
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+)
+
+type doctorOptions struct {
+	*app
+	fix bool
+}
+
+func newDoctorCommand(a *app) *cobra.Command {
+	o := doctorOptions{app: a}
+	command := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find what is wrong with the host's networks, and say what mends it",
+		Long: `Find what is wrong with the host's networks: forwarding that is off, chains that drop,
+rules that are gone, subnets and ports that somebody else has, files that no runtime
+takes, what dead containers have left. Each finding names the command that mends it.
+
+Nothing is changed without --fix, which does what harms nobody: it switches settings on
+that a network needs, takes rights from others than root, and does what trestle gc and
+trestle restore do. It looks again afterwards.
+
+Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something is.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
+	}
+	command.Flags().BoolVar(&o.fix, "fix", false, "mend what can be mended without harm to anybody")
+	return command
+}
+
+// examine looks at the whole host.
+func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, error) {
+	source := inventory.DefaultSource()
+	source.Lists = a.lists
+	snapshot, err := source.Take()
+	if err != nil {
+		return nil, err
+	}
+	host := doctor.Look(ctx, snapshot, doctor.Sources{
+		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
+	})
+	found := doctor.Examine(host)
+	for _, problem := range host.Problems {
+		p.Notef("trestle: %s", problem)
+	}
+	host.Close()
+	return found, nil
+}
+
+func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
+	found, err := o.examine(ctx, p)
+	if err != nil {
+		return err
+	}
+	var failed error
+	if o.fix && slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Fixable }) {
+		failed = o.mend(ctx, found)
+		left, err := o.examine(ctx, p)
+		if err != nil {
+			return errors.Join(failed, err)
+		}
+		found = compare(found, left)
+	}
+	if err := printFindings(p, found); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	if slices.ContainsFunc(found, func(f doctor.Finding) bool { return !f.Fixed }) {
+		return errFound
+	}
+	return nil
+}
+
+// mend fixes all that is fixable; it goes on after a failure.
+func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
+	tools := doctor.Tools{
+		GC: func(ctx context.Context) error {
+			return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil)
+		},
+		Restore: func() error {
+			_, err := restore()
+			return err
+		},
+	}
+	var failed []error
+	for _, f := range found {
+		if !f.Fixable {
+			continue
+		}
+		if err := f.Fix(ctx, tools); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %s: %w", f.Check, f.Subject, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// compare says of the findings which are there no more, and adds what is new.
+func compare(found, left []doctor.Finding) []doctor.Finding {
+	same := func(f doctor.Finding) func(doctor.Finding) bool {
+		return func(other doctor.Finding) bool { return f.Check == other.Check && f.Subject == other.Subject }
+	}
+	all := slices.Clone(left)
+	for _, f := range found {
+		if !slices.ContainsFunc(left, same(f)) {
+			f.Fixed = true
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+func printFindings(p *ui.Printer, found []doctor.Finding) error {
+	if p.JSON {
+		return p.Document(found)
+	}
+	if len(found) == 0 {
+		p.Printf("%s\n", p.Paint(ui.Good, fmt.Sprintf("nothing found: %d checks", len(doctor.Names()))))
+		return nil
+	}
+	for _, f := range found {
+		tones := map[doctor.Severity]ui.Tone{doctor.Fault: ui.Bad, doctor.Warning: ui.Warning}
+		state, tone := string(f.Severity), tones[f.Severity]
+		if f.Fixed {
+			state, tone = "fixed", ui.Good
+		}
+		p.Printf("%s %s (%s)\n%s", p.Paint(tone, state+":"), p.Paint(ui.Strong, f.Subject), f.Check, p.Wrap("  ", f.Text))
+		if f.Command != "" && !f.Fixed {
+			p.Printf("  %s %s\n", p.Paint(ui.Faint, "mend:"), f.Command)
+		}
+	}
+	return nil
+}

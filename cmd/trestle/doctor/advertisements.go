@@ -1,0 +1,36 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+)
+
+// advertisements finds uplinks whose default route comes from router advertisements, which
+// a host that forwards believes at accept_ra 2 only (ip-sysctl): the route ends some
+// minutes after forwarding was switched on. And bridges by which containers could
+// announce themselves as the host's router.
+func advertisements(h *Host) []Finding {
+	var all []Finding
+	forwards, _ := h.sysctl("net/ipv6/conf/all/forwarding")
+	for _, name := range h.Advertised {
+		setting := "net/ipv6/conf/" + name + "/accept_ra"
+		if value, ok := h.sysctl(setting); ok && value == "1" && forwards != "0" {
+			all = append(all, Finding{
+				Severity: Fault, Subject: "link " + name,
+				Text:    fmt.Sprintf("the host forwards, and %s is 1: router advertisements are ignored, and the default route by %s ends", setting, name),
+				Command: sysctlCommand(setting, "2"), fix: setSysctl(setting, "2"),
+			})
+		}
+	}
+	for _, n := range h.Networks {
+		setting := "net/ipv6/conf/" + n.Bridge + "/accept_ra"
+		if value, ok := h.sysctl(setting); n.Bridge != "" && ok && value == "2" && !slices.Contains(h.Advertised, n.Bridge) {
+			all = append(all, Finding{
+				Severity: Warning, Subject: "network " + n.Name,
+				Text:    fmt.Sprintf("%s is 2: a container can announce itself as the host's router", setting),
+				Command: sysctlCommand(setting, "0"), fix: setSysctl(setting, "0"),
+			})
+		}
+	}
+	return all
+}

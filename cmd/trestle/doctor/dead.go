@@ -1,0 +1,37 @@
+package doctor
+
+import (
+	"fmt"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// dead finds what is left of containers that are provably gone.
+func dead(h *Host) []Finding {
+	var all []Finding
+	for _, n := range h.Networks {
+		var of []inventory.Attachment
+		addresses, ports := 0, 0
+		for _, a := range h.On(n.Name) {
+			if a.State == inventory.Dead && (a.Evidence.Lease || a.Evidence.Record || a.Evidence.Link) {
+				of = append(of, a)
+				addresses += len(a.Addresses)
+				ports += len(a.Ports)
+			}
+		}
+		if len(of) == 0 {
+			continue
+		}
+		f := Finding{
+			Severity: Warning, Subject: "network " + n.Name,
+			Text: fmt.Sprintf("%d containers are gone and have %d addresses and %d ports still, %s for one: their runtime has not called DEL",
+				len(of), addresses, ports, of[0].Container),
+			Command: "trestle gc",
+		}
+		if n.File != "" {
+			f.fix = gcFix
+		}
+		all = append(all, f)
+	}
+	return all
+}

@@ -1,0 +1,37 @@
+package doctor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// strayElements finds elements of Trestle's tables whose owner is nobody. They are in
+// nobody's way: who needs their place takes it.
+func strayElements(h *Host) []Finding {
+	known := map[string]bool{}
+	for _, n := range h.Networks {
+		known[cni.NetworkLabel(n.Name)] = true
+	}
+	for _, a := range h.Attachments {
+		known[label(a)] = true
+	}
+	var owners []string
+	for _, e := range h.Elements {
+		network, _, _ := strings.Cut(e.Owner, "/")
+		if e.Owner == "" || known[e.Owner] || known[network+"/"] && e.Owner == network+"/" || slices.Contains(owners, e.Owner) {
+			continue
+		}
+		owners = append(owners, e.Owner)
+	}
+	if len(owners) == 0 {
+		return nil
+	}
+	return []Finding{{
+		Severity: Warning, Subject: "nftables",
+		Text:    fmt.Sprintf("Trestle's tables have elements of %d owners that are gone, %s for one", len(owners), owners[0]),
+		Command: "trestle gc", fix: gcFix,
+	}}
+}

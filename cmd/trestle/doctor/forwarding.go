@@ -1,0 +1,47 @@
+package doctor
+
+import "fmt"
+
+// forwarding finds a host that does not route for its containers. ADD switches it on;
+// something else has switched it off again.
+func forwarding(h *Host) []Finding {
+	var all []Finding
+	for _, family := range []struct {
+		name    string
+		is4     bool
+		setting string // with "/" for dots, since links' names have some
+		link    string
+	}{
+		{"IPv4", true, "net/ipv4/ip_forward", "net/ipv4/conf/%s/forwarding"},
+		{"IPv6", false, "net/ipv6/conf/all/forwarding", "net/ipv6/conf/%s/forwarding"},
+	} {
+		for _, n := range h.Networks {
+			if !n.Gateway || n.Internal || !h.uses(n.Name, family.is4) {
+				continue
+			}
+			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, n.Bridge)} {
+				if value, ok := h.sysctl(setting); ok && value == "0" {
+					all = append(all, Finding{
+						Severity: Fault, Subject: "network " + n.Name,
+						Text:    fmt.Sprintf("the host does not forward %s (%s is 0): containers reach nothing but the host and each other", family.name, setting),
+						Command: sysctlCommand(setting, "1"), fix: setSysctl(setting, "1"),
+					})
+					break
+				}
+			}
+		}
+	}
+	return all
+}
+
+// uses says that somebody who lives has an address of the family on the network.
+func (h *Host) uses(network string, is4 bool) bool {
+	for _, a := range h.alive(network) {
+		for _, address := range a.Addresses {
+			if address.Is4() == is4 {
+				return true
+			}
+		}
+	}
+	return false
+}

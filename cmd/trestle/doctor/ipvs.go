@@ -1,0 +1,52 @@
+package doctor
+
+import (
+	"fmt"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// servicesLink is where kube-proxy, in mode ipvs, has the addresses of all services.
+const servicesLink = "kube-ipvs0"
+
+// ipvs finds ports that nftables maps on all addresses beside a kube-proxy in mode ipvs.
+// There the addresses of services are the host's, and what is for a service with that
+// port goes to the container; iptables' rules tell the two apart.
+func ipvs(h *Host) []Finding {
+	if _, ok := h.LinkOf(servicesLink); !ok {
+		return nil
+	}
+	count := 0
+	for _, n := range h.Networks {
+		for _, a := range h.alive(n.Name) {
+			for _, p := range a.Ports {
+				if p.Backend == "nftables" && p.Host.Addr().IsUnspecified() {
+					count++
+				}
+			}
+		}
+	}
+	if count == 0 && (h.HasIPTables || !h.mapsPorts()) {
+		return nil
+	}
+	f := Finding{Severity: Warning, Subject: "link " + servicesLink, Command: `editor LIST   # at portmap: "backend": "iptables"`}
+	f.Text = "kube-proxy works by IPVS, and the next published port takes what is for services with that port: install iptables, whose rules tell them apart"
+	if count > 0 {
+		f.Severity = Fault
+		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %d ports on all addresses: they take what is for services with these ports", count)
+	}
+	return []Finding{f}
+}
+
+func (h *Host) mapsPorts() bool {
+	return anyOf(h.Networks, func(n inventory.Network) bool { return n.Ports })
+}
+
+func anyOf[T any](all []T, is func(T) bool) bool {
+	for _, one := range all {
+		if is(one) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,28 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/trestle-cni/trestle/pkg/ipam"
+)
+
+// brokenLeases finds files of leases that do not agree with each other.
+func brokenLeases(h *Host) []Finding {
+	var all []Finding
+	for _, n := range h.Networks {
+		problems := h.Leases[n.Name]
+		if len(problems) == 0 {
+			continue
+		}
+		all = append(all, Finding{
+			Severity: Warning, Subject: "network " + n.Name,
+			Text:    fmt.Sprintf("its leases have %d faults: %s", len(problems), problems[0]),
+			Command: "trestle ip repair " + n.Name,
+			fix: func(context.Context, Tools) error {
+				return ipam.NewStore(h.leaseDir(n), n.Name, patience).Repair()
+			},
+		})
+	}
+	return all
+}

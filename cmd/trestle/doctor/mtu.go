@@ -1,0 +1,80 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// mtus finds packets that are too large for the next link: those of a network for the
+// host's uplink, and those of a port for its bridge.
+func mtus(h *Host) []Finding {
+	var all []Finding
+	for _, n := range h.Networks {
+		bridge, ok := h.LinkOf(n.Bridge)
+		if !ok || n.Driver != "bridge" {
+			continue
+		}
+		for _, uplink := range h.uplinks() {
+			if bridge.MTU > uplink.MTU && !n.Internal {
+				all = append(all, Finding{
+					Severity: Warning, Subject: "network " + n.Name,
+					Text: fmt.Sprintf("its MTU is %d and that of the uplink %s %d: large packets are lost where the hint to send smaller ones is (ICMP)",
+						bridge.MTU, uplink.Name, uplink.MTU),
+					Command: fmt.Sprintf(`editor %s   # "mtu": %d`, n.File, uplink.MTU),
+				})
+			}
+		}
+		all = append(all, h.ports(n, *bridge)...)
+	}
+	return all
+}
+
+// ports finds a bridge whose ports differ, or that is not what the list says; one of them
+// is named. A bridge's MTU is that of its smallest port, unless somebody sets it.
+func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
+	var all []Finding
+	if n.MTU != 0 && bridge.MTU != n.MTU {
+		all = append(all, Finding{
+			Severity: Warning, Subject: "network " + n.Name,
+			Text:    fmt.Sprintf("its list says MTU %d, and bridge %s has %d: larger packets between containers and the host are dropped", n.MTU, bridge.Name, bridge.MTU),
+			Command: fmt.Sprintf("ip link set %s mtu %d", bridge.Name, n.MTU),
+		})
+	}
+	var smallest, largest inventory.Link
+	for _, l := range h.Links {
+		if l.Master != bridge.Name {
+			continue
+		}
+		if smallest.Name == "" || l.MTU < smallest.MTU {
+			smallest = l
+		}
+		if l.MTU > largest.MTU {
+			largest = l
+		}
+	}
+	if smallest.MTU != largest.MTU {
+		all = append(all, Finding{
+			Severity: Warning, Subject: "network " + n.Name,
+			Text: fmt.Sprintf("ports of bridge %s differ: %s has MTU %d, %s %d; larger packets from one to the other are dropped without a word",
+				bridge.Name, smallest.Name, smallest.MTU, largest.Name, largest.MTU),
+			Command: fmt.Sprintf("ip link set %s mtu %d   # and in its container", smallest.Name, largest.MTU),
+		})
+	}
+	return all
+}
+
+// uplinks are the links by which default routes lead.
+func (h *Host) uplinks() []inventory.Link {
+	var all []inventory.Link
+	for _, r := range h.Routes {
+		isDefault := r.To == netip.PrefixFrom(netip.IPv4Unspecified(), 0) || r.To == netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+		known := func(l inventory.Link) bool { return l.Name == r.Link }
+		if link, ok := h.LinkOf(r.Link); ok && isDefault && !slices.ContainsFunc(all, known) {
+			all = append(all, *link)
+		}
+	}
+	return all
+}

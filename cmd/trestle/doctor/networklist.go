@@ -1,0 +1,114 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+)
+
+// ListFile is a file in which runtimes look for a network.
+type ListFile struct {
+	Path string
+	List *network.List
+	Err  error
+}
+
+func readLists(dirs []string) ([]ListFile, error) {
+	var all []ListFile
+	var failed []error
+	for _, dir := range dirs {
+		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
+		failed = append(failed, err)
+		slices.Sort(files)
+		for _, file := range files {
+			f := ListFile{Path: file}
+			if list, err := network.ReadFile(file); err != nil {
+				f.Err = err
+			} else {
+				f.List = &list
+			}
+			all = append(all, f)
+		}
+	}
+	return all, errors.Join(failed...)
+}
+
+// networkLists finds files that no runtime takes, and networks that it cannot attach
+// anybody to.
+func networkLists(h *Host) []Finding {
+	var all []Finding
+	first := map[string]string{}
+	for _, f := range h.Files {
+		if f.Err != nil {
+			all = append(all, Finding{
+				Severity: Fault, Subject: f.Path,
+				Text:    fmt.Sprintf("no runtime takes this file: %v", f.Err),
+				Command: "trestle validate " + f.Path,
+			})
+			continue
+		}
+		for _, text := range refusals(*f.List) {
+			all = append(all, Finding{Severity: Fault, Subject: f.Path, Text: text, Command: "trestle validate " + f.Path})
+		}
+		if other, twice := first[f.List.Name]; twice {
+			all = append(all, Finding{
+				Severity: Fault, Subject: f.Path,
+				Text:    fmt.Sprintf("network %q is also in %s, and runtimes take that one", f.List.Name, other),
+				Command: "mv " + f.Path + " " + f.Path + ".off",
+			})
+			continue
+		}
+		first[f.List.Name] = f.Path
+		all = append(all, h.missingPlugins(f)...)
+	}
+	return all
+}
+
+// refusals are what libcni would say at the first ADD.
+func refusals(l network.List) []string {
+	var all []string
+	if err := utils.ValidateNetworkName(l.Name); err != nil {
+		all = append(all, fmt.Sprintf("name: %q: no runtime takes a name like this: letters, digits, and . _ - between them", l.Name))
+	}
+	if len(l.Plugins) == 0 {
+		all = append(all, "plugins: there is none")
+	}
+	if !slices.Contains(version.All.SupportedVersions(), l.CNIVersion) {
+		all = append(all, fmt.Sprintf("cniVersion: %q is no version of CNI; it is one of %s", l.CNIVersion, strings.Join(version.All.SupportedVersions(), ", ")))
+	}
+	return all
+}
+
+func (h *Host) missingPlugins(f ListFile) []Finding {
+	var all []Finding
+	names := f.List.Types()
+	if facts, err := f.List.Facts(); err == nil && facts.IPAM != "" {
+		names = append(names, facts.IPAM)
+	}
+	for _, name := range names {
+		if _, there := h.Programs.Find(name); there || name == "" {
+			continue
+		}
+		all = append(all, Finding{
+			Severity: Fault, Subject: f.Path,
+			Text:    fmt.Sprintf("plugin %q is in none of %s: every attachment to network %s fails", name, strings.Join(h.Plugins, ", "), f.List.Name),
+			Command: "make install PREFIX=" + first(h.Plugins),
+		})
+	}
+	return all
+}
+
+func first(dirs []string) string {
+	if len(dirs) == 0 {
+		return "/opt/cni/bin"
+	}
+	return filepath.Clean(dirs[0])
+}

@@ -1,0 +1,71 @@
+package doctor
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// overlaps finds a network whose subnet the host has a route to by another link: one of
+// the two is not reached.
+func overlaps(h *Host) []Finding {
+	var all []Finding
+	for _, n := range h.Networks {
+		for _, p := range n.Pools {
+			for _, r := range h.Routes {
+				if r.To.Bits() == 0 || r.Link == n.Bridge || r.Link == "" || !r.To.Overlaps(p.Subnet) || h.isInner(r) {
+					continue
+				}
+				all = append(all, Finding{
+					Severity: Fault, Subject: "network " + n.Name,
+					Text:    fmt.Sprintf("its subnet %s overlaps the host's route to %s by %s: containers do not reach what is there, or the host does not reach them", p.Subnet, r.To, r.Link),
+					Command: "trestle network create NAME   # finds a free subnet",
+				})
+			}
+		}
+	}
+	return all
+}
+
+// isInner is for routes that say nothing of where a subnet is: those to a single address,
+// as hosts with policy routing have, and what belongs to every link.
+func (h *Host) isInner(r inventory.Route) bool {
+	return r.To.IsSingleIP() || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback()
+}
+
+// sharedNetworks finds two networks on one bridge, or with one subnet.
+func sharedNetworks(h *Host) []Finding {
+	var all []Finding
+	for i, a := range h.Networks {
+		for _, b := range h.Networks[i+1:] {
+			if subnet, ok := sharedSubnet(a, b); ok {
+				all = append(all, Finding{
+					Severity: Fault, Subject: "network " + b.Name,
+					Text:    fmt.Sprintf("networks %s and %s both give addresses of %s: two containers may have the same one", a.Name, b.Name, subnet),
+					Command: "trestle network create NAME   # finds a free subnet",
+				})
+			}
+			if a.Bridge != "" && a.Bridge == b.Bridge && a.File != "" && b.File != "" {
+				all = append(all, Finding{
+					Severity: Warning, Subject: "network " + b.Name,
+					Text:    fmt.Sprintf("networks %s and %s are on one bridge, %s: their containers reach each other whatever a policy says", a.Name, b.Name, a.Bridge),
+					Command: "editor " + b.File + `   # "bridge": another name`,
+				})
+			}
+		}
+	}
+	return all
+}
+
+// sharedSubnet is what two networks both lease from, unless they share the leases.
+func sharedSubnet(a, b inventory.Network) (netip.Prefix, bool) {
+	for _, p := range a.Pools {
+		for _, q := range b.Pools {
+			if p.Subnet.Overlaps(q.Subnet) && p.First.Compare(q.Last) <= 0 && q.First.Compare(p.Last) <= 0 {
+				return p.Subnet, true
+			}
+		}
+	}
+	return netip.Prefix{}, false
+}

@@ -1,0 +1,67 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Path is a file or directory whose content root acts on.
+type Path struct {
+	Name string
+	Mode os.FileMode
+	UID  uint32
+}
+
+// changeMode is a fix.
+func changeMode(path string, mode os.FileMode) func(context.Context, Tools) error {
+	return func(context.Context, Tools) error { return os.Chmod(path, mode) }
+}
+
+// permissions finds what somebody else than root could change: what root runs, believes
+// or reads.
+func permissions(h *Host) []Finding {
+	var all []Finding
+	for _, p := range h.Paths {
+		if p.Mode.Perm()&0o022 != 0 && p.Mode&os.ModeSticky == 0 {
+			mode := p.Mode.Perm() &^ 0o022
+			all = append(all, Finding{
+				Severity: Fault, Subject: p.Name,
+				Text:    fmt.Sprintf("its mode is %04o: others than root may change what root runs or believes", p.Mode.Perm()),
+				Command: fmt.Sprintf("chmod %04o %s", mode, p.Name), fix: changeMode(p.Name, mode),
+			})
+		}
+		if p.UID != 0 {
+			all = append(all, Finding{
+				Severity: Fault, Subject: p.Name, Text: fmt.Sprintf("it belongs to user %d, who may change what root runs or believes", p.UID),
+				Command: "chown root: " + p.Name,
+			})
+		}
+	}
+	return all
+}
+
+// readPaths looks at the directories, at the lists and the plugins in them; what is not
+// there has no mode.
+func readPaths(s Sources) []Path {
+	var all []Path
+	add := func(path string) {
+		if info, err := os.Stat(path); err == nil {
+			all = append(all, Path{Name: path, Mode: info.Mode(), UID: owner(info)})
+		}
+	}
+	for _, dir := range []string{s.Records, s.Leases} {
+		add(dir)
+	}
+	for _, dirs := range [][]string{s.Lists, s.Plugins} {
+		for _, dir := range dirs {
+			add(dir)
+			entries, _ := os.ReadDir(dir) // missing: nothing to look at
+			for _, entry := range entries {
+				add(filepath.Join(dir, entry.Name()))
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,83 @@
+package doctor
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+)
+
+// plugins finds a directory with programs of two suites, or of two releases of ours: one
+// does not always find again what the other made.
+func plugins(h *Host) []Finding {
+	inUse := h.pluginsInUse()
+	bySuite := map[programs.Suite][]string{}
+	versions := map[string][]string{}
+	for _, p := range inUse {
+		bySuite[p.Suite] = append(bySuite[p.Suite], p.Path)
+		if p.Suite == programs.Trestle {
+			versions[p.Version] = append(versions[p.Version], p.Path)
+		}
+	}
+	var all []Finding
+	if ours, others := bySuite[programs.Trestle], bySuite[programs.Reference]; len(ours) > 0 && len(others) > 0 {
+		all = append(all, Finding{
+			Severity: Warning, Subject: filepath.Dir(others[0]),
+			Text:    fmt.Sprintf("plugins of two suites are in use: %s are the reference plugins', the others Trestle's", strings.Join(others, ", ")),
+			Command: "make install PREFIX=" + filepath.Dir(others[0]),
+		})
+	}
+	for version, paths := range versions {
+		if version == h.Release || h.Release == "" {
+			continue
+		}
+		all = append(all, Finding{
+			Severity: Warning, Subject: paths[0],
+			Text:    fmt.Sprintf("%s of release %s, and trestle is of %s", sentence(paths), version, h.Release),
+			Command: "make install PREFIX=" + filepath.Dir(paths[0]),
+		})
+	}
+	for _, p := range inUse {
+		if !p.Executable {
+			all = append(all, Finding{
+				Severity: Fault, Subject: p.Path, Text: "it is not executable: every call of it fails",
+				Command: "chmod 755 " + p.Path, fix: changeMode(p.Path, 0o755),
+			})
+		}
+	}
+	return all
+}
+
+// pluginsInUse are the programs that runtimes take for the plugins of the lists.
+func (h *Host) pluginsInUse() programs.All {
+	var all programs.All
+	add := func(name string) {
+		p, ok := h.Programs.Find(name)
+		if ok && !slices.ContainsFunc(all, func(other programs.Program) bool { return other.Path == p.Path }) {
+			all = append(all, p)
+		}
+	}
+	for _, f := range h.Files {
+		if f.List == nil {
+			continue
+		}
+		for _, name := range f.List.Types() {
+			add(name)
+		}
+		if facts, err := f.List.Facts(); err == nil {
+			add(facts.IPAM)
+		}
+	}
+	return all
+}
+
+// sentence is "a" , "a and 2 more".
+func sentence(paths []string) string {
+	slices.Sort(paths)
+	if len(paths) == 1 {
+		return paths[0] + " is"
+	}
+	return fmt.Sprintf("%s and %d more are", paths[0], len(paths)-1)
+}

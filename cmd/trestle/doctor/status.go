@@ -1,0 +1,48 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+)
+
+// Status is what one of Trestle's plugins says of the next ADD.
+type Status struct {
+	File, Network, Plugin string
+	Err                   error
+}
+
+// askStatus asks each plugin of ours in each list. They change nothing.
+func askStatus(ctx context.Context, files []ListFile, all programs.All, path []string) []Status {
+	var answers []Status
+	for _, f := range files {
+		if f.List == nil {
+			continue
+		}
+		for _, plugin := range f.List.Plugins {
+			p, ok := all.Find(plugin.Network.Type)
+			if !ok || p.Suite != programs.Trestle || !p.Executable {
+				continue
+			}
+			err := p.Status(ctx, f.List.Name, plugin.Bytes, path)
+			answers = append(answers, Status{f.Path, f.List.Name, p.Name, err})
+		}
+	}
+	return answers
+}
+
+// statuses finds what the plugins themselves know of: features that the kernel lacks,
+// IPv6 that is off, programs and directories that are missing.
+func statuses(h *Host) []Finding {
+	var all []Finding
+	for _, a := range h.Answers {
+		if a.Err != nil {
+			all = append(all, Finding{
+				Severity: Fault, Subject: "network " + a.Network,
+				Text: fmt.Sprintf("nobody can be attached; plugin %s says: %v", a.Plugin, a.Err), Command: "trestle validate " + a.File,
+			})
+		}
+	}
+	return all
+}

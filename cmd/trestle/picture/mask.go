@@ -1,0 +1,286 @@
+package picture
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Masker hides addresses, the same address always behind the same other one, and those of
+// one subnet behind those of one other: it is a prefix-preserving permutation for each
+// key (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). What says nothing of a host is
+// kept, so that the picture can still be read: loopback, multicast, unspecified addresses
+// and netmasks; which private range an address is of, or else its first octet or group;
+// and the end of an IPv6 address that a pool has counted up to.
+type Masker struct {
+	cipher cipher.Block
+	pad    [16]byte
+	known  map[netip.Addr]netip.Addr
+}
+
+// NewMasker is the masker of the key, which nobody should know: who has it can look
+// behind the masks.
+func NewMasker(key [16]byte) (*Masker, error) {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, fmt.Errorf("make a mask: %w", err)
+	}
+	m := &Masker{cipher: block, known: map[netip.Addr]netip.Addr{}}
+	block.Encrypt(m.pad[:], m.pad[:])
+	return m, nil
+}
+
+// shown is a range of addresses of which so many bits are kept.
+type shown struct {
+	of   netip.Prefix
+	bits int
+}
+
+// shownBits are looked through in order.
+func shownBits() []shown {
+	var all []shown
+	for _, s := range []struct {
+		of   string
+		bits int
+	}{
+		{"0.0.0.0/8", 32},
+		{"127.0.0.0/8", 32},
+		{"224.0.0.0/3", 32}, // multicast, netmasks, broadcast
+		{"10.0.0.0/8", 8},
+		{"100.64.0.0/10", 10},
+		{"169.254.0.0/16", 16},
+		{"172.16.0.0/12", 12},
+		{"192.168.0.0/16", 16},
+		{"0.0.0.0/0", 8},
+		{"::/127", 128},
+		{"ff00::/8", 128},
+		{"fe80::/10", 64},
+		{"fc00::/7", 8},
+		{"::/0", 16},
+	} {
+		all = append(all, shown{netip.MustParsePrefix(s.of), s.bits})
+	}
+	return all
+}
+
+// Addr is what stands for the address.
+func (m *Masker) Addr(a netip.Addr) netip.Addr {
+	a = a.WithZone("").Unmap()
+	if masked, ok := m.known[a]; ok {
+		return masked
+	}
+	masked := m.mask(a)
+	m.known[a] = masked
+	return masked
+}
+
+func (m *Masker) mask(a netip.Addr) netip.Addr {
+	if !a.IsValid() {
+		return a
+	}
+	raw := a.AsSlice()
+	begin, end := 0, a.BitLen()
+	for _, s := range shownBits() {
+		if s.of.Contains(a) {
+			begin = s.bits
+			break
+		}
+	}
+	if a.Is6() && raw[8]|raw[9]|raw[10]|raw[11] == 0 {
+		end = 64 // a pool counts from 1; other ends (EUI-64, random) tell of a machine
+	}
+	masked := bytes.Clone(raw)
+	for bit := begin; bit < end; bit++ {
+		masked[bit/8] ^= m.flip(raw, bit) >> (bit % 8)
+	}
+	out, _ := netip.AddrFromSlice(masked) // 4 or 16 bytes, as they came
+	return out
+}
+
+// flip is the top bit of what the cipher makes of the address's bits before this one: 0
+// or 0x80.
+func (m *Masker) flip(raw []byte, bit int) byte {
+	block := m.pad
+	copy(block[:], raw[:bit/8])
+	if rest := bit % 8; rest > 0 {
+		keep := byte(0xff) << (8 - rest)
+		block[bit/8] = raw[bit/8]&keep | m.pad[bit/8]&^keep
+	}
+	m.cipher.Encrypt(block[:], block[:])
+	return block[0] & 0x80
+}
+
+// Text is the text with each address masked that it has: alone, as a prefix, with a port,
+// in a name ("ip-10-0-0-7"), and in a MAC.
+func (m *Masker) Text(s string) string {
+	var out strings.Builder
+	m.scan(&out, s, false)
+	return out.String()
+}
+
+// masked is the value, which must be plain data, with all its texts masked.
+func masked[T any](m *Masker, v T) (T, error) {
+	var masked T
+	data, err := json.Marshal(v)
+	if err == nil {
+		var out strings.Builder
+		m.scan(&out, string(data), true)
+		err = json.Unmarshal([]byte(out.String()), &masked)
+	}
+	if err != nil {
+		return masked, fmt.Errorf("mask addresses: %w", err)
+	}
+	return masked, nil
+}
+
+// scan copies s with addresses masked. In JSON a backslash begins what is no part of a
+// word.
+func (m *Masker) scan(out *strings.Builder, s string, isJSON bool) {
+	for len(s) > 0 {
+		n := strings.IndexFunc(s, func(r rune) bool { return !isWord(r) })
+		if n < 0 {
+			n = len(s)
+		}
+		if n == 0 {
+			n = 1
+			if isJSON && s[0] == '\\' {
+				n = 2
+				if s[1] == 'u' {
+					n = 6
+				}
+			}
+			out.WriteString(s[:n])
+			s = s[n:]
+			continue
+		}
+		word, rest := s[:n], s[n:]
+		text, taken := m.word(word, rest)
+		out.WriteString(text)
+		s = rest[taken:]
+	}
+}
+
+func isWord(r rune) bool {
+	return r == '.' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+}
+
+// word masks a word, and with it as much of what follows as it says.
+func (m *Masker) word(word, rest string) (text string, taken int) {
+	trimmed := strings.TrimRight(word, ".:")
+	if strings.HasSuffix(word, "::") {
+		trimmed = word // fd00::
+	}
+	end := word[len(trimmed):]
+	if a, err := netip.ParseAddr(trimmed); err == nil {
+		if bits, n := prefixLength(rest); end == "" && n > 0 && bits <= a.BitLen() {
+			return m.prefix(netip.PrefixFrom(a, bits)) + rest[:n], n
+		}
+		return m.Addr(a).String() + end, 0
+	}
+	if ap, err := netip.ParseAddrPort(trimmed); err == nil {
+		return netip.AddrPortFrom(m.Addr(ap.Addr()), ap.Port()).String() + end, 0
+	}
+	if mac, ok := m.mac(trimmed); ok {
+		return mac + end, 0
+	}
+	if a, n := dashed(word, rest); n > 0 {
+		return strings.ReplaceAll(m.Addr(a).String(), ".", "-"), n
+	}
+	return m.within(word), 0
+}
+
+// prefixLength reads "/24".
+func prefixLength(rest string) (bits, taken int) {
+	if !strings.HasPrefix(rest, "/") {
+		return 0, 0
+	}
+	n := 1
+	for n < len(rest) && rest[n] >= '0' && rest[n] <= '9' {
+		n++
+	}
+	bits, err := strconv.Atoi(rest[1:n])
+	if err != nil {
+		return 0, 0
+	}
+	return bits, n
+}
+
+// prefix is the address of a prefix: of a subnet again the first.
+func (m *Masker) prefix(p netip.Prefix) string {
+	a := netip.PrefixFrom(m.Addr(p.Addr()), p.Bits())
+	if p == p.Masked() {
+		a = a.Masked()
+	}
+	return a.Addr().String()
+}
+
+// mac keeps a MAC's maker, and what those of containers begin with: these go on with
+// the container's address.
+func (m *Masker) mac(s string) (string, bool) {
+	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+	if err != nil || len(raw) != 6 || len(s) != 17 {
+		return "", false
+	}
+	if raw[0] == 0x0a && raw[1] == 0x58 {
+		a := m.Addr(netip.AddrFrom4([4]byte(raw[2:]))).As4()
+		copy(raw[2:], a[:])
+	} else {
+		block := m.pad
+		copy(block[8:], raw)
+		m.cipher.Encrypt(block[:], block[:])
+		copy(raw[3:], block[:3])
+	}
+	text := make([]string, 6)
+	for i, b := range raw {
+		text[i] = hex.EncodeToString([]byte{b})
+	}
+	return strings.Join(text, ":"), true
+}
+
+// dashed reads an IPv4 address in a name, "10-0-0-7": its first number is the word.
+func dashed(word, rest string) (a netip.Addr, taken int) {
+	text := word
+	for range 3 {
+		n := 1
+		for taken+n < len(rest) && rest[taken+n] >= '0' && rest[taken+n] <= '9' {
+			n++
+		}
+		if taken >= len(rest) || rest[taken] != '-' || n == 1 {
+			return netip.Addr{}, 0
+		}
+		text += "." + rest[taken+1:taken+n]
+		taken += n
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || !a.Is4() {
+		return netip.Addr{}, 0
+	}
+	return a, taken
+}
+
+// within masks IPv4 addresses in the middle of a word ("web10.0.0.7.local").
+func (m *Masker) within(word string) string {
+	isDigit := func(i int) bool { return i >= 0 && i < len(word) && word[i] >= '0' && word[i] <= '9' }
+	for i := 0; i < len(word); i++ {
+		if !isDigit(i) || isDigit(i-1) {
+			continue
+		}
+		end, dots := i, 0
+		for isDigit(end) || dots < 3 && end < len(word) && word[end] == '.' && isDigit(end+1) {
+			if word[end] == '.' {
+				dots++
+			}
+			end++
+		}
+		if a, err := netip.ParseAddr(word[i:end]); err == nil {
+			return word[:i] + m.Addr(a).String() + m.within(word[end:])
+		}
+	}
+	return word
+}

@@ -1,0 +1,242 @@
+package picture
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// PoolMap is a pool as cells, each a block of addresses.
+type PoolMap struct {
+	Network string       `json:"network"`
+	Subnet  netip.Prefix `json:"subnet"`
+	First   netip.Addr   `json:"first"`
+	Last    netip.Addr   `json:"last"`
+	Gateway netip.Addr   `json:"gateway,omitzero"`
+	Size    uint64       `json:"size"`
+	Used    uint64       `json:"used"`
+	Dead    uint64       `json:"dead"`
+	// Drawn is the subnet, or the smallest part of a vast one that holds all leases.
+	Drawn netip.Prefix `json:"drawn"`
+	// CellBits is the length of the prefix that a cell is.
+	CellBits int    `json:"cellBits"`
+	Cells    []Cell `json:"cells"`
+}
+
+// Cell is a block of addresses. A number of more than 64 bits is math.MaxUint64.
+type Cell struct {
+	Block    netip.Prefix `json:"block"`
+	Free     uint64       `json:"free"`
+	Leased   uint64       `json:"leased"` // to the living, and to whom nobody has proved dead
+	Dead     uint64       `json:"dead"`
+	Reserved uint64       `json:"reserved"` // never leased: gateways, exclusions, reservations, what is out of the range
+}
+
+// What a pool is drawn as.
+const (
+	cellsBits = 10 // of the number of cells, at most
+	vastBits  = 20 // of the number of addresses beyond which only a part is drawn
+	leastBits = 8  // of the number of addresses in such a part
+)
+
+// NewPoolMaps are the pools of the networks named, or of all, in order.
+func NewPoolMaps(s *inventory.Snapshot, networks ...string) []PoolMap {
+	maps := []PoolMap{}
+	for _, n := range s.Networks {
+		if len(networks) > 0 && !slices.Contains(networks, n.Name) {
+			continue
+		}
+		taken := leasesOf(s, n)
+		for _, p := range n.Pools {
+			maps = append(maps, newPoolMap(n.Name, p, taken))
+		}
+	}
+	return maps
+}
+
+// lease is an address that is not free.
+type lease struct {
+	address        netip.Addr
+	dead, reserved bool
+}
+
+func leasesOf(s *inventory.Snapshot, n inventory.Network) []lease {
+	var all []lease
+	for _, a := range s.Attachments {
+		if a.Network != n.Name || !a.Evidence.Lease {
+			continue
+		}
+		for _, address := range a.Addresses {
+			all = append(all, lease{address: address, dead: a.State == inventory.Dead})
+		}
+	}
+	for _, address := range n.Reserved {
+		all = append(all, lease{address: address, reserved: true})
+	}
+	return all
+}
+
+func newPoolMap(network string, p inventory.Pool, taken []lease) PoolMap {
+	m := PoolMap{
+		Network: network, Subnet: p.Subnet, First: p.First, Last: p.Last, Gateway: p.Gateway, Size: p.Size, Used: p.Used, Dead: p.Dead,
+	}
+	taken = slices.DeleteFunc(slices.Clone(taken), func(l lease) bool {
+		return l.address.Less(p.First) || p.Last.Less(l.address) || !p.Subnet.Contains(l.address)
+	})
+	m.Drawn = drawn(p, taken)
+	m.CellBits = min(m.Drawn.Bits()+cellsBits, m.Drawn.Addr().BitLen())
+	m.Cells = make([]Cell, 1<<(m.CellBits-m.Drawn.Bits()))
+	for i := range m.Cells {
+		m.Cells[i].Block = block(m.Drawn, m.CellBits, i)
+	}
+	for _, l := range taken {
+		cell := &m.Cells[place(l.address, m.Drawn.Bits(), m.CellBits)]
+		switch {
+		case l.reserved:
+			cell.Reserved++
+		case l.dead:
+			cell.Dead++
+		default:
+			cell.Leased++
+		}
+	}
+	for i := range m.Cells {
+		m.Cells[i].rest(p)
+	}
+	return m
+}
+
+// rest counts what is free in the cell, and what is none of the range's.
+func (c *Cell) rest(p inventory.Pool) {
+	leasable := p.Range.SizeIn(c.Block)
+	c.Free = leasable - min(c.Leased+c.Dead+c.Reserved, leasable)
+	all := uint64(math.MaxUint64)
+	if bits := c.Block.Addr().BitLen() - c.Block.Bits(); bits < 64 {
+		all = 1 << bits
+	}
+	c.Reserved = all - min(c.Free+c.Leased+c.Dead, all)
+	if leasable == math.MaxUint64 {
+		c.Reserved = 0
+	}
+}
+
+// drawn is the part of the pool that is looked at.
+func drawn(p inventory.Pool, taken []lease) netip.Prefix {
+	subnet := p.Subnet.Masked()
+	length := subnet.Addr().BitLen()
+	if length-subnet.Bits() <= vastBits {
+		return subnet
+	}
+	part := netip.PrefixFrom(p.First, length-leastBits).Masked()
+	for _, l := range taken {
+		for !part.Contains(l.address) && part.Bits() > subnet.Bits() {
+			part = netip.PrefixFrom(part.Addr(), part.Bits()-1).Masked()
+		}
+	}
+	return part
+}
+
+// place is the number that the address's bits from one to another are: which block of
+// that length it is in.
+func place(a netip.Addr, from, to int) int {
+	raw := a.AsSlice()
+	n := 0
+	for bit := from; bit < to; bit++ {
+		n = n<<1 | int(raw[bit/8]>>(7-bit%8)&1)
+	}
+	return n
+}
+
+// block is the i-th of the blocks of that length in p.
+func block(p netip.Prefix, bits, i int) netip.Prefix {
+	raw := p.Addr().AsSlice()
+	for bit := bits - 1; bit >= p.Bits(); bit-- {
+		raw[bit/8] |= byte(i&1) << (7 - bit%8)
+		i >>= 1
+	}
+	address, _ := netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	return netip.PrefixFrom(address, bits)
+}
+
+// title says what the pool is, and how full.
+func (m PoolMap) title() string {
+	text := fmt.Sprintf("%d of %s leased", m.Used, amount(m.Size))
+	if m.Dead > 0 {
+		text += fmt.Sprintf(", %d of them to the dead", m.Dead)
+	}
+	return text
+}
+
+// scale says what a cell is, and what is not drawn.
+func (m PoolMap) scale() string {
+	text := "a cell is an address"
+	switch bits := m.Subnet.Addr().BitLen() - m.CellBits; {
+	case bits > 32:
+		text = fmt.Sprintf("a cell is a /%d", m.CellBits)
+	case bits > 0:
+		text = fmt.Sprintf("a cell is %d addresses", 1<<bits)
+	}
+	if m.Drawn != m.Subnet.Masked() {
+		text += fmt.Sprintf("; drawn is %s, all else is free", m.Drawn)
+	}
+	return text
+}
+
+// look is what a cell is drawn as.
+type look int
+
+// The looks, in the order of the legend.
+const (
+	lookFree look = iota
+	lookLeased1
+	lookLeased2
+	lookLeased3
+	lookLeased
+	lookDead
+	lookReserved
+)
+
+// looksLike is what matters most of a cell: what is dead can be had back.
+func (c Cell) looksLike() look {
+	switch {
+	case c.Dead > 0:
+		return lookDead
+	case c.Leased == 0 && c.Free > 0:
+		return lookFree
+	case c.Leased == 0:
+		return lookReserved
+	case c.Free == 0:
+		return lookLeased
+	}
+	share := float64(c.Leased) / (float64(c.Leased) + float64(c.Free))
+	switch {
+	case share <= 1./3:
+		return lookLeased1
+	case share <= 2./3:
+		return lookLeased2
+	}
+	return lookLeased3
+}
+
+// tip is the cell in words.
+func (c Cell) tip() string {
+	text := c.Block.String()
+	if c.Block.IsSingleIP() {
+		text = c.Block.Addr().String()
+	}
+	for _, part := range []struct {
+		n    uint64
+		word string
+	}{{c.Leased, "leased"}, {c.Dead, "dead"}, {c.Free, "free"}, {c.Reserved, "reserved"}} {
+		switch {
+		case part.n > 0 && c.Block.IsSingleIP():
+			text += ": " + part.word
+		case part.n > 0:
+			text += fmt.Sprintf("\n%s %s", amount(part.n), part.word)
+		}
+	}
+	return text
+}

@@ -1,0 +1,385 @@
+// Package picture draws the host: as a tree for the terminal, as SVG, as a graph for
+// Graphviz, and as a page for a browser. It draws what the inventory has found, and
+// looks at nothing itself: each of its functions gives the same picture of the same
+// snapshot.
+//
+// NewTopology says what there is to draw; tree.go, svg_topology.go, dot.go and page.go
+// draw it. NewPoolMaps does the same for pools of addresses, drawn by pool_text.go and
+// svg_pool.go.
+package picture
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+)
+
+// Topology is the host as pictures have it: ways out, and bridges with what is plugged
+// into them.
+type Topology struct {
+	Counts Counts `json:"counts"`
+	// DefaultRoutes lead outside.
+	DefaultRoutes []DefaultRoute `json:"defaultRoutes"`
+	Uplinks       []Interface    `json:"uplinks"`
+	Segments      []Segment      `json:"segments"`
+	// Others are links that are neither uplinks nor on a bridge.
+	Others []Interface `json:"others"`
+}
+
+// Counts is the topology in one line.
+type Counts struct {
+	Networks   int `json:"networks"`
+	Containers int `json:"containers"`
+	Dead       int `json:"dead"`
+	Ports      int `json:"ports"` // runs of published ports
+}
+
+// String is a line for people.
+func (c Counts) String() string {
+	text := fmt.Sprintf("%s, %s", plural(c.Networks, "network"), plural(c.Containers, "container"))
+	if c.Dead > 0 {
+		text += fmt.Sprintf(" (%d dead)", c.Dead)
+	}
+	if c.Ports > 0 {
+		text += ", " + plural(c.Ports, "published port")
+	}
+	return text
+}
+
+// DefaultRoute is a way to everywhere.
+type DefaultRoute struct {
+	Via  netip.Addr `json:"via,omitzero"`
+	Link string     `json:"link"`
+}
+
+// Interface is a link of the host.
+type Interface struct {
+	Name      string         `json:"name"`
+	Kind      string         `json:"kind"`
+	Up        bool           `json:"up"`
+	MTU       int            `json:"mtu"`
+	MAC       string         `json:"mac,omitempty"`
+	VLAN      int            `json:"vlan,omitempty"`
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	// Peer is a veth's other end: its name, or its index and the number of its namespace
+	// (link-netnsid), which is all that can be seen from outside.
+	Peer string `json:"peer,omitempty"`
+	// Below are VLANs on the link, and links that it is made of (a bond's).
+	Below []Interface `json:"below,omitempty"`
+}
+
+// Segment is a bridge with all that is plugged into it, or a network without one.
+type Segment struct {
+	// Name is the bridge's, or the network's that has none.
+	Name string `json:"name"`
+	// Kind is "bridge" or what else the network's driver is; empty where nobody knows.
+	Kind string `json:"kind"`
+	// Bridge is nil where there is none: the network's driver makes none, or has not yet.
+	Bridge        *Interface `json:"bridge,omitempty"`
+	VLANFiltering bool       `json:"vlanFiltering,omitempty"`
+	Networks      []Network  `json:"networks"`
+	// Ports are links on the bridge that are no attachment's.
+	Ports   []Interface `json:"ports,omitempty"`
+	Members []Member    `json:"members"`
+}
+
+// Network is what a picture says of a network.
+type Network struct {
+	Name string `json:"name"`
+	// Badges are its properties, each a word or two ("masquerade", "internal").
+	Badges []string `json:"badges,omitempty"`
+	Pools  []Use    `json:"pools,omitempty"`
+}
+
+// Use is how full a pool is.
+type Use struct {
+	Subnet netip.Prefix `json:"subnet"`
+	Used   uint64       `json:"used"`
+	Size   uint64       `json:"size"`
+}
+
+// String is "3 of 253 in 10.1.0.0/24".
+func (u Use) String() string { return fmt.Sprintf("%d of %s in %s", u.Used, amount(u.Size), u.Subnet) }
+
+// Member is an attachment.
+type Member struct {
+	Name      string          `json:"name"` // what people call the container
+	Network   string          `json:"network"`
+	Container string          `json:"container"`
+	IfName    string          `json:"ifname"`
+	Pod       string          `json:"pod,omitempty"`
+	NetNS     string          `json:"netns,omitempty"`
+	State     inventory.State `json:"state"`
+	HostLink  string          `json:"hostLink,omitempty"`
+	MAC       string          `json:"mac,omitempty"`
+	Addresses []netip.Addr    `json:"addresses"`
+	// Published are its ports as people asked for them ("8080→80/tcp").
+	Published []string `json:"published,omitempty"`
+	// Also are other attachments of the same container ("eth1 on db").
+	Also []string `json:"also,omitempty"`
+}
+
+// NewTopology is what there is to draw, of the networks named, or of all. What is not a
+// network's is there only if none is named.
+func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
+	d := drafting{snapshot: s, only: networks, places: map[string]int{}, hostLinks: map[string]bool{}}
+	d.links()
+	d.segments()
+	d.plug()
+	t := d.topology
+	for i := range t.Segments {
+		slices.SortStableFunc(t.Segments[i].Members, compareMembers)
+	}
+	slices.SortStableFunc(t.Segments, func(x, y Segment) int {
+		return cmp.Or(cmp.Compare(x.rank(), y.rank()), cmp.Compare(x.Name, y.Name))
+	})
+	t.Counts = d.count()
+	return t
+}
+
+// rank puts bridges of networks first, and what is no network's last.
+func (s Segment) rank() int {
+	switch {
+	case s.Bridge != nil && len(s.Networks) > 0:
+		return 0
+	case len(s.Networks) > 0:
+		return 1
+	}
+	return 2
+}
+
+func compareMembers(x, y Member) int {
+	return cmp.Or(cmp.Compare(x.Network, y.Network), slices.CompareFunc(x.Addresses, y.Addresses, netip.Addr.Compare),
+		cmp.Compare(x.Name, y.Name), cmp.Compare(x.IfName, y.IfName))
+}
+
+// drafting is a topology in the making.
+type drafting struct {
+	snapshot  *inventory.Snapshot
+	only      []string
+	topology  Topology
+	places    map[string]int  // of a segment, by the name of its bridge, or "/" and that of its network
+	hostLinks map[string]bool // that attachments have
+	uplinks   map[string]bool
+	names     map[int]string // of the host's links
+	below     map[string][]Interface
+}
+
+func (d *drafting) wants(network string) bool {
+	return len(d.only) == 0 || slices.Contains(d.only, network)
+}
+
+// links tells uplinks, and what stands on which link.
+func (d *drafting) links() {
+	s := d.snapshot
+	for _, a := range s.Attachments {
+		if a.Evidence.Link {
+			d.hostLinks[a.HostLink] = true
+		}
+	}
+	d.names, d.uplinks, d.below = map[int]string{}, map[string]bool{}, map[string][]Interface{}
+	for _, l := range s.Links {
+		d.names[l.Index] = l.Name
+	}
+	for _, r := range s.Routes {
+		if r.To.Bits() == 0 && r.Link != "" {
+			d.uplinks[r.Link] = true
+			d.topology.DefaultRoutes = append(d.topology.DefaultRoutes, DefaultRoute{r.Gateway, r.Link})
+		}
+	}
+	for _, l := range s.Links {
+		if on := d.under(l); on != "" {
+			d.below[on] = append(d.below[on], d.drawn(l))
+		}
+	}
+}
+
+// under is the link that l is drawn below: that which a VLAN is on, or a bond that it
+// is in; empty for links that stand for themselves.
+func (d *drafting) under(l inventory.Link) string {
+	if l.Kind == "vlan" && l.PeerNetNS < 0 {
+		return d.names[l.Peer]
+	}
+	if master, ok := d.snapshot.LinkOf(l.Master); ok && master.Kind != "bridge" {
+		return master.Name
+	}
+	return ""
+}
+
+// drawn is the link as pictures have it, without what is below.
+func (d *drafting) drawn(l inventory.Link) Interface {
+	i := Interface{
+		Name: l.Name, Kind: l.Kind, MTU: l.MTU, MAC: l.MAC, VLAN: l.VLAN, Addresses: global(l.Addresses),
+		Up: l.Up && l.Operational != "down" && l.Operational != "lowerlayerdown",
+	}
+	switch {
+	case l.Kind != "veth" || l.Peer == 0:
+	case l.PeerNetNS < 0:
+		i.Peer = d.names[l.Peer]
+	default:
+		i.Peer = fmt.Sprintf("index %d in namespace %d", l.Peer, l.PeerNetNS)
+	}
+	return i
+}
+
+// global leaves out link-local addresses, which each interface has.
+func global(addresses []netip.Prefix) []netip.Prefix {
+	var kept []netip.Prefix
+	for _, a := range addresses {
+		if !a.Addr().IsLinkLocalUnicast() {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// withBelow is the link with all that stands on it.
+func (d *drafting) withBelow(l inventory.Link) Interface {
+	i := d.drawn(l)
+	i.Below = d.below[l.Name]
+	for n := range i.Below {
+		i.Below[n].Below = d.below[i.Below[n].Name] // a VLAN on a VLAN, or on a bond
+	}
+	return i
+}
+
+// segments makes one for each bridge, and for each network without.
+func (d *drafting) segments() {
+	for _, l := range d.snapshot.Links {
+		if l.Kind == "bridge" && (len(d.only) == 0 || d.isWanted(l.Name)) {
+			bridge := d.withBelow(l)
+			d.places[l.Name] = len(d.topology.Segments)
+			d.topology.Segments = append(d.topology.Segments, Segment{Name: l.Name, Kind: l.Kind, Bridge: &bridge, VLANFiltering: l.VLANFiltering})
+		}
+	}
+	for _, n := range d.snapshot.Networks {
+		if d.wants(n.Name) {
+			s := d.segmentOf(n)
+			s.Networks = append(s.Networks, networkOf(n))
+		}
+	}
+}
+
+// isWanted: some network that is asked for has this bridge, or an attachment on it.
+func (d *drafting) isWanted(bridge string) bool {
+	return slices.ContainsFunc(d.snapshot.Networks, func(n inventory.Network) bool { return n.Bridge == bridge && d.wants(n.Name) }) ||
+		slices.ContainsFunc(d.snapshot.Attachments, func(a inventory.Attachment) bool { return a.Bridge == bridge && d.wants(a.Network) })
+}
+
+// segmentOf is the one of the network's bridge, or the network's own, made if need be.
+// A network whose list is gone is where its attachments are.
+func (d *drafting) segmentOf(n inventory.Network) *Segment {
+	bridge := n.Bridge
+	if bridge == "" {
+		i := slices.IndexFunc(d.snapshot.Attachments, func(a inventory.Attachment) bool { return a.Network == n.Name && a.Bridge != "" })
+		if i >= 0 {
+			bridge = d.snapshot.Attachments[i].Bridge
+		}
+	}
+	place, ok := d.places[bridge]
+	if !ok || bridge == "" {
+		place = len(d.topology.Segments)
+		s := Segment{Name: n.Name, Kind: n.Driver}
+		if bridge != "" {
+			s.Name = bridge
+			d.places[bridge] = place
+		}
+		d.topology.Segments = append(d.topology.Segments, s)
+	}
+	d.places["/"+n.Name] = place
+	return &d.topology.Segments[place]
+}
+
+func networkOf(n inventory.Network) Network {
+	drawn := Network{Name: n.Name}
+	badge := func(holds bool, text string) {
+		if holds && text != "" {
+			drawn.Badges = append(drawn.Badges, text)
+		}
+	}
+	badge(n.Internal, "internal")
+	badge(n.Masquerade, "masquerade")
+	badge(true, n.IngressPolicy)
+	badge(n.File != "" && n.Driver != "bridge", n.Driver)
+	badge(n.File == "", "no list")
+	for _, p := range n.Pools {
+		drawn.Pools = append(drawn.Pools, Use{p.Subnet, p.Used, p.Size})
+	}
+	return drawn
+}
+
+// plug puts attachments and links where they belong.
+func (d *drafting) plug() {
+	on := map[string][]string{} // of each container: "eth0 on web"
+	for _, a := range d.snapshot.Attachments {
+		on[a.Container] = append(on[a.Container], a.IfName+" on "+a.Network)
+	}
+	for _, a := range d.snapshot.Attachments {
+		place, ok := d.places[a.Bridge]
+		if !ok || a.Bridge == "" {
+			place, ok = d.places["/"+a.Network]
+		}
+		if !ok || !d.wants(a.Network) {
+			continue
+		}
+		m := memberOf(a)
+		m.Also = slices.DeleteFunc(slices.Clone(on[a.Container]), func(one string) bool { return one == a.IfName+" on "+a.Network })
+		s := &d.topology.Segments[place]
+		s.Members = append(s.Members, m)
+	}
+	for _, l := range d.snapshot.Links {
+		d.plugLink(l)
+	}
+}
+
+// plugLink places a link that is no attachment's and no bridge.
+func (d *drafting) plugLink(l inventory.Link) {
+	place, onBridge := d.places[l.Master]
+	switch {
+	case d.hostLinks[l.Name] || l.Kind == "bridge" || d.under(l) != "" && !d.uplinks[l.Name]:
+	case onBridge && l.Master != "":
+		d.topology.Segments[place].Ports = append(d.topology.Segments[place].Ports, d.withBelow(l))
+	case d.uplinks[l.Name] || l.Kind == "device" && l.Name != loopback || l.Kind == "bond":
+		d.topology.Uplinks = append(d.topology.Uplinks, d.withBelow(l))
+	case len(d.only) == 0 && l.Master == "" && (l.Name != loopback || len(l.Addresses) > 2):
+		d.topology.Others = append(d.topology.Others, d.withBelow(l))
+	}
+}
+
+// loopback has 127.0.0.1 and ::1, which is nothing to tell of.
+const loopback = "lo"
+
+func memberOf(a inventory.Attachment) Member {
+	m := Member{
+		Name: a.Called(), Network: a.Network, Container: a.Container, IfName: a.IfName, Pod: a.Pod, NetNS: a.NetNS,
+		State: a.State, MAC: a.MAC, Addresses: a.Addresses,
+	}
+	if a.Evidence.Link {
+		m.HostLink = a.HostLink
+	}
+	for _, p := range a.Published() {
+		m.Published = append(m.Published, strings.Replace(p.String(), "->", "→", 1))
+	}
+	return m
+}
+
+func (d *drafting) count() Counts {
+	var c Counts
+	containers, dead := map[string]bool{}, map[string]bool{}
+	for _, s := range d.topology.Segments {
+		c.Networks += len(s.Networks)
+		for _, m := range s.Members {
+			c.Ports += len(m.Published)
+			containers[m.Container] = true
+			if m.State == inventory.Dead {
+				dead[m.Container] = true
+			}
+		}
+	}
+	c.Containers, c.Dead = len(containers), len(dead)
+	return c
+}

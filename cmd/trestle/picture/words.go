@@ -1,0 +1,32 @@
+package picture
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// plural is a number of things, by a word whose plural ends in s.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
+}
+
+// amount is a number of addresses; that of an IPv6 subnet has no end.
+func amount(n uint64) string {
+	if n > math.MaxUint32 {
+		return "∞"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+// texts are the values as they print themselves.
+func texts[T fmt.Stringer](values []T) []string {
+	var all []string
+	for _, v := range values {
+		all = append(all, v.String())
+	}
+	return all
+}

@@ -1,0 +1,148 @@
+// Package programs knows the plugins' programs: where each stands, whose it is, and of
+// which version.
+package programs
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+)
+
+// Suite is whose a program is.
+type Suite string
+
+// The suites. What is neither is Other.
+const (
+	Trestle   Suite = "trestle"
+	Reference Suite = "reference" // containernetworking/plugins
+	Other     Suite = "other"
+)
+
+// Program is a file that a runtime may execute as a plugin.
+type Program struct {
+	Name  string `json:"name"`
+	Path  string `json:"path"`
+	Suite Suite  `json:"suite"`
+	// Version is what it says of itself without a command; empty where it says nothing.
+	Version string `json:"version,omitempty"`
+	// Executable says that the runtime can run it at all.
+	Executable bool `json:"executable"`
+
+	info fs.FileInfo
+}
+
+// All are the programs of some directories, in order.
+type All []Program
+
+// Find is what a runtime takes under that name: the first one.
+func (a All) Find(name string) (Program, bool) {
+	i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name })
+	if i < 0 {
+		return Program{}, false
+	}
+	return a[i], true
+}
+
+// Read looks at the directories; one that is missing has nothing. A program is asked its
+// version if its suite is known, and once for all of its names.
+func Read(ctx context.Context, dirs []string) (All, error) {
+	var all All
+	var failed []error
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, fmt.Errorf("look for plugins: %w", err))
+		}
+		for _, entry := range entries {
+			path := filepath.Join(dir, entry.Name())
+			info, err := os.Stat(path)
+			if err != nil || !info.Mode().IsRegular() {
+				continue // no program, or gone meanwhile
+			}
+			p := Program{Name: entry.Name(), Path: path, Executable: info.Mode()&0o111 != 0, info: info}
+			if same := slices.IndexFunc(all, func(other Program) bool { return os.SameFile(other.info, info) }); same >= 0 {
+				p.Suite, p.Version = all[same].Suite, all[same].Version
+			} else {
+				p.Suite = suiteOf(path)
+				p.Version = p.ask(ctx)
+			}
+			all = append(all, p)
+		}
+	}
+	return all, errors.Join(failed...)
+}
+
+// suiteOf reads the module that Go's linker notes in each program.
+func suiteOf(path string) Suite {
+	info, err := buildinfo.ReadFile(path)
+	switch {
+	case err != nil:
+		return Other
+	case info.Path == "github.com/trestle-cni/trestle/plugins":
+		return Trestle
+	case strings.HasPrefix(info.Path, "github.com/containernetworking/plugins/"):
+		return Reference
+	}
+	return Other
+}
+
+var version = regexp.MustCompile(`^CNI \S+ plugin (?:version )?(\S+)`)
+
+// ask runs it without a command, which does nothing but say its version.
+func (p Program) ask(ctx context.Context) string {
+	if p.Suite == Other || !p.Executable {
+		return ""
+	}
+	cmd := exec.CommandContext(ctx, p.Path)
+	cmd.Env = []string{}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	_ = cmd.Run() // what it says counts, not how it ends
+	if found := version.FindStringSubmatch(stderr.String()); found != nil {
+		return strings.TrimPrefix(found[1], "v")
+	}
+	return ""
+}
+
+// Status asks the plugin whether an ADD could succeed; its error is the plugin's own. path
+// is where it finds others. The version of the list does not matter: 1.1.0 is the first
+// that has STATUS.
+func (p Program) Status(ctx context.Context, network string, config []byte, path []string) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(config, &keys); err != nil {
+		return err
+	}
+	name, err := json.Marshal(network)
+	if err != nil {
+		return err
+	}
+	keys["name"], keys["cniVersion"] = name, json.RawMessage(`"1.1.0"`)
+	if config, err = json.Marshal(keys); err != nil {
+		return err
+	}
+	var stderr bytes.Buffer
+	args := &invoke.Args{Command: "STATUS", Path: strings.Join(path, string(os.PathListSeparator))}
+	_, err = (&invoke.RawExec{Stderr: &stderr}).ExecPlugin(ctx, p.Path, config, args.AsEnv())
+	return err
+}
+
+// Versions are those of the protocol that the plugin knows.
+func (p Program) Versions(ctx context.Context) ([]string, error) {
+	info, err := invoke.GetVersionInfo(ctx, p.Path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: VERSION: %w", p.Path, err)
+	}
+	return info.SupportedVersions(), nil
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/picture"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+)
+
+type reportOptions struct {
+	*app
+	file string
+	mask bool
+}
+
+func newReportCommand(a *app) *cobra.Command {
+	o := reportOptions{app: a}
+	command := &cobra.Command{
+		Use:   "report FILE.html",
+		Short: "Write all that a bug report needs into one page",
+		Long: `Write versions, findings, the topology, pools, ports, routes and network lists into one
+page for a browser, to send along with a report of a fault. FILE may be "-", standard
+output.
+
+--mask masks addresses and MACs, each always by the same other one, also in names and
+texts; addresses of one subnet stay in one subnet. Names of containers, pods, networks
+and interfaces stay as they are: look before you send it.`,
+		Example: `  trestle report fault.html
+  trestle report fault.html --mask`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			o.file = args[0]
+			return o.run(a.printer(command))
+		},
+	}
+	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses, the same by the same")
+	return command
+}
+
+func (o reportOptions) run(p *ui.Printer) error {
+	drawings := drawings{{"FILE", o.file}}
+	if err := drawings.check(); err != nil {
+		return err
+	}
+	snapshot, err := o.take(p)
+	if err != nil {
+		return err
+	}
+	report, err := o.report(snapshot)
+	if err != nil {
+		return err
+	}
+	return drawings.write(p, func(string) (string, error) { return report.Page() })
+}
+
+func (o reportOptions) report(snapshot *inventory.Snapshot) (picture.Report, error) {
+	report := picture.NewReport(snapshot)
+	report.Facts = o.facts()
+	for _, n := range snapshot.Networks {
+		if n.File == "" {
+			continue
+		}
+		content, err := os.ReadFile(n.File)
+		if err != nil {
+			report.Problems = append(report.Problems, err.Error())
+		}
+		report.Lists = append(report.Lists, picture.List{File: n.File, Content: string(content)})
+	}
+	if !o.mask {
+		return report, nil
+	}
+	var key [16]byte
+	if _, err := rand.Read(key[:]); err != nil {
+		return report, err
+	}
+	masker, err := picture.NewMasker(key)
+	if err != nil {
+		return report, err
+	}
+	return report.Mask(masker)
+}
+
+// facts are what the host runs.
+func (o reportOptions) facts() [][2]string {
+	facts := [][2]string{{"Trestle", release}, {"Built with", runtime.Version() + ", " + runtime.GOARCH}}
+	var kernel unix.Utsname
+	if unix.Uname(&kernel) == nil { // it fails for bad pointers alone
+		facts = append(facts, [2]string{"Kernel", unix.ByteSliceToString(kernel.Release[:]) + " " + unix.ByteSliceToString(kernel.Version[:])})
+	}
+	if name := systemName("/etc/os-release"); name != "" {
+		facts = append(facts, [2]string{"System", name})
+	}
+	return append(facts,
+		[2]string{"Network lists from", strings.Join(o.lists, "\n")},
+		[2]string{"Plugins from", strings.Join(o.plugins, "\n")})
+}
+
+// systemName is PRETTY_NAME of os-release(5); empty where there is none.
+func systemName(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() {
+		if name, ok := strings.CutPrefix(lines.Text(), "PRETTY_NAME="); ok {
+			return strings.Trim(name, `"'`)
+		}
+	}
+	return ""
+}

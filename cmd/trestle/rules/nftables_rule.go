@@ -1,0 +1,438 @@
+package rules
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+)
+
+// parse makes a Rule of the kernel's expressions, which are run for a packet as the
+// kernel does: each loads a register, or compares one.
+func (t *tableReader) parse(r *nftables.Rule) Rule {
+	rule := Rule{Text: t.text(r)}
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Counter:
+			rule.Counted, rule.Packets, rule.Bytes = true, e.Packets, e.Bytes
+		case *expr.Verdict:
+			rule.Verdict, rule.Jump, rule.Goto = verdictOf(e)
+		case *expr.Reject:
+			rule.Verdict = Drop
+		case *expr.NAT, *expr.Masq, *expr.Redir:
+			rule.Verdict = Translate
+		}
+	}
+	rule.matches = func(p Packet) Match {
+		m := machine{packet: p, table: t}
+		match := Yes
+		for _, e := range r.Exprs {
+			if match = both(match, m.run(e)); match == No {
+				return No
+			}
+		}
+		return match
+	}
+	return rule
+}
+
+func verdictOf(v *expr.Verdict) (verdict Verdict, jump string, isGoto bool) {
+	switch v.Kind {
+	case expr.VerdictAccept:
+		return Accept, "", false
+	case expr.VerdictDrop:
+		return Drop, "", false
+	case expr.VerdictReturn:
+		return Return, "", false
+	case expr.VerdictJump:
+		return Pass, v.Chain, false
+	case expr.VerdictGoto:
+		return Pass, v.Chain, true
+	default:
+		return Pass, "", false
+	}
+}
+
+// wordCount are the registers: 16 of four bytes, and four of 16 over the same ones after
+// a first for the verdict (enum nft_registers, linux/netfilter/nf_tables.h).
+const wordCount = 20
+
+type word struct {
+	bytes [4]byte
+	known bool
+}
+
+type machine struct {
+	packet Packet
+	table  *tableReader
+	words  [wordCount]word
+}
+
+func firstWord(register uint32) int {
+	if register >= unix.NFT_REG32_00 {
+		return int(register - unix.NFT_REG32_00)
+	}
+	return int(register-unix.NFT_REG_1) * 4
+}
+
+// load puts value there; nil: something that is not known.
+func (m *machine) load(register uint32, value []byte, length int) {
+	padded := make([]byte, (max(len(value), length, 1)+3)/4*4)
+	copy(padded, value)
+	for i := 0; i*4 < len(padded); i++ {
+		if at := firstWord(register) + i; at >= 0 && at < wordCount {
+			m.words[at] = word{[4]byte(padded[i*4:]), value != nil}
+		}
+	}
+}
+
+// get reads so many bytes; ok is false where they are not known.
+func (m *machine) get(register uint32, length int) (value []byte, ok bool) {
+	for i := 0; len(value) < length; i++ {
+		at := firstWord(register) + i
+		if at < 0 || at >= wordCount || !m.words[at].known {
+			return nil, false
+		}
+		value = append(value, m.words[at].bytes[:]...)
+	}
+	return value[:length], true
+}
+
+func (m *machine) run(e expr.Any) Match {
+	switch e := e.(type) {
+	case *expr.Meta:
+		m.meta(e)
+	case *expr.Payload:
+		m.payload(e)
+	case *expr.Ct:
+		m.load(e.Register, m.connection(e), 4)
+	case *expr.Fib:
+		m.fib(e)
+	case *expr.Immediate:
+		m.load(e.Register, e.Data, len(e.Data))
+	case *expr.Bitwise:
+		m.bitwise(e)
+	case *expr.Cmp:
+		return m.compare(e)
+	case *expr.Range:
+		return m.within(e)
+	case *expr.Lookup:
+		return m.lookUp(e)
+	case *expr.Verdict, *expr.Counter, *expr.NAT, *expr.Masq, *expr.Redir, *expr.Reject, *expr.Log, *expr.Notrack:
+	default:
+		return Maybe
+	}
+	return Yes
+}
+
+func name16(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+func (m *machine) meta(e *expr.Meta) {
+	if e.SourceRegister {
+		return // sets a mark
+	}
+	var value []byte
+	switch e.Key {
+	case expr.MetaKeyIIFNAME:
+		value = name16(m.packet.In)
+	case expr.MetaKeyOIFNAME:
+		value = name16(m.packet.Out)
+	case expr.MetaKeyL4PROTO:
+		value = m.protocol()
+	case expr.MetaKeyNFPROTO:
+		value = []byte{unix.NFPROTO_IPV6}
+		if m.packet.Destination.Is4() {
+			value[0] = unix.NFPROTO_IPV4
+		}
+	case expr.MetaKeyPROTOCOL:
+		value = binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6)
+		if m.packet.Destination.Is4() {
+			value = binary.BigEndian.AppendUint16(nil, unix.ETH_P_IP)
+		}
+	default:
+	}
+	m.load(e.Register, value, 4)
+}
+
+func (m *machine) protocol() []byte {
+	switch m.packet.Protocol {
+	case "tcp":
+		return []byte{unix.IPPROTO_TCP}
+	case "udp":
+		return []byte{unix.IPPROTO_UDP}
+	case "icmp":
+		if m.packet.Destination.Is6() {
+			return []byte{unix.IPPROTO_ICMPV6}
+		}
+		return []byte{unix.IPPROTO_ICMP}
+	}
+	return nil
+}
+
+// payload knows addresses and the destination's port, whole or their beginning, as nft
+// compares prefixes of whole bytes.
+func (m *machine) payload(e *expr.Payload) {
+	if e.OperationType != expr.PayloadLoad {
+		return
+	}
+	source, destination := m.packet.Source.AsSlice(), m.packet.Destination.AsSlice()
+	at := map[uint32][]byte{8: source, 24: destination}
+	if m.packet.Destination.Is4() {
+		at = map[uint32][]byte{12: source, 16: destination}
+	}
+	var value []byte
+	switch e.Base {
+	case expr.PayloadBaseNetworkHeader:
+		value = at[e.Offset]
+		if m.packet.Destination.Is4() && e.Offset == 9 {
+			value = m.protocol()
+		}
+		if m.packet.Destination.Is6() && e.Offset == 6 {
+			value = m.protocol()
+		}
+	case expr.PayloadBaseTransportHeader:
+		if e.Offset == 2 && e.Len == 2 && m.packet.Protocol != "icmp" {
+			value = binary.BigEndian.AppendUint16(nil, m.packet.Port)
+		}
+	default:
+	}
+	if len(value) < int(e.Len) {
+		value = nil
+	} else {
+		value = value[:e.Len]
+	}
+	m.load(e.DestRegister, value, int(e.Len))
+}
+
+// connection is the state or status of the packet's (linux/netfilter/nf_conntrack_common.h).
+func (m *machine) connection(e *expr.Ct) []byte {
+	const established, isNew, translated = 1 << 1, 1 << 3, 1 << 5
+	switch {
+	case e.SourceRegister:
+		return nil
+	case e.Key == expr.CtKeySTATE && m.packet.Answer:
+		return binaryutil.NativeEndian.PutUint32(established)
+	case e.Key == expr.CtKeySTATE:
+		return binaryutil.NativeEndian.PutUint32(isNew)
+	case e.Key == expr.CtKeySTATUS && m.packet.Translated:
+		return binaryutil.NativeEndian.PutUint32(translated)
+	case e.Key == expr.CtKeySTATUS:
+		return binaryutil.NativeEndian.PutUint32(0)
+	}
+	return nil
+}
+
+// fib knows whether the destination is an address of the host.
+func (m *machine) fib(e *expr.Fib) {
+	var value []byte
+	if e.ResultADDRTYPE && e.FlagDADDR && !e.FlagIIF && !e.FlagOIF {
+		kind := uint32(unix.RTN_UNICAST)
+		if m.packet.Local {
+			kind = unix.RTN_LOCAL
+		}
+		value = binaryutil.NativeEndian.PutUint32(kind)
+	}
+	m.load(e.Register, value, 4)
+}
+
+func (m *machine) bitwise(e *expr.Bitwise) {
+	value, ok := m.get(e.SourceRegister, int(e.Len))
+	if !ok || len(e.Mask) < int(e.Len) || len(e.Xor) < int(e.Len) {
+		m.load(e.DestRegister, nil, int(e.Len))
+		return
+	}
+	for i := range value {
+		value[i] = value[i]&e.Mask[i] ^ e.Xor[i]
+	}
+	m.load(e.DestRegister, value, int(e.Len))
+}
+
+func (m *machine) compare(e *expr.Cmp) Match {
+	value, ok := m.get(e.Register, len(e.Data))
+	if !ok {
+		return Maybe
+	}
+	order := bytes.Compare(value, e.Data)
+	switch e.Op {
+	case expr.CmpOpEq:
+		return yes(order == 0)
+	case expr.CmpOpNeq:
+		return yes(order != 0)
+	case expr.CmpOpLt:
+		return yes(order < 0)
+	case expr.CmpOpLte:
+		return yes(order <= 0)
+	case expr.CmpOpGt:
+		return yes(order > 0)
+	case expr.CmpOpGte:
+		return yes(order >= 0)
+	}
+	return Maybe
+}
+
+func (m *machine) within(e *expr.Range) Match {
+	value, ok := m.get(e.Register, len(e.FromData))
+	if !ok {
+		return Maybe
+	}
+	in := yes(bytes.Compare(value, e.FromData) >= 0 && bytes.Compare(value, e.ToData) <= 0)
+	if e.Op == expr.CmpOpNeq {
+		return not(in)
+	}
+	return in
+}
+
+// lookUp knows sets; what a map leads to is not followed.
+func (m *machine) lookUp(e *expr.Lookup) Match {
+	s := m.table.setOf(e.SetName)
+	if s == nil || e.DestRegister != 0 && s.DataType.Name == nftables.TypeVerdict.Name {
+		return Maybe
+	}
+	found := No
+	if len(s.elements) > 0 {
+		key, ok := m.get(e.SourceRegister, len(s.elements[0].Key))
+		if !ok {
+			return Maybe
+		}
+		found = s.has(key)
+	}
+	if e.DestRegister != 0 {
+		m.load(e.DestRegister, nil, int(s.DataType.Bytes))
+	}
+	if e.Invert {
+		return not(found)
+	}
+	return found
+}
+
+// has finds the key: among intervals, each end of which is an element of its own, by the
+// last that is not behind it.
+func (s *set) has(key []byte) Match {
+	if s.Interval && s.Concatenation {
+		return Maybe
+	}
+	if !s.Interval {
+		return yes(slices.ContainsFunc(s.elements, func(e nftables.SetElement) bool { return bytes.Equal(e.Key, key) }))
+	}
+	var last *nftables.SetElement
+	for i, e := range s.elements {
+		before := bytes.Compare(e.Key, key) <= 0
+		// where one interval ends and another begins, the begin counts
+		if before && (last == nil || bytes.Compare(e.Key, last.Key) > 0 || bytes.Equal(e.Key, last.Key) && !e.IntervalEnd) {
+			last = &s.elements[i]
+		}
+	}
+	return yes(last != nil && !last.IntervalEnd)
+}
+
+// text is the rule much as nft(8) has it.
+func (t *tableReader) text(r *nftables.Rule) string {
+	var parts []string
+	names := map[uint32]string{}
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Meta:
+			names[e.Register] = metaText(e)
+		case *expr.Payload:
+			names[e.DestRegister] = payloadText(e)
+		case *expr.Ct:
+			names[e.Register] = map[expr.CtKey]string{expr.CtKeySTATE: "ct state", expr.CtKeySTATUS: "ct status"}[e.Key]
+		case *expr.Fib:
+			names[e.Register] = "fib type"
+		case *expr.Bitwise:
+			names[e.DestRegister] = fmt.Sprintf("%s & %#x", names[e.SourceRegister], e.Mask)
+		case *expr.Cmp:
+			parts = append(parts, names[e.Register]+comparison(e)+valueText(names[e.Register], e.Data))
+		case *expr.Lookup:
+			parts = append(parts, joinNames(names, e.SourceRegister)+" @"+e.SetName)
+		case *expr.Verdict:
+			verdict, jump, isGoto := verdictOf(e)
+			switch {
+			case isGoto:
+				parts = append(parts, "goto "+jump)
+			case jump != "":
+				parts = append(parts, "jump "+jump)
+			default:
+				parts = append(parts, string(verdict))
+			}
+		case *expr.Reject:
+			parts = append(parts, "reject")
+		case *expr.Masq:
+			parts = append(parts, "masquerade")
+		case *expr.NAT:
+			parts = append(parts, map[expr.NATType]string{expr.NATTypeDestNAT: "dnat", expr.NATTypeSourceNAT: "snat"}[e.Type])
+		case *expr.Redir:
+			parts = append(parts, "redirect")
+		}
+	}
+	if comment, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok {
+		parts = append(parts, fmt.Sprintf("comment %q", comment))
+	}
+	return strings.Join(parts, " ")
+}
+
+func joinNames(names map[uint32]string, register uint32) string {
+	text := names[register]
+	if next := names[register+1]; next != "" {
+		text += " . " + next
+	}
+	return text
+}
+
+func metaText(e *expr.Meta) string {
+	return map[expr.MetaKey]string{
+		expr.MetaKeyIIFNAME: "iifname", expr.MetaKeyOIFNAME: "oifname", expr.MetaKeyL4PROTO: "meta l4proto",
+		expr.MetaKeyNFPROTO: "meta nfproto", expr.MetaKeyIIF: "iif", expr.MetaKeyOIF: "oif", expr.MetaKeyMARK: "meta mark",
+	}[e.Key]
+}
+
+func payloadText(e *expr.Payload) string {
+	switch {
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 0:
+		return "sport"
+	case e.Base == expr.PayloadBaseTransportHeader:
+		return "dport"
+	case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 12 || e.Offset == 8):
+		return "saddr"
+	case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 16 || e.Offset == 24):
+		return "daddr"
+	}
+	return "payload"
+}
+
+func comparison(e *expr.Cmp) string {
+	if e.Op == expr.CmpOpNeq {
+		return " != "
+	}
+	return " "
+}
+
+func valueText(what string, data []byte) string {
+	switch {
+	case strings.HasSuffix(what, "ifname"):
+		return fmt.Sprintf("%q", strings.TrimRight(string(data), "\x00"))
+	case strings.HasSuffix(what, "port") && len(data) == 2:
+		return fmt.Sprint(binary.BigEndian.Uint16(data))
+	case strings.HasSuffix(what, "addr"):
+		if a, ok := netip.AddrFromSlice(data); ok {
+			return a.String()
+		}
+	case strings.HasPrefix(what, "ct "):
+		return fmt.Sprintf("%#x", binaryutil.NativeEndian.Uint32(data))
+	case what == "meta l4proto" && len(data) == 1:
+		return map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "icmpv6"}[data[0]]
+	}
+	return fmt.Sprintf("%#x", data)
+}

@@ -1,0 +1,238 @@
+// Package rules knows what the host's rules do to one packet: those of nftables and of
+// iptables, whoever made them. It reads a chain when a packet comes to it, and changes
+// nothing.
+//
+// Start at Host.Walk. What a rule asks of a packet that this package does not know is
+// answered Maybe, so that nothing is said to be dropped that may pass.
+package rules
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Packet is the first one of a connection, or an answer.
+type Packet struct {
+	In, Out             string // interfaces; empty: none
+	Source, Destination netip.Addr
+	Protocol            string // "tcp", "udp", "icmp"
+	Port                uint16 // the destination's
+	Answer              bool   // belongs to a connection that is there
+	// Translated says that its destination was another before (DNAT).
+	Translated bool
+	// Local says that the destination is an address of the host.
+	Local bool
+}
+
+// Match is whether a rule applies.
+type Match int
+
+// The answers.
+const (
+	No Match = iota
+	Maybe
+	Yes
+)
+
+func both(a, b Match) Match { return min(a, b) }
+
+func not(m Match) Match { return Yes - m }
+
+func yes(is bool) Match {
+	if is {
+		return Yes
+	}
+	return No
+}
+
+// Verdict is what becomes of a packet.
+type Verdict string
+
+// The verdicts. Translate ends a chain of type nat.
+const (
+	Pass      Verdict = "" // the rule only counts, marks or logs
+	Accept    Verdict = "accept"
+	Drop      Verdict = "drop"
+	Return    Verdict = "return"
+	Translate Verdict = "translate"
+)
+
+// Rule is one rule of a chain.
+type Rule struct {
+	Text string
+	// Counted says that the kernel counts for this rule.
+	Counted        bool
+	Packets, Bytes uint64
+
+	Verdict Verdict
+	Jump    string // to this chain; Verdict is Pass then
+	Goto    bool   // and does not come back
+	matches func(Packet) Match
+}
+
+// Base is a chain that the kernel hands packets to.
+type Base struct {
+	Table    string // "ip filter", "inet firewalld"
+	Program  string // the program that shows it: "iptables-legacy", "nft"
+	Chain    string
+	Hook     string // "prerouting", "forward" …; Bridge: of frames
+	Bridge   bool
+	NAT      bool
+	Priority int
+	Family   Family
+	// Drops says that what no rule decides is dropped.
+	Drops bool
+	// Ours says that the table is Trestle's.
+	Ours bool
+
+	rules func(chain string) ([]Rule, error)
+}
+
+// Rules are those of a chain of the base's table.
+func (b Base) Rules(chain string) ([]Rule, error) { return b.rules(chain) }
+
+// Family is which packets a table is asked about.
+type Family int
+
+// The families.
+const (
+	Both Family = iota
+	IPv4
+	IPv6
+)
+
+func (f Family) has(a netip.Addr) bool { return f == Both || (f == IPv4) == a.Is4() }
+
+// Step is a rule that matches a packet on its way, or may.
+type Step struct {
+	Table   string  `json:"table"`
+	Chain   string  `json:"chain"`
+	Rule    string  `json:"rule"`
+	Counted bool    `json:"counted,omitempty"`
+	Packets uint64  `json:"packets,omitempty"`
+	Bytes   uint64  `json:"bytes,omitempty"`
+	Maybe   bool    `json:"maybe,omitempty"`
+	Verdict Verdict `json:"verdict,omitempty"`
+}
+
+// Way is what happens to a packet at one hook.
+type Way struct {
+	Steps []Step `json:"steps,omitempty"`
+	// Verdict is Drop, Translate, or Accept where nobody objects.
+	Verdict Verdict `json:"verdict"`
+	// Maybe says that a rule which nobody here understands may have it otherwise.
+	Maybe bool `json:"maybe,omitempty"`
+	// By is the base chain in which the packet ended.
+	By Base `json:"-"`
+}
+
+// Dropped says that the packet is dropped for certain.
+func (w Way) Dropped() bool { return w.Verdict == Drop && !w.Maybe }
+
+// Host is what there is of rules.
+type Host struct{ Bases []Base }
+
+// At are the base chains of a hook, in the order in which the kernel asks them.
+func (h Host) At(hook string, bridge bool) []Base {
+	var all []Base
+	for _, b := range h.Bases {
+		if b.Hook == hook && b.Bridge == bridge {
+			all = append(all, b)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Base) int { return cmp.Compare(a.Priority, b.Priority) })
+	return all
+}
+
+// Walk hands the packet to these base chains, one after the other: who drops it has the
+// last word, and who accepts it only that of its chain.
+func Walk(bases []Base, p Packet) (Way, error) {
+	way := Way{Verdict: Accept}
+	for _, base := range bases {
+		if !base.Family.has(p.Destination) {
+			continue
+		}
+		w := walker{base: base, packet: p}
+		verdict, err := w.chain(base.Chain, 0)
+		if err != nil {
+			return way, err
+		}
+		if verdict == Pass || verdict == Return {
+			verdict = Accept
+			if base.Drops {
+				verdict = Drop
+				w.say(base.Chain, Rule{Text: "policy drop", Verdict: Drop}, w.maybe)
+			}
+		}
+		way.Steps = append(way.Steps, w.steps...)
+		if verdict == Drop || verdict == Translate {
+			way.Verdict, way.Maybe, way.By = verdict, w.maybe, base
+			return way, nil
+		}
+	}
+	return way, nil
+}
+
+// walker is a packet on its way through one table.
+type walker struct {
+	base   Base
+	packet Packet
+	steps  []Step
+	// maybe says that a rule which may match would have ended the way.
+	maybe bool
+}
+
+// deepest is what the kernel allows of jumps (NFT_JUMP_STACK_SIZE).
+const deepest = 16
+
+func (w *walker) chain(name string, depth int) (Verdict, error) {
+	rules, err := w.base.rules(name)
+	if err != nil || depth > deepest {
+		return Pass, err
+	}
+	for _, rule := range rules {
+		match := rule.matches(w.packet)
+		if match == No || rule.Verdict == Pass && rule.Jump == "" {
+			continue
+		}
+		if match == Maybe && rule.Verdict == Return {
+			w.maybe = true
+		}
+		if rule.Jump == "" {
+			w.say(name, rule, match == Maybe)
+		}
+		verdict, err := w.follow(rule, depth)
+		if err != nil {
+			return Pass, err
+		}
+		switch {
+		case verdict == Pass && !rule.Goto:
+		case match == Maybe:
+			w.maybe = w.maybe || verdict != Pass
+		default:
+			return verdict, nil
+		}
+	}
+	return Pass, nil
+}
+
+// follow is what a rule that matches leads to: what returns from a chain goes on here.
+func (w *walker) follow(rule Rule, depth int) (Verdict, error) {
+	if rule.Jump == "" {
+		return rule.Verdict, nil
+	}
+	verdict, err := w.chain(rule.Jump, depth+1)
+	if verdict == Return {
+		verdict = Pass
+	}
+	return verdict, err
+}
+
+func (w *walker) say(chain string, rule Rule, maybe bool) {
+	w.steps = append(w.steps, Step{
+		Table: w.base.Table, Chain: chain, Rule: strings.TrimSpace(rule.Text), Maybe: maybe, Verdict: rule.Verdict,
+		Counted: rule.Counted, Packets: rule.Packets, Bytes: rule.Bytes,
+	})
+}

@@ -1,0 +1,310 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+type runOptions struct {
+	*app
+	nets    []string
+	publish []string
+	dns     []string
+	quiet   bool
+	detach  bool
+	wish    attach.Wish
+}
+
+func newRunCommand(a *app) *cobra.Command {
+	o := runOptions{app: a}
+	command := &cobra.Command{
+		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
+		Short: "Run a command on a network of its own",
+		Long: `Run a command in a new network namespace, on one network or on several. The files are
+the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
+the new namespace. When the command ends, or trestle is killed, all of it goes: in the
+latter case by the next call of trestle that changes anything.
+
+--net is one of
+  bridge          the network that runtimes take: the first list (default)
+  NETWORK         that one; several are given by several --net
+  host            the host's own namespace
+  none            no network but lo
+  container:NAME  the namespace of another container
+
+With --detach the command stays in the background, without input and output, until it
+ends or "trestle stop" ends it.
+
+The command gets signals that trestle gets, and trestle ends with its exit status: 127
+where there is no such command, 128 and the signal's number where one ended it.`,
+		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
+  trestle run --net web --net db --name app -- ./app
+  trestle run --net container:app -- ss -ltn
+  trestle run --detach --name site --net web -p 80 -- busybox httpd -f -h /srv`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cni.ConfigErrorf("command: missing; give it behind --, as in trestle run -- ip address")
+			}
+			return nil
+		},
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), a.printer(command), args)
+		},
+	}
+	flags := command.Flags()
+	flags.SetInterspersed(false)
+	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; several networks are several --net")
+	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
+	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
+	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
+	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
+	addConnectionFlags(flags, &o.wish, &o.publish)
+	completeFlag(command, "net", a.netModes)
+	completeFlag(command, "network", a.netModes)
+	return command
+}
+
+// placement is where the command runs.
+type placement struct {
+	networks []string // to attach to, in a namespace of its own
+	own      bool     // a new namespace
+	netns    string   // another's; empty: the host's
+}
+
+func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	program, err := exec.LookPath(args[0])
+	if err != nil {
+		p.Notef("trestle: command: %v", err)
+		return exitStatus(127)
+	}
+	if program, err = filepath.Abs(program); err != nil {
+		return err
+	}
+	if err := o.sweep(ctx, p); err != nil {
+		return err
+	}
+	r, err := o.runtime(p)
+	if err != nil {
+		return err
+	}
+	at, err := o.place(r)
+	if err != nil {
+		return err
+	}
+	child := process{netns: at.netns, program: program, args: args}
+	switch {
+	case !at.own:
+		return child.run()
+	case o.detach && !isBackground():
+		return runInBackground(p)
+	}
+	child.networks = at.networks
+	return o.runSandboxed(ctx, p, r, child)
+}
+
+// runSandboxed runs the command in a namespace of its own.
+func (o *runOptions) runSandboxed(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
+	box, err := sandbox.New(o.wish.Container)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if failed := o.close(context.WithoutCancel(ctx), p, box); failed != nil {
+			p.Notef("trestle: clear away after %s: %v", box.Name, failed) // the exit status is the command's
+		}
+	}()
+	child.netns = box.NetNS
+	dns, err := o.attachAll(ctx, p, r, child.networks)
+	if err != nil {
+		return err
+	}
+	if child.resolvConf, err = box.ResolvConf(dns); err != nil {
+		return fmt.Errorf("write resolv.conf: %w", err)
+	}
+	if o.detach {
+		if err := enterBackground(); err != nil {
+			return err
+		}
+	}
+	return child.run()
+}
+
+// check is for what is wrong by itself, and fills in what is left out.
+func (o *runOptions) check() (err error) {
+	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
+		return err
+	}
+	for _, server := range o.dns {
+		if _, err := netip.ParseAddr(server); err != nil {
+			return cni.ConfigErrorf("--dns: %q is no address", server)
+		}
+	}
+	if len(o.nets) == 0 {
+		o.nets = []string{"bridge"}
+	}
+	for i := range o.nets {
+		if err := o.checkMode(i); err != nil {
+			return err
+		}
+	}
+	if len(o.nets) > 1 && (len(o.wish.IPs) > 0 || o.wish.MAC != "") {
+		return cni.ConfigErrorf("--ip, --mac: which of the networks they are for is not to be told; use trestle attach for these")
+	}
+	if o.wish.Container == "" {
+		var random [4]byte
+		_, _ = rand.Read(random[:]) // never fails (crypto/rand)
+		o.wish.Container = "run-" + hex.EncodeToString(random[:])
+	}
+	return attach.CheckContainer(o.wish.Container)
+}
+
+// checkMode is for one --net beside the others.
+func (o *runOptions) checkMode(i int) error {
+	mode := o.nets[i]
+	_, joins := strings.CutPrefix(mode, "container:")
+	alone := mode == "host" || mode == "none" || joins
+	switch {
+	case alone && len(o.nets) > 1:
+		return cni.ConfigErrorf("--net: %s does not go with others; give it alone, or networks alone", mode)
+	case alone && len(o.publish)+len(o.wish.IPs) > 0 || alone && o.wish.MAC != "":
+		return cni.ConfigErrorf("--net: with %s there is no network to give ports and addresses; leave -p, --ip and --mac out", mode)
+	case (mode == "host" || joins) && o.detach:
+		return cni.ConfigErrorf("--detach: with --net %s there is no namespace to stop it by; leave one of them out", mode)
+	case (mode == "host" || joins) && len(o.dns) > 0:
+		return cni.ConfigErrorf("--dns: with --net %s the command has what the other one has; leave it out", mode)
+	case slices.Contains(o.nets[:i], mode):
+		return cni.ConfigErrorf("--net: %s is given twice; give it once", mode)
+	}
+	return nil
+}
+
+// place finds what the modes mean on this host.
+func (o *runOptions) place(r attach.Runtime) (placement, error) {
+	other, joins := strings.CutPrefix(o.nets[0], "container:")
+	switch {
+	case o.nets[0] == "host":
+		return placement{}, nil
+	case o.nets[0] == "none":
+		return placement{own: true}, nil
+	case joins:
+		path, err := netnsOf(r, other)
+		return placement{netns: path}, err
+	}
+	at := placement{own: true}
+	for _, mode := range o.nets {
+		if mode == "bridge" {
+			if len(r.Lists) == 0 {
+				return at, cni.ConfigErrorf("--net: there is no network; make one with trestle network create NAME, or use none or host")
+			}
+			if mode = r.Lists[0].Name; r.Knows("bridge") == nil {
+				mode = "bridge" // as nerdctl calls its own
+			}
+		}
+		if err := r.Knows(mode); err != nil {
+			return at, err
+		}
+		at.networks = append(at.networks, mode)
+	}
+	if len(o.wish.Publish) > 0 && !slices.ContainsFunc(at.networks, r.Publishes) {
+		return at, cni.ConfigErrorf("--publish: network %s publishes no ports, since none of its plugins does; leave it out, or take another network", strings.Join(at.networks, ", "))
+	}
+	if on := r.Snapshot.Of(o.wish.Container); slices.ContainsFunc(on, func(a inventory.Attachment) bool { return a.Container == o.wish.Container }) {
+		return at, cni.ConfigErrorf("--name: there is a container %q already, on %s; choose another name", o.wish.Container, sentence(networksOf(on)))
+	}
+	return at, nil
+}
+
+// netnsOf is the namespace of a container, on a network or not.
+func netnsOf(r attach.Runtime, container string) (string, error) {
+	paths := []string{filepath.Join(namedNetNS, container)}
+	for _, a := range r.Snapshot.Of(container) {
+		paths = append(paths, a.NetNS)
+	}
+	for _, path := range paths {
+		if container != "" && filepath.Base(container) == container && record.IsNetNS(path) {
+			return path, nil
+		}
+	}
+	return "", cni.ConfigErrorf("--net: container:%s: there is none of that name with a network namespace; see trestle ls and ip netns", container)
+}
+
+// attachAll attaches the container to one network after the other. Ports are published on
+// the first that publishes any; what DNS is to be told comes from --dns or else from the
+// networks.
+func (o *runOptions) attachAll(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) (types.DNS, error) {
+	var dns types.DNS
+	wish := o.wish
+	wish.NetNS = filepath.Join(namedNetNS, wish.Container)
+	for _, name := range networks {
+		one := wish
+		one.Publish = nil
+		if len(wish.Publish) > 0 && r.Publishes(name) {
+			one.Publish, wish.Publish = wish.Publish, nil
+		}
+		attached, err := r.Add(ctx, name, one)
+		if err != nil {
+			return dns, err
+		}
+		dns.Nameservers = append(dns.Nameservers, attached.DNS.Nameservers...)
+		dns.Search = append(dns.Search, attached.DNS.Search...)
+		dns.Options = append(dns.Options, attached.DNS.Options...)
+		if !o.quiet {
+			printAttached(&ui.Printer{Out: p.Err}, attached)
+		}
+	}
+	if len(o.dns) > 0 {
+		dns.Nameservers = o.dns
+	}
+	return dns, nil
+}
+
+// close detaches the container from all that it is on, and removes its namespace.
+func (a *app) close(ctx context.Context, p *ui.Printer, box *sandbox.Sandbox) error {
+	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read has been told
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, on := range r.Snapshot.Attachments {
+		if on.Container == box.Name && (on.NetNS == box.NetNS || on.NetNS == "") {
+			failed = append(failed, r.Del(ctx, on))
+		}
+	}
+	return errors.Join(append(failed, box.Close())...)
+}
+
+// sweep clears away after each "trestle run" that was killed.
+func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
+	abandoned, err := sandbox.Abandoned()
+	failed := []error{err}
+	for _, box := range abandoned {
+		failed = append(failed, a.close(ctx, p, box))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return fmt.Errorf("clear away after a trestle run that was killed: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+)
+
+// The trestle that waits for a command in the background is this program once more, called
+// as it was itself, with this variable set and a pipe as descriptor readyFD. A byte there
+// says that the command is about to start; the end without one, that it will not.
+const (
+	backgroundVariable = "TRESTLE_BACKGROUND"
+	readyFD            = 3
+)
+
+func isBackground() bool { return os.Getenv(backgroundVariable) != "" }
+
+// runInBackground starts that, and returns when it is ready; what it says meanwhile is ours.
+func runInBackground(p *ui.Printer) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), backgroundVariable+"=1")
+	cmd.ExtraFiles = []*os.File{theirs}
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := errors.Join(cmd.Start(), theirs.Close()); err != nil {
+		return err
+	}
+	if _, err := io.Copy(p.Err, said); err != nil { // until it lets go of it
+		return err
+	}
+	if n, _ := ready.Read(make([]byte, 1)); n == 1 {
+		return cmd.Process.Release()
+	}
+	return statusOf(cmd.Wait())
+}
+
+// enterBackground lets go of whoever called.
+func enterBackground() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := os.Unsetenv(backgroundVariable); err != nil {
+		return err
+	}
+	ready := os.NewFile(readyFD, "ready")
+	_, err = ready.Write([]byte{1})
+	err = errors.Join(err, ready.Close())
+	for _, fd := range []int{0, 1, 2} {
+		err = errors.Join(err, unix.Dup3(int(null.Fd()), fd, 0))
+	}
+	return errors.Join(err, null.Close())
+}

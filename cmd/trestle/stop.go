@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+type stopOptions struct {
+	*app
+	seconds int
+}
+
+func newStopCommand(a *app) *cobra.Command {
+	o := stopOptions{app: a}
+	command := &cobra.Command{
+		Use:   "stop CONTAINER…",
+		Short: "Stop what trestle run has started",
+		Long: `Stop what trestle run has started, in the background or not: its command gets SIGTERM,
+and after a while SIGKILL. When stop returns, the container has left its networks.`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: offer(sandbox.Names, 0, -1),
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), a.printer(command), args)
+		},
+	}
+	command.Flags().IntVarP(&o.seconds, "time", "t", 10, "seconds between SIGTERM and SIGKILL")
+	return command
+}
+
+func (o stopOptions) run(ctx context.Context, p *ui.Printer, names []string) error {
+	if o.seconds < 0 {
+		return cni.ConfigErrorf("--time: %d is in the past; use 0 or more", o.seconds)
+	}
+	var boxes []*sandbox.Sandbox
+	for _, name := range names {
+		box, err := sandbox.Find(name)
+		if err != nil {
+			return err
+		}
+		boxes = append(boxes, box)
+	}
+	stopped := []string{}
+	var failed []error
+	for _, box := range boxes {
+		if err := box.Stop(ctx, time.Duration(o.seconds)*time.Second); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		stopped = append(stopped, box.Name)
+		if !p.JSON {
+			p.Printf("%s\n", box.Name)
+		}
+	}
+	failed = append(failed, o.sweep(ctx, p))
+	if p.JSON {
+		failed = append(failed, p.Document(stopped))
+	}
+	return errors.Join(failed...)
+}

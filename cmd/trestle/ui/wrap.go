@@ -1,0 +1,23 @@
+package ui
+
+import (
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+)
+
+// widest is how long lines of prose become where no terminal says otherwise.
+const widest = 80
+
+// Wrap breaks prose into lines, each of which begins with indent.
+func (p *Printer) Wrap(indent, prose string) string {
+	width := p.Width
+	if width == 0 || width > widest {
+		width = widest
+	}
+	lines := strings.Split(text.WrapSoft(prose, max(20, width-len(indent))), "\n")
+	for i, line := range lines {
+		lines[i] = indent + strings.TrimRight(line, " ") + "\n"
+	}
+	return strings.Join(lines, "")
+}

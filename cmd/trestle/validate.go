@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/cmd/trestle/validate"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/registry"
+)
+
+type validateOptions struct{ *app }
+
+func newValidateCommand(a *app) *cobra.Command {
+	o := validateOptions{app: a}
+	return &cobra.Command{
+		Use:   "validate [FILE…]",
+		Short: "Find mistakes in network lists, with line and column",
+		Long: `Find mistakes in network lists, with line and column: keys that nobody reads, values of
+the wrong type or that a plugin refuses, capabilities that were forgotten, plugins that
+are not installed, versions that an installed runtime cannot read, names and subnets
+that two lists have. Without FILE it looks at the lists that runtimes read.
+
+Exit status: 0 where there is none; 2 where a file cannot be read; 3 where there are
+some.`,
+		Example: `  trestle validate
+  trestle validate ./10-mine.conflist`,
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), a.printer(command), args)
+		},
+	}
+}
+
+func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string) error {
+	if len(files) == 0 {
+		var err error
+		if files, err = listFiles(o.lists); err != nil {
+			return err
+		}
+	}
+	rules, err := o.rules(ctx)
+	if err != nil {
+		return err
+	}
+	found, err := rules.Files(files)
+	if err != nil {
+		return cni.ConfigErrorf("%w", err)
+	}
+	switch {
+	case p.JSON:
+		err = p.Document(found)
+	case len(found) == 0:
+		p.Printf("%s\n", p.Paint(ui.Good, counted(len(files), "file")+" without a mistake"))
+	}
+	for _, problem := range found {
+		if !p.JSON {
+			p.Printf("%s\n", problem)
+		}
+	}
+	if err == nil && len(found) > 0 {
+		return errFound
+	}
+	return err
+}
+
+// listFiles are the files that runtimes read, in their order.
+func listFiles(dirs []string) ([]string, error) {
+	var all []string
+	for _, dir := range dirs {
+		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(files)
+		all = append(all, files...)
+	}
+	return all, nil
+}
+
+func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
+	installed, err := programs.Read(ctx, o.plugins)
+	versions := map[string][]string{}
+	plugins := registry.Plugins()
+	return validate.Rules{
+		Keys: registry.Keys,
+		Ours: slices.Sorted(maps.Keys(plugins)),
+		Parse: func(name string, r *cni.Request) error {
+			return cni.Catch(func() error { return plugins[name]().Validate(r) })
+		},
+		Installed: func(name string) bool {
+			_, ok := installed.Find(name)
+			return ok
+		},
+		Versions: func(name string) []string {
+			if known, ok := versions[name]; ok {
+				return known
+			}
+			if program, ok := installed.Find(name); ok {
+				versions[name], _ = program.Versions(ctx) // one that does not say is not held against it
+			}
+			return versions[name]
+		},
+		Path:     o.plugins,
+		Runtimes: validate.Runtimes(ctx),
+	}, err
+}

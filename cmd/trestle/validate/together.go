@@ -1,0 +1,52 @@
+package validate
+
+import (
+	"fmt"
+
+	"github.com/trestle-cni/trestle/pkg/ipam"
+)
+
+// together finds what two lists cannot both have.
+func together(files []*file) {
+	for i, f := range files {
+		for _, earlier := range files[:i] {
+			if f.list == nil || earlier.list == nil {
+				continue
+			}
+			if f.list.Name == earlier.list.Name {
+				f.on("name", "%q is also the name of %s, and runtimes take that one", f.list.Name, earlier.name)
+				continue
+			}
+			overlap(f, earlier)
+		}
+	}
+}
+
+func overlap(f, earlier *file) {
+	mine, err := f.list.Facts()
+	theirs, otherErr := earlier.list.Facts()
+	if err != nil || otherErr != nil {
+		return // told by the plugin
+	}
+	for i, set := range mine.Sets {
+		for j, r := range set {
+			other, ok := overlapping(r, theirs.Sets)
+			if !ok {
+				continue
+			}
+			path := fmt.Sprintf("plugins[0].ipam.ranges[%d][%d].subnet", i, j)
+			f.on(path, "%s overlaps with %s of network %s (%s): two containers may get the same address", r.Subnet, other.Subnet, earlier.list.Name, earlier.name)
+		}
+	}
+}
+
+func overlapping(r ipam.Range, sets []ipam.Set) (ipam.Range, bool) {
+	for _, set := range sets {
+		for _, other := range set {
+			if r.Subnet.Overlaps(other.Subnet) {
+				return other, true
+			}
+		}
+	}
+	return ipam.Range{}, false
+}

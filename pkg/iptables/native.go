@@ -1,0 +1,237 @@
+package iptables
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/nft"
+)
+
+// The nf_tables variant keeps its rules as expressions of nftables, and its program reads
+// them from there. So a rule that is simple enough is added, looked for and deleted
+// without the program. Whoever meets what he does not understand leaves it to the program.
+
+// Accept is a rule that lets packets through. What is zero does not matter.
+type Accept struct {
+	Source, Destination netip.Addr
+	Out                 string // an interface
+	States              States
+}
+
+// States are those of a packet's connection (-m conntrack --ctstate).
+type States int
+
+// Bits of xt_conntrack's (XT_CONNTRACK_STATE_BIT and XT_CONNTRACK_STATE_DNAT,
+// linux/netfilter/xt_conntrack.h).
+const (
+	RelatedEstablished States = 1<<2 | 1<<1
+	Translated         States = 1 << 7
+)
+
+// Line is the rule as iptables-save prints it.
+func (a Accept) Line(chain string) string {
+	line := "-A " + chain
+	for _, address := range []struct {
+		option string
+		netip.Addr
+	}{{"-s", a.Source}, {"-d", a.Destination}} {
+		if address.IsValid() {
+			line += " " + address.option + " " + netip.PrefixFrom(address.Addr, address.BitLen()).String()
+		}
+	}
+	if a.Out != "" {
+		line += " -o " + a.Out
+	}
+	switch a.States {
+	case RelatedEstablished:
+		line += " -m conntrack --ctstate RELATED,ESTABLISHED"
+	case Translated:
+		line += " -m conntrack --ctstate DNAT"
+	}
+	return line + " -j ACCEPT"
+}
+
+// exprs are the rule as the program writes it.
+func (a Accept) exprs() []expr.Any {
+	var all []expr.Any
+	for _, address := range []struct {
+		netip.Addr
+		offset4, offset6 uint32 // RFC 791, 3.1, and RFC 8200, 3
+	}{{a.Source, 12, 8}, {a.Destination, 16, 24}} {
+		if !address.IsValid() {
+			continue
+		}
+		load := &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: address.offset6, Len: uint32(address.BitLen() / 8)}
+		if address.Is4() {
+			load.Offset = address.offset4
+		}
+		all = append(all, load, &expr.Cmp{Register: unix.NFT_REG_1, Data: address.AsSlice()})
+	}
+	if a.Out != "" {
+		all = append(all, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1}, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
+	}
+	if a.States != 0 {
+		info := &xt.ConntrackMtinfo3{}
+		info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), uint16(a.States)
+		all = append(all, &expr.Match{Name: "conntrack", Rev: 3, Info: info})
+	}
+	return append(all, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+// data is what nothing but the rule, and others of the same container or interface, hold.
+func (a Accept) data() []byte {
+	switch {
+	case a.Source.IsValid():
+		return a.Source.AsSlice()
+	case a.Destination.IsValid():
+		return a.Destination.AsSlice()
+	}
+	return []byte(a.Out + "\x00")
+}
+
+// Chain is a chain of the nf_tables variant's.
+type Chain struct {
+	conn  *nft.Conn
+	table *nftables.Table
+	chain string
+}
+
+// Native is the chain that the program changes, and whether it is in nftables.
+func Native(c *nft.Conn, program, table, chain string) (Chain, bool, error) {
+	if strings.HasSuffix(program, "-legacy") {
+		return Chain{}, false, nil
+	}
+	t := nft.Table{Family: FamilyOf(program).nft, Name: table}
+	there, err := c.HasChain(t, chain)
+	return Chain{c, &nftables.Table{Family: t.Family, Name: table}, chain}, there, err
+}
+
+// Rules are those of a chain.
+type Rules struct {
+	of    Chain
+	found []found
+}
+
+type found struct {
+	*nftables.Rule
+	code string // see encode
+}
+
+// Rules reads the chain.
+func (c Chain) Rules() (Rules, error) {
+	library, err := c.conn.Library()
+	if err != nil {
+		return Rules{}, err
+	}
+	all, err := library.GetRules(c.table, &nftables.Chain{Name: c.chain})
+	if err != nil {
+		return Rules{}, fmt.Errorf("read chain %s of nftables table %s: %w", c.chain, c.table.Name, err)
+	}
+	rules := Rules{of: c}
+	for _, rule := range all {
+		rules.found = append(rules.found, found{rule, c.encode(rule.Exprs)})
+	}
+	return rules, nil
+}
+
+// JumpTo says whether a rule jumps to the chain, whatever its comment.
+func (r Rules) JumpTo(chain string) bool {
+	return slices.ContainsFunc(r.found, func(rule found) bool {
+		return slices.ContainsFunc(rule.Exprs, func(e expr.Any) bool {
+			v, ok := e.(*expr.Verdict)
+			return ok && v.Kind == expr.VerdictJump && v.Chain == chain
+		})
+	})
+}
+
+// these are the rules found that are a.
+func (r Rules) these(a Accept) []found {
+	want := r.of.encode(a.exprs())
+	return slices.DeleteFunc(slices.Clone(r.found), func(rule found) bool { return rule.code != want })
+}
+
+// Has says whether the rule is there.
+func (r Rules) Has(a Accept) bool { return len(r.these(a)) > 0 }
+
+// Understood says whether all that is about the rules' addresses or interfaces is those
+// rules, as we write them.
+func (r Rules) Understood(all []Accept) bool {
+	known := map[uint64]bool{}
+	for _, a := range all {
+		for _, rule := range r.these(a) {
+			known[rule.Handle] = true
+		}
+	}
+	return !slices.ContainsFunc(r.found, func(rule found) bool {
+		return !known[rule.Handle] && slices.ContainsFunc(all, func(a Accept) bool { return mentions(rule, a.data()) })
+	})
+}
+
+func mentions(rule found, data []byte) bool {
+	return slices.ContainsFunc(rule.Exprs, func(e expr.Any) bool {
+		cmp, ok := e.(*expr.Cmp)
+		return ok && bytes.Equal(cmp.Data, data)
+	})
+}
+
+// Append adds rules at the end, all of them or none.
+func (c Chain) Append(all []Accept) error {
+	library, err := c.conn.Library()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	for _, a := range all {
+		library.AddRule(&nftables.Rule{Table: c.table, Chain: &nftables.Chain{Name: c.chain}, Exprs: a.exprs()})
+	}
+	return c.conn.Apply()
+}
+
+// Delete deletes those of the rules that are there, each as often as it is.
+func (r Rules) Delete(all []Accept) error {
+	library, err := r.of.conn.Library()
+	if err != nil {
+		return err
+	}
+	for _, a := range all {
+		for _, rule := range r.these(a) {
+			if err := library.DelRule(rule.Rule); err != nil {
+				return fmt.Errorf("delete a rule of chain %s: %w", r.of.chain, err)
+			}
+		}
+	}
+	return r.of.conn.Apply()
+}
+
+// encode is what tells rules apart: their expressions but for counters' numbers.
+func (c Chain) encode(exprs []expr.Any) string {
+	var all []string
+	for _, e := range exprs {
+		if _, counts := e.(*expr.Counter); counts {
+			e = &expr.Counter{}
+		}
+		data, err := expr.Marshal(byte(c.table.Family), e)
+		if err != nil {
+			return fmt.Sprintf("%T: %v", e, err) // of a kind that is none of ours
+		}
+		all = append(all, string(data))
+	}
+	return strings.Join(all, "|")
+}
+
+// Make makes the table in the nf_tables variant, if the host has its program, by lines of
+// iptables-restore.
+func (f Family) Make(table string, lines []string) error {
+	program := f.variant("nft")
+	if !Installed(program) {
+		return ErrNoProgram
+	}
+	return Restore(program, table, lines)
+}

@@ -1,0 +1,88 @@
+package iptables
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/nft"
+)
+
+// TestNative: what the program writes is found and deleted without it, and the other way
+// round.
+func TestNative(t *testing.T) {
+	for _, f := range Families() {
+		t.Run(f.Program, func(t *testing.T) {
+			inNamespace(t)
+			conn := nft.Open(t.TempDir())
+			defer conn.Close()
+			program := f.variant("nft")
+			address := netip.MustParseAddr(map[bool]string{true: "10.1.0.5", false: "fd00::5"}[f.IPv4])
+			all := []Accept{
+				{Out: "br0", States: Translated},
+				{Destination: address, States: RelatedEstablished},
+				{Source: address},
+			}
+			var lines []string
+			for _, a := range all {
+				lines = append(lines, a.Line("OURS"))
+			}
+			if err := f.Make("filter", append([]string{":OURS - [0:0]", ":ADMIN - [0:0]", "-I OURS 1 -m comment --comment \"x\" -j ADMIN"}, lines...)); err != nil {
+				t.Fatal(err)
+			}
+			chain, there, err := Native(conn, program, "filter", "OURS")
+			if err != nil || !there {
+				t.Fatalf("got %v, %v, want the chain found", there, err)
+			}
+			read := func() Rules {
+				t.Helper()
+				rules, err := chain.Rules()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return rules
+			}
+			saved := func() []string {
+				t.Helper()
+				table, err := Save(program, "filter")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return table.In("OURS")[1:]
+			}
+			rules := read()
+			for i, a := range all {
+				if !rules.Has(a) {
+					t.Errorf("the program's rule %q is not known", lines[i])
+				}
+			}
+			if !rules.JumpTo("ADMIN") || rules.JumpTo("OURS") || !rules.Understood(all) {
+				t.Error("want a jump to ADMIN, none to OURS, and all of it understood")
+			}
+			if err := rules.Delete(all); err != nil || len(saved()) > 0 {
+				t.Fatalf("got %v, %q left, want nothing", err, saved())
+			}
+			if err := chain.Append(all); err != nil {
+				t.Fatal(err)
+			}
+			if got := saved(); !slices.Equal(got, lines) {
+				t.Errorf("the program prints %q, want %q", got, lines)
+			}
+			for _, line := range lines { // as the reference plugin deletes them
+				if err := Restore(program, "filter", []string{"-D" + strings.TrimPrefix(line, "-A")}); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := Restore(program, "filter", []string{"-A OURS -s " + address.String() + " -p tcp -j ACCEPT"}); err != nil {
+				t.Fatal(err)
+			}
+			if rules := read(); rules.Understood(all) || rules.Has(all[2]) {
+				t.Error("a rule that is another is taken for one of ours")
+			}
+		})
+	}
+	if _, there, err := Native(nil, "iptables-legacy", "filter", "OURS"); there || err != nil {
+		t.Errorf("got %v, %v, want nothing of the legacy variant in nftables", there, err)
+	}
+}

@@ -1,0 +1,210 @@
+package trestle
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// nothingLeft fails where a container of trestle run has left anything but what the network
+// keeps: the bridge and its chains.
+func nothingLeft(t *testing.T, h *host.Host) {
+	t.Helper()
+	if got := must(t, h, "ls", "--json"); got != "[]\n" {
+		t.Errorf("got %s, want no attachment", got)
+	}
+	left := h.MustRun("sh", "-c", "ls -A /run/netns /run/trestle/run /run/trestle/resolv.conf /run/trestle/hostports /var/lib/cni/results 2>/dev/null; ls /sys/class/net; true")
+	for _, word := range []string{"web", "veth", "run-", "tcp"} {
+		if strings.Contains(left, word) {
+			t.Errorf("got %s, want nothing of %q", left, word)
+		}
+	}
+}
+
+// started is a trestle run beside the test; it is there when its namespace has an eth0.
+func started(t *testing.T, h *host.Host, args ...string) (stop func() string) {
+	t.Helper()
+	stop = h.Start(host.Command{
+		Args: append([]string{h.Dirs().Trestle + "/trestle", "run", "--name", "web"}, args...),
+		Env:  []string{"CNI_PATH=" + h.Dirs().Trestle},
+	})
+	return stop
+}
+
+// answersHTTP asks busybox's httpd from outside. (busybox's own wget, which is linked
+// statically, looks up addresses by libraries that are not.)
+func answersHTTP(h *host.Host, port uint16) bool {
+	var answer []byte
+	err := h.Outside.Do(func() error {
+		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(host.HostIPv4.Addr(), port).String(), 2*time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+			return err
+		}
+		answer, err = io.ReadAll(conn)
+		return err
+	})
+	return err == nil && strings.HasSuffix(string(answer), "it works\n")
+}
+
+// TestRun: a command on a network has an address, a published port, the network's DNS; when
+// it has ended, nothing of that is left, and its exit status is trestle's.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	h.MustRun("ip", "netns", "del", "web")
+	h.MustRun("sh", "-c", "echo nameserver 192.0.2.53 >/etc/resolv.conf")
+	output := run(t, h, "run", "--net", "lab", "--name", "web", "-p", "8080:80", "--dns", "10.40.0.1", "--",
+		"sh", "-c", "ip -o -4 address show eth0; ls -m /sys/class/net; cat /etc/resolv.conf; echo $0; exit 3", "--quiet")
+	if output.Code != 3 {
+		t.Errorf("got exit status %d, want the command's: %s", output.Code, output.Stderr)
+	}
+	for _, want := range []string{"inet 10.40.0.2/24", "eth0, lo\n", "nameserver 10.40.0.1\n", "--quiet\n"} {
+		if !strings.Contains(output.Stdout, want) {
+			t.Errorf("got %q, want %q in it", output.Stdout, want)
+		}
+	}
+	if want := "web: eth0 on network lab: 10.40.0.2/24; 8080->80/tcp\n"; output.Stderr != want {
+		t.Errorf("got %q, want %q", output.Stderr, want)
+	}
+	if got := h.MustRun("cat", "/etc/resolv.conf"); got != "nameserver 192.0.2.53\n" {
+		t.Errorf("the host's resolv.conf: %q", got)
+	}
+	nothingLeft(t, h)
+}
+
+// TestRunServes: from outside, by a published port; SIGTERM of trestle is the command's,
+// and kill -9 of it is cleared away after by the next call.
+func TestRunServes(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	h.MustRun("ip", "netns", "del", "web")
+	site := t.TempDir()
+	h.MustRun("sh", "-c", "echo it works >"+site+"/index.html; chmod -R a+rX "+site)
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		stop := started(t, h, "--net", "lab", "-p", "8080:80", "--", "busybox", "httpd", "-f", "-p", "80", "-h", site)
+		await(t, "the published port answers", func() bool { return answersHTTP(h, 8080) })
+		if got := must(t, h, "ls"); !strings.Contains(got, "web") || !strings.Contains(got, "8080->80/tcp") {
+			t.Errorf("got %s, want web", got)
+		}
+		pid := strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web"))
+		h.MustRun("sh", "-c", fmt.Sprintf("kill -%d $(awk '{print $4}' /proc/%s/stat)", signal, pid))
+		await(t, "the command has ended with trestle", func() bool {
+			return strings.TrimSpace(h.MustRun("sh", "-c", "ps -o pid= -p "+pid+" | grep . || true")) == ""
+		})
+		if signal == syscall.SIGTERM {
+			await(t, "trestle has cleared away", func() bool { return must(t, h, "ls", "--json") == "[]\n" })
+		} else {
+			must(t, h, "gc")
+		}
+		stop()
+		nothingLeft(t, h)
+	}
+}
+
+// TestRunModes: several networks, the default one, none, the host's, another container's.
+func TestRunModes(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	must(t, h, "network", "create", "second", "--subnet", "10.41.0.0/24", "--ingress", "open")
+	addresses := func(args ...string) string {
+		out := must(t, h, append(append([]string{"run", "-q"}, args...), "--", "ip", "-o", "-4", "address")...)
+		var found []string
+		for _, field := range strings.Fields(out) {
+			if p, err := netip.ParsePrefix(field); err == nil {
+				found = append(found, p.String())
+			}
+		}
+		return strings.Join(found, " ")
+	}
+	web.MustRun("ip", "address", "add", "10.99.0.1/24", "dev", "lo")
+	for _, test := range []struct{ args, want string }{
+		{"--net lab --net second", "127.0.0.1/8 10.40.0.2/24 10.41.0.2/24"},
+		{"", "127.0.0.1/8 10.40.0.3/24"},
+		{"--net second --ip 10.41.0.9", "127.0.0.1/8 10.41.0.9/24"},
+		{"--net none", "127.0.0.1/8"},
+		{"--net host", "127.0.0.1/8 " + host.HostIPv4.String() + " 10.40.0.1/24 10.41.0.1/24"},
+		{"--net container:web", "127.0.0.1/8 10.99.0.1/24"},
+	} {
+		if got := addresses(strings.Fields(test.args)...); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.args, got, test.want)
+		}
+	}
+	if left := h.MustRun("ls", "/run/netns"); left != "web\n" {
+		t.Errorf("got namespaces %q, want web's", left)
+	}
+}
+
+// TestRunRefused: what is wrong is said, and nothing is done.
+func TestRunRefused(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	must(t, h, "network", "create", "second", "--ingress", "open")
+	for _, test := range []struct {
+		words []string
+		args  string
+	}{
+		{[]string{"command", "--"}, "--net lab"},
+		{[]string{"--net", "host"}, "--net host --net lab -- true"},
+		{[]string{"--net", "twice"}, "--net lab --net lab -- true"},
+		{[]string{"network", "lba", "lab"}, "--net lba -- true"},
+		{[]string{"--net", "container:nobody"}, "--net container:nobody -- true"},
+		{[]string{"--net", "container:../../etc"}, "--net container:../../etc -- true"},
+		{[]string{"--net", "none", "-p"}, "--net none -p 80 -- true"},
+		{[]string{"--dns", `"server"`}, "--dns server -- true"},
+		{[]string{"--dns", "host"}, "--net host --dns 192.0.2.1 -- true"},
+		{[]string{"--ip"}, "--net lab --net second --ip 10.40.0.7 -- true"},
+		{[]string{"--ip", "10.50.0.1"}, "--net lab --ip 10.50.0.1 -- true"},
+		{[]string{"--name", "web", "network namespace"}, "--name web -- true"},
+		{[]string{"container", `"a/b"`}, "--name a/b -- true"},
+		{[]string{"--publish", "70000"}, "-p 70000:80 -- true"},
+	} {
+		refused(t, h, test.words, append([]string{"run"}, strings.Fields(test.args)...)...)
+	}
+	before := h.Dump()
+	if output := run(t, h, "run", "--", "no-such-command"); output.Code != 127 || !strings.Contains(output.Stderr, "no-such-command") {
+		t.Errorf("got exit status %d: %s, want 127", output.Code, output.Stderr)
+	}
+	h.AssertUnchanged(before)
+}
+
+// TestRunDetached: a command in the background serves until it is stopped, by SIGTERM or,
+// where it does not listen to that, by SIGKILL.
+func TestRunDetached(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	site := t.TempDir()
+	h.MustRun("sh", "-c", "echo it works >"+site+"/index.html; chmod -R a+rX "+site)
+	output := run(t, h, "run", "--detach", "--name", "web", "--net", "lab", "-p", "8080:80", "--", "busybox", "httpd", "-f", "-p", "80", "-h", site)
+	if want := "web: eth0 on network lab: 10.40.0.2/24; 8080->80/tcp\n"; output.Code != 0 || output.Stderr != want {
+		t.Fatalf("got exit status %d: %q, want %q", output.Code, output.Stderr, want)
+	}
+	await(t, "the published port answers", func() bool { return answersHTTP(h, 8080) })
+	refused(t, h, []string{"--name", "web"}, "run", "--net", "lab", "--name", "web", "--", "true")
+	refused(t, h, []string{"nobody"}, "stop", "web", "nobody")
+	refused(t, h, []string{"--time", "-1"}, "stop", "web", "--time=-1")
+	if got := must(t, h, "stop", "web"); got != "web\n" {
+		t.Errorf("got %q", got)
+	}
+	nothingLeft(t, h)
+
+	must(t, h, "run", "-d", "--name", "web", "--net", "lab", "--", "sh", "-c", "trap : TERM; while :; do sleep 1000; done")
+	must(t, h, "stop", "--time", "0", "web")
+	nothingLeft(t, h)
+	refused(t, h, []string{"network", "lba"}, "run", "-d", "--net", "lba", "--", "true")
+	refused(t, h, []string{"--detach", "host"}, "run", "-d", "--net", "host", "--", "true")
+}

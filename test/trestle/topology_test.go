@@ -1,0 +1,94 @@
+package trestle
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/picture"
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// TestTopology: what the kernel has is where the drawing puts it: the uplink outside, a
+// VLAN on it, the bridge with a veth for each container, and veths of others with their
+// peers, here and in other namespaces. Nothing changes by looking.
+func TestTopology(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	h.MustRun("ip", "netns", "add", "foreign")
+	h.MustRun("ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "inner", "netns", "foreign")
+	h.MustRun("ip", "link", "set", "foreign0", "master", "trestle0")
+	h.MustRun("ip", "link", "add", "here0", "type", "veth", "peer", "name", "here1")
+	before := h.Dump()
+	got := answer[picture.Topology](t, h, "topology")
+	if len(got.Uplinks) != 1 || got.Uplinks[0].Name != host.Uplink || len(got.DefaultRoutes) == 0 || !slices.Contains(got.Uplinks[0].Addresses, host.HostIPv4) {
+		t.Errorf("got uplinks %+v, routes %+v", got.Uplinks, got.DefaultRoutes)
+	}
+	if len(got.Segments) != 1 || got.Segments[0].Name != "trestle0" || len(got.Segments[0].Members) != 2 || len(got.Segments[0].Ports) != 1 {
+		t.Fatalf("got %+v", got.Segments)
+	}
+	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.Contains(port.Peer, "in namespace ") {
+		t.Errorf("got %+v, want foreign0 with a peer in another namespace", port)
+	}
+	peers := map[string]string{}
+	for _, i := range got.Others {
+		peers[i.Name] = i.Peer
+	}
+	if peers["here0"] != "here1" || peers["here1"] != "here0" {
+		t.Errorf("got %v, want here0 and here1 as each other's peers", peers)
+	}
+	tree := must(t, h, "topology")
+	for _, want := range []string{"host  1 network, 2 containers", host.Uplink, "outside via ", "shop/front", "10.22.0.2", "8080-8081→80-81/tcp", "no link ─ eth0", "foreign0  veth to index", "here0 (veth to here1)"} {
+		if !strings.Contains(tree, want) {
+			t.Errorf("got\n%swant %q in it", tree, want)
+		}
+	}
+	h.AssertUnchanged(before)
+}
+
+// TestTopologyFiles: each kind of file is what it says, and replaces what stood there; a
+// file that cannot be is refused before anything is written.
+func TestTopologyFiles(t *testing.T) {
+	t.Parallel()
+	h := demoHost(t)
+	dir := t.TempDir()
+	svg, html := dir+"/t.svg", dir+"/t.html"
+	h.MustRun("sh", "-c", "echo before >"+svg)
+	if got := must(t, h, "topology", "--svg", svg, "--html", html); got != svg+"\n"+html+"\n" {
+		t.Errorf("got %q", got)
+	}
+	if got := h.MustRun("ls", "-A", dir); got != "t.html\nt.svg\n" {
+		t.Errorf("got files %q", got)
+	}
+	for _, file := range []string{svg, html} {
+		text := h.MustRun("cat", file)
+		assertXML(t, text)
+		for _, want := range []string{"shop/front", "fd6c:4ae9:71d3:22::2", "192.0.2.2:5353→53/udp"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q is missing", file, want)
+			}
+		}
+	}
+	if dot := must(t, h, "topology", "--dot", "-"); !strings.HasPrefix(dot, "graph host {\n") || !strings.Contains(dot, "shop/front") {
+		t.Errorf("got %q", dot)
+	}
+	refused(t, h, []string{"nowhere", "trestle"}, "topology", "nowhere", "--svg", dir+"/x.svg")
+	refused(t, h, []string{"--svg", "/none/such"}, "topology", "--svg", "/none/such/x.svg")
+	refused(t, h, []string{"--html", dir, "directory"}, "topology", "--html", dir)
+	refused(t, h, []string{"--dot", "standard output", "--svg"}, "topology", "--svg", "-", "--dot", "-")
+}
+
+func assertXML(t *testing.T, text string) {
+	t.Helper()
+	decoder := xml.NewDecoder(strings.NewReader(text))
+	for {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatalf("%v in %s", err, text)
+		}
+	}
+}
