@@ -3,6 +3,7 @@
 RELEASE ?= $(or $(shell git describe --tags --match 'v*' --dirty 2>/dev/null | sed 's/^v//'),2.0.0-dev)
 PREFIX  ?= /opt/cni/bin
 BINDIR  ?= /usr/local/bin
+MANDIR  ?= $(dir $(BINDIR))share/man
 UNITDIR ?= /usr/local/lib/systemd/system
 # the names in the list of plugins, the first of which is the file that the others are links to
 PLUGINS := $(shell sed -n 's/^\t\t"\([a-z-]*\)": .*/\1/p' plugins/registry/registry.go)
@@ -25,7 +26,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-runtimes test-containerd2 soak soak-hosts fuzz test-arch lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-html test-runtimes test-containerd2 soak soak-hosts fuzz test-arch cover race vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -37,11 +38,12 @@ build: have-go ## bin/: one static executable under the name of each plugin, tre
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f bin/$(firstword $(PLUGINS)) bin/$$name; done
 
 # A node that runs meanwhile finds either the old file or the new one, whole.
-install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, trestle and trestle-node into BINDIR (/usr/local/bin), its unit into UNITDIR
+install: build ## put the plugins into PREFIX (default /opt/cni/bin), each by rename, trestle and trestle-node into BINDIR (/usr/local/bin), man pages into MANDIR beside that, a unit into UNITDIR
 	@set -e; for name in trestle trestle-node; do \
 		install -D -m 755 '$(TRESTLE_BIN)'/$$name '$(DESTDIR)$(BINDIR)'/.$$name.new; \
 		mv -fT '$(DESTDIR)$(BINDIR)'/.$$name.new '$(DESTDIR)$(BINDIR)'/$$name; \
 	done
+	@install -d '$(DESTDIR)$(MANDIR)/man8' && install -m 644 docs/man/*.8 '$(DESTDIR)$(MANDIR)/man8/'
 	@mkdir -p '$(DESTDIR)$(UNITDIR)'
 	@sed 's|/usr/local/bin|$(BINDIR)|' trestle-node.service >'$(DESTDIR)$(UNITDIR)/trestle-node.service'
 	@mkdir -p '$(DESTDIR)$(PREFIX)'
@@ -63,7 +65,8 @@ uninstall: ## remove from PREFIX and BINDIR what make install put there, and not
 	for name in $(PLUGINS); do remove '$(DESTDIR)$(PREFIX)'/$$name 'github.com/trestle-cni/trestle/plugins'; done; \
 	remove '$(DESTDIR)$(BINDIR)/trestle' 'github.com/trestle-cni/trestle/cmd/trestle'; \
 	remove '$(DESTDIR)$(BINDIR)/trestle-node' 'github.com/trestle-cni/trestle/cmd/trestle-node'; \
-	remove '$(DESTDIR)$(UNITDIR)/trestle-node.service' 'Trestle: networks over several hosts'
+	remove '$(DESTDIR)$(UNITDIR)/trestle-node.service' 'Trestle: networks over several hosts'; \
+	rm -f '$(DESTDIR)$(MANDIR)'/man8/trestle.8 '$(DESTDIR)$(MANDIR)'/man8/trestle-*.8
 
 # The cache of results knows nothing of the plugins that tests execute, hence
 # -count. Tests of the kernel wait for it most of the time, hence -parallel, which
@@ -103,13 +106,24 @@ fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads byt
 VM     := $(CURDIR)/.cache/vm
 RUN    ?= VLAN|OlderKernels
 TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
-test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod
-test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…
+KERNEL ?=
+KERNEL_RUN := ^Test(Bridge(ByLibcni|MapsPorts|ContainersTalk|MACSpoofCheck|IPv6|GC)|Portmap(TakenPort|CheckNoticesLoss|GCAndStatus)|NAT(LoopbackFromOutside|ForgetsUDPFlows)|Firewall(SameBridge|Isolated|GC)|BandwidthLife|TuningLife|Cnitool|HostLocalHealsOnOlderKernels|VLAN(Separates|Gateway)|DeadOnlyWhenNothingHoldsTheNamespace|Unknown|Outlived|Commit|Shared|RemoveFromEarlierSet)$$
+test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod xz=xz-utils
+test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs more, and writes docs/kernels.md
+ifneq ($(KERNEL),)
+	test/vm/kernel '$(VM)/$(KERNEL)' '$(KERNEL)' '$(if $(filter command,$(firstword $(origin RUN))),$(RUN),$(KERNEL_RUN))'
+else
 	test/vm/prepare '$(VM)'
 	rm -rf '$(VM)/tests' && go test -c -o '$(VM)/tests/' $(addprefix ./test/,$(TESTED))
 	@cd '$(VM)/tests' && for program in *; do ./$$program -test.list '$(RUN)' | grep -q . || rm $$program; done
 	test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_PREVIOUS="$(TRESTLE_PREVIOUS)"; status=0; cd "$(VM)/tests"; \
 		for program in *; do (cd "$(CURDIR)/test/$${program%.test}" && "$(VM)/tests/$$program" -test.timeout $(TIMEOUT) -test.run "$(RUN)") || status=1; done; exit $$status'
+endif
+
+# What a browser makes of the pages; that they are whole, and load nothing, make test looks at.
+test-html: DEPS := chromium=chromium
+test-html: have-go deps ## the pages of trestle topology and report in headless Chromium: moved, searched, clicked at, and measured
+	go test -count=1 -v -tags chromium -timeout $(TIMEOUT) -run Browser ./cmd/trestle/picture
 
 # Each runs for itself and for some seconds, hence -v.
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
@@ -136,6 +150,30 @@ docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man page
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 	go test -count=1 -run TestManual ./cmd/trestle -update
 
+# What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
+# system calls, or kill, are left out.
+COVER   := $(CURDIR)/.cache/cover
+COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle fuzz security)
+cover: root deps peers ## coverage of unit tests and of the built programs, by package and by function (.cache/cover)
+	rm -rf '$(COVER)' && mkdir -p '$(COVER)/bin' '$(COVER)/programs' '$(COVER)/unit'
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/$(firstword $(PLUGINS))' ./plugins
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/trestle' ./cmd/trestle
+	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f '$(COVER)/bin/$(firstword $(PLUGINS))' '$(COVER)/bin/'$$name; done
+	-GOCOVERDIR='$(COVER)/programs' TRESTLE_BIN='$(COVER)/bin' TRESTLE_PREVIOUS= go test -count=1 -timeout $(TIMEOUT) -skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|Upgrade|LostAnswers|IPAMBench' $(COVERED)
+	go test -count=1 -cover -coverpkg=./pkg/... ./pkg/... -args -test.gocoverdir='$(COVER)/unit' >/dev/null
+	go tool covdata textfmt -i='$(COVER)/programs,$(COVER)/unit' -o '$(COVER)/profile'
+	go tool cover -func '$(COVER)/profile' >'$(COVER)/functions'
+	@go tool covdata percent -i='$(COVER)/programs,$(COVER)/unit' | sort; tail -n 1 '$(COVER)/functions'; echo 'by function: $(COVER)/functions; by line: go tool cover -html $(COVER)/profile'
+
+race: have-go ## unit tests under the race detector, which needs a C compiler
+	@command -v gcc >/dev/null || { echo 'the race detector needs gcc' >&2; exit 1; }
+	CGO_ENABLED=1 go test -race -count=1 ./pkg/...
+
+# Not part of lint: it asks a server of the Go project's, and what it says changes without a change here.
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
+vulncheck: have-go ## ask the Go vulnerability database about this code; needs a way to vuln.go.dev
+	go run $(GOVULNCHECK) ./...
+
 demo: root deps build peers ## two containers on the default network, in a host of their own
 	go run ./test/demo
 
@@ -157,7 +195,7 @@ clean: ## remove what make made
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
+	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) MANDIR=$(MANDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), and RUN=$(RUN) of test-vm'
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers: have-go

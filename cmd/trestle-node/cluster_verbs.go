@@ -236,7 +236,9 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 func newNodesCommand() *cobra.Command {
 	asJSON := false
 	cmd := onStore(&cobra.Command{
-		Use: "nodes", Short: "List the hosts", Args: cobra.NoArgs,
+		Use:   "nodes",
+		Short: "List the hosts",
+		Args:  cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
 		nodes, problems, err := listNodes(cmd.Context(), st)
 		if err != nil {

@@ -51,12 +51,14 @@ type wanted struct {
 
 func newKernel(s settings, b *board, log *slog.Logger) *kernel {
 	return &kernel{
-		settings: s, log: log, board: b,
-		wake:    make(chan string, 1),
-		moved:   make(chan struct{}, 1),
-		done:    make(chan struct{}),
-		other:   make(chan struct{}, 1),
-		flushes: make(chan chan struct{}),
+		settings: s,
+		log:      log,
+		board:    b,
+		wake:     make(chan string, 1),
+		moved:    make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		other:    make(chan struct{}, 1),
+		flushes:  make(chan chan struct{}),
 	}
 }
 
@@ -357,8 +359,13 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 	peers := []PeerInfo{}
 	for _, n := range w.peers {
 		info := PeerInfo{
-			ID: n.ID, Name: n.Name, Underlay: n.Underlay, Subnets: n.Subnets, MTU: n.MTU,
-			Way: "none", Missing: slices.Contains(w.missing, n.ID),
+			ID:       n.ID,
+			Name:     n.Name,
+			Underlay: n.Underlay,
+			Subnets:  n.Subnets,
+			MTU:      n.MTU,
+			Way:      "none",
+			Missing:  slices.Contains(w.missing, n.ID),
 		}
 		for _, o := range n.Subnets {
 			if way := ways[o.Subnet.String()]; way != "" {

@@ -48,15 +48,22 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, err
 	if err != nil {
 		return nil, err
 	}
-	host := doctor.Look(ctx, snapshot, doctor.Sources{
-		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
-	})
-	found := doctor.Examine(host)
+	host, found := a.look(ctx, snapshot)
 	for _, problem := range host.Problems {
 		p.Notef("trestle: %s", problem)
 	}
-	host.Close()
 	return found, nil
+}
+
+// look is examine of a snapshot that is there; what could not be read is among the
+// host's Problems.
+func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.Host, []doctor.Finding) {
+	source := inventory.DefaultSource()
+	host := doctor.Look(ctx, snapshot, doctor.Sources{
+		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
+	})
+	defer host.Close()
+	return host, doctor.Examine(host)
 }
 
 func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {

@@ -174,13 +174,13 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NETWORK", Least: 8},
 		{Title: "CONTAINER", Least: 10},
-		{Title: "IFNAME"},
-		{Title: "ADDRESS", Least: 15},
-		{Title: "PORTS", Least: 10},
+		{Title: "IFNAME", Optional: true},
+		{Title: "ADDRESS", Least: 15, Dear: true},
+		{Title: "PORTS", Least: 10, Dear: true},
 		{Title: "AGE"},
 		{Title: "NETNS"},
-		{Title: "RX", Right: true},
-		{Title: "TX", Right: true},
+		{Title: "RX", Right: true, Optional: per == nil},
+		{Title: "TX", Right: true, Optional: per == nil},
 	}}
 	if per != nil {
 		t.Columns[7].Title, t.Columns[8].Title = "RX/s", "TX/s"

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,6 +35,9 @@ func main() {
 	code := exitCode(err)
 	var said exitStatus
 	if err != nil && !errors.As(err, &said) {
+		if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
+			err = fmt.Errorf("%w; trestle needs root for this: sudo trestle …", err)
+		}
 		fmt.Fprintln(os.Stderr, "trestle:", err)
 	}
 	os.Exit(code)
@@ -127,8 +131,9 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newTopologyCommand(a), newReportCommand(a))
-	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a), newNodeCommand(), newClusterCommand())
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
+	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)
 	return root
 }

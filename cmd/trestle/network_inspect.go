@@ -89,7 +89,11 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		if pool.Gateway.IsValid() {
 			gateway = "gateway " + pool.Gateway.String()
 		}
-		line("Subnet", "%s, %s, %d of %s leased, %d of them to the dead", pool.Subnet, gateway, pool.Used, count(pool.Size), pool.Dead)
+		dead := ""
+		if pool.Dead > 0 {
+			dead = fmt.Sprintf(", %d of them by the dead", pool.Dead)
+		}
+		line("Subnet", "%s, %s, %d of %s leased%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead)
 	}
 	if len(i.Reserved) > 0 {
 		line("Reserved", "%s", strings.Join(texts(i.Reserved), ", "))

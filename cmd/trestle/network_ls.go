@@ -41,13 +41,13 @@ func (o networkLsOptions) run(p *ui.Printer) error {
 	}
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NAME", Least: 8},
-		{Title: "DRIVER"},
+		{Title: "DRIVER", Optional: true},
 		{Title: "BRIDGE"},
-		{Title: "SUBNET", Least: 15},
+		{Title: "SUBNET", Least: 15, Dear: true},
 		{Title: "USED", Right: true},
 		{Title: "OF", Right: true},
 		{Title: "CONTAINERS", Right: true},
-		{Title: "FILE", Least: 10},
+		{Title: "FILE", Least: 10, Optional: true},
 	}}
 	for _, n := range snapshot.Networks {
 		var subnets, used, size []string

@@ -59,10 +59,10 @@ func (o portsOptions) run(p *ui.Printer, networks []string) error {
 		{Title: "PORT", Right: true},
 		{Title: "PROTOCOL"},
 		{Title: "ON"},
-		{Title: "TO", Least: 15},
+		{Title: "TO", Least: 15, Dear: true},
 		{Title: "CONTAINER", Least: 10},
 		{Title: "NETWORK", Least: 8},
-		{Title: "BACKEND"},
+		{Title: "BACKEND", Optional: true},
 		{Title: "NETNS"},
 	}}
 	for _, l := range lines {

@@ -3,9 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/picture"
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 )
 
@@ -39,14 +43,14 @@ and interfaces stay as they are: look before you send it.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.file = args[0]
-			return o.run(a.printer(command))
+			return o.run(command.Context(), a.printer(command))
 		},
 	}
 	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses, the same by the same")
 	return command
 }
 
-func (o reportOptions) run(p *ui.Printer) error {
+func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
 	drawings := drawings{{"FILE", o.file}}
 	if err := drawings.check(); err != nil {
 		return err
@@ -55,16 +59,28 @@ func (o reportOptions) run(p *ui.Printer) error {
 	if err != nil {
 		return err
 	}
-	report, err := o.report(snapshot)
+	report, err := o.report(ctx, snapshot)
 	if err != nil {
 		return err
 	}
 	return drawings.write(p, func(string) (string, error) { return report.Page() })
 }
 
-func (o reportOptions) report(snapshot *inventory.Snapshot) (picture.Report, error) {
+func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot) (picture.Report, error) {
 	report := picture.NewReport(snapshot)
-	report.Facts = o.facts()
+	host, found := o.look(ctx, snapshot)
+	report.Facts = slices.Concat(o.facts(), programFacts(host.Programs))
+	report.Findings = []picture.Finding{}
+	for _, f := range found {
+		report.Findings = append(report.Findings, picture.Finding{
+			Severity: string(f.Severity),
+			Check:    f.Check,
+			Subject:  f.Subject,
+			Text:     f.Text,
+			Command:  f.Command,
+		})
+	}
+	report.Problems = slices.Concat(report.Problems, host.Problems)
 	for _, n := range snapshot.Networks {
 		if n.File == "" {
 			continue
@@ -102,6 +118,21 @@ func (o reportOptions) facts() [][2]string {
 	return append(facts,
 		[2]string{"Network lists from", strings.Join(o.lists, "\n")},
 		[2]string{"Plugins from", strings.Join(o.plugins, "\n")})
+}
+
+// programFacts says which suite's plugins there are, of which version, and where.
+func programFacts(all programs.All) [][2]string {
+	var facts [][2]string
+	for _, program := range all {
+		from := strings.TrimSpace(string(program.Suite)+" "+program.Version) + " in " + filepath.Dir(program.Path)
+		i := slices.IndexFunc(facts, func(fact [2]string) bool { return strings.HasPrefix(fact[1], from+":") })
+		if i < 0 {
+			facts = append(facts, [2]string{"Plugins", from + ": " + program.Name})
+			continue
+		}
+		facts[i][1] += ", " + program.Name
+	}
+	return facts
 }
 
 // systemName is PRETTY_NAME of os-release(5); empty where there is none.

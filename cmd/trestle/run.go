@@ -239,14 +239,15 @@ func (o *runOptions) place(r attach.Runtime) (placement, error) {
 
 // netnsOf is the namespace of a container, on a network or not.
 func netnsOf(r attach.Runtime, container string) (string, error) {
-	paths := []string{filepath.Join(namedNetNS, container)}
+	var paths []string
+	if container != "" && filepath.Base(container) == container {
+		paths = append(paths, filepath.Join(namedNetNS, container))
+	}
 	for _, a := range r.Snapshot.Of(container) {
 		paths = append(paths, a.NetNS)
 	}
-	for _, path := range paths {
-		if container != "" && filepath.Base(container) == container && record.IsNetNS(path) {
-			return path, nil
-		}
+	if i := slices.IndexFunc(paths, record.IsNetNS); i >= 0 {
+		return paths[i], nil
 	}
 	return "", cni.ConfigErrorf("--net: container:%s: there is none of that name with a network namespace; see trestle ls and ip netns", container)
 }

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announcements tell the neighbours which MAC the container has, for the addresses
-// that it is not derived from, so that nobody goes on sending to whoever had them
-// before. They are sent after the port forwards: the kernel's own announcement
-// (arp_notify) is sent too early and lost. Of the address that the MAC is made of
-// nobody has anything to learn, and the bridge is spared the flood.
+// announcements tell the neighbours the container's MAC (gratuitous ARP, unsolicited
+// NA) for addresses that it is not derived from, so that nobody goes on sending to
+// whoever had these before. They are sent after the port forwards: the kernel's own announcement
+// (arp_notify) is sent too early and lost. For the address that the MAC is derived from,
+// neighbours' entries are right already, and the bridge is spared the flood.
 type announcements []announcement
 
 // Announce tells the neighbours of c's MAC, for an interface that is attached

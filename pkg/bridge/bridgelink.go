@@ -58,7 +58,7 @@ func (h *Host) refuse(s *State, at site) error {
 // cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
 // if it can.
 func (at site) cannotFilter(v VLAN) string {
-	if !v.Filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
+	if !v.filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
 		return ""
 	}
 	return fmt.Sprintf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change, since its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
@@ -75,8 +75,8 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	if b.VLANFiltering {
 		device.VlanFiltering = &b.VLANFiltering
 	}
-	// pushed first, for an answer of the kernel's that does not arrive; a bridge
-	// that is in use, or not ours, is left alone
+	// pushed before the bridge is made, in case the kernel's answer is lost; a bridge that
+	// is in use, or not ours, is left unchanged
 	undo.Push("delete bridge "+b.Name, func() error { return h.ReapBridge(b.Name) })
 	if err := h.nl.LinkAdd(device); err != nil && !errors.Is(err, unix.EEXIST) {
 		return site{}, fmt.Errorf("create bridge %s: %w", b.Name, err)
@@ -92,7 +92,7 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	return at, err
 }
 
-// settleMTU makes the bridge's MTU that of the pair. Only a bridge of ours without
+// settleMTU gives the pair the bridge's MTU. Only a bridge of ours without
 // ports takes the configured one: all ports of a bridge must have the same. It is set
 // when the bridge is there already, which pins it: else it would be 1500 again after
 // the last port (br_mtu_auto_adjust, net/bridge/br_if.c).
@@ -117,7 +117,7 @@ func (h *Host) settleMTU(s *State, at *site, undo *cni.Undo) error {
 			bridge.mtu = asked
 		}
 	}
-	return s.SetMTU(bridge.mtu)
+	return s.setMTU(bridge.mtu)
 }
 
 // adaptBridge sets what this network needs of a bridge that may be another's.

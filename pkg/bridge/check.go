@@ -13,7 +13,7 @@ import (
 // PlanFromResult is what must be there after an ADD that ended in result: the
 // configuration's plan, with what later plugins of the list have changed since
 // (routes, MAC; the MTU they change without a word, and it is left out), and the
-// host end as the result names it, which another suite may have made.
+// host veth as the result names it, which another suite may have made.
 func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (State, error) {
 	lease, err := ParseLease(result, o.IfName)
 	if err != nil {
@@ -44,7 +44,7 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 	return plan, nil
 }
 
-// findInterfaces finds the container's end, and the host end unless it is the
+// findInterfaces finds the container's end, and the host veth unless it is the
 // planned one: the first link of the host that is not the bridge or its VLAN
 // interface.
 func findInterfaces(result *cni.Result, plan State, sandbox string) (inside, host *types100.Interface) {

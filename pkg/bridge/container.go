@@ -12,9 +12,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// configure brings the container's end, born down, to what is planned, on one
-// socket and in two batches: what must be known and lo, and all the rest. What it
-// returns is to be sent when the port forwards, and to be closed.
+// configure applies the plan to the container's interface, which was created down, by
+// one socket and two batches: first lo and what must be looked up, then all the rest.
+// The caller sends the announcements when the port forwards, and closes them.
 func (s *Sandbox) configure(c Interface) (tell announcements, err error) {
 	err = s.enter(func() error {
 		var groups uint32
@@ -86,10 +86,10 @@ func (c Interface) steps(index int) []step {
 	return steps
 }
 
-// setSysctls keeps addresses and routes that nobody leased out of a container with
-// leased IPv6 addresses, and those in; on any other network IPv6 is left to the
-// kernel's defaults. links are the container's end and lo. Only what IPv6 cannot do without is fatal: /proc/sys may be
-// read-only, and right.
+// setSysctls lets a container with leased IPv6 addresses have these, and no others that
+// routers advertise; without leased ones IPv6 stays as the kernel has it. links are the
+// container's interface and lo. Only what IPv6 cannot do without is fatal: /proc/sys may
+// be read-only, and its values right.
 func (c Interface) setSysctls(links []link) error {
 	end, own := links[0], "ipv6/conf/"+c.Name+"/"
 	if !end.inet6Is(confAcceptDAD, c.acceptDAD()) && end.hasIPv6() && len(c.Addresses) > 0 {

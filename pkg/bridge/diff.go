@@ -18,7 +18,7 @@ func (d Difference) String() string {
 }
 
 // Diff lists what of the plan is not in the state found. What others have added
-// is no difference, nor is what udev or a packet capture changes: the host end's
+// is no difference, nor is what udev or a packet capture changes: the host veth's
 // and the bridge's MAC, promiscuity.
 func Diff(want, have State) []Difference {
 	var d differences
@@ -80,7 +80,7 @@ func (d *differences) port(want, have Port) {
 	d.lacks(name+" up", want.Up, have.Up)
 	d.lacks(name+" hairpin", want.Hairpin, have.Hairpin) // portmap may have switched it on
 	d.lacks(name+" isolated", want.Isolated, have.Isolated)
-	if want.VLAN.Filters() && !have.VLAN.includes(want.VLAN) {
+	if want.VLAN.filters() && !have.VLAN.includes(want.VLAN) {
 		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
 	}
 }

@@ -37,7 +37,7 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 		return adoptGateways(b, at)
 	}
 	former := at.formerGateways(b)
-	// once more: the bridge may be another ADD's, made since the first look
+	// checked again: another ADD may have made the bridge since the first look
 	if err := h.checkOverlap(b, *at, missing); err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	}
 	for _, gateway := range missing {
 		gone := slices.DeleteFunc(slices.Clone(former), func(p netip.Prefix) bool { return p.Addr().Is4() != gateway.Addr().Is4() })
-		// pushed first, for an answer of the kernel's that does not arrive
+		// pushed before the address is added, in case the kernel's answer is lost
 		undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, at.gateway.name), func() error {
 			return h.dropGateway(b, gateway, gone)
 		})
@@ -103,9 +103,9 @@ func (h *Host) deleteAddress(on link, a netip.Prefix) error {
 	return nil
 }
 
-// dropGateway takes an address back that an ADD gave to the bridge, and gives
-// back those that had to make room, unless a container has come to use it: of
-// whichever network, since several may share a gateway.
+// dropGateway removes an address that an ADD gave to the bridge, and restores those that
+// it replaced, unless a container, of whichever network, uses it by now: several networks
+// may share a gateway.
 func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) error {
 	return whileIdle(func() error {
 		used, err := h.hasContainers(b)
@@ -199,7 +199,7 @@ func (h *Host) usersOf(bridge string) string {
 	}
 }
 
-// needsIPv6 is an error where the host shall have an IPv6 gateway and cannot.
+// needsIPv6 is an error where the host is to have an IPv6 gateway and cannot.
 func (at site) needsIPv6(b Bridge, missing []netip.Prefix) error {
 	v6 := slices.IndexFunc(missing, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if v6 < 0 {

@@ -7,9 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// GC deletes the links of the network's attachments that are not valid, and host
-// ends on its bridge that an ADD was killed on before they had their owner's
-// alias. It goes on after a failure and joins the errors. Without a list
+// GC deletes the links of the network's attachments that are not valid, and host veths
+// on its bridge that have no alias, because their ADD was killed before it set one. It goes on after a failure and joins the errors. Without a list
 // nothing is provably dead: a link whose container is gone is gone itself.
 // An empty list says that nobody is left, and an idle bridge goes as well.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
@@ -62,9 +61,8 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	return failed
 }
 
-// reapNameless deletes host ends of ours on the bridge that have no alias. Under
-// the exclusive lock no ADD is between making one and naming it, so that each is
-// looked at again.
+// reapNameless deletes host veths of ours on the bridge that have no alias. Each is looked
+// at again under the exclusive lock, while no ADD is between making one and naming it.
 func (h *Host) reapNameless(bridge string, seen []link) error {
 	if len(seen) == 0 {
 		return nil

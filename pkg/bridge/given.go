@@ -17,11 +17,11 @@ import (
 )
 
 // Which network gave a link an address stands in a file for each address, named
-// "<namespace>-<link>-<address>-<length>" by inode and index, which tell of no other
-// link after that one is gone. The kernel has no place for it: IFA_LABEL is for IPv4
+// "<namespace>-<link>-<address>-<length>" by inode and index, which are not used again
+// for another link. The kernel has no place for it: IFA_LABEL is for IPv4
 // alone and begins with the link's name, IFA_PROTO is one byte and since Linux 5.18.
-// It is written before the address is given, so that what is not recorded is nobody's
-// of ours.
+// It is written before the address is given, so that an address without a record is not
+// one of ours.
 
 const givenDir = stateDir + "/gateways"
 

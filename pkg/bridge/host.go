@@ -66,7 +66,7 @@ func (h *Host) configure(s *State, at site, sandbox *Sandbox) error {
 	return tell.send()
 }
 
-// site is what there is of a plan's bridge. Zero links are not there.
+// site is what was found of a plan's bridge; a zero link means that there is none.
 type site struct {
 	bridge  link
 	gateway link // has the gateway addresses: the bridge, or a VLAN interface over it
@@ -127,8 +127,8 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 	return at, unlock, nil
 }
 
-// isUnsettled says whether the bridge does not have its MTU, but might get it: one
-// that is down was made by an ADD that was killed then.
+// isUnsettled says whether the bridge's MTU differs and may still be set: a bridge that
+// is down was made by an ADD that was killed right then.
 func (at site) isUnsettled(b Bridge) bool {
 	if at.bridge.index == 0 {
 		return true
@@ -201,22 +201,22 @@ func (b Bridge) gatewayFamily() int {
 	return family
 }
 
-// plug makes the veth pair and gives the host end its name and flags. The host end
-// never has a link-local address: it would cost the DEL a second grace period
+// plug makes the veth pair and gives the host veth its name and flags. The host veth
+// never has a link-local address, which would cost the DEL a second grace period
 // (ipv6_dev_ac_dec on a forwarding host), and nobody uses it.
 func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
 	s.Port.MAC = randomMAC()
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
 	}
-	// pushed first, for an answer of the kernel's that does not arrive; the MAC is
-	// this ADD's alone, so that another one's pair of the same name stays
+	// pushed before the pair is made, in case the kernel's answer is lost; the MAC is
+	// this ADD's alone, so that another ADD's pair of the same name stays
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
 	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
 		return h.explainVeth(err, s.Port, s.Container)
 	}
-	if !s.Port.VLAN.Filters() {
+	if !s.Port.VLAN.filters() {
 		_, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name), linkUp(0, s.Port.Name))
 		return err
 	}
@@ -242,7 +242,7 @@ func (h *Host) deleteMade(p Port) error {
 	return err
 }
 
-// awaitPort waits until the port forwards, and makes the host ask anew who has the
+// awaitPort waits until the port forwards, and makes the host ask again who has the
 // container's addresses: their last user may have had another MAC.
 func (h *Host) awaitPort(s *State, at site) error {
 	var steps []step
@@ -291,7 +291,7 @@ func (h *Host) defaultMTU() int {
 	return 1500
 }
 
-// Detach deletes the owner's links. It needs nothing but the owner: the host end
+// Detach deletes the owner's links. It needs nothing but the owner: the host veth
 // has its name, and takes the container's end along. found is false if there was
 // none; where it is true with an error, the link may still be there.
 func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
@@ -302,9 +302,9 @@ func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// the name is a hash of the owner and tells by itself; what a person or a
-	// monitoring agent has written into the alias is no hindrance
-	if namesAttachment(port.alias) && port.alias != Alias(o) {
+	// the name, a hash of the owner, is enough: a person or a monitoring agent may have
+	// changed the alias
+	if namesAttachment(port.alias) && port.alias != aliasOf(o) {
 		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), port.alias, o)
 	}
 	if _, err := h.rt.do(deleteIndex(port.index, port.name)); err != nil {

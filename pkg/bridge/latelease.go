@@ -30,7 +30,7 @@ func (s State) WithLease(c Config, o cni.Owner, l Lease) (State, error) {
 	}
 	whole.Container.WasUp = s.Container.Up
 	whole.Bridge.MAC, whole.Bridge.DefaultVLAN, whole.Port.MAC = s.Bridge.MAC, s.Bridge.DefaultVLAN, s.Port.MAC
-	err = whole.SetMTU(s.Bridge.MTU)
+	err = whole.setMTU(s.Bridge.MTU)
 	return whole, err
 }
 

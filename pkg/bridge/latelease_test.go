@@ -35,7 +35,7 @@ func TestPlanWithLease(t *testing.T) {
 			if err != nil || len(links.Container.Addresses)+len(links.Bridge.Gateways)+len(links.Container.Announce) > 0 || !links.Container.Up {
 				t.Fatalf("got %+v, %v, want links alone, up", links, err)
 			}
-			if err := links.SetMTU(tt.mtu); err != nil { // as Attach does
+			if err := links.setMTU(tt.mtu); err != nil { // as Attach does
 				t.Fatal(err)
 			}
 			whole, err := links.WithLease(config, owner, lease)

@@ -122,7 +122,7 @@ func viaAttribute(r Route) *nl.RtAttr {
 	return nl.NewRtAttr(unix.RTA_VIA, append(nl.Uint16Attr(uint16(familyOf(r.Gateway))), r.Gateway.AsSlice()...))
 }
 
-// forgetNeighbour makes a link ask anew who has an address.
+// forgetNeighbour makes a link ask again who has an address.
 func forgetNeighbour(index int, a netip.Addr) step {
 	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
 	req.AddData(&neighbour{family: familyOf(a), index: index})

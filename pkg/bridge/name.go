@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// HostName is the name of the owner's host end: "veth" and 11 hex digits (44
+// HostName is the name of the owner's host veth: "veth" and 11 hex digits (44
 // bits) of the owner's hash, 15 bytes in all (IFNAMSIZ).
 func HostName(o cni.Owner) string { return hostNamePrefix + o.Hash(hostNameDigits) }
 
@@ -21,11 +21,11 @@ const (
 	hostNameDigits = 11
 )
 
-// aliasPrefix marks a host end as ours; the owner's label follows.
+// aliasPrefix marks a host veth as ours; the owner's label follows.
 const aliasPrefix = "trestle:"
 
-// Alias is the ifalias of the owner's host end.
-func Alias(o cni.Owner) string { return aliasPrefix + o.String() }
+// aliasOf is the ifalias of the owner's host veth.
+func aliasOf(o cni.Owner) string { return aliasPrefix + o.String() }
 
 // Label is the owner's label in the alias of one of our host veths.
 func Label(alias string) (string, bool) { return ownerLabel(alias) }

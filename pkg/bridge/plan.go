@@ -25,7 +25,7 @@ type Bridge struct {
 	Name          string
 	Up            bool
 	MAC           net.HardwareAddr
-	MTU           int // as configured, 0 where that leaves it open; SetMTU decides
+	MTU           int // as configured, 0 where that leaves it open; setMTU decides
 	Promisc       bool
 	VLANFiltering bool
 	// VLANInterface over the bridge has the gateways, on VLAN; empty: the bridge.
@@ -44,7 +44,7 @@ type Bridge struct {
 	Network, IPv6Field string
 }
 
-// Port is the host end of the veth pair.
+// Port is the host veth, which is a port of the bridge.
 type Port struct {
 	Name     string
 	Bridge   string // its master
@@ -67,8 +67,8 @@ type VLAN struct {
 	KeepDefault bool  // the bridge's default VLAN stays on the port
 }
 
-// Filters says whether the bridge must look at VLANs at all.
-func (v VLAN) Filters() bool { return v.Access != 0 }
+// filters says whether the bridge must look at VLANs at all.
+func (v VLAN) filters() bool { return v.Access != 0 }
 
 // Interface is the container's end.
 type Interface struct {
@@ -79,8 +79,8 @@ type Interface struct {
 	WasUp     bool // since before it gets its addresses
 	DAD       bool // wait until IPv6 addresses are found to be unique
 	LinkLocal bool
-	// Announce are the addresses that the MAC is no function of: the neighbours
-	// are told, who may have an entry for their last user.
+	// Announce are addresses to announce (gratuitous ARP, unsolicited NA), because the
+	// MAC is not derived from them: neighbours may have an entry for their last user.
 	Announce  []netip.Addr
 	Addresses []Address
 	Routes    []Route
@@ -105,7 +105,7 @@ type Route struct {
 const mainTable = unix.RT_TABLE_MAIN
 
 // NewPlan is what an ADD brings about. The MTU is left to the bridge that is found
-// (SetMTU).
+// (setMTU).
 func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 	vlan := planVLAN(c)
 	addresses, err := withGateways(l.Addresses, c.Gateway)
@@ -118,13 +118,13 @@ func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 			Up:            true,
 			MTU:           c.MTU,
 			Promisc:       c.Promisc,
-			VLANFiltering: vlan.Filters(),
+			VLANFiltering: vlan.filters(),
 			ForceAddress:  c.ForceAddress,
 			Network:       o.Network,
 			IPv6Field:     c.IPv6Field,
 		},
 		Port: Port{
-			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: Alias(o), Hairpin: c.Hairpin, Isolated: c.Isolated,
+			Name: HostName(o), Bridge: c.Bridge, Up: true, Alias: aliasOf(o), Hairpin: c.Hairpin, Isolated: c.Isolated,
 			VLAN: vlan, SpoofCheck: c.MACSpoofCheck,
 		},
 		Container: Interface{
@@ -142,9 +142,9 @@ func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 	return s, s.checkMTU("mtu", c.MTU)
 }
 
-// SetMTU gives both ends of the pair the MTU of the bridge: with several on one
+// setMTU gives both ends of the pair the MTU of the bridge: with several on one
 // bridge, large packets vanish between its ports.
-func (s *State) SetMTU(mtu int) error {
+func (s *State) setMTU(mtu int) error {
 	s.Bridge.MTU, s.Port.MTU, s.Container.MTU = mtu, mtu, mtu
 	return s.checkMTU("bridge "+s.Bridge.Name+" has mtu", mtu)
 }
@@ -224,7 +224,7 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 	return named, nil
 }
 
-// routes settles each route's gateway, table and scope, adds the default ones
+// routes resolves each route's gateway, table and scope, adds the default ones
 // that isDefaultGateway asks for, and leaves out what stands there twice.
 func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []Route {
 	var settled []Route

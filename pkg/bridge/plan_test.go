@@ -205,7 +205,7 @@ func TestNames(t *testing.T) {
 	if isHostName("veth1a2b3c4d") || isHostName("vethpair-of-me1") {
 		t.Error("another suite's name is taken for ours")
 	}
-	if label, ok := ownerLabel(Alias(owner)); !ok || label != owner.String() {
+	if label, ok := ownerLabel(aliasOf(owner)); !ok || label != owner.String() {
 		t.Errorf("got %q from the alias, want %q", label, owner)
 	}
 	if mac := newBridgeMAC(); !isOurBridge(mac) || mac[0]&3 != 2 {

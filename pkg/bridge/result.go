@@ -7,7 +7,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Result is the answer to an ADD: bridge, host end and container end, each
+// Result is the answer to an ADD: bridge, host veth and container end, each
 // address tied to the last; IPAM's routes and DNS, as the configuration amends
 // them.
 func (s *State) Result(c Config, leased *cni.Result, sandbox string) *cni.Result {

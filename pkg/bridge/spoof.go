@@ -20,7 +20,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// SpoofTable checks the MACs of all ports that are in its sets: it costs an element
+// spoofTable checks the MACs of all ports that are in its sets: it costs an element
 // of each for a port, whatever the number of ports.
 //
 //	table bridge trestle {
@@ -31,7 +31,7 @@ import (
 //			iifname @ports iifname . ether saddr != @allowed drop
 //		}
 //	}
-func SpoofTable() nft.Table {
+func spoofTable() nft.Table {
 	// An ifname takes four of the 32-bit registers, the MAC follows.
 	const ifname, mac = unix.NFT_REG32_00, unix.NFT_REG32_00 + 4
 	return nft.Table{
@@ -60,14 +60,14 @@ const (
 	spoofAllowed = "allowed"
 )
 
-// SpoofChanges let only the MAC into the attachment's port.
-func SpoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
+// spoofChanges let only the MAC into the attachment's port.
+func spoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	element := func(set string, key []byte) nft.Element {
-		t := SpoofTable()
+		t := spoofTable()
 		what := fmt.Sprintf("%s, for %s alone", port, mac)
 		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: what}
 	}
-	return nft.Changes{Tables: []nft.Table{SpoofTable()}, Create: []nft.Element{
+	return nft.Changes{Tables: []nft.Table{spoofTable()}, Create: []nft.Element{
 		element(spoofPorts, linkKey(port)),
 		element(spoofAllowed, append(linkKey(port), append(append([]byte{}, mac...), 0, 0)...)),
 	}}
@@ -92,7 +92,7 @@ type spoofCheck struct{ Port, MAC string }
 
 func changesOf(r spoofRecord) nft.Changes {
 	mac, _ := net.ParseMAC(r.Value.MAC) // which we wrote; another's edit leaves nothing allowed
-	return SpoofChanges(r.Value.Port, mac, r.Owner)
+	return spoofChanges(r.Value.Port, mac, r.Owner)
 }
 
 // SpoofChecks are the ports of the host whose MACs are checked. Who calls a method
@@ -111,7 +111,7 @@ func OpenSpoofChecks(records record.Store, conn *nft.Conn) SpoofChecks {
 // Add records the check of the attachment's port and gives the changes that make it.
 // What the port had before, by an ADD that no DEL has followed, is gone then.
 func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Changes, error) {
-	changes := SpoofChanges(port, mac, o)
+	changes := spoofChanges(port, mac, o)
 	stale, err := s.find(o)
 	if err != nil {
 		return nft.Changes{}, err
@@ -120,7 +120,7 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 	if err := s.conn.Commit(nft.Changes{Remove: nft.Without(stale, changes.Create)}, nil); err != nil {
 		return nft.Changes{}, err
 	}
-	there, err := s.conn.HasChain(SpoofTable(), spoofChain)
+	there, err := s.conn.HasChain(spoofTable(), spoofChain)
 	if err != nil {
 		return nft.Changes{}, err
 	}
@@ -177,12 +177,12 @@ func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
 	if err != nil || there {
 		return changesOf(r).Create, err
 	}
-	port := SpoofChanges(HostName(o), nil, o).Create[:1]
+	port := spoofChanges(HostName(o), nil, o).Create[:1]
 	found, err := s.conn.Find(port)
 	if err != nil || len(found) == 0 {
 		return nil, err
 	}
-	all, err := s.conn.List(SpoofTable())
+	all, err := s.conn.List(spoofTable())
 	return slices.DeleteFunc(all, func(e nft.Element) bool { return !bytes.HasPrefix(e.Key, port[0].Key) }), err
 }
 
@@ -201,7 +201,7 @@ func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr)
 	if err := s.convert(); err != nil {
 		return nil, err
 	}
-	diffs, err := s.conn.Differences(SpoofChanges(port, mac, o))
+	diffs, err := s.conn.Differences(spoofChanges(port, mac, o))
 	if _, there, readErr := record.Read[spoofCheck](s.records, spoofPlace, o); !there {
 		diffs, err = append(diffs, fmt.Sprintf("record of the MAC spoof check of %s: want one, have none", port)), errors.Join(err, readErr)
 	}
@@ -242,16 +242,16 @@ func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	for _, o := range gone {
 		err = errors.Join(err, s.Forget(o))
 	}
-	return errors.Join(err, s.conn.DeleteIdle(SpoofTable()))
+	return errors.Join(err, s.conn.DeleteIdle(spoofTable()))
 }
 
 // repairs are the changes that make the elements kept again, and delete what the kernel
 // has beside them: for the same ports, and for those that keep says nothing for.
 func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, error)) (nft.Changes, error) {
-	found, err := s.conn.List(SpoofTable())
+	found, err := s.conn.List(spoofTable())
 	changes := nft.Changes{Create: nft.Without(kept, found)}
 	if len(found)+len(kept) > 0 {
-		changes.Tables = []nft.Table{SpoofTable()}
+		changes.Tables = []nft.Table{spoofTable()}
 	}
 	recorded := map[string]bool{}
 	for _, e := range kept {

@@ -14,7 +14,7 @@ import (
 
 // TestSpoofLayout: whoever changes the table gives it another name.
 func TestSpoofLayout(t *testing.T) {
-	golden.Layout(t, SpoofTable().Key, SpoofTable().Text(), "macspoofchk 2: 656c83f58b42fe75")
+	golden.Layout(t, spoofTable().Key, spoofTable().Text(), "macspoofchk 2: 656c83f58b42fe75")
 }
 
 // TestSpoofRuleset: what nftables has of a port whose MAC is checked.
@@ -23,7 +23,7 @@ func TestSpoofRuleset(t *testing.T) {
 	conn := nft.Open(t.TempDir())
 	defer conn.Close()
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 7}
-	changes := SpoofChanges("veth1", mac, cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"})
+	changes := spoofChanges("veth1", mac, cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"})
 	if err := conn.Commit(changes, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func (h *Host) Status(c Config) error {
 		}
 	}
 	failed = errors.Join(failed, h.servable(c))
-	if v := planVLAN(c); failed == nil && v.Filters() {
+	if v := planVLAN(c); failed == nil && v.filters() {
 		// its VLANs are known by no other message; no link has this index
 		if _, err := vlansOf(math.MaxInt32); errors.Is(err, unix.EOPNOTSUPP) {
 			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)

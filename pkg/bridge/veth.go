@@ -14,7 +14,7 @@ import (
 // namespaces, the bridge as master. Nothing is moved between namespaces or renamed
 // afterwards, either of which costs the kernel more than all the rest
 // (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
-// down: the kernel takes no IFF_UP for a peer to be, and the host end must not get
+// down: the kernel takes no IFF_UP for a peer to be, and the host veth must not get
 // a link-local address.
 func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
@@ -62,7 +62,7 @@ func (h *Host) explainVeth(err error, p Port, c Interface) error {
 	}
 }
 
-// portFlags gives the host end, found by its name, what cannot be set at its
+// portFlags gives the host veth, found by its name, what cannot be set at its
 // birth: the alias that names its owner, and the flags of a bridge port.
 func portFlags(p Port) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)

@@ -17,7 +17,7 @@ import (
 // configuration names another.
 const nativeVLAN = 1
 
-// planVLAN settles what the configuration leaves open. As in the reference
+// planVLAN decides what the configuration leaves open. As in the reference
 // plugin a trunk alone has VLAN 1 for untagged frames; unlike there, the access
 // VLAN stays the access VLAN where the trunk names it too.
 func planVLAN(c Config) VLAN {
@@ -29,8 +29,8 @@ func planVLAN(c Config) VLAN {
 	return v
 }
 
-// startFiltering enables VLAN filtering on a bridge of ours that was made without;
-// its ports, which are all in the default VLAN, go on as before.
+// startFiltering enables VLAN filtering on an existing bridge of ours; its current ports
+// stay in the default VLAN.
 func (h *Host) startFiltering(bridge string, undo *cni.Undo) error {
 	undo.Push("switch VLAN filtering of bridge "+bridge+" off", func() error {
 		return whileIdle(func() error { return h.stopFiltering(bridge) })
@@ -79,7 +79,7 @@ func (h *Host) stopFiltering(name string) error {
 
 // explainFiltering turns the kernel's refusal of a bridge into what it means.
 func explainFiltering(err error, v VLAN) error {
-	if v.Filters() && errors.Is(err, unix.EOPNOTSUPP) {
+	if v.filters() && errors.Is(err, unix.EOPNOTSUPP) {
 		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
 	}
 	return err
@@ -89,7 +89,7 @@ func explainFiltering(err error, v VLAN) error {
 // messages whatever the number of VLANs. byDefault is the VLAN that a new port
 // of the bridge is in, 0 for none.
 func (h *Host) setVLAN(p Port, byDefault int) error {
-	if !p.VLAN.Filters() {
+	if !p.VLAN.filters() {
 		return nil
 	}
 	port, err := h.rt.link(lookUp(p.Name))
@@ -110,7 +110,7 @@ func (h *Host) setVLAN(p Port, byDefault int) error {
 
 // observeVLAN reads the port's VLANs where the plan has any.
 func observeVLAN(linkIndex, byDefault int, plan VLAN) (VLAN, error) {
-	if !plan.Filters() {
+	if !plan.filters() {
 		return VLAN{}, nil
 	}
 	list, err := vlansOf(linkIndex)
@@ -142,8 +142,8 @@ func readVLAN(list []vlanRange, byDefault int, plan VLAN) VLAN {
 	return found
 }
 
-// includes says whether all that is wanted is there; a VLAN more does not harm,
-// but for the default one that was to go.
+// includes says whether all that is wanted is there. Further VLANs do no harm, except
+// for the default one where it was to be removed.
 func (v VLAN) includes(want VLAN) bool {
 	for _, id := range want.Trunk {
 		if _, has := slices.BinarySearch(v.Trunk, id); !has {

@@ -14,7 +14,7 @@ type Code uint
 // The codes that Trestle answers with. Which error has which is decided by the
 // constructor that made it, here and nowhere else.
 const (
-	CodeVersion     Code = 1   // the cniVersion is not one that we, or the verb, know
+	CodeVersion     Code = 1   // the cniVersion is not one that we, or the command, know
 	CodeUnsupported Code = 2   // a field of the configuration asks for what cannot be had
 	CodeEnvironment Code = 4   // a CNI_* variable is missing or wrong
 	CodeIO          Code = 5   // a file or a stream could not be read or written
@@ -22,7 +22,6 @@ const (
 	CodeConfig      Code = 7   // the configuration is wrong
 	CodeTryAgain    Code = 11  // something passing is in the way: a lock
 	CodeUnavailable Code = 50  // STATUS: an ADD cannot be served
-	CodeLimited     Code = 51  // STATUS: as 50, and running containers suffer too
 	CodeFailed      Code = 100 // the kernel refused an operation
 	CodeExhausted   Code = 101 // no address is left
 	CodeConflict    Code = 102 // an address, name or port is held by another
@@ -47,8 +46,8 @@ func coded(code Code, format string, args []any) error {
 // The constructors below take a format as fmt.Errorf does, %w included. For a
 // user's mistake the message names field, value and way out.
 
-// VersionErrorf is an error with code 1.
-func VersionErrorf(format string, args ...any) error { return coded(CodeVersion, format, args) }
+// versionErrorf is an error with code 1.
+func versionErrorf(format string, args ...any) error { return coded(CodeVersion, format, args) }
 
 // UnsupportedErrorf is an error with code 2; the message must hold key and value.
 func UnsupportedErrorf(format string, args ...any) error { return coded(CodeUnsupported, format, args) }

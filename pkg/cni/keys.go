@@ -68,8 +68,8 @@ func ProtocolKeys() []Key {
 		Args          map[string]any  `json:"args"`
 		RuntimeConfig map[string]any  `json:"runtimeConfig"`
 		PrevResult    map[string]any  `json:"prevResult"`
-		Spec          []Attachment    `json:"cni.dev/valid-attachments"`
-		Libcni        []Attachment    `json:"cni.dev/attachments"`
+		Spec          []inUse         `json:"cni.dev/valid-attachments"`
+		Libcni        []inUse         `json:"cni.dev/attachments"`
 	}{}, []Key{
 		{Path: "cniVersion", Default: "`0.1.0`", Doc: "of the list; results and errors are answered in it"},
 		{Path: "name", Doc: "of the list, and so of the network: part of each attachment's name"},

@@ -17,7 +17,7 @@ import (
 // Verb is what the runtime asks for (CNI_COMMAND).
 type Verb string
 
-// The verbs of spec 1.1.0.
+// The commands of spec 1.1.0.
 const (
 	Add     Verb = "ADD"
 	Del     Verb = "DEL"
@@ -27,12 +27,12 @@ const (
 	Version Verb = "VERSION"
 )
 
-// sinceVersion is the first spec version that has the verb; verbs that always
+// sinceVersion is the first spec version that has the command; commands that always
 // existed are absent.
 var sinceVersion = map[Verb]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
 
 // Request is one call of a plugin, read and found sound: names are safe as
-// parts of paths, the version is known and has the verb.
+// parts of paths, the version is known and has the command.
 type Request struct {
 	Verb  Verb
 	Owner Owner  // GC and STATUS: only Network is set
@@ -127,7 +127,7 @@ func versionInBroken(data []byte) string {
 	}
 }
 
-// readEnvironment takes over the variables that the verb needs.
+// readEnvironment takes over the variables that the command needs.
 func (r *Request) readEnvironment(getenv func(string) string) error {
 	switch r.Verb {
 	case Add, Del, Check, GC, Status, Version:
@@ -175,12 +175,12 @@ func (r *Request) checkPresent() error {
 // checkHead checks version and network name.
 func (r *Request) checkHead() error {
 	if !slices.Contains(version.All.SupportedVersions(), r.Version) {
-		return VersionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
+		return versionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
 	}
 	if since := sinceVersion[r.Verb]; since != "" {
 		// both are versions of the list above, so that parsing cannot fail
 		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
-			return VersionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Verb, since)
+			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Verb, since)
 		}
 	}
 	if r.Owner.Network == "" {
@@ -253,8 +253,8 @@ func parseArgs(s string) (map[string]string, error) {
 
 func supportedVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
 
-// Attachment is one entry of GC's list of what is still in use.
-type Attachment struct {
+// inUse is one entry of GC's list of what is still in use.
+type inUse struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
 }
@@ -293,14 +293,14 @@ func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 // cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
 func (r *Request) Valid() (Valid, error) {
 	var lists struct {
-		Spec   *[]Attachment `json:"cni.dev/valid-attachments"`
-		Libcni *[]Attachment `json:"cni.dev/attachments"`
+		Spec   *[]inUse `json:"cni.dev/valid-attachments"`
+		Libcni *[]inUse `json:"cni.dev/attachments"`
 	}
 	if err := r.Decode(&lists); err != nil {
 		return Valid{}, err
 	}
 	valid := Valid{owners: map[Owner]bool{}, labels: map[string]bool{}}
-	for _, list := range []*[]Attachment{lists.Spec, lists.Libcni} {
+	for _, list := range []*[]inUse{lists.Spec, lists.Libcni} {
 		if list == nil {
 			continue
 		}

@@ -170,7 +170,7 @@ func isGone(err error) bool {
 // Add makes the rules for the owner. What the owner had before, by an ADD that
 // no DEL has followed, goes.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
-	if known, err := h.Known(o); err != nil || rules.isNothing() && !known {
+	if known, err := h.known(o); err != nil || rules.isNothing() && !known {
 		return err
 	}
 	return h.locked(func() (err error) {
@@ -253,8 +253,8 @@ func entriesOf(records []ruleRecord) []entry {
 	return all
 }
 
-// Known says whether the owner has a record.
-func (h *Host) Known(o cni.Owner) (bool, error) {
+// known says whether the owner has a record.
+func (h *Host) known(o cni.Owner) (bool, error) {
 	former, err := h.hasFormer()
 	if former {
 		err = h.locked(func() error { return nil }) // which takes them over
@@ -393,7 +393,7 @@ func (h *Host) programsInUse(r Rules) ([]string, error) {
 func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 	var diffs []string
 	entries := rules.entries(o)
-	if known, err := h.Known(o); err != nil {
+	if known, err := h.known(o); err != nil {
 		return nil, err
 	} else if !known && len(entries) > 0 {
 		diffs = append(diffs, fmt.Sprintf("record of the firewall's rules for %s: want one, have none", o))
@@ -428,15 +428,27 @@ func (h *Host) Status(c Config) error {
 		}
 		return nil
 	}
-	// of a table that is there, the program; where there is none, nothing drops
+	if err := h.changeable(c, when); err != nil {
+		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
+	}
+	return nil
+}
+
+// changeable says whether the tables that are there can be changed: without a program, or
+// by one that works. Where there is no table, nothing drops.
+func (h *Host) changeable(c Config, when When) error {
 	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
+	if err != nil {
+		return err
+	}
 	for _, program := range programs {
-		if err == nil {
+		_, native, err := ipBackend{program, c.AdminChain, h.conn}.ours()
+		if err == nil && !native {
 			_, err = iptables.Save(program, filterTable)
 		}
-	}
-	if err != nil {
-		return cni.UnavailableErrorf("firewall, by iptables: %w", err)
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -55,11 +55,11 @@ type Grant struct {
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
 func (s *Store) Lease(w Want) (Grant, error) {
 	ns := record.Identify(w.NetNS)
-	dead := newVerdicts()
+	dead := newLivenessProber()
 	reclaimed := false
-	for range 100 { // each turn settles one more open question
+	for range 100 { // each round answers for one more owner
 		c, err := s.attempt(w, ns, dead)
-		var open *openQuestionError
+		var open *needLivenessError
 		var full fullError
 		switch {
 		case errors.As(err, &open):
@@ -70,7 +70,7 @@ func (s *Store) Lease(w Want) (Grant, error) {
 				return Grant{}, err
 			}
 		case errors.As(err, &full):
-			use, err := s.Usage(w.Sets[full.set : full.set+1])
+			use, err := s.usage(w.Sets[full.set : full.set+1])
 			if err != nil {
 				return Grant{}, err
 			}
@@ -83,9 +83,9 @@ func (s *Store) Lease(w Want) (Grant, error) {
 }
 
 // attempt is Lease with what is known of the dead so far, under the lock. It
-// asks by an openQuestionError whether somebody is alive, since that is looked up
+// asks by a needLivenessError whether somebody is alive, since that is looked up
 // without the lock.
-func (s *Store) attempt(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
+func (s *Store) attempt(w Want, ns record.NetNS, dead *livenessProber) (claim, error) {
 	l, err := s.lock(create)
 	if err != nil {
 		return claim{}, err
@@ -109,7 +109,7 @@ func (s *Store) attempt(w Want, ns record.NetNS, dead *verdicts) (claim, error) 
 }
 
 // lease chooses addresses and claims them.
-func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
+func (l *locked) lease(w Want, ns record.NetNS, dead *livenessProber) (claim, error) {
 	old, had, err := l.lookup(w.Owner)
 	if err != nil {
 		return claim{}, err
@@ -149,7 +149,7 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *verdicts) (claim, error) {
 
 // mayServe says whether the owner of old may be given its leases again, now in
 // the namespace ns.
-func (l *locked) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *verdicts) error {
+func (l *locked) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *livenessProber) error {
 	if !old.ours() || old.NetNS.Same(ns) { // of whom nothing is known, the owner's word holds
 		return l.mayGiveAgain(old, w)
 	}
@@ -179,7 +179,7 @@ func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 type chooser struct {
 	*locked
 	held []netip.Addr // those that the owner has
-	dead *verdicts
+	dead *livenessProber
 }
 
 // choose is the address of one set: the requested one, one that is held already,
@@ -329,7 +329,7 @@ func (l *locked) take(a netip.Addr, r ownerRecord) error {
 }
 
 // moveCursor is told which address a set gave last. Without the cursor's file
-// the round only begins anew, and so that is not worth a failed ADD.
+// the round only begins again, and so that is not worth a failed ADD.
 func (l *locked) moveCursor(set int, a netip.Addr) {
 	_ = writeCursor(l.net, set, a) // see above
 }

@@ -17,7 +17,7 @@ const cursorMax = 64
 func cursorName(set int) string { return cursorPrefix + strconv.Itoa(set) }
 
 // readCursor returns the cursor of a set; it is invalid where there is none that
-// can be read: then the round begins anew, and nothing worse happens.
+// can be read: then the round begins again, and nothing worse happens.
 func readCursor(d dir, set int) netip.Addr {
 	data, err := d.read(cursorName(set), make([]byte, cursorMax))
 	if err != nil {

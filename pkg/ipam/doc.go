@@ -8,6 +8,6 @@
 // Store.GC, which also takes back what is provably dead. Start at Store.Lease.
 //
 // The files of host-local are the truth, the index is not: .trestle below a network's
-// directory may be removed at any time, and is built anew. To debug: grep . over the
+// directory may be removed at any time, and is rebuilt. To debug: grep . over the
 // network's directory shows who has which address; Store.Verify says what does not fit.
 package ipam

@@ -129,7 +129,7 @@ func (s *Store) ReleaseElsewhere(o cni.Owner) error {
 func (s *Store) ReclaimElsewhere() error {
 	var failed []error
 	for _, other := range s.elsewhere() {
-		_, err := other.Reclaim()
+		_, err := other.reclaimDead()
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)

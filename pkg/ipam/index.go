@@ -19,7 +19,7 @@ import (
 // then the index, we set the directory's modification time to the stamp, a time
 // past that the header names. Whoever creates or removes a lease after that
 // (host-local, a person, one of us that is killed half-way) makes the kernel put
-// the present time there, and the next of us builds the index anew from the
+// the present time there, and the next of us rebuilds the index from the
 // leases. To look costs one stat, and it does not depend on how finely the
 // kernel's clock ticks. The index's own directory is stamped in the same way, so
 // that a record that is lost is missed.

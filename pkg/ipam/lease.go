@@ -42,7 +42,7 @@ type leaseKind int
 
 const (
 	leaseHeld    leaseKind = iota // somebody's lease
-	leaseGarbage                  // empty or torn: nobody's (every writer holds the lock until it has written)
+	leaseGarbage                  // empty or truncated: nobody's (every writer holds the lock until it has written)
 	leaseOdd                      // something else; the address is not free, and not ours to free
 )
 

@@ -24,7 +24,7 @@ func (s *Store) Leases() ([]Lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	dead := newVerdicts()
+	dead := newLivenessProber()
 	var leases []Lease
 	for _, a := range m.taken {
 		r := m.owners[seen.files[a].owner]
@@ -37,8 +37,8 @@ func (s *Store) Leases() ([]Lease, error) {
 	return leases, nil
 }
 
-// Usage counts, range by range, what is leased.
-func (s *Store) Usage(sets []Set) ([]Use, error) {
+// usage counts, range by range, what is leased.
+func (s *Store) usage(sets []Set) ([]Use, error) {
 	leases, err := s.Leases()
 	if err != nil {
 		return nil, err
@@ -122,25 +122,25 @@ func (s *Store) Repair() error {
 	return ioError(errors.Join(err, l.unsaved))
 }
 
-// inspect takes a survey under the lock.
-func (s *Store) inspect() (survey, mending, error) {
+// inspect takes a snapshot under the lock.
+func (s *Store) inspect() (snapshot, repairs, error) {
 	l, err := s.lock(look)
 	if errors.Is(err, errNoNetwork) {
-		return survey{}, mending{}, nil
+		return snapshot{}, repairs{}, nil
 	}
 	if err != nil {
-		return survey{}, mending{}, ioError(err)
+		return snapshot{}, repairs{}, ioError(err)
 	}
 	defer l.unlock()
-	seen, err := takeSurvey(l.net, l.own, s.network)
+	seen, err := takeSnapshot(l.net, l.own, s.network)
 	if err != nil {
-		return survey{}, mending{}, ioError(err)
+		return snapshot{}, repairs{}, ioError(err)
 	}
 	host, err := record.ThisHost()
 	if err != nil {
-		return survey{}, mending{}, ioError(err)
+		return snapshot{}, repairs{}, ioError(err)
 	}
-	m := seen.mend(host, l.head)
+	m := seen.planRepairs(host, l.head)
 	if l.owners == nil {
 		m.problem = append(m.problem, seen.compareBitmap(l.own, m.taken)...)
 	}
@@ -148,7 +148,7 @@ func (s *Store) inspect() (survey, mending, error) {
 }
 
 // compareBitmap says where the bitmap differs from what is taken.
-func (s survey) compareBitmap(own dir, taken []netip.Addr) []Problem {
+func (s snapshot) compareBitmap(own dir, taken []netip.Addr) []Problem {
 	var problems []Problem
 	m := bitmap{own: own, blocks: map[netip.Addr]*block{}}
 	for _, a := range taken {

@@ -34,7 +34,7 @@ type locked struct {
 	own     dir // its fd is -1 where there is no index
 	head    header
 	used    bitmap
-	// owners are all the records, where the index had to be built anew.
+	// owners are all the records, where the index had to be rebuilt.
 	owners map[cni.Owner]ownerRecord
 	// unsaved is why the index could not be written, if so.
 	unsaved error
@@ -43,7 +43,7 @@ type locked struct {
 // errNoNetwork says that the network has no directory, and so no leases.
 var errNoNetwork = errors.New("no such network")
 
-// lock takes the lock and finds the index, or builds it anew.
+// lock takes the lock and finds the index, or rebuilds it.
 func (s *Store) lock(mode access) (*locked, error) {
 	for {
 		l := &locked{access: mode, network: s.network, lock: -1, own: dir{fd: -1}}
@@ -122,7 +122,7 @@ func (l *locked) unused() bool {
 	return err == nil && len(names) == 0
 }
 
-// openIndex opens the index and builds it anew if it is not right.
+// openIndex opens the index and rebuilds it if it is not right.
 func (l *locked) openIndex(stat unix.Stat_t) error {
 	own, err := l.net.sub(indexDir)
 	if err != nil && l.access != look {
@@ -165,11 +165,11 @@ func (l *locked) unlock() {
 	}
 }
 
-// rebuild makes the index anew from the leases. That the result cannot be
+// rebuild makes the index from the leases. That the result cannot be
 // written is noted in l.unsaved and is no error: a release must go on with a
 // full disk, and the next of us tries again.
 func (l *locked) rebuild() error {
-	seen, err := takeSurvey(l.net, l.own, l.network)
+	seen, err := takeSnapshot(l.net, l.own, l.network)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (l *locked) rebuild() error {
 		return err
 	}
 	l.machine = host.Machine
-	m := seen.mend(host, l.head)
+	m := seen.planRepairs(host, l.head)
 	l.owners = m.owners
 	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
 	for _, a := range m.taken {
@@ -192,9 +192,9 @@ func (l *locked) rebuild() error {
 	return nil
 }
 
-// apply writes what was mended. The header goes first and comes last, so that a
-// half-built index is never taken for a whole one.
-func (l *locked) apply(m mending, seen survey) error {
+// apply writes the repairs. The header is removed first and written last, so that a
+// half-built index is never taken for a complete one.
+func (l *locked) apply(m repairs, seen snapshot) error {
 	if err := l.own.remove(headerName); err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (l *locked) apply(m mending, seen survey) error {
 }
 
 // writeHeader stamps the index as right.
-func (l *locked) writeHeader(m mending) error {
+func (l *locked) writeHeader(m repairs) error {
 	stat, err := l.net.stat()
 	if err != nil {
 		return err
@@ -240,8 +240,8 @@ func (l *locked) writeHeader(m mending) error {
 	return l.stamp()
 }
 
-// settle writes the index after leases have been changed. What cannot be
-// written is no error: without the stamp the next of us builds the index anew.
+// settle saves the index after leases have been changed. What cannot be
+// written is no error: without the stamp the next of us rebuilds the index.
 func (l *locked) settle() {
 	if l.unsaved == nil {
 		l.unsaved = l.used.save()
@@ -269,7 +269,7 @@ func (l *locked) lookup(o cni.Owner) (ownerRecord, bool, error) {
 		if err != nil || sound {
 			return r, sound, err
 		}
-		if err := l.rebuild(); err != nil { // the record is torn
+		if err := l.rebuild(); err != nil { // the record is truncated
 			return ownerRecord{}, false, err
 		}
 	}

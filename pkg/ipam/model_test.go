@@ -317,7 +317,7 @@ func TestLargeRange(t *testing.T) {
 		t.Errorf("blocks: got %v, %v, want two", blocks, err)
 	}
 	mustBeSound(t, s)
-	use, err := s.Usage(sets)
+	use, err := s.usage(sets)
 	if err != nil || len(use) != 1 || use[0].Used != 2 {
 		t.Errorf("usage: got %v, %v, want two used", use, err)
 	}

@@ -12,28 +12,28 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// verdicts remembers who was found dead or alive. It is asked under the lock,
+// livenessProber remembers who was found dead or alive. It is asked under the lock,
 // and finds out without it.
-type verdicts struct {
+type livenessProber struct {
 	prober record.Prober
 	known  map[string]record.Life // by the record, whole
 }
 
-func newVerdicts() *verdicts { return &verdicts{known: map[string]record.Life{}} }
+func newLivenessProber() *livenessProber { return &livenessProber{known: map[string]record.Life{}} }
 
-// openQuestionError is the error that asks whether a record's owner is alive.
-type openQuestionError struct{ about ownerRecord }
+// needLivenessError is the error that asks whether a record's owner is alive.
+type needLivenessError struct{ about ownerRecord }
 
-func (q *openQuestionError) Error() string { return "is " + q.about.ContainerID + " alive?" }
+func (q *needLivenessError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
-func (v *verdicts) of(r ownerRecord) (record.Life, error) {
+func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 	if verdict, ok := v.known[string(r.encode())]; ok {
 		return verdict, nil
 	}
-	return record.Unknown, &openQuestionError{r}
+	return record.Unknown, &needLivenessError{r}
 }
 
-func (v *verdicts) settle(r ownerRecord) record.Life {
+func (v *livenessProber) settle(r ownerRecord) record.Life {
 	verdict, err := v.prober.Life(r.Stamp)
 	if err != nil {
 		verdict = record.Unknown
@@ -49,7 +49,7 @@ func (s *Store) GC(valid cni.Valid) error {
 		_, err := s.sweep(func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) }, false)
 		return err
 	}
-	_, err := s.Reclaim()
+	_, err := s.reclaimDead()
 	return err
 }
 
@@ -59,21 +59,21 @@ func keeps(valid cni.Valid, o cni.Owner) bool {
 	return valid.Keeps(o) || o.IfName == "" && valid.KeepsContainer(o.ContainerID)
 }
 
-// Reclaim releases the leases of all who are proved dead, and says how many
+// reclaimDead releases the leases of all who are proved dead, and says how many
 // owners that were.
-func (s *Store) Reclaim() (int, error) {
-	return s.reclaim(newVerdicts())
+func (s *Store) reclaimDead() (int, error) {
+	return s.reclaim(newLivenessProber())
 }
 
-func (s *Store) reclaim(dead *verdicts) (int, error) {
+func (s *Store) reclaim(dead *livenessProber) (int, error) {
 	return s.sweep(func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, true)
 }
 
-// sweep releases the leases of all records that are doomed. That is decided
+// sweep releases the leases of all records that are stale. That is decided
 // without the lock; the lock is then taken for a batch at a time, and a record
 // that changed meanwhile is left alone. tiedOnly leaves those leases that
 // somebody else has written since.
-func (s *Store) sweep(doomed func(ownerRecord) bool, tiedOnly bool) (swept int, err error) {
+func (s *Store) sweep(isStale func(ownerRecord) bool, tiedOnly bool) (swept int, err error) {
 	records, err := s.records()
 	if err != nil {
 		return 0, ioError(err)
@@ -85,7 +85,7 @@ func (s *Store) sweep(doomed func(ownerRecord) bool, tiedOnly bool) (swept int, 
 		swept, failed, batch = swept+n, append(failed, err), nil
 	}
 	for _, r := range records {
-		if doomed(r) {
+		if isStale(r) {
 			batch = append(batch, r)
 		}
 		if len(batch) == 64 {

@@ -72,11 +72,11 @@ func TestReclaim(t *testing.T) {
 	if err := s.Repair(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.Reclaim(); n != 0 || err != nil {
+	if n, err := s.reclaimDead(); n != 0 || err != nil {
 		t.Errorf("while all live: got %d, %v, want 0", n, err)
 	}
 	end()
-	n, err := s.Reclaim()
+	n, err := s.reclaimDead()
 	if n != 1 || err != nil {
 		t.Errorf("after one namespace is gone: got %d, %v, want 1", n, err)
 	}
@@ -93,7 +93,7 @@ func TestReclaimSparesWhatIsInUse(t *testing.T) {
 	s, dir := testStore(t)
 	from(t, s, testSets(t, "10.1.0.0/28")).leaseIn("a", netns)
 	editRecords(t, dir, func(r *ownerRecord) { r.NetNS.Path = "/gone" })
-	if n, err := s.Reclaim(); n != 0 || err != nil {
+	if n, err := s.reclaimDead(); n != 0 || err != nil {
 		t.Errorf("path gone, namespace in use: got %d, %v, want 0", n, err)
 	}
 }
@@ -149,7 +149,7 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 	if err := s.Available(sets); err != nil {
 		t.Errorf("STATUS of a pool of the dead: got %v, want none", err)
 	}
-	use, err := s.Usage(sets)
+	use, err := s.usage(sets)
 	if err != nil || use[0].Used != 5 || use[0].Dead != 5 || use[0].Size != 5 {
 		t.Errorf("usage: got %+v, %v, want 5 used, 5 dead of 5", use, err)
 	}
@@ -293,7 +293,7 @@ func TestRecordIsTiedToItsLease(t *testing.T) {
 	}
 	write(t, dir+"/10.1.0.2", "a\r\neth0")
 	end()
-	if n, err := s.Reclaim(); n != 0 || err != nil {
+	if n, err := s.reclaimDead(); n != 0 || err != nil {
 		t.Errorf("got %d, %v, want 0: the lease is another's now", n, err)
 	}
 	if err := s.Release(testOwner("a")); err != nil {

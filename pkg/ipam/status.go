@@ -19,7 +19,7 @@ func (s *Store) Available(sets []Set) error {
 	if err != nil || full < 0 {
 		return ioError(err)
 	}
-	use, err := s.Usage(sets[full : full+1])
+	use, err := s.usage(sets[full : full+1])
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 //
 // What a kill leaves behind, step by step, and who clears it away. "Stale" means
 // that the directory's time is no longer the index's stamp, whereupon the next
-// operation of any kind builds the index anew from the leases (survey.go).
+// operation of any kind rebuilds the index from the leases (snapshot.go).
 //
 //	ADD   addresses given up by a repeated ADD are unlinked   stale
 //	      record written                        a record without leases: DEL, GC and a repeated ADD find it

@@ -69,14 +69,22 @@ func (a Accept) exprs() []expr.Any {
 		if !address.IsValid() {
 			continue
 		}
-		load := &expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: address.offset6, Len: uint32(address.BitLen() / 8)}
+		load := &expr.Payload{
+			DestRegister: unix.NFT_REG_1,
+			Base:         expr.PayloadBaseNetworkHeader,
+			Offset:       address.offset6,
+			Len:          uint32(address.BitLen() / 8),
+		}
 		if address.Is4() {
 			load.Offset = address.offset4
 		}
 		all = append(all, load, &expr.Cmp{Register: unix.NFT_REG_1, Data: address.AsSlice()})
 	}
 	if a.Out != "" {
-		all = append(all, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1}, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
+		all = append(all, &expr.Meta{
+			Key:      expr.MetaKeyOIFNAME,
+			Register: unix.NFT_REG_1,
+		}, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
 	}
 	if a.States != 0 {
 		info := &xt.ConntrackMtinfo3{}

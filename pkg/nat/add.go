@@ -103,6 +103,19 @@ func (h *Host) want(a Attachment) (translation, error) {
 	return t, t.Ports.findBridge()
 }
 
+// elsewhere says which ports are recorded to lead to another port of the container.
+func elsewhere(want, have []Mapping) []string {
+	var diffs []string
+	for _, w := range want {
+		for _, h := range have {
+			if w.Protocol == h.Protocol && w.Host == h.Host && w.Container != h.Container {
+				diffs = append(diffs, fmt.Sprintf("mapping %s: have it lead to %s", w, h.Container))
+			}
+		}
+	}
+	return diffs
+}
+
 // canonical has each mapping once: two that only look different are one.
 func canonical(mappings []Mapping) []Mapping {
 	var all []Mapping
@@ -317,6 +330,7 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 		}
 		if rec.Value.Ports != nil {
 			diffs = append(diffs, a.Ports.differences(rec.Value.Ports)...)
+			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
-
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -14,23 +12,11 @@ import (
 type nfTables struct{ h *Host }
 
 func (n nfTables) apply(c change) error {
-	changes := changesOf(c)
-	if len(changes.Tables)+len(changes.Create) == 0 {
-		// what only goes needs no table, and where there is none nothing is left of it; what
-		// goes along may be in another one
-		there, err := n.h.conn.Exists(inetTable())
-		if err != nil {
-			return err
-		}
-		if !there {
-			changes.Remove = slices.DeleteFunc(changes.Remove, func(e nft.Element) bool { return e.Family == nftables.TableFamilyINet })
-		}
-	}
 	vouch := n.h.stands
 	if c.recorded {
 		vouch = nobody
 	}
-	return n.h.conn.Commit(changes, vouch)
+	return n.h.conn.Commit(changesOf(c), vouch)
 }
 
 func nobody(string) (bool, error) { return false, nil }

@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -21,6 +22,41 @@ func (h *Host) Release(o cni.Owner, also Also) error {
 // ReleasePorts deletes the attachment's port mappings only.
 func (h *Host) ReleasePorts(o cni.Owner) error {
 	return h.releaseTo(o, Also{}, func(rec attachmentRecord) translation { return translation{Masquerade: rec.Value.Masquerade} })
+}
+
+// ReleaseLost deletes port mappings whose record was lost, and no other's: the host ports
+// that s asks for are looked up, in nftables and among the reservations. (Chains of
+// iptables ReleaseReference finds by their names.) Where there is a record it does nothing.
+func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
+	if known, err := h.Known(o); err != nil || known || !s.Any() {
+		return err
+	}
+	anywhere := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	ports, err := s.For(anywhere, nil)
+	if err != nil {
+		return nil //nolint:nilerr // no ADD had such ports
+	}
+	ports.SNAT, ports.HostAddress = true, loopback4() // whatever: it is looked for by keys
+	asked := OwnedPorts{o, ports}
+	isOthers := func(e nft.Element) bool { return e.Owner != o.String() }
+	found, err := h.conn.Find(asked.elements())
+	held, heldErr := h.reservations().held(asked)
+	if err := errors.Join(err, heldErr); err != nil || len(slices.DeleteFunc(found, isOthers))+len(held) == 0 {
+		return err
+	}
+	return h.locked(func() error {
+		if _, there, err := h.read(o); err != nil || there {
+			return err // by an ADD meanwhile
+		}
+		all, err := h.list()
+		if err == nil {
+			err = h.conn.Commit(nft.Changes{Remove: slices.DeleteFunc(all, isOthers)}, nil)
+		}
+		if err != nil {
+			return err
+		}
+		return h.reservations().giveUp(asked)
+	})
 }
 
 // releaseTo leaves of the attachment's record what remains says.
@@ -77,7 +113,7 @@ func (h *Host) mayHave(o cni.Owner) (bool, error) {
 // Known says whether we have a record of the attachment, whatever the backend, or records
 // of an earlier release that may tell of it. The kernel is not asked.
 func (h *Host) Known(o cni.Owner) (bool, error) {
-	if _, there, err := h.read(o); err != nil || there {
+	if there, err := h.store.Has(place, o); err != nil || there {
 		return there, err
 	}
 	return h.isOld()
@@ -118,14 +154,15 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also); err != nil {
 		return err
 	}
-	next := attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left}
-	if err := h.leave(rec, next); err != nil {
-		return err
+	if unwanted.Ports != nil {
+		if err := h.reservations().drop(unwanted.Ports.Mappings); err != nil {
+			return err
+		}
 	}
 	if left == (translation{}) {
 		return h.store.Remove(place, o, nil)
 	}
-	return h.write(next)
+	return h.write(attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left})
 }
 
 // portsOf reads an attachment's port mappings back from its elements.

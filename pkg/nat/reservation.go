@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -113,7 +115,11 @@ func hostName(host netip.Addr) string {
 // take reserves the owner's ports, of which free has said that it may have them.
 func (r reservations) take(p OwnedPorts) error {
 	for _, m := range p.Mappings {
-		if err := os.MkdirAll(r.port(m), 0o700); err != nil {
+		err := os.Mkdir(r.port(m), 0o700)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = os.MkdirAll(r.port(m), 0o700)
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return cni.IOErrorf("reserve a host port: %w", err)
 		}
 		target, err := filepath.Rel(r.port(m), r.h.store.Path(place, p.Owner))
@@ -163,8 +169,12 @@ func (r reservations) ours(owner cni.Owner, m Mapping) (bool, error) {
 // giveUp drops the reservations of mappings that are the owner's.
 func (r reservations) giveUp(p OwnedPorts) error {
 	held, err := r.held(p)
-	errs := []error{err}
-	for _, m := range held {
+	return errors.Join(err, r.drop(held))
+}
+
+func (r reservations) drop(mappings []Mapping) error {
+	var errs []error
+	for _, m := range mappings {
 		errs = append(errs, drop(r.file(m)))
 	}
 	return errors.Join(errs...)
@@ -172,12 +182,12 @@ func (r reservations) giveUp(p OwnedPorts) error {
 
 // drop removes a reservation, and its port's directory if it was the last one there.
 func drop(file string) error {
-	err := os.Remove(file)
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		err = os.Remove(filepath.Dir(file))
+	err := unix.Unlink(file)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		err = unix.Rmdir(filepath.Dir(file))
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-		return cni.IOErrorf("give up a host port: %w", err)
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
+		return cni.IOErrorf("give up a host port: %w", &fs.PathError{Op: "remove", Path: file, Err: err})
 	}
 	return nil
 }

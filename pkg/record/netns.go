@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -107,10 +108,12 @@ func (n NetNS) open() error {
 // handlesProve says whether the kernel finds every namespace by its handle. 6.18
 // does; from 6.19 on it hides those that no process, descriptor or mount refers
 // to, and a socket may keep such a one alive (fs/nsfs.c, ns_get_unless_inactive).
-func handlesProve() bool {
+func handlesProve() bool { return readHandlesProve() }
+
+var readHandlesProve = sync.OnceValue(func() bool {
 	var name unix.Utsname
 	return unix.Uname(&name) == nil && strings.HasPrefix(unix.ByteSliceToString(name.Release[:]), "6.18.")
-}
+})
 
 // maySeeAll says whether the kernel shows us the namespaces of every user: it
 // answers ESTALE also where we lack CAP_SYS_ADMIN over the user namespace that owns
@@ -121,8 +124,10 @@ func maySeeAll() bool {
 	return inInitialUserNS() && unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
-func inInitialUserNS() bool {
+func inInitialUserNS() bool { return readInInitialUserNS() }
+
+var readInInitialUserNS = sync.OnceValue(func() bool {
 	const initial = "user:[4026531837]" // PROC_USER_INIT_INO, linux/proc_ns.h
 	own, err := os.Readlink("/proc/self/ns/user")
 	return err == nil && own == initial
-}
+})

@@ -143,6 +143,18 @@ func (s Store) makeDir(name string) error {
 	return nil
 }
 
+// Has says whether there is a file of the owner's, by one system call; it may be torn.
+func (s Store) Has(place string, o cni.Owner) (bool, error) {
+	err := unix.Access(s.file(place, o), unix.F_OK)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, cni.IOErrorf("look for a record: %w", &fs.PathError{Op: "access", Path: s.file(place, o), Err: err})
+	}
+	return true, nil
+}
+
 // Read gives the owner's record; there is none where the file is missing or torn.
 func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, err error) {
 	r, there, err = readFile[T](s.file(place, o))
@@ -172,7 +184,7 @@ func (s Store) Remove(place string, o cni.Owner, shares []string) error {
 	var errs []error
 	for _, share := range shares {
 		dir := s.share(place, share)
-		errs = append(errs, remove(filepath.Join(dir, key(o))), remove(dir))
+		errs = append(errs, remove(filepath.Join(dir, key(o))), removeDir(dir))
 	}
 	return errors.Join(append(errs, remove(freshFile(s.file(place, o))), remove(s.file(place, o)))...)
 }
@@ -239,7 +251,7 @@ func Sweep[T any](s Store, place, network string) ([]Record[T], error) {
 				errs = append(errs, remove(path))
 			}
 		}
-		errs = append(errs, remove(filepath.Join(shares, dir)))
+		errs = append(errs, removeDir(filepath.Join(shares, dir)))
 	}
 	return all, errors.Join(errs...)
 }
@@ -284,12 +296,23 @@ func names(dir string) ([]string, error) {
 	return all, nil
 }
 
-// remove removes a file or an empty directory; one that is gone, and a directory
-// that still holds something, is left unchanged.
+// remove removes a file, or what lies in its place.
 func remove(path string) error {
-	err := os.Remove(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
-		return cni.IOErrorf("remove a record: %w", err)
+	err := unix.Unlink(path)
+	if errors.Is(err, unix.EISDIR) {
+		err = unix.Rmdir(path)
 	}
-	return nil
+	return removed(path, err)
+}
+
+// removeDir removes an empty directory.
+func removeDir(path string) error { return removed(path, unix.Rmdir(path)) }
+
+// removed: what is gone already, and a directory that still holds something, is left
+// unchanged. (os.Remove tries both kinds, since it is told of neither.)
+func removed(path string, err error) error {
+	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return cni.IOErrorf("remove a record: %w", &fs.PathError{Op: "remove", Path: path, Err: err})
 }

@@ -30,7 +30,7 @@ func (s Store) Apply(o cni.Owner, settings Settings, netns string, undo *cni.Und
 			return err
 		}
 		now := saved{Owner: o, Stamp: stamp, Before: before, Made: settings}
-		earlier, err := s.write(now)
+		earlier, err := s.merge(now)
 		if err != nil {
 			return err
 		}
@@ -83,9 +83,12 @@ func (s Store) goBack(now saved, earlier *saved) error {
 		err = nil
 	}
 	if earlier != nil {
-		return errors.Join(err, s.writeFile(*earlier))
+		if path := s.path(now.Owner); earlier.file != path {
+			err = errors.Join(err, drop(path))
+		}
+		return errors.Join(err, s.save(*earlier))
 	}
-	return errors.Join(err, drop(s.path(now.Owner), s.link(now.Owner)))
+	return errors.Join(err, s.forget(now.Owner, s.path(now.Owner)))
 }
 
 // Restore takes back what Apply made for the owner, or what the reference plugin
@@ -94,21 +97,29 @@ func (s Store) goBack(now saved, earlier *saved) error {
 // something could not be restored: that is reported once, and does not hold up
 // every later DEL.
 func (s Store) Restore(o cni.Owner, netns string) error {
-	path, r, err := s.find(o)
+	r, known, err := s.find(o)
 	if err != nil {
 		return err
 	}
-	unfinished := drop(s.path(o)+unfinishedSuffix, filepath.Join(DefaultDataDir, fileName(o))+unfinishedSuffix)
-	if path == "" {
-		return unfinished
+	files := []string{s.path(o) + unfinishedSuffix, filepath.Join(DefaultDataDir, fileName(o)) + unfinishedSuffix, s.link(o)}
+	if known {
+		files = append(files, r.file)
 	}
-	if there, ok := r.findNetNS(netns); ok {
+	if there, ok := r.findNetNS(netns); known && ok {
 		err = tune(there, o.IfName, r.takeBack)
 		if isGone(err) {
 			err = nil
 		}
 	}
-	return errors.Join(err, unfinished, drop(path, s.link(o)))
+	return errors.Join(err, s.forget(o, files...))
+}
+
+// forget removes the record, after the files.
+func (s Store) forget(o cni.Owner, files ...string) error {
+	if err := drop(files...); err != nil {
+		return err
+	}
+	return s.records.Remove(place, o, nil)
 }
 
 // findNetNS is a path to the namespace that the record is about, if it is still

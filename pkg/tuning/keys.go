@@ -14,6 +14,6 @@ func Keys() []cni.Key {
 		{Path: "CNI_ARGS MAC", Type: "string", Doc: "comes before `mac`"},
 		{Path: "runtimeConfig.mac", Doc: "comes before that, by the capability `mac`"},
 		{Path: "args.cni", Open: true, Doc: "comes before all of them, and has all keys from `sysctl` to `txQLen`"},
-		{Path: "dataDir", Default: "`" + DefaultDataDir + "`", Doc: "where records are"},
+		{Path: "dataDir", Default: "`" + DefaultDataDir + "`", Doc: "where the reference plugin's files of what was before are kept, for its DEL; ours goes by `/run/trestle/tuning`, whatever the configuration says by then"},
 	})
 }

@@ -15,20 +15,30 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// DefaultIndexDir holds a symbolic link for each owner whose record is not in
-// DefaultDataDir, so that it is found when the configuration has changed.
-const DefaultIndexDir = "/run/trestle/tuning"
+// Store keeps what was before an ADD: a record of the attachment's (pkg/record) and,
+// beside it, the reference plugin's own file, <dataDir>/<containerID>_<ifname>.json, in
+// its own format with one more key, so that the DEL of either plugin restores what the
+// ADD of the other changed. DEL goes by the record or, where that was lost, by the file.
+type Store struct {
+	records record.Store
+	dataDir string
+}
 
-// Store keeps a record of what was before an ADD. It is the reference plugin's
-// own file, <dataDir>/<containerID>_<ifname>.json, in its own format with one
-// more key, so that the DEL of either plugin restores what the ADD of the other
-// changed.
-type Store struct{ dataDir, index string }
+// OpenStore gives the records, whose files are in dataDir. Nothing is touched yet.
+func OpenStore(records record.Store, dataDir string) Store { return Store{records, dataDir} }
 
-// OpenStore gives the records in dataDir. Nothing is touched yet.
-func OpenStore(dataDir, index string) Store { return Store{dataDir, index} }
+// place is that of our records in the store. Releases before them had links there, to
+// files that are not in DefaultDataDir, by the hash of their owner.
+const place = "tuning"
 
-// saved is the record of one attachment.
+// tuned is what a record holds.
+type tuned struct {
+	Before, Made Settings
+	Sandbox      oldSandbox `json:",omitzero"`
+	File         string     // that goes with it
+}
+
+// saved is what is kept of one attachment.
 type saved struct {
 	Owner cni.Owner
 	Stamp record.Stamp
@@ -36,6 +46,11 @@ type saved struct {
 	Sandbox oldSandbox `json:",omitzero"`
 	Before  Settings
 	Made    Settings
+	file    string
+}
+
+func savedOf(r record.Record[tuned]) saved {
+	return saved{r.Owner, r.Stamp, r.Value.Sandbox, r.Value.Before, r.Value.Made, r.Value.File}
 }
 
 type oldSandbox struct {
@@ -135,23 +150,26 @@ func (f file) toRecord() saved {
 
 func fileName(o cni.Owner) string { return o.ContainerID + "_" + o.IfName + ".json" }
 
-func (s Store) link(o cni.Owner) string { return filepath.Join(s.index, o.Hash(32)) }
+func (s Store) link(o cni.Owner) string { return filepath.Join(s.records.Dir(place), o.Hash(32)) }
 
 func (s Store) path(o cni.Owner) string { return filepath.Join(s.dataDir, fileName(o)) }
 
-// write records r beside what is recorded already of this attachment, in the same
+// merge records r beside what is recorded already of this attachment, in the same
 // namespace: by an earlier ADD that no DEL has followed, or by another tuning entry
 // of the list. What was before the first of them is what the DEL restores. It
 // returns the earlier record, nil where there is none.
-func (s Store) write(r saved) (*saved, error) {
-	path := s.path(r.Owner)
-	found, known, err := readRecord(path)
+func (s Store) merge(r saved) (*saved, error) {
+	r.file = s.path(r.Owner)
+	found, known, err := readFile(r.file)
 	if err != nil {
 		return nil, err
 	}
 	if other := found.Owner; known && !found.fromReference() && other.ContainerID != r.Owner.ContainerID {
 		return nil, cni.ConflictErrorf("%s is the record of container %s, interface %s; a dataDir of its own keeps this network apart",
-			path, other.ContainerID, other.IfName)
+			r.file, other.ContainerID, other.IfName)
+	}
+	if found, known, err = s.find(r.Owner); err != nil {
+		return nil, err
 	}
 	var earlier *saved
 	if known && found.Owner == r.Owner && found.isAbout(r.Stamp.NetNS) {
@@ -164,17 +182,42 @@ func (s Store) write(r saved) (*saved, error) {
 			}
 		}
 	}
-	if err := s.writeFile(r); err != nil {
-		return nil, cni.IOErrorf("record what is tuned: %w", err)
+	if err := s.save(r); err != nil || earlier == nil || earlier.file == r.file {
+		return earlier, err
 	}
-	return earlier, nil
+	return earlier, drop(earlier.file)
+}
+
+// save writes record and file.
+func (s Store) save(r saved) error { return s.locked(func() error { return s.write(r) }) }
+
+// locked runs do as the only one who changes records.
+func (s Store) locked(do func() error) error {
+	lock, err := s.records.Lock()
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), lock.Unlock())
+}
+
+func (s Store) write(r saved) error {
+	err := record.Write(s.records, place, record.Record[tuned]{
+		Owner: r.Owner, Stamp: r.Stamp, Value: tuned{Before: r.Before, Made: r.Made, Sandbox: r.Sandbox, File: r.file},
+	})
+	if err != nil {
+		return err
+	}
+	if err := writeFile(r); err != nil {
+		return cni.IOErrorf("record what is tuned: %w", err)
+	}
+	return nil
 }
 
 // unfinishedSuffix is that of a record before it takes its place: the one that it
 // replaces must not be lost where the ADD is killed.
 const unfinishedSuffix = ".unfinished"
 
-func (s Store) writeFile(r saved) error {
+func writeFile(r saved) error {
 	content, err := r.toFile()
 	if err != nil {
 		return err
@@ -183,34 +226,18 @@ func (s Store) writeFile(r saved) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.dataDir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.file), 0o755); err != nil {
 		return err
 	}
-	path := s.path(r.Owner)
-	if err := os.WriteFile(path+unfinishedSuffix, data, 0o600); err != nil {
+	if err := os.WriteFile(r.file+unfinishedSuffix, data, 0o600); err != nil {
 		return err
 	}
-	if err := os.Rename(path+unfinishedSuffix, path); err != nil {
-		return err
-	}
-	if filepath.Clean(s.dataDir) == DefaultDataDir {
-		return nil
-	}
-	if err := os.MkdirAll(s.index, 0o755); err != nil {
-		return err
-	}
-	err = os.Symlink(path, s.link(r.Owner))
-	if errors.Is(err, fs.ErrExist) {
-		if err = os.Remove(s.link(r.Owner)); err == nil {
-			err = os.Symlink(path, s.link(r.Owner))
-		}
-	}
-	return err
+	return os.Rename(r.file+unfinishedSuffix, r.file)
 }
 
-// readRecord reports whether there is a whole record at path. A torn one is of an
+// readFile reports whether there is a whole file at path. A torn one is of an
 // ADD that was killed before it made anything.
-func readRecord(path string) (r saved, whole bool, err error) {
+func readFile(path string) (r saved, whole bool, err error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return saved{}, false, nil
@@ -222,7 +249,9 @@ func readRecord(path string) (r saved, whole bool, err error) {
 	if json.Unmarshal(data, &f) != nil {
 		return saved{}, false, nil
 	}
-	return f.toRecord(), true, nil
+	r = f.toRecord()
+	r.file = path
+	return r, true, nil
 }
 
 // isAbandoned says whether a file is empty or unfinished, and nobody can be about
@@ -234,23 +263,29 @@ func isAbandoned(path string) bool {
 
 func isUnfinished(path string) bool { return strings.HasSuffix(path, unfinishedSuffix) }
 
-// find is the owner's record and its path, which is empty where there is none. A
-// torn one says that nothing is to be restored.
-func (s Store) find(o cni.Owner) (string, saved, error) {
+// find is what is kept of the owner: by the record, by the file of an earlier release or
+// of a record that was lost, or by the reference plugin's. A torn file says that nothing
+// is to be restored.
+func (s Store) find(o cni.Owner) (r saved, there bool, err error) {
+	rec, there, err := record.Read[tuned](s.records, place, o)
+	if err != nil || there {
+		return savedOf(rec), there, err
+	}
 	paths := []string{s.path(o), filepath.Join(DefaultDataDir, fileName(o))}
 	if elsewhere, err := os.Readlink(s.link(o)); err == nil {
 		paths = append(paths, elsewhere)
 	}
 	for _, path := range slices.Compact(paths) {
-		r, known, err := readRecord(path)
+		r, known, err := readFile(path)
 		if err != nil {
-			return "", saved{}, err
+			return saved{}, false, err
 		}
 		if r.Owner == o || r.fromReference() && (known || isFile(path)) {
-			return path, r, nil
+			r.file = path
+			return r, true, nil
 		}
 	}
-	return "", saved{}, nil
+	return saved{}, false, nil
 }
 
 func isFile(path string) bool {
@@ -268,42 +303,71 @@ func drop(paths ...string) error {
 	return errors.Join(errs...)
 }
 
-// list is all records of ours, wherever a configuration put them. What tells of
-// none goes: links to those that a DEL of the reference plugin removed, and files
-// that a killed ADD left empty.
-func (s Store) list() ([]saved, error) {
-	paths, err := s.paths()
+// list is all that is kept of ours. Files that have no record, of an earlier release or
+// because it was lost, get one; what tells of none goes: links that lead nowhere, and
+// files that a killed ADD left empty.
+func (s Store) list() (all []saved, err error) {
+	err = s.locked(func() error {
+		records, err := record.Sweep[tuned](s.records, place, "")
+		if err != nil {
+			return err
+		}
+		files := map[string]bool{}
+		for _, r := range records {
+			all, files[r.Value.File] = append(all, savedOf(r)), true
+		}
+		paths, err := s.paths()
+		for _, path := range paths {
+			if files[path] || err != nil {
+				continue
+			}
+			var taken []saved
+			taken, err = s.takeOver(path)
+			all = append(all, taken...)
+		}
+		return err
+	})
+	return all, err
+}
+
+// takeOver makes a record of a file that has none.
+func (s Store) takeOver(path string) (taken []saved, err error) {
+	r, known, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	var records []saved
-	for _, path := range paths {
-		r, known, err := readRecord(path)
-		known = known && !isUnfinished(path)
-		if err == nil && !known && (filepath.Dir(path) == s.index || isAbandoned(path)) {
-			err = drop(path)
+	known = known && !isUnfinished(path)
+	target, linkErr := os.Readlink(path) // in the directory of records
+	if linkErr == nil {
+		r.file = target
+	}
+	if known && !r.fromReference() {
+		_, there, err := record.Read[tuned](s.records, place, r.Owner)
+		if err == nil && !there {
+			taken, err = []saved{r}, s.write(r)
 		}
 		if err != nil {
 			return nil, err
 		}
-		listed := slices.ContainsFunc(records, func(other saved) bool { return other.Owner == r.Owner })
-		if known && !r.fromReference() && !listed {
-			records = append(records, r)
-		}
 	}
-	return records, nil
+	if linkErr == nil || !known && isAbandoned(path) {
+		return taken, drop(path)
+	}
+	return taken, nil
 }
 
-// paths are those of all files that may be records, and of links to them.
+// paths are those of all files that may be ours, and of links to them.
 func (s Store) paths() ([]string, error) {
 	var paths []string
-	for _, dir := range []string{s.dataDir, DefaultDataDir, s.index} {
+	links := s.records.Dir(place)
+	for _, dir := range []string{s.dataDir, DefaultDataDir, links} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, cni.IOErrorf("list the records of what is tuned: %w", err)
 		}
 		for _, entry := range entries {
-			if dir == s.index || strings.HasSuffix(entry.Name(), ".json") || isUnfinished(entry.Name()) {
+			isLink := dir == links && entry.Type() == fs.ModeSymlink
+			if isLink || dir != links && (strings.HasSuffix(entry.Name(), ".json") || isUnfinished(entry.Name())) {
 				paths = append(paths, filepath.Join(dir, entry.Name()))
 			}
 		}

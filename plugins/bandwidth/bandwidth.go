@@ -74,7 +74,7 @@ func name(result *cni.Result, device netlink.Link) {
 	result.Interfaces = append(result.Interfaces, &types100.Interface{Name: device.Attrs().Name, Mac: mac})
 }
 
-// del needs neither a sound configuration nor the host end.
+// del needs neither a sound configuration nor the host veth.
 func del(r *cni.Request) error {
 	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
 	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)

@@ -186,7 +186,7 @@ func (c *call) unplug() error {
 	if found || err != nil {
 		return err
 	}
-	err = c.host.DetachForeign(c.config.Bridge, c.Owner.IfName, c.NetNS)
+	err = c.host.DetachReference(c.config.Bridge, c.Owner.IfName, c.NetNS)
 	if c.config.Transient {
 		err = errors.Join(err, c.host.ReapBridge(c.config.Bridge))
 	}

@@ -71,8 +71,8 @@ func (d delegate) only(r *cni.Request, verb cni.Verb) error {
 // run returns what the plugin wrote to standard output. Its error object keeps
 // its code.
 func (d delegate) run(r *cni.Request, verb cni.Verb) ([]byte, error) {
-	path := findPlugin(d.name, r.Path)
-	if path == "" {
+	path, found := findPlugin(d.name, r.Path)
+	if found == nil {
 		return nil, cni.ConfigErrorf("ipam.type: no plugin %q in CNI_PATH (%s); install it there or name another", d.name, strings.Join(r.Path, ":"))
 	}
 	cmd := exec.Command(path)

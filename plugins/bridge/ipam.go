@@ -47,9 +47,8 @@ func findIPAM(r *cni.Request, name string) ipam {
 // copies file by file and loses the links.
 func isThisExecutable(name string, dirs []string) bool {
 	const self = "/proc/self/exe"
-	path := findPlugin(name, dirs)
-	found, err := os.Stat(path)
-	if err != nil {
+	path, found := findPlugin(name, dirs)
+	if found == nil {
 		return false
 	}
 	own, err := os.Stat(self)
@@ -84,15 +83,15 @@ func firstPage(path string) []byte {
 	return page[:n]
 }
 
-// findPlugin is the path of a plugin, "" where no directory has it.
-func findPlugin(name string, dirs []string) string {
+// findPlugin is the path of a plugin and its file, nil where no directory has it.
+func findPlugin(name string, dirs []string) (path string, found os.FileInfo) {
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			return path
+			return path, info
 		}
 	}
-	return ""
+	return "", nil
 }
 
 // noIPAM is a layer 2 network.

@@ -134,6 +134,9 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	if !known && !t.masquerade && !t.ports.Any() && also.Changes == nil {
 		return err // a network without NAT needs not open a socket to hear so
 	}
+	if !known {
+		err = errors.Join(err, t.host.ReleaseLost(r.Owner, t.ports))
+	}
 	return errors.Join(err, t.host.Release(r.Owner, also))
 }
 

@@ -46,11 +46,13 @@ func add(r *cni.Request) (result types.Result, err error) {
 }
 
 // del asks nothing of the configuration: the record of the mappings tells all.
-// Where there is none, the reference plugin may have been here at the ADD.
+// Where there is none, the reference plugin may have been here at the ADD, or the record
+// was lost: then the host ports tell that are asked for still.
 func del(r *cni.Request) error {
 	conn, host := translator.Open()
 	defer conn.Close()
-	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleasePorts(r.Owner))
+	settings, _ := nat.ReadPorts(r) // a wrong one tells less
+	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleaseLost(r.Owner, settings), host.ReleasePorts(r.Owner))
 }
 
 func check(r *cni.Request) error {

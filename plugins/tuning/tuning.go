@@ -10,6 +10,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 	"github.com/trestle-cni/trestle/pkg/tuning"
 )
 
@@ -33,7 +34,7 @@ func parse(r *cni.Request) (tuning.Config, error) {
 }
 
 func store(c tuning.Config) tuning.Store {
-	return tuning.OpenStore(c.DataDir, tuning.DefaultIndexDir)
+	return tuning.OpenStore(record.Open(record.DefaultDir), c.DataDir)
 }
 
 func add(r *cni.Request) (result types.Result, err error) {

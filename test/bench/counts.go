@@ -101,7 +101,10 @@ func (r *caller) run(command string) (traces []host.Trace, err error) {
 			i = len(r.plugins) - 1 - i
 		}
 		config := r.plugins[i]
-		config["cniVersion"], config["name"], config["runtimeConfig"] = "1.0.0", "bench", map[string]any{"portMappings": r.ports}
+		config["cniVersion"], config["name"] = "1.0.0", "bench"
+		if config["capabilities"] != nil { // as libcni does: who has the capability maps the ports
+			config["runtimeConfig"] = map[string]any{"portMappings": r.ports}
+		}
 		delete(config, "prevResult")
 		if r.prev != nil {
 			config["prevResult"] = r.prev

@@ -282,3 +282,31 @@ func TestDHCP(t *testing.T) {
 	h.AssertUnchanged(before, "file /run/", "sysctl net/ipv6/conf/br0/accept_ra")
 	c.AssertUnchanged(inside)
 }
+
+// TestIPAMOfAnotherProgramGCAndStatus: both reach it with the whole configuration, and
+// what it refuses is refused by its own code.
+func TestIPAMOfAnotherProgramGCAndStatus(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	h.WriteProgram("/opt/ipam/counting", `#!/bin/sh
+echo "$CNI_COMMAND $(grep -c '"containerID": *"c7"')" >>/run/ipam.log
+[ ! -e /run/ipam.full ] && exit 0
+echo '{"cniVersion": "1.1.0", "code": 50, "msg": "the pool is full"}'
+exit 1
+`)
+	config := host.BridgeConfig(object{"ipam": object{"type": "counting"}, "cni.dev/valid-attachments": []any{object{"containerID": "c7", "ifname": "eth0"}}})
+	for _, command := range []string{"GC", "STATUS"} {
+		call := host.Call{Plugin: "bridge", Command: command, Config: config, Path: "/opt/ipam"}
+		if err := h.Exec(call).Err(); err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+		h.MustRun("touch", "/run/ipam.full")
+		if err := h.Exec(call).Err(); host.CodeOf(err) != 50 || !strings.Contains(err.Error(), "the pool is full") {
+			t.Errorf("%s: got %v, want the plugin's own refusal", command, err)
+		}
+		h.MustRun("rm", "/run/ipam.full")
+	}
+	if got, want := read(h, "/run/ipam.log"), "GC 1\nGC 1\nSTATUS 1\nSTATUS 1\n"; got != want {
+		t.Errorf("got the calls %q, want %q", got, want)
+	}
+}

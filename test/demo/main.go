@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/trestle-cni/trestle/conflist"
@@ -80,11 +81,11 @@ type show struct {
 // attachment is a container and what cnitool answered.
 type attachment struct {
 	*host.Container
-	caps         string // CAP_ARGS, or ""
-	before       string // its state before
-	bridge, veth string
-	addresses    []netip.Prefix
-	gateways     []netip.Addr
+	caps      string // CAP_ARGS, or ""
+	before    string // its state before
+	bridge    string
+	addresses []netip.Prefix
+	gateways  []netip.Addr
 }
 
 func (s *show) title(text string)              { fmt.Printf("\n%s\n", text) }
@@ -130,7 +131,7 @@ func (a *attachment) read(stdout string) error {
 	if len(result.Interfaces) != 3 || len(result.IPs) != 2 {
 		return fmt.Errorf("got %d interfaces and %d addresses, want 3 and 2: %s", len(result.Interfaces), len(result.IPs), stdout)
 	}
-	a.bridge, a.veth = result.Interfaces[0].Name, result.Interfaces[1].Name
+	a.bridge = result.Interfaces[0].Name
 	for _, ip := range result.IPs {
 		a.addresses = append(a.addresses, ip.Address)
 		a.gateways = append(a.gateways, ip.Gateway)
@@ -172,15 +173,9 @@ func (s *show) request(from *host.Namespace, server string, target netip.AddrPor
 }
 
 func (s *show) picture() {
-	first := s.attachments[0]
-	s.say("outside     %s", and([]netip.Prefix{host.OutsideIPv4, host.OutsideIPv6}))
-	s.say("   |")
-	s.say("%-11s %s", host.Uplink, and([]netip.Prefix{host.HostIPv4, host.HostIPv6}))
-	s.say("   |        masquerade; host port 8080 is c1's port 80")
-	s.say("%-11s %s", first.bridge, and(first.gateways))
-	for _, a := range s.attachments {
-		s.say("   |")
-		s.say("   +-- %s ---- eth0 of %s  %s", a.veth, a.ID, and(a.addresses))
+	s.say("$ trestle topology")
+	for line := range strings.Lines(s.h.MustRun(filepath.Join(s.h.Dirs().Trestle, "trestle"), "topology")) {
+		s.say("%s", strings.TrimSuffix(line, "\n"))
 	}
 	s.say("")
 	for line := range strings.Lines(s.h.Dump()) {

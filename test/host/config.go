@@ -19,6 +19,11 @@ func BridgeConfig(changes Object) string {
 		}},
 	}
 	maps.Copy(config, changes)
+	return configOf(config)
+}
+
+// configOf is the configuration as text, without keys that are nil.
+func configOf(config Object) string {
 	for key, value := range config {
 		if value == nil {
 			delete(config, key)

@@ -23,12 +23,47 @@ func (n *Namespace) nft() ([]string, error) {
 func dropIdle(lines []string) []string {
 	var kept []string
 	for _, table := range blocks(lines, "table ") {
-		if ours.MatchString(table[0]) {
+		switch {
+		case ours.MatchString(table[0]):
 			table = busy(table)
+		case filters.MatchString(table[0]):
+			table = busyFilter(table)
 		}
 		kept = append(kept, table...)
 	}
 	return kept
+}
+
+// busyFilter is table filter of iptables without chains that let nobody through: the
+// firewall plugin makes them, as the reference's does, and they stay for good, as the
+// table and its own chains do.
+func busyFilter(table []string) []string {
+	chains := blocks(table[1:len(table)-1], "\tchain ")
+	rules := func(name string) []string {
+		for _, chain := range chains {
+			if chain[0] == "\tchain "+name+" {" {
+				return chain[1 : len(chain)-1]
+			}
+		}
+		return nil
+	}
+	asks := func(rule string) bool { return strings.HasSuffix(rule, "counter jump CNI-ADMIN") }
+	idle := len(rules("CNI-FORWARD")) == 1 && asks(rules("CNI-FORWARD")[0]) && len(rules("CNI-ADMIN")) == 0
+	var kept []string
+	for _, chain := range chains {
+		if idle && (strings.HasPrefix(chain[0], "\tchain CNI-FORWARD ") || strings.HasPrefix(chain[0], "\tchain CNI-ADMIN ")) {
+			continue
+		}
+		chain = slices.DeleteFunc(slices.Clone(chain), func(line string) bool { return idle && strings.HasSuffix(line, "counter jump CNI-FORWARD") })
+		if len(chain) == 3 && unused.MatchString(chain[1]) {
+			continue
+		}
+		kept = append(kept, chain...)
+	}
+	if kept == nil {
+		return nil
+	}
+	return append(append(table[:1:1], kept...), table[len(table)-1])
 }
 
 func busy(table []string) []string {
@@ -69,9 +104,11 @@ func blocks(lines []string, prefixes ...string) [][]string {
 }
 
 var (
-	ours   = regexp.MustCompile(`^table (inet|bridge) trestle `)
-	served = regexp.MustCompile(`^\s*element |comment "[^"]*/[^"]`)
-	asked  = regexp.MustCompile(`@(\w+)`)
+	ours    = regexp.MustCompile(`^table (inet|bridge) trestle `)
+	filters = regexp.MustCompile(`^table ip6? filter `)
+	unused  = regexp.MustCompile(`^\t\ttype filter hook forward priority filter; policy accept;$`)
+	served  = regexp.MustCompile(`^\s*element |comment "[^"]*/[^"]`)
+	asked   = regexp.MustCompile(`@(\w+)`)
 )
 
 const elementsBegin = "elements = { "

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -60,16 +61,17 @@ func TryVLANs() (err error) {
 }
 
 // AttachedContainer is a container that has an eth0, as the bridge plugin would
-// leave it, for a plugin that is chained behind that; prevResult is what the
+// leave it, and veth1 on the host for c1, for a plugin that is chained behind that; prevResult is what the
 // bridge plugin would have answered, and a key that nobody knows.
 func (h *Host) AttachedContainer(id string) (c *Container, prevResult string) {
 	h.t.Helper()
 	c = h.Container(id)
-	h.MustRun("ip", "link", "add", "veth1", "type", "veth", "peer", "name", "eth0", "address", "0a:58:0a:01:00:05", "netns", id)
+	veth := "veth" + strings.TrimPrefix(id, "c")
+	h.MustRun("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "address", "0a:58:0a:01:00:05", "netns", id)
 	c.MustRun("ip", "link", "set", "eth0", "up")
-	return c, fmt.Sprintf(`{"cniVersion": "1.1.0", "interfaces": [{"name": "veth1", "mac": "02:00:00:00:00:09"},
+	return c, fmt.Sprintf(`{"cniVersion": "1.1.0", "interfaces": [{"name": %q, "mac": "02:00:00:00:00:09"},
 		{"name": "eth0", "mac": "0a:58:0a:01:00:05", "mtu": 1500, "sandbox": %q}],
-		"ips": [{"address": "10.1.0.5/24", "interface": 1}], "x-unknown": {"kept": true}}`, c.NetNS)
+		"ips": [{"address": "10.1.0.5/24", "interface": 1}], "x-unknown": {"kept": true}}`, veth, c.NetNS)
 }
 
 // WriteProgram makes an executable file on the host.

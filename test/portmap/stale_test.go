@@ -245,3 +245,36 @@ func TestMasqueradeAfterABoot(t *testing.T) {
 		}
 	}
 }
+
+// TestPortmapRecordLost: one record was lost, and all others are there. DEL finds what it
+// told of by the host ports that are asked for still, and takes nobody else's; without
+// them GC does.
+func TestPortmapRecordLost(t *testing.T) {
+	t.Parallel()
+	for _, backend := range host.NATBackends {
+		for _, command := range []string{"DEL", "GC"} {
+			t.Run(backend+"/"+command, func(t *testing.T) {
+				t.Parallel()
+				n := newNATNet(t, false)
+				call := func(verb string, c *host.Container, port int) host.Call {
+					return n.mapped(verb, c, fmt.Sprintf(`"backend": %q`, backend), natMapping("tcp", "", port, 80), natMapping("udp", "127.0.0.1", port, 80))
+				}
+				n.Must(call("ADD", n.neighbour, 8081))
+				records := "/run/trestle/translations/blue"
+				others := n.MustRun("ls", records)
+				n.Must(call("ADD", n.c1, 8080))
+				n.MustRun("sh", "-ec", "cd "+records+"; ls | grep -v "+strings.TrimSpace(others)+" | xargs rm")
+				if command == "DEL" {
+					n.Must(call("DEL", n.c1, 8080))
+				} else {
+					n.Must(host.Call{Plugin: "portmap", Command: "GC", Config: natConfig("blue", fmt.Sprintf(`"cni.dev/valid-attachments": [{"containerID": %q, "ifname": "eth0"}]`, n.neighbour.ID), "", "")})
+				}
+				got := n.MustRun("sh", "-c", `nft list ruleset | grep -F c1/eth0 | grep -v expires; iptables-save -t nat | grep -F c1/eth0; find /run/trestle/hostports -name '*-8080'; true`)
+				if got != "" {
+					t.Errorf("%s left\n%s", command, got)
+				}
+				n.Must(call("CHECK", n.neighbour, 8081), call("DEL", n.neighbour, 8081))
+			})
+		}
+	}
+}

@@ -35,6 +35,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/sandbox":   {true, nil},
 	"cmd/trestle/ui":        {false, nil},
+	"cmd/trestle/way":       {true, []string{"cmd/trestle/inventory", "cmd/trestle/rules"}},
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
 

@@ -57,6 +57,9 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 			t.Errorf("not installed: %v", err)
 		}
 	}
+	if pages := list(t, filepath.Join(root, "usr/local/share/man/man8")); !slices.Contains(pages, "trestle.8") || !slices.Contains(pages, "trestle-run.8") {
+		t.Errorf("got man pages %v, want one for each command", pages)
+	}
 	plugins := slices.DeleteFunc(list(t, built), func(name string) bool { return strings.HasPrefix(name, "trestle") })
 	if got, want := list(t, dir), plugins; !slices.Equal(got, want) {
 		t.Errorf("got files %v, want %v", got, want)

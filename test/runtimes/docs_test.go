@@ -120,8 +120,9 @@ func testDocsNetwork(t *testing.T, conflist string) {
 	if err := network.Check(attachment); err != nil {
 		t.Errorf("CHECK: %v", err)
 	}
-	if err := c.Ping(host.OutsideIPv4.Addr()); err != nil {
-		t.Error(err)
+	leadsOut := !strings.Contains(conflist, `"internal":true`)
+	if err := c.Ping(host.OutsideIPv4.Addr()); (err == nil) != leadsOut {
+		t.Errorf("got %v, want the network to lead out: %v", err, leadsOut)
 	}
 	if strings.Contains(conflist, "portMappings") {
 		if reply, err := m.Outside.Request("tcp", "192.0.2.2:8080"); err != nil || reply.Server != "c1" {

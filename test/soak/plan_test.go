@@ -120,7 +120,7 @@ func newTurn(r *rand.Rand) turn {
 	if r.IntN(2) == 0 {
 		t.end = ending(r.IntN(int(endings)))
 	}
-	if r.IntN(3) == 0 {
+	if r.IntN(2) == 0 { // of whom some are done before
 		t.kill = newKill(r)
 	}
 	for range 3 {
@@ -133,7 +133,7 @@ func newTurn(r *rand.Rand) turn {
 	return t
 }
 
-func newKill(r *rand.Rand) kill { return kill{plugin: r.IntN(len(chain)), at: 1.2 * r.Float64()} }
+func newKill(r *rand.Rand) kill { return kill{plugin: r.IntN(len(chain)), at: r.Float64()} }
 
 // chain are the plugins of each network, in order.
 var chain = []string{"bridge", "tuning", "bandwidth", "portmap", "firewall"}

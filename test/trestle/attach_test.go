@@ -124,6 +124,7 @@ func TestAttachRefused(t *testing.T) {
 		{[]string{"--pid", "999999999"}, "--pid 999999999 lab"},
 		{[]string{"--pid", "-1"}, "--pid=-1 lab"},
 		{[]string{"network", "lba", "lab"}, "web lba"},
+		{[]string{"--plugins", `"bridge"`, "/nowhere", "lab"}, "web lab --plugins /nowhere"},
 		{[]string{"--ip", "10.41.0.1", "10.40.0.0/24"}, "web lab --ip 10.41.0.1"},
 		{[]string{"--ip", "10.40.0.1", "gateway"}, "web lab --ip 10.40.0.1"},
 		{[]string{"--ip", `"ten"`}, "web lab --ip ten"},

@@ -12,6 +12,7 @@ import (
 func TestReport(t *testing.T) {
 	t.Parallel()
 	h := demoHost(t)
+	await(t, "the lost container is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
 	before := h.Dump()
 	file := filepath.Join(t.TempDir(), "r.html")
 	read := func() string {
@@ -28,6 +29,9 @@ func TestReport(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	plain := read()
+	if !strings.Contains(plain, "trestle gc") || strings.Contains(plain, "not looked for") {
+		t.Error("what doctor finds of the lost container is not in the report")
+	}
 	for _, want := range append(addresses, common...) {
 		if !strings.Contains(plain, want) {
 			t.Errorf("%q is not in the report", want)

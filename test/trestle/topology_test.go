@@ -92,3 +92,32 @@ func assertXML(t *testing.T, text string) {
 		}
 	}
 }
+
+// TestTopologyVLAN: a port's VLANs stand at the container, and the bridge says that it
+// looks at them.
+func TestTopologyVLAN(t *testing.T) {
+	t.Parallel()
+	h := host.NewWithVLANs(t)
+	list := `{"cniVersion": "1.0.0", "name": "tagged", "plugins": [{"type": "bridge", "bridge": "br-tagged", "vlan": 7,
+		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}}]}`
+	h.InstallNetwork("90-tagged.conflist", list)
+	if _, err := h.Network(list).Add(h.Container("c1").Attachment()); err != nil {
+		t.Fatal(err)
+	}
+	h.MustRun("ip", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1")
+	h.MustRun("ip", "link", "set", "trunk0", "master", "br-tagged")
+	h.MustRun("bridge", "vlan", "add", "dev", "trunk0", "vid", "10-12")
+	got := answer[picture.Topology](t, h, "topology")
+	if len(got.Segments) != 1 || !got.Segments[0].VLANFiltering || len(got.Segments[0].Members) != 1 || len(got.Segments[0].Ports) != 1 {
+		t.Fatalf("got %+v", got.Segments)
+	}
+	if got := got.Segments[0].Members[0].PortVLANs; got != "VLAN 7" {
+		t.Errorf("got %q, want VLAN 7", got)
+	}
+	if got := got.Segments[0].Ports[0].PortVLANs; got != "VLAN 1, tagged 10-12" {
+		t.Errorf("got %q, want VLAN 1, tagged 10-12", got)
+	}
+	if tree := must(t, h, "topology"); !strings.Contains(tree, "c1 VLAN 7") {
+		t.Errorf("got\n%s", tree)
+	}
+}

@@ -2,6 +2,7 @@ package tuning
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -111,7 +112,7 @@ func TestTuningLeavesOtherVeths(t *testing.T) {
 	u := tuned{h, c, `{"cniVersion": "1.1.0", "interfaces": [{"name": "veth9"}, {"name": "eth0", "sandbox": "/run/netns/c1"}]}`}
 	before := h.Dump()
 	u.Must(u.call("ADD", `"mtu": 1300`))
-	h.AssertUnchanged(before, "file /run/cni/tuning")
+	h.AssertUnchanged(before, "file /run/cni/tuning", "file /run/trestle/tuning/")
 	if got := c.MustRun("ip", "link", "show", "eth0"); !strings.Contains(got, "mtu 1300") {
 		t.Errorf("got %s, want the container's MTU set", got)
 	}
@@ -138,6 +139,43 @@ func TestTuningOldRecord(t *testing.T) {
 		u.Must(call)
 		u.expect(t, "after "+command, untuned)
 		u.AssertUnchanged(before)
+	}
+}
+
+// TestTuningUpgrade: what the build before recorded, wherever, is restored by this one,
+// added to by a further ADD, and reaped; without its record the file tells.
+func TestTuningUpgrade(t *testing.T) {
+	t.Parallel()
+	for _, dataDir := range []string{"", `, "dataDir": "/run/elsewhere"`} {
+		for _, use := range []string{"DEL", "GC", "ADD", "GC, record lost"} {
+			t.Run(use+dataDir, func(t *testing.T) {
+				t.Parallel()
+				u := newTuned(t)
+				if u.Dirs().Previous == "" {
+					t.Skip("no earlier build: make previous")
+				}
+				before := u.Dump()
+				add := u.call("ADD", everything+dataDir)
+				add.Plugin = filepath.Join(u.Dirs().Previous, "tuning")
+				u.Must(add)
+				u.Must(u.call("GC", "")) // it is alive
+				u.expect(t, "after a GC without a list", whenTuned)
+				u.MustRun("sh", "-ec", "ls /run/trestle/tuning/n/*; ! find /run/trestle/tuning -type l | grep .")
+				switch use {
+				case "ADD":
+					u.Must(u.call("ADD", `"mtu": 1300`), u.call("DEL", ""))
+				case "DEL":
+					u.Must(u.call("DEL", "")) // a configuration that does not say where
+				case "GC, record lost":
+					u.MustRun("rm", "-r", "/run/trestle/tuning")
+					fallthrough
+				case "GC":
+					u.Must(u.call("GC", `"cni.dev/valid-attachments": []`+dataDir))
+				}
+				u.expect(t, "after "+use, untuned)
+				u.AssertUnchanged(before)
+			})
+		}
 	}
 }
 

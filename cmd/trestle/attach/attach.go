@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/utils"
@@ -75,6 +77,9 @@ func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error)
 	if err := w.ask(list, r.Snapshot, rt); err != nil {
 		return Attached{}, err
 	}
+	if err := r.hasPlugins(list); err != nil {
+		return Attached{}, err
+	}
 	ports, err := choose(w.Publish, r.Snapshot)
 	if err != nil {
 		return Attached{}, err
@@ -114,6 +119,17 @@ func (r Runtime) list(name string) (network.List, network.Facts, error) {
 func CheckContainer(name string) error {
 	if utils.ValidateContainerID(name) != nil || len(name) > 200 {
 		return cni.ConfigErrorf("container: %q is no container's name; use letters, digits, and after the first of these also _ . -", name)
+	}
+	return nil
+}
+
+// hasPlugins says which plugin of the list is nowhere to be found.
+func (r Runtime) hasPlugins(list network.List) error {
+	for _, name := range list.Types() {
+		if _, err := invoke.FindInPath(name, r.Plugins); err != nil {
+			return cni.ConfigErrorf("--plugins: there is no plugin %q in %s, and network %s needs it; install it (make install), or name the directory that has it",
+				name, strings.Join(r.Plugins, ", "), list.Name)
+		}
 	}
 	return nil
 }
@@ -214,6 +230,14 @@ func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 // add runs the chain. A runtime deletes what an ADD failed over (CNI spec, "Deriving
 // runtime errors"), also where the user has lost patience.
 func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeConf) (*types100.Result, error) {
+	lock, err := network.Stay()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = lock.Unlock() }() // the network may go from here on
+	if _, err := os.Stat(list.File); err != nil {
+		return nil, fmt.Errorf("the network was removed just now: %w", err)
+	}
 	unlock, err := r.nameInterface(rt)
 	if err != nil {
 		return nil, err

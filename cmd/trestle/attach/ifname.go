@@ -29,7 +29,7 @@ func (r Runtime) nameInterface(rt *libcni.RuntimeConf) (unlock func(), err error
 			rt.IfName = fmt.Sprintf("eth%d", n)
 		}
 	case taken[rt.IfName]:
-		err = cni.ConfigErrorf("--ifname: there is a %s in %s already; choose another, or leave it out for a free one", rt.IfName, rt.NetNS)
+		err = cni.ConfigErrorf("--ifname: there is an interface %s in %s already; choose another, or leave it out for a free one", rt.IfName, rt.NetNS)
 	}
 	if err != nil {
 		unlock()

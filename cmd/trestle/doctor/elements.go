@@ -16,7 +16,7 @@ func strayElements(h *Host) []Finding {
 		known[cni.NetworkLabel(n.Name)] = true
 	}
 	for _, a := range h.Attachments {
-		known[label(a)] = true
+		known[a.Label()] = true
 	}
 	var owners []string
 	for _, e := range h.Elements {

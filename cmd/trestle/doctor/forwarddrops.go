@@ -45,8 +45,24 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 		packet rules.Packet
 	}{
 		{"what containers send", rules.Packet{In: n.Bridge, Out: uplink, Source: address, Destination: far, Protocol: "tcp", Port: 443}},
-		{"answers to containers", rules.Packet{In: uplink, Out: n.Bridge, Source: far, Destination: address, Protocol: "tcp", Port: 40000, Answer: true}},
-		{"what comes for published ports", rules.Packet{In: uplink, Out: n.Bridge, Source: far, Destination: address, Protocol: "tcp", Port: 80, Translated: true}},
+		{"answers to containers", rules.Packet{
+			In:          uplink,
+			Out:         n.Bridge,
+			Source:      far,
+			Destination: address,
+			Protocol:    "tcp",
+			Port:        40000,
+			Answer:      true,
+		}},
+		{"what comes for published ports", rules.Packet{
+			In:          uplink,
+			Out:         n.Bridge,
+			Source:      far,
+			Destination: address,
+			Protocol:    "tcp",
+			Port:        80,
+			Translated:  true,
+		}},
 	} {
 		if try.packet.Translated && !h.publishes(n.Name) {
 			continue

@@ -19,13 +19,13 @@ func leakedLinks(h *Host) []Finding {
 		case h.isLeaked(a, *n):
 			all = append(all, Finding{
 				Severity: Warning, Subject: "link " + a.HostLink,
-				Text:    fmt.Sprintf("it was made for %s, which has neither lease nor record: its ADD or DEL was killed", label(a)),
+				Text:    fmt.Sprintf("it was made for %s, which has neither lease nor record: its ADD or DEL was killed", a.Label()),
 				Command: "ip link del " + a.HostLink,
 			})
 		case link.Master == "" && n.Driver == "bridge":
 			all = append(all, Finding{
 				Severity: Fault, Subject: "link " + a.HostLink,
-				Text:    fmt.Sprintf("it is on no bridge, and %s reaches nobody: bridge %s was removed, or the port taken off", label(a), n.Bridge),
+				Text:    fmt.Sprintf("it is on no bridge, and %s reaches nobody: bridge %s was removed, or the port taken off", a.Label(), n.Bridge),
 				Command: "trestle detach " + a.Container + " " + a.Network + "   # and attach it again",
 			})
 		}

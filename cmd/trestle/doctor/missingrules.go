@@ -69,15 +69,11 @@ func (h *Host) lackingPorts(network string) int {
 	count := 0
 	for _, a := range h.alive(network) {
 		needs := func(p inventory.Port) bool { return p.Backend == "nftables" }
-		if slices.ContainsFunc(a.Ports, needs) && !owners[label(a)] {
+		if slices.ContainsFunc(a.Ports, needs) && !owners[a.Label()] {
 			count++
 		}
 	}
 	return count
-}
-
-func label(a inventory.Attachment) string {
-	return cni.Owner{Network: a.Network, ContainerID: a.Container, IfName: a.IfName}.String()
 }
 
 // lacksPolicy: the bridge's elements belong to all networks on it, and name one.

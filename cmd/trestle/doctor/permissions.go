@@ -34,8 +34,10 @@ func permissions(h *Host) []Finding {
 		}
 		if p.UID != 0 {
 			all = append(all, Finding{
-				Severity: Fault, Subject: p.Name, Text: fmt.Sprintf("it belongs to user %d, who may change what root runs or believes", p.UID),
-				Command: "chown root: " + p.Name,
+				Severity: Fault,
+				Subject:  p.Name,
+				Text:     fmt.Sprintf("it belongs to user %d, who may change what root runs or believes", p.UID),
+				Command:  "chown root: " + p.Name,
 			})
 		}
 	}

@@ -129,7 +129,7 @@ type Attachment struct {
 	State State     `json:"state"`
 	Since time.Time `json:"since,omitzero"`
 
-	Addresses []netip.Addr `json:"addresses"`
+	Addresses []netip.Addr `json:"addresses"` // never nil
 	// MAC is the container's, where the runtime's cache has it.
 	MAC string `json:"mac,omitempty"`
 	// HostLink is the host's end of the interface, and Bridge what it is a port of;

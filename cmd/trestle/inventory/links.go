@@ -30,9 +30,11 @@ type Link struct {
 	PeerNetNS int `json:"peerNetNS"`
 	VLAN      int `json:"vlan,omitempty"`
 	// VLANFiltering is of a bridge.
-	VLANFiltering bool           `json:"vlanFiltering,omitempty"`
-	Addresses     []netip.Prefix `json:"addresses,omitempty"`
-	Alias         string         `json:"alias,omitempty"`
+	VLANFiltering bool `json:"vlanFiltering,omitempty"`
+	// PortVLANs are those of a port of such a bridge, and of the bridge itself.
+	PortVLANs []PortVLANs    `json:"portVLANs,omitempty"`
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	Alias     string         `json:"alias,omitempty"`
 	// Owner is the label that the alias of one of Trestle's host veths names.
 	Owner string `json:"owner,omitempty"`
 	// Ours says that Trestle made it: by the alias of a host veth, by the MAC of a bridge.
@@ -73,6 +75,9 @@ func (t *taking) links() error {
 		if i, ok := at[a.LinkIndex]; ok {
 			t.snapshot.Links[i].Addresses = append(t.snapshot.Links[i].Addresses, prefixOf(a.IPNet))
 		}
+	}
+	if err := t.vlans(); err != nil {
+		return err
 	}
 	return t.routes(names)
 }

@@ -66,7 +66,7 @@ func (t *taking) at(o cni.Owner) *Attachment {
 	if a := t.byLabel[label]; a != nil {
 		return a
 	}
-	a := &Attachment{Network: o.Network, Container: o.ContainerID, IfName: o.IfName, State: Unknown}
+	a := &Attachment{Network: o.Network, Container: o.ContainerID, IfName: o.IfName, State: Unknown, Addresses: []netip.Addr{}}
 	t.byLabel[label] = a
 	t.order = append(t.order, a)
 	t.network(o.Network)

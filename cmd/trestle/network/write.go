@@ -22,6 +22,11 @@ func Lock() (*flock.Lock, error) {
 	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Exclusive, flock.DefaultWait)
 }
 
+// Stay keeps networks from being removed, or made, while a container is attached to one.
+func Stay() (*flock.Lock, error) {
+	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Shared, flock.DefaultWait)
+}
+
 // The keys of a list, in the order in which people read them.
 type (
 	wireList struct {

@@ -40,7 +40,8 @@ func (g *graph) line(text string) { g.out.WriteString(text + "\n") }
 // need a backslash before them.
 func quoted(lines ...string) string {
 	for i, line := range lines {
-		lines[i] = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", " ").Replace(line)
+		line = strings.ReplaceAll(line, `\`, `\\`)
+		lines[i] = strings.ReplaceAll(strings.ReplaceAll(line, `"`, `\"`), "\n", " ")
 	}
 	return `"` + strings.Join(lines, `\n`) + `"`
 }
@@ -91,7 +92,7 @@ func (g *graph) segment(n int, s Segment) {
 		g.edge(id, linkID(port.Name), "")
 	}
 	for _, m := range s.Members {
-		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, texts(m.Addresses)...)
+		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, m.lines()...)
 		g.node(m.ID(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
 		if m.HostLink != "" {
 			g.edge(id, m.ID(), m.HostLink)

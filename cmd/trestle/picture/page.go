@@ -122,6 +122,7 @@ func linkFacts(i Interface) [][2]string {
 		{"Addresses", lines(texts(i.Addresses))},
 		{"MAC", i.MAC},
 		{"MTU", fmt.Sprint(i.MTU)},
+		{"VLANs", i.PortVLANs},
 		{"Other end", i.Peer},
 		{"On it", lines(below)},
 	}
@@ -153,6 +154,7 @@ func (v *viewer) addMember(m Member, segment string) {
 		[2]string{"Ports", lines(m.Published)},
 		[2]string{"MAC", m.MAC},
 		[2]string{"Host veth", m.HostLink},
+		[2]string{"VLANs", m.PortVLANs},
 		[2]string{"Namespace", m.NetNS},
 		[2]string{"ID", m.Container},
 		[2]string{"Also", lines(m.Also)},

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,8 +185,19 @@ func middlingHost() *inventory.Snapshot {
 	})
 	s.Links = append(s.Links,
 		inventory.Link{Index: 901, Name: "docker0", Kind: "bridge", MTU: 1500, Operational: "down", Up: true, PeerNetNS: -1, Addresses: prefixes("172.17.0.1/16")},
+		inventory.Link{Index: 903, Name: "trunk0", Kind: "device", MTU: 1500, Operational: "up", Up: true, PeerNetNS: -1, Master: "br-back", PortVLANs: []inventory.PortVLANs{{First: 1, Last: 1, Untagged: true}, {First: 10, Last: 12}}},
 		inventory.Link{Index: 902, Name: "vethforeign", Kind: "veth", MTU: 1500, Operational: "up", Up: true, Peer: 8, PeerNetNS: 77, Master: "docker0"},
 	)
+	for i := range s.Links {
+		l := &s.Links[i]
+		l.VLANFiltering = l.Name == "br-back"
+		if l.Master == "br-back" && l.Kind == "veth" {
+			l.PortVLANs = []inventory.PortVLANs{{First: 1, Last: 1, Untagged: true}}
+		}
+		if l.Master == "br-back" && l.Name == "vethb54cda26" {
+			l.PortVLANs = []inventory.PortVLANs{{First: 7, Last: 7, Untagged: true}}
+		}
+	}
 	return s
 }
 
@@ -203,6 +215,28 @@ func crowdedHost() *inventory.Snapshot {
 	crowd(s, "jobs", "10.30.0.0/22", 280, func(i int) inventory.Attachment {
 		return inventory.Attachment{Container: fmt.Sprintf("%016x%048x", uint64(i+1)*0x9e3779b97f4a7c15, i)}
 	})
+	return s
+}
+
+// oddHost has names and numbers that nobody thought of.
+func oddHost() *inventory.Snapshot {
+	s := smallHost()
+	long := strings.Repeat("MWmw@", 30)
+	s.Attachments[0].Name = `<script>alert("1")</script>&`
+	s.Attachments[1].Name, s.Attachments[1].IfName = long, "eth0123456789ab"
+	s.Attachments[1].Addresses = []netip.Addr{addr("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"), addr("255.255.255.254")}
+	for i := range 30 {
+		s.Attachments[1].Ports = append(s.Attachments[1].Ports, port("udp", fmt.Sprintf("[2001:db8:ffff:ffff:ffff:ffff:ffff:fff%x]:6%04d", i%16, i*7), fmt.Sprintf("[::1]:%d", 1+i*3)))
+	}
+	s.Networks[0].Name, s.Networks[0].IngressPolicy, s.Networks[0].Internal = long, long[:40], true
+	s.Networks[1].Bridge = "brMMMMMMWWWWWWW"
+	for i := range s.Attachments {
+		s.Attachments[i].Network = long
+	}
+	for i := range 9 {
+		s.Links = append(s.Links, inventory.Link{Index: 100 + i, Name: fmt.Sprintf("WWWWWWMMMMMM%d", i), Kind: "device", MTU: 9000, PeerNetNS: -1, Addresses: prefixes("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff/128")})
+		s.Routes = append(s.Routes, inventory.Route{To: prefix("::/0"), Gateway: addr("2001:db8:ffff:ffff:ffff:ffff:ffff:fffe"), Link: fmt.Sprintf("WWWWWWMMMMMM%d", i)})
+	}
 	return s
 }
 

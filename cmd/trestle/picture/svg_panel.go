@@ -63,7 +63,7 @@ func (p panelPlan) plugs(g Group) []plug {
 		}
 	}
 	for i := range g.Members {
-		all = append(all, plug{member: &g.Members[i]})
+		all = append(all, plug{member: &g.Members[i], group: g.Name})
 	}
 	return all
 }

@@ -23,9 +23,7 @@ func TestSVG(t *testing.T) {
 // picture once, within its bounds, and no name breaks it.
 func TestSVGIsWhole(t *testing.T) {
 	hosts := samples()
-	odd := smallHost()
-	odd.Attachments[0].Name = `<script>alert("1")</script>&`
-	hosts["odd"] = odd
+	hosts["odd"] = oddHost()
 	for name, snapshot := range hosts {
 		topology := NewTopology(snapshot)
 		ids := map[string]int{}

@@ -28,6 +28,8 @@ const (
 	cellSize    = 17.0
 	cellPitch   = 21.0
 	cellsPerRow = 40
+	// uplinksPerRow is how many of them stand side by side.
+	uplinksPerRow = 4
 	// How many containers of a bridge are cards, with all that there is to tell; and chips, a
 	// name and an address each. More than those are cells, named under the pointer.
 	mostCards = 40
@@ -47,18 +49,24 @@ func (t Topology) SVG() string {
 type sketch struct {
 	canvas
 	topology Topology
+	panelsOf []panelPlan
+	width    float64 // of what is drawn, without margins
 	y        float64 // where what comes next begins
 }
 
 func (s *sketch) draw() rect {
 	left := margin + spine
+	for _, segment := range s.topology.Segments {
+		s.panelsOf = append(s.panelsOf, newPanel(segment))
+	}
+	s.width = s.needs()
 	s.open("g", "class", "heading") // which a page has already
 	s.text("head", point{left, margin + headPx}, "host")
 	s.text("faint", point{left + sansWidth("host", headPx) + 12, margin + headPx}, s.topology.Counts.String())
 	s.close("g")
 	s.y = margin + 36
 	s.outside(left)
-	s.bar("bar", rect{left, s.y, contentW, barH}, "this host", "routes, translates, filters")
+	s.bar("bar", rect{left, s.y, s.width, barH}, "this host", "routes, translates, filters")
 	top := s.y + barH
 	s.y = top + dropH
 	s.panels(left, top)
@@ -66,7 +74,24 @@ func (s *sketch) draw() rect {
 		s.others(left)
 	}
 	s.legend(left)
-	return rect{0, 0, left + contentW + margin, s.y + margin}
+	return rect{0, 0, left + s.width + margin, s.y + margin}
+}
+
+// needs is how wide the picture becomes: contentW at most.
+func (s *sketch) needs() float64 {
+	const least = 2*padding + 2*(cardW+gap) - gap
+	cards := float64(min(len(s.topology.Uplinks), uplinksPerRow))
+	chips := float64(min(len(s.topology.Others), chipsPerRow))
+	width := max(least, cards*(cardW+gap)-gap, chips*(chipW+chipGap)-chipGap+2*padding)
+	x := 0.0
+	for _, p := range s.panelsOf {
+		if x > 0 && x+p.w > contentW {
+			x = 0
+		}
+		width = max(width, x+p.w)
+		x += p.w + gap
+	}
+	return width
 }
 
 // bar is something that all below hangs on.
@@ -94,23 +119,29 @@ func (s *sketch) outside(left float64) {
 	if len(ways) > 0 {
 		remark = "default via " + strings.Join(ways, ", ")
 	}
-	s.bar("bar", rect{left, s.y, contentW, barH}, "outside", remark)
-	above := s.y + barH
-	s.y = above + dropH
-	const perRow = 4
-	for row := range slices.Chunk(s.topology.Uplinks, perRow) {
+	s.bar("bar", rect{left, s.y, s.width, barH}, "outside", remark)
+	above := [uplinksPerRow]float64{} // where the line down to the next card of a column begins
+	for column := range min(uplinksPerRow, len(s.topology.Uplinks)) {
+		above[column] = s.y + barH
+	}
+	s.y += barH + dropH
+	for row := range slices.Chunk(s.topology.Uplinks, uplinksPerRow) {
 		height := 0.0
 		for _, i := range row {
 			height = max(height, interfaceHeight(i))
 		}
-		for n, i := range row {
-			r := rect{left + float64(n)*(cardW+gap), s.y, cardW, height}
-			s.line("drop", point{r.x + padding, above}, point{r.x + padding, r.y})
-			s.line("drop", point{r.x + padding, r.y + r.h}, point{r.x + padding, r.y + r.h + dropH})
+		for column, i := range row {
+			r := rect{left + float64(column)*(cardW+gap), s.y, cardW, height}
+			s.line("drop", point{r.x + padding, above[column]}, point{r.x + padding, r.y})
 			s.interfaceCard(i, r)
+			above[column] = r.y + r.h
 		}
-		above = s.y + height
-		s.y = above + dropH
+		s.y += height + dropH
+	}
+	for column, y := range above {
+		if x := left + float64(column)*(cardW+gap) + padding; y > 0 {
+			s.line("drop", point{x, y}, point{x, s.y})
+		}
 	}
 }
 
@@ -119,6 +150,9 @@ func interfaceLines(i Interface) []string {
 	lines := []string{}
 	if i.Peer != "" {
 		lines = append(lines, "to "+i.Peer)
+	}
+	if i.PortVLANs != "" {
+		lines = append(lines, i.PortVLANs)
 	}
 	lines = append(lines, texts(i.Addresses)...)
 	for _, below := range i.Below {
@@ -180,7 +214,7 @@ func (m Member) ID() string { return m.Network + "/" + m.Container + "/" + m.IfN
 // panels places the segments in rows, each hanging on the host.
 func (s *sketch) panels(left, top float64) {
 	if len(s.topology.Segments) == 0 {
-		r := rect{left, s.y, contentW, 64}
+		r := rect{left, s.y, s.width, 64}
 		s.line("drop", point{left + padding, top}, point{left + padding, s.y})
 		s.box("panel ghost", r, 10)
 		s.text("faint", point{r.x + padding, r.y + 37}, "no network yet; trestle network create NAME makes one")
@@ -190,8 +224,7 @@ func (s *sketch) panels(left, top float64) {
 	at := point{left, s.y}
 	height, spineEnd := 0.0, 0.0
 	first := true // row of panels, right below the host
-	for _, segment := range s.topology.Segments {
-		p := newPanel(segment)
+	for _, p := range s.panelsOf {
 		if at.x > left && at.x+p.w > left+contentW {
 			at = point{left, at.y + height + dropH + gap}
 			height, first = 0, false
@@ -358,7 +391,19 @@ func (s *sketch) rails(ends []point, x float64) {
 type plug struct {
 	member *Member
 	link   *Interface
+	group  string // whose title names a part of the member's name
 }
+
+// lines are what the member's card says below its name.
+func (m Member) lines() []string {
+	if m.PortVLANs == "" {
+		return texts(m.Addresses)
+	}
+	return append(texts(m.Addresses), m.PortVLANs)
+}
+
+// nameIn is the member's name below the title of its group.
+func (m Member) nameIn(group string) string { return strings.TrimPrefix(m.Name, group+"/") }
 
 func (p plug) plugged() bool { return p.link != nil || p.member.HostLink != "" }
 
@@ -370,7 +415,7 @@ func (p plug) height() float64 {
 	if height > 0 {
 		height += 4
 	}
-	return 2*cardPad + lead + lineH*float64(1+len(p.member.Addresses)) + height
+	return 2*cardPad + lead + lineH*float64(1+len(p.member.lines())) + height
 }
 
 // portLabels are a container's ports, as many as a card takes.
@@ -407,11 +452,11 @@ func (s *sketch) plug(p plug, r rect) {
 	}
 	s.box(class, r, 8)
 	s.dot(point{r.x + cardPad + 4, r.y + cardPad + 7.5}, true, string(m.State))
-	name := fitSans(m.Name, r.w-2*cardPad-24-monoWidth(m.IfName, smallPx), namePx)
+	name := fitSans(m.nameIn(p.group), r.w-2*cardPad-24-monoWidth(m.IfName, smallPx), namePx)
 	s.text("name", point{r.x + cardPad + 16, r.y + cardPad + 12}, name)
 	s.textEnd("mono faint small", point{r.x + r.w - cardPad, r.y + cardPad + 12}, m.IfName)
-	s.lines(texts(m.Addresses), point{r.x + cardPad, r.y + cardPad + lead + lineH + 12}, r.w-2*cardPad)
-	y := r.y + cardPad + lead + lineH*float64(1+len(m.Addresses)) + 4
+	s.lines(m.lines(), point{r.x + cardPad, r.y + cardPad + lead + lineH + 12}, r.w-2*cardPad)
+	y := r.y + cardPad + lead + lineH*float64(1+len(m.lines())) + 4
 	widths := chipWidths(m.Published)
 	places, _ := flow(widths, cardW-2*cardPad, 6, 20)
 	for i, port := range portLabels(m.Published) {
@@ -441,7 +486,7 @@ func (s *sketch) chips(g Group, at point) float64 {
 			}
 			s.box(class, r, 6)
 			s.dot(point{r.x + 12, r.y + 13}, true, string(m.State))
-			s.text("", point{r.x + 22, r.y + 16.5}, fitSans(m.Name, r.w-30, textPx))
+			s.text("", point{r.x + 22, r.y + 16.5}, fitSans(m.nameIn(g.Name), r.w-30, textPx))
 			if len(m.Addresses) > 0 {
 				s.text("mono faint small", point{r.x + 22, r.y + 30}, fitMono(m.Addresses[0].String(), r.w-30, smallPx))
 			}
@@ -515,7 +560,7 @@ func notable(members []Member) string {
 func (s *sketch) others(left float64) {
 	shown := s.topology.Others[:min(mostOthers, len(s.topology.Others))]
 	rows := (len(shown) + chipsPerRow - 1) / chipsPerRow
-	r := rect{left, s.y, contentW, 2*padding + 12 + float64(rows)*(chipH+chipGap)}
+	r := rect{left, s.y, s.width, 2*padding + 12 + float64(rows)*(chipH+chipGap)}
 	s.box("panel", r, 10)
 	s.text("name", point{r.x + padding, r.y + padding + 8}, "other interfaces")
 	if more := len(s.topology.Others) - len(shown); more > 0 {
@@ -553,8 +598,8 @@ func (s *sketch) legend(left float64) {
 	s.empty("rect", "class", "card ghost", "x", x, "y", s.y+2, "width", 18.0, "height", 12.0, "rx", 3.0)
 	s.text("faint", point{x + 26, s.y + 12}, "no link")
 	x += 26 + sansWidth("no link", textPx) + 20
-	for _, segment := range s.topology.Segments {
-		if newPanel(segment).density == asCells {
+	for _, p := range s.panelsOf {
+		if p.density == asCells {
 			s.empty("rect", "class", "cell alive publishes", "x", x, "y", s.y+2, "width", 12.0, "height", 12.0, "rx", 3.0)
 			s.text("faint", point{x + 20, s.y + 12}, "with published ports")
 			break

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
@@ -68,6 +69,8 @@ type Interface struct {
 	// Peer is a veth's other end: its name, or its index and the number of its namespace
 	// (link-netnsid), which is all that can be seen from outside.
 	Peer string `json:"peer,omitempty"`
+	// PortVLANs are those that it lets through as a port of a bridge that looks at them.
+	PortVLANs string `json:"portVLANs,omitempty"`
 	// Below are VLANs on the link, and links that it is made of (a bond's).
 	Below []Interface `json:"below,omitempty"`
 }
@@ -115,8 +118,10 @@ type Member struct {
 	NetNS     string          `json:"netns,omitempty"`
 	State     inventory.State `json:"state"`
 	HostLink  string          `json:"hostLink,omitempty"`
-	MAC       string          `json:"mac,omitempty"`
-	Addresses []netip.Addr    `json:"addresses"`
+	// PortVLANs are those of the host's end.
+	PortVLANs string       `json:"portVLANs,omitempty"`
+	MAC       string       `json:"mac,omitempty"`
+	Addresses []netip.Addr `json:"addresses"`
 	// Published are its ports as people asked for them ("8080→80/tcp").
 	Published []string `json:"published,omitempty"`
 	// Also are other attachments of the same container ("eth1 on db").
@@ -213,7 +218,7 @@ func (d *drafting) under(l inventory.Link) string {
 // drawn is the link as pictures have it, without what is below.
 func (d *drafting) drawn(l inventory.Link) Interface {
 	i := Interface{
-		Name: l.Name, Kind: l.Kind, MTU: l.MTU, MAC: l.MAC, VLAN: l.VLAN, Addresses: global(l.Addresses),
+		Name: l.Name, Kind: l.Kind, MTU: l.MTU, MAC: l.MAC, VLAN: l.VLAN, Addresses: global(l.Addresses), PortVLANs: vlansOf(l),
 		Up: l.Up && l.Operational != "down" && l.Operational != "lowerlayerdown",
 	}
 	switch {
@@ -224,6 +229,30 @@ func (d *drafting) drawn(l inventory.Link) Interface {
 		i.Peer = fmt.Sprintf("index %d in namespace %d", l.Peer, l.PeerNetNS)
 	}
 	return i
+}
+
+// vlansOf are a port's VLANs in words; none where all is as the kernel makes it: VLAN 1,
+// untagged.
+func vlansOf(l inventory.Link) string {
+	if len(l.PortVLANs) == 1 && l.PortVLANs[0] == (inventory.PortVLANs{First: 1, Last: 1, Untagged: true}) {
+		return ""
+	}
+	var own, tagged []string
+	for _, v := range l.PortVLANs {
+		text := strconv.Itoa(int(v.First))
+		if v.Last > v.First {
+			text += "-" + strconv.Itoa(int(v.Last))
+		}
+		if v.Untagged {
+			own = append(own, "VLAN "+text)
+		} else {
+			tagged = append(tagged, text)
+		}
+	}
+	if len(tagged) > 0 {
+		own = append(own, "tagged "+strings.Join(tagged, ", "))
+	}
+	return strings.Join(own, ", ")
 }
 
 // global leaves out link-local addresses, which each interface has.
@@ -253,7 +282,12 @@ func (d *drafting) segments() {
 		if l.Kind == "bridge" && (len(d.only) == 0 || d.isWanted(l.Name)) {
 			bridge := d.withBelow(l)
 			d.places[l.Name] = len(d.topology.Segments)
-			d.topology.Segments = append(d.topology.Segments, Segment{Name: l.Name, Kind: l.Kind, Bridge: &bridge, VLANFiltering: l.VLANFiltering})
+			d.topology.Segments = append(d.topology.Segments, Segment{
+				Name:          l.Name,
+				Kind:          l.Kind,
+				Bridge:        &bridge,
+				VLANFiltering: l.VLANFiltering,
+			})
 		}
 	}
 	for _, n := range d.snapshot.Networks {
@@ -327,6 +361,9 @@ func (d *drafting) plug() {
 			continue
 		}
 		m := memberOf(a)
+		if l, ok := d.snapshot.LinkOf(m.HostLink); ok && m.HostLink != "" {
+			m.PortVLANs = vlansOf(*l)
+		}
 		m.Also = slices.DeleteFunc(slices.Clone(on[a.Container]), func(one string) bool { return one == a.IfName+" on "+a.Network })
 		s := &d.topology.Segments[place]
 		s.Members = append(s.Members, m)

@@ -178,7 +178,7 @@ func outside(i Interface, routes []DefaultRoute) string {
 
 // title is a link's name, kind and state; its addresses follow.
 func (w treeWriter) title(i Interface) string {
-	return w.Paint(Strong, i.Name) + "  " + w.Paint(Faint, i.kind()) + w.down(i) + "  "
+	return w.Paint(Strong, i.Name) + "  " + w.Paint(Faint, i.kind()) + w.down(i) + w.vlansOf(i.PortVLANs) + "  "
 }
 
 func (w treeWriter) down(i Interface) string {
@@ -287,7 +287,7 @@ func (w treeWriter) rows(members []Member, depth int) []branch {
 	rows := make([][4][]string, len(members))
 	var widths [4]int
 	for i, m := range members {
-		rows[i] = [4][]string{{w.plugOf(m)}, {w.Paint(Strong, m.Name) + w.stateOf(m)}, texts(m.Addresses), m.Published}
+		rows[i] = [4][]string{{w.plugOf(m)}, {w.Paint(Strong, m.Name) + w.stateOf(m) + w.vlansOf(m.PortVLANs)}, texts(m.Addresses), w.ports(m)}
 		for column, cell := range rows[i] {
 			widths[column] = max(widths[column], longest(cell))
 		}
@@ -307,12 +307,20 @@ func (w treeWriter) rows(members []Member, depth int) []branch {
 			continue
 		}
 		b := branch{lines: []string{text.Pad(rows[i][0][0], widths[0], ' ') + "  " + rows[i][1][0]}}
-		if words := slices.Concat(texts(m.Addresses), m.Published); len(words) > 0 {
+		if words := slices.Concat(texts(m.Addresses), w.ports(m)); len(words) > 0 {
 			b.lines = append(b.lines, w.wrap("   ", words, depth-1)...)
 		}
 		all = append(all, b)
 	}
 	return all
+}
+
+// ports are the member's, not more than a person reads.
+func (w treeWriter) ports(m Member) []string {
+	if w.All {
+		return m.Published
+	}
+	return portLabels(m.Published)
 }
 
 func longest(lines []string) int {
@@ -346,6 +354,13 @@ func (w treeWriter) plugOf(m Member) string {
 		return w.Paint(Faint, "no link") + " ─ " + m.IfName
 	}
 	return m.HostLink + " ─ " + m.IfName
+}
+
+func (w treeWriter) vlansOf(vlans string) string {
+	if vlans == "" {
+		return ""
+	}
+	return " " + w.Paint(Faint, vlans)
 }
 
 func (w treeWriter) stateOf(m Member) string {

@@ -2,16 +2,18 @@ package rules
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,19 +31,41 @@ func (t *tableReader) parse(r *nftables.Rule) Rule {
 			rule.Verdict = Drop
 		case *expr.NAT, *expr.Masq, *expr.Redir:
 			rule.Verdict = Translate
+		case *expr.Lookup:
+			if isVerdictMap(e) {
+				rule.resolve = func(p Packet) (Rule, bool) { return rule.decided(t.run(r, p)) }
+			}
 		}
 	}
 	rule.matches = func(p Packet) Match {
-		m := machine{packet: p, table: t}
-		match := Yes
-		for _, e := range r.Exprs {
-			if match = both(match, m.run(e)); match == No {
-				return No
-			}
-		}
+		match, _ := t.run(r, p)
 		return match
 	}
 	return rule
+}
+
+// run runs the expressions until one does not match. decision is that of a verdict map.
+func (t *tableReader) run(r *nftables.Rule, p Packet) (match Match, decision *expr.Verdict) {
+	m := machine{packet: p, table: t}
+	match = Yes
+	for _, e := range r.Exprs {
+		if match = both(match, m.run(e)); match == No {
+			return No, nil
+		}
+	}
+	return match, m.decision
+}
+
+func (r Rule) decided(_ Match, decision *expr.Verdict) (Rule, bool) {
+	if decision == nil {
+		return r, false
+	}
+	r.Verdict, r.Jump, r.Goto = verdictOf(decision)
+	return r, true
+}
+
+func isVerdictMap(e *expr.Lookup) bool {
+	return e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT
 }
 
 func verdictOf(v *expr.Verdict) (verdict Verdict, jump string, isGoto bool) {
@@ -74,6 +98,8 @@ type machine struct {
 	packet Packet
 	table  *tableReader
 	words  [wordCount]word
+	// decision is what a verdict map has for the packet.
+	decision *expr.Verdict
 }
 
 func firstWord(register uint32) int {
@@ -294,10 +320,10 @@ func (m *machine) within(e *expr.Range) Match {
 	return in
 }
 
-// lookUp knows sets; what a map leads to is not followed.
+// lookUp knows sets and verdict maps; what another map leads to is not followed.
 func (m *machine) lookUp(e *expr.Lookup) Match {
 	s := m.table.setOf(e.SetName)
-	if s == nil || e.DestRegister != 0 && s.DataType.Name == nftables.TypeVerdict.Name {
+	if s == nil {
 		return Maybe
 	}
 	found := No
@@ -306,9 +332,12 @@ func (m *machine) lookUp(e *expr.Lookup) Match {
 		if !ok {
 			return Maybe
 		}
-		found = s.has(key)
+		element, isIn := s.find(key)
+		if found = isIn; element != nil && isVerdictMap(e) {
+			m.decision = decodeVerdict(element.Val)
+		}
 	}
-	if e.DestRegister != 0 {
+	if e.IsDestRegSet && e.DestRegister != unix.NFT_REG_VERDICT {
 		m.load(e.DestRegister, nil, int(s.DataType.Bytes))
 	}
 	if e.Invert {
@@ -317,70 +346,122 @@ func (m *machine) lookUp(e *expr.Lookup) Match {
 	return found
 }
 
-// has finds the key: among intervals, each end of which is an element of its own, by the
-// last that is not behind it.
-func (s *set) has(key []byte) Match {
-	if s.Interval && s.Concatenation {
-		return Maybe
+// decodeVerdict reads what the library leaves as it came (NFTA_VERDICT_CODE and
+// NFTA_VERDICT_CHAIN, linux/netfilter/nf_tables.h); nil where that is no verdict.
+func decodeVerdict(data []byte) *expr.Verdict {
+	attributes, err := netlink.NewAttributeDecoder(data)
+	if err != nil {
+		return nil
 	}
-	if !s.Interval {
-		return yes(slices.ContainsFunc(s.elements, func(e nftables.SetElement) bool { return bytes.Equal(e.Key, key) }))
+	attributes.ByteOrder = binary.BigEndian
+	var verdict *expr.Verdict
+	chain := ""
+	for attributes.Next() {
+		switch attributes.Type() {
+		case unix.NFTA_VERDICT_CODE:
+			verdict = &expr.Verdict{Kind: expr.VerdictKind(int32(attributes.Uint32()))}
+		case unix.NFTA_VERDICT_CHAIN:
+			chain = attributes.String()
+		}
+	}
+	if verdict == nil || attributes.Err() != nil {
+		return nil
+	}
+	verdict.Chain = chain
+	return verdict
+}
+
+// find looks for the key: among intervals, each end of which is an element of its own, by
+// the last that is not behind it.
+func (s *set) find(key []byte) (*nftables.SetElement, Match) {
+	if s.Interval && s.Concatenation {
+		return nil, Maybe
 	}
 	var last *nftables.SetElement
 	for i, e := range s.elements {
-		before := bytes.Compare(e.Key, key) <= 0
+		order := bytes.Compare(e.Key, key)
 		// where one interval ends and another begins, the begin counts
-		if before && (last == nil || bytes.Compare(e.Key, last.Key) > 0 || bytes.Equal(e.Key, last.Key) && !e.IntervalEnd) {
+		later := last == nil || bytes.Compare(e.Key, last.Key) > 0 || bytes.Equal(e.Key, last.Key) && !e.IntervalEnd
+		if order == 0 && !s.Interval || order <= 0 && s.Interval && later {
 			last = &s.elements[i]
 		}
 	}
-	return yes(last != nil && !last.IntervalEnd)
+	if last == nil || last.IntervalEnd {
+		return nil, No
+	}
+	return last, Yes
 }
 
 // text is the rule much as nft(8) has it.
 func (t *tableReader) text(r *nftables.Rule) string {
-	var parts []string
-	names := map[uint32]string{}
+	w := writer{names: map[uint32]string{}, masks: map[uint32][]byte{}}
 	for _, e := range r.Exprs {
-		switch e := e.(type) {
-		case *expr.Meta:
-			names[e.Register] = metaText(e)
-		case *expr.Payload:
-			names[e.DestRegister] = payloadText(e)
-		case *expr.Ct:
-			names[e.Register] = map[expr.CtKey]string{expr.CtKeySTATE: "ct state", expr.CtKeySTATUS: "ct status"}[e.Key]
-		case *expr.Fib:
-			names[e.Register] = "fib type"
-		case *expr.Bitwise:
-			names[e.DestRegister] = fmt.Sprintf("%s & %#x", names[e.SourceRegister], e.Mask)
-		case *expr.Cmp:
-			parts = append(parts, names[e.Register]+comparison(e)+valueText(names[e.Register], e.Data))
-		case *expr.Lookup:
-			parts = append(parts, joinNames(names, e.SourceRegister)+" @"+e.SetName)
-		case *expr.Verdict:
-			verdict, jump, isGoto := verdictOf(e)
-			switch {
-			case isGoto:
-				parts = append(parts, "goto "+jump)
-			case jump != "":
-				parts = append(parts, "jump "+jump)
-			default:
-				parts = append(parts, string(verdict))
-			}
-		case *expr.Reject:
-			parts = append(parts, "reject")
-		case *expr.Masq:
-			parts = append(parts, "masquerade")
-		case *expr.NAT:
-			parts = append(parts, map[expr.NATType]string{expr.NATTypeDestNAT: "dnat", expr.NATTypeSourceNAT: "snat"}[e.Type])
-		case *expr.Redir:
-			parts = append(parts, "redirect")
-		}
+		w.write(e)
 	}
 	if comment, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok {
-		parts = append(parts, fmt.Sprintf("comment %q", comment))
+		w.parts = append(w.parts, fmt.Sprintf("comment %q", comment))
 	}
-	return strings.Join(parts, " ")
+	return strings.Join(w.parts, " ")
+}
+
+// writer knows what each register holds by its name.
+type writer struct {
+	parts []string
+	names map[uint32]string
+	masks map[uint32][]byte
+}
+
+func (w *writer) load(register uint32, name string) {
+	w.names[register] = name
+	delete(w.masks, register)
+}
+
+func (w *writer) write(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Meta:
+		w.load(e.Register, metaText(e))
+	case *expr.Payload:
+		w.load(e.DestRegister, payloadText(e))
+	case *expr.Ct:
+		w.load(e.Register, map[expr.CtKey]string{expr.CtKeySTATE: "ct state", expr.CtKeySTATUS: "ct status"}[e.Key])
+	case *expr.Fib:
+		w.load(e.Register, "fib daddr type")
+	case *expr.Bitwise:
+		w.load(e.DestRegister, w.names[e.SourceRegister])
+		w.masks[e.DestRegister] = e.Mask
+	case *expr.Cmp:
+		w.parts = append(w.parts, comparison(e, w.names[e.Register], w.masks[e.Register]))
+	case *expr.Lookup:
+		w.parts = append(w.parts, joinNames(w.names, e.SourceRegister)+map[bool]string{true: " vmap"}[isVerdictMap(e)]+" @"+e.SetName)
+	default:
+		if text := statement(e); text != "" {
+			w.parts = append(w.parts, text)
+		}
+	}
+}
+
+// statement is what the rule does with a packet.
+func statement(e expr.Any) string {
+	switch e := e.(type) {
+	case *expr.Verdict:
+		verdict, jump, isGoto := verdictOf(e)
+		switch {
+		case isGoto:
+			return "goto " + jump
+		case jump != "":
+			return "jump " + jump
+		}
+		return string(verdict)
+	case *expr.Reject:
+		return "reject"
+	case *expr.Masq:
+		return "masquerade"
+	case *expr.NAT:
+		return map[expr.NATType]string{expr.NATTypeDestNAT: "dnat", expr.NATTypeSourceNAT: "snat"}[e.Type]
+	case *expr.Redir:
+		return "redirect"
+	}
+	return ""
 }
 
 func joinNames(names map[uint32]string, register uint32) string {
@@ -402,21 +483,51 @@ func payloadText(e *expr.Payload) string {
 	switch {
 	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 0:
 		return "sport"
-	case e.Base == expr.PayloadBaseTransportHeader:
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2:
 		return "dport"
-	case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 12 || e.Offset == 8):
-		return "saddr"
-	case e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 16 || e.Offset == 24):
-		return "daddr"
+	case e.Base != expr.PayloadBaseNetworkHeader:
+		return "payload"
+	}
+	if name := map[uint32]string{12: "ip saddr", 16: "ip daddr", 8: "ip6 saddr", 24: "ip6 daddr"}[e.Offset]; name != "" {
+		return name
 	}
 	return "payload"
 }
 
-func comparison(e *expr.Cmp) string {
-	if e.Op == expr.CmpOpNeq {
-		return " != "
+// comparison is one as nft writes it; bits that are asked for together are a flag each.
+func comparison(e *expr.Cmp, what string, mask []byte) string {
+	isNot := e.Op == expr.CmpOpNeq
+	value := valueText(what, e.Data)
+	switch {
+	case mask == nil:
+	case strings.HasSuffix(what, "addr"):
+		if ones, bits := net.IPMask(mask).Size(); bits > 0 {
+			value += fmt.Sprintf("/%d", ones)
+		}
+	case isNot && strings.HasPrefix(what, "ct "): // any of the bits
+		isNot, value = false, flagText(what, binaryutil.NativeEndian.Uint32(mask))
+	default:
+		what += fmt.Sprintf(" & %#x", mask)
 	}
-	return " "
+	if isNot {
+		return what + " != " + value
+	}
+	return what + " " + value
+}
+
+// flagText are the flags that are set (linux/netfilter/nf_conntrack_common.h).
+func flagText(what string, bits uint32) string {
+	names := map[uint32]string{1: "invalid", 1 << 1: "established", 1 << 2: "related", 1 << 3: "new", 1 << 6: "untracked"}
+	if what == "ct status" {
+		names = map[uint32]string{1 << 4: "snat", 1 << 5: "dnat"}
+	}
+	var set []string
+	for bit := uint32(1); bit != 0; bit <<= 1 {
+		if bits&bit != 0 {
+			set = append(set, cmp.Or(names[bit], fmt.Sprintf("%#x", bit)))
+		}
+	}
+	return strings.Join(set, ",")
 }
 
 func valueText(what string, data []byte) string {
@@ -426,13 +537,29 @@ func valueText(what string, data []byte) string {
 	case strings.HasSuffix(what, "port") && len(data) == 2:
 		return fmt.Sprint(binary.BigEndian.Uint16(data))
 	case strings.HasSuffix(what, "addr"):
-		if a, ok := netip.AddrFromSlice(data); ok {
-			return a.String()
-		}
-	case strings.HasPrefix(what, "ct "):
-		return fmt.Sprintf("%#x", binaryutil.NativeEndian.Uint32(data))
+		return addressText(strings.HasPrefix(what, "ip6"), data)
+	case strings.HasPrefix(what, "ct ") && len(data) == 4:
+		return flagText(what, binaryutil.NativeEndian.Uint32(data))
+	case what == "meta nfproto" && len(data) == 1:
+		return map[byte]string{unix.NFPROTO_IPV4: "ipv4", unix.NFPROTO_IPV6: "ipv6"}[data[0]]
+	case what == "fib daddr type" && len(data) == 4 && binaryutil.NativeEndian.Uint32(data) == unix.RTN_LOCAL:
+		return "local"
 	case what == "meta l4proto" && len(data) == 1:
 		return map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "icmpv6"}[data[0]]
 	}
 	return fmt.Sprintf("%#x", data)
+}
+
+// addressText is an address, or the prefix that nft compares whole bytes of.
+func addressText(isIPv6 bool, data []byte) string {
+	whole := make([]byte, 4)
+	if isIPv6 {
+		whole = make([]byte, 16)
+	}
+	copy(whole, data)
+	a, _ := netip.AddrFromSlice(whole) // 4 or 16 bytes
+	if len(data) < len(whole) {
+		return fmt.Sprintf("%s/%d", a, 8*len(data))
+	}
+	return a.String()
 }

@@ -70,6 +70,9 @@ type Rule struct {
 	Jump    string // to this chain; Verdict is Pass then
 	Goto    bool   // and does not come back
 	matches func(Packet) Match
+	// resolve is of a rule whose map says what becomes of the packet: it fills in the
+	// verdict. ok is false where that cannot be told.
+	resolve func(Packet) (rule Rule, ok bool)
 }
 
 // Base is a chain that the kernel hands packets to.
@@ -193,12 +196,9 @@ func (w *walker) chain(name string, depth int) (Verdict, error) {
 		return Pass, err
 	}
 	for _, rule := range rules {
-		match := rule.matches(w.packet)
+		rule, match := w.match(rule)
 		if match == No || rule.Verdict == Pass && rule.Jump == "" {
 			continue
-		}
-		if match == Maybe && rule.Verdict == Return {
-			w.maybe = true
 		}
 		if rule.Jump == "" {
 			w.say(name, rule, match == Maybe)
@@ -207,15 +207,27 @@ func (w *walker) chain(name string, depth int) (Verdict, error) {
 		if err != nil {
 			return Pass, err
 		}
-		switch {
-		case verdict == Pass && !rule.Goto:
-		case match == Maybe:
+		if match == Maybe {
 			w.maybe = w.maybe || verdict != Pass
-		default:
+		} else if verdict != Pass || rule.Goto {
 			return verdict, nil
 		}
 	}
 	return Pass, nil
+}
+
+// match asks the rule, and fills in what a map has for the packet.
+func (w *walker) match(rule Rule) (Rule, Match) {
+	match := rule.matches(w.packet)
+	if match == No || rule.resolve == nil {
+		return rule, match
+	}
+	rule, ok := rule.resolve(w.packet)
+	if !ok {
+		w.maybe = true
+		return rule, No
+	}
+	return rule, match
 }
 
 // follow is what a rule that matches leads to: what returns from a chain goes on here.

@@ -15,6 +15,11 @@ type Column struct {
 	// Least is how narrow the column may become, longer text being cut and ended by
 	// "…", for the table to fit the terminal; 0: never narrower than its text.
 	Least int
+	// Optional leaves the column out, from the last one on, where the table does not fit
+	// even so.
+	Optional bool
+	// Dear is cut only where no optional column is left: half an address says nothing.
+	Dear bool
 	// Right aligns numbers.
 	Right bool
 }
@@ -38,8 +43,7 @@ const gap = 2
 // Table writes the table, so that it fits the terminal if it can. Columns in which no
 // row has anything are left out.
 func (p *Printer) Table(t Table) error {
-	t = t.withoutEmpty()
-	widths := t.fit(p.Width)
+	t, widths := t.withoutEmpty().fit(p.Width)
 	writer := table.NewWriter()
 	style := table.StyleDefault
 	style.Options = table.OptionsNoBordersAndSeparators
@@ -80,52 +84,81 @@ func cut(cell string, width int) string {
 }
 
 func (t Table) withoutEmpty() Table {
-	var kept []int
-	for i := range t.Columns {
+	return t.with(func(i int) bool {
 		filled := func(row []string) bool { return row[i] != "" }
-		if len(t.Rows) == 0 || slices.ContainsFunc(t.Rows, filled) {
-			kept = append(kept, i)
+		return len(t.Rows) == 0 || slices.ContainsFunc(t.Rows, filled)
+	})
+}
+
+// with is the table with those columns that are kept.
+func (t Table) with(keep func(column int) bool) Table {
+	slim := Table{Rows: make([][]string, len(t.Rows))}
+	for i := range t.Columns {
+		if !keep(i) {
+			continue
 		}
-	}
-	slim := Table{}
-	for _, i := range kept {
 		slim.Columns = append(slim.Columns, t.Columns[i])
-	}
-	for _, row := range t.Rows {
-		var cells []string
-		for _, i := range kept {
-			cells = append(cells, row[i])
+		for r, row := range t.Rows {
+			slim.Rows[r] = append(slim.Rows[r], row[i])
 		}
-		slim.Rows = append(slim.Rows, cells)
 	}
 	return slim
 }
 
-// fit is how wide each column becomes: its text's width, less where the terminal
-// (0: none) is narrower than the table, from the widest that may shrink.
-func (t Table) fit(width int) []int {
+// fit makes the table no wider than the terminal (0: none), and says how wide each column
+// becomes: names are cut first, then optional columns left out, then the rest is cut.
+func (t Table) fit(width int) (Table, []int) {
+	for {
+		widths := t.widths()
+		over := t.cut(widths, width, func(c Column) bool { return c.Least > 0 && !c.Dear })
+		if width == 0 || over <= 0 {
+			return t, widths
+		}
+		last := -1
+		for i, column := range t.Columns {
+			if column.Optional {
+				last = i
+			}
+		}
+		if last < 0 {
+			t.cut(widths, width, func(c Column) bool { return c.Least > 0 })
+			return t, widths
+		}
+		t = t.with(func(i int) bool { return i != last })
+	}
+}
+
+// widths are those of the columns' text.
+func (t Table) widths() []int {
 	widths := make([]int, len(t.Columns))
-	total := -gap
 	for i, column := range t.Columns {
 		widths[i] = text.LongestLineLen(column.Title)
 		for _, row := range t.Rows {
 			widths[i] = max(widths[i], text.LongestLineLen(row[i]))
 		}
-		total += widths[i] + gap
 	}
-	for width > 0 && total > width {
+	return widths
+}
+
+// cut takes from the widest of the columns that may be cut until all fit, and says how
+// much is left over.
+func (t Table) cut(widths []int, width int, may func(Column) bool) (over int) {
+	over = -gap - width
+	for _, w := range widths {
+		over += w + gap
+	}
+	for ; width > 0 && over > 0; over-- {
 		widest := -1
 		for i, column := range t.Columns {
 			least := max(column.Least, text.LongestLineLen(column.Title))
-			if column.Least > 0 && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
+			if may(column) && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
 		}
 		if widest < 0 {
-			break
+			return over
 		}
 		widths[widest]--
-		total--
 	}
-	return widths
+	return over
 }

@@ -43,6 +43,28 @@ a-rather-long-name-…  a-container-of-a-nam…               12
 	}
 }
 
+// TestTableLeavesOut: what is optional goes, from the last on, before what says nothing if
+// it is cut; in the end that is cut as well.
+func TestTableLeavesOut(t *testing.T) {
+	sample := Table{Columns: []Column{{Title: "NAME", Least: 5}, {Title: "IF", Optional: true}, {Title: "ADDRESS", Least: 8, Dear: true}, {Title: "RX", Optional: true}}}
+	sample.Add("container", "eth0", "fd6c:4ae9:71d3::2", "12kB")
+	for width, want := range map[int]string{
+		40: "NAME       IF    ADDRESS            RX\ncontainer  eth0  fd6c:4ae9:71d3::2  12kB\n",
+		36: "NAME   IF    ADDRESS            RX\ncont…  eth0  fd6c:4ae9:71d3::2  12kB\n",
+		32: "NAME     IF    ADDRESS\ncontai…  eth0  fd6c:4ae9:71d3::2\n",
+		26: "NAME     ADDRESS\ncontai…  fd6c:4ae9:71d3::2\n",
+		20: "NAME   ADDRESS\ncont…  fd6c:4ae9:71…\n",
+	} {
+		var out bytes.Buffer
+		if err := (&Printer{Out: &out, Width: width}).Table(sample); err != nil {
+			t.Fatal(err)
+		}
+		if got := out.String(); got != want {
+			t.Errorf("width %d: got\n%swant\n%s", width, got, want)
+		}
+	}
+}
+
 // TestColour: a buffer is no terminal, and gets none; a terminal does, if it is asked.
 func TestColour(t *testing.T) {
 	var out bytes.Buffer

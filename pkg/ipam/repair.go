@@ -12,8 +12,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// mending is what makes index and leases agree, and the picture that results.
-type mending struct {
+// repairs is what makes index and leases agree, and what there is afterwards.
+type repairs struct {
 	taken   []netip.Addr              // every address that is not free
 	owners  map[cni.Owner]ownerRecord // every owner's record
 	problem []Problem
@@ -35,23 +35,23 @@ type Problem struct {
 // String shows the problem as "file: what".
 func (p Problem) String() string { return p.File + ": " + p.What }
 
-func (m *mending) dropFile(a netip.Addr, why string) {
+func (m *repairs) dropFile(a netip.Addr, why string) {
 	m.dropFiles = append(m.dropFiles, a)
 	m.problem = append(m.problem, Problem{a.String(), why})
 }
 
-func (m *mending) note(name, format string, args ...any) {
+func (m *repairs) note(name, format string, args ...any) {
 	m.problem = append(m.problem, Problem{indexDir + "/" + name, fmt.Sprintf(format, args...)})
 }
 
-// mend plans the repair. last is the header of the index, if it had one that
-// could be read.
+// planRepairs says how index and leases are made to agree. last is the header of the
+// index, if it had one that could be read.
 //
-// Leases that say that they are of an earlier boot of this machine go; so do those
-// whose record was torn when that boot ended. A record that does not agree with the leases of
-// its owner gives way to one that claims to know nothing but the addresses.
-func (s survey) mend(host record.Host, last header) mending {
-	m := mending{owners: map[cni.Owner]ownerRecord{}, host: host}
+// Leases that say that they are of an earlier boot of this machine are removed, and so
+// are those whose record was truncated when that boot ended. A record that is
+// inconsistent with the leases of its owner is replaced by one that holds only addresses.
+func (s snapshot) planRepairs(host record.Host, last header) repairs {
+	m := repairs{owners: map[cni.Owner]ownerRecord{}, host: host}
 	dead := s.dead(host, last)
 	held := map[cni.Owner][]netip.Addr{}
 	for a, f := range s.files {
@@ -67,13 +67,13 @@ func (s survey) mend(host record.Host, last header) mending {
 			m.taken = append(m.taken, a)
 		}
 	}
-	s.mendRecords(&m, held)
+	s.planRecords(&m, held)
 	m.sort()
 	return m
 }
 
 // dead is the set of addresses whose leases are of an earlier boot.
-func (s survey) dead(host record.Host, last header) map[netip.Addr]bool {
+func (s snapshot) dead(host record.Host, last header) map[netip.Addr]bool {
 	dead := map[netip.Addr]bool{}
 	for _, r := range s.records {
 		if !host.Outlived(r.Stamp) {
@@ -93,8 +93,8 @@ func (s survey) dead(host record.Host, last header) map[netip.Addr]bool {
 	return dead
 }
 
-// mendRecords makes a record for each owner of what is held, and no other.
-func (s survey) mendRecords(m *mending, held map[cni.Owner][]netip.Addr) {
+// planRecords makes a record for each owner of what is held, and no other.
+func (s snapshot) planRecords(m *repairs, held map[cni.Owner][]netip.Addr) {
 	for o, addresses := range held {
 		name := recordName(o)
 		have, ok := s.records[name]
@@ -125,7 +125,7 @@ func (s survey) mendRecords(m *mending, held map[cni.Owner][]netip.Addr) {
 }
 
 // recordFor is the record of an owner who holds these addresses and had this one.
-func (s survey) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord) ownerRecord {
+func (s snapshot) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord) ownerRecord {
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	foreign := ownerRecord{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
 	for _, a := range addresses {
@@ -138,7 +138,7 @@ func (s survey) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord)
 }
 
 // sort makes the plan the same each time.
-func (m *mending) sort() {
+func (m *repairs) sort() {
 	slices.SortFunc(m.taken, netip.Addr.Compare)
 	slices.SortFunc(m.dropFiles, netip.Addr.Compare)
 	slices.Sort(m.dropRecords)

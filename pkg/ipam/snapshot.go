@@ -11,9 +11,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// survey is all that the directory holds: the truth (the leases' files) and the
+// snapshot is all that the directory holds: the truth (the leases' files) and the
 // index beside it.
-type survey struct {
+type snapshot struct {
 	network string
 	files   map[netip.Addr]leaseFile
 	records map[string]ownerRecord // by name
@@ -54,9 +54,9 @@ func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err
 	return f, true, nil
 }
 
-// takeSurvey reads everything. Without an index of ours, own.fd is negative.
-func takeSurvey(net, own dir, network string) (survey, error) {
-	s := survey{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]ownerRecord{}}
+// takeSnapshot reads everything. Without an index of ours, own.fd is negative.
+func takeSnapshot(net, own dir, network string) (snapshot, error) {
+	s := snapshot{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]ownerRecord{}}
 	names, err := net.names()
 	if err != nil {
 		return s, err
@@ -80,7 +80,7 @@ func takeSurvey(net, own dir, network string) (survey, error) {
 	return s, s.readIndex(own)
 }
 
-func (s *survey) readIndex(own dir) error {
+func (s *snapshot) readIndex(own dir) error {
 	names, err := own.names()
 	if err != nil {
 		return err

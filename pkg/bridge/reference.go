@@ -6,12 +6,12 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// DetachForeign deletes the container's interface if the reference plugins (or
-// any other suite) attached it to the bridge: it is one end of a veth pair whose
-// other end is a port of the bridge and has no owner of ours. It is for the DEL
-// of a container that was there before Trestle was. A namespace that is gone or
-// was never one is no error: its links went with it.
-func (h *Host) DetachForeign(bridge, ifName, netns string) error {
+// DetachReference deletes the container's interface if the reference plugins, or another
+// suite, attached it to the bridge: one end of a veth pair whose other end is a port of
+// the bridge without an owner of ours. It is for the DEL of a container that is older
+// than Trestle on this host. A namespace that is gone, or is none, is no error: its links
+// went with it.
+func (h *Host) DetachReference(bridge, ifName, netns string) error {
 	if netns == "" {
 		return nil
 	}
@@ -24,7 +24,7 @@ func (h *Host) DetachForeign(bridge, ifName, netns string) error {
 	if err != nil || inside == nil {
 		return err
 	}
-	return h.deleteForeign(bridge, inside, sandbox)
+	return h.deleteReference(bridge, inside, sandbox)
 }
 
 // veth is the container's link of that name if it is an end of a veth pair.
@@ -45,10 +45,10 @@ func (s *Sandbox) veth(name string) (inside netlink.Link, err error) {
 	return inside, err
 }
 
-// deleteForeign deletes the other end, if that is here: an index says nothing by
-// itself, since each namespace counts for itself; so the link must name the
-// container's end and namespace as its own other end.
-func (h *Host) deleteForeign(bridge string, inside netlink.Link, sandbox *Sandbox) error {
+// deleteReference deletes the other end, if that is in this namespace. Each namespace has
+// indices of its own, so the link found by index must name the container's interface and
+// namespace as its other end.
+func (h *Host) deleteReference(bridge string, inside netlink.Link, sandbox *Sandbox) error {
 	port, err := h.rt.link(lookUpIndex(inside.Attrs().ParentIndex))
 	if isLinkGone(err) {
 		return nil

@@ -1,0 +1,211 @@
+package way
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// route is how somebody would send a packet.
+type route struct {
+	link    string
+	gateway netip.Addr
+	source  netip.Addr
+	table   int
+}
+
+func (r route) String() string {
+	text := "dev " + r.link
+	if r.gateway.IsValid() {
+		text = "via " + r.gateway.String() + " " + text
+	}
+	if r.source.IsValid() {
+		text += ", from " + r.source.String()
+	}
+	return text
+}
+
+// routeTo asks the namespace that the caller is in; in and source are those of a packet
+// that is forwarded, or nothing.
+func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
+	options := &netlink.RouteGetOptions{Iif: in}
+	if source.IsValid() {
+		options.SrcAddr = source.AsSlice()
+	}
+	found, err := netlink.RouteGetWithOptions(to.AsSlice(), options)
+	if err != nil {
+		return route{}, err
+	}
+	if len(found) == 0 {
+		return route{}, errors.New("no route")
+	}
+	r := route{gateway: addr(found[0].Gw), source: addr(found[0].Src), table: found[0].Table}
+	if link, err := netlink.LinkByIndex(found[0].LinkIndex); err == nil {
+		r.link = link.Attrs().Name
+	}
+	if found[0].Type == unix.RTN_UNREACHABLE || found[0].Type == unix.RTN_BLACKHOLE || found[0].Type == unix.RTN_PROHIBIT {
+		return r, errors.New("the route there says that it is unreachable")
+	}
+	return r, nil
+}
+
+func addr(ip net.IP) netip.Addr {
+	a, _ := netip.AddrFromSlice(ip) // none: the zero Addr
+	return a.Unmap()
+}
+
+// inside calls look in the container's namespace.
+func (t *traveller) inside(look func() error) error {
+	if t.of.NetNS == "" {
+		return errors.New("nobody has noted where its namespace is")
+	}
+	return ns.WithNetNSPath(t.of.NetNS, func(ns.NetNS) error { return look() })
+}
+
+// interfaceAndRoute look at the container's interface, and how it sends to an address.
+func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
+	var link netlink.Link
+	var way route
+	var neighbour string
+	var routeErr error
+	err := t.inside(func() (err error) {
+		if link, err = netlink.LinkByName(t.of.IfName); err != nil {
+			return fmt.Errorf("%s: %w", t.of.IfName, err)
+		}
+		if way, routeErr = routeTo(to, "", netip.Addr{}); routeErr == nil {
+			neighbour = neighbourOf(link, next(way, to))
+		}
+		return nil
+	})
+	if err != nil {
+		return t.maybe("interface", "", "the container cannot be looked into: %v", err)
+	}
+	attrs := link.Attrs()
+	if attrs.Flags&net.FlagUp == 0 {
+		return t.stops("interface", fmt.Sprintf("nsenter --net=%s ip link set %s up", t.of.NetNS, attrs.Name), "%s is down", attrs.Name)
+	}
+	t.passes("interface", "%s, MAC %s, MTU %d, %s", attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.OperState)
+	switch {
+	case routeErr != nil:
+		return t.stops("route", "trestle validate", `the container has none to %s (%v): "isDefaultGateway": true, or a route in ipam.routes, is missing`, to, routeErr)
+	case way.link != t.of.IfName:
+		return t.stops("route", "", "the container sends it %s, which is not this network", way)
+	}
+	return t.passes("route", "%s; next hop %s: %s", way, next(way, to), neighbour)
+}
+
+func next(r route, to netip.Addr) netip.Addr {
+	if r.gateway.IsValid() {
+		return r.gateway
+	}
+	return to
+}
+
+// neighbourOf is what the namespace knows of a neighbour.
+func neighbourOf(link netlink.Link, address netip.Addr) string {
+	family := netlink.FAMILY_V6
+	if address.Is4() {
+		family = netlink.FAMILY_V4
+	}
+	list, err := netlink.NeighList(link.Attrs().Index, family)
+	if err != nil {
+		return err.Error()
+	}
+	for _, n := range list {
+		if addr(n.IP) != address {
+			continue
+		}
+		if n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
+			return "it does not answer"
+		}
+		return n.HardwareAddr.String()
+	}
+	return "not asked yet"
+}
+
+// listens says whether a program in the container waits at the port.
+func (t *traveller) listens(address netip.Addr, port uint16) bool {
+	found, wrongAddress := false, false
+	err := t.inside(func() error {
+		for _, file := range []string{t.packet.Protocol, t.packet.Protocol + "6"} {
+			sockets, err := readSockets("/proc/thread-self/net/"+file, t.packet.Protocol == "tcp")
+			if err != nil {
+				return err
+			}
+			for _, s := range sockets {
+				if s.Port() != port {
+					continue
+				}
+				if s.Addr().IsUnspecified() || s.Addr().Unmap() == address {
+					found = true
+				}
+				wrongAddress = true
+			}
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return t.maybe("program", "", "whether one listens cannot be seen: %v", err)
+	case found:
+		return t.passes("program", "one listens at %s/%d", t.packet.Protocol, port)
+	case wrongAddress:
+		return t.stops("program", "", "one listens at %s/%d, and not on %s: have it listen on all addresses", t.packet.Protocol, port, address)
+	}
+	return t.stops("program", fmt.Sprintf("nsenter --net=%s ss -ln", t.of.NetNS), "none listens at %s/%d in the container", t.packet.Protocol, port)
+}
+
+// listening is the state of a TCP socket that does (TCP_LISTEN, include/net/tcp_states.h).
+const listening = "0A"
+
+// readSockets are the local ends of sockets that take what comes (proc(5), /proc/net/tcp).
+func readSockets(file string, tcp bool) ([]netip.AddrPort, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // no IPv6
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var all []netip.AddrPort
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || tcp && fields[3] != listening {
+			continue
+		}
+		if end, ok := parseEnd(fields[1]); ok {
+			all = append(all, end)
+		}
+	}
+	return all, lines.Err()
+}
+
+// parseEnd reads "0100007F:1F90": words in the host's order.
+func parseEnd(text string) (netip.AddrPort, bool) {
+	address, portText, _ := strings.Cut(text, ":")
+	port, err := strconv.ParseUint(portText, 16, 16)
+	if err != nil || len(address)%8 != 0 {
+		return netip.AddrPort{}, false
+	}
+	var raw []byte
+	for i := 0; i < len(address); i += 8 {
+		word, err := strconv.ParseUint(address[i:i+8], 16, 32)
+		if err != nil {
+			return netip.AddrPort{}, false
+		}
+		raw = append(raw, nativeEndian(uint32(word))...)
+	}
+	a, ok := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(a, uint16(port)), ok
+}

@@ -1,0 +1,62 @@
+package trestle
+
+import (
+	"flag"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/conflist"
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+var update = flag.Bool("update", false, "draw the pictures of the pages anew")
+
+// TestPicturesOfDocs: the pictures of the pages are what the commands draw: of the usual
+// network with two containers, one of which publishes a port.
+func TestPicturesOfDocs(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	h.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+	list, err := conflist.Files.ReadFile(conflist.Default)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.InstallNetwork(conflist.Default, string(list))
+	network := h.Network(string(list))
+	for _, id := range []string{"c1", "c2"} {
+		attachment := h.Container(id).Attachment()
+		if id == "c1" {
+			attachment.CapabilityArgs["portMappings"] = []any{map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}
+		}
+		if _, err := network.Add(attachment); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// the kernel numbers namespaces and links as they come
+	numbers := regexp.MustCompile(`index \d+ in namespace \d+`)
+	draw := func(args ...string) string {
+		return numbers.ReplaceAllString(must(t, h, args...), "index 2 in namespace 0")
+	}
+	const picture, page = "../../docs/topology.svg", "../../docs/pictures.md"
+	svg := draw("topology", "--svg", "-")
+	if *update {
+		if err := os.WriteFile(picture, []byte(svg), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if drawn, err := os.ReadFile(picture); err != nil || string(drawn) != svg {
+		t.Errorf("%s is not what trestle topology draws (%v); go test ./test/trestle -run PicturesOfDocs -update draws it anew", picture, err)
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"topology", "ip map"} {
+		block := "$ trestle " + command + "\n" + draw(strings.Fields(command)...) + "```\n"
+		if !strings.Contains(string(text), block) {
+			t.Errorf("%s: the block of trestle %s should be\n%s", page, command, block)
+		}
+	}
+}

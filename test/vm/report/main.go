@@ -1,0 +1,135 @@
+// Command report reads what tests said in a virtual machine (-test.v), and writes the
+// kernel's part of docs/kernels.md: what passed, and what was skipped or failed, and why.
+package main
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+func main() {
+	kernel := flag.String("kernel", "", "the kernel as it is asked for: 6.1")
+	release := flag.String("release", "", "the kernel as it calls itself")
+	page := flag.String("page", "docs/kernels.md", "the page, whose part between the kernel's marks is written anew")
+	flag.Parse()
+	if err := run(*kernel, *release, *page); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(kernel, release, page string) error {
+	found, err := read(os.Stdin)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	written, err := replace(string(text), kernel, found.describe(release))
+	if err != nil {
+		return fmt.Errorf("%s: %w", page, err)
+	}
+	if err := os.WriteFile(page, []byte(written), 0o644); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %d passed, %d skipped, %d failed\n", release, len(found.passed), len(found.skipped), len(found.failed))
+	if len(found.failed) > 0 || len(found.passed) == 0 {
+		return fmt.Errorf("failed: %s", strings.Join(found.failed, ", "))
+	}
+	return nil
+}
+
+// results are of top-level tests, by name; skipped ones, and subtests, with the reason.
+type results struct {
+	passed, skipped, failed []string
+}
+
+var (
+	verdict = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
+	reason  = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
+)
+
+func read(from io.Reader) (results, error) {
+	var r results
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, 16<<20)
+	open := map[string]bool{}
+	var said, skip string
+	for lines.Scan() {
+		line := lines.Text()
+		if name, ok := strings.CutPrefix(line, "=== RUN   "); ok && !strings.Contains(name, "/") {
+			open[name] = true
+		}
+		if match := reason.FindStringSubmatch(line); match != nil {
+			said = match[1]
+			if skip != "" {
+				r.skipped = append(r.skipped, skip+": "+said)
+				skip = ""
+			}
+			continue
+		}
+		match := verdict.FindStringSubmatch(line)
+		if match == nil {
+			continue
+		}
+		top := match[1] == ""
+		delete(open, match[3])
+		switch match[2] {
+		case "PASS":
+			if top {
+				r.passed = append(r.passed, match[3])
+			}
+		case "FAIL":
+			if top {
+				r.failed = append(r.failed, match[3])
+			}
+		case "SKIP":
+			skip = match[3]
+			if said != "" { // with -test.v the reason comes first
+				r.skipped = append(r.skipped, skip+": "+said)
+				skip = ""
+			}
+		}
+		said = ""
+	}
+	for name := range open {
+		r.failed = append(r.failed, name+" (did not end)")
+	}
+	slices.Sort(r.failed)
+	return r, lines.Err()
+}
+
+func (r results) describe(release string) string {
+	text := fmt.Sprintf("%s: %d tests passed: %s", release, len(r.passed), strings.Join(r.passed, ", "))
+	for _, part := range []struct {
+		what string
+		all  []string
+	}{{"skipped, and why", r.skipped}, {"failed", r.failed}} {
+		if len(part.all) > 0 {
+			text += fmt.Sprintf("\n\n%s:\n", part.what)
+			for _, one := range part.all {
+				text += "- " + one + "\n"
+			}
+		}
+	}
+	return strings.TrimSpace(text)
+}
+
+// replace puts the text between the kernel's marks.
+func replace(page, kernel, text string) (string, error) {
+	begin, end := fmt.Sprintf("<!-- %s -->\n", kernel), fmt.Sprintf("\n<!-- end of %s -->", kernel)
+	before, rest, ok := strings.Cut(page, begin)
+	_, after, ended := strings.Cut(rest, end)
+	if !ok || !ended {
+		return "", fmt.Errorf("has no marks of kernel %s", kernel)
+	}
+	return before + begin + text + end + after, nil
+}
