@@ -499,7 +499,7 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		if a.member.State.Suspect != "" || len(a.missing) > 0 {
 			return a.list(ctx, st)
 		}
-		a.tell()
+		a.show() // containers of lost subnets may be gone
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")

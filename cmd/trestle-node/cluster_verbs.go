@@ -247,7 +247,15 @@ func newNodesCommand() *cobra.Command {
 		if asJSON {
 			var list []map[string]any
 			for _, n := range nodes {
-				list = append(list, map[string]any{"id": n.ID, "name": n.Name, "underlay": n.Underlay, "mtu": n.MTU, "subnets": n.Subnets, "version": n.Version, "up": n.Up})
+				list = append(list, map[string]any{
+					"id":       n.ID,
+					"name":     n.Name,
+					"underlay": n.Underlay,
+					"mtu":      n.MTU,
+					"subnets":  n.Subnets,
+					"version":  n.Version,
+					"up":       n.Up,
+				})
 			}
 			return printJSON(cmd.OutOrStdout(), list)
 		}

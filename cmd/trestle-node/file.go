@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -19,6 +20,7 @@ import (
 // fileStore is a list that the administrator keeps, the same on each host.
 type fileStore struct {
 	path string
+	mu   sync.Mutex
 	last []byte // what it held when it was read
 }
 
@@ -51,7 +53,9 @@ func (s *fileStore) read() (fileDocument, error) {
 	if err != nil {
 		return fileDocument{}, err
 	}
+	s.mu.Lock()
 	s.last = data
+	s.mu.Unlock()
 	d, err := parseFile(data)
 	if err != nil {
 		return fileDocument{}, fmt.Errorf("%s: %w", s.path, err)
@@ -158,7 +162,10 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 	if err := watcher.Add(filepath.Dir(s.path)); err != nil {
 		return fmt.Errorf("watch %s: %w", s.path, err)
 	}
-	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, s.last) {
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, last) {
 		return errChanged // meanwhile
 	}
 	for {

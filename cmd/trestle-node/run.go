@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"time"
 
@@ -42,7 +43,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = server.Close() }() // nobody asks any more
+	defer hangUp(server)
 	a.tell()                              // what the disk says needs no store
 	kernelDone := make(chan error, 1)
 	go func() { kernelDone <- a.kernel.run(ctx) }()
@@ -60,6 +61,13 @@ func run(ctx context.Context) error {
 		cancel()
 		return <-kernelDone
 	}
+}
+
+// hangUp lets whoever has asked for this agent's end read the answer.
+func hangUp(server *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_ = server.Shutdown(ctx) // who still waits is told by the end of the connection
 }
 
 // lockNode keeps a second agent, and commands that act in its place, away.

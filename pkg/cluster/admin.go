@@ -102,6 +102,9 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	}
 	for range settleTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
+		if errors.Is(err, ErrReadOnly) {
+			done, err = true, nil // the administrator's list is the administrator's to change
+		}
 		if err != nil {
 			return err
 		}
@@ -136,6 +139,9 @@ func bury(ctx context.Context, store Store, id string, now time.Time) (bool, err
 	view, err := store.Get(ctx, PrefixNodes+id, PrefixClaims, PrefixNames)
 	if err != nil {
 		return false, err
+	}
+	if view.Complete {
+		return false, fmt.Errorf("node %s is in the list of nodes: %w", id, ErrReadOnly)
 	}
 	var txn Txn
 	for _, key := range slices.Sorted(maps.Keys(claimsOf(view, id))) {

@@ -18,7 +18,7 @@ import (
 
 var (
 	seed   = flag.Uint64("seed", 1, "the first seed of the model test; 0 takes the time")
-	rounds = flag.Int("rounds", 150, "how many seeds of the model test")
+	rounds = flag.Int("rounds", 100, "how many seeds of the model test")
 )
 
 // TestModel: hosts join, leave, crash and are cut off; answers are lost; the store is

@@ -69,10 +69,14 @@ func TestFile(t *testing.T) {
 	a.Write("/etc/trestle/cluster.json", list)
 	l.Ready(a, 1)
 	l.Reach(at[0], at[1])
-	agents[1].Kill()
-	if out := b.Node("node", "leave", "--local"); out.Code == 0 || !strings.Contains(out.Stderr, "at-b") {
-		t.Errorf("leave with a container: got %v, want it named", out)
+	conflist := b.MustRun("cat", "/etc/cni/net.d/10-pods.conflist")
+	if err := at[1].Detach(conflist); err != nil {
+		t.Error(err)
 	}
+	if out := b.Node("node", "leave"); out.Code != 0 || out.Stdout != "left\n" {
+		t.Errorf("leave: got %v", out)
+	}
+	nothingLeft(t, agents[1])
 }
 
 // TestDirect: hosts on one link need no tunnel, in either family, and strict rp_filter

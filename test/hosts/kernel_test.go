@@ -12,7 +12,7 @@ import (
 // slow is an agent that would look at everything after an hour: what it repairs it
 // was told of.
 func slow(s lab.Settings) lab.Settings {
-	s["audit"] = "1h"
+	s["audit"], s["heartbeat"] = "1h", "1h"
 	return s
 }
 

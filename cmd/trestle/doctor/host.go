@@ -132,7 +132,9 @@ func sysctlCommand(name, value string) string { return "sysctl -w " + name + "="
 // advertised asks for the routes that router advertisements made.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	routes, err := inventory.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, err
 	}

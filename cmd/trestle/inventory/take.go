@@ -33,6 +33,7 @@ func (s Source) Take() (*Snapshot, error) {
 	t.leases()
 	t.records()
 	t.aliases()
+	t.peers()
 	t.elements()
 	return t.finish(), nil
 }
