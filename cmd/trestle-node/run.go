@@ -44,7 +44,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer hangUp(server)
-	a.tell()                              // what the disk says needs no store
+	a.tell() // what the disk says needs no store
 	kernelDone := make(chan error, 1)
 	go func() { kernelDone <- a.kernel.run(ctx) }()
 	agentDone := make(chan struct{})
