@@ -41,18 +41,18 @@ Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something 
 }
 
 // examine looks at the whole host.
-func (a *app) examine(ctx context.Context, p *ui.Printer) ([]doctor.Finding, error) {
+func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	source := inventory.DefaultSource()
 	source.Lists = a.lists
 	snapshot, err := source.Take()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	host, found := a.look(ctx, snapshot)
 	for _, problem := range host.Problems {
 		p.Notef("trestle: %s", problem)
 	}
-	return found, nil
+	return snapshot, found, nil
 }
 
 // look is examine of a snapshot that is there; what could not be read is among the
@@ -67,14 +67,14 @@ func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.H
 }
 
 func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
-	found, err := o.examine(ctx, p)
+	_, found, err := o.examine(ctx, p)
 	if err != nil {
 		return err
 	}
 	var failed error
 	if o.fix && slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Fixable }) {
 		failed = o.mend(ctx, found)
-		left, err := o.examine(ctx, p)
+		_, left, err := o.examine(ctx, p)
 		if err != nil {
 			return errors.Join(failed, err)
 		}

@@ -20,13 +20,15 @@ type drawings []drawing
 const toStdout = "-"
 
 // check finds files that cannot be, before anything is looked at.
-func (d drawings) check() error {
+func (d drawings) check(p *ui.Printer) error {
 	onStdout := ""
 	for _, one := range d {
 		switch {
 		case one.file == "":
 		case one.file == toStdout && onStdout != "":
 			return cni.ConfigErrorf("%s: standard output has %s already; name a file", one.flag, onStdout)
+		case one.file == toStdout && p.JSON:
+			return cni.ConfigErrorf("%s: standard output has the answer in JSON; name a file", one.flag)
 		case one.file == toStdout:
 			onStdout = one.flag
 		default:
@@ -93,9 +95,9 @@ func (d drawings) write(p *ui.Printer, draw func(flag string) (string, error)) e
 }
 
 // replaceFile writes the file by a rename, so that whoever has the former one open keeps
-// it whole. What is no file (/dev/stdout, a pipe) is written to as it is.
+// it whole. What is something else (a link such as /dev/stdout, a pipe) stays and is written to.
 func replaceFile(name, content string) (err error) {
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+	if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
 		return os.WriteFile(name, []byte(content), 0o644)
 	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")

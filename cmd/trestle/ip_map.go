@@ -37,7 +37,7 @@ the subnet, exclusions, what is out of the range, and reservations by hand.`,
 
 func (o ipMapOptions) run(p *ui.Printer) error {
 	drawings := drawings{{"--svg", o.svg}}
-	if err := drawings.check(); err != nil {
+	if err := drawings.check(p); err != nil {
 		return err
 	}
 	snapshot, err := o.take(p)

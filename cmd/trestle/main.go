@@ -108,7 +108,11 @@ func newRootCommand() *cobra.Command {
 
 Exit status: 0; 1 where something failed; 2 where what was asked for is wrong, and then
 nothing was changed; 3 where a command that looks for faults has found some. "trestle
-run" ends as its command did.`,
+run" ends as its command did.
+
+Tables are cut to the terminal's width, and whole where there is none; --json has all
+there is. NO_COLOR in the environment switches colours off. NETCONFPATH and CNI_PATH
+stand for --lists and --plugins.`,
 		Version:       release,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
@@ -131,7 +135,7 @@ run" ends as its command did.`,
 	}
 	add(groupChange, newNetworkCommand(a), newAttachCommand(a), newDetachCommand(a), newRunCommand(a), newStopCommand(a))
 	root.AddCommand(newEnterCommand())
-	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a))
+	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a), newStatusCommand(a), newMetricsCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)

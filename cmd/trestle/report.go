@@ -33,7 +33,7 @@ func newReportCommand(a *app) *cobra.Command {
 		Short: "Write all that a bug report needs into one page",
 		Long: `Write versions, findings, the topology, pools, ports, routes and network lists into one
 page for a browser, to send along with a report of a fault. FILE may be "-", standard
-output.
+output; with --json that gets the same as data.
 
 --mask masks addresses and MACs, each always by the same other one, also in names and
 texts; addresses of one subnet stay in one subnet. Names of containers, pods, networks
@@ -52,7 +52,11 @@ and interfaces stay as they are: look before you send it.`,
 
 func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
 	drawings := drawings{{"FILE", o.file}}
-	if err := drawings.check(); err != nil {
+	asJSON := p.JSON && o.file == toStdout
+	if asJSON {
+		drawings = nil
+	}
+	if err := drawings.check(p); err != nil {
 		return err
 	}
 	snapshot, err := o.take(p)
@@ -62,6 +66,9 @@ func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
 	report, err := o.report(ctx, snapshot)
 	if err != nil {
 		return err
+	}
+	if asJSON {
+		return p.Document(report)
 	}
 	return drawings.write(p, func(string) (string, error) { return report.Page() })
 }

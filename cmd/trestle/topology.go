@@ -46,7 +46,7 @@ files show each.`,
 
 func (o topologyOptions) run(p *ui.Printer) error {
 	drawings := drawings{{"--svg", o.svg}, {"--dot", o.dot}, {"--html", o.html}}
-	if err := drawings.check(); err != nil {
+	if err := drawings.check(p); err != nil {
 		return err
 	}
 	snapshot, err := o.take(p)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+	"github.com/trestle-cni/trestle/cmd/trestle/runtimes"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/cmd/trestle/validate"
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -84,9 +85,13 @@ func listFiles(dirs []string) ([]string, error) {
 }
 
 func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
-	installed, err := programs.Read(ctx, o.plugins)
+	installed, err := programs.Read(o.plugins)
 	versions := map[string][]string{}
 	plugins := registry.Plugins()
+	var installedRuntimes []validate.Runtime
+	for _, r := range runtimes.Installed(ctx) {
+		installedRuntimes = append(installedRuntimes, validate.Runtime(r))
+	}
 	return validate.Rules{
 		Keys: registry.Keys,
 		Ours: slices.Sorted(maps.Keys(plugins)),
@@ -107,6 +112,6 @@ func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
 			return versions[name]
 		},
 		Path:     o.plugins,
-		Runtimes: validate.Runtimes(ctx),
+		Runtimes: installedRuntimes,
 	}, err
 }

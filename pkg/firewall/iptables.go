@@ -207,7 +207,12 @@ func (b ipBackend) addNew(entries []entry) (added bool, err error) {
 	return chain.Append(acceptsOf(entries)) == nil, nil
 }
 
+// add leaves a table unchanged that has all of it, in whatever bytes: the program cannot
+// read one that nft has loaded.
 func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error {
+	if all, err := b.hasNative(entries); err != nil || all {
+		return err
+	}
 	have, err := iptables.Save(b.program, filterTable)
 	if err != nil {
 		return err

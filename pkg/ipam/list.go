@@ -20,9 +20,15 @@ type Use struct {
 // Leases lists all leases in the order of their addresses. It reads every one
 // of them, and writes nothing.
 func (s *Store) Leases() ([]Lease, error) {
+	leases, _, err := s.Inspect()
+	return leases, err
+}
+
+// Inspect is Leases and Verify in one look.
+func (s *Store) Inspect() ([]Lease, []Problem, error) {
 	seen, m, err := s.inspect()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	dead := newLivenessProber()
 	var leases []Lease
@@ -34,7 +40,7 @@ func (s *Store) Leases() ([]Lease, error) {
 			Life: life, Dead: life == record.Dead,
 		})
 	}
-	return leases, nil
+	return leases, m.problem, nil
 }
 
 // usage counts, range by range, what is leased.

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -87,11 +88,15 @@ func (a Accept) exprs() []expr.Any {
 		}, &expr.Cmp{Register: unix.NFT_REG_1, Data: []byte(a.Out + "\x00")})
 	}
 	if a.States != 0 {
-		info := &xt.ConntrackMtinfo3{}
-		info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), uint16(a.States)
-		all = append(all, &expr.Match{Name: "conntrack", Rev: 3, Info: info})
+		all = append(all, a.States.match())
 	}
 	return append(all, &expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept})
+}
+
+func (s States) match() *expr.Match {
+	info := &xt.ConntrackMtinfo3{}
+	info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), uint16(s)
+	return &expr.Match{Name: "conntrack", Rev: 3, Info: info}
 }
 
 // data is what nothing but the rule, and others of the same container or interface, hold.
@@ -184,7 +189,7 @@ func (r Rules) Understood(all []Accept) bool {
 }
 
 func mentions(rule found, data []byte) bool {
-	return slices.ContainsFunc(rule.Exprs, func(e expr.Any) bool {
+	return slices.ContainsFunc(asWritten(rule.Exprs), func(e expr.Any) bool {
 		cmp, ok := e.(*expr.Cmp)
 		return ok && bytes.Equal(cmp.Data, data)
 	})
@@ -221,10 +226,7 @@ func (r Rules) Delete(all []Accept) error {
 // encode is what tells rules apart: their expressions but for counters' numbers.
 func (c Chain) encode(exprs []expr.Any) string {
 	var all []string
-	for _, e := range exprs {
-		if _, counts := e.(*expr.Counter); counts {
-			e = &expr.Counter{}
-		}
+	for _, e := range asWritten(exprs) {
 		data, err := expr.Marshal(byte(c.table.Family), e)
 		if err != nil {
 			return fmt.Sprintf("%T: %v", e, err) // of a kind that is none of ours
@@ -233,6 +235,64 @@ func (c Chain) encode(exprs []expr.Any) string {
 	}
 	return strings.Join(all, "|")
 }
+
+// asWritten are a rule's expressions as the program writes them, which "nft -f" has
+// written otherwise where it loaded what "nft list ruleset" printed: names of interfaces
+// are filled up with zeros, and conntrack's states are nftables' own.
+func asWritten(exprs []expr.Any) []expr.Any {
+	var all []expr.Any
+	for i := 0; i < len(exprs); i++ {
+		e := exprs[i]
+		switch e := e.(type) {
+		case *expr.Counter:
+			all = append(all, &expr.Counter{})
+			continue
+		case *expr.Cmp:
+			if len(e.Data) == unix.IFNAMSIZ && i > 0 && loadsName(exprs[i-1]) {
+				name := append(bytes.TrimRight(e.Data, "\x00"), 0)
+				all = append(all, &expr.Cmp{Op: e.Op, Register: e.Register, Data: name})
+				continue
+			}
+		case *expr.Ct:
+			if states := statesOf(exprs[i:]); states != 0 {
+				all = append(all, states.match())
+				i += 2
+				continue
+			}
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+func loadsName(e expr.Any) bool {
+	meta, ok := e.(*expr.Meta)
+	return ok && (meta.Key == expr.MetaKeyOIFNAME || meta.Key == expr.MetaKeyIIFNAME)
+}
+
+// statesOf are the states that nftables' own expressions ask for: one of those under a
+// mask. 0 are none, or none of ours.
+func statesOf(exprs []expr.Any) States {
+	if len(exprs) < 3 {
+		return 0
+	}
+	ct, isCt := exprs[0].(*expr.Ct)
+	mask, masks := exprs[1].(*expr.Bitwise)
+	cmp, compares := exprs[2].(*expr.Cmp)
+	if !isCt || !masks || !compares || cmp.Op != expr.CmpOpNeq || len(mask.Mask) != 4 || !isZero(mask.Xor) || !isZero(cmp.Data) {
+		return 0
+	}
+	bits := binary.NativeEndian.Uint32(mask.Mask)
+	switch {
+	case ct.Key == expr.CtKeySTATE && bits == uint32(RelatedEstablished): // whose bits are the same
+		return RelatedEstablished
+	case ct.Key == expr.CtKeySTATUS && bits == 1<<5: // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
+		return Translated
+	}
+	return 0
+}
+
+func isZero(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
 
 // Make makes the table in the nf_tables variant, if the host has its program, by lines of
 // iptables-restore.

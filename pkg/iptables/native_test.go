@@ -1,7 +1,10 @@
 package iptables
 
 import (
+	"bytes"
+	"io"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -52,11 +55,23 @@ func TestNative(t *testing.T) {
 				return table.In("OURS")[1:]
 			}
 			rules := read()
+			reload(t)
+			loaded := read()
 			for i, a := range all {
-				if !rules.Has(a) {
-					t.Errorf("the program's rule %q is not known", lines[i])
+				if !rules.Has(a) || !loaded.Has(a) {
+					t.Errorf("the program's rule %q: got %v, loaded by nft %v, want it known", lines[i], rules.Has(a), loaded.Has(a))
 				}
 			}
+			if !loaded.JumpTo("ADMIN") || !loaded.Understood(all) {
+				t.Error("loaded by nft: want a jump to ADMIN, and all of it understood")
+			}
+			if err := loaded.Delete(all); err != nil || len(read().found) != 1 {
+				t.Errorf("loaded by nft: got %v, %d rules left, want the jump", err, len(read().found))
+			}
+			if err := chain.Append(all); err != nil {
+				t.Fatal(err)
+			}
+			rules = read()
 			if !rules.JumpTo("ADMIN") || rules.JumpTo("OURS") || !rules.Understood(all) {
 				t.Error("want a jump to ADMIN, none to OURS, and all of it understood")
 			}
@@ -84,5 +99,19 @@ func TestNative(t *testing.T) {
 	}
 	if _, there, err := Native(nil, "iptables-legacy", "filter", "OURS"); there || err != nil {
 		t.Errorf("got %v, %v, want nothing of the legacy variant in nftables", there, err)
+	}
+}
+
+// reload saves all rules and loads them again, by nft.
+func reload(t *testing.T) {
+	t.Helper()
+	saved, err := exec.CommandContext(t.Context(), "nft", "list", "ruleset").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := exec.CommandContext(t.Context(), "nft", "-f", "-")
+	load.Stdin = io.MultiReader(strings.NewReader("flush ruleset\n"), bytes.NewReader(saved))
+	if output, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, output)
 	}
 }

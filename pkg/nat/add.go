@@ -57,20 +57,26 @@ func (a Also) done() error {
 // called again, also with other ports and another masquerade. On the undo stack is
 // what gives back what this call took.
 func (h *Host) Add(a Attachment, undo *cni.Undo) error {
-	wanted, err := h.want(a)
-	if err != nil {
-		return err
-	}
-	if wanted.Ports != nil {
-		if err := h.refuseReference(OwnedPorts{a.Owner, wanted.Ports.Ports}); err != nil {
+	var wanted translation
+	if a.Ports != nil && len(a.Ports.Mappings) > 0 {
+		ports := *a.Ports
+		ports.Mappings = canonical(ports.Mappings)
+		if err := ports.findBridge(); err != nil {
 			return err
 		}
+		if err := h.refuseReference(OwnedPorts{a.Owner, ports}); err != nil {
+			return err
+		}
+		wanted.Ports = &recordedPorts{Ports: ports}
 	}
-	if err := h.locked(func() error { return h.add(&wanted, a, undo) }); err != nil {
+	err := h.locked(func() error {
+		if err := h.choose(a, &wanted); err != nil {
+			return err
+		}
+		return h.add(&wanted, a, undo)
+	})
+	if err != nil || wanted.Ports == nil || a.Ports == nil {
 		return err
-	}
-	if wanted.Ports == nil || a.Ports == nil {
-		return nil
 	}
 	if err := letHairpin(wanted.Ports.Ports); err != nil {
 		return err
@@ -78,29 +84,21 @@ func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 	return forgetFlows(wanted.Ports.Mappings, staleAtAdd)
 }
 
-// want is what is to be recorded of a: with backends chosen, and the bridge found.
-func (h *Host) want(a Attachment) (translation, error) {
-	var t translation
+// choose says which backends shall have what is wanted.
+func (h *Host) choose(a Attachment, t *translation) (err error) {
 	if a.Masquerade != nil {
-		backend, err := h.resolve(a.MasqueradeBackend)
-		if err != nil {
-			return t, err
+		t.Masquerade = &recordedMasquerade{Masquerade: *a.Masquerade}
+		if t.Masquerade.Backend, err = h.resolve(a.MasqueradeBackend); err != nil {
+			return err
 		}
-		t.Masquerade = &recordedMasquerade{backend, *a.Masquerade}
 	}
-	if a.Ports == nil || len(a.Ports.Mappings) == 0 {
-		return t, nil
+	if t.Ports == nil {
+		return nil
 	}
-	backend, err := h.portsBackend(a.PortsBackend)
-	if err != nil {
-		return t, err
+	if t.Ports.Backend, err = h.portsBackend(a.PortsBackend); err != nil {
+		return err
 	}
-	t.Ports = &recordedPorts{backend, *a.Ports}
-	if err := t.Ports.fits(backend); err != nil {
-		return t, err
-	}
-	t.Ports.Mappings = canonical(t.Ports.Mappings)
-	return t, t.Ports.findBridge()
+	return t.Ports.fits(t.Ports.Backend)
 }
 
 // elsewhere says which ports are recorded to lead to another port of the container.

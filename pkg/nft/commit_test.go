@@ -25,7 +25,7 @@ func (peerFunc) Close() error                                       { return nil
 // model is a kernel that knows elements, and of rules no more than that there are
 // some. What it is sent it keeps in words.
 type model struct {
-	elements map[string]Found
+	elements map[elementPlace]Found
 	rules    string
 	sent     []string // transactions
 	// generation counts those that were made, and what a test pretends that others did.
@@ -46,7 +46,7 @@ func newModel(t *testing.T, elements ...Element) (*model, *Conn) {
 }
 
 func modelIn(dir string) (*model, *Conn) {
-	m := &model{elements: map[string]Found{}, rules: "as made"}
+	m := &model{elements: map[elementPlace]Found{}, rules: "as made"}
 	c := Open(dir)
 	if err := c.use(peerFunc(m.serve)); err != nil {
 		panic(err) // it only allocates

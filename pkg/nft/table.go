@@ -94,15 +94,18 @@ type Element struct {
 	What   string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
 }
 
-// place is where an element is, whatever it holds and whoever has it.
-func (e Element) place() string {
-	return familyName(e.Family) + " " + e.Table + " " + e.Set + " " + string(e.Key)
+// elementPlace is where an element is, whatever it holds and whoever has it.
+type elementPlace struct {
+	family          nftables.TableFamily
+	table, set, key string
 }
+
+func (e Element) place() elementPlace { return elementPlace{e.Family, e.Table, e.Set, string(e.Key)} }
 
 // Without are the elements whose key is not among others', each key once, whoever has
 // them there and here.
 func Without(elements, others []Element) []Element {
-	seen := map[string]bool{}
+	seen := map[elementPlace]bool{}
 	for _, e := range others {
 		seen[e.place()] = true
 	}
@@ -118,7 +121,7 @@ func Without(elements, others []Element) []Element {
 
 // Lacking are the elements that are not found as they shall be: nobody's, or another's.
 func Lacking(elements, found []Element) []Element {
-	has := map[string]Element{}
+	has := make(map[elementPlace]Element, len(found))
 	for _, e := range found {
 		has[e.place()] = e
 	}

@@ -35,9 +35,9 @@ func findIPAM(r *cni.Request, name string) ipam {
 	}
 	switch {
 	case name == "host-local" && isThisExecutable(name, r.Path):
-		return inProcess{hostlocal.Plugin()}
+		return inProcess{plugin: hostlocal.Plugin()}
 	case name == "static" && isThisExecutable(name, r.Path):
-		return givenAddresses{static.Plugin()}
+		return givenAddresses{plugin: static.Plugin()}
 	}
 	return delegate{name}
 }
@@ -109,10 +109,10 @@ func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
 func (noIPAM) Status(*cni.Request) error { return nil }
 
 // inProcess is host-local in this process.
-type inProcess struct{ plugin cni.Plugin }
-
-func (inProcess) NeedsNoLink() bool    { return true }
-func (inProcess) ReleasesByLink() bool { return false }
+type inProcess struct {
+	noIPAM
+	plugin cni.Plugin
+}
 
 func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) { return hostlocal.Lease(r) }
 
@@ -121,11 +121,11 @@ func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }
 func (p inProcess) GC(r *cni.Request) error     { return p.plugin.GC(r) }
 func (p inProcess) Status(r *cni.Request) error { return p.plugin.Status(r) }
 
-// givenAddresses is static in this process. It keeps nothing of an ADD.
-type givenAddresses struct{ plugin cni.Plugin }
-
-func (givenAddresses) NeedsNoLink() bool    { return true }
-func (givenAddresses) ReleasesByLink() bool { return false }
+// givenAddresses is static in this process, which keeps nothing of an ADD.
+type givenAddresses struct {
+	noIPAM
+	plugin cni.Plugin
+}
 
 func (g givenAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
 	result, err := g.plugin.Add(r)
@@ -136,7 +136,5 @@ func (g givenAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
 	return newest, func() error { return nil }, err
 }
 
-func (givenAddresses) Del(r *cni.Request) error      { return hostlocal.ReleaseFormer(r) } // as noIPAM
 func (g givenAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }
-func (givenAddresses) GC(r *cni.Request) error       { return hostlocal.ReclaimFormer(r) }
 func (g givenAddresses) Status(r *cni.Request) error { return g.plugin.Status(r) }

@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// patience bounds every command, so that a hang is a failure with a name.
-const patience = time.Minute
+// patience bounds every command, so that a hang is a failure with a name. A virtual
+// machine without KVM takes twenty times as long for everything (make test-vm).
+var patience = map[bool]time.Duration{false: time.Minute, true: 10 * time.Minute}[os.Getenv("TRESTLE_VM") != ""]
 
 // Output is what a command said and how it ended.
 type Output struct {

@@ -145,8 +145,15 @@ func TestLoadedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := func() string { return h.MustRun("nft", "list", "ruleset") }
-	whole := list()
+	ours := func() string {
+		return h.MustRun("sh", "-ec", "nft list table inet trestle; nft list table bridge trestle")
+	}
+	saved := ours()
 	h.MustRun("sh", "-ec", "nft list ruleset >/run/saved; nft flush ruleset; nft -f /run/saved")
+	if got := ours(); got != saved {
+		t.Errorf("loaded: got\n%s\nwant what was saved:\n%s", got, saved)
+	}
+	whole := list() // of which iptables' tables look otherwise than its programs made them
 	if err := network.Check(a); err != nil {
 		t.Errorf("CHECK of what was loaded: %v", err)
 	}

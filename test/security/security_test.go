@@ -38,39 +38,47 @@ func chain(backend string) []object {
 	}
 }
 
-// run runs a command of the chain, each plugin behind the words of a prefix, and returns
-// the last result and the first error.
-func run(h *host.Host, c *host.Container, command string, plugins []object, prefix []string, prev string) (string, error) {
-	plugins = slices.Clone(plugins)
+// chained is a container and its network, whose plugins run behind the words of a prefix.
+type chained struct {
+	*host.Host
+	c       *host.Container
+	plugins []object
+	prefix  []string
+	result  string // of the last ADD
+}
+
+// run runs a command of the chain, until the first error.
+func (r *chained) run(command string) error {
+	plugins := slices.Clone(r.plugins)
 	if command == "DEL" {
 		slices.Reverse(plugins)
 	}
 	for _, config := range plugins {
 		config["cniVersion"], config["name"] = "1.1.0", "n"
 		delete(config, "prevResult")
-		if prev != "" {
-			config["prevResult"] = json.RawMessage(prev)
+		if r.result != "" {
+			config["prevResult"] = json.RawMessage(r.result)
 		}
 		data, err := json.Marshal(config)
 		if err != nil {
-			return "", err
+			return err
 		}
 		plugin := fmt.Sprint(config["type"])
-		output, err := h.Run(host.Command{
-			Args: append(slices.Clone(prefix), filepath.Join(h.Dirs().Trestle, plugin)), Stdin: string(data),
-			Env: []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + c.ID, "CNI_NETNS=" + c.NetNS, "CNI_IFNAME=eth0", "CNI_PATH=" + h.Dirs().Trestle},
+		output, err := r.Run(host.Command{
+			Args: append(slices.Clone(r.prefix), filepath.Join(r.Dirs().Trestle, plugin)), Stdin: string(data),
+			Env: []string{"CNI_COMMAND=" + command, "CNI_CONTAINERID=" + r.c.ID, "CNI_NETNS=" + r.c.NetNS, "CNI_IFNAME=eth0", "CNI_PATH=" + r.Dirs().Trestle},
 		})
 		if err == nil {
 			err = host.Answer{Output: output}.Err()
 		}
 		if err != nil {
-			return prev, fmt.Errorf("%s by %s: %w", command, plugin, err)
+			return fmt.Errorf("%s by %s: %w", command, plugin, err)
 		}
 		if command == "ADD" {
-			prev = output.Stdout
+			r.result = output.Stdout
 		}
 	}
-	return prev, nil
+	return nil
 }
 
 // withCapabilities is a command prefix: root, with these and no other capabilities.
@@ -98,10 +106,8 @@ func TestCapabilities(t *testing.T) {
 			t.Parallel()
 			h := host.NewRouting(t)
 			c := h.Container("c1")
-			plugins := chain(test.backend)
-			prefix := withCapabilities(test.needs...)
-			result, err := run(h, c, "ADD", plugins, prefix, "")
-			if err != nil {
+			r := &chained{Host: h, c: c, plugins: chain(test.backend), prefix: withCapabilities(test.needs...)}
+			if err := r.run("ADD"); err != nil {
 				t.Fatal(err)
 			}
 			c.Serve("tcp", ":80")
@@ -109,14 +115,15 @@ func TestCapabilities(t *testing.T) {
 				t.Errorf("got %v, %v, want the container", reply, err)
 			}
 			for _, command := range []string{"CHECK", "DEL"} {
-				if _, err := run(h, c, command, plugins, prefix, result); err != nil {
+				if err := r.run(command); err != nil {
 					t.Error(err)
 				}
 			}
 			for _, missing := range []string{"net_admin", "sys_admin"} {
 				before := h.Dump()
 				less := slices.DeleteFunc(slices.Clone(test.needs), func(name string) bool { return name == missing })
-				if _, err := run(h, c, "ADD", plugins[:1], withCapabilities(less...), ""); err == nil || !strings.Contains(err.Error(), "permitted") {
+				r := &chained{Host: h, c: c, plugins: r.plugins[:1], prefix: withCapabilities(less...)}
+				if err := r.run("ADD"); err == nil || !strings.Contains(err.Error(), "permitted") {
 					t.Errorf("without %s: got %v, want it to say that it is not permitted", missing, err)
 				}
 				h.AssertUnchanged(before, host.Kept...)
@@ -130,7 +137,8 @@ func TestCapabilities(t *testing.T) {
 func TestFilesAreRoots(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
-	if _, err := run(h, h.Container("c1"), "ADD", chain("nftables"), []string{"sh", "-c", `umask 0; exec "$0"`}, ""); err != nil {
+	r := &chained{Host: h, c: h.Container("c1"), plugins: chain("nftables"), prefix: []string{"sh", "-c", `umask 0; exec "$0"`}}
+	if err := r.run("ADD"); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
@@ -177,7 +185,9 @@ func TestAdvertisedRouter(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	for _, id := range []string{"rogue", "victim"} {
-		if _, err := run(h, h.Container(id), "ADD", chain("nftables")[:1], nil, ""); err != nil {
+		r := &chained{Host: h, c: h.Container(id), plugins: chain("nftables")[:1]}
+		r.plugins[0]["runtimeConfig"] = nil // each with a MAC of its own
+		if err := r.run("ADD"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -198,7 +208,8 @@ func TestForgedSource(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")
-	if _, err := run(h, c, "ADD", chain("nftables"), nil, ""); err != nil {
+	r := &chained{Host: h, c: c, plugins: chain("nftables")}
+	if err := r.run("ADD"); err != nil {
 		t.Fatal(err)
 	}
 	h.Serve("tcp", "127.0.0.1:22")

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/trestle-cni/trestle/plugins/registry"
 	"github.com/trestle-cni/trestle/test/host"
 )
 
@@ -32,7 +33,7 @@ var chainedKeys = object{
 
 var leasingKeys = object{
 	"bridge": "br0", "isDefaultGateway": true, "ipMasq": true, "vlanTrunk": []any{object{"minID": 5, "maxID": 9}, object{"id": 3}},
-	"masquerade":    object{"except": []any{"192.0.2.0/24"}},
+	"masquerade":    object{"exclude": []any{"192.0.2.0/24"}},
 	"dns":           object{"nameservers": []any{"10.9.0.1"}},
 	"capabilities":  object{"portMappings": true},
 	"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}, "ips": []any{"10.9.0.77/24"}, "ipRanges": []any{[]any{object{"subnet": "10.9.0.0/24"}}}},
@@ -61,7 +62,7 @@ func TestNonsenseIsAnswered(t *testing.T) {
 			}
 			config := object{"cniVersion": "1.1.0", "name": "n", "type": plugin}
 			maps.Copy(config, keys)
-			for _, nonsense := range mutations(t, config) {
+			for _, nonsense := range append(mutations(t, config), furtherKeys(t, plugin, config)...) {
 				for _, command := range []string{"ADD", "CHECK", "STATUS", "GC", "DEL"} {
 					mustAnswer(t, h, c.Call(command, plugin, nonsense))
 				}
@@ -85,6 +86,28 @@ func mustAnswer(t *testing.T, h *host.Host, call host.Call) {
 	case !strings.Contains(answer.Stdout, `"cniVersion"`):
 		t.Errorf("%s %s: got %s, want a cniVersion in it", call.Command, call.Config, answer.Stdout)
 	}
+}
+
+// furtherKeys are copies of a configuration, each with a null or a list of one for a key
+// that the plugin reads and the configuration has not.
+func furtherKeys(t *testing.T, plugin string, config object) []string {
+	t.Helper()
+	var all []string
+	for _, key := range registry.Keys(plugin) {
+		if _, has := config[key.Path]; has || strings.ContainsAny(key.Path, ".[ ") {
+			continue // what is nested has its place among the mutations
+		}
+		for _, value := range []any{nil, []any{1}} {
+			more := maps.Clone(config)
+			more[key.Path] = value
+			data, err := json.Marshal(more)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, string(data))
+		}
+	}
+	return all
 }
 
 // mutations are copies of a configuration, each with one value replaced.

@@ -6,7 +6,6 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/picture"
-	"github.com/trestle-cni/trestle/test/host"
 )
 
 // TestIPMap: who has an address, living or dead, and what nobody gets, in cells.
@@ -42,16 +41,4 @@ func TestIPMap(t *testing.T) {
 	refused(t, h, []string{"--svg", "/none"}, "ip", "map", "--svg", "/none/x.svg")
 	h.InstallNetwork("30-fixed.conflist", `{"cniVersion": "1.0.0", "name": "fixed", "plugins": [{"type": "bridge", "ipam": {"type": "static"}}]}`)
 	refused(t, h, []string{"fixed", "no pool"}, "ip", "map", "fixed")
-}
-
-// TestIPMapOfNothing: a host without networks has no pool, which is no error.
-func TestIPMapOfNothing(t *testing.T) {
-	t.Parallel()
-	h := host.New(t)
-	if got := must(t, h, "ip", "map", "--json"); got != "[]\n" {
-		t.Errorf("got %q", got)
-	}
-	if got := must(t, h, "ip", "map"); !strings.HasPrefix(got, "no pool") {
-		t.Errorf("got %q", got)
-	}
 }

@@ -185,7 +185,7 @@ func TestEmptyHost(t *testing.T) {
 	t.Parallel()
 	h := host.New(t)
 	before := h.Dump()
-	for _, args := range [][]string{{"ls"}, {"ports"}, {"network", "ls"}} {
+	for _, args := range [][]string{{"ls"}, {"ports"}, {"network", "ls"}, {"ip", "map"}} {
 		if got := must(t, h, append(args, "--json")...); got != "[]\n" {
 			t.Errorf("%v: got %q, want an empty list", args, got)
 		}
@@ -195,4 +195,48 @@ func TestEmptyHost(t *testing.T) {
 	refused(t, h, []string{"network create nowhere"}, "ls", "nowhere")
 	refused(t, h, []string{`unknown command "lss"`, "ls"}, "lss")
 	refused(t, h, []string{"--colour"}, "ls", "--colour")
+}
+
+// TestLsOfOthers: what the reference plugins made is listed likewise; by the runtime's
+// cache where they leave nothing that names anybody.
+func TestLsOfOthers(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	h.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=1")
+	list := `{"cniVersion": "1.0.0", "name": "old", "plugins": [
+		{"type": "bridge", "bridge": "br-old", "isGateway": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.70.0.0/24"}]]}},
+		{"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": true}}]}`
+	h.InstallNetwork("10-old.conflist", list)
+	network := h.Network(list)
+	network.Path = []string{h.Dirs().Reference}
+	c := h.Container("c1")
+	rt := c.Attachment()
+	rt.CapabilityArgs["portMappings"] = []any{map[string]any{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}}
+	if _, err := network.Add(rt); err != nil {
+		t.Fatal(err)
+	}
+	all := answer[[]inventory.Attachment](t, h, "ls")
+	if len(all) != 1 {
+		t.Fatalf("got %+v, want c1", all)
+	}
+	a := all[0]
+	if a.ByTrestle || a.State != inventory.Alive || a.Bridge != "br-old" || !strings.HasPrefix(a.HostLink, "veth") || a.MAC == "" ||
+		!slices.Equal(texts(a.Published()), []string{"8080->80/tcp"}) || !slices.Equal(texts(a.Addresses), []string{"10.70.0.2"}) {
+		t.Errorf("got %+v", a)
+	}
+	if want := (inventory.Evidence{Lease: true, Link: true, Cache: true}); a.Evidence != want {
+		t.Errorf("got %+v, want %+v", a.Evidence, want)
+	}
+	must(t, h, "detach", "c1") // by Trestle's plugins, as after a switch-over
+	if got := must(t, h, "ls", "--json"); got != "[]\n" {
+		t.Errorf("got %s, want nobody", got)
+	}
+}
+
+func texts[T interface{ String() string }](values []T) []string {
+	var all []string
+	for _, v := range values {
+		all = append(all, v.String())
+	}
+	return all
 }

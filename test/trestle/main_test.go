@@ -63,3 +63,13 @@ func refused(t *testing.T, h *host.Host, words []string, args ...string) {
 	}
 	h.AssertUnchanged(before)
 }
+
+// decode reads JSON.
+func decode[T any](t *testing.T, text string) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return v
+}

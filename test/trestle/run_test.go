@@ -209,3 +209,24 @@ func TestRunDetached(t *testing.T) {
 	refused(t, h, []string{"network", "lba"}, "run", "-d", "--net", "lba", "--", "true")
 	refused(t, h, []string{"--detach", "host"}, "run", "-d", "--net", "host", "--", "true")
 }
+
+// TestRunKilledOnItsWay: trestle is killed while a plugin makes the interface, and before
+// anybody knows of it. The next call finds all of it.
+func TestRunKilledOnItsWay(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	plugins := t.TempDir()
+	h.MustRun("sh", "-c", fmt.Sprintf(`cd %s && for p in host-local portmap; do ln -s %[2]s/$p; done
+		printf '#!/bin/sh\n[ $CNI_COMMAND = ADD ] && kill -9 $PPID\nexec %[2]s/bridge\n' >bridge; chmod +x bridge`, plugins, h.Dirs().Trestle))
+	output := run(t, h, "run", "--name", "web", "--net", "lab", "--plugins", plugins, "--", "true")
+	if output.Code != 128+int(syscall.SIGKILL) {
+		t.Fatalf("got exit status %d: %s, want it killed", output.Code, output.Stderr)
+	}
+	// the plugin may end after the first gc: it undoes what it did, if nobody hears its answer
+	await(t, "the container is cleared away", func() bool {
+		must(t, h, "gc")
+		return h.MustRun("ls", "/run/trestle/run") == "" && must(t, h, "ls", "--json") == "[]\n" && !strings.Contains(h.MustRun("ls", "/sys/class/net"), "veth")
+	})
+	nothingLeft(t, h)
+}

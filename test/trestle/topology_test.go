@@ -30,8 +30,8 @@ func TestTopology(t *testing.T) {
 	if len(got.Segments) != 1 || got.Segments[0].Name != "trestle0" || len(got.Segments[0].Members) != 2 || len(got.Segments[0].Ports) != 1 {
 		t.Fatalf("got %+v", got.Segments)
 	}
-	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.Contains(port.Peer, "in namespace ") {
-		t.Errorf("got %+v, want foreign0 with a peer in another namespace", port)
+	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.HasSuffix(port.Peer, " in foreign") {
+		t.Errorf("got %+v, want foreign0 with a peer in namespace foreign", port)
 	}
 	peers := map[string]string{}
 	for _, i := range got.Others {
@@ -78,6 +78,7 @@ func TestTopologyFiles(t *testing.T) {
 	refused(t, h, []string{"nowhere", "trestle"}, "topology", "nowhere", "--svg", dir+"/x.svg")
 	refused(t, h, []string{"--svg", "/none/such"}, "topology", "--svg", "/none/such/x.svg")
 	refused(t, h, []string{"--html", dir, "directory"}, "topology", "--html", dir)
+	refused(t, h, []string{"--svg", "standard output", "JSON"}, "topology", "--svg", "-", "--json")
 	refused(t, h, []string{"--dot", "standard output", "--svg"}, "topology", "--svg", "-", "--dot", "-")
 }
 

@@ -2,10 +2,7 @@ package doctor
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +13,6 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
-	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
@@ -40,8 +36,6 @@ type Host struct {
 	Paths []Path
 	// Answers are what Trestle's plugins say to STATUS.
 	Answers []Status
-	// Leases are what is wrong with the files of leases, by network.
-	Leases map[string][]ipam.Problem
 	// Advertised are the links by which a router has announced a default route.
 	Advertised []string
 	// Problems say what could not be looked at.
@@ -95,12 +89,11 @@ func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
 	h.HasIPTables = iptables.Installed(iptables.IPv4().Program)
 	h.Files, err = readLists(s.Lists)
 	h.problem(err)
-	h.Programs, err = programs.Read(ctx, s.Plugins)
+	h.Programs, err = programs.Read(s.Plugins)
 	h.problem(err)
+	h.Programs.Identify(ctx, h.pluginNames())
 	h.Paths = readPaths(s)
 	h.Answers = askStatus(ctx, h.Files, h.Programs, s.Plugins)
-	h.Leases, err = h.verifyLeases()
-	h.problem(err)
 	h.Advertised, err = advertised(snapshot)
 	h.problem(err)
 	return h
@@ -139,7 +132,9 @@ func sysctlCommand(name, value string) string { return "sysctl -w " + name + "="
 // advertised asks for the routes that router advertisements made.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	routes, err := inventory.Complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -152,24 +147,6 @@ func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// verifyLeases looks at the files of every network.
-func (h *Host) verifyLeases() (map[string][]ipam.Problem, error) {
-	all := map[string][]ipam.Problem{}
-	var failed []error
-	for _, n := range h.Networks {
-		dir := h.leaseDir(n)
-		if _, err := os.Stat(filepath.Join(dir, n.Name)); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		problems, err := ipam.NewStore(dir, n.Name, patience).Verify()
-		failed = append(failed, err)
-		if len(problems) > 0 {
-			all[n.Name] = problems
-		}
-	}
-	return all, errors.Join(failed...)
 }
 
 // alive are the attachments of a network that have not been proved dead, with at least

@@ -11,13 +11,12 @@ import (
 func brokenLeases(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
-		problems := h.Leases[n.Name]
-		if len(problems) == 0 {
+		if len(n.Faults) == 0 {
 			continue
 		}
 		all = append(all, Finding{
 			Severity: Warning, Subject: "network " + n.Name,
-			Text:    fmt.Sprintf("its leases have %d faults: %s", len(problems), problems[0]),
+			Text:    fmt.Sprintf("its leases have %d faults: %s", len(n.Faults), n.Faults[0]),
 			Command: "trestle ip repair " + n.Name,
 			fix: func(context.Context, Tools) error {
 				return ipam.NewStore(h.leaseDir(n), n.Name, patience).Repair()

@@ -53,24 +53,28 @@ func plugins(h *Host) []Finding {
 // pluginsInUse are the programs that runtimes take for the plugins of the lists.
 func (h *Host) pluginsInUse() programs.All {
 	var all programs.All
-	add := func(name string) {
-		p, ok := h.Programs.Find(name)
-		if ok && !slices.ContainsFunc(all, func(other programs.Program) bool { return other.Path == p.Path }) {
+	for _, name := range h.pluginNames() {
+		if p, ok := h.Programs.Find(name); ok {
 			all = append(all, p)
 		}
 	}
+	return all
+}
+
+// pluginNames are those of the lists' plugins, each once.
+func (h *Host) pluginNames() []string {
+	var names []string
 	for _, f := range h.Files {
 		if f.List == nil {
 			continue
 		}
-		for _, name := range f.List.Types() {
-			add(name)
-		}
-		if facts, err := f.List.Facts(); err == nil {
-			add(facts.IPAM)
+		names = append(names, f.List.Types()...)
+		if facts, err := f.List.Facts(); err == nil && facts.IPAM != "" {
+			names = append(names, facts.IPAM)
 		}
 	}
-	return all
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // sentence is "a" , "a and 2 more".

@@ -80,6 +80,8 @@ type Network struct {
 	// Reserved are addresses that a person took out of the pools by a file of host-local's
 	// that names no container.
 	Reserved []netip.Addr `json:"reserved,omitempty"`
+	// Faults are what is wrong with the files of its leases.
+	Faults []ipam.Problem `json:"-"`
 	// Attachments is how many there are, Dead how many of them are proved dead.
 	Attachments int `json:"attachments"`
 	Dead        int `json:"dead"`

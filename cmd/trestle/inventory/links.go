@@ -1,10 +1,12 @@
 package inventory
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -28,7 +30,9 @@ type Link struct {
 	// namespace that PeerNetNS is the id of here; -1 stands for this one.
 	Peer      int `json:"peer,omitempty"`
 	PeerNetNS int `json:"peerNetNS"`
-	VLAN      int `json:"vlan,omitempty"`
+	// PeerNetNSName is that namespace's name, where it has one and no attachment has the veth.
+	PeerNetNSName string `json:"peerNetNSName,omitempty"`
+	VLAN          int    `json:"vlan,omitempty"`
 	// VLANFiltering is of a bridge.
 	VLANFiltering bool `json:"vlanFiltering,omitempty"`
 	// PortVLANs are those of a port of such a bridge, and of the bridge itself.
@@ -54,7 +58,7 @@ type Route struct {
 
 // links reads all links, their addresses, and routes, by one question each.
 func (t *taking) links() error {
-	links, err := netlink.LinkList()
+	links, err := Complete(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -67,7 +71,7 @@ func (t *taking) links() error {
 		at[link.Attrs().Index] = i
 		t.snapshot.Links = append(t.snapshot.Links, linkOf(link, names))
 	}
-	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addresses, err := Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -82,9 +86,20 @@ func (t *taking) links() error {
 	return t.routes(names)
 }
 
+// Complete asks for a list until nothing has changed in the middle of it
+// (NLM_F_DUMP_INTR), which on a busy host happens; for ten seconds at most.
+func Complete[T any](list func() ([]T, error)) ([]T, error) {
+	for end := time.Now().Add(10 * time.Second); ; {
+		found, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || time.Now().After(end) {
+			return found, err
+		}
+	}
+}
+
 func (t *taking) routes(names map[int]string) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteList(nil, family)
+		routes, err := Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}

@@ -33,6 +33,7 @@ func (s Source) Take() (*Snapshot, error) {
 	t.leases()
 	t.records()
 	t.aliases()
+	t.peers()
 	t.elements()
 	return t.finish(), nil
 }
@@ -135,14 +136,15 @@ func (t *taking) leases() {
 const patience = 3 * time.Second
 
 func (t *taking) leasesIn(dir, name string) {
-	leases, err := ipam.NewStore(dir, name, patience).Leases()
+	leases, faults, err := ipam.NewStore(dir, name, patience).Inspect()
 	if err != nil {
 		t.problem(fmt.Errorf("network %s: %w", name, err))
 	}
-	if len(leases) == 0 {
+	if len(leases)+len(faults) == 0 {
 		return
 	}
 	n := t.network(name)
+	n.Faults = faults
 	for _, lease := range leases {
 		if lease.Owner.ContainerID == "" {
 			n.Reserved = append(n.Reserved, lease.Address)

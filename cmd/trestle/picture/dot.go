@@ -9,7 +9,9 @@ import (
 func (t Topology) DOT() string {
 	g := &graph{}
 	g.line("graph host {")
-	g.line(`rankdir=LR; node [shape=box style="rounded,filled" fillcolor="#f5f7f9" color="#9aa7b4" fontname="sans-serif" fontsize=11]; edge [color="#9aa7b4" fontname="sans-serif" fontsize=9];`)
+	g.line("rankdir=LR;")
+	g.line(`node [shape=box style="rounded,filled" fillcolor="#f5f7f9" color="#9aa7b4" fontname="sans-serif" fontsize=11];`)
+	g.line(`edge [color="#9aa7b4" fontname="sans-serif" fontsize=9];`)
 	g.node("host", "", "host", t.Counts.String())
 	if len(t.DefaultRoutes) > 0 {
 		g.node("outside", "fillcolor=\"#e3eef5\"", "outside")

@@ -139,7 +139,7 @@ func crowd(s *inventory.Snapshot, name, subnet string, count int, called func(i 
 		a := called(i)
 		a.Network, a.IfName, a.Bridge, a.ByTrestle = name, "eth0", bridge, true
 		a.Addresses = append(a.Addresses, address)
-		a.HostLink = fmt.Sprintf("veth%08x", uint32(i+1)*2654435761)
+		a.HostLink = fmt.Sprintf("veth%08x", uint32(len(s.Networks)*1000+i+1)*2654435761)
 		if a.State == "" {
 			a.State = inventory.Alive
 		}
@@ -194,7 +194,7 @@ func middlingHost() *inventory.Snapshot {
 		if l.Master == "br-back" && l.Kind == "veth" {
 			l.PortVLANs = []inventory.PortVLANs{{First: 1, Last: 1, Untagged: true}}
 		}
-		if l.Master == "br-back" && l.Name == "vethb54cda26" {
+		if l.Master == "br-back" && l.Index%10 == 1 {
 			l.PortVLANs = []inventory.PortVLANs{{First: 7, Last: 7, Untagged: true}}
 		}
 	}

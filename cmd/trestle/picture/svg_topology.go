@@ -470,7 +470,7 @@ func (s *sketch) plug(p plug, r rect) {
 // tip is the member in a few lines.
 func (m Member) tip() string {
 	words := []string{m.Name, string(m.State), m.IfName + " on " + m.Network}
-	return strings.Join(slices.Concat(words, texts(m.Addresses), m.Published), "\n")
+	return strings.Join(slices.Concat(words, m.lines(), m.Published), "\n")
 }
 
 func (s *sketch) chips(g Group, at point) float64 {

@@ -66,7 +66,7 @@ type Interface struct {
 	MAC       string         `json:"mac,omitempty"`
 	VLAN      int            `json:"vlan,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
-	// Peer is a veth's other end: its name, or its index and the number of its namespace
+	// Peer is a veth's other end: its name, or its index and its namespace's name or number
 	// (link-netnsid), which is all that can be seen from outside.
 	Peer string `json:"peer,omitempty"`
 	// PortVLANs are those that it lets through as a port of a bridge that looks at them.
@@ -225,6 +225,8 @@ func (d *drafting) drawn(l inventory.Link) Interface {
 	case l.Kind != "veth" || l.Peer == 0:
 	case l.PeerNetNS < 0:
 		i.Peer = d.names[l.Peer]
+	case l.PeerNetNSName != "":
+		i.Peer = fmt.Sprintf("index %d in %s", l.Peer, l.PeerNetNSName)
 	default:
 		i.Peer = fmt.Sprintf("index %d in namespace %d", l.Peer, l.PeerNetNS)
 	}

@@ -18,6 +18,7 @@ func TestNewTopology(t *testing.T) {
 		inventory.Link{Index: 24, Name: "va", Kind: "veth", Up: true, Peer: 25, PeerNetNS: -1, Master: "trestle0"},
 		inventory.Link{Index: 25, Name: "vb", Kind: "veth", Up: true, Peer: 24, PeerNetNS: -1, Operational: "lowerlayerdown"},
 		inventory.Link{Index: 26, Name: "vc", Kind: "veth", Up: true, Peer: 2, PeerNetNS: 9},
+		inventory.Link{Index: 27, Name: "vd", Kind: "veth", Up: true, Peer: 3, PeerNetNS: 10, PeerNetNSName: "lab"},
 	)
 	top := NewTopology(s)
 	names := func(all []Interface) []string {
@@ -37,13 +38,13 @@ func TestNewTopology(t *testing.T) {
 		}
 	}
 	check("uplinks", names(top.Uplinks), "eth0", "eth0>eth0.20", "bond0", "bond0>eth1")
-	check("others", names(top.Others), "wg0", "vb", "vc")
+	check("others", names(top.Others), "wg0", "vb", "vc", "vd")
 	check("ports of trestle0", names(top.Segments[0].Ports), "eth2", "va")
 	check("on trestle0", names([]Interface{*top.Segments[0].Bridge}), "trestle0", "trestle0>trestle0.7")
 	if got := top.Segments[0].Ports[1].Peer; got != "vb" {
 		t.Errorf("got peer %q of va, want vb", got)
 	}
-	if vb, vc := top.Others[1], top.Others[2]; vb.Up || vc.Peer != "index 2 in namespace 9" {
+	if vb, vc := top.Others[1], top.Others[2]; vb.Up || vc.Peer != "index 2 in namespace 9" || top.Others[3].Peer != "index 3 in lab" {
 		t.Errorf("got %+v and %+v", vb, vc)
 	}
 	if want := (Counts{Networks: 2, Containers: 3, Dead: 1, Ports: 2}); top.Counts != want {

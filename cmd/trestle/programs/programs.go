@@ -32,10 +32,11 @@ const (
 
 // Program is a file that a runtime may execute as a plugin.
 type Program struct {
-	Name  string `json:"name"`
-	Path  string `json:"path"`
-	Suite Suite  `json:"suite"`
-	// Version is what it says of itself without a command; empty where it says nothing.
+	Name string `json:"name"`
+	Path string `json:"path"`
+	// Suite and Version are there after Identify. Version is what it says of itself without
+	// a command; empty where it says nothing.
+	Suite   Suite  `json:"suite"`
 	Version string `json:"version,omitempty"`
 	// Executable says that the runtime can run it at all.
 	Executable bool `json:"executable"`
@@ -55,9 +56,8 @@ func (a All) Find(name string) (Program, bool) {
 	return a[i], true
 }
 
-// Read looks at the directories; one that is missing has nothing. A program is asked its
-// version if its suite is known, and once for all of its names.
-func Read(ctx context.Context, dirs []string) (All, error) {
+// Read looks at the directories; one that is missing has nothing. No program is run.
+func Read(dirs []string) (All, error) {
 	var all All
 	var failed []error
 	for _, dir := range dirs {
@@ -71,17 +71,28 @@ func Read(ctx context.Context, dirs []string) (All, error) {
 			if err != nil || !info.Mode().IsRegular() {
 				continue // no program, or gone meanwhile
 			}
-			p := Program{Name: entry.Name(), Path: path, Executable: info.Mode()&0o111 != 0, info: info}
-			if same := slices.IndexFunc(all, func(other Program) bool { return os.SameFile(other.info, info) }); same >= 0 {
-				p.Suite, p.Version = all[same].Suite, all[same].Version
-			} else {
-				p.Suite = suiteOf(path)
-				p.Version = p.ask(ctx)
-			}
-			all = append(all, p)
+			all = append(all, Program{Name: entry.Name(), Path: path, Executable: info.Mode()&0o111 != 0, info: info})
 		}
 	}
 	return all, errors.Join(failed...)
+}
+
+// Identify finds out whose the programs are that a runtime takes under these names, and of
+// which version. One is asked once for all of its names.
+func (a All) Identify(ctx context.Context, names []string) {
+	for _, name := range names {
+		i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name })
+		if i < 0 || a[i].Suite != "" {
+			continue
+		}
+		known := func(other Program) bool { return other.Suite != "" && os.SameFile(other.info, a[i].info) }
+		if same := slices.IndexFunc(a, known); same >= 0 {
+			a[i].Suite, a[i].Version = a[same].Suite, a[same].Version
+			continue
+		}
+		a[i].Suite = suiteOf(a[i].Path)
+		a[i].Version = a[i].ask(ctx)
+	}
 }
 
 // suiteOf reads the module that Go's linker notes in each program.

@@ -94,7 +94,12 @@ type Base struct {
 }
 
 // Rules are those of a chain of the base's table.
-func (b Base) Rules(chain string) ([]Rule, error) { return b.rules(chain) }
+func (b Base) Rules(chain string) ([]Rule, error) {
+	if b.rules == nil {
+		return nil, nil
+	}
+	return b.rules(chain)
+}
 
 // Family is which packets a table is asked about.
 type Family int
@@ -191,7 +196,7 @@ type walker struct {
 const deepest = 16
 
 func (w *walker) chain(name string, depth int) (Verdict, error) {
-	rules, err := w.base.rules(name)
+	rules, err := w.base.Rules(name)
 	if err != nil || depth > deepest {
 		return Pass, err
 	}

@@ -54,6 +54,11 @@ type Rules struct {
 	Runtimes []Runtime
 }
 
+// Runtime is one that is installed, and the newest version of CNI whose results it reads.
+type Runtime struct{ Name, Version, Newest string }
+
+func (r Runtime) String() string { return r.Name + " " + r.Version }
+
 // file is one list on the way through the checks.
 type file struct {
 	*document

@@ -13,6 +13,8 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
 // route is how somebody would send a packet.
@@ -116,7 +118,7 @@ func neighbourOf(link netlink.Link, address netip.Addr) string {
 	if address.Is4() {
 		family = netlink.FAMILY_V4
 	}
-	list, err := netlink.NeighList(link.Attrs().Index, family)
+	list, err := inventory.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, family) })
 	if err != nil {
 		return err.Error()
 	}

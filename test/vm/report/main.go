@@ -54,54 +54,42 @@ type results struct {
 
 var (
 	verdict = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
+	turn    = regexp.MustCompile(`^=== (RUN|CONT|NAME) +(\S+)`)
 	reason  = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
 )
 
+// read goes by the lines of -test.v: whose turn it is, and what it said last, which of one
+// that is skipped is the reason.
 func read(from io.Reader) (results, error) {
 	var r results
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 16<<20)
-	open := map[string]bool{}
-	var said, skip string
+	open, said := map[string]bool{}, map[string]string{}
+	current := ""
 	for lines.Scan() {
 		line := lines.Text()
-		if name, ok := strings.CutPrefix(line, "=== RUN   "); ok && !strings.Contains(name, "/") {
-			open[name] = true
-		}
-		if match := reason.FindStringSubmatch(line); match != nil {
-			said = match[1]
-			if skip != "" {
-				r.skipped = append(r.skipped, skip+": "+said)
-				skip = ""
-			}
-			continue
-		}
-		match := verdict.FindStringSubmatch(line)
-		if match == nil {
-			continue
-		}
-		top := match[1] == ""
-		delete(open, match[3])
-		switch match[2] {
-		case "PASS":
-			if top {
-				r.passed = append(r.passed, match[3])
-			}
-		case "FAIL":
-			if top {
-				r.failed = append(r.failed, match[3])
-			}
-		case "SKIP":
-			skip = match[3]
-			if said != "" { // with -test.v the reason comes first
-				r.skipped = append(r.skipped, skip+": "+said)
-				skip = ""
+		if match := turn.FindStringSubmatch(line); match != nil {
+			current = match[2]
+			open[current] = !strings.Contains(current, "/")
+		} else if match := reason.FindStringSubmatch(line); match != nil {
+			said[current] = match[1]
+		} else if match := verdict.FindStringSubmatch(line); match != nil {
+			top, name := match[1] == "", match[3]
+			delete(open, name)
+			switch {
+			case match[2] == "SKIP":
+				r.skipped = append(r.skipped, name+": "+said[name])
+			case top && match[2] == "PASS":
+				r.passed = append(r.passed, name)
+			case top:
+				r.failed = append(r.failed, name+": "+said[name])
 			}
 		}
-		said = ""
 	}
-	for name := range open {
-		r.failed = append(r.failed, name+" (did not end)")
+	for name, isTop := range open {
+		if isTop {
+			r.failed = append(r.failed, name+": did not end")
+		}
 	}
 	slices.Sort(r.failed)
 	return r, lines.Err()

@@ -11,8 +11,11 @@ func TestReport(t *testing.T) {
 === RUN   TestB
 === RUN   TestB/one
     b_test.go:7: this kernel has no VLANs
-    --- SKIP: TestB/one (0.00s)
+=== RUN   TestB/two
+    b_test.go:8: nor that
 --- PASS: TestB (0.10s)
+    --- SKIP: TestB/one (0.00s)
+    --- SKIP: TestB/two (0.00s)
 === RUN   TestC
     c_test.go:9: got 1, want 2
 --- FAIL: TestC (0.10s)
@@ -29,11 +32,12 @@ func TestReport(t *testing.T) {
 
 skipped, and why:
 - TestB/one: this kernel has no VLANs
+- TestB/two: nor that
 
 
 failed:
-- TestC
-- TestD (did not end)
+- TestC: got 1, want 2
+- TestD: did not end
 <!-- end of 6.1 -->
 y
 `

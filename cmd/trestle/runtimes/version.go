@@ -1,17 +1,17 @@
-package validate
+package runtimes
 
 import (
 	"context"
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// Runtime is one that is installed, and the newest version of CNI whose results it reads.
-type Runtime struct{ Name, Version, Newest string }
-
-func (r Runtime) String() string { return r.Name + " " + r.Version }
+// Version is that of a runtime that is installed, and the newest version of CNI whose
+// results it reads.
+type Version struct{ Name, Version, Newest string }
 
 // since says from which version on a runtime reads results of 1.1.0, by the libcni that
 // it was built with (1.2 is the first that does); 0: none does.
@@ -24,11 +24,11 @@ var since = []struct {
 
 var release = regexp.MustCompile(`\bv?(\d+)\.(\d+)\.\d+\S*`)
 
-// Runtimes asks those that are installed for their versions.
-func Runtimes(ctx context.Context) []Runtime {
+// Installed asks those that are installed for their versions.
+func Installed(ctx context.Context) []Version {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	var all []Runtime
+	var all []Version
 	for _, s := range since {
 		out, err := exec.CommandContext(ctx, s.name, "--version").Output()
 		found := release.FindStringSubmatch(string(out))
@@ -37,7 +37,7 @@ func Runtimes(ctx context.Context) []Runtime {
 		}
 		major, _ := strconv.Atoi(found[1]) // digits
 		minor, _ := strconv.Atoi(found[2])
-		r := Runtime{Name: s.name, Version: found[0], Newest: "1.1.0"}
+		r := Version{Name: s.name, Version: strings.TrimPrefix(found[0], "v"), Newest: "1.1.0"}
 		if s.major == 0 || major < s.major || major == s.major && minor < s.minor {
 			r.Newest = "1.0.0"
 		}

@@ -1,0 +1,83 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+	"github.com/trestle-cni/trestle/cmd/trestle/rules"
+)
+
+// empty is a host without anything.
+func empty() *Host {
+	return &Host{Snapshot: &inventory.Snapshot{}, sysctl: func(string) (string, bool) { return "", false }}
+}
+
+// TestNothing: a host without anything has no fault.
+func TestNothing(t *testing.T) {
+	if found := Examine(empty()); len(found) > 0 {
+		t.Errorf("got %+v, want nothing", found)
+	}
+}
+
+// TestNames: each check has a name of its own.
+func TestNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, name := range Names() {
+		if seen[name] || name == "" {
+			t.Errorf("%q: empty, or twice", name)
+		}
+		seen[name] = true
+	}
+}
+
+// TestOldPlugins: plugins of another release than the command's, whichever is the older.
+func TestOldPlugins(t *testing.T) {
+	list, err := network.ReadFile("../../../conflist/10-trestle.conflist")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := empty()
+	h.Release = "2.1.0"
+	h.Files = []ListFile{{Path: "10-trestle.conflist", List: &list}}
+	plugin := func(name, version string) programs.Program {
+		return programs.Program{Name: name, Path: "/opt/cni/bin/" + name, Suite: programs.Trestle, Version: version, Executable: true}
+	}
+	h.Programs = programs.All{plugin("bridge", "2.1.0"), plugin("portmap", "2.0.0"), plugin("host-local", "2.1.0"), plugin("tuning", "1.0.0")}
+	found := Examine(h)
+	if len(found) != 1 || found[0].Check != "plugins" || !strings.Contains(found[0].Text, "/opt/cni/bin/portmap is of release 2.0.0, and trestle is of 2.1.0") {
+		t.Errorf("got %+v, want that portmap is old, and nothing of tuning, which no list names", found)
+	}
+}
+
+// TestPools: what a dead one has is free.
+func TestPools(t *testing.T) {
+	for _, test := range []struct {
+		used, dead uint64
+		want       Severity
+	}{{89, 0, ""}, {90, 0, Warning}, {100, 0, Fault}, {100, 1, Warning}, {100, 20, ""}} {
+		h := empty()
+		h.Networks = []inventory.Network{{Name: "n", Pools: []inventory.Pool{{Size: 100, Used: test.used, Dead: test.dead}}}}
+		var got Severity
+		for _, f := range pools(h) {
+			got = f.Severity
+		}
+		if got != test.want {
+			t.Errorf("%d of 100, %d of them dead: got %q, want %q", test.used, test.dead, got, test.want)
+		}
+	}
+}
+
+// TestLetThrough: the command is that of whoever made the chain.
+func TestLetThrough(t *testing.T) {
+	for _, test := range []struct{ program, table, want string }{
+		{"nft", "inet firewalld", "firewall-cmd"}, {"nft", "inet filter", "nft insert rule inet filter forward"}, {"ip6tables-legacy", "ip6 filter", "ip6tables-legacy -I FORWARD"},
+	} {
+		base := rules.Base{Table: test.table, Program: test.program, Chain: "forward"}
+		if got := letThrough(base, "br0"); !strings.HasPrefix(got, test.want) || !strings.Contains(got, "br0") {
+			t.Errorf("got %q, want it to begin with %q", got, test.want)
+		}
+	}
+}

@@ -1,0 +1,58 @@
+package inventory
+
+import (
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// namespaceDirs are where namespaces have names: those of ip-netns(8), which runtimes
+// use, too, and Docker's.
+func namespaceDirs() []string { return []string{"/run/netns", "/run/docker/netns"} }
+
+// peers names the namespaces in which the other ends of veths are that no attachment
+// has. The kernel tells their numbers; whose number it is has to be asked name by name.
+func (t *taking) peers() {
+	taken := map[string]bool{}
+	for _, a := range t.order {
+		if a.Evidence.Link {
+			taken[a.HostLink] = true
+		}
+	}
+	var names map[int]string
+	for i := range t.snapshot.Links {
+		l := &t.snapshot.Links[i]
+		if l.Kind != "veth" || l.PeerNetNS < 0 || taken[l.Name] {
+			continue
+		}
+		if names == nil {
+			names = namespaces(namespaceDirs())
+		}
+		l.PeerNetNSName = names[l.PeerNetNS]
+	}
+}
+
+// namespaces are the names of those that have a number here.
+func namespaces(dirs []string) map[int]string {
+	names := map[int]string{}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // there is none
+		}
+		for _, entry := range entries {
+			f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NONBLOCK, 0) // whatever it is
+			if err != nil {
+				continue // gone meanwhile
+			}
+			number, err := netlink.GetNetNsIdByFd(int(f.Fd()))
+			_ = f.Close() // nothing was written
+			if err == nil && number >= 0 && names[number] == "" {
+				names[number] = entry.Name()
+			}
+		}
+	}
+	return names
+}

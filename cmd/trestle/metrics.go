@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/metrics"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+type metricsOptions struct {
+	*app
+	output, listen string
+}
+
+func newMetricsCommand(a *app) *cobra.Command {
+	o := metricsOptions{app: a}
+	command := &cobra.Command{
+		Use:   "metrics",
+		Short: "Count for Prometheus: pools, attachments, ports, leaks, findings",
+		Long: `Write what can be counted as Prometheus reads it: how large pools are and how full,
+attachments, published ports, what dead containers have left, and what trestle doctor
+finds. With --output a timer does for the textfile collector of node_exporter; the file
+is replaced as a whole. With --listen it serves /metrics until it is ended, on an
+address of the loopback interface alone.`,
+		Example: `  trestle metrics --output /var/lib/node_exporter/trestle.prom
+  trestle metrics --listen 127.0.0.1:9753`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return o.run(command.Context(), a.printer(command))
+		},
+	}
+	command.Flags().StringVar(&o.output, "output", "", "replace this file")
+	command.Flags().StringVar(&o.listen, "listen", "", "serve on this address and port of the loopback interface")
+	return command
+}
+
+func (o metricsOptions) run(ctx context.Context, p *ui.Printer) error {
+	switch {
+	case o.listen != "" && (o.output != "" || p.JSON):
+		return cni.ConfigErrorf("--listen: it goes with neither --output nor --json")
+	case o.output != "" && p.JSON:
+		return cni.ConfigErrorf("--output: it goes not with --json")
+	case o.listen != "":
+		return o.serve(ctx, p)
+	}
+	if o.output != "" {
+		if err := (drawing{"--output", o.output}).check(); err != nil {
+			return err
+		}
+	}
+	samples, err := o.samples(ctx, p)
+	if err != nil {
+		return err
+	}
+	if p.JSON {
+		return p.Document(samples)
+	}
+	if o.output == "" {
+		return metrics.Write(p.Out, samples)
+	}
+	var text bytes.Buffer
+	if err := metrics.Write(&text, samples); err != nil {
+		return err
+	}
+	return replaceFile(o.output, text.String())
+}
+
+func (o metricsOptions) samples(ctx context.Context, p *ui.Printer) ([]metrics.Sample, error) {
+	snapshot, found, err := o.examine(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return metrics.Samples(snapshot, found, release), nil
+}
+
+// patience is how long a client may take to say what it wants.
+const patience = 10 * time.Second
+
+// serve answers until a signal ends it, each question with a new look at the host.
+func (o metricsOptions) serve(ctx context.Context, p *ui.Printer) error {
+	host, _, err := net.SplitHostPort(o.listen)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		return cni.ConfigErrorf("--listen: %q is no address and port of the loopback interface, as 127.0.0.1:9753 or [::1]:9753 are", o.listen)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	p.Notef("trestle: http://%s/metrics", listener.Addr())
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) { o.answer(r.Context(), p, w) })
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, func() { _ = server.Close() }) // what is left unanswered is asked again
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	return nil
+}
+
+func (o metricsOptions) answer(ctx context.Context, p *ui.Printer, w http.ResponseWriter) {
+	var text bytes.Buffer
+	samples, err := o.samples(ctx, p)
+	if err == nil {
+		err = metrics.Write(&text, samples)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
+	_, _ = w.Write(text.Bytes()) // a client that is gone needs no answer
+}
