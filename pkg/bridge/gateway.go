@@ -95,6 +95,40 @@ func adoptGateways(b Bridge, at *site) error {
 	return nil
 }
 
+// AdoptGateways is that for a network which no further ADD may come to: GC looks then
+// whether the bridge is idle. The gateways are those that the configuration gives; what
+// else the link has stays somebody else's.
+func (h *Host) AdoptGateways(c Config, network string, gateways []netip.Prefix) error {
+	b := Bridge{Name: c.Bridge, Network: network}
+	if c.VLAN != 0 {
+		b.VLANInterface = vlanInterface(c.Bridge, c.VLAN)
+	}
+	bridge, err := h.rt.link(lookUp(b.Name))
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil || !c.Gateway {
+		return err
+	}
+	on, err := h.rt.link(lookUp(b.GatewayName()))
+	if isLinkGone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	has, err := h.rt.addresses(on.index, unix.AF_UNSPEC)
+	if err != nil {
+		return err
+	}
+	for _, gateway := range gateways {
+		if slices.Contains(has, gateway) {
+			b.Gateways = append(b.Gateways, gateway)
+		}
+	}
+	return adoptGateways(b, &site{bridge: bridge, gateway: on})
+}
+
 func (h *Host) deleteAddress(on link, a netip.Prefix) error {
 	err := h.nl.AddrDel(on.device(), &netlink.Addr{IPNet: toIPNet(a)})
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {

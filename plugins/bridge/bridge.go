@@ -11,6 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
@@ -233,14 +234,20 @@ func validate(r *cni.Request) error {
 	return err
 }
 
-// gc keeps leases while their links may be there.
+// gc keeps leases while their links may be there. Whose the gateways are is said again
+// first, where the record was lost, or an idle bridge would stay.
 func gc(r *cni.Request, valid cni.Valid) error {
 	c, err := newCall(r)
 	if err != nil {
 		return err
 	}
 	defer c.close()
-	return releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
+	var adopted error
+	if _, local := c.ipam.(inProcess); local && (c.config.Transient || valid.IsEmpty()) {
+		adopted = c.host.AdoptGateways(c.config, r.Owner.Network, hostlocal.Gateways(r))
+	}
+	failed := releaseAfter(func() error { return c.host.GC(c.config, r.Owner.Network, valid) }, func() error { return c.ipam.GC(r) })
+	return errors.Join(adopted, failed)
 }
 
 func status(r *cni.Request) error {

@@ -172,6 +172,23 @@ func show(addresses []netip.Addr) string {
 	return "[" + strings.Join(parts, " ") + "]"
 }
 
+// Gateways are those of the configuration's subnets, as an ADD would tell them; none
+// where it is not understood.
+func Gateways(r *cni.Request) (gateways []netip.Prefix) {
+	config, err := ipam.ParseConfig(r)
+	if err != nil {
+		return nil
+	}
+	for _, set := range config.Sets {
+		for _, each := range set {
+			if each.Gateway.IsValid() {
+				gateways = append(gateways, netip.PrefixFrom(each.Gateway, each.Subnet.Bits()))
+			}
+		}
+	}
+	return gateways
+}
+
 func gc(r *cni.Request, valid cni.Valid) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {

@@ -200,3 +200,32 @@ func TestBridgeWhoseRecordsWereLost(t *testing.T) {
 		t.Error("the idle bridge stays")
 	}
 }
+
+// So does a GC after the last DEL, where no ADD comes any more; an address that somebody
+// else gave the bridge keeps it.
+func TestBridgeWhoseRecordsWereLostBeforeDel(t *testing.T) {
+	t.Parallel()
+	for _, lifetime := range []any{nil, "auto"} {
+		for _, foreign := range []bool{false, true} {
+			t.Run(fmt.Sprint(lifetime, foreign), func(t *testing.T) {
+				t.Parallel()
+				h := host.NewRouting(t)
+				c := h.Container("c1")
+				config := host.BridgeConfig(object{"bridgeLifetime": lifetime})
+				c.MustAdd(config)
+				h.MustRun("rm", "-rf", "/run/trestle")
+				if foreign {
+					h.MustRun("ip", "address", "add", "10.77.0.1/24", "dev", "br0")
+				}
+				c.MustDel(config)
+				if err := h.Exec(gcCall(config, "[]")).Err(); err != nil {
+					t.Fatal(err)
+				}
+				if got := hasLink(t, h.Namespace, "br0"); got != foreign {
+					t.Errorf("got the idle bridge kept %v, want %v", got, foreign)
+				}
+				h.MustRun("sh", "-c", "ip link delete br0 2>&-; true")
+			})
+		}
+	}
+}
