@@ -75,7 +75,7 @@ func TestExplain(t *testing.T) {
 		}, []string{"c", "--to", "203.0.113.9:80"}, way.Maybe, "masquerade", []string{"no ipMasq", "10.63.0.2"}},
 		{"another network's policy", func(p *patient) {
 			p.add(p.network("walled", "br3", "10.61.0.0/24", `, {"type": "firewall", "ingressPolicy": "published"}`), p.Container("c"), "eth0")
-		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle"}},
+		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle", "by what a network asks for", "trestle network inspect trestle walled"}},
 
 		{"in", func(p *patient) { p.web.Serve("tcp", ":80") }, in, way.Passes, "program", []string{"tcp/80"}},
 		{"in from the host", func(p *patient) { p.web.Serve("tcp", ":80") }, []string{"web", "--from", "192.0.2.2", "--port", "8080"}, way.Passes, "program", []string{"tcp/80"}},
@@ -105,7 +105,7 @@ func TestExplain(t *testing.T) {
 				}
 			}
 			for _, word := range test.words {
-				if !strings.Contains(station.Text, word) {
+				if !strings.Contains(station.Text+"\n"+station.Command, word) {
 					t.Errorf("got %+v, want it at %s with %q", ways[0].Stations, test.station, word)
 				}
 			}
