@@ -25,8 +25,10 @@ nothing is changed. It says what was made again, network by network, and what wa
 found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			p := a.printer(command)
+			a.tidy(command.Context(), p)
 			done, err := restore()
-			return errors.Join(err, printRestored(a.printer(command), done))
+			return errors.Join(err, printRestored(p, done))
 		},
 	}
 }
