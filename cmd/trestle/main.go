@@ -139,6 +139,7 @@ stand for --lists and --plugins.`,
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)
+	narrow(root)
 	return root
 }
 

@@ -17,7 +17,7 @@ import (
 func newRestoreCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
-		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
+		Short: "Make masquerade, mapped ports and policies again after a flush",
 		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
 MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
 ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
