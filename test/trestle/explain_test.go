@@ -63,6 +63,9 @@ func TestExplain(t *testing.T) {
 			await(p.t, "the kernel has told the bridge", func() bool { return p.MustRun("sh", "-c", "cat /sys/class/net/trestle0/brif/*/state") == "0\n" })
 		}, out, way.Stops, "interface", []string{"eth0 is down"}},
 		{"it has no route", func(p *patient) { p.web.MustRun("ip", "route", "del", "default") }, out, way.Stops, "route", []string{"192.0.2.1", "isDefaultGateway"}},
+		{"its network is internal", func(p *patient) {
+			p.add(p.network("walled", "br3", "10.61.0.0/24", `, {"type": "firewall", "ingressPolicy": "published", "internal": true}`), p.Container("c"), "eth0")
+		}, []string{"c", "--to", "192.0.2.1:80"}, way.Stops, "route", []string{"internal", "192.0.2.1", "trestle network inspect walled"}},
 		{"it has no such address", func(p *patient) { p.add(p.network("four", "br4", "10.62.0.0/24", ""), p.Container("c"), "eth0") }, []string{"c", "--to", "2001:db8::1"}, way.Stops, "address", []string{"10.62.0.2"}},
 		{"it is on no bridge", func(p *patient) { p.sh("ip link set $(ls /sys/class/net/trestle0/brif) nomaster") }, out, way.Stops, "port", []string{"on no bridge"}},
 		{"the bridge is down", func(p *patient) { p.sh("ip link set trestle0 down") }, out, way.Stops, "port", []string{"trestle0 is down"}},
