@@ -3,5 +3,5 @@ package main
 import "github.com/spf13/cobra"
 
 func newClusterCommand() *cobra.Command {
-	return newElsewhereCommand("cluster", "What all hosts of a network share: its configuration, hosts and subnets (trestle-node)")
+	return newElsewhereCommand("cluster", "What all hosts of a network share (trestle-node)")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -40,8 +41,14 @@ Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something 
 	return command
 }
 
+// errNeedsRoot: who cannot read leases takes the links of the living for leaked ones.
+var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they rest on: sudo trestle …")
+
 // examine looks at the whole host.
 func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
+	if os.Geteuid() != 0 {
+		return nil, nil, errNeedsRoot
+	}
 	source := inventory.DefaultSource()
 	source.Lists = a.lists
 	snapshot, err := source.Take()
@@ -63,6 +70,10 @@ func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.H
 		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
 	})
 	defer host.Close()
+	if os.Geteuid() != 0 {
+		host.Problems = append(host.Problems, errNeedsRoot.Error())
+		return host, nil
+	}
 	return host, doctor.Examine(host)
 }
 

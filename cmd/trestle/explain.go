@@ -24,7 +24,7 @@ func newExplainCommand(a *app) *cobra.Command {
 	o := explainOptions{app: a}
 	command := &cobra.Command{
 		Use:   "explain CONTAINER [--to ADDRESS[:PORT] | --from ADDRESS --port PORT]",
-		Short: "Follow a packet from or to a container, and say where it would stop",
+		Short: "Follow a packet from or to a container, and say where it stops",
 		Long: `Follow a packet from a container to an address, or from an address to a port that the
 container has published: interface, routes, bridge, everybody's rules with their
 counters, masquerade, connections. It says where the packet would stop, and what mends

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -28,7 +29,9 @@ func newIPReleaseCommand(a *app) *cobra.Command {
 --force any: a container that is alive keeps using its address then, and the next one
 gets it as well. To free all that the dead have, use trestle gc.`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		RunE: func(command *cobra.Command, args []string) error {
+			return o.run(command.Context(), a.printer(command), args)
+		},
 	}
 	command.Flags().StringVar(&o.network, "network", "", "the network that they are of (default: the one that has them)")
 	command.Flags().BoolVarP(&o.force, "force", "f", false, "free also what a living container has, or one of which nothing is proved")
@@ -41,11 +44,12 @@ type held struct {
 	ipam.Lease
 }
 
-func (o ipReleaseOptions) run(p *ui.Printer, args []string) error {
+func (o ipReleaseOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
 	addresses, err := parseAddresses(args)
 	if err != nil {
 		return err
 	}
+	o.tidy(ctx, p)
 	snapshot, err := o.take(p)
 	if err != nil {
 		return err

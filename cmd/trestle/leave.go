@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,7 +38,9 @@ beside the leases. It refuses while runtimes still execute Trestle's plugins, or
 container of its own lives. Leases and links of other plugins' containers stay. See
 docs/switching-over.md.`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error { return o.run(a.printer(command)) },
+		RunE: func(command *cobra.Command, _ []string) error {
+			return o.run(command.Context(), a.printer(command))
+		},
 	}
 	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say whether it could be done, and what would go; change nothing")
 	return command
@@ -49,7 +52,10 @@ type leaving struct {
 	Removed  []string `json:"removed"`
 }
 
-func (o leaveOptions) run(p *ui.Printer) error {
+func (o leaveOptions) run(ctx context.Context, p *ui.Printer) error {
+	if !o.dryRun {
+		o.tidy(ctx, p)
+	}
 	snapshot, err := o.take(p)
 	if err != nil {
 		return err

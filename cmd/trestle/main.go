@@ -139,6 +139,7 @@ stand for --lists and --plugins.`,
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
 	asInput(root)
+	narrow(root)
 	return root
 }
 
@@ -160,9 +161,7 @@ func fromEnv(variable string, usual ...string) []string {
 // asInput makes what cobra finds wrong with arguments and flags a user's mistake, and
 // gives commands that only have others an answer to a name that none of them has.
 func asInput(command *cobra.Command) {
-	command.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return cni.ConfigErrorf("%w; see %s --help", err, c.CommandPath())
-	})
+	command.SetFlagErrorFunc(flagError)
 	check := command.Args
 	if !command.Runnable() {
 		command.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
@@ -177,8 +176,8 @@ func asInput(command *cobra.Command) {
 		}
 	}
 	command.Args = func(c *cobra.Command, args []string) error {
-		if check == nil {
-			return nil
+		if err := noEmptyFlags(c); err != nil || check == nil {
+			return err
 		}
 		if err := check(c, args); err != nil && cni.CodeOf(err) != cni.CodeConfig {
 			return cni.ConfigErrorf("%w; see %s --help", err, c.CommandPath())

@@ -139,3 +139,24 @@ func TestCommandsSayWhatTheyAre(t *testing.T) {
 		names = append(names, command.CommandPath())
 	}
 }
+
+// TestHelpIsNarrow: help fits into 80 columns, but for what is to be copied.
+func TestHelpIsNarrow(t *testing.T) {
+	t.Setenv("CNI_PATH", "")
+	t.Setenv("NETCONFPATH", "")
+	for _, command := range all(newRootCommand()) {
+		var out bytes.Buffer
+		command.SetOut(&out)
+		if err := command.Help(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), "--plugins strings ") {
+			t.Errorf("%s: got %q, want its flags", command.CommandPath(), out.String())
+		}
+		for line := range strings.Lines(out.String()) {
+			if len([]rune(strings.TrimRight(line, "\n"))) > 80 && !strings.HasPrefix(line, "  trestle ") {
+				t.Errorf("%s: a line of more than 80 columns: %q", command.CommandPath(), line)
+			}
+		}
+	}
+}

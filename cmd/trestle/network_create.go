@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -43,7 +44,7 @@ does; with isolated no other container, and not even the neighbours on the bridg
 		Args: cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.Name = args[0]
-			return o.run(a.printer(command))
+			return o.run(command.Context(), a.printer(command))
 		},
 	}
 	flags := command.Flags()
@@ -73,7 +74,7 @@ type created struct {
 	Subnet []string `json:"subnets"`
 }
 
-func (o networkCreateOptions) run(p *ui.Printer) error {
+func (o networkCreateOptions) run(ctx context.Context, p *ui.Printer) error {
 	plan, err := o.Plan()
 	if err != nil {
 		return err
@@ -82,6 +83,7 @@ func (o networkCreateOptions) run(p *ui.Printer) error {
 	if err != nil {
 		return err
 	}
+	o.tidy(ctx, p)
 	if p.JSON {
 		return p.Document(answer)
 	}

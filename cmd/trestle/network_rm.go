@@ -71,7 +71,11 @@ func (o networkRmOptions) mayGo(snapshot *inventory.Snapshot, name string) error
 		return unknownNetwork(snapshot, name)
 	}
 	if using := users(snapshot, name); len(using) > 0 && !o.force {
-		return cni.ConflictErrorf("network %s: %s is attached; detach it first, or use --force", name, sentence(using))
+		is, it := "is", "it"
+		if len(using) > 1 {
+			is, it = "are", "them"
+		}
+		return cni.ConflictErrorf("network %s: %s %s attached; detach %s first, or use --force", name, sentence(using), is, it)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 func newRestoreCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
-		Short: "Make masquerade, mapped ports and policies again after a flush or a firewalld reload",
+		Short: "Make masquerade, mapped ports and policies again after a flush",
 		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
 MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
 ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
@@ -25,8 +25,10 @@ nothing is changed. It says what was made again, network by network, and what wa
 found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			p := a.printer(command)
+			a.tidy(command.Context(), p)
 			done, err := restore()
-			return errors.Join(err, printRestored(a.printer(command), done))
+			return errors.Join(err, printRestored(p, done))
 		},
 	}
 }

@@ -309,3 +309,11 @@ func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 	}
 	return nil
 }
+
+// tidy is sweep for commands that have another purpose: what cannot be cleared away is
+// told, and is no failure of theirs.
+func (a *app) tidy(ctx context.Context, p *ui.Printer) {
+	if err := a.sweep(ctx, p); err != nil {
+		p.Notef("trestle: %v", err)
+	}
+}

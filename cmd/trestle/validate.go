@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/spf13/cobra"
@@ -43,6 +44,9 @@ func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string)
 		var err error
 		if files, err = listFiles(o.lists); err != nil {
 			return err
+		}
+		if len(files) == 0 {
+			p.Notef("trestle: there is no network list in %s", strings.Join(o.lists, ", "))
 		}
 	}
 	rules, err := o.rules(ctx)

@@ -94,9 +94,6 @@ func TestAttachByPID(t *testing.T) {
 	defer stop()
 	pid := strings.TrimSpace(h.MustRun("ip", "netns", "pids", "web"))
 	for i, network := range []string{"lab", "db"} {
-		if network == "db" {
-			continue // firewall does not know "internal" in every build
-		}
 		got := answer[attach.Attached](t, h, "attach", "--pid", pid, network)
 		if got.Container != "pid-"+pid || got.IfName != fmt.Sprintf("eth%d", i) {
 			t.Errorf("got %+v", got)
@@ -104,6 +101,7 @@ func TestAttachByPID(t *testing.T) {
 	}
 	refused(t, h, []string{"--publish", "db"}, "attach", "--pid", pid, "db", "-p", "80")
 	must(t, h, "detach", "pid-"+pid, "lab", "--ifname", "eth0")
+	must(t, h, "detach", "pid-"+pid)
 }
 
 // TestAttachRefused: what is wrong is said, and nothing is done.
@@ -136,6 +134,12 @@ func TestAttachRefused(t *testing.T) {
 		{[]string{"--publish", "0"}, "web lab -p 0:80"},
 		{[]string{"--publish", "icmp"}, "web lab -p 80/icmp"},
 		{[]string{"--publish", "8080", "twice"}, "web lab -p 8080:80 -p 8080:81"},
+		{[]string{"10.40.0.8", "10.40.0.9", "one range set"}, "web lab --ip 10.40.0.8 --ip 10.40.0.9"},
+		{[]string{"--netns", "of the host itself"}, "--netns /proc/1/ns/net lab"},
+		{[]string{"--pid", `"two"`, "a number"}, "--pid two lab"},
+		{[]string{"--publish", "empty"}, "web lab --publish="},
+		{[]string{"--publish", "empty"}, "web lab -p 80,"},
+		{[]string{"--ifname", "empty"}, "web lab --ifname="},
 		{[]string{"--name", "container", "a/b"}, "--netns /run/netns/web --name a/b lab"},
 	} {
 		words := test.words

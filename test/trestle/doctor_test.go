@@ -545,6 +545,23 @@ func TestDoctorHealthy(t *testing.T) {
 	p.AssertUnchanged(before)
 }
 
+// TestDoctorWithoutRoot: who cannot read leases and records is told so, rather than that
+// the links of living containers are leaked ones.
+func TestDoctorWithoutRoot(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	p.sh("install -D -m 755 " + p.Dirs().Trestle + "/trestle /opt/bin/trestle")
+	for command, want := range map[string]int{"doctor": 1, "metrics": 1, "report -": 0} {
+		output, err := p.Run(host.Command{
+			Args: append([]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/opt/bin/trestle"}, strings.Fields(command)...),
+			Env:  []string{"CNI_PATH=" + p.plugins},
+		})
+		if err != nil || output.Code != want || strings.Contains(output.Stdout, "ip link del") || !strings.Contains(output.Stdout+output.Stderr, "only root") {
+			t.Errorf("%s: got %+v, %v, want exit status %d, that only root can tell, and no finding", command, output, err, want)
+		}
+	}
+}
+
 // TestDoctorForPeople: what is wrong, what follows, what mends it, in 80 columns; and
 // what --fix did.
 func TestDoctorForPeople(t *testing.T) {

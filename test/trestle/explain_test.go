@@ -63,6 +63,9 @@ func TestExplain(t *testing.T) {
 			await(p.t, "the kernel has told the bridge", func() bool { return p.MustRun("sh", "-c", "cat /sys/class/net/trestle0/brif/*/state") == "0\n" })
 		}, out, way.Stops, "interface", []string{"eth0 is down"}},
 		{"it has no route", func(p *patient) { p.web.MustRun("ip", "route", "del", "default") }, out, way.Stops, "route", []string{"192.0.2.1", "isDefaultGateway"}},
+		{"its network is internal", func(p *patient) {
+			p.add(p.network("walled", "br3", "10.61.0.0/24", `, {"type": "firewall", "ingressPolicy": "published", "internal": true}`), p.Container("c"), "eth0")
+		}, []string{"c", "--to", "192.0.2.1:80"}, way.Stops, "route", []string{"internal", "192.0.2.1", "trestle network inspect walled"}},
 		{"it has no such address", func(p *patient) { p.add(p.network("four", "br4", "10.62.0.0/24", ""), p.Container("c"), "eth0") }, []string{"c", "--to", "2001:db8::1"}, way.Stops, "address", []string{"10.62.0.2"}},
 		{"it is on no bridge", func(p *patient) { p.sh("ip link set $(ls /sys/class/net/trestle0/brif) nomaster") }, out, way.Stops, "port", []string{"on no bridge"}},
 		{"the bridge is down", func(p *patient) { p.sh("ip link set trestle0 down") }, out, way.Stops, "port", []string{"trestle0 is down"}},
@@ -75,7 +78,7 @@ func TestExplain(t *testing.T) {
 		}, []string{"c", "--to", "203.0.113.9:80"}, way.Maybe, "masquerade", []string{"no ipMasq", "10.63.0.2"}},
 		{"another network's policy", func(p *patient) {
 			p.add(p.network("walled", "br3", "10.61.0.0/24", `, {"type": "firewall", "ingressPolicy": "published"}`), p.Container("c"), "eth0")
-		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle"}},
+		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle", "by what a network asks for", "trestle network inspect trestle walled"}},
 
 		{"in", func(p *patient) { p.web.Serve("tcp", ":80") }, in, way.Passes, "program", []string{"tcp/80"}},
 		{"in from the host", func(p *patient) { p.web.Serve("tcp", ":80") }, []string{"web", "--from", "192.0.2.2", "--port", "8080"}, way.Passes, "program", []string{"tcp/80"}},
@@ -105,7 +108,7 @@ func TestExplain(t *testing.T) {
 				}
 			}
 			for _, word := range test.words {
-				if !strings.Contains(station.Text, word) {
+				if !strings.Contains(station.Text+"\n"+station.Command, word) {
 					t.Errorf("got %+v, want it at %s with %q", ways[0].Stations, test.station, word)
 				}
 			}

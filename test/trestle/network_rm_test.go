@@ -22,6 +22,11 @@ func TestNetworkRm(t *testing.T) {
 	h.AssertUnchanged(before) // db neither
 	refused(t, h, []string{"nowhere", "db", "lab"}, "network", "rm", "nowhere")
 
+	h.Container("two")
+	must(t, h, "attach", "two", "lab")
+	if output, want := run(t, h, "network", "rm", "lab"), "two, web are attached; detach them first"; output.Code != 1 || !strings.Contains(output.Stderr, want) {
+		t.Errorf("got exit status %d: %q, want 1: %q", output.Code, output.Stderr, want)
+	}
 	if got := must(t, h, "network", "rm", "--force", "lab", "db"); got != "lab\ndb\n" {
 		t.Errorf("got %q", got)
 	}

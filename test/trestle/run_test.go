@@ -230,3 +230,30 @@ func TestRunKilledOnItsWay(t *testing.T) {
 	})
 	nothingLeft(t, h)
 }
+
+// TestRunKilledIsClearedAway: also commands that have another purpose clear away after a
+// trestle run that was killed, and do what they are for.
+func TestRunKilledIsClearedAway(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	count := 0
+	for name, command := range map[string]func() []string{
+		"restore": func() []string { return []string{"restore"} },
+		"network create": func() []string {
+			count++
+			return []string{"network", "create", fmt.Sprintf("n%d", count)}
+		},
+	} {
+		stop := started(t, h, "--net", "lab", "--", "sleep", "1000")
+		await(t, "the command runs", func() bool { return strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web 2>&-; true")) != "" })
+		h.MustRun("sh", "-c", "kill -9 $(awk '{print $4}' /proc/$(ip netns pids web)/stat)")
+		stop()
+		await(t, name+" clears the container away", func() bool { // the first may come before the kernel has let go of the lock
+			must(t, h, command()...)
+			return h.MustRun("ls", "/run/trestle/run") == ""
+		})
+		nothingLeft(t, h)
+	}
+	must(t, h, "network", "inspect", "n1")
+}

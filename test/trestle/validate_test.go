@@ -2,6 +2,7 @@ package trestle
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/validate"
@@ -16,6 +17,9 @@ func TestValidate(t *testing.T) {
 	good := `{"cniVersion": "1.0.0", "name": "good", "plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}}]}`
 	h.InstallNetwork("10-good.conflist", good)
 	before := h.Dump()
+	if output := run(t, h, "validate", "--lists", "/nowhere"); output.Code != 0 || !strings.Contains(output.Stderr, "no network list in /nowhere") {
+		t.Errorf("got exit status %d: %q, want a word on the directory", output.Code, output.Stderr)
+	}
 	if got := must(t, h, "validate"); got != "1 file without a mistake\n" {
 		t.Errorf("got %q", got)
 	}

@@ -163,7 +163,20 @@ func (w Wish) check() error {
 	if !record.IsNetNS(w.NetNS) {
 		return cni.ConfigErrorf("--netns: %s is no network namespace; make one with ip netns add NAME", w.NetNS)
 	}
+	if isOwn(w.NetNS) {
+		return cni.ConfigErrorf("--netns: %s is the network namespace of the host itself; name a container's, or make one with ip netns add NAME", w.NetNS)
+	}
 	return nil
+}
+
+// isOwn tells whether it is the namespace that trestle runs in.
+func isOwn(netns string) bool {
+	that, err := os.Stat(netns)
+	if err != nil {
+		return false
+	}
+	own, err := os.Stat("/proc/thread-self/ns/net")
+	return err == nil && os.SameFile(own, that)
 }
 
 // ask puts addresses and MAC where the network's plugins look for them: in the
@@ -255,16 +268,22 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	return nil, errors.Join(plain(err), undo)
 }
 
-// plain is the message of a plugin's error without libcni's words around it.
+// plain is the message of a plugin's error without libcni's words around it. What a
+// plugin finds wrong with its configuration, which has the wish in it, stays a mistake in
+// what was asked for.
 func plain(err error) error {
 	var said *types.Error
-	if errors.As(err, &said) && said.Msg != "" {
-		if said.Details != "" {
-			return fmt.Errorf("%s; %s", said.Msg, said.Details)
-		}
-		return errors.New(said.Msg)
+	if !errors.As(err, &said) || said.Msg == "" {
+		return err
 	}
-	return err
+	text := said.Msg
+	if said.Details != "" {
+		text += "; " + said.Details
+	}
+	if said.Code == uint(cni.CodeConfig) {
+		return cni.ConfigErrorf("%s", text)
+	}
+	return errors.New(text)
 }
 
 func attachedOf(name string, rt *libcni.RuntimeConf, result *types100.Result, ports []inventory.Published) Attached {

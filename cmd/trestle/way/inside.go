@@ -97,6 +97,8 @@ func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
 	}
 	t.passes("interface", "%s, MAC %s, MTU %d, %s", attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.OperState)
 	switch {
+	case routeErr != nil && t.network.Internal:
+		return t.stops("route", "trestle network inspect "+t.network.Name, "the network is internal: nothing leads from it to %s", to)
 	case routeErr != nil:
 		return t.stops("route", "trestle validate", `the container has none to %s (%v): "isDefaultGateway": true, or a route in ipam.routes, is missing`, to, routeErr)
 	case way.link != t.of.IfName:

@@ -207,8 +207,21 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 	case result.Dropped():
 		station.State, station.Text = Stops, fmt.Sprintf("dropped in table %s (%s)", result.By.Table, result.By.Program)
 		station.Command = "trestle doctor"
+		if result.By.Ours { // which is what somebody asked for, and no fault
+			station.Text = fmt.Sprintf("dropped in table %s, by what a network asks for (its policy, or macspoofchk)", result.By.Table)
+			station.Command = "trestle network inspect " + strings.Join(t.networks(), " ")
+		}
 	case result.Verdict == rules.Drop || slices.ContainsFunc(result.Steps, func(s rules.Step) bool { return s.Maybe && s.Verdict == rules.Drop }):
 		station.State, station.Text = Maybe, "a rule that is not understood here decides whether it is dropped"
 	}
 	return t.at(station)
+}
+
+// networks are the container's own and, where it is another, that of who gets the packet.
+func (t *traveller) networks() []string {
+	names := []string{t.way.Network}
+	if to, ok := t.holder(t.packet.Destination); ok && to.Network != t.way.Network {
+		names = append(names, to.Network)
+	}
+	return names
 }
