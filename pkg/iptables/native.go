@@ -293,13 +293,3 @@ func statesOf(exprs []expr.Any) States {
 }
 
 func isZero(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
-
-// Make makes the table in the nf_tables variant, if the host has its program, by lines of
-// iptables-restore.
-func (f Family) Make(table string, lines []string) error {
-	program := f.variant("nft")
-	if !Installed(program) {
-		return ErrNoProgram
-	}
-	return Restore(program, table, lines)
-}

@@ -31,7 +31,7 @@ func TestNative(t *testing.T) {
 			for _, a := range all {
 				lines = append(lines, a.Line("OURS"))
 			}
-			if err := f.Make("filter", append([]string{":OURS - [0:0]", ":ADMIN - [0:0]", "-I OURS 1 -m comment --comment \"x\" -j ADMIN"}, lines...)); err != nil {
+			if err := Restore(program, "filter", append([]string{":OURS - [0:0]", ":ADMIN - [0:0]", "-I OURS 1 -m comment --comment \"x\" -j ADMIN"}, lines...)); err != nil {
 				t.Fatal(err)
 			}
 			chain, there, err := Native(conn, program, "filter", "OURS")

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -237,6 +238,32 @@ func TestFirewallLater(t *testing.T) {
 		}
 		w.del(network, x)
 	}
+	w.leftNothing()
+}
+
+// TestFirewallWhereIPTablesIsLegacy: a table that nobody has made yet is made in the variant
+// that the host uses, since that one's policy it is that changes later.
+func TestFirewallWhereIPTablesIsLegacy(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	w.MustRun("sh", "-ec", `mkdir /run/legacy; cd /run/legacy
+		for p in iptables ip6tables; do for s in "" -save -restore; do ln -s $(command -v $p-legacy$s) $p$s; done; done`)
+	network, c := w.network(1, ""), w.container(1, 5)
+	w.add(w.network(1, `"backend": "nftables"`), c) // for its links
+	call := w.call(c, "ADD", "")
+	call.Env = []string{"PATH=/run/legacy:/usr/sbin:/usr/bin:/sbin:/bin"}
+	w.Must(call)
+	if got := w.MustRun("sh", "-c", "nft list tables | grep filter; true"); got != "" {
+		t.Errorf("got %s of the variant that the host does not use, want none", got)
+	}
+	w.MustRun("sh", "-ec", "iptables-legacy -P FORWARD DROP; ip6tables-legacy -P FORWARD DROP")
+	w.MustRun("rm", "-r", "/run/legacy")
+	for _, address := range []netip.Prefix{host.OutsideIPv4, host.OutsideIPv6} {
+		if err := c.Ping(address.Addr()); err != nil {
+			t.Errorf("after a policy of DROP: %v", err)
+		}
+	}
+	w.del(network, c)
 	w.leftNothing()
 }
 
