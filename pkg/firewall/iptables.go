@@ -277,11 +277,11 @@ func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
 	if err != nil || !there {
 		return false, err
 	}
-	rules, err := chain.Rules()
+	all := acceptsOf(entries)
+	rules, err := chain.RulesAbout(all)
 	if err != nil {
 		return false, err
 	}
-	all := acceptsOf(entries)
 	return rules.Understood(all) && rules.Delete(all) == nil, nil
 }
 

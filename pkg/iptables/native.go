@@ -145,6 +145,20 @@ func (c Chain) Rules() (Rules, error) {
 		return Rules{}, err
 	}
 	all, err := library.GetRules(c.table, &nftables.Chain{Name: c.chain})
+	return c.rules(all, err)
+}
+
+// RulesAbout reads those rules of the chain that mention what these do.
+func (c Chain) RulesAbout(all []Accept) (Rules, error) {
+	var data [][]byte
+	for _, a := range all {
+		data = append(data, a.data())
+	}
+	found, err := c.conn.RulesWith(&nftables.Chain{Table: c.table, Name: c.chain}, data)
+	return c.rules(found, err)
+}
+
+func (c Chain) rules(all []*nftables.Rule, err error) (Rules, error) {
 	if err != nil {
 		return Rules{}, fmt.Errorf("read chain %s of nftables table %s: %w", c.chain, c.table.Name, err)
 	}
