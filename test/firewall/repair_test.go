@@ -282,6 +282,37 @@ func TestFirewallTableWithoutPrograms(t *testing.T) {
 	}
 }
 
+// TestFirewallIsNotLostNAT: the firewall's part of the table that NAT shares is no sign that
+// NAT's records were lost, after which everything is looked through.
+func TestFirewallIsNotLostNAT(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	c := w.container(1, 5)
+	w.plugged()
+	config := host.BridgeConfig(host.Object{"name": "n2", "ipMasq": true, "ipMasqBackend": "iptables", "ipam": host.Leases("10.8.0.0/24")})
+	programs := func(c *host.Container, command string) []string {
+		t.Helper()
+		call := c.Call(command, "bridge", config)
+		call.Strace = &host.Strace{}
+		answer := w.Exec(call)
+		if err := answer.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return answer.Trace.Execs[1:]
+	}
+	cost := func() (names []string) {
+		other := w.Container("other")
+		defer other.Remove()
+		return append(programs(other, "ADD"), programs(other, "DEL")...)
+	}
+	programs(w.Container("first"), "ADD")
+	want := cost()
+	w.Must(w.isolate(c, "ADD", "veth1"))
+	if got := cost(); len(got) != len(want) {
+		t.Errorf("beside the firewall's rules: got programs %q, want %q", got, want)
+	}
+}
+
 // Nobody but root may hold up an ADD.
 func TestFirewallLocks(t *testing.T) {
 	t.Parallel()
