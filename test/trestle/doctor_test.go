@@ -412,6 +412,20 @@ func TestDoctor(t *testing.T) {
 			true, nil,
 		},
 		{
+			"a dead container of a network that has no list any more", func(p *patient) {
+				n := p.network("former", "br7", "10.67.0.0/24", "")
+				c := p.Container("lost")
+				p.add(n, c, "eth0")
+				p.sh("rm /etc/cni/net.d/50-former.conflist")
+				c.Remove()
+				p.awaitVeths(1)
+				await(p.t, "it is dead", func() bool { return strings.Contains(must(p.t, p.Host, "ls"), "dead") })
+			},
+			"dead",
+			[]string{"network former", "lost", "trestle gc"},
+			true, nil,
+		},
+		{
 			"a link that nobody vouches for", func(p *patient) {
 				p.sh("rm -r /var/lib/cni/results /run/trestle/translations /var/lib/cni/networks/trestle; nft delete table inet trestle")
 			},

@@ -22,16 +22,13 @@ func dead(h *Host) []Finding {
 		if len(of) == 0 {
 			continue
 		}
-		f := Finding{
+		all = append(all, Finding{
 			Severity: Warning, Subject: "network " + n.Name,
 			Text: fmt.Sprintf("%d containers are gone and have %d addresses and %d ports still, %s for one: their runtime has not called DEL",
 				len(of), addresses, ports, of[0].Container),
 			Command: "trestle gc",
-		}
-		if n.File != "" {
-			f.fix = gcFix
-		}
-		all = append(all, f)
+			fix:     gcFix,
+		})
 	}
 	return all
 }
