@@ -24,7 +24,8 @@ type Host struct {
 	records record.Store
 	conn    *nft.Conn
 	bus     *bus
-	// variants are the programs for tables that the kernel has, by family, once asked.
+	// variants are the programs for tables that the kernel has, by family, once asked
+	// before the lock, and once under it.
 	variants map[string][]string
 	tried    map[string]bool // to make the family's table
 }
@@ -55,6 +56,7 @@ func (h *Host) locked(do func() error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	clear(h.variants) // since then somebody may have made a table
 	if err := h.convert(); err != nil {
 		return err
 	}

@@ -82,8 +82,10 @@ func (h *Host) makeTables(r Rules) (made []string, err error) {
 			continue
 		}
 		h.tried[f.Program] = true
-		if err := f.Make(filterTable, additions(iptables.Table{}, nil, r.AdminChain)); err != nil {
-			continue // see above
+		if there, err := h.makeTable(f.Preferred(), r.AdminChain); err != nil {
+			return nil, err
+		} else if !there {
+			continue
 		}
 		delete(h.variants, f.Program)
 		variants, err = h.variantsOf(f)
@@ -93,6 +95,32 @@ func (h *Host) makeTables(r Rules) (made []string, err error) {
 		made = append(made, variants...)
 	}
 	return made, nil
+}
+
+// makeTable makes the table, if it can. A table of nftables without chains of the kernel's
+// is none to iptables.Family.Variants, and may have the admin's chain: whatever is in that
+// stays, where ":" alone would flush it.
+func (h *Host) makeTable(program, admin string) (made bool, err error) {
+	if !iptables.Installed(program) {
+		return false, nil
+	}
+	have := iptables.Table{Policies: map[string]string{}}
+	for _, chain := range []string{ourChain, admin} {
+		there, err := iptables.HasChain(h.conn, program, filterTable, chain)
+		if err != nil {
+			return false, err
+		}
+		if there {
+			have.Policies[chain] = "-"
+		}
+	}
+	lines := additions(have, nil, admin)
+	for i, line := range lines {
+		if chain, ok := strings.CutPrefix(line, ":"); ok { // "-N" fails if somebody makes it now
+			lines[i] = "-N " + strings.Fields(chain)[0]
+		}
+	}
+	return iptables.Restore(program, filterTable, lines) == nil, nil
 }
 
 // fill lets everybody through tables that were just made: a flush may have taken those
@@ -249,11 +277,11 @@ func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
 	if err != nil || !there {
 		return false, err
 	}
-	rules, err := chain.Rules()
+	all := acceptsOf(entries)
+	rules, err := chain.RulesAbout(all)
 	if err != nil {
 		return false, err
 	}
-	all := acceptsOf(entries)
 	return rules.Understood(all) && rules.Delete(all) == nil, nil
 }
 

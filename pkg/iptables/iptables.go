@@ -140,6 +140,16 @@ func (f Family) variant(name string) string {
 	return f.Program
 }
 
+// Preferred is the program of the variant that "iptables" is on this host. A table made in
+// the other would be of no use to who uses "iptables", and would mislead images that look
+// by the rules which of the two the host uses (kube-proxy's).
+func (f Family) Preferred() string {
+	if legacy := f.variant("legacy"); legacy != f.Program && Same(f.Program, legacy) {
+		return legacy
+	}
+	return f.variant("nft")
+}
+
 // Table is what a program has in a table, as iptables-save prints it.
 type Table struct {
 	Policies map[string]string // by chain; "-" of chains that are not the kernel's

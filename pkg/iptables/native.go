@@ -145,6 +145,20 @@ func (c Chain) Rules() (Rules, error) {
 		return Rules{}, err
 	}
 	all, err := library.GetRules(c.table, &nftables.Chain{Name: c.chain})
+	return c.rules(all, err)
+}
+
+// RulesAbout reads those rules of the chain that mention what these do.
+func (c Chain) RulesAbout(all []Accept) (Rules, error) {
+	var data [][]byte
+	for _, a := range all {
+		data = append(data, a.data())
+	}
+	found, err := c.conn.RulesWith(&nftables.Chain{Table: c.table, Name: c.chain}, data)
+	return c.rules(found, err)
+}
+
+func (c Chain) rules(all []*nftables.Rule, err error) (Rules, error) {
 	if err != nil {
 		return Rules{}, fmt.Errorf("read chain %s of nftables table %s: %w", c.chain, c.table.Name, err)
 	}
@@ -301,13 +315,3 @@ func statesOf(exprs []expr.Any) States {
 }
 
 func isZero(data []byte) bool { return len(bytes.Trim(data, "\x00")) == 0 }
-
-// Make makes the table in the nf_tables variant, if the host has its program, by lines of
-// iptables-restore.
-func (f Family) Make(table string, lines []string) error {
-	program := f.variant("nft")
-	if !Installed(program) {
-		return ErrNoProgram
-	}
-	return Restore(program, table, lines)
-}

@@ -31,7 +31,7 @@ func TestNative(t *testing.T) {
 			for _, a := range all {
 				lines = append(lines, a.Line("OURS"))
 			}
-			if err := f.Make("filter", append([]string{":OURS - [0:0]", ":ADMIN - [0:0]", "-I OURS 1 -m comment --comment \"x\" -j ADMIN"}, lines...)); err != nil {
+			if err := Restore(program, "filter", append([]string{":OURS - [0:0]", ":ADMIN - [0:0]", "-I OURS 1 -m comment --comment \"x\" -j ADMIN"}, lines...)); err != nil {
 				t.Fatal(err)
 			}
 			chain, there, err := Native(conn, program, "filter", "OURS")
@@ -113,5 +113,36 @@ func reload(t *testing.T) {
 	load.Stdin = io.MultiReader(strings.NewReader("flush ruleset\n"), bytes.NewReader(saved))
 	if output, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, output)
+	}
+}
+
+// TestRulesAbout: of a chain with many containers' rules those about one are decoded.
+func TestRulesAbout(t *testing.T) {
+	inNamespace(t)
+	conn := nft.Open(t.TempDir())
+	defer conn.Close()
+	lines := []string{":OURS - [0:0]", "-A OURS -o br0 -j ACCEPT", "-A OURS -s 10.1.0.5/32 -p tcp -j DROP"}
+	about := func(address string) []Accept {
+		a := netip.MustParseAddr(address)
+		return []Accept{{Destination: a, States: RelatedEstablished}, {Source: a}}
+	}
+	for _, a := range slices.Concat(about("10.1.0.5"), about("10.1.0.6"), about("10.1.0.7")) {
+		lines = append(lines, a.Line("OURS"))
+	}
+	if err := Restore("iptables-nft", "filter", lines); err != nil {
+		t.Fatal(err)
+	}
+	chain, there, err := Native(conn, "iptables-nft", "filter", "OURS")
+	if err != nil || !there {
+		t.Fatalf("got %v, %v, want the chain found", there, err)
+	}
+	for address, want := range map[string]int{"10.1.0.5": 3, "10.1.0.6": 2, "10.1.0.8": 0} {
+		rules, err := chain.RulesAbout(about(address))
+		if err != nil || len(rules.found) != want || rules.Understood(about(address)) != (want != 3) {
+			t.Errorf("%s: got %d rules, %v, want %d", address, len(rules.found), err, want)
+		}
+	}
+	if rules, err := chain.Rules(); err != nil || len(rules.found) != 8 {
+		t.Errorf("got %d rules, %v, want all 8", len(rules.found), err)
 	}
 }

@@ -252,3 +252,26 @@ func TestReservedBesideALoadedRuleset(t *testing.T) {
 		})
 	}
 }
+
+// TestGCOfOneNetworkAfterRecordsWereLost: its list says nothing of another network's
+// containers, for which a link stands.
+func TestGCOfOneNetworkAfterRecordsWereLost(t *testing.T) {
+	both(t, "", func(t *testing.T, backend Backend) {
+		h, other := openHost(t, backend), owner("red", "c2")
+		must(t, h.AddPorts(other, twoPorts()))
+		before := golden.Ruleset(t)
+		must(t, os.RemoveAll(h.dir))
+		valid, err := (&cni.Request{Stdin: []byte(`{"cni.dev/valid-attachments": []}`)}).Valid()
+		must(t, err)
+		h = openAt(t, backend, h.dir)
+		h.vouch = func(label string) (bool, error) { return label == other.String(), nil }
+		must(t, h.GC("blue", valid))
+		if _, there, err := h.read(other); err != nil || !there {
+			t.Errorf("got a record %v, %v, want one", there, err)
+		}
+		if got := golden.Ruleset(t); got != before {
+			t.Errorf("got\n%s\nwant\n%s", got, before)
+		}
+		must(t, h.Release(other))
+	})
+}

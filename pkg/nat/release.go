@@ -119,13 +119,25 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 	return h.isOld()
 }
 
-// lostRecords says whether our table is there and nothing tells of it.
+// lostRecords says whether there is anything of ours in our table, in which the firewall
+// has a part too, and nothing tells of it.
 func (h *Host) lostRecords() (bool, error) {
 	known, err := h.isKnown()
 	if err != nil || known {
 		return false, err
 	}
-	return h.conn.Exists(inetTable())
+	there, err := h.conn.Exists(inetTable())
+	if err != nil || !there {
+		return false, err
+	}
+	for _, t := range natTables() {
+		for _, chain := range t.Chains {
+			if there, err := h.conn.HasChain(t, chain.Name); err != nil || there {
+				return there, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // isKnown says whether we have made anything in our table since the records began.

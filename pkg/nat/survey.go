@@ -347,6 +347,7 @@ func (h *Host) heal(valid cni.Valid) error {
 		return err
 	}
 	s.records = s.records[known:] // of the others it is known who stands for them
+	s.valid = cni.Valid{}         // which is of one network, and says nothing of the others' containers
 	if err := errors.Join(s.judge(), s.commit()); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -196,6 +197,19 @@ func (c *Conn) Library() (*nftables.Conn, error) {
 		return nil, err
 	}
 	return c.library.Conn, nil
+}
+
+// RulesWith are a chain's rules that have any of these bytes somewhere. To decode all
+// takes ten times as long as the kernel's listing.
+func (c *Conn) RulesWith(chain *nftables.Chain, data [][]byte) ([]*nftables.Rule, error) {
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	c.library.reads = func(rule []byte) bool {
+		return slices.ContainsFunc(data, func(d []byte) bool { return bytes.Contains(rule, d) })
+	}
+	defer func() { c.library.reads = nil }()
+	return c.library.GetRules(chain.Table, chain)
 }
 
 // Apply sends what was staged by Library, as one transaction.

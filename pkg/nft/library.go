@@ -17,6 +17,8 @@ type library struct {
 	*nftables.Conn
 	peer peer
 	kept []netlink.Message
+	// reads says which answers are decoded, by their bytes; nil: all.
+	reads func(data []byte) bool
 }
 
 func newLibrary(p peer) (*library, error) {
@@ -46,6 +48,9 @@ func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 			return nil, unwrapErrno(err)
 		}
 		for _, answer := range answers {
+			if l.reads != nil && !l.reads(answer.Data) {
+				continue
+			}
 			answer.Header.Sequence, answer.Header.PID = request.Header.Sequence, request.Header.PID
 			answer.Header.Flags &^= netlink.Multi // it is whole
 			all = append(all, answer)

@@ -675,11 +675,22 @@ func TestFirewallIsUndone(t *testing.T) {
 	w.assertFirewall(before)
 }
 
-// TestFirewallAtOnce: many at once, and nothing twice or left.
+// TestFirewallAtOnce: many at once, and nothing twice or left, be it that the tables are
+// there or that each of them finds none.
 func TestFirewallAtOnce(t *testing.T) {
 	t.Parallel()
+	for name, script := range map[string]string{"tables": "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP", "no tables": "true"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testAtOnce(t, script)
+		})
+	}
+}
+
+func testAtOnce(t *testing.T, script string) {
+	t.Helper()
 	w := newWalled(t)
-	w.MustRun("sh", "-ec", "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP")
+	w.MustRun("sh", "-ec", script)
 	network := w.network(1, `"ingressPolicy": "isolated"`)
 	var all []firewalled
 	for i := range 8 {

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -240,6 +241,32 @@ func TestFirewallLater(t *testing.T) {
 	w.leftNothing()
 }
 
+// TestFirewallWhereIPTablesIsLegacy: a table that nobody has made yet is made in the variant
+// that the host uses, since that one's policy it is that changes later.
+func TestFirewallWhereIPTablesIsLegacy(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	w.MustRun("sh", "-ec", `mkdir /run/legacy; cd /run/legacy
+		for p in iptables ip6tables; do for s in "" -save -restore; do ln -s $(command -v $p-legacy$s) $p$s; done; done`)
+	network, c := w.network(1, ""), w.container(1, 5)
+	w.add(w.network(1, `"backend": "nftables"`), c) // for its links
+	call := w.call(c, "ADD", "")
+	call.Env = []string{"PATH=/run/legacy:/usr/sbin:/usr/bin:/sbin:/bin"}
+	w.Must(call)
+	if got := w.MustRun("sh", "-c", "nft list tables | grep filter; true"); got != "" {
+		t.Errorf("got %s of the variant that the host does not use, want none", got)
+	}
+	w.MustRun("sh", "-ec", "iptables-legacy -P FORWARD DROP; ip6tables-legacy -P FORWARD DROP")
+	w.MustRun("rm", "-r", "/run/legacy")
+	for _, address := range []netip.Prefix{host.OutsideIPv4, host.OutsideIPv6} {
+		if err := c.Ping(address.Addr()); err != nil {
+			t.Errorf("after a policy of DROP: %v", err)
+		}
+	}
+	w.del(network, c)
+	w.leftNothing()
+}
+
 // Where only containers have iptables' programs, as kube-proxy's.
 func TestFirewallTableWithoutPrograms(t *testing.T) {
 	t.Parallel()
@@ -252,6 +279,37 @@ func TestFirewallTableWithoutPrograms(t *testing.T) {
 	w.MustRun("iptables", "-P", "FORWARD", "DROP")
 	if err := w.Exec(call).Err(); err == nil || !strings.Contains(err.Error(), "no such program") {
 		t.Errorf("got %v, want the missing program named", err)
+	}
+}
+
+// TestFirewallIsNotLostNAT: the firewall's part of the table that NAT shares is no sign that
+// NAT's records were lost, after which everything is looked through.
+func TestFirewallIsNotLostNAT(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	c := w.container(1, 5)
+	w.plugged()
+	config := host.BridgeConfig(host.Object{"name": "n2", "ipMasq": true, "ipMasqBackend": "iptables", "ipam": host.Leases("10.8.0.0/24")})
+	programs := func(c *host.Container, command string) []string {
+		t.Helper()
+		call := c.Call(command, "bridge", config)
+		call.Strace = &host.Strace{}
+		answer := w.Exec(call)
+		if err := answer.Err(); err != nil {
+			t.Fatal(err)
+		}
+		return answer.Trace.Execs[1:]
+	}
+	cost := func() (names []string) {
+		other := w.Container("other")
+		defer other.Remove()
+		return append(programs(other, "ADD"), programs(other, "DEL")...)
+	}
+	programs(w.Container("first"), "ADD")
+	want := cost()
+	w.Must(w.isolate(c, "ADD", "veth1"))
+	if got := cost(); len(got) != len(want) {
+		t.Errorf("beside the firewall's rules: got programs %q, want %q", got, want)
 	}
 }
 
