@@ -33,7 +33,12 @@ func run(kernel, release, page string) error {
 	if err != nil {
 		return err
 	}
-	written, err := replace(string(text), kernel, found.describe(release))
+	root, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	said := strings.ReplaceAll(found.describe(release), root+"/", "") // where the checkout is says nothing to others
+	written, err := replace(string(text), kernel, said)
 	if err != nil {
 		return fmt.Errorf("%s: %w", page, err)
 	}
