@@ -44,7 +44,7 @@ func scenarios() []scenario {
 		{page: "docs/switching-over.md", name: "Debian", before: withImage + web, then: assertReference("/usr/lib/cni")},
 		{
 			page: "docs/switching-over.md", name: "usual layout",
-			before: "mkdir -p /opt/cni; cp -a /usr/lib/cni /opt/cni/bin; rm -r /usr/lib/cni/*\n" + withImage + web,
+			before: "mkdir -p /opt/cni/bin; cp -a /usr/lib/cni/. /opt/cni/bin; rm -r /usr/lib/cni/*\n" + withImage + web,
 			edit:   strings.NewReplacer("echo /usr/lib/cni >", "echo /opt/cni/bin >"),
 			then:   assertReference("/opt/cni/bin"),
 		},
