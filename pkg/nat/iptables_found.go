@@ -200,9 +200,24 @@ func removeChains(chains []foundChain) error {
 		for _, c := range own {
 			names = append(names, c.chain)
 		}
-		errs = append(errs, iptables.Restore(program, natTable, own[0].table.deleteChains(names)))
+		errs = append(errs, deleteFound(program, own[0].table, names))
 	}
 	return errors.Join(errs...)
+}
+
+// deleteFound deletes chains of a table as it was read; where somebody else has changed
+// that since, it looks again for what is left of them.
+func deleteFound(program string, have ipTable, names []string) error {
+	failed := iptables.Restore(program, natTable, have.deleteChains(names))
+	for tries := 1; failed != nil && tries < ipTries; tries++ {
+		now, err := saveNAT(program)
+		if err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return now.Policies[name] == "" })
+		failed = iptables.Restore(program, natTable, now.deleteChains(left))
+	}
+	return failed
 }
 
 // seenIPTables is there once the tables of iptables were looked at: since then whoever

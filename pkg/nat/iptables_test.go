@@ -435,3 +435,22 @@ func TestLeftForGCIsNobodys(t *testing.T) {
 		t.Errorf("CheckPorts of the next one: got %q, %v, want no difference", diffs, err)
 	}
 }
+
+// A chain that somebody else has deleted since the look is nothing to fail for, and those
+// beside it go all the same.
+func TestChainsGoneMeanwhile(t *testing.T) {
+	openHost(t, Auto)
+	run(t, "iptables", "-t", "nat", "-N", "CNI-DN-gone")
+	run(t, "iptables", "-t", "nat", "-N", "CNI-DN-left")
+	have, err := saveNAT("iptables")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "iptables", "-t", "nat", "-X", "CNI-DN-gone")
+	if err := deleteFound("iptables", have, []string{"CNI-DN-gone", "CNI-DN-left"}); err != nil {
+		t.Error(err)
+	}
+	if got := run(t, "iptables", "-t", "nat", "-S"); strings.Contains(got, "CNI-DN") {
+		t.Errorf("got %s, want neither chain", got)
+	}
+}
