@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"testing"
 
@@ -91,7 +90,7 @@ func mutate(config string, r *rand.Rand) string {
 		if json.Unmarshal([]byte(config), &value) != nil {
 			return config
 		}
-		set := places(value)
+		set := host.Places(value)
 		if len(set) == 0 {
 			return config
 		}
@@ -99,24 +98,6 @@ func mutate(config string, r *rand.Rand) string {
 		config = mustJSON(value)
 	}
 	return config
-}
-
-// places are setters of all values below a decoded one, in a fixed order.
-func places(value any) []func(any) {
-	var all []func(any)
-	switch value := value.(type) {
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(value)) {
-			all = append(all, func(other any) { value[key] = other })
-			all = append(all, places(value[key])...)
-		}
-	case []any:
-		for i := range value {
-			all = append(all, func(other any) { value[i] = other })
-			all = append(all, places(value[i])...)
-		}
-	}
-	return all
 }
 
 // FuzzEnvironment gives the plugins any container, interface, namespace and path.

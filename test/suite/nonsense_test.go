@@ -3,7 +3,6 @@ package suite
 import (
 	"encoding/json"
 	"maps"
-	"slices"
 	"strings"
 	"testing"
 
@@ -118,33 +117,15 @@ func mutations(t *testing.T, config object) []string {
 		t.Fatal(err)
 	}
 	var all []string
-	for i := range len(places(host.DecodeJSON(t, string(data)))) {
+	for i := range len(host.Places(host.DecodeJSON(t, string(data)))) {
 		for _, other := range []any{nil, []any{nil}} {
 			copied := host.DecodeJSON(t, string(data))
-			places(copied)[i](other)
+			host.Places(copied)[i](other)
 			text, err := json.Marshal(copied)
 			if err != nil {
 				t.Fatal(err)
 			}
 			all = append(all, string(text))
-		}
-	}
-	return all
-}
-
-// places are setters of all values below a decoded one, in a fixed order.
-func places(value any) []func(any) {
-	var all []func(any)
-	switch value := value.(type) {
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(value)) {
-			all = append(all, func(other any) { value[key] = other })
-			all = append(all, places(value[key])...)
-		}
-	case []any:
-		for i := range value {
-			all = append(all, func(other any) { value[i] = other })
-			all = append(all, places(value[i])...)
 		}
 	}
 	return all
