@@ -75,6 +75,19 @@ func (s *Sandbox) enter(inside func() error) (err error) {
 	return inside()
 }
 
+// has says whether the namespace has an interface of that name.
+func (s *Sandbox) has(name string) (there bool, err error) {
+	err = s.do(func(h *netlink.Handle) error {
+		_, err := h.LinkByName(name)
+		there = err == nil
+		if isLinkGone(err) {
+			return nil
+		}
+		return err
+	})
+	return there, err
+}
+
 func isLinkGone(err error) bool {
 	var gone netlink.LinkNotFoundError
 	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
