@@ -149,7 +149,7 @@ func (a *agent) session(ctx context.Context) error {
 		return err
 	}
 	a.refused.Store(false)
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	a.connected(ctx, st)
@@ -234,9 +234,9 @@ func (a *agent) checkClone(data []byte) error {
 // instance tells this process from others.
 var instance = newNonce()
 
-// settleAndList is everything that a host asks of its store before it follows.
-func (a *agent) settleAndList(ctx context.Context, st store) error {
-	if err := a.settle(ctx, st); err != nil {
+// reconcileAndList is everything that a host asks of its store before it follows.
+func (a *agent) reconcileAndList(ctx context.Context, st store) error {
+	if err := a.reconcile(ctx, st); err != nil {
 		a.tell() // what was lost is known all the same
 		return err
 	}
@@ -248,12 +248,12 @@ func (a *agent) self() cluster.Node {
 	return cluster.Node{Underlay: uplink.Addresses, MTU: uplink.MTU, MAC: overlay.MAC(a.member.State.ID), Version: release}
 }
 
-func (a *agent) settle(ctx context.Context, st store) error {
+func (a *agent) reconcile(ctx context.Context, st store) error {
 	if len(a.kernel.currentUplink().Addresses) == 0 {
 		return errors.New("this host has no uplink yet")
 	}
 	lost := len(a.member.State.Lost)
-	err := a.member.Settle(ctx, st, a.self())
+	err := a.member.Reconcile(ctx, st, a.self())
 	if len(a.member.State.Lost) > lost {
 		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
 	}
@@ -428,7 +428,7 @@ func (a *agent) follow(ctx context.Context, st store) error {
 			err = a.beat(ctx, st)
 			beat.Reset(a.nextBeat())
 		case <-a.kernel.moved:
-			err = a.settle(ctx, st)
+			err = a.reconcile(ctx, st)
 			a.tell()
 		case r := <-a.requests:
 			r.reply <- r.do(ctx, st)
@@ -503,7 +503,7 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	return errChanged // the watch may wait for a revision that is far off

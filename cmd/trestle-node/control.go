@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A running agent is asked over a socket that only root can open: POST /<verb>, with the
+// A running agent is asked over a socket that only root can open: POST /<operation>, with the
 // answer as text.
 
-// verbs are what it can be asked.
-func (a *agent) verbs() map[string]func(context.Context, store, bool) (string, error) {
+// operations are what it can be asked.
+func (a *agent) operations() map[string]func(context.Context, store, bool) (string, error) {
 	return map[string]func(context.Context, store, bool) (string, error){
 		"leave": a.leave, "drain": a.drain, "undrain": a.undrain, "accept": a.accept,
 	}
@@ -36,8 +36,8 @@ func serve(a *agent) (*http.Server, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for verb, do := range a.verbs() {
-		mux.HandleFunc("POST /"+verb, func(w http.ResponseWriter, r *http.Request) {
+	for operation, do := range a.operations() {
+		mux.HandleFunc("POST /"+operation, func(w http.ResponseWriter, r *http.Request) {
 			said, err := a.ask(r, do)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusConflict)
@@ -69,11 +69,11 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (stri
 var errNotRunning = errors.New("trestle-node does not run; systemctl start trestle-node")
 
 // call asks the running agent.
-func call(ctx context.Context, verb string, force bool) (string, error) {
+func call(ctx context.Context, operation string, force bool) (string, error) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
 	}}}
-	url := "http://trestle-node/" + verb
+	url := "http://trestle-node/" + operation
 	if force {
 		url += "?force"
 	}

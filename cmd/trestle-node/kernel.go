@@ -106,8 +106,8 @@ func (k *kernel) currentUplink() overlay.Uplink {
 	return k.uplink
 }
 
-// settleTime lets events that come together be looked at together.
-const settleTime = 50 * time.Millisecond
+// debounceTime lets events that come together be looked at together.
+const debounceTime = 50 * time.Millisecond
 
 // run looks at the kernel when it says that something has changed, when something else
 // is wanted, and once in a while all the same.
@@ -134,7 +134,7 @@ func (k *kernel) run(ctx context.Context) error {
 			why = "peers"
 		case why = <-k.wake:
 			if why != "peers" {
-				pause(ctx, settleTime)
+				pause(ctx, debounceTime)
 			}
 		}
 		k.bring(why)

@@ -145,14 +145,14 @@ func (c Interface) awaitDAD(end link) error {
 		if err != nil {
 			return false, fmt.Errorf("list addresses of %s: %w", c.Name, err)
 		}
-		settled := true
+		unique := true
 		for _, a := range addresses {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
 				return false, cni.ConflictErrorf("address %s: a neighbour has it already (duplicate address detection)", a.IPNet)
 			}
-			settled = settled && a.Flags&unix.IFA_F_TENTATIVE == 0
+			unique = unique && a.Flags&unix.IFA_F_TENTATIVE == 0
 		}
-		return settled, nil
+		return unique, nil
 	})
 }
 

@@ -92,7 +92,7 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 			return site{}, explainFiltering(err, s.Port.VLAN)
 		}
 	}
-	if err := h.settleMTU(s, &at, undo); err != nil {
+	if err := h.matchMTU(s, &at, undo); err != nil {
 		return site{}, err
 	}
 	if err := h.adaptBridge(s.Bridge, at.bridge, undo); err != nil {
@@ -119,7 +119,7 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 			unlock()
 			return site{}, nil, err
 		}
-		if mode == flock.Exclusive || !at.isUnsettled(b) {
+		if mode == flock.Exclusive || !at.lacksMTU(b) {
 			break
 		}
 		unlock()
@@ -127,9 +127,9 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 	return at, unlock, nil
 }
 
-// isUnsettled says whether the bridge's MTU differs and may still be set: a bridge that
+// lacksMTU says whether the bridge's MTU differs and may still be set: a bridge that
 // is down was made by an ADD that was killed right then.
-func (at site) isUnsettled(b Bridge) bool {
+func (at site) lacksMTU(b Bridge) bool {
 	if at.bridge.index == 0 {
 		return true
 	}

@@ -100,7 +100,7 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	if err := m.BeginLeave(); err != nil {
 		return err
 	}
-	for range settleTries {
+	for range reconcileTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
 		if errors.Is(err, ErrReadOnly) {
 			done, err = true, nil // the administrator's list is the administrator's to change
@@ -126,7 +126,7 @@ func Release(ctx context.Context, store Store, id string, now time.Time) error {
 	if _, listed := view.Keys[PrefixNodes+id]; !listed && len(claimsOf(view, id)) == 0 {
 		return fmt.Errorf("node %s: %w; trestle cluster nodes lists them", id, ErrUnknown)
 	}
-	for range settleTries {
+	for range reconcileTries {
 		if done, err := bury(ctx, store, id, now); done || err != nil {
 			return err
 		}

@@ -24,7 +24,7 @@ type Member struct {
 	Quarantine time.Duration
 }
 
-// Errors of Settle that the caller tells apart.
+// Errors of Reconcile that the caller tells apart.
 var (
 	// ErrNoConfig: the store has no configuration. A host that was in the cluster goes
 	// on with what it has.
@@ -41,11 +41,11 @@ var (
 	ErrBusy = errors.New("given up, since other hosts change the same at the same time")
 )
 
-// settleTries bounds the transactions of one Settle. Each that fails means that another
+// reconcileTries bounds the transactions of one Reconcile. Each that fails means that another
 // host's succeeded.
-const settleTries = 64
+const reconcileTries = 64
 
-// Settle makes store and state agree on this host's subnets: those that it has are
+// Reconcile makes store and state agree on this host's subnets: those that it has are
 // asserted again where the store has lost them, or given up at once where the store
 // gave them to another; those that it lacks are claimed; and self, which need not say
 // its subnets, is published. It may be called at any time and does nothing where
@@ -53,11 +53,11 @@ const settleTries = 64
 //
 // Where it fails the state holds what is known all the same: an ErrFrozen host has the
 // subnets that it had.
-func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
+func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	if m.State.Leaving {
 		return ErrLeaving
 	}
-	for range settleTries {
+	for range reconcileTries {
 		view, err := store.Get(ctx, KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes+m.State.ID, PrefixNames+m.State.Name)
 		if err != nil {
 			return err
@@ -67,10 +67,10 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 				return err
 			}
 		}
-		if err := m.settleConfig(view); err != nil {
+		if err := m.takeConfig(view); err != nil {
 			return err
 		}
-		done, err := m.settleOnce(ctx, store, view, self)
+		done, err := m.reconcileOnce(ctx, store, view, self)
 		if done || err != nil {
 			return err
 		}
@@ -78,8 +78,8 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 	return ErrBusy
 }
 
-// settleConfig takes the configuration over.
-func (m *Member) settleConfig(view View) error {
+// takeConfig takes the configuration over.
+func (m *Member) takeConfig(view View) error {
 	s := &m.State
 	value, ok := view.Keys[KeyConfig]
 	if !ok {
@@ -129,9 +129,9 @@ func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	return Freeze(ctx, store, m.State.Name, m.State.Suspect)
 }
 
-// settleOnce makes the claims of the view and the state agree, and the one transaction
+// reconcileOnce makes the claims of the view and the state agree, and the one transaction
 // that this takes. It is not done where that was too late.
-func (m *Member) settleOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
+func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
 	s := &m.State
 	claims := readClaims(view)
 	var txn Txn

@@ -16,7 +16,7 @@ import (
 )
 
 func request(config string) *cni.Request {
-	return &cni.Request{Verb: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
+	return &cni.Request{Command: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
 }
 
 func TestParseConfig(t *testing.T) {

@@ -33,7 +33,7 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 	return record.Unknown, &needLivenessError{r}
 }
 
-func (v *livenessProber) settle(r ownerRecord) record.Life {
+func (v *livenessProber) probe(r ownerRecord) record.Life {
 	verdict, err := v.prober.Life(r.Stamp)
 	if err != nil {
 		verdict = record.Unknown
@@ -66,7 +66,7 @@ func (s *Store) reclaimDead() (int, error) {
 }
 
 func (s *Store) reclaim(dead *livenessProber) (int, error) {
-	return s.sweep(func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, true)
+	return s.sweep(func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, true)
 }
 
 // sweep releases the leases of all records that are stale. That is decided
@@ -107,7 +107,7 @@ func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err e
 		return 0, err
 	}
 	defer l.unlock()
-	defer l.settle()
+	defer l.saveIndex()
 	var failed []error
 	for _, r := range batch {
 		now, ok, err := l.lookup(r.owner(s.network))

@@ -28,14 +28,14 @@ type survey struct {
 	gone    []cni.Owner
 	taken   []string        // labels of those that had no record, and have one now
 	void    []string        // labels that nobody stands for
-	settled map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
+	decided map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
 }
 
 // look reads all of it. The error of a record that cannot be read is kept apart: it
 // harms no other.
 func (h *Host) look(network string, valid cni.Valid) (s *survey, unread, err error) {
-	s = &survey{Host: h, network: network, valid: valid, settled: map[string]bool{}}
+	s = &survey{Host: h, network: network, valid: valid, decided: map[string]bool{}}
 	s.records, unread = record.Sweep[translation](h.store, place, network)
 	if s.reserved, err = h.reservations().all(); err == nil {
 		s.elements, err = h.list()
@@ -155,7 +155,7 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 
 func (s *survey) isVoid(label string) {
 	s.void = append(s.void, label)
-	s.settled[label] = true
+	s.decided[label] = true
 }
 
 // takeIn makes a record of what the kernel has of an attachment.
@@ -211,7 +211,7 @@ func (s *survey) judge() error {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.Owner, err))
 			continue
 		}
-		s.settled[rec.Owner.String()], s.settled[s.store.Path(place, rec.Owner)] = true, true
+		s.decided[rec.Owner.String()], s.decided[s.store.Path(place, rec.Owner)] = true, true
 	}
 	return errors.Join(errs...)
 }
@@ -269,7 +269,7 @@ func (s *survey) changes() (nft.Changes, error) {
 	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.settled[e.Owner] })
+	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.decided[e.Owner] })
 	changes.Remove = nft.Without(theirs, changes.Create) // the kept's, and what another has now
 	changes.Create = nft.Lacking(changes.Create, s.elements)
 	return changes, nil
@@ -308,7 +308,7 @@ func (s *survey) sweepReservations() error {
 		if wanted[file] {
 			continue
 		}
-		void, err := path == "" || s.settled[path], error(nil)
+		void, err := path == "" || s.decided[path], error(nil)
 		if !void {
 			void, err = isDangling(file)
 		}

@@ -43,7 +43,7 @@ func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
 	err = errors.Join(err, natErr)
-	cleansUp := r.Verb == cni.Del || r.Verb == cni.GC
+	cleansUp := r.Command == cni.Del || r.Command == cni.GC
 	if err != nil && !cleansUp {
 		return nil, err
 	}

@@ -63,20 +63,20 @@ func (d delegate) GC(r *cni.Request) error {
 func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
-func (d delegate) only(r *cni.Request, verb cni.Verb) error {
-	_, err := d.run(r, verb)
+func (d delegate) only(r *cni.Request, command cni.Command) error {
+	_, err := d.run(r, command)
 	return err
 }
 
 // run returns what the plugin wrote to standard output. Its error object keeps
 // its code.
-func (d delegate) run(r *cni.Request, verb cni.Verb) ([]byte, error) {
+func (d delegate) run(r *cni.Request, command cni.Command) ([]byte, error) {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
 		return nil, cni.ConfigErrorf("ipam.type: no plugin %q in CNI_PATH (%s); install it there or name another", d.name, strings.Join(r.Path, ":"))
 	}
 	cmd := exec.Command(path)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(verb))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(command))
 	cmd.Stdin = bytes.NewReader(r.Stdin)
 	cmd.Stderr = os.Stderr
 	answer, err := cmd.Output()

@@ -146,8 +146,8 @@ func forget(cmd *cobra.Command) error {
 	return nil
 }
 
-func callAndPrint(cmd *cobra.Command, verb string, force bool) error {
-	said, err := call(cmd.Context(), verb, force)
+func callAndPrint(cmd *cobra.Command, operation string, force bool) error {
+	said, err := call(cmd.Context(), operation, force)
 	fmt.Fprint(cmd.OutOrStdout(), said)
 	return err
 }
