@@ -19,7 +19,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// What a container sends arrives at its host end, where it can only be dropped,
+// What a container sends arrives at its host veth, where it can only be dropped,
 // not queued. So it is redirected to an intermediate functional block, a device
 // of its own, and queued there.
 

@@ -10,13 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// configure applies the plan to the container's interface, which was created down, by
+// configureIn applies the plan to the container's interface, which was created down, by
 // one socket and two batches: first lo and what must be looked up, then all the rest.
 // The caller sends the announcements when the port forwards, and closes them.
-func (s *Sandbox) configure(c Interface) (tell announcements, err error) {
-	err = s.enter(func() error {
+func (c Interface) configureIn(container *netns.Handle) (tell announcements, err error) {
+	err = container.Enter(func() error {
 		var groups uint32
 		if c.awaitsIPv6() {
 			groups = rtmgrpIPv6Route // joined before what it will tell of
@@ -34,7 +35,7 @@ func (s *Sandbox) configure(c Interface) (tell announcements, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("in %s: %w", s.path, err)
+		return nil, fmt.Errorf("in %s: %w", container, err)
 	}
 	return tell, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Host is the network namespace that the bridges are in: the caller's.
@@ -41,21 +42,21 @@ func (h *Host) Close() { h.rt.close() }
 // left open: MACs and MTU. When it returns the container's link is up, and its port
 // forwards; protect is called before. Each step's inverse is on the
 // undo stack at once.
-func (h *Host) Attach(s *State, sandbox *Sandbox, protect func() error, undo *cni.Undo) error {
-	at, err := h.join(s, sandbox, undo)
+func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
+	at, err := h.join(s, container, undo)
 	if err != nil {
 		return err
 	}
 	if err := protect(); err != nil {
 		return err
 	}
-	return h.configure(s, at, sandbox)
+	return h.configure(s, at, container)
 }
 
 // configure brings the container's end to the plan, and returns when it can be
 // reached.
-func (h *Host) configure(s *State, at site, sandbox *Sandbox) error {
-	tell, err := sandbox.configure(s.Container)
+func (h *Host) configure(s *State, at site, container *netns.Handle) error {
+	tell, err := s.Container.configureIn(container)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,7 @@ type site struct {
 // join makes the bridge what it must be and puts the new port on it. Until then
 // nothing but the lock keeps the bridge from being deleted. What cannot be is
 // refused before anything is changed.
-func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
+func (h *Host) join(s *State, container *netns.Handle, undo *cni.Undo) (site, error) {
 	at, unlock, err := h.lookLocked(s.Bridge)
 	if err != nil {
 		return site{}, err
@@ -102,7 +103,7 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 	if err := h.ensureGateways(s.Bridge, &at, undo); err != nil {
 		return site{}, err
 	}
-	if err := h.plug(s, at.bridge.index, sandbox, undo); err != nil {
+	if err := h.plug(s, at.bridge.index, container, undo); err != nil {
 		return site{}, err
 	}
 	return at, h.readBridgeMAC(s, at.bridge)
@@ -204,7 +205,7 @@ func (b Bridge) gatewayFamily() int {
 // plug makes the veth pair and gives the host veth its name and flags. The host veth
 // never has a link-local address, which would cost the DEL a second grace period
 // (ipv6_dev_ac_dec on a forwarding host), and nobody uses it.
-func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
+func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cni.Undo) error {
 	s.Port.MAC = randomMAC()
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
@@ -213,7 +214,7 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	// this ADD's alone, so that another ADD's pair of the same name stays
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
-	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
+	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, container.FD())); err != nil {
 		return h.explainVeth(err, s.Port, s.Container)
 	}
 	if !s.Port.VLAN.filters() {

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -254,4 +255,9 @@ func (c *rtnl) list(master int) ([]link, error) {
 		}
 	}
 	return list, nil
+}
+
+func isLinkGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }

@@ -16,7 +16,7 @@ import (
 // (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
 // down: the kernel takes no IFF_UP for a peer to be, and the host veth must not get
 // a link-local address.
-func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
+func createVeth(p Port, c Interface, bridgeIndex, netnsFD int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	for _, a := range endAttributes(p.Name, p.MTU, p.MAC) {
@@ -30,7 +30,7 @@ func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
 	for _, a := range endAttributes(c.Name, c.MTU, c.MAC) {
 		peer.AddChild(a)
 	}
-	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(sandboxFD)))
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(netnsFD)))
 	req.AddData(info)
 	return step{what: fmt.Sprintf("create %s on %s with %s in the container", p.Name, p.Bridge, c.Name), req: req}
 }

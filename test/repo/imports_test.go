@@ -15,6 +15,7 @@ var base = map[string][]string{
 	"pkg/cni":      nil,
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
+	"pkg/netns":    {"pkg/cni"},
 	"pkg/nft":      {"pkg/rawfile"},
 	"pkg/rawfile":  {},
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
