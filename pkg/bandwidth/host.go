@@ -41,7 +41,7 @@ func (h *Host) FindHostVeth(prev *cni.Result, ifName, path string) (netlink.Link
 	}
 	for _, name := range cni.HostLinks(prev) {
 		link, err := h.nl.LinkByName(name)
-		if isGone(err) {
+		if isLinkGone(err) {
 			continue
 		}
 		if err != nil {
@@ -126,7 +126,7 @@ func (h *Host) redirect(hostVeth, device netlink.Link) error {
 func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}
 	err := h.nl.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: attrs})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isGone(err) {
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isLinkGone(err) {
 		return fmt.Errorf("remove the queue of %s: %w", link.Attrs().Name, err)
 	}
 	return nil

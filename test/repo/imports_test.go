@@ -36,7 +36,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/runtimes":  {false, nil},
-	"cmd/trestle/sandbox":   {true, nil},
+	"cmd/trestle/container": {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 	"cmd/trestle/way":       {true, []string{"cmd/trestle/inventory", "cmd/trestle/rules"}},
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
