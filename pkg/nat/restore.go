@@ -253,15 +253,8 @@ func (s *survey) keepHeld(rec attachmentRecord) (attachmentRecord, error) {
 // changes bring nftables to what the kept shall have, and take away what else they, the
 // gone and nobody have there.
 func (s *survey) changes() (nft.Changes, error) {
-	want, err := rulesOf(s.kept, NFTables)
-	if err != nil {
-		return nft.Changes{}, err
-	}
-	byIPTables, err := rulesOf(s.kept, IPTables)
-	if err != nil {
-		return nft.Changes{}, err
-	}
-	loopback, err := s.loopback(byIPTables.Ports, nil)
+	want := rulesOf(s.kept, NFTables)
+	loopback, err := s.loopback(rulesOf(s.kept, IPTables).Ports, nil)
 	if err != nil {
 		return nft.Changes{}, err
 	}
@@ -322,9 +315,9 @@ func (s *survey) sweepReservations() error {
 
 // restoreIPTables makes again what iptables lacks of the kept.
 func (s *survey) restoreIPTables() error {
-	want, err := rulesOf(s.kept, IPTables)
-	if err != nil || want.empty() {
-		return err
+	want := rulesOf(s.kept, IPTables)
+	if want.empty() {
+		return nil
 	}
 	return ipTables{s.Host}.apply(change{want: want, recorded: true})
 }
@@ -426,8 +419,8 @@ func (s *survey) missing() (Restored, error) {
 		}
 		done.Made = append(done.Made, owners...)
 	}
-	want, err := rulesOf(s.kept, IPTables)
-	if err == nil && !want.empty() {
+	want := rulesOf(s.kept, IPTables)
+	if !want.empty() {
 		var lost []string
 		lost, err = ipTables{s.Host}.lost(want)
 		done.Made = append(done.Made, lost...)
