@@ -216,10 +216,11 @@ func (s *survey) judge() error {
 	return errors.Join(errs...)
 }
 
-// isGone says whether the list does not keep the attachment, or its death is proved.
+// isGone says whether the list does not keep the attachment or, where there is none, its
+// death is proved. What the runtime names is in use, and the kernel is not asked for it.
 func (s *survey) isGone(rec attachmentRecord) (bool, error) {
-	if s.valid.Known && !s.valid.Keeps(rec.Owner) {
-		return true, nil
+	if s.valid.Known {
+		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
 	}
 	return s.isDead(rec)
 }
