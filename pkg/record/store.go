@@ -301,7 +301,7 @@ func readAll[T any](dir string, files []string) ([]found[T], error) {
 	all := make([]found[T], len(files))
 	read := func(from, to int) error {
 		for i := from; i < to; i++ {
-			all[i].record, all[i].whole, all[i].err = readFile[T](filepath.Join(dir, files[i]))
+			all[i].record, all[i].whole, all[i].err = readFile[T](dir + "/" + files[i])
 		}
 		return nil
 	}
