@@ -321,6 +321,29 @@ func TestValid(t *testing.T) {
 	}
 }
 
+// TestValidTwice: each kind of state of a plugin, and its IPAM plugin, reads the list and
+// decodes its own keys.
+func TestValidTwice(t *testing.T) {
+	r := &Request{Owner: Owner{Network: "net"}, Stdin: []byte(`{"MTU":1400,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}],"ipam":{"type":"host-local"}}`)}
+	for range 2 {
+		valid, err := r.Valid()
+		if err != nil || !valid.Known || !valid.Keeps(Owner{"net", "a", "eth0"}) {
+			t.Errorf("got %+v, %v, want a list with a", valid, err)
+		}
+		var keys struct {
+			MTU  int
+			IPAM struct{ Type string }
+			List []inUse `json:"cni.dev/valid-attachments"`
+		}
+		if err := r.Decode(&keys); err != nil || keys.MTU != 1400 || keys.IPAM.Type != "host-local" || keys.List != nil {
+			t.Errorf("got %+v, %v, want mtu and ipam.type, and no list", keys, err)
+		}
+	}
+	if !bytes.Contains(r.Stdin, []byte("valid-attachments")) {
+		t.Error("another program's IPAM plugin is sent no list")
+	}
+}
+
 func FuzzReadRequest(f *testing.F) {
 	f.Add("ADD", "c1", "eth0", "IP=10.0.0.1", soundConfig)
 	f.Add("GC", "", "", "", `{"cni.dev/valid-attachments":[{}]}`)

@@ -46,6 +46,11 @@ type Request struct {
 	// Stdin is the configuration, whole.
 	Stdin []byte
 
+	// valid is GC's list once that is read, and config is Stdin without it: a list of a
+	// thousand is gone through once, and not for every key.
+	valid  *Valid
+	config []byte
+
 	argsErr    error // what is wrong with CNI_ARGS
 	netNSUnset bool  // CNI_NETNS was empty
 }
@@ -53,7 +58,11 @@ type Request struct {
 // Decode unmarshals the configuration into v; the error has code 6. Keys match
 // without regard to case, unknown ones are ignored.
 func (r *Request) Decode(v any) error {
-	if err := json.Unmarshal(r.Stdin, v); err != nil {
+	config := r.config
+	if config == nil {
+		config = r.Stdin
+	}
+	if err := json.Unmarshal(config, v); err != nil {
 		return DecodeErrorf("network configuration: %w", err)
 	}
 	return nil
@@ -289,29 +298,51 @@ func (v Valid) KeepsContainer(id string) bool {
 // KeepsLabel says whether the list names the owner with that label.
 func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 
-// Valid reads GC's list under both of its names (CNI spec 1.1.0, "GC":
-// cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
+// The names of GC's list (CNI spec 1.1.0, "GC": the first; its early text and libcni: the
+// other).
+const (
+	validBySpec   = "cni.dev/valid-attachments"
+	validByLibcni = "cni.dev/attachments"
+)
+
+// Valid reads GC's list under both of its names, and takes it out of what Decode reads.
 func (r *Request) Valid() (Valid, error) {
-	var lists struct {
-		Spec   *[]inUse `json:"cni.dev/valid-attachments"`
-		Libcni *[]inUse `json:"cni.dev/attachments"`
+	if r.valid != nil {
+		return *r.valid, nil
 	}
-	if err := r.Decode(&lists); err != nil {
+	var keys map[string]json.RawMessage
+	if err := r.Decode(&keys); err != nil {
 		return Valid{}, err
 	}
 	valid := Valid{owners: map[Owner]bool{}, labels: map[string]bool{}}
-	for _, list := range []*[]inUse{lists.Spec, lists.Libcni} {
-		if list == nil {
+	for key, value := range keys {
+		if !strings.EqualFold(key, validBySpec) && !strings.EqualFold(key, validByLibcni) {
 			continue
 		}
-		valid.Known = true
-		for _, a := range *list {
-			owner := Owner{r.Owner.Network, a.ContainerID, a.IfName}
-			valid.owners[owner] = true
-			valid.labels[owner.String()] = true
+		delete(keys, key)
+		var list *[]inUse
+		if err := json.Unmarshal(value, &list); err != nil {
+			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
+		}
+		if list != nil {
+			valid.add(r.Owner.Network, *list)
 		}
 	}
+	config, err := json.Marshal(keys)
+	if err != nil {
+		return Valid{}, DecodeErrorf("network configuration: %w", err)
+	}
+	r.valid, r.config = &valid, config
 	return valid, nil
+}
+
+func (v *Valid) add(network string, list []inUse) {
+	v.Known = true
+	for _, a := range list {
+		owner := Owner{network, a.ContainerID, a.IfName}
+		v.owners[owner] = true
+		v.labels[owner.String()] = true
+	}
 }
 
 // String shows the call as a person would name it, for log lines.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -36,10 +37,21 @@ type survey struct {
 // harms no other.
 func (h *Host) look(network string, valid cni.Valid) (s *survey, unread, err error) {
 	s = &survey{Host: h, network: network, valid: valid, decided: map[string]bool{}}
-	s.records, unread = record.Sweep[translation](h.store, place, network)
-	if s.reserved, err = h.reservations().all(); err == nil {
-		s.elements, err = h.list()
+	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
+	if err != nil {
+		return s, nil, err
 	}
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		err = cni.Catch(func() (err error) {
+			if s.reserved, err = h.reservations().all(); err == nil && there {
+				s.elements, err = h.listTable()
+			}
+			return err
+		})
+	})
+	s.records, unread = record.Sweep[translation](h.store, place, network)
+	wait.Wait()
 	return s, unread, err
 }
 
@@ -49,6 +61,10 @@ func (h *Host) list() ([]nft.Element, error) {
 	if err != nil || !there {
 		return nil, err
 	}
+	return h.listTable()
+}
+
+func (h *Host) listTable() ([]nft.Element, error) {
 	ports, err := h.conn.List(portsTable())
 	if err != nil {
 		return nil, err
@@ -194,6 +210,7 @@ func (h *Host) vouches(label string) (bool, error) {
 func (s *survey) judge() error {
 	var errs []error
 	for _, rec := range s.records {
+		path := s.store.Path(place, rec.Owner)
 		gone, err := s.isGone(rec)
 		switch {
 		case gone:
@@ -202,7 +219,7 @@ func (s *survey) judge() error {
 			}
 		default:
 			var heldErr error
-			if rec, heldErr = s.keepHeld(rec); heldErr == nil {
+			if rec, heldErr = s.keepHeld(rec, path); heldErr == nil {
 				s.kept = append(s.kept, rec)
 			}
 			err = errors.Join(err, heldErr)
@@ -211,26 +228,27 @@ func (s *survey) judge() error {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.Owner, err))
 			continue
 		}
-		s.decided[rec.Owner.String()], s.decided[s.store.Path(place, rec.Owner)] = true, true
+		s.decided[rec.Owner.String()], s.decided[path] = true, true
 	}
 	return errors.Join(errs...)
 }
 
-// isGone says whether the list does not keep the attachment, or its death is proved.
+// isGone says whether the list does not keep the attachment or, where there is none, its
+// death is proved. What the runtime names is in use, and the kernel is not asked for it.
 func (s *survey) isGone(rec attachmentRecord) (bool, error) {
-	if s.valid.Known && !s.valid.Keeps(rec.Owner) {
-		return true, nil
+	if s.valid.Known {
+		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
 	}
 	return s.isDead(rec)
 }
 
 // keepHeld leaves out of a record the mappings whose reservation another has: an ADD
-// was killed before it reserved them. A reservation that was lost is made again.
-func (s *survey) keepHeld(rec attachmentRecord) (attachmentRecord, error) {
+// was killed before it reserved them; path is the record's. A reservation that was lost is made again.
+func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, error) {
 	if rec.Value.Ports == nil {
 		return rec, nil
 	}
-	all, path := s.reservations(), s.store.Path(place, rec.Owner)
+	all := s.reservations()
 	ports, lost := *rec.Value.Ports, OwnedPorts{Owner: rec.Owner}
 	ports.Mappings = nil
 	for _, m := range rec.Value.Ports.Mappings {
