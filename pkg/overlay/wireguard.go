@@ -16,7 +16,7 @@ import (
 
 // errNoWireGuard says what is missing, and the way out.
 var errNoWireGuard = errors.New(`the kernel has no WireGuard (Linux 5.6 has, as the module "wireguard": modprobe wireguard, or install it); ` +
-	`without it choose another backend for all hosts: trestle cluster config set, with "backend": "vxlan"`)
+	`without it choose another backend for all hosts ("backend": "vxlan", by trestle cluster config set, or in cluster.json)`)
 
 // SetKey gives the private key of the WireGuard device.
 func (h *Host) SetKey(key wgtypes.Key) { h.key = key }

@@ -227,7 +227,7 @@ func TestLeave(t *testing.T) {
 
 func nothingLeft(t *testing.T, h *lab.Agent) {
 	t.Helper()
-	got := h.MustRun("sh", "-c", "ls /etc/cni/net.d; ip route show proto 116; ip -6 route show proto 116; ip -br link show type vxlan; ip -br link show type bridge; nft list tables | grep trestle-node; true")
+	got := h.MustRun("sh", "-c", "ls /etc/cni/net.d; ip route show proto 116; ip -6 route show proto 116; ip -br link show type vxlan; ip -br link show type wireguard; ip -br link show type bridge; nft list tables | grep trestle-node; true")
 	if got != "" {
 		t.Errorf("%s has left, and has still\n%s", h.Name, got)
 	}
