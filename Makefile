@@ -104,12 +104,12 @@ fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads byt
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 # It is one program for each package of tests, of which those go that have no such test.
 VM     := $(CURDIR)/.cache/vm
-RUN    ?= VLAN|OlderKernels
+RUN    ?= VLAN|OlderKernels|WireGuard|Clock
 TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
 KERNEL ?=
 KERNEL_RUN := ^Test(Bridge(ByLibcni|MapsPorts|ContainersTalk|MACSpoofCheck|IPv6|GC)|Portmap(TakenPort|CheckNoticesLoss|GCAndStatus)|NAT(LoopbackFromOutside|ForgetsUDPFlows)|Firewall(SameBridge|Isolated|GC)|BandwidthLife|TuningLife|Cnitool|HostLocalHealsOnOlderKernels|VLAN(Separates|Gateway)|DeadOnlyWhenNothingHoldsTheNamespace|Unknown|Outlived|Commit|Shared|RemoveFromEarlierSet)$$
 test-vm: DEPS += qemu-system-x86_64=qemu-system-x86 cpio=cpio modprobe=kmod xz=xz-utils
-test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs more, and writes docs/kernels.md
+test-vm: root deps build peers previous ## the tests of VLANs, of WireGuard, of a clock that jumps, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs more, and writes docs/kernels.md
 ifneq ($(KERNEL),)
 	test/vm/kernel '$(VM)/$(KERNEL)' '$(KERNEL)' '$(if $(filter command,$(firstword $(origin RUN))),$(RUN),$(KERNEL_RUN))'
 else

@@ -177,6 +177,20 @@ func (a *agent) identify(ctx context.Context, st store) error {
 	if err != nil {
 		return err
 	}
+	return checkHost(config)
+}
+
+// checkHost looks for what would keep this host from being in the network: a kernel
+// that lacks what the backend needs, and addresses of the pools that it has already.
+func checkHost(config cluster.Config) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	err = host.CheckBackend(overlay.Backend(config.Backend))
+	if err := errors.Join(err, host.Close()); err != nil {
+		return fmt.Errorf("backend %s: %w", config.Backend, err)
+	}
 	return checkOverlaps(config)
 }
 
@@ -245,7 +259,14 @@ func (a *agent) reconcileAndList(ctx context.Context, st store) error {
 
 func (a *agent) self() cluster.Node {
 	uplink := a.kernel.currentUplink()
-	return cluster.Node{Underlay: uplink.Addresses, MTU: uplink.MTU, MAC: overlay.MAC(a.member.State.ID), Version: release}
+	return cluster.Node{
+		Underlay: uplink.Addresses,
+		MTU:      uplink.MTU,
+		MAC:      overlay.MAC(a.member.State.ID),
+		WGKey:    a.kernel.key.PublicKey().String(),
+		NAT:      a.settings.NAT,
+		Version:  release,
+	}
 }
 
 func (a *agent) reconcile(ctx context.Context, st store) error {

@@ -74,7 +74,7 @@ func probe(s Status, p PeerInfo) (netip.Addr, int) {
 		return 48
 	}
 	switch p.Way {
-	case string(overlay.ByTunnel):
+	case string(overlay.ByTunnel), string(overlay.ByWireGuard):
 		if len(p.Subnets) > 0 {
 			a := p.Subnets[0].Subnet.Addr()
 			return a, s.MTU - headers(a)

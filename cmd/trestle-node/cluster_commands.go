@@ -61,7 +61,7 @@ its own, and the file is copied to all of them.`,
 	f.StringVar(&p.ipv6, "pool6", "", "addresses of the network of IPv6, like fd40::/48")
 	f.IntVar(&p.len4, "subnet-len", 24, "length of each host's subnet")
 	f.IntVar(&p.len6, "subnet-len6", 64, "the same of IPv6")
-	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), or auto (direct where on one link)")
+	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), auto (direct where on one link), or wireguard (encrypted)")
 	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; as often as there are hosts")
 	return cmd
 }

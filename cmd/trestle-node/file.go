@@ -37,6 +37,9 @@ type fileNode struct {
 	// length: two hosts with one prefix are on one link.
 	Underlay []netip.Prefix `json:"underlay"`
 	MTU      int            `json:"mtu,omitempty"`
+	// WGKey is what trestle node join says on that host; NAT that it is behind one.
+	WGKey string `json:"wgKey,omitempty"`
+	NAT   bool   `json:"nat,omitempty"`
 	// Subnets are those that it has of each network.
 	Subnets map[string][]netip.Prefix `json:"subnets"`
 }
@@ -136,7 +139,7 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	put(cluster.KeyConfig, d.Config)
 	for _, n := range d.Nodes {
 		put(cluster.PrefixNodes+n.Name, cluster.Node{
-			ID: n.Name, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), Subnets: n.owned(),
+			ID: n.Name, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), WGKey: n.WGKey, NAT: n.NAT, Subnets: n.owned(),
 		})
 		for _, o := range n.owned() {
 			put(cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce})

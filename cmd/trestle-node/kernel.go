@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
@@ -31,6 +33,7 @@ type kernel struct {
 	flushes chan chan struct{}
 	other   chan struct{} // the uplink is another device: listen to that
 
+	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
 	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
 }
@@ -49,8 +52,9 @@ type wanted struct {
 	gone bool
 }
 
-func newKernel(s settings, b *board, log *slog.Logger) *kernel {
+func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel {
 	return &kernel{
+		key:      key,
 		settings: s,
 		log:      log,
 		board:    b,
@@ -117,6 +121,7 @@ func (k *kernel) run(ctx context.Context) error {
 		return err
 	}
 	k.host = host
+	host.SetKey(k.key)
 	defer func() { _ = host.Close() }() // all is as it shall be
 	k.bring("start")
 	close(k.done)
@@ -186,7 +191,7 @@ func (k *kernel) bring(why string) {
 		k.report(w, overlay.State{}, nil, nil)
 		return
 	}
-	self := selfOf(w, uplink)
+	self := k.selfOf(w, uplink)
 	state, problems := overlay.Plan(self, peersOf(w.peers))
 	have, err := k.host.Observe(state)
 	if err == nil {
@@ -225,11 +230,11 @@ func problemsOf(err error) []string {
 	return []string{err.Error()}
 }
 
-func selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
+func (k *kernel) selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
 	self := overlay.Self{
 		Pools: w.config.Pools(), Underlay: uplink.Addresses, Uplink: uplink.Name, MTU: uplink.MTU, MAC: overlay.MAC(w.id),
 		Backend: overlay.Backend(w.config.Backend), VNI: w.config.VNI, Port: w.config.Port, NoTxChecksum: w.config.NoTxChecksum,
-		NoIPv6: !overlay.HasIPv6(),
+		NoIPv6: !overlay.HasIPv6(), Key: k.key.PublicKey().String(), NAT: k.settings.NAT,
 	}
 	for _, o := range w.claims {
 		self.Subnets = append(self.Subnets, o.Subnet)
@@ -240,7 +245,7 @@ func selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
 func peersOf(nodes []cluster.Node) []overlay.Peer {
 	var peers []overlay.Peer
 	for _, n := range nodes {
-		p := overlay.Peer{Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: n.MAC}
+		p := overlay.Peer{Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: n.MAC, Key: n.WGKey, NAT: n.NAT}
 		for _, o := range n.Subnets {
 			p.Subnets = append(p.Subnets, o.Subnet)
 		}
@@ -299,7 +304,7 @@ func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 }
 
 func sameState(a, b overlay.State) bool {
-	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true}).Empty()
+	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true, WireGuardUp: true}).Empty()
 }
 
 // dropLost takes the gateways of subnets that are another's off the bridges.
@@ -330,7 +335,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.mu.Unlock()
 	mtu := w.config.MTU
 	if mtu == 0 {
-		mtu = overlay.MTU(selfOf(w, uplink), peersOf(w.peers))
+		mtu = overlay.MTU(k.selfOf(w, uplink), peersOf(w.peers))
 	}
 	strangers, strangersErr := k.host.Strangers()
 	k.board.update(func(s *Status) {
@@ -385,6 +390,7 @@ func (k *kernel) removeOnce(w wanted) error {
 		return err
 	}
 	k.host = host
+	host.SetKey(k.key)
 	defer func() { _ = host.Close() }() // it is done
 	return k.remove(w)
 }

@@ -199,7 +199,7 @@ another id and forgets the subnets, which are the other's; the containers that i
 			if err := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true}); err != nil {
 				return err
 			}
-			for _, path := range []string{statePath, idPath} {
+			for _, path := range []string{statePath, idPath, keyPath} {
 				if err := os.Remove(path); err != nil && !isMissing(err) {
 					return err
 				}

@@ -102,10 +102,14 @@ func newAgent() (*agent, error) {
 		return nil, fmt.Errorf("%s is of node %s, and this host is %s; trestle node reset-id makes it a new host", statePath, state.ID, id)
 	}
 	state.ID, state.Name = id, s.Name
+	key, err := wireGuardKey()
+	if err != nil {
+		return nil, err
+	}
 	b := &board{status: Status{ID: id, Name: s.Name, State: "starting", Store: StoreInfo{Since: time.Now().UTC()}}}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return &agent{
-		settings: s, log: log, board: b, kernel: newKernel(s, b, log), said: map[string]bool{},
+		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log), said: map[string]bool{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),
 	}, nil

@@ -20,6 +20,7 @@ const (
 	clusterPath  = "/etc/trestle/cluster.json"
 	idPath       = "/var/lib/trestle/node/id"
 	statePath    = "/var/lib/trestle/node/state.json"
+	keyPath      = "/var/lib/trestle/node/wg.key"
 	runDir       = "/run/trestle/node"
 	statusPath   = runDir + "/status.json"
 	socketPath   = runDir + "/socket"
@@ -39,6 +40,9 @@ type settings struct {
 	// route where both are empty.
 	Interface string     `json:"interface,omitempty"`
 	Address   netip.Addr `json:"address,omitzero"`
+	// NAT says that the other hosts cannot reach this one's address: with WireGuard it speaks to
+	// them first, and keeps the way open.
+	NAT bool `json:"nat,omitempty"`
 	// Etcd or File is the store; the file /etc/trestle/cluster.json where neither is there.
 	Etcd *etcdSettings `json:"etcd,omitempty"`
 	File string        `json:"file,omitempty"`

@@ -19,7 +19,11 @@ type Node struct {
 	// MTU is that link's.
 	MTU int `json:"mtu"`
 	// MAC is its VXLAN device's, made from the id: the same after each boot.
-	MAC     string  `json:"mac,omitempty"`
+	MAC string `json:"mac,omitempty"`
+	// WGKey is the public key of its WireGuard device, in base64.
+	WGKey string `json:"wgKey,omitempty"`
+	// NAT says that others cannot reach Underlay: the host speaks to them first.
+	NAT     bool    `json:"nat,omitempty"`
 	Subnets []Owned `json:"subnets"`
 	Version string  `json:"version,omitempty"`
 
