@@ -37,6 +37,7 @@ type agent struct {
 	ready   bool
 	left    bool
 	beats   int // of this session
+	looked  int // how many hosts there were when their signs of life were looked at
 	// refused says that the store has answered, and this host is not to be in the network.
 	refused atomic.Bool
 	// notified is done when systemd knows.
@@ -493,8 +494,8 @@ func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	return a.believe()
 }
 
-// lookEvery is after how many heartbeats the host looks who has given a sign of life: the
-// answer is as long as there are hosts, and is for people alone.
+// lookEvery is after how many heartbeats the host looks who has given a sign of life, if no
+// host has come meanwhile: the answer is as long as there are hosts, and is for people alone.
 const lookEvery = 10
 
 // see notes who has given a sign of life.
@@ -503,6 +504,7 @@ func (a *agent) see(ctx context.Context, st store) error {
 	if err != nil || view.Complete { // a list that is complete has no signs of life
 		return err
 	}
+	a.looked = len(a.listing.Nodes)
 	alive := map[string]bool{}
 	for id := range view.Under(cluster.PrefixAlive) {
 		alive[id] = true
@@ -514,7 +516,7 @@ func (a *agent) see(ctx context.Context, st store) error {
 // beat asks whether the store is still what it was.
 func (a *agent) beat(ctx context.Context, st store) error {
 	a.beats++
-	if a.beats%lookEvery == 1 {
+	if a.beats%lookEvery == 1 || len(a.listing.Nodes) > a.looked {
 		if err := a.see(ctx, st); err != nil {
 			return err
 		}
