@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -37,6 +38,7 @@ type agent struct {
 	ready   bool
 	left    bool
 	beats   int // of this session
+	seen    map[string]time.Time
 	looked  int // how many hosts there were when their signs of life were looked at
 	// refused says that the store has answered, and this host is not to be in the network.
 	refused atomic.Bool
@@ -505,11 +507,14 @@ func (a *agent) see(ctx context.Context, st store) error {
 		return err
 	}
 	a.looked = len(a.listing.Nodes)
-	alive := map[string]bool{}
-	for id := range view.Under(cluster.PrefixAlive) {
-		alive[id] = true
+	now, alive := time.Now().UTC(), view.Under(cluster.PrefixAlive)
+	for id := range a.listing.Nodes {
+		if _, ok := alive[id]; ok {
+			a.seen[id] = now
+		}
 	}
-	a.board.see(alive, time.Now().UTC())
+	maps.DeleteFunc(a.seen, func(id string, _ time.Time) bool { _, ok := a.listing.Nodes[id]; return !ok })
+	a.board.see(a.seen)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -73,18 +74,10 @@ func (b *board) problem(who string, problems ...string) {
 	}
 }
 
-// see notes who has given a sign of life by now, and forgets who is no peer any more.
-func (b *board) see(alive map[string]bool, at time.Time) {
-	b.update(func(s *Status) {
-		seen := map[string]time.Time{}
-		for _, p := range s.Peers {
-			seen[p.ID] = b.seen[p.ID]
-			if alive[p.ID] {
-				seen[p.ID] = at
-			}
-		}
-		b.seen = seen
-	})
+// see notes when each peer has given a sign of life.
+func (b *board) see(seen map[string]time.Time) {
+	seen = maps.Clone(seen)
+	b.update(func(*Status) { b.seen = seen })
 }
 
 func (b *board) now() Status {
