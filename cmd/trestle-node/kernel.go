@@ -13,6 +13,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -339,7 +340,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	}
 	strangers, strangersErr := k.host.Strangers()
 	k.board.update(func(s *Status) {
-		s.Uplink, s.MTU, s.Peers = uplink.Name, mtu, infoOf(w, state)
+		s.Uplink, s.MTU, s.Tunnel, s.Peers = uplink.Name, mtu, tunnelOf(state), infoOf(w, state)
 		if strangersErr == nil {
 			s.Strangers = strangers
 		}
@@ -356,6 +357,17 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.board.problem("conflist")
 }
 
+// Who looks at the host tells the agent's routes by the same number.
+var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
+
+// tunnelOf is the device that the state has, if any.
+func tunnelOf(state overlay.State) *hosts.Device {
+	if state.Tunnel == nil {
+		return nil
+	}
+	return &hosts.Device{Name: overlay.TunnelName, Kind: "vxlan", VNI: state.Tunnel.VNI, Port: state.Tunnel.Port}
+}
+
 func infoOf(w wanted, state overlay.State) []PeerInfo {
 	ways := map[string]string{}
 	for _, r := range state.Routes {
@@ -367,9 +379,9 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 			ID:       n.ID,
 			Name:     n.Name,
 			Underlay: n.Underlay,
-			Subnets:  n.Subnets,
+			Subnets:  subnetsOf(n.Subnets),
 			MTU:      n.MTU,
-			Way:      "none",
+			Way:      hosts.None,
 			Missing:  slices.Contains(w.missing, n.ID),
 		}
 		for _, o := range n.Subnets {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,9 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -35,8 +34,8 @@ func status(out io.Writer, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	if s.State != "left" && errors.Is(unix.Kill(s.PID, 0), unix.ESRCH) {
-		s.State, s.Why = "stopped", "trestle-node does not run; the network is as it was when it ended"
+	if s.State != hosts.Left && !s.Running() {
+		s.State, s.Why = hosts.Stopped, "trestle-node does not run; the network is as it was when it ended"
 	}
 	if asJSON {
 		data, err := json.MarshalIndent(s, "", "  ")
@@ -47,7 +46,7 @@ func status(out io.Writer, asJSON bool) error {
 	} else {
 		printStatus(out, s)
 	}
-	if s.State != "ready" && s.State != "drained" && s.State != "left" {
+	if s.State != hosts.Ready && s.State != hosts.Drained && s.State != hosts.Left {
 		return errSaid
 	}
 	return nil
@@ -75,19 +74,35 @@ func printStatus(out io.Writer, s Status) {
 	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; %d repairs; %d packets of strangers dropped\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if len(s.Peers) > 0 {
-		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tSUBNETS\t")
+		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tMTU\tSEEN\tSUBNETS\t")
 	}
 	for _, p := range s.Peers {
 		note := ""
 		if p.Missing {
 			note = "missing from the store; kept"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), p.Way, spaced(prefixesOf(p.Subnets...)), note)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), p.Way, p.MTU, seen(p), spacedSubnets(p.Subnets), note)
 	}
 	_ = table.Flush() // to standard output
 	for _, p := range s.Problems {
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+}
+
+// seen is when the peer has given a sign of life.
+func seen(p PeerInfo) string {
+	if p.Seen.IsZero() {
+		return "-"
+	}
+	return p.Seen.Format(time.RFC3339)
+}
+
+func spacedSubnets(all []hosts.Subnet) string {
+	var texts []string
+	for _, s := range all {
+		texts = append(texts, s.Subnet.String())
+	}
+	return strings.Join(texts, " ")
 }
 
 func spaced[A fmt.Stringer](all []A) string {

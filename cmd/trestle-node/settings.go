@@ -12,17 +12,18 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // Where everything is.
 const (
-	settingsPath = "/etc/trestle/node.json"
+	settingsPath = hosts.SettingsPath
 	clusterPath  = "/etc/trestle/cluster.json"
 	idPath       = "/var/lib/trestle/node/id"
 	statePath    = "/var/lib/trestle/node/state.json"
 	keyPath      = "/var/lib/trestle/node/wg.key"
 	runDir       = "/run/trestle/node"
-	statusPath   = runDir + "/status.json"
+	statusPath   = hosts.StatusPath
 	socketPath   = runDir + "/socket"
 	lockPath     = runDir + "/lock"
 	nftDir       = runDir + "/nft"

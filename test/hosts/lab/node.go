@@ -102,6 +102,7 @@ type Status struct {
 	Peers   []struct {
 		ID, Name, Way string
 		Missing       bool
+		Seen          time.Time
 		Underlay      []netip.Prefix
 	}
 	MTU, Repairs     int
