@@ -76,12 +76,12 @@ func TestRuleGoneMeanwhile(t *testing.T) {
 // after the first time.
 func afterTheLook(t *testing.T, program, then string) {
 	t.Helper()
-	real, err := exec.LookPath(program)
+	path, err := exec.LookPath(program)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\"\nstatus=$?\nmkdir %s/done 2>&- && { %s; }\nexit $status\n", real, dir, then)
+	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\"\nstatus=$?\nmkdir %s/done 2>&- && { %s; }\nexit $status\n", path, dir, then)
 	if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
