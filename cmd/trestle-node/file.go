@@ -93,6 +93,9 @@ func (d fileDocument) check() error {
 			return fmt.Errorf("nodes: the name %q is missing or there twice", n.Name)
 		}
 		names[n.Name] = true
+		if i := slices.Index(n.Underlay, netip.Prefix{}); i >= 0 {
+			return fmt.Errorf(`node %s: underlay[%d]: empty; write it like "192.0.2.1/24"`, n.Name, i)
+		}
 		if len(n.Underlay) == 0 {
 			return fmt.Errorf(`node %s: underlay: none; write it like ["192.0.2.1/24"]`, n.Name)
 		}
