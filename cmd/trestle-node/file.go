@@ -125,7 +125,7 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	if err != nil {
 		return cluster.View{}, err
 	}
-	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true}
+	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
 	put := func(key string, value any) {
 		data, marshalErr := json.Marshal(value)
 		if marshalErr != nil {
