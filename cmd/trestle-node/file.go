@@ -131,7 +131,7 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	if err != nil {
 		return cluster.View{}, err
 	}
-	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true}
+	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
 	put := func(key string, value any) {
 		data, marshalErr := json.Marshal(value)
 		if marshalErr != nil {
@@ -142,7 +142,8 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	put(cluster.KeyConfig, d.Config)
 	for _, n := range d.Nodes {
 		put(cluster.PrefixNodes+n.Name, cluster.Node{
-			ID: n.Name, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), WGKey: n.WGKey, NAT: n.NAT, Subnets: n.owned(),
+			ID: n.Name, Name: n.Name, Subnets: n.owned(),
+			Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), WGKey: n.WGKey, NAT: n.NAT,
 		})
 		for _, o := range n.owned() {
 			put(cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce})

@@ -258,10 +258,10 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 // findUplink keeps the one that was found last where there is none now: its routes are
 // the kernel's to take.
 func (k *kernel) findUplink() {
-	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.Address)
+	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.addresses()...)
 	if last := k.currentUplink().Name; err != nil && last != "" {
 		// The default route comes back some time after the device and its address.
-		uplink, err = k.host.FindUplink(last, k.settings.Address)
+		uplink, err = k.host.FindUplink(last, k.settings.addresses()...)
 	}
 	if err != nil {
 		k.board.problem("uplink", err.Error())
@@ -348,7 +348,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	if !w.ready || uplink.MTU == 0 {
 		return
 	}
-	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu)
+	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu, k.settings.Kubernetes != nil)
 	if err != nil {
 		k.log.Error("write the configuration for the runtime", "error", err)
 		k.board.problem("conflist", err.Error())

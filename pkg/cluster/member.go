@@ -103,7 +103,7 @@ func (m *Member) suspectStore(view View) bool {
 	s := &m.State
 	_, hasConfig := view.Keys[KeyConfig]
 	switch {
-	case s.Store == "" || view.Complete:
+	case s.Store == "" || view.Fixed:
 		return false
 	case view.Store != s.Store:
 		s.Suspect = fmt.Sprintf("the store is another one (%s, it was %s)", view.Store, s.Store)
@@ -118,12 +118,13 @@ func (m *Member) suspectStore(view View) bool {
 }
 
 // freeze keeps everybody from taking new subnets: the store does not know of all that
-// there are. Whoever notices first does it, for as long as the administrator wants.
+// there are. Whoever notices first does it, for as long as the administrator wants. Where
+// hosts take none it is enough to remember.
 func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	if err := m.save(); err != nil {
 		return err
 	}
-	if _, frozen := view.Keys[KeyFrozen]; frozen {
+	if _, frozen := view.Keys[KeyFrozen]; frozen || view.Complete {
 		return nil
 	}
 	return Freeze(ctx, store, m.State.Name, m.State.Suspect)
@@ -140,6 +141,9 @@ func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self
 	kept, again := m.compare(claims, &txn)
 	if err := m.save(); err != nil {
 		return false, err
+	}
+	if len(again) > 0 && view.Lacking != nil {
+		return false, view.Lacking
 	}
 	wanted, wantErr := m.choose(view, claims)
 	if wantErr == nil && len(wanted) > 0 {
@@ -212,7 +216,7 @@ func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned
 	for _, o := range s.Claims {
 		c, ok := claims[keyOf(o)]
 		switch {
-		case ok && c.Nonce == o.Nonce:
+		case ok && c.Nonce == o.Nonce && c.Node == s.ID: // the nonces of a list need not differ
 			kept = append(kept, o)
 			txn.unchanged(PrefixClaims+keyOf(o), c.raw)
 		case ok || overlapped(claims, o):
@@ -303,6 +307,9 @@ func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
 // mayChoose is an error where a subnet that the store does not know of may be some
 // host's.
 func (m *Member) mayChoose(view View) error {
+	if view.Lacking != nil {
+		return view.Lacking
+	}
 	if view.Complete {
 		return fmt.Errorf("this host, %s, has no subnet in the list of nodes: %w", m.State.Name, ErrReadOnly)
 	}
@@ -374,7 +381,7 @@ func (m *Member) checkName(view View, txn *Txn) error {
 // publish writes the record where it says something new.
 func (m *Member) publish(view View, self Node, txn *Txn) error {
 	value, ok := view.Keys[PrefixNodes+self.ID]
-	if view.Complete {
+	if view.Fixed {
 		return nil
 	}
 	if ok {
