@@ -33,8 +33,16 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 	return record.Unknown, &needLivenessError{r}
 }
 
-func (v *livenessProber) probe(r ownerRecord) record.Life {
-	verdict, err := v.prober.Life(r.Stamp)
+func (v *livenessProber) probe(r ownerRecord) record.Life { return v.learn(r, v.prober.Life) }
+
+// probeEnding is probe for the owner that asks for its leases again: it waits for the
+// end of a namespace that is about to go.
+func (v *livenessProber) probeEnding(r ownerRecord) record.Life {
+	return v.learn(r, v.prober.AwaitEnd)
+}
+
+func (v *livenessProber) learn(r ownerRecord, life func(record.Stamp) (record.Life, error)) record.Life {
+	verdict, err := life(r.Stamp)
 	if err != nil {
 		verdict = record.Unknown
 	}
