@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -53,10 +54,15 @@ type Request struct {
 // Decode unmarshals the configuration into v; the error has code 6. Keys match
 // without regard to case, unknown ones are ignored.
 func (r *Request) Decode(v any) error {
-	if err := json.Unmarshal(r.Stdin, v); err != nil {
-		return DecodeErrorf("network configuration: %w", err)
+	err := Unmarshal(r.Stdin, v)
+	var wrong *TypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return DecodeErrorf("%w", err) // it names the field
 	}
-	return nil
+	return DecodeErrorf("network configuration: %w", err)
 }
 
 // readRequest reads the call. Request.Version is set also where an error follows,
