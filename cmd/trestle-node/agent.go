@@ -19,6 +19,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
@@ -412,7 +413,7 @@ func (a *agent) connected(ctx context.Context, st store) {
 func (a *agent) disconnected(err error) {
 	text := "unknown"
 	if err != nil {
-		text = err.Error()
+		text = cni.Plain(err).Error()
 	}
 	before := a.board.now().Store
 	if before.Connected || before.Error != text {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // A running agent is asked over a socket that only root can open: POST /<operation>, with the
@@ -40,7 +42,7 @@ func serve(a *agent) (*http.Server, error) {
 		mux.HandleFunc("POST /"+operation, func(w http.ResponseWriter, r *http.Request) {
 			said, err := a.ask(r, do)
 			if err != nil {
-				http.Error(w, err.Error(), http.StatusConflict)
+				http.Error(w, cni.Plain(err).Error(), http.StatusConflict)
 				return
 			}
 			_, _ = io.WriteString(w, said) // who asked is gone otherwise

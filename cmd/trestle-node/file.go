@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -74,7 +75,7 @@ func parseFile(data []byte) (d fileDocument, err error) {
 	var nodes struct {
 		Nodes []fileNode `json:"nodes"`
 	}
-	if err := json.Unmarshal(data, &nodes); err != nil {
+	if err := cni.Unmarshal(data, &nodes); err != nil {
 		return d, err
 	}
 	d.Nodes = nodes.Nodes

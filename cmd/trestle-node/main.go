@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // release is the version of this build, set by the Makefile.
@@ -27,7 +29,7 @@ func main() {
 		return
 	}
 	if !errors.Is(err, errSaid) {
-		fmt.Fprintln(os.Stderr, "trestle-node:", err)
+		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err)) // of what people wrote
 	}
 	os.Exit(1)
 }

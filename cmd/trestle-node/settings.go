@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
@@ -90,7 +91,7 @@ func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()
 func (d *duration) UnmarshalJSON(data []byte) error {
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil {
-		return fmt.Errorf(`a duration is written like "30s": %w`, err)
+		return fmt.Errorf(`a duration is written like "30s": %w`, cni.Plain(err))
 	}
 	parsed, err := time.ParseDuration(text)
 	if err == nil && parsed <= 0 {
@@ -120,7 +121,7 @@ func parseSettings(data []byte) (settings, error) {
 	decoder.DisallowUnknownFields() // a misspelt key would be a default in silence
 	var s settings
 	if err := decoder.Decode(&s); err != nil {
-		return settings{}, err
+		return settings{}, cni.Plain(err)
 	}
 	return s, errors.Join(s.fill(), s.check())
 }

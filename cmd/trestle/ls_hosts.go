@@ -66,8 +66,14 @@ func (o lsOptions) printHosts(p *ui.Printer, snapshot *inventory.Snapshot) error
 
 func hostTable(p *ui.Printer, lines []hostLine, now time.Time) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
-		{Title: "HOST", Least: 8}, {Title: "SUBNETS", Least: 15, Dear: true}, {Title: "WAY"}, {Title: "UNDERLAY", Least: 10, Optional: true},
-		{Title: "DEVICE", Optional: true}, {Title: "MTU", Right: true}, {Title: "SEEN"}, {Title: "NOTE", Least: 10},
+		{Title: "HOST", Least: 8},
+		{Title: "SUBNETS", Least: 15, Dear: true},
+		{Title: "WAY"},
+		{Title: "UNDERLAY", Least: 10, Optional: true},
+		{Title: "DEVICE", Optional: true},
+		{Title: "MTU", Right: true},
+		{Title: "SEEN"},
+		{Title: "NOTE", Least: 10},
 	}}
 	for _, l := range lines {
 		t.Add(l.Name, ui.List(subnetTexts(l.Peer)...), paintHostWay(p, l.Way), ui.List(texts(l.Underlay)...), l.Device, mtuText(l.MTU), ui.Age(l.Seen, now), hostNote(l.Peer))

@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -62,10 +63,15 @@ func (r *Request) Decode(v any) error {
 	if config == nil {
 		config = r.Stdin
 	}
-	if err := json.Unmarshal(config, v); err != nil {
-		return DecodeErrorf("network configuration: %w", err)
+	err := Unmarshal(config, v)
+	var wrong *TypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return DecodeErrorf("%w", err) // it names the field
 	}
-	return nil
+	return DecodeErrorf("network configuration: %w", err)
 }
 
 // readRequest reads the call. Request.Version is set also where an error follows,

@@ -4,7 +4,6 @@
 package hosts
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // StatusPath is where the agent keeps the status, and SettingsPath what says that this
@@ -130,7 +131,7 @@ func Read(path string) (*Status, error) {
 		return nil, fmt.Errorf("read the status of trestle-node: %w", err)
 	}
 	var s Status
-	if err := json.Unmarshal(data, &s); err != nil {
+	if err := cni.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("read the status of trestle-node: %s: %w", path, err)
 	}
 	return &s, nil

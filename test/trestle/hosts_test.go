@@ -51,7 +51,7 @@ func (m *member) sh(script string) {
 
 // write replaces the list as a whole: the agent reads it at any moment.
 func (m *member) write(text string) {
-	m.Agent.Write(clusterFile+".new", text)
+	m.Write(clusterFile+".new", text)
 	m.MustRun("mv", clusterFile+".new", clusterFile)
 }
 
@@ -127,7 +127,7 @@ func TestDoctorHosts(t *testing.T) {
 			"the others vanish from the list", func(m *member) {
 				text := m.MustRun("cat", clusterFile)
 				at := strings.Index(text, `{"name": "b"`)
-				m.write(strings.TrimRight(text[:at], ", \n\t")+"]}")
+				m.write(strings.TrimRight(text[:at], ", \n\t") + "]}")
 				m.await("suspect", func(s lab.Status) bool { return s.State == "suspect" })
 			},
 			"suspect",
@@ -282,36 +282,42 @@ func TestExplainHosts(t *testing.T) {
 				m.Kill()
 				m.sh("bridge fdb show dev trestle-vx | awk '/203.0.113.12/ {print $1}' | xargs -I M bridge fdb del M dev trestle-vx dst 203.0.113.12")
 			},
-			"10.40.1.7:80", way.Stops, "tunnel", []string{"forwarding database", "trestle-vx"},
+			"10.40.1.7:80", way.Stops, "tunnel",
+			[]string{"forwarding database", "trestle-vx"},
 		},
 		{
 			"no neighbour on the tunnel", "vxlan", func(m *member) {
 				m.Kill()
 				m.sh("ip -6 neigh flush dev trestle-vx nud permanent")
 			},
-			"10.40.1.7:80", way.Stops, "tunnel", []string{"no entry for the neighbour"},
+			"10.40.1.7:80", way.Stops, "tunnel",
+			[]string{"no entry for the neighbour"},
 		},
 		{
 			"the underlay has no route", "vxlan", func(m *member) { m.sh("ip route add unreachable 203.0.113.12") },
-			"10.40.1.7:80", way.Stops, "underlay", []string{"203.0.113.12"},
+			"10.40.1.7:80", way.Stops, "underlay",
+			[]string{"203.0.113.12"},
 		},
 		{
 			"the port is closed", "vxlan", func(m *member) { m.sh("iptables -A OUTPUT -p udp --dport 8473 -j DROP") },
-			"10.40.1.7:80", way.Stops, "rules, output", []string{"ip filter"},
+			"10.40.1.7:80", way.Stops, "rules, output",
+			[]string{"ip filter"},
 		},
 		{
 			"the route is gone", "vxlan", func(m *member) {
 				m.Kill()
 				m.sh("ip route del 10.40.1.0/24")
 			},
-			"10.40.1.7:80", way.Stops, "host's route", []string{"unreachable", "b has"},
+			"10.40.1.7:80", way.Stops, "host's route",
+			[]string{"unreachable", "b has"},
 		},
 		{
 			"a route of somebody else", "vxlan", func(m *member) {
 				m.Kill()
 				m.sh("ip route replace 10.40.1.0/24 dev eth0 proto static")
 			},
-			"10.40.1.7:80", way.Stops, "host's route", []string{"eth0", "trestle-vx", "b has"},
+			"10.40.1.7:80", way.Stops, "host's route",
+			[]string{"eth0", "trestle-vx", "b has"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -102,13 +102,13 @@ func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 
 // remoteOf is an address of the peer's, of the family if it has one.
 func remoteOf(peer hosts.Peer, like netip.Addr) netip.Addr {
-	var any netip.Addr
+	var found netip.Addr
 	for _, p := range peer.Underlay {
-		if any = p.Addr(); any.Is4() == like.Is4() {
-			return any
+		if found = p.Addr(); found.Is4() == like.Is4() {
+			return found
 		}
 	}
-	return any
+	return found
 }
 
 // tunnelled finds the host that the tunnel's frames go to: by the neighbour that the route
