@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/containernetworking/cni/pkg/version"
 )
@@ -166,6 +167,9 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 	if err := r.checkIfName(); err != nil {
 		return err
 	}
+	if err := r.checkText(); err != nil {
+		return err
+	}
 	r.Args, r.argsErr = parseArgs(getenv("CNI_ARGS"))
 	return nil
 }
@@ -243,6 +247,20 @@ func (r *Request) checkIfName() error {
 	}
 	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)
+	}
+	return nil
+}
+
+// checkText: what goes into results and records, which are JSON, comes back from there as
+// it was. Other names are those of an attachment that nobody would find again.
+func (r *Request) checkText() error {
+	if r.Command != Add {
+		return nil
+	}
+	for variable, value := range map[string]string{"CNI_IFNAME": r.Owner.IfName, "CNI_NETNS": r.NetNS} {
+		if !utf8.ValidString(value) {
+			return EnvironmentErrorf("%s: %q is not UTF-8, and no result could hold it; choose another name", variable, value)
+		}
 	}
 	return nil
 }
