@@ -355,7 +355,7 @@ func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
 	case len(s.Lost) > 0 && len(restart) > 0:
-		return "fenced", fmt.Sprintf("%d containers have addresses of subnets that are another host's; restart them", len(restart))
+		return "fenced", howMany(restart) + " addresses of subnets that are another host's; restart them"
 	case len(s.Lost) > 0:
 		return "fenced", "subnets of this host were given to another; trestle node accept takes note of it"
 	case s.Suspect != "":

@@ -197,8 +197,7 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	txn.put(PrefixClaims+keyOf(o), data)
 	done, err := store.Commit(ctx, txn)
 	if err == nil && !done {
-		holder := readClaims(view)[keyOf(o)].Node
-		err = fmt.Errorf("%s %s is taken by node %s; trestle cluster subnets lists all", o.Network, o.Subnet, holder)
+		err = fmt.Errorf("%s %s is %s; trestle cluster subnets lists all", o.Network, o.Subnet, readClaims(view)[keyOf(o)].holder())
 	}
 	return err
 }

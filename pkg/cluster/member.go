@@ -141,7 +141,7 @@ func (m *Member) settleOnce(ctx context.Context, store Store, view View, self No
 	if err := m.save(); err != nil {
 		return false, err
 	}
-	wanted, wantErr := m.choose(view, claims)
+	wanted, wantErr := m.choose(view, claims, self)
 	if wantErr == nil && len(wanted) > 0 {
 		txn.absent(KeyFrozen)
 	}
@@ -274,8 +274,9 @@ func overlapped(claims map[string]claim, o Owned) bool {
 	return false
 }
 
-// choose gives new claims for the networks that this host has no subnet of.
-func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
+// choose gives new claims for the networks that this host has no subnet of: what is reserved for it,
+// or one that nobody has.
+func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned, error) {
 	s := &m.State
 	has := map[slot]bool{}
 	for _, o := range s.Claims {
@@ -290,14 +291,29 @@ func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
 			if err := m.mayChoose(view); err != nil {
 				return nil, err
 			}
-			subnet, err := p.Choose(m.wish(view, claims))
-			if err != nil {
-				return nil, fmt.Errorf("network %s: %w", n.Name, err)
+			subnet, ok := reserved(claims, slot{n.Name, FamilyOf(p.Prefix.Addr())}, self)
+			if !ok {
+				var err error
+				if subnet, err = p.Choose(m.wish(view, claims)); err != nil {
+					return nil, fmt.Errorf("network %s: %w", n.Name, err)
+				}
 			}
 			wanted = append(wanted, Owned{n.Name, subnet, m.Nonce()})
 		}
 	}
 	return wanted, nil
+}
+
+// reserved is the subnet of a slot that is kept for the host with one of self's addresses.
+func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
+	for key, c := range claims {
+		network, subnet, err := parseOwnedKey(key)
+		isFor := c.Node == "" && self.has(c.For)
+		if err == nil && isFor && (Owned{Network: network, Subnet: subnet}).slot() == s {
+			return subnet, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // mayChoose is an error where a subnet that the store does not know of may be some
@@ -399,7 +415,11 @@ func (t *Txn) claim(view View, id string, o Owned) error {
 	if err != nil {
 		return err
 	}
-	t.absent(PrefixClaims + keyOf(o))
+	if kept, ok := view.Keys[PrefixClaims+keyOf(o)]; ok {
+		t.unchanged(PrefixClaims+keyOf(o), kept) // reserved for this host
+	} else {
+		t.absent(PrefixClaims + keyOf(o))
+	}
 	t.put(PrefixClaims+keyOf(o), data)
 	if _, dead := view.Keys[PrefixReleased+keyOf(o)]; dead {
 		t.delete(PrefixReleased + keyOf(o))
