@@ -1,15 +1,22 @@
 // Command soak runs what takes too long for the tests of networks over several hosts: an
-// etcd that stands still for 40 seconds, and a thousand peers. It prints what it
-// measures, and exits with 1 at the first thing that is not as it should be.
+// etcd that stands still for 40 seconds, a thousand hosts that join at once, and a
+// thousand peers. It prints what it measures, and exits with 1 at the first thing that is
+// not as it should be.
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
@@ -18,6 +25,7 @@ func main() { os.Exit(host.Program(soak)) }
 
 func soak(t host.T) {
 	standStill(t)
+	atOnce(t)
 	thousand(t)
 }
 
@@ -70,6 +78,72 @@ func cpuOf(h *lab.Host) int {
 }
 
 const peers = 1000
+
+const wide = `{"id": "lab", "networks": [{"name": "pods", "ipv4": {"pool": "10.0.0.0/8", "subnetLen": 24}, "ipv6": {"pool": "fd40::/48", "subnetLen": 64}}]}`
+
+// atOnce: a thousand hosts ask for subnets at the same moment, and 200 of them again; next to
+// that, a thousand that take turns by a lock, as most programs would have them.
+func atOnce(t host.T) {
+	joined := simulatedJoin(t, "at once", 0)
+	turns := simulatedJoin(t, "by a lock", 200)
+	fmt.Printf("at once takes %.2f of the time by a lock, for as many\n", joined.Seconds()/peers/(turns.Seconds()/200))
+	if joined/peers > turns/200/4 {
+		t.Fatalf("that is more than a quarter")
+	}
+}
+
+// simulatedJoin has hosts join a new cluster, by a lock so many of them, or all without one.
+func simulatedJoin(t host.T, how string, byLock int) time.Duration {
+	l := lab.New(t)
+	e := l.Etcd(1)
+	put(e, "config", wide)
+	store, ctx := e.Store(), context.Background()
+	settle := func(m *cluster.Member) error {
+		return m.Settle(ctx, store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
+	}
+	hosts := lab.Simulated(peers, "n")
+	join := settle
+	if byLock > 0 {
+		hosts = hosts[:byLock] // they would take minutes
+		join = func(m *cluster.Member) error {
+			session, err := concurrency.NewSession(store.Client)
+			if err != nil {
+				return err
+			}
+			lock := concurrency.NewMutex(session, "/lock")
+			err = lock.Lock(ctx)
+			if err == nil {
+				err = errors.Join(settle(m), lock.Unlock(ctx))
+			}
+			return errors.Join(err, session.Close())
+		}
+	}
+	took, err := lab.Join(hosts, join)
+	if err != nil {
+		l.Fatalf("join %s: %v", how, err)
+	}
+	owners := map[netip.Prefix]bool{}
+	for _, m := range hosts {
+		for _, s := range m.State.Subnets("pods") {
+			owners[s] = true
+		}
+	}
+	each := float64(store.Commits.Load()) / float64(len(hosts))
+	fmt.Printf("%d hosts join %s: %v, %.2f transactions each, %d subnets\n", len(hosts), how, took.Round(time.Millisecond), each, len(owners))
+	if len(owners) != 2*len(hosts) || byLock == 0 && each > 1.5 {
+		l.Fatalf("want two subnets each, and 1.5 transactions at most")
+	}
+	if byLock > 0 {
+		return took
+	}
+	before := store.Commits.Load()
+	again, err := lab.Join(hosts[:200], settle)
+	if err != nil || store.Commits.Load() != before {
+		l.Fatalf("200 of them again: %v, %d transactions more, want none", err, store.Commits.Load()-before)
+	}
+	fmt.Printf("200 of them again: %v, nothing written\n", again.Round(time.Millisecond))
+	return took
+}
 
 // thousand: an agent that has a thousand peers, started anew.
 func thousand(t host.T) {
