@@ -76,9 +76,9 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 // Claims are the subnets that are taken, in order.
 func Claims(view View) []Owned {
 	var all []Owned
-	for key, c := range readClaims(view) {
-		if network, subnet, err := parseOwnedKey(key); err == nil {
-			all = append(all, Owned{network, subnet, c.Nonce})
+	for _, c := range readClaims(view) {
+		if c.owned.Subnet.IsValid() {
+			all = append(all, c.owned)
 		}
 	}
 	slices.SortFunc(all, compareOwned)

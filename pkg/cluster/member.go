@@ -188,6 +188,9 @@ func readClaims(view View) map[string]claim {
 			c = claim{Nonce: "unreadable"}
 		}
 		c.raw = value
+		if network, subnet, err := parseOwnedKey(key); err == nil {
+			c.owned = Owned{network, subnet, c.Nonce}
+		}
 		claims[key] = c
 	}
 	return claims
@@ -239,12 +242,11 @@ func (m *Member) adopt(view View, claims map[string]claim) {
 	if _, frozen := view.Keys[KeyFrozen]; frozen {
 		return
 	}
-	for key, c := range claims {
-		network, subnet, err := parseOwnedKey(key)
-		if err != nil || c.Node != s.ID {
+	for _, c := range claims {
+		o := c.owned
+		if !o.Subnet.IsValid() || c.Node != s.ID {
 			continue
 		}
-		o := Owned{network, subnet, c.Nonce}
 		had := slices.IndexFunc(s.Claims, func(h Owned) bool { return h.slot() == o.slot() })
 		switch {
 		case slices.Contains(s.Claims, o) || slices.Contains(s.Lost, o):
@@ -266,8 +268,8 @@ func keyOf(o Owned) string { return o.Network + "/" + subnetKey(o.Subnet) }
 
 // overlapped says whether a claim of another length covers a part of the subnet.
 func overlapped(claims map[string]claim, o Owned) bool {
-	for key := range claims {
-		if _, subnet, err := parseOwnedKey(key); err == nil && subnet.Overlaps(o.Subnet) {
+	for _, c := range claims {
+		if c.owned.Subnet.Overlaps(o.Subnet) {
 			return true
 		}
 	}
@@ -283,6 +285,7 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 		has[o.slot()] = true
 	}
 	var wanted []Owned
+	var wish *Wish // all that is taken: it is a lot to read
 	for _, n := range s.Config.Networks {
 		for _, p := range n.Pools() {
 			if has[slot{n.Name, FamilyOf(p.Prefix.Addr())}] {
@@ -293,8 +296,11 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 			}
 			subnet, ok := reserved(claims, slot{n.Name, FamilyOf(p.Prefix.Addr())}, self)
 			if !ok {
+				if wish == nil {
+					wish = m.wish(view, claims)
+				}
 				var err error
-				if subnet, err = p.Choose(m.wish(view, claims)); err != nil {
+				if subnet, err = p.Choose(*wish); err != nil {
 					return nil, fmt.Errorf("network %s: %w", n.Name, err)
 				}
 			}
@@ -306,11 +312,9 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 
 // reserved is the subnet of a slot that is kept for the host with one of self's addresses.
 func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
-	for key, c := range claims {
-		network, subnet, err := parseOwnedKey(key)
-		isFor := c.Node == "" && self.has(c.For)
-		if err == nil && isFor && (Owned{Network: network, Subnet: subnet}).slot() == s {
-			return subnet, true
+	for _, c := range claims {
+		if c.Node == "" && c.For.IsValid() && self.has(c.For) && c.owned.Subnet.IsValid() && c.owned.slot() == s {
+			return c.owned.Subnet, true
 		}
 	}
 	return netip.Prefix{}, false
@@ -332,11 +336,11 @@ func (m *Member) mayChoose(view View) error {
 	return nil
 }
 
-func (m *Member) wish(view View, claims map[string]claim) Wish {
-	w := Wish{Seed: m.State.ID, Quarantine: m.Quarantine, Now: m.Now()}
-	for key := range claims {
-		if _, subnet, err := parseOwnedKey(key); err == nil {
-			w.Taken = append(w.Taken, subnet)
+func (m *Member) wish(view View, claims map[string]claim) *Wish {
+	w := &Wish{Seed: m.State.ID, Quarantine: m.Quarantine, Now: m.Now()}
+	for _, c := range claims {
+		if c.owned.Subnet.IsValid() {
+			w.Taken = append(w.Taken, c.owned.Subnet)
 		}
 	}
 	// What this host has heard of counts as taken, whatever the store says, and so does

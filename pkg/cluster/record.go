@@ -93,6 +93,8 @@ type claim struct {
 	For netip.Addr `json:"for,omitzero"`
 
 	raw Value
+	// owned is what its key says, where that says anything.
+	owned Owned
 }
 
 // holder says whose it is.
