@@ -284,7 +284,11 @@ func (f Flannel) reservations(view View) (wanted []Write, err error) {
 			case taken || overlapped(claims, o):
 				return nil, fmt.Errorf("%s %s is reserved for something else (%s); trestle cluster subnets lists all", o.Network, o.Subnet, c.Reserved)
 			}
-			data, err := json.Marshal(claim{Nonce: "flannel", Reserved: fmt.Sprintf("host %s, which had it of flannel", l.Host), For: l.Host})
+			data, err := json.Marshal(claim{
+				Nonce:    "flannel",
+				Reserved: fmt.Sprintf("host %s, which had it of flannel", l.Host),
+				For:      l.Host,
+			})
 			if err != nil {
 				return nil, err
 			}

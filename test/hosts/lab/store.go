@@ -9,6 +9,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
@@ -27,7 +28,7 @@ type Store struct {
 func (e *Etcd) Store() *Store {
 	e.Helper()
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints: e.URLs(), DialTimeout: Patience,
+		Endpoints: e.URLs(), DialTimeout: Patience, Logger: zap.NewNop(),
 		// The library dials from goroutines of its own, which are in no namespace of ours.
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(_ context.Context, address string) (conn net.Conn, err error) {
 			err = e.Switch.Do(func() (err error) {
@@ -91,6 +92,12 @@ func (s *Store) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 		return false, err
 	}
 	return answer.Succeeded, nil
+}
+
+// Put writes a key, whatever is there.
+func (s *Store) Put(ctx context.Context, key, value string) error {
+	_, err := s.Client.Put(ctx, s.prefix+key, value)
+	return err
 }
 
 // Watch is not simulated.

@@ -148,15 +148,14 @@ func thousand(t host.T) {
 	put(e, "config", lab.Config)
 	a := l.Agent(l.Host("a"), e.Settings("a"))
 	l.Ready(a.Host, 0)
-	script := strings.Builder{}
-	for i := range peers {
-		fmt.Fprintf(&script, `etcdctl --endpoints %s put /trestle/v1/default/nodes/sim%d '{"id": "sim%[2]d", "name": "sim%[2]d", "underlay": ["203.0.%d.%d/24"], "mtu": 1500, "mac": "02:00:00:00:%02x:%02x", "subnets": [{"network": "pods", "subnet": "10.41.%d.%d/30", "nonce": "x"}]}' >/dev/null`+"\n",
-			e.URLs()[0], i, 200+i/250, 1+i%250, i/256, i%256, i/64, i%64*4)
-	}
+	store := e.Store()
 	began := time.Now()
-	output, err := l.Switch.Run(host.Command{Args: []string{"sh", "-e"}, Stdin: script.String(), Env: []string{"ETCDCTL_API=3"}})
-	if err != nil || output.Code != 0 {
-		l.Fatalf("write records: %v %v", output, err)
+	for i := range peers {
+		record := fmt.Sprintf(`{"id": "sim%d", "name": "sim%[1]d", "underlay": ["203.0.%d.%d/24"], "mtu": 1500, "mac": "02:00:00:00:%02x:%02x",
+			"subnets": [{"network": "pods", "subnet": "10.41.%d.%d/30", "nonce": "x"}]}`, i, 200+i/250, 1+i%250, i/256, i%256, i/64, i%64*4)
+		if err := store.Put(context.Background(), fmt.Sprint("nodes/sim", i), record); err != nil {
+			l.Fatalf("write a record: %v", err)
+		}
 	}
 	l.Ready(a.Host, peers)
 	fmt.Printf("%d peers joined one by one in %v, all of them routed\n", peers, time.Since(began).Round(time.Millisecond))
