@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -285,7 +286,7 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 		has[o.slot()] = true
 	}
 	var wanted []Owned
-	var wish *Wish // all that is taken: it is a lot to read
+	wish := sync.OnceValue(func() Wish { return m.wish(view, claims) }) // it is a lot to read
 	for _, n := range s.Config.Networks {
 		for _, p := range n.Pools() {
 			if has[slot{n.Name, FamilyOf(p.Prefix.Addr())}] {
@@ -294,15 +295,13 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 			if err := m.mayChoose(view); err != nil {
 				return nil, err
 			}
-			subnet, ok := reserved(claims, slot{n.Name, FamilyOf(p.Prefix.Addr())}, self)
-			if !ok {
-				if wish == nil {
-					wish = m.wish(view, claims)
-				}
-				var err error
-				if subnet, err = p.Choose(*wish); err != nil {
-					return nil, fmt.Errorf("network %s: %w", n.Name, err)
-				}
+			if subnet, ok := reserved(claims, slot{n.Name, FamilyOf(p.Prefix.Addr())}, self); ok {
+				wanted = append(wanted, Owned{n.Name, subnet, m.Nonce()})
+				continue
+			}
+			subnet, err := p.Choose(wish())
+			if err != nil {
+				return nil, fmt.Errorf("network %s: %w", n.Name, err)
 			}
 			wanted = append(wanted, Owned{n.Name, subnet, m.Nonce()})
 		}
@@ -336,8 +335,8 @@ func (m *Member) mayChoose(view View) error {
 	return nil
 }
 
-func (m *Member) wish(view View, claims map[string]claim) *Wish {
-	w := &Wish{Seed: m.State.ID, Quarantine: m.Quarantine, Now: m.Now()}
+func (m *Member) wish(view View, claims map[string]claim) Wish {
+	w := Wish{Seed: m.State.ID, Quarantine: m.Quarantine, Now: m.Now()}
 	for _, c := range claims {
 		if c.owned.Subnet.IsValid() {
 			w.Taken = append(w.Taken, c.owned.Subnet)

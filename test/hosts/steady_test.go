@@ -99,7 +99,7 @@ func TestSteady(t *testing.T) {
 	if diff := host.Diff(before, shown()); diff != "" {
 		t.Errorf("stopped: %s", diff)
 	}
-	if got := notified(t, n, a); got != "READY=1" {
+	if got := notified(t, a); got != "READY=1" {
 		t.Errorf("systemd was told %q, want READY=1", got)
 	}
 	n.Ready(a.Host, 1)
@@ -108,7 +108,7 @@ func TestSteady(t *testing.T) {
 }
 
 // notified starts the agent as systemd does, and gives what it says.
-func notified(t *testing.T, n *network, a *lab.Agent) string {
+func notified(t *testing.T, a *lab.Agent) string {
 	t.Helper()
 	a.MustRun("rm", "/etc/cni/net.d/10-pods.conflist")
 	var socket *net.UnixConn
