@@ -166,6 +166,18 @@ func subnetsIn(value any) (found []netip.Prefix) {
 // container is an attachment with an address of a network's.
 type container = hosts.Container
 
+// howMany counts containers: one may have several addresses.
+func howMany(all []container) string {
+	ids := map[string]bool{}
+	for _, c := range all {
+		ids[c.ID] = true
+	}
+	if len(ids) == 1 {
+		return "1 container has"
+	}
+	return fmt.Sprint(len(ids), " containers have")
+}
+
 // leases lists the addresses that containers have in the subnets.
 func leases(owned []cluster.Owned) ([]container, error) {
 	var all []container

@@ -143,8 +143,14 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	put(cluster.KeyConfig, d.Config)
 	for _, n := range d.Nodes {
 		put(cluster.PrefixNodes+n.Name, cluster.Node{
-			ID: n.Name, Name: n.Name, Subnets: n.owned(),
-			Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), WGKey: n.WGKey, NAT: n.NAT,
+			ID:       n.Name,
+			Name:     n.Name,
+			Underlay: n.Underlay,
+			MTU:      n.MTU,
+			MAC:      overlay.MAC(n.Name),
+			WGKey:    n.WGKey,
+			NAT:      n.NAT,
+			Subnets:  n.owned(),
 		})
 		for _, o := range n.owned() {
 			put(cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce})

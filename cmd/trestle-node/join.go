@@ -113,15 +113,17 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 	if err := written.write(); err != nil {
 		return err
 	}
+	text := fmt.Sprintf("wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
+	value := map[string]any{"settings": settingsPath, "name": s.Name}
 	if config.Backend == cluster.WireGuard && s.Etcd == nil {
 		key, err := wireGuardKey()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "put this host's key into its entry of %s, on all hosts: \"wgKey\": %q\n", s.File, key.PublicKey())
+		value["wgKey"] = key.PublicKey().String()
+		text = fmt.Sprintf("put this host's key into its entry of %s, on all hosts: \"wgKey\": %q\n", s.File, key.PublicKey()) + text
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
-	return nil
+	return answer(cmd, value, text)
 }
 
 // mayJoin looks for what would keep this host from joining.

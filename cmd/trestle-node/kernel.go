@@ -37,6 +37,7 @@ type kernel struct {
 	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
 	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
+	mtu  int           // what containers were compared with last
 }
 
 // wanted is what the kernel is made from.
@@ -211,6 +212,27 @@ func (k *kernel) bring(why string) {
 	if err == nil {
 		k.last = state
 	}
+	if mtu := k.board.now().MTU; mtu != k.mtu || why == "audit" {
+		k.mtu = mtu
+		k.compareContainers(w, mtu)
+	}
+}
+
+// compareContainers names those that were started with a larger MTU than all hosts take
+// now. What they send too large is answered by the kernel with the right size, which
+// most of them understand.
+func (k *kernel) compareContainers(w wanted, mtu int) {
+	var found []string
+	for _, bridge := range bridgesOf(w.config) {
+		n, err := k.host.LargerPorts(bridge, mtu)
+		if err != nil {
+			found = append(found, err.Error())
+		} else if n > 0 && mtu > 0 {
+			found = append(found, fmt.Sprintf("containers on %s with a larger MTU than %d, which is what all hosts take now: %d; "+
+				"the kernel tells them so (ICMP), and who does not listen must be restarted", bridge, mtu, n))
+		}
+	}
+	k.board.problem("mtu", found...)
 }
 
 // remove takes away what is ours: lists, routes, tunnel, rules, and bridges without

@@ -76,9 +76,9 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 // Claims are the subnets that are taken, in order.
 func Claims(view View) []Owned {
 	var all []Owned
-	for key, c := range readClaims(view) {
-		if network, subnet, err := parseOwnedKey(key); err == nil {
-			all = append(all, Owned{network, subnet, c.Nonce})
+	for _, c := range readClaims(view) {
+		if c.owned.Subnet.IsValid() {
+			all = append(all, c.owned)
 		}
 	}
 	slices.SortFunc(all, compareOwned)
@@ -207,8 +207,7 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	txn.put(PrefixClaims+keyOf(o), data)
 	done, err := store.Commit(ctx, txn)
 	if err == nil && !done {
-		holder := readClaims(view)[keyOf(o)].Node
-		err = fmt.Errorf("%s %s is taken by node %s; trestle cluster subnets lists all", o.Network, o.Subnet, holder)
+		err = fmt.Errorf("%s %s is %s; trestle cluster subnets lists all", o.Network, o.Subnet, readClaims(view)[keyOf(o)].holder())
 	}
 	return err
 }

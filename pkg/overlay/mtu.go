@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 )
 
@@ -36,4 +37,24 @@ func MTU(self Self, peers []Peer) int {
 		return least - overhead(netip.IPv4Unspecified())
 	}
 	return least - overhead(netip.IPv6Unspecified())
+}
+
+// LargerPorts is how many ports of the bridge have a larger MTU: containers that were
+// started before some host took less.
+func (h *Host) LargerPorts(bridge string, mtu int) (int, error) {
+	link, err := h.link(bridge)
+	if err != nil || link == nil {
+		return 0, err
+	}
+	links, err := whole(h.nl.LinkList)
+	if err != nil {
+		return 0, fmt.Errorf("list links: %w", err)
+	}
+	n := 0
+	for _, l := range links {
+		if l.Attrs().MasterIndex == link.Attrs().Index && l.Attrs().MTU > mtu {
+			n++
+		}
+	}
+	return n, nil
 }

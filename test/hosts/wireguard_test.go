@@ -30,14 +30,29 @@ func tryWireGuard() error {
 // cipher is three hosts of a list, by WireGuard; c is behind NAT.
 type cipher struct {
 	*lab.Lab
-	list   map[string]any
+	list   list
 	agents map[string]*lab.Agent
 	at     map[string]*lab.Attached
 }
 
-func (w *cipher) node(name string) map[string]any {
-	for _, n := range w.list["nodes"].([]any) {
-		if n := n.(map[string]any); n["name"] == name {
+// list is cluster.json.
+type list struct {
+	Networks json.RawMessage `json:"networks"`
+	Backend  string          `json:"backend"`
+	Nodes    []*listed       `json:"nodes"`
+}
+
+type listed struct {
+	Name     string          `json:"name"`
+	Underlay []string        `json:"underlay"`
+	Subnets  json.RawMessage `json:"subnets"`
+	Key      string          `json:"wgKey,omitempty"`
+	NAT      bool            `json:"nat,omitempty"`
+}
+
+func (w *cipher) node(name string) *listed {
+	for _, n := range w.list.Nodes {
+		if n.Name == name {
 			return n
 		}
 	}
@@ -140,9 +155,9 @@ func newCipher(t *testing.T) *cipher {
 	}
 	for _, h := range hosts {
 		h.Write("/etc/trestle/cluster.json", list)
-		w.node(h.Name)["wgKey"] = w.key(h)
+		w.node(h.Name).Key = w.key(h)
 	}
-	w.node("c")["nat"] = true
+	w.node("c").NAT = true
 	for _, h := range hosts {
 		settings := lab.Settings{"name": h.Name, "heartbeat": "2s", "audit": "2s"}
 		if h.Name == "c" {
@@ -191,7 +206,7 @@ func TestWireGuard(t *testing.T) {
 	}
 	keys := map[string]string{}
 	for _, name := range []string{"a", "b", "c"} {
-		keys[name] = w.node(name)["wgKey"].(string)
+		keys[name] = w.node(name).Key
 	}
 	atB := b.IPv4.String() + ":8473 2"
 	w.await("the peers, and where the NAT has put c", map[string]string{keys["b"]: atB, keys["c"]: "203.0.113.99:40001 2"})
@@ -211,18 +226,18 @@ func TestWireGuard(t *testing.T) {
 
 	b.MustRun("rm", "/var/lib/trestle/node/wg.key")
 	b.Kill()
-	w.node("b")["wgKey"] = w.key(b.Host)
+	w.node("b").Key = w.key(b.Host)
 	w.publish()
 	b.Start()
-	renewed := map[string]string{w.node("b")["wgKey"].(string): atB, keys["c"]: "203.0.113.98:40002 2"}
+	renewed := map[string]string{w.node("b").Key: atB, keys["c"]: "203.0.113.98:40002 2"}
 	w.await("b has another key", renewed)
 	w.Reach(w.at["a"], w.at["b"])
 	w.Reach(w.at["b"], w.at["a"])
 	w.Reach(w.at["a"], w.at["c"])
 	w.repaired(renewed)
 
-	w.list["backend"] = "vxlan"
-	delete(w.node("c"), "nat")
+	w.list.Backend = "vxlan"
+	w.node("c").NAT = false
 	w.publish()
 	for _, h := range w.agents {
 		w.Await(h.Host, "by VXLAN", func(s lab.Status) bool { return s.Peers[0].Way == "tunnel" && s.Peers[1].Way == "tunnel" })

@@ -89,10 +89,11 @@ func (h *Host) Node(args ...string) host.Output {
 // Status is what tests read of "node status --json".
 type Status struct {
 	ID, Name, State, Why string
+	Updated              string
 	PID                  int
 	Store                struct {
-		Connected bool
-		Error     string
+		Connected    bool
+		Error, Since string
 	}
 	Subnets, Lost []struct {
 		Network string
