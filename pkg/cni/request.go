@@ -47,6 +47,9 @@ type Request struct {
 	Version string
 	// Stdin is the configuration, whole.
 	Stdin []byte
+	// Combined says that the request is served by a program that has all of our plugins:
+	// where the configuration names one of them as its IPAM plugin, that is not executed.
+	Combined bool
 
 	// valid is GC's list once that is read, and config is Stdin without it: a list of a
 	// thousand is gone through once, and not for every key.
@@ -110,6 +113,18 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	}
 	r.Owner.Network = head.Name
 	return r, r.checkHead()
+}
+
+// NewGC is the call that a runtime makes for GC, for a program that serves it itself.
+// path is CNI_PATH.
+func NewGC(config []byte, path []string) (*Request, error) {
+	environment := map[string]string{"CNI_COMMAND": string(GC), "CNI_PATH": strings.Join(path, string(filepath.ListSeparator))}
+	r, err := readRequest(func(key string) string { return environment[key] }, bytes.NewReader(config))
+	if err != nil {
+		return nil, err
+	}
+	r.Combined = true
+	return r, nil
 }
 
 func newestVersion() string {

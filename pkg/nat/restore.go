@@ -134,9 +134,13 @@ func (s *survey) adopt(anew bool) error {
 
 // unrecorded are those attachments by their labels and, if asked for, networks by theirs.
 func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
-	known := map[string]bool{}
+	known := make(map[string]bool, len(s.records))
 	for _, rec := range s.records {
 		known[rec.Owner.String()], known[cni.NetworkLabel(rec.Owner.Network)] = true, true
+	}
+	isOther := func(label string) bool {
+		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
+		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
 	}
 	all := map[string]*unrecorded{}
 	of := func(label string) *unrecorded {
@@ -146,7 +150,9 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 		return all[label]
 	}
 	for _, e := range s.elements {
-		of(e.Owner).elements = append(of(e.Owner).elements, e)
+		if !isOther(e.Owner) {
+			of(e.Owner).elements = append(of(e.Owner).elements, e)
+		}
 	}
 	chains, err := ipTables{s.Host}.list()
 	if err != nil {
@@ -162,10 +168,7 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	for _, label := range rules {
 		of(label)
 	}
-	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool {
-		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
-		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
-	})
+	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool { return isOther(label) })
 	return all, err
 }
 
@@ -209,6 +212,7 @@ func (h *Host) vouches(label string) (bool, error) {
 // iptables is removed at once; where that fails, the record stays.
 func (s *survey) judge() error {
 	var errs []error
+	s.kept = make([]attachmentRecord, 0, len(s.records))
 	for _, rec := range s.records {
 		path := s.store.Path(place, rec.Owner)
 		gone, err := s.isGone(rec)
@@ -280,9 +284,9 @@ func (s *survey) changes() (nft.Changes, error) {
 	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.decided[e.Owner] })
-	changes.Remove = nft.Without(theirs, changes.Create) // the kept's, and what another has now
-	changes.Create = nft.Lacking(changes.Create, s.elements)
+	var spare []nft.Element // but what is another's by now
+	changes.Create, spare = nft.Compare(changes.Create, s.elements)
+	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
 	return changes, nil
 }
 
