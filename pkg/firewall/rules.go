@@ -67,7 +67,7 @@ func linksOf(result *cni.Result) links {
 }
 
 // isLinkName: iptables-restore would read quotes as its own.
-func isLinkName(s string) bool { return cni.IsIfName(s) && !strings.ContainsAny(s, `"'\`) }
+func isLinkName(s string) bool { return cni.CheckIfName(s) == nil && !strings.ContainsAny(s, `"'\`) }
 
 func isVLANOf(name, bridge string) bool {
 	id, ok := strings.CutPrefix(name, bridge+".")
