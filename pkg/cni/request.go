@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/containernetworking/cni/pkg/version"
@@ -244,21 +243,13 @@ func nameProblem(s string) string {
 	return ""
 }
 
-// IsIfName says whether the kernel takes the name for an interface (dev_valid_name,
-// net/core/dev.c). '%' it takes for a place to put a number in.
-func IsIfName(s string) bool {
-	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsFunc(s, forbidden)
-}
-
 // checkIfName: a new attachment has no quotes and backslashes in it either: the name becomes part of
 // comments in nftables and iptables, where a quote ends the comment and a saved
 // ruleset could not be loaded. An old one with such a name can still be deleted.
 func (r *Request) checkIfName() error {
-	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%' or white space"
 	s := r.Owner.IfName
-	if !IsIfName(s) {
-		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
+	if err := CheckIfName(s); err != nil {
+		return EnvironmentErrorf("CNI_IFNAME: %w", err)
 	}
 	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)

@@ -25,7 +25,7 @@ func TestTableMadeMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := h.Plan(Config{Policy: Open, AdminChain: defaultAdminChain}, result)
+	wanted, err := h.Plan(Config{Policy: policyOpen, AdminChain: defaultAdminChain}, result)
 	if err != nil {
 		t.Fatal(err)
 	}
