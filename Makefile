@@ -104,15 +104,15 @@ fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads byt
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 # It is one program for each package of tests, of which those go that have no such test.
 VM     := $(CURDIR)/.cache/vm
-RUN    ?= VLAN|OlderKernels
+RUN    ?= VLAN|OlderKernels|TheKernelsIPVS
 RUN_ASKED := $(if $(filter command,$(firstword $(origin RUN))),'$(RUN)')
 ARCH   ?=
 TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
 KERNEL ?=
 QEMU_arm64 := qemu-system-aarch64=qemu-system-arm
 QEMU_s390x := qemu-system-s390x=qemu-system-misc
-test-vm: DEPS += $(if $(ARCH),$(QEMU_$(ARCH)),qemu-system-x86_64=qemu-system-x86) cpio=cpio modprobe=kmod xz=xz-utils
-test-vm: root deps build peers previous ## the tests of VLANs, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs nearly all, or adds those of RUN=…, and writes docs/kernels.md; ARCH=arm64 or s390x boots that architecture's kernel
+test-vm: DEPS += $(if $(ARCH),$(QEMU_$(ARCH)),qemu-system-x86_64=qemu-system-x86) cpio=cpio modprobe=kmod xz=xz-utils ipvsadm=ipvsadm
+test-vm: root deps build peers previous ## the tests of VLANs, of IPVS, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs nearly all, or adds those of RUN=…, and writes docs/kernels.md; ARCH=arm64 or s390x boots that architecture's kernel
 ifneq ($(ARCH)$(KERNEL),)
 	test/vm/kernel '$(VM)/$(or $(KERNEL),6.1)$(addprefix -,$(ARCH))' '$(or $(KERNEL),6.1)' '$(or $(ARCH),amd64)' $(RUN_ASKED)
 else
