@@ -181,3 +181,25 @@ func TestKubernetesRestored(t *testing.T) {
 	k.Ready(a.Host, 1)
 	k.Reach(k.containers[0], k.containers[1])
 }
+
+// TestKubernetesBlackHole: a host whose packets to the API vanish without a word notices by
+// its connections, long before its heartbeat, and sees who came meanwhile when they
+// arrive again.
+func TestKubernetesBlackHole(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	api := l.API()
+	api.SetNode("a", podCIDRs(0)...)
+	a, b := l.Host("a"), l.Host("b")
+	settings := api.Settings(a, podsConfig)
+	settings["heartbeat"] = "1h"
+	l.Agent(a, settings)
+	l.Ready(a, 0)
+	a.MustRun("nft", "add table inet block; add chain inet block output { type filter hook output priority 0; }; add rule inet block output tcp dport 8080 drop")
+	l.Await(a, "disconnected", disconnected)
+	api.SetNode("b", podCIDRs(1)...)
+	l.Agent(b, api.Settings(b, podsConfig))
+	l.Ready(b, 1)
+	a.MustRun("nft", "delete", "table", "inet", "block")
+	l.Ready(a, 1)
+}
