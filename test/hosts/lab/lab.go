@@ -39,6 +39,7 @@ type Host struct {
 	Port string // its device on the switch
 	IPv4 netip.Addr
 	IPv6 netip.Addr
+	Env  []string // of its agent
 }
 
 // New makes a switch without hosts.
