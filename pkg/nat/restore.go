@@ -31,6 +31,7 @@ type survey struct {
 	void    []string        // labels that nobody stands for
 	decided map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
+	refused []string        // port mappings of records whose port another has, for people
 }
 
 // look reads all of it. The error of a record that cannot be read is kept apart: it
@@ -257,11 +258,12 @@ func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, 
 	ports.Mappings = nil
 	for _, m := range rec.Value.Ports.Mappings {
 		if s.reserved[all.file(m)] != path {
-			_, taken, err := all.holder(m, rec.Owner)
+			holder, taken, err := all.holder(m, rec.Owner)
 			if err != nil {
 				return rec, err
 			}
 			if taken {
+				s.refused = append(s.refused, fmt.Sprintf("%s: mapping %s: %s has the port", rec.Owner, m, holder.Owner))
 				continue
 			}
 			lost.Mappings = append(lost.Mappings, m)
@@ -387,6 +389,7 @@ type Restored struct {
 	Released []string // whose container is gone
 	Taken    []string // who had no record, and a link or a lease
 	Void     []string // of whom the kernel told alone
+	Refused  []string // recorded port mappings that another has: whose, which, and who
 }
 
 // Restore makes again, from the records, whatever of ours was lost in the kernel, by
@@ -420,7 +423,7 @@ func (h *Host) restore() (done Restored, err error) {
 
 // missing says what commit and restoreIPTables are going to do.
 func (s *survey) missing() (Restored, error) {
-	done := Restored{Taken: s.taken, Void: s.void}
+	done := Restored{Taken: s.taken, Void: s.void, Refused: s.refused}
 	for _, rec := range s.kept {
 		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
 	}
