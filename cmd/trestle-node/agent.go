@@ -341,7 +341,7 @@ func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
 	case len(s.Lost) > 0 && len(restart) > 0:
-		return hosts.Fenced, fmt.Sprintf("%d containers have addresses of subnets that are another host's; restart them", len(restart))
+		return hosts.Fenced, fmt.Sprintf("containers have addresses of subnets that are another host's (%d); restart them", len(restart))
 	case len(s.Lost) > 0:
 		return hosts.Fenced, "subnets of this host were given to another; trestle node accept takes note of it"
 	case s.Suspect != "":

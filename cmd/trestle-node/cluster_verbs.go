@@ -156,7 +156,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	if err := cluster.WriteFile(path, append(data, '\n'), 0o644); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s (hosts: %d); copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
 	return nil
 }
 
@@ -401,7 +401,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
+		fmt.Fprintf(cmd.OutOrStdout(), "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
 		return nil
 	})
 }

@@ -49,7 +49,7 @@ func (a *agent) mayLeave(force bool) error {
 	if len(running) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d containers have addresses of this host's subnets:\n%sstop them first; trestle node drain keeps new ones away; --force leaves all the same", len(running), listOf(running))
+	return fmt.Errorf("containers have addresses of this host's subnets (%d):\n%sstop them first; trestle node drain keeps new ones away; --force leaves all the same", len(running), listOf(running))
 }
 
 func listOf(all []container) string {
@@ -105,7 +105,7 @@ func (a *agent) accept(ctx context.Context, st store, force bool) (string, error
 			return "", err
 		}
 		if len(running) > 0 && !force {
-			return "", fmt.Errorf("%d containers have addresses that are another host's:\n%srestart them first; --force takes note of it all the same", len(running), listOf(running))
+			return "", fmt.Errorf("containers have addresses that are another host's (%d):\n%srestart them first; --force takes note of it all the same", len(running), listOf(running))
 		}
 		said = append(said, fmt.Sprintf("noted: %v are another's", prefixesOf(s.Lost...)))
 		s.Lost = nil
@@ -119,7 +119,7 @@ func (a *agent) accept(ctx context.Context, st store, force bool) (string, error
 		}
 		before := len(s.Peers)
 		s.Accept(a.listing)
-		said = append(said, fmt.Sprintf("accepted: %d peers are gone, %d are left", before-len(s.Peers), len(s.Peers)))
+		said = append(said, fmt.Sprintf("accepted; peers that are gone: %d, that are left: %d", before-len(s.Peers), len(s.Peers)))
 		a.missing = nil
 	}
 	if err := a.member.Save(*s); err != nil {

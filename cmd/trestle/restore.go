@@ -71,7 +71,7 @@ func printRestored(p *ui.Printer, r cni.Restored) error {
 		p.Printf("%s: nobody has it, by record, link or lease; what nftables or iptables had of it is removed\n", label)
 	}
 	if !changed {
-		p.Printf("nothing was missing (%d networks with records)\n", len(r.Networks))
+		p.Printf("nothing was missing (%s with records)\n", counted(len(r.Networks), "network"))
 	}
 	return nil
 }
