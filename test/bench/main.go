@@ -26,16 +26,18 @@ type size struct {
 	crowds      []int
 	peerCrowd   int // the largest, for the reference plugins
 	stream      int // bytes
+	packets     int // of UDP
+	counted     int // rows of what is counted, at the most
 }
 
 var sizes = map[string]size{
 	"full": {
 		rounds: 31, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
-		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20,
+		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, packets: 300_000, counted: 100,
 	},
 	"quick": {
 		rounds: 7, attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
-		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20,
+		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, packets: 30_000, counted: 12,
 	},
 }
 
@@ -79,7 +81,7 @@ func bench(t host.T) {
 			page.add(table)
 		}
 	}
-	counted, err := counts(t)
+	counted, err := counts(t, s.counted)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
