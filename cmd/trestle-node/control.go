@@ -13,13 +13,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// A running agent is asked over a socket that only root can open: POST /<verb>, with the
+// A running agent is asked over a socket that only root can open: POST /<operation>, with the
 // answer as JSON, and an error as text.
 
-// verbs are what it can be asked.
-func (a *agent) verbs() map[string]func(context.Context, store, bool) (said, error) {
+// operations are what it can be asked.
+func (a *agent) operations() map[string]func(context.Context, store, bool) (said, error) {
 	return map[string]func(context.Context, store, bool) (said, error){
 		"leave": a.leave, "drain": a.drain, "undrain": a.undrain, "accept": a.accept,
 	}
@@ -37,11 +39,11 @@ func serve(a *agent) (*http.Server, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for verb, do := range a.verbs() {
-		mux.HandleFunc("POST /"+verb, func(w http.ResponseWriter, r *http.Request) {
+	for operation, do := range a.operations() {
+		mux.HandleFunc("POST /"+operation, func(w http.ResponseWriter, r *http.Request) {
 			said, err := a.ask(r, do)
 			if err != nil {
-				http.Error(w, err.Error(), http.StatusConflict)
+				http.Error(w, cni.Plain(err).Error(), http.StatusConflict)
 				return
 			}
 			_ = json.NewEncoder(w).Encode(said) // who asked is gone otherwise
@@ -70,11 +72,11 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said
 var errNotRunning = errors.New("trestle-node does not run; systemctl start trestle-node")
 
 // call asks the running agent.
-func call(ctx context.Context, verb string, force bool) (answered said, err error) {
+func call(ctx context.Context, operation string, force bool) (answered said, err error) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
 	}}}
-	url := "http://trestle-node/" + verb
+	url := "http://trestle-node/" + operation
 	if force {
 		url += "?force"
 	}

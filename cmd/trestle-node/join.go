@@ -14,8 +14,9 @@ import (
 
 // storeFlags are how a store is named on the command line.
 type storeFlags struct {
-	settings settings
-	etcd     etcdSettings
+	settings   settings
+	etcd       etcdSettings
+	kubernetes kubernetesSettings
 }
 
 func (f *storeFlags) add(cmd *cobra.Command) {
@@ -26,13 +27,14 @@ func (f *storeFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.etcd.Key, "key", "", "file with its key")
 	flags.StringVar(&f.etcd.User, "user", "", "user of etcd")
 	flags.StringVar(&f.etcd.PasswordFile, "password-file", "", "file with its password, which nobody else can read")
+	flags.StringVar(&f.kubernetes.Kubeconfig, "kubeconfig", "", "file that says how Kubernetes is reached, whose Nodes are the hosts, instead of etcd")
 	flags.StringVar(&f.settings.File, "file", "", "file with all hosts, instead of etcd")
 	flags.StringVar(&f.settings.Cluster, "cluster", "", "name of the cluster in etcd")
 }
 
 // read gives what the flags say, or else node.json.
 func (f *storeFlags) read() (settings, error) {
-	if len(f.etcd.Endpoints) == 0 && f.settings.File == "" {
+	if f.areNone() {
 		s, err := readSettings()
 		if f.settings.Cluster != "" {
 			s.Cluster = f.settings.Cluster
@@ -43,7 +45,15 @@ func (f *storeFlags) read() (settings, error) {
 	if len(f.etcd.Endpoints) > 0 {
 		s.Etcd = &f.etcd
 	}
+	if f.kubernetes.Kubeconfig != "" {
+		s.Kubernetes = &f.kubernetes
+	}
 	return s, errors.Join(s.fill(), s.check())
+}
+
+// areNone says that no store is named.
+func (f *storeFlags) areNone() bool {
+	return len(f.etcd.Endpoints) == 0 && f.kubernetes.Kubeconfig == "" && f.settings.File == ""
 }
 
 // open opens the store that the flags, or node.json, name.
@@ -87,7 +97,7 @@ overlaps what this host has already. Nothing is changed where something is amiss
 }
 
 func join(cmd *cobra.Command, flags *storeFlags) error {
-	if len(flags.etcd.Endpoints) == 0 && flags.settings.File == "" {
+	if flags.areNone() {
 		flags.settings.File = clusterPath
 	}
 	s, err := flags.read()
@@ -99,9 +109,7 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 		return err
 	}
 	written := flags.settings
-	if s.Etcd != nil {
-		written.Etcd = s.Etcd
-	}
+	written.Etcd, written.Kubernetes = s.Etcd, s.Kubernetes
 	if err := written.write(); err != nil {
 		return err
 	}
@@ -133,6 +141,9 @@ func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 	if !ok {
 		return cluster.Config{}, fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
 	}
+	if view.Lacking != nil {
+		return cluster.Config{}, view.Lacking
+	}
 	config, err := cluster.ParseConfig(value.Data)
 	if err != nil {
 		return cluster.Config{}, err
@@ -149,7 +160,7 @@ func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 		return cluster.Config{}, err
 	}
 	defer func() { _ = host.Close() }() // only looked at
-	if _, err := host.FindUplink(s.Interface, s.Address); err != nil {
+	if _, err := host.FindUplink(s.Interface, s.addresses()...); err != nil {
 		return cluster.Config{}, err
 	}
 	return config, checkHost(config)

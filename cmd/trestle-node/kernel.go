@@ -13,6 +13,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -111,8 +112,8 @@ func (k *kernel) currentUplink() overlay.Uplink {
 	return k.uplink
 }
 
-// settleTime lets events that come together be looked at together.
-const settleTime = 50 * time.Millisecond
+// debounceTime lets events that come together be looked at together.
+const debounceTime = 50 * time.Millisecond
 
 // run looks at the kernel when it says that something has changed, when something else
 // is wanted, and once in a while all the same.
@@ -140,7 +141,7 @@ func (k *kernel) run(ctx context.Context) error {
 			why = "peers"
 		case why = <-k.wake:
 			if why != "peers" {
-				pause(ctx, settleTime)
+				pause(ctx, debounceTime)
 			}
 		}
 		k.bring(why)
@@ -279,10 +280,10 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 // findUplink keeps the one that was found last where there is none now: its routes are
 // the kernel's to take.
 func (k *kernel) findUplink() {
-	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.Address)
+	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.addresses()...)
 	if last := k.currentUplink().Name; err != nil && last != "" {
 		// The default route comes back some time after the device and its address.
-		uplink, err = k.host.FindUplink(last, k.settings.Address)
+		uplink, err = k.host.FindUplink(last, k.settings.addresses()...)
 	}
 	if err != nil {
 		k.board.problem("uplink", err.Error())
@@ -361,7 +362,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	}
 	strangers, strangersErr := k.host.Strangers()
 	k.board.update(func(s *Status) {
-		s.Uplink, s.MTU, s.Peers = uplink.Name, mtu, infoOf(w, state)
+		s.Uplink, s.MTU, s.Tunnel, s.Peers = uplink.Name, mtu, tunnelOf(state), infoOf(w, state)
 		if strangersErr == nil {
 			s.Strangers = strangers
 		}
@@ -369,7 +370,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	if !w.ready || uplink.MTU == 0 {
 		return
 	}
-	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu)
+	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu, k.settings.Kubernetes != nil)
 	if err != nil {
 		k.log.Error("write the configuration for the runtime", "error", err)
 		k.board.problem("conflist", err.Error())
@@ -378,10 +379,32 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.board.problem("conflist")
 }
 
+// Who looks at the host tells the agent's routes by the same number.
+var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
+
+// tunnelOf is the device that the state has, if any.
+func tunnelOf(state overlay.State) *hosts.Device {
+	switch {
+	case state.Tunnel != nil:
+		return &hosts.Device{Name: overlay.TunnelName, Kind: "vxlan", VNI: state.Tunnel.VNI, Port: state.Tunnel.Port}
+	case state.WireGuard != nil:
+		return &hosts.Device{Name: overlay.WireGuardName, Kind: hosts.WireGuard, Port: state.WireGuard.Port}
+	}
+	return nil
+}
+
+// wayOf is what the status says of a route: of which kind the tunnel is, it says once.
+func wayOf(k overlay.Kind) string {
+	if k == overlay.ByWireGuard {
+		return hosts.Tunnel
+	}
+	return string(k)
+}
+
 func infoOf(w wanted, state overlay.State) []PeerInfo {
 	ways := map[string]string{}
 	for _, r := range state.Routes {
-		ways[r.Dst.String()] = string(r.Kind)
+		ways[r.Dst.String()] = wayOf(r.Kind)
 	}
 	peers := []PeerInfo{}
 	for _, n := range w.peers {
@@ -389,9 +412,9 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 			ID:       n.ID,
 			Name:     n.Name,
 			Underlay: n.Underlay,
-			Subnets:  n.Subnets,
+			Subnets:  subnetsOf(n.Subnets),
 			MTU:      n.MTU,
-			Way:      "none",
+			Way:      hosts.None,
 			Missing:  slices.Contains(w.missing, n.ID),
 		}
 		for _, o := range n.Subnets {

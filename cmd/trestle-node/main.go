@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // release is the version of this build, set by the Makefile.
@@ -28,9 +30,9 @@ func main() {
 		return
 	case errors.Is(err, errSaid):
 	case asJSON(cmd):
-		_ = printJSON(os.Stdout, map[string]string{"error": err.Error()}) // the exit status says it, too
+		_ = printJSON(os.Stdout, map[string]string{"error": cni.Plain(err).Error()}) // the exit status says it, too
 	default:
-		fmt.Fprintln(os.Stderr, "trestle-node:", err)
+		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err)) // of what people wrote
 	}
 	os.Exit(1)
 }

@@ -116,7 +116,8 @@ func newAgent(log *slog.Logger) (*agent, error) {
 	}
 	b := &board{status: Status{ID: id, Name: s.Name, State: "starting", Store: StoreInfo{Since: time.Now().UTC()}}}
 	return &agent{
-		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log), said: map[string]bool{},
+		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log),
+		said: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),
 	}, nil

@@ -158,7 +158,7 @@ func forget(n inventory.Network) error {
 	if err != nil {
 		return err
 	}
-	r := &cni.Request{Verb: cni.GC, Owner: cni.Owner{Network: n.Name}, Version: "1.1.0", Stdin: config}
+	r := &cni.Request{Command: cni.GC, Owner: cni.Owner{Network: n.Name}, Version: "1.1.0", Stdin: config}
 	valid, err := r.Valid()
 	if err != nil {
 		return err

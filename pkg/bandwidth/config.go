@@ -2,7 +2,7 @@
 // kernel is made to hold it to that: a token bucket on the host veth for what goes to
 // the container, and for what comes from it another on an ifb that it is redirected to.
 //
-// A caller reads ParseLimits, finds the host veth by Host.FindHostEnd, and calls
+// A caller reads ParseLimits, finds the host veth by Host.FindHostVeth, and calls
 // Host.Apply; Host.Release needs the owner alone, since the ifb's name is a hash of it.
 // To debug: tc qdisc show; tc filter show dev VETH ingress; ip -details link show type
 // ifb, whose aliases are the owners.

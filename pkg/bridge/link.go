@@ -2,7 +2,9 @@ package bridge
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"strings"
 
@@ -90,19 +92,21 @@ func (a attribute) number() int {
 
 func (a attribute) text() string { return strings.TrimRight(string(a.data), "\x00") }
 
-// attributes reads a run of them (struct nlattr), and stops at what is none.
-func attributes(b []byte) []attribute {
-	var list []attribute
-	for len(b) >= unix.SizeofNlAttr {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofNlAttr || length > len(b) {
-			break
+// attributes are a run of them (struct nlattr), up to what is none.
+func attributes(b []byte) iter.Seq[attribute] {
+	return func(yield func(attribute) bool) {
+		for len(b) >= unix.SizeofNlAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < unix.SizeofNlAttr || length > len(b) {
+				return
+			}
+			kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if !yield(attribute{kind, b[unix.SizeofNlAttr:length]}) {
+				return
+			}
+			b = b[min(len(b), (length+3)&^3):]
 		}
-		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		list = append(list, attribute{kind, b[unix.SizeofNlAttr:length]})
-		b = b[min(len(b), (length+3)&^3):]
 	}
-	return list
 }
 
 // readLink reads an RTM_NEWLINK (struct ifinfomsg and attributes).
@@ -111,7 +115,7 @@ func readLink(b []byte) (link, error) {
 		return link{}, fmt.Errorf("a message of %d bytes is no link", len(b))
 	}
 	l := link{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), flags: binary.NativeEndian.Uint32(b[8:])}
-	for _, a := range attributes(b[unix.SizeofIfInfomsg:]) {
+	for a := range attributes(b[unix.SizeofIfInfomsg:]) {
 		switch a.kind {
 		case unix.IFLA_IFNAME:
 			l.name = a.text()
@@ -141,12 +145,12 @@ func readLink(b []byte) (link, error) {
 }
 
 func (l *link) readInfo(b []byte) {
-	for _, a := range attributes(b) {
+	for a := range attributes(b) {
 		switch a.kind {
 		case nl.IFLA_INFO_KIND:
 			l.kind = a.text()
 		case nl.IFLA_INFO_DATA: // after the kind, which says what it means
-			for _, d := range attributes(a.data) {
+			for d := range attributes(a.data) {
 				switch {
 				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_FILTERING:
 					l.filtersVLANs = d.number() != 0
@@ -162,11 +166,11 @@ func (l *link) readInfo(b []byte) {
 
 func (l *link) readInet6(b []byte) {
 	const conf = 2 // IFLA_INET6_CONF, linux/if_link.h
-	for _, family := range attributes(b) {
+	for family := range attributes(b) {
 		if family.kind != unix.AF_INET6 {
 			continue
 		}
-		for _, a := range attributes(family.data) {
+		for a := range attributes(family.data) {
 			if a.kind == conf {
 				l.inet6 = a.data
 			}
@@ -254,4 +258,9 @@ func (c *rtnl) list(master int) ([]link, error) {
 		}
 	}
 	return list, nil
+}
+
+func isLinkGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }

@@ -25,8 +25,10 @@ const (
 // What a configuration has that does not say otherwise. The port is neither the
 // kernel's (8472) nor IANA's (4789): those are others', flannel's and Docker's among them.
 const (
-	DefaultVNI  = 7243
-	DefaultPort = 8473
+	DefaultVNI        = 7243
+	DefaultPort       = 8473
+	DefaultSubnetLen4 = 24
+	DefaultSubnetLen6 = 64
 )
 
 // Config is what all hosts of a cluster agree on: one document, which its
@@ -108,6 +110,10 @@ func (c *Config) fill() {
 	}
 	if c.Port == 0 {
 		c.Port = DefaultPort
+	}
+	for i := range c.Networks {
+		n := &c.Networks[i]
+		n.IPv4, n.IPv6 = n.IPv4.filled(DefaultSubnetLen4), n.IPv6.filled(DefaultSubnetLen6)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestImport(t *testing.T) {
 	}
 	join := func(id, address string) cluster.State {
 		member := newHost(m, id)
-		if err := member.Settle(ctx, m, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix(address + "/24")}, MTU: 1500}); err != nil {
+		if err := member.Reconcile(ctx, m, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix(address + "/24")}, MTU: 1500}); err != nil {
 			t.Fatal(err)
 		}
 		return member.State

@@ -25,7 +25,7 @@ type Member struct {
 	Quarantine time.Duration
 }
 
-// Errors of Settle that the caller tells apart.
+// Errors of Reconcile that the caller tells apart.
 var (
 	// ErrNoConfig: the store has no configuration. A host that was in the cluster goes
 	// on with what it has.
@@ -42,11 +42,11 @@ var (
 	ErrBusy = errors.New("given up, since other hosts change the same at the same time")
 )
 
-// settleTries bounds the transactions of one Settle. Each that fails means that another
+// reconcileTries bounds the transactions of one Reconcile. Each that fails means that another
 // host's succeeded.
-const settleTries = 64
+const reconcileTries = 64
 
-// Settle makes store and state agree on this host's subnets: those that it has are
+// Reconcile makes store and state agree on this host's subnets: those that it has are
 // asserted again where the store has lost them, or given up at once where the store
 // gave them to another; those that it lacks are claimed; and self, which need not say
 // its subnets, is published. It may be called at any time and does nothing where
@@ -54,11 +54,11 @@ const settleTries = 64
 //
 // Where it fails the state holds what is known all the same: an ErrFrozen host has the
 // subnets that it had.
-func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
+func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	if m.State.Leaving {
 		return ErrLeaving
 	}
-	for range settleTries {
+	for range reconcileTries {
 		view, err := store.Get(ctx, KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes+m.State.ID, PrefixNames+m.State.Name)
 		if err != nil {
 			return err
@@ -68,10 +68,10 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 				return err
 			}
 		}
-		if err := m.settleConfig(view); err != nil {
+		if err := m.takeConfig(view); err != nil {
 			return err
 		}
-		done, err := m.settleOnce(ctx, store, view, self)
+		done, err := m.reconcileOnce(ctx, store, view, self)
 		if done || err != nil {
 			return err
 		}
@@ -79,8 +79,8 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 	return ErrBusy
 }
 
-// settleConfig takes the configuration over.
-func (m *Member) settleConfig(view View) error {
+// takeConfig takes the configuration over.
+func (m *Member) takeConfig(view View) error {
 	s := &m.State
 	value, ok := view.Keys[KeyConfig]
 	if !ok {
@@ -104,7 +104,7 @@ func (m *Member) suspectStore(view View) bool {
 	s := &m.State
 	_, hasConfig := view.Keys[KeyConfig]
 	switch {
-	case s.Store == "" || view.Complete:
+	case s.Store == "" || view.Fixed:
 		return false
 	case view.Store != s.Store:
 		s.Suspect = fmt.Sprintf("the store is another one (%s, it was %s)", view.Store, s.Store)
@@ -119,20 +119,21 @@ func (m *Member) suspectStore(view View) bool {
 }
 
 // freeze keeps everybody from taking new subnets: the store does not know of all that
-// there are. Whoever notices first does it, for as long as the administrator wants.
+// there are. Whoever notices first does it, for as long as the administrator wants. Where
+// hosts take none it is enough to remember.
 func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	if err := m.save(); err != nil {
 		return err
 	}
-	if _, frozen := view.Keys[KeyFrozen]; frozen {
+	if _, frozen := view.Keys[KeyFrozen]; frozen || view.Complete {
 		return nil
 	}
 	return Freeze(ctx, store, m.State.Name, m.State.Suspect)
 }
 
-// settleOnce makes the claims of the view and the state agree, and the one transaction
+// reconcileOnce makes the claims of the view and the state agree, and the one transaction
 // that this takes. It is not done where that was too late.
-func (m *Member) settleOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
+func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
 	s := &m.State
 	claims := readClaims(view)
 	var txn Txn
@@ -141,6 +142,9 @@ func (m *Member) settleOnce(ctx context.Context, store Store, view View, self No
 	kept, again := m.compare(claims, &txn)
 	if err := m.save(); err != nil {
 		return false, err
+	}
+	if len(again) > 0 && view.Lacking != nil {
+		return false, view.Lacking
 	}
 	wanted, wantErr := m.choose(view, claims, self)
 	if wantErr == nil && len(wanted) > 0 {
@@ -216,7 +220,7 @@ func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned
 	for _, o := range s.Claims {
 		c, ok := claims[keyOf(o)]
 		switch {
-		case ok && c.Nonce == o.Nonce:
+		case ok && c.Nonce == o.Nonce && c.Node == s.ID: // the nonces of a list need not differ
 			kept = append(kept, o)
 			txn.unchanged(PrefixClaims+keyOf(o), c.raw)
 		case ok || overlapped(claims, o):
@@ -322,6 +326,9 @@ func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
 // mayChoose is an error where a subnet that the store does not know of may be some
 // host's.
 func (m *Member) mayChoose(view View) error {
+	if view.Lacking != nil {
+		return view.Lacking
+	}
 	if view.Complete {
 		return fmt.Errorf("this host, %s, has no subnet in the list of nodes: %w", m.State.Name, ErrReadOnly)
 	}
@@ -393,7 +400,7 @@ func (m *Member) checkName(view View, txn *Txn) error {
 // publish writes the record where it says something new.
 func (m *Member) publish(view View, self Node, txn *Txn) error {
 	value, ok := view.Keys[PrefixNodes+self.ID]
-	if view.Complete {
+	if view.Fixed {
 		return nil
 	}
 	if ok {

@@ -41,6 +41,14 @@ func (p Pool) check(family Family) error {
 	return nil
 }
 
+// filled is the pool with a length where it says none.
+func (p *Pool) filled(length int) *Pool {
+	if p == nil || p.SubnetLen != 0 {
+		return p
+	}
+	return &Pool{Prefix: p.Prefix, SubnetLen: length}
+}
+
 // Size is how many subnets the pool has.
 func (p Pool) Size() uint64 { return 1 << (p.SubnetLen - p.Prefix.Bits()) }
 

@@ -3,6 +3,7 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,29 +15,29 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// Verb is what the runtime asks for (CNI_COMMAND).
-type Verb string
+// Command is what the runtime asks for (CNI_COMMAND).
+type Command string
 
 // The commands of spec 1.1.0.
 const (
-	Add     Verb = "ADD"
-	Del     Verb = "DEL"
-	Check   Verb = "CHECK"
-	GC      Verb = "GC"
-	Status  Verb = "STATUS"
-	Version Verb = "VERSION"
+	Add     Command = "ADD"
+	Del     Command = "DEL"
+	Check   Command = "CHECK"
+	GC      Command = "GC"
+	Status  Command = "STATUS"
+	Version Command = "VERSION"
 )
 
 // sinceVersion is the first spec version that has the command; commands that always
 // existed are absent.
-var sinceVersion = map[Verb]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
+var sinceVersion = map[Command]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
 
 // Request is one call of a plugin, read and found sound: names are safe as
 // parts of paths, the version is known and has the command.
 type Request struct {
-	Verb  Verb
-	Owner Owner  // GC and STATUS: only Network is set
-	NetNS string // path as given; on DEL it may be empty or lead nowhere
+	Command Command
+	Owner   Owner  // GC and STATUS: only Network is set
+	NetNS   string // path as given; on DEL it may be empty or lead nowhere
 	// Args is CNI_ARGS, without what is not of the form KEY=VALUE.
 	Args map[string]string
 	// Path is CNI_PATH, split: the directories that hold the plugins.
@@ -46,6 +47,11 @@ type Request struct {
 	// Stdin is the configuration, whole.
 	Stdin []byte
 
+	// valid is GC's list once that is read, and config is Stdin without it: a list of a
+	// thousand is gone through once, and not for every key.
+	valid  *Valid
+	config []byte
+
 	argsErr    error // what is wrong with CNI_ARGS
 	netNSUnset bool  // CNI_NETNS was empty
 }
@@ -53,16 +59,25 @@ type Request struct {
 // Decode unmarshals the configuration into v; the error has code 6. Keys match
 // without regard to case, unknown ones are ignored.
 func (r *Request) Decode(v any) error {
-	if err := json.Unmarshal(r.Stdin, v); err != nil {
-		return DecodeErrorf("network configuration: %w", err)
+	config := r.config
+	if config == nil {
+		config = r.Stdin
 	}
-	return nil
+	err := Unmarshal(config, v)
+	var wrong *TypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return DecodeErrorf("%w", err) // it names the field
+	}
+	return DecodeErrorf("network configuration: %w", err)
 }
 
 // readRequest reads the call. Request.Version is set also where an error follows,
 // so that the error can be answered in it.
 func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
-	r := &Request{Verb: Verb(getenv("CNI_COMMAND")), Version: newestVersion()}
+	r := &Request{Command: Command(getenv("CNI_COMMAND")), Version: newestVersion()}
 	var config bytes.Buffer
 	config.Grow(8 << 10) // for nearly all, which then are read at once
 	if _, err := config.ReadFrom(stdin); err != nil {
@@ -80,13 +95,13 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	switch {
 	case head.CNIVersion != "":
 		r.Version = head.CNIVersion
-	case decodeErr == nil && r.Verb != Version:
+	case decodeErr == nil && r.Command != Version:
 		r.Version = "0.1.0" // as the reference library reads its absence
 	}
 	if err := r.readEnvironment(getenv); err != nil {
 		return r, err
 	}
-	if r.Verb == Version {
+	if r.Command == Version {
 		return r, nil // answers whatever it is asked
 	}
 	if decodeErr != nil {
@@ -129,13 +144,13 @@ func versionInBroken(data []byte) string {
 
 // readEnvironment takes over the variables that the command needs.
 func (r *Request) readEnvironment(getenv func(string) string) error {
-	switch r.Verb {
+	switch r.Command {
 	case Add, Del, Check, GC, Status, Version:
 	default:
-		return EnvironmentErrorf("CNI_COMMAND: unknown command %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Verb)
+		return EnvironmentErrorf("CNI_COMMAND: unknown command %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Command)
 	}
 	r.Path = filepath.SplitList(getenv("CNI_PATH"))
-	if r.Verb != Add && r.Verb != Del && r.Verb != Check {
+	if r.Command != Add && r.Command != Del && r.Command != Check {
 		return nil
 	}
 	r.Owner.ContainerID = getenv("CNI_CONTAINERID")
@@ -160,14 +175,14 @@ func (r *Request) checkPresent() error {
 	if r.Owner.ContainerID == "" {
 		missing = append(missing, "CNI_CONTAINERID")
 	}
-	if r.NetNS == "" && r.Verb != Del {
+	if r.NetNS == "" && r.Command != Del {
 		missing = append(missing, "CNI_NETNS")
 	}
 	if r.Owner.IfName == "" {
 		missing = append(missing, "CNI_IFNAME")
 	}
 	if len(missing) > 0 {
-		return EnvironmentErrorf("%s: not set, and %s needs it", strings.Join(missing, ", "), r.Verb)
+		return EnvironmentErrorf("%s: not set, and %s needs it", strings.Join(missing, ", "), r.Command)
 	}
 	return nil
 }
@@ -177,10 +192,10 @@ func (r *Request) checkHead() error {
 	if !slices.Contains(version.All.SupportedVersions(), r.Version) {
 		return versionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
 	}
-	if since := sinceVersion[r.Verb]; since != "" {
+	if since := sinceVersion[r.Command]; since != "" {
 		// both are versions of the list above, so that parsing cannot fail
 		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
-			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Verb, since)
+			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Command, since)
 		}
 	}
 	if r.Owner.Network == "" {
@@ -226,7 +241,7 @@ func (r *Request) checkIfName() error {
 	if !IsIfName(s) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
 	}
-	if r.Verb == Add && strings.ContainsAny(s, `"'\`) {
+	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)
 	}
 	return nil
@@ -289,30 +304,52 @@ func (v Valid) KeepsContainer(id string) bool {
 // KeepsLabel says whether the list names the owner with that label.
 func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 
-// Valid reads GC's list under both of its names (CNI spec 1.1.0, "GC":
-// cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
+// The names of GC's list (CNI spec 1.1.0, "GC": the first; its early text and libcni: the
+// other).
+const (
+	validBySpec   = "cni.dev/valid-attachments"
+	validByLibcni = "cni.dev/attachments"
+)
+
+// Valid reads GC's list under both of its names, and takes it out of what Decode reads.
 func (r *Request) Valid() (Valid, error) {
-	var lists struct {
-		Spec   *[]inUse `json:"cni.dev/valid-attachments"`
-		Libcni *[]inUse `json:"cni.dev/attachments"`
+	if r.valid != nil {
+		return *r.valid, nil
 	}
-	if err := r.Decode(&lists); err != nil {
+	var keys map[string]json.RawMessage
+	if err := r.Decode(&keys); err != nil {
 		return Valid{}, err
 	}
 	valid := Valid{owners: map[Owner]bool{}, labels: map[string]bool{}}
-	for _, list := range []*[]inUse{lists.Spec, lists.Libcni} {
-		if list == nil {
+	for key, value := range keys {
+		if !strings.EqualFold(key, validBySpec) && !strings.EqualFold(key, validByLibcni) {
 			continue
 		}
-		valid.Known = true
-		for _, a := range *list {
-			owner := Owner{r.Owner.Network, a.ContainerID, a.IfName}
-			valid.owners[owner] = true
-			valid.labels[owner.String()] = true
+		delete(keys, key)
+		var list *[]inUse
+		if err := json.Unmarshal(value, &list); err != nil {
+			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
+		}
+		if list != nil {
+			valid.add(r.Owner.Network, *list)
 		}
 	}
+	config, err := json.Marshal(keys)
+	if err != nil {
+		return Valid{}, DecodeErrorf("network configuration: %w", err)
+	}
+	r.valid, r.config = &valid, config
 	return valid, nil
 }
 
+func (v *Valid) add(network string, list []inUse) {
+	v.Known = true
+	for _, a := range list {
+		owner := Owner{network, a.ContainerID, a.IfName}
+		v.owners[owner] = true
+		v.labels[owner.String()] = true
+	}
+}
+
 // String shows the call as a person would name it, for log lines.
-func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Verb, r.Owner) }
+func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Command, r.Owner) }

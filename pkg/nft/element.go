@@ -209,10 +209,10 @@ func (c *Conn) listSet(t Table, set string) ([]Element, error) {
 		return nil, fmt.Errorf("list set %s of nftables table %s: %w", set, t, err)
 	}
 	found, err := decodeElements(answers)
-	var elements []Element
+	elements := make([]Element, 0, len(found))
 	for _, f := range found {
 		if !f.Expires {
-			f.What = fmt.Sprintf("element of %s in set %s", f.Owner, set)
+			f.What = "element of " + f.Owner
 			elements = append(elements, f.Element)
 		}
 	}

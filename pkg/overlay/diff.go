@@ -196,7 +196,7 @@ func (c *Changes) tunnel(want *Tunnel, have Found) {
 	c.AddAddresses, c.DelAddresses = compare(want.Addresses, found.Addresses)
 }
 
-// sameDevice says whether all is the same that is settled when the device is made.
+// sameDevice says whether all is the same that is decided when the device is made.
 func (t Tunnel) sameDevice(other Tunnel) bool {
 	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum
 }

@@ -134,7 +134,7 @@ type Uplink struct {
 
 // FindUplink finds the link of this name, or, where that is empty, the one that the
 // default route leads by. only, where it is given, is the address to take.
-func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
+func (h *Host) FindUplink(name string, only ...netip.Addr) (Uplink, error) {
 	link, err := h.uplink(name, only)
 	if err != nil {
 		return Uplink{}, err
@@ -148,7 +148,7 @@ func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
 	for _, a := range addresses {
 		p, ok := prefixOf(a.IPNet)
 		temporary := a.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0
-		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || only.IsValid() && p.Addr() != only {
+		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || len(only) > 0 && !slices.Contains(only, p.Addr()) {
 			continue
 		}
 		if !slices.ContainsFunc(u.Addresses, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
@@ -161,7 +161,7 @@ func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
 	return u, nil
 }
 
-func (h *Host) uplink(name string, only netip.Addr) (netlink.Link, error) {
+func (h *Host) uplink(name string, only []netip.Addr) (netlink.Link, error) {
 	if name != "" {
 		link, err := h.link(name)
 		if err == nil && link == nil {
@@ -169,8 +169,8 @@ func (h *Host) uplink(name string, only netip.Addr) (netlink.Link, error) {
 		}
 		return link, err
 	}
-	if only.IsValid() {
-		return h.linkWith(only)
+	if len(only) > 0 {
+		return h.linkWith(only[0])
 	}
 	return h.defaultLink()
 }

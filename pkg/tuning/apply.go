@@ -93,7 +93,7 @@ func (s Store) goBack(now saved, earlier *saved) error {
 
 // Restore takes back what Apply made for the owner, or what the reference plugin
 // did; the namespace at netns is needed only for the latter. Whatever is gone, or
-// has been changed by another since, is let be. The record goes even where
+// has been changed by another since, stays as it is. The record goes even where
 // something could not be restored: that is reported once, and does not hold up
 // every later DEL.
 func (s Store) Restore(o cni.Owner, netns string) error {

@@ -273,10 +273,13 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 // what was asked for.
 func plain(err error) error {
 	var said *types.Error
-	if !errors.As(err, &said) || said.Msg == "" {
+	if !errors.As(err, &said) {
 		return err
 	}
 	text := said.Msg
+	if text == "" {
+		text = fmt.Sprintf("%v code %d, and no message", err, said.Code) // libcni's words end in a colon
+	}
 	if said.Details != "" {
 		text += "; " + said.Details
 	}

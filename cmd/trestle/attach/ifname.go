@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// nameInterface settles the interface's name. The namespace is locked until the interface
+// nameInterface chooses the interface's name. The namespace is locked until the interface
 // is there, so that two that attach one container at once do not find the same name free.
 func (r Runtime) nameInterface(rt *libcni.RuntimeConf) (unlock func(), err error) {
 	lock, err := flock.Open(rt.NetNS, flock.Exclusive, flock.DefaultWait)

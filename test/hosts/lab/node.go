@@ -103,8 +103,10 @@ type Status struct {
 	Peers   []struct {
 		ID, Name, Way string
 		Missing       bool
+		Seen          time.Time
 		Underlay      []netip.Prefix
 	}
+	Tunnel           struct{ Kind string }
 	MTU, Repairs     int
 	StrangersDropped int
 	Problems         []string

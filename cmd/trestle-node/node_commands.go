@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,9 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -31,15 +30,15 @@ func status(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if s.State != "left" && errors.Is(unix.Kill(s.PID, 0), unix.ESRCH) {
-		s.State, s.Why = "stopped", "trestle-node does not run; the network is as it was when it ended"
+	if s.State != hosts.Left && !s.Running() {
+		s.State, s.Why = hosts.Stopped, "trestle-node does not run; the network is as it was when it ended"
 	}
 	var text strings.Builder
 	printStatus(&text, s)
 	if err := answer(cmd, s, text.String()); err != nil {
 		return err
 	}
-	if s.State != "ready" && s.State != "drained" && s.State != "left" {
+	if s.State != hosts.Ready && s.State != hosts.Drained && s.State != hosts.Left {
 		return errSaid
 	}
 	return nil
@@ -67,19 +66,35 @@ func printStatus(out io.Writer, s Status) {
 	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; %d repairs; %d packets of strangers dropped\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if len(s.Peers) > 0 {
-		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tSUBNETS\t")
+		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tMTU\tSEEN\tSUBNETS\t")
 	}
 	for _, p := range s.Peers {
 		note := ""
 		if p.Missing {
 			note = "missing from the store; kept"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), p.Way, spaced(prefixesOf(p.Subnets...)), note)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), s.Shown(p), p.MTU, seen(p), spacedSubnets(p.Subnets), note)
 	}
 	_ = table.Flush() // to standard output
 	for _, p := range s.Problems {
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+}
+
+// seen is when the peer has given a sign of life.
+func seen(p PeerInfo) string {
+	if p.Seen.IsZero() {
+		return "-"
+	}
+	return p.Seen.Format(time.RFC3339)
+}
+
+func spacedSubnets(all []hosts.Subnet) string {
+	var texts []string
+	for _, s := range all {
+		texts = append(texts, s.Subnet.String())
+	}
+	return strings.Join(texts, " ")
 }
 
 func spaced[A fmt.Stringer](all []A) string {
@@ -137,8 +152,8 @@ func forget(cmd *cobra.Command) error {
 	return say(cmd, "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", s.Name)
 }
 
-func callAndPrint(cmd *cobra.Command, verb string, force bool) error {
-	said, err := call(cmd.Context(), verb, force)
+func callAndPrint(cmd *cobra.Command, operation string, force bool) error {
+	said, err := call(cmd.Context(), operation, force)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,9 @@ func newInitCommand() *cobra.Command {
 		Short: "Make a cluster: write its first configuration into etcd, or a file with all hosts",
 		Long: `Make a cluster with one network. With --etcd the configuration goes there; hosts join by trestle node join.
 
-Without, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
+With --kubeconfig, for a cluster of Kubernetes, it goes into /etc/trestle/cluster.json; the pools are the cluster's podCIDRs.
+
+Without either, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
 its own, and the file is copied to all of them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return initCluster(cmd, &flags, p) },
@@ -101,8 +103,11 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if len(p.nodes) > 0 {
 		return initFile(cmd, flags, p, config)
 	}
+	if flags.kubernetes.Kubeconfig != "" {
+		return initKubernetes(cmd, flags.kubernetes.Kubeconfig, config)
+	}
 	if len(flags.etcd.Endpoints) == 0 {
-		return errors.New("neither --etcd nor --node: the configuration goes into etcd, or into a file with all hosts")
+		return errors.New("none of --etcd, --kubeconfig and --node: the configuration goes into etcd, or into a file")
 	}
 	st, err := flags.open()
 	if err != nil {
@@ -116,14 +121,36 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	return answer(cmd, map[string]string{"id": config.ID}, text)
 }
 
+// initKubernetes writes the configuration alone: hosts and their subnets are Kubernetes' to say.
+func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config) error {
+	config.ID = ""
+	if err := writeNew(clusterPath, config); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; copy it to each host, and there: trestle node join --kubeconfig %s\n", clusterPath, kubeconfig)
+	return nil
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(path string, document any) error {
+	if _, err := os.Stat(path); err == nil {
+		return fmt.Errorf("%s is there already; change that, or remove it", path)
+	}
+	data, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, err := parseFile(data); err != nil {
+		return err
+	}
+	return cluster.WriteFile(path, append(data, '\n'), 0o644)
+}
+
 // initFile gives each host of the command line the next subnet.
 func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster.Config) error {
 	path := flags.settings.File
 	if path == "" {
 		path = clusterPath
-	}
-	if _, err := os.Stat(path); err == nil {
-		return fmt.Errorf("%s is there already; change that, or remove it", path)
 	}
 	var nodes []fileNode
 	for i, text := range p.nodes {
@@ -146,14 +173,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 		Backend  cluster.Backend   `json:"backend"`
 		Nodes    []fileNode        `json:"nodes"`
 	}{config.Networks, config.Backend, nodes}
-	data, err := json.MarshalIndent(document, "", "  ")
-	if err != nil {
-		return err
-	}
-	if _, err := parseFile(data); err != nil {
-		return err
-	}
-	if err := cluster.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+	if err := writeNew(path, document); err != nil {
 		return err
 	}
 	text := fmt.Sprintf("wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
@@ -219,7 +239,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 	alive := view.Under(cluster.PrefixAlive)
 	for _, id := range slices.Sorted(maps.Keys(listing.Nodes)) {
 		_, up := alive[id]
-		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Complete})
+		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Fixed})
 	}
 	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
 	for id, err := range listing.Unreadable {
@@ -268,7 +288,7 @@ func newSubnetsCommand() *cobra.Command {
 		Short: "List the subnets that are taken, and by whom",
 		Args:  cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
-		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims)
+		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims, cluster.PrefixNodes)
 		if err != nil {
 			return err
 		}
