@@ -82,11 +82,11 @@ func checkPeers(ctx context.Context, s Status) []checkedPeer {
 	all := []checkedPeer{}
 	for _, p := range s.Peers {
 		target, size := probe(s, p)
-		c := checkedPeer{Name: p.Name, Way: p.Way, Target: target, Size: s.MTU}
+		c := checkedPeer{Name: p.Name, Way: s.Shown(p), Target: target, Size: s.MTU}
 		if !target.IsValid() {
 			c.Fault = fmt.Sprintf("no way to it (%s)", p.Way)
 		} else if said, err := exec.CommandContext(ctx, "ping", "-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size), target.String()).CombinedOutput(); err != nil {
-			c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", target, p.Way, firstFault(string(said)))
+			c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", target, c.Way, firstFault(string(said)))
 		}
 		all = append(all, c)
 	}
@@ -103,7 +103,7 @@ func probe(s Status, p PeerInfo) (netip.Addr, int) {
 		return 48
 	}
 	switch p.Way {
-	case string(overlay.ByTunnel), string(overlay.ByWireGuard):
+	case string(overlay.ByTunnel):
 		if len(p.Subnets) > 0 {
 			a := p.Subnets[0].Subnet.Addr()
 			return a, s.MTU - headers(a)

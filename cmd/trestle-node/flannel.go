@@ -117,7 +117,7 @@ func (f flannelFlags) readSubnetEnv(s settings) (cluster.Flannel, error) {
 	if err != nil {
 		return cluster.Flannel{}, err
 	}
-	uplink, err := host.FindUplink(s.Interface, s.Address)
+	uplink, err := host.FindUplink(s.Interface, s.addresses()...)
 	if err := errors.Join(err, host.Close()); err != nil {
 		return cluster.Flannel{}, err
 	}

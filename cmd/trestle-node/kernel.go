@@ -386,16 +386,27 @@ var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
 
 // tunnelOf is the device that the state has, if any.
 func tunnelOf(state overlay.State) *hosts.Device {
-	if state.Tunnel == nil {
-		return nil
+	switch {
+	case state.Tunnel != nil:
+		return &hosts.Device{Name: overlay.TunnelName, Kind: "vxlan", VNI: state.Tunnel.VNI, Port: state.Tunnel.Port}
+	case state.WireGuard != nil:
+		return &hosts.Device{Name: overlay.WireGuardName, Kind: hosts.WireGuard, Port: state.WireGuard.Port}
 	}
-	return &hosts.Device{Name: overlay.TunnelName, Kind: "vxlan", VNI: state.Tunnel.VNI, Port: state.Tunnel.Port}
+	return nil
+}
+
+// wayOf is what the status says of a route: of which kind the tunnel is, it says once.
+func wayOf(k overlay.Kind) string {
+	if k == overlay.ByWireGuard {
+		return hosts.Tunnel
+	}
+	return string(k)
 }
 
 func infoOf(w wanted, state overlay.State) []PeerInfo {
 	ways := map[string]string{}
 	for _, r := range state.Routes {
-		ways[r.Dst.String()] = string(r.Kind)
+		ways[r.Dst.String()] = wayOf(r.Kind)
 	}
 	peers := []PeerInfo{}
 	for _, n := range w.peers {

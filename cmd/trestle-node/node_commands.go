@@ -73,7 +73,7 @@ func printStatus(out io.Writer, s Status) {
 		if p.Missing {
 			note = "missing from the store; kept"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), p.Way, p.MTU, seen(p), spacedSubnets(p.Subnets), note)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), s.Shown(p), p.MTU, seen(p), spacedSubnets(p.Subnets), note)
 	}
 	_ = table.Flush() // to standard output
 	for _, p := range s.Problems {

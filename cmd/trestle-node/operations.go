@@ -68,12 +68,13 @@ func (unreachable) Get(context.Context, ...string) (cluster.View, error) {
 }
 
 // drain keeps new containers away: the runtime has no network to start them in.
-func (a *agent) drain(context.Context, store, bool) (said, error) {
+func (a *agent) drain(ctx context.Context, _ store, _ bool) (said, error) {
 	a.member.State.Drained = true
 	if err := a.member.Save(a.member.State); err != nil {
 		return said{}, err
 	}
 	a.tell()
+	a.kernel.flush(ctx) // what is under way might write the lists once more
 	if err := withdrawConflists(func(string) bool { return true }); err != nil {
 		return said{}, err
 	}

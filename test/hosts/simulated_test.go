@@ -21,10 +21,10 @@ func TestManyAtOnce(t *testing.T) {
 	store, hosts := n.etcd.Store(), lab.Simulated(many, "n")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lab.Patience)
 	defer cancel()
-	settle := func(m *cluster.Member) error {
+	reconcile := func(m *cluster.Member) error {
 		return m.Reconcile(ctx, store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
 	}
-	if _, err := lab.Join(hosts, settle); err != nil {
+	if _, err := lab.Join(hosts, reconcile); err != nil {
 		t.Fatal(err)
 	}
 	owner := map[netip.Prefix]string{}
@@ -43,7 +43,7 @@ func TestManyAtOnce(t *testing.T) {
 	if commits > many*3/2 {
 		t.Errorf("got %d transactions for %d hosts, want 1.5 each at most", commits, many)
 	}
-	if _, err := lab.Join(hosts, settle); err != nil || store.Commits.Load() != commits {
+	if _, err := lab.Join(hosts, reconcile); err != nil || store.Commits.Load() != commits {
 		t.Errorf("again: got %d transactions more, %v, want none", store.Commits.Load()-commits, err)
 	}
 }

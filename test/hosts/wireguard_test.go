@@ -169,7 +169,7 @@ func newCipher(t *testing.T) *cipher {
 	w.publish()
 	for _, h := range hosts {
 		s := w.Await(h, "reached by WireGuard", func(s lab.Status) bool {
-			return s.State == "ready" && len(s.Peers) == 2 && s.Peers[0].Way == "wireguard" && s.Peers[1].Way == "wireguard"
+			return s.State == "ready" && byTunnel(s, "wireguard")
 		})
 		if s.MTU != 1440 {
 			t.Errorf("%s: got MTU %d, want 1440", h.Name, s.MTU)
@@ -177,6 +177,11 @@ func newCipher(t *testing.T) *cipher {
 		w.at[h.Name] = w.Attach(h, "at-"+h.Name)
 	}
 	return w
+}
+
+// byTunnel says whether both peers are reached by a device of this kind.
+func byTunnel(s lab.Status, kind string) bool {
+	return len(s.Peers) == 2 && s.Peers[0].Way == "tunnel" && s.Peers[1].Way == "tunnel" && s.Tunnel.Kind == kind
 }
 
 // refused: a host whose kernel has no WireGuard is told so when it would join, and nothing is written.
@@ -240,7 +245,7 @@ func TestWireGuard(t *testing.T) {
 	w.node("c").NAT = false
 	w.publish()
 	for _, h := range w.agents {
-		w.Await(h.Host, "by VXLAN", func(s lab.Status) bool { return s.Peers[0].Way == "tunnel" && s.Peers[1].Way == "tunnel" })
+		w.Await(h.Host, "by VXLAN", func(s lab.Status) bool { return byTunnel(s, "vxlan") })
 	}
 	w.Reach(w.at["a"], w.at["c"])
 	if got := a.MustRun("ip", "-br", "link", "show", "type", "wireguard"); got != "" {

@@ -106,6 +106,7 @@ type Status struct {
 		Seen          time.Time
 		Underlay      []netip.Prefix
 	}
+	Tunnel           struct{ Kind string }
 	MTU, Repairs     int
 	StrangersDropped int
 	Problems         []string

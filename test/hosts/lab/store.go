@@ -123,14 +123,14 @@ func Simulated(n int, name string) []*cluster.Member {
 }
 
 // Join has so many simulated hosts ask for subnets at the same moment, and gives them as they
-// are then, and how long that took. settle is Member.Settle, or what comes around it.
-func Join(hosts []*cluster.Member, settle func(*cluster.Member) error) (took time.Duration, err error) {
+// are then, and how long that took. reconcile is Member.Reconcile, or what comes around it.
+func Join(hosts []*cluster.Member, reconcile func(*cluster.Member) error) (took time.Duration, err error) {
 	start := make(chan struct{})
 	failed := make(chan error, len(hosts))
 	for _, m := range hosts {
 		go func() {
 			<-start
-			failed <- settle(m)
+			failed <- reconcile(m)
 		}()
 	}
 	began := time.Now()

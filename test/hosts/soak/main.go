@@ -95,11 +95,11 @@ func simulatedJoin(t host.T, how string, byLock bool) time.Duration {
 	e := l.Etcd(1)
 	put(e, "config", wide)
 	store, ctx := e.Store(), context.Background()
-	settle := func(m *cluster.Member) error {
+	reconcile := func(m *cluster.Member) error {
 		return m.Reconcile(ctx, store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
 	}
 	hosts := lab.Simulated(peers, "n")
-	join := settle
+	join := reconcile
 	if byLock {
 		join = func(m *cluster.Member) error {
 			session, err := concurrency.NewSession(store.Client)
@@ -109,7 +109,7 @@ func simulatedJoin(t host.T, how string, byLock bool) time.Duration {
 			lock := concurrency.NewMutex(session, "/lock")
 			err = lock.Lock(ctx)
 			if err == nil {
-				err = errors.Join(settle(m), lock.Unlock(ctx))
+				err = errors.Join(reconcile(m), lock.Unlock(ctx))
 			}
 			return errors.Join(err, session.Close())
 		}
@@ -133,7 +133,7 @@ func simulatedJoin(t host.T, how string, byLock bool) time.Duration {
 		return took
 	}
 	before := store.Commits.Load()
-	again, err := lab.Join(hosts[:200], settle)
+	again, err := lab.Join(hosts[:200], reconcile)
 	if err != nil || store.Commits.Load() != before {
 		l.Fatalf("200 of them again: %v, %d transactions more, want none", err, store.Commits.Load()-before)
 	}
