@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // createVeth makes the pair in place by one RTM_NEWLINK: both names, both
@@ -17,7 +19,7 @@ import (
 // (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
 // down: the kernel takes no IFF_UP for a peer to be, and the host veth must not get
 // a link-local address.
-func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
+func createVeth(p Port, c Interface, bridgeIndex, netnsFD int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	for _, a := range endAttributes(p.Name, p.MTU, p.MAC) {
@@ -31,7 +33,7 @@ func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
 	for _, a := range endAttributes(c.Name, c.MTU, c.MAC) {
 		peer.AddChild(a)
 	}
-	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(sandboxFD)))
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(netnsFD)))
 	req.AddData(info)
 	return step{what: fmt.Sprintf("create %s on %s with %s in the container", p.Name, p.Bridge, c.Name), req: req}
 }
@@ -49,20 +51,20 @@ func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 }
 
 // explainVeth turns the kernel's refusal into what it means.
-func (h *Host) explainVeth(err error, s *State, sandbox *Sandbox) error {
+func (h *Host) explainVeth(err error, s *State, container *netns.Handle) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
 		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", s.Port.Bridge, err)
 	case errors.Is(err, unix.EEXIST):
-		return h.explainTaken(s, sandbox)
+		return h.explainTaken(s, container)
 	default:
 		return err
 	}
 }
 
 // explainTaken says which of the two names is taken.
-func (h *Host) explainTaken(s *State, sandbox *Sandbox) error {
-	inside, err := sandbox.has(s.Container.Name)
+func (h *Host) explainTaken(s *State, container *netns.Handle) error {
+	inside, err := hasLink(container, s.Container.Name)
 	if err != nil {
 		return err
 	}
@@ -73,6 +75,18 @@ func (h *Host) explainTaken(s *State, sandbox *Sandbox) error {
 		return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", s.Port.Name)
 	}
 	return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", s.Container.Name)
+}
+
+func hasLink(container *netns.Handle, name string) (there bool, err error) {
+	err = container.Do(func(h *netlink.Handle) error {
+		_, err := h.LinkByName(name)
+		there = err == nil
+		if isLinkGone(err) {
+			return nil
+		}
+		return err
+	})
+	return there, err
 }
 
 // formerLinkError says that the host veth is that of a former namespace, which may be

@@ -2,6 +2,7 @@ package cni
 
 import (
 	"errors"
+	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -68,6 +69,8 @@ func (r *Restored) Add(label string, made ...Made) {
 
 // GC asks each kind of state that the plugin makes, whatever becomes of the others.
 func (p Plugin) GC(r *Request) error {
+	// the process ends before a megabyte for each hundred attachments is worth the search
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	valid, err := r.Valid()
 	if err != nil {
 		return err

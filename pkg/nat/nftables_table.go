@@ -270,10 +270,14 @@ func (p OwnedPorts) elements() []nft.Element {
 		}
 		elements = append(append(elements, e), p.markElements(f, m)...)
 	}
+	owner := p.Owner.String()
 	for i := range elements {
-		elements[i].Family, elements[i].Table, elements[i].Owner = nftables.TableFamilyINet, "trestle", p.Owner.String()
+		elements[i].Family, elements[i].Table, elements[i].Owner = nftables.TableFamilyINet, "trestle", owner
 	}
-	return nft.Without(elements, nil)
+	if len(p.Mappings) > 1 {
+		elements = nft.Without(elements, nil)
+	}
+	return elements
 }
 
 // markElements say who is masqueraded on the way to a port mapping.

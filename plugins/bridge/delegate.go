@@ -68,20 +68,20 @@ func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
 // only is for the commands whose answer is that they did not fail.
-func (d delegate) only(r *cni.Request, verb cni.Verb) error {
+func (d delegate) only(r *cni.Request, command cni.Command) error {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
-		return d.missing(r, verb)
+		return d.missing(r, command)
 	}
-	_, err := d.execute(path, r, verb)
+	_, err := d.execute(path, r, command)
 	return err
 }
 
 // execute returns what the plugin wrote to standard output. Its error object keeps
 // its code.
-func (d delegate) execute(path string, r *cni.Request, verb cni.Verb) ([]byte, error) {
+func (d delegate) execute(path string, r *cni.Request, command cni.Command) ([]byte, error) {
 	cmd := exec.Command(path)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(verb))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(command))
 	cmd.Stdin = bytes.NewReader(r.Stdin)
 	cmd.Stderr = os.Stderr
 	answer, err := cmd.Output()
@@ -98,10 +98,10 @@ func (d delegate) execute(path string, r *cni.Request, verb cni.Verb) ([]byte, e
 // missing is the error of a plugin that is nowhere. At DEL and GC, which have taken all
 // else away or go on with it, it may hold addresses that nobody but it can free: runtimes
 // ask again until there is no error, and then it may be back.
-func (d delegate) missing(r *cni.Request, verb cni.Verb) error {
+func (d delegate) missing(r *cni.Request, command cni.Command) error {
 	dirs := strings.Join(r.Path, ":")
 	const wayOut = "install it there and repeat this, or, if it holds nothing, take it out of the configuration"
-	switch verb {
+	switch command {
 	case cni.Del:
 		return cni.TryAgainErrorf("ipam.type: no plugin %q in CNI_PATH (%s), which may hold an address for %s; %s", d.name, dirs, r.Owner, wayOut)
 	case cni.GC:
