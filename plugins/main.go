@@ -1,6 +1,6 @@
-// Command plugins is the one executable behind all of Trestle's CNI plugins: a
-// runtime executes it as bridge, host-local, portmap and so on, which are hard
-// links of it, and the name decides.
+// Command plugins is the one executable of all of Trestle's CNI plugins. bridge,
+// host-local, portmap … are hard links to it: the name by which a runtime executes it
+// chooses the plugin.
 package main
 
 import (
@@ -36,10 +36,9 @@ func main() {
 	os.Exit(1)
 }
 
-// pluginNamed is the one of the known plugins that a file's name is about, or
-// empty: people install copies and links of a plugin as cnv-bridge or bridge.new,
-// and the reference plugins, one executable each, do not care. The end of the
-// name goes before its beginning.
+// pluginNamed finds the plugin by the file's name, empty where there is none. People
+// install copies and links as cnv-bridge or bridge.new, which works with the reference
+// plugins, one executable each. The end of the name counts before its beginning.
 func pluginNamed(file string, known []string) string {
 	const separators = "-._"
 	set := func(rest string, at int) bool { return rest != "" && strings.IndexByte(separators, rest[at]) >= 0 }

@@ -298,8 +298,8 @@ func (h *Host) leave(had, now attachmentRecord) error {
 	return h.reservations().giveUp(gone)
 }
 
-// Check says what is not as Add leaves it.
-func (h *Host) Check(a Attachment) ([]string, error) {
+// Diff says what is not as Add leaves it.
+func (h *Host) Diff(a Attachment) ([]string, error) {
 	if a.Masquerade == nil && (a.Ports == nil || len(a.Ports.Mappings) == 0) {
 		return nil, nil
 	}
@@ -327,7 +327,7 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 			diffs = append(diffs, diff...)
 		}
 		if rec.Value.Ports != nil {
-			diffs = append(diffs, a.Ports.differences(rec.Value.Ports)...)
+			diffs = append(diffs, a.Ports.diff(rec.Value.Ports)...)
 			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
@@ -357,7 +357,7 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 		if want.empty() {
 			continue
 		}
-		lost, err := h.kernel(backend).differences(want)
+		lost, err := h.kernel(backend).diff(want)
 		if err != nil {
 			return nil, err
 		}
@@ -366,6 +366,6 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	if a.Ports == nil {
 		return diffs, nil
 	}
-	lost, err := h.loopbackDifferences(rec.Value.ports(a.Owner, IPTables))
+	lost, err := h.diffLoopback(rec.Value.ports(a.Owner, IPTables))
 	return append(diffs, lost...), err
 }
