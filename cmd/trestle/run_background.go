@@ -53,7 +53,8 @@ func runInBackground(p *ui.Printer) error {
 	return statusOf(cmd.Wait())
 }
 
-// enterBackground lets go of whoever called.
+// enterBackground tells the caller that the command is about to start, and lets go of the
+// caller's standard files.
 func enterBackground() error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// Scope is what GC may take.
+// Scope is what GC may release.
 type Scope int
 
 // GC without a list of valid attachments takes what is provably dead; one with an empty
@@ -34,7 +34,7 @@ func (r Runtime) GC(ctx context.Context, list network.List, scope Scope) (asked 
 	for _, plugin := range list.Plugins {
 		program, err := invoke.FindInPath(plugin.Network.Type, r.Plugins)
 		if err != nil || !IsOurs(program) {
-			continue // a plugin that is told of no valid attachment may take it that there is none
+			continue // another's plugin might take a missing list for an empty one
 		}
 		config, err := r.gcConfig(list.Name, plugin, scope)
 		if err == nil {
@@ -58,13 +58,13 @@ func (r Runtime) gcConfig(name string, plugin *libcni.PluginConfig, scope Scope)
 		keys["cni.dev/valid-attachments"] = []any{}
 	}
 	if ipam, err := invoke.FindInPath(plugin.Network.IPAM.Type, r.Plugins); err != nil || !IsOurs(ipam) {
-		delete(keys, "ipam") // which the plugin would ask in its turn
+		delete(keys, "ipam") // the plugin would execute it
 	}
 	return json.Marshal(keys)
 }
 
 func (r Runtime) ask(ctx context.Context, program string, config []byte) error {
-	var stderr bytes.Buffer // of no interest where all goes well, and else said in the answer
+	var stderr bytes.Buffer // printed only with an error
 	args := &invoke.Args{Command: "GC", Path: strings.Join(r.Plugins, string(os.PathListSeparator))}
 	_, err := (&invoke.RawExec{Stderr: &stderr}).ExecPlugin(ctx, program, config, args.AsEnv())
 	return err
