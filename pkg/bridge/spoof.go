@@ -108,7 +108,8 @@ func OpenSpoofChecks(records record.Store, conn *nft.Conn) SpoofChecks {
 	return SpoofChecks{records, conn}
 }
 
-// Add records the check of the attachment's port and gives the changes that make it.
+// Add records the check of the attachment's port and gives the changes that make it. The
+// caller, who commits them, pushes Remove to its undo before.
 // What the port had before, by an ADD that no DEL has followed, is gone then.
 func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Changes, error) {
 	changes := spoofChanges(port, mac, o)

@@ -14,7 +14,7 @@ import (
 // waits for the lock. They stay, and ours is asked once.
 func TestTableMadeMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
-	h := OpenHost(record.Open(t.TempDir()))
+	h := Open(record.Open(t.TempDir()))
 	defer h.Close()
 	result, err := cni.ParseResult("result", []byte(`{"cniVersion": "1.0.0", "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "x", "mac": ""}],
 		"ips": [{"address": "10.1.0.5/24", "interface": 1}]}`), "1.0.0")

@@ -54,8 +54,8 @@ func (a Also) done() error {
 // Add brings the kernel to what the attachment shall have. A port that another
 // container has is an error with code 102 that names it; nothing is changed then. One
 // that the same container has by another network stays with that one. It may be
-// called again, also with other ports and another masquerade. On the undo stack is
-// what gives back what this call took.
+// called again, also with other ports and another masquerade. Each step pushes
+// its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 	var wanted translation
 	if a.Ports != nil && len(a.Ports.Mappings) > 0 {

@@ -39,7 +39,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if limits.IsNone() {
 		return r.PassThrough()
 	}
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	device, err := host.Apply(r.Owner, limits, hostVeth, &undo)
+	device, err := host.Add(r.Owner, limits, hostVeth, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func name(result *cni.Result, device netlink.Link) {
 // del needs neither a sound configuration nor the host veth.
 func del(r *cni.Request) error {
 	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func check(r *cni.Request) error {
 	if err != nil || limits.IsNone() {
 		return err
 	}
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func check(r *cni.Request) error {
 }
 
 func gc(r *cni.Request, valid cni.Valid) error {
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func Plugin() cni.Plugin {
 	}
 }
 
-func open() *firewall.Host { return firewall.OpenHost(record.Open(record.DefaultDir)) }
+func open() *firewall.Host { return firewall.Open(record.Open(record.DefaultDir)) }
 
 // plan makes the wanted rules of the configuration and prevResult.
 func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {

@@ -53,7 +53,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	hostVeth, err := store(config).Apply(r.Owner, config.Settings, r.NetNS, &undo)
+	hostVeth, err := store(config).Add(r.Owner, config.Settings, r.NetNS, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 
 func del(r *cni.Request) error {
 	config, _ := tuning.ParseConfig(r) // it may have been edited since; DataDir is set all the same
-	return store(config).Restore(r.Owner, r.NetNS)
+	return store(config).Release(r.Owner, r.NetNS)
 }
 
 func check(r *cni.Request) error {
