@@ -40,15 +40,11 @@ func (h *Host) FindHostVeth(prev *cni.Result, ifName, path string) (netlink.Link
 		return nil, err
 	}
 	for _, name := range cni.HostLinks(prev) {
-		link, err := h.nl.LinkByName(name)
-		if isLinkGone(err) {
-			continue
-		}
+		link, err := h.find(name)
 		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", name, err)
+			return nil, err
 		}
-		paired := link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index
-		if link.Type() == "veth" && paired {
+		if link != nil && link.Type() == "veth" && link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index {
 			return link, nil
 		}
 	}
