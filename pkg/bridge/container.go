@@ -232,7 +232,7 @@ func localRoute(e event, index int) (netip.Addr, bool) {
 	}
 	var dst netip.Addr
 	link := 0
-	for _, a := range attributes(e.data[unix.SizeofRtMsg:]) {
+	for a := range attributes(e.data[unix.SizeofRtMsg:]) {
 		switch a.kind {
 		case unix.RTA_DST:
 			dst = toAddr(a.data)

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,6 +45,12 @@ func (h *Host) Close() { h.rt.close() }
 // caller runs if the ADD fails.
 func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
 	at, err := h.join(s, container, undo)
+	if former := (formerLinkError{}); errors.As(err, &former) { // without the lock of bridges
+		if waitErr := h.awaitFormer(s.Port); waitErr != nil {
+			return errors.Join(err, waitErr)
+		}
+		at, err = h.join(s, container, undo)
+	}
 	if err != nil {
 		return err
 	}
@@ -215,7 +222,7 @@ func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cn
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
 	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, container.FD())); err != nil {
-		return h.explainVeth(err, s.Port, s.Container)
+		return h.explainVeth(err, s, container)
 	}
 	if !s.Port.VLAN.filters() {
 		_, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name), linkUp(0, s.Port.Name))

@@ -3,11 +3,14 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // createVeth makes the pair in place by one RTM_NEWLINK: both names, both
@@ -48,18 +51,64 @@ func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 }
 
 // explainVeth turns the kernel's refusal into what it means.
-func (h *Host) explainVeth(err error, p Port, c Interface) error {
+func (h *Host) explainVeth(err error, s *State, container *netns.Handle) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
-		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", p.Bridge, err)
+		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", s.Port.Bridge, err)
 	case errors.Is(err, unix.EEXIST):
-		if _, lookErr := h.rt.link(lookUp(p.Name)); lookErr == nil {
-			return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", p.Name)
-		}
-		return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", c.Name)
+		return h.explainTaken(s, container)
 	default:
 		return err
 	}
+}
+
+// explainTaken says which of the two names is taken.
+func (h *Host) explainTaken(s *State, container *netns.Handle) error {
+	inside, err := hasLink(container, s.Container.Name)
+	if err != nil {
+		return err
+	}
+	if !inside {
+		return formerLinkError{cni.ConflictErrorf("%s, the host veth of this very attachment, exists already, and leads to another namespace; DEL the attachment first", s.Port.Name)}
+	}
+	if _, err := h.rt.link(lookUp(s.Port.Name)); err == nil {
+		return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", s.Port.Name)
+	}
+	return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", s.Container.Name)
+}
+
+func hasLink(container *netns.Handle, name string) (there bool, err error) {
+	err = container.Do(func(h *netlink.Handle) error {
+		_, err := h.LinkByName(name)
+		there = err == nil
+		if isLinkGone(err) {
+			return nil
+		}
+		return err
+	})
+	return there, err
+}
+
+// formerLinkError says that the host veth is that of a former namespace, which may be
+// about to go.
+type formerLinkError struct{ error }
+
+func (e formerLinkError) Unwrap() error { return e.error }
+
+// formerLimit bounds the wait for it, which takes some ten milliseconds on an idle host,
+// and longer where many namespaces end at once.
+const formerLimit = 5 * time.Second
+
+// awaitFormer waits until the kernel has taken away the host veth of a namespace that has
+// ended, which it does after "ip netns del" has come back.
+func (h *Host) awaitFormer(p Port) error {
+	return await(p.Name+" of the former namespace is gone", unix.RTNLGRP_LINK, formerLimit, func() (bool, error) {
+		_, err := h.rt.link(lookUp(p.Name))
+		if isLinkGone(err) {
+			return true, nil
+		}
+		return false, err
+	})
 }
 
 // portFlags gives the host veth, found by its name, what cannot be set at its

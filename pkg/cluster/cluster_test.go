@@ -88,6 +88,12 @@ func TestChoose(t *testing.T) {
 		{name: "in quarantine", wish: cluster.Wish{
 			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(1)}},
 		}, err: "10.0.0.12/30 as the oldest at 1970-01-12T12:46:40Z"},
+		{name: "in quarantine, and the clock was set back", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(-23)}},
+		}, err: "10.0.0.12/30 as the oldest"},
+		{name: "a clock was a year ahead", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(-9000)}},
+		}, want: subnet(3)},
 	} {
 		test.wish.Now, test.wish.Quarantine, test.wish.Seed = now, 24*time.Hour, test.name
 		got, err := pool.Choose(test.wish)
@@ -118,13 +124,13 @@ func TestHostsBeginApart(t *testing.T) {
 // TestUnknownFieldsStay: an old host undoes nothing of a newer one's.
 func TestUnknownFieldsStay(t *testing.T) {
 	t.Parallel()
-	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"wgKey":"k","version":"9"}`
+	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"later":"k","version":"9"}`
 	n, err := cluster.ParseNode([]byte(in))
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := json.Marshal(n)
-	if err != nil || !strings.Contains(string(out), `"wgKey":"k"`) {
+	if err != nil || !strings.Contains(string(out), `"later":"k"`) {
 		t.Errorf("got %s, %v, want the unknown key kept", out, err)
 	}
 	c, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, "{", `{"later": [1], `, 1)))

@@ -30,7 +30,7 @@ func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, erro
 		}
 	}
 	s.Revision = view.Revision
-	if view.Complete {
+	if view.Fixed {
 		return true, nil
 	}
 	self.ID, self.Name, self.Subnets = s.ID, s.Name, s.Claims

@@ -93,6 +93,8 @@ func TestRefusals(t *testing.T) {
 		{"ifname with a quote", set("CNI_IFNAME", `e"0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `e\"0`, "quote", "choose"}},
 		{"ifname with an apostrophe", set("CNI_IFNAME", `e'0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "quote"}},
 		{"ifname with a backslash", set("CNI_IFNAME", `e\0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "backslash"}},
+		{"ifname that no result can hold", set("CNI_IFNAME", "eth\xad"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `eth\xad`, "UTF-8", "choose"}},
+		{"netns that no result can hold", set("CNI_NETNS", "/run/netns/\xff"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "UTF-8"}},
 		{"container id that climbs", set("CNI_CONTAINERID", "../x"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "../x"}},
 		{"container id with a space", set("CNI_CONTAINERID", "a b"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "a b"}},
 		{"no container id", set("CNI_CONTAINERID", ""), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID"}},
@@ -318,6 +320,29 @@ func TestValid(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestValidTwice: each kind of state of a plugin, and its IPAM plugin, reads the list and
+// decodes its own keys.
+func TestValidTwice(t *testing.T) {
+	r := &Request{Owner: Owner{Network: "net"}, Stdin: []byte(`{"MTU":1400,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}],"ipam":{"type":"host-local"}}`)}
+	for range 2 {
+		valid, err := r.Valid()
+		if err != nil || !valid.Known || !valid.Keeps(Owner{"net", "a", "eth0"}) {
+			t.Errorf("got %+v, %v, want a list with a", valid, err)
+		}
+		var keys struct {
+			MTU  int
+			IPAM struct{ Type string }
+			List []inUse `json:"cni.dev/valid-attachments"`
+		}
+		if err := r.Decode(&keys); err != nil || keys.MTU != 1400 || keys.IPAM.Type != "host-local" || keys.List != nil {
+			t.Errorf("got %+v, %v, want mtu and ipam.type, and no list", keys, err)
+		}
+	}
+	if !bytes.Contains(r.Stdin, []byte("valid-attachments")) {
+		t.Error("another program's IPAM plugin is sent no list")
 	}
 }
 

@@ -3,12 +3,14 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/containernetworking/cni/pkg/version"
 )
@@ -44,6 +46,14 @@ type Request struct {
 	Version string
 	// Stdin is the configuration, whole.
 	Stdin []byte
+	// Combined says that the request is served by a program that has all of our plugins:
+	// where the configuration names one of them as its IPAM plugin, that is not executed.
+	Combined bool
+
+	// valid is GC's list once that is read, and config is Stdin without it: a list of a
+	// thousand is gone through once, and not for every key.
+	valid  *Valid
+	config []byte
 
 	argsErr    error // what is wrong with CNI_ARGS
 	netNSUnset bool  // CNI_NETNS was empty
@@ -52,10 +62,19 @@ type Request struct {
 // Decode unmarshals the configuration into v; the error has code 6. Keys match
 // without regard to case, unknown ones are ignored.
 func (r *Request) Decode(v any) error {
-	if err := json.Unmarshal(r.Stdin, v); err != nil {
-		return DecodeErrorf("network configuration: %w", err)
+	config := r.config
+	if config == nil {
+		config = r.Stdin
 	}
-	return nil
+	err := Unmarshal(config, v)
+	var wrong *TypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return DecodeErrorf("%w", err) // it names the field
+	}
+	return DecodeErrorf("network configuration: %w", err)
 }
 
 // readRequest reads the call. Request.Version is set also where an error follows,
@@ -93,6 +112,18 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	}
 	r.Owner.Network = head.Name
 	return r, r.checkHead()
+}
+
+// NewGC is the call that a runtime makes for GC, for a program that serves it itself.
+// path is CNI_PATH.
+func NewGC(config []byte, path []string) (*Request, error) {
+	environment := map[string]string{"CNI_COMMAND": string(GC), "CNI_PATH": strings.Join(path, string(filepath.ListSeparator))}
+	r, err := readRequest(func(key string) string { return environment[key] }, bytes.NewReader(config))
+	if err != nil {
+		return nil, err
+	}
+	r.Combined = true
+	return r, nil
 }
 
 func newestVersion() string {
@@ -148,6 +179,9 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 		return EnvironmentErrorf("CNI_CONTAINERID: %q is not a container id: %s", r.Owner.ContainerID, problem)
 	}
 	if err := r.checkIfName(); err != nil {
+		return err
+	}
+	if err := r.checkText(); err != nil {
 		return err
 	}
 	r.Args, r.argsErr = parseArgs(getenv("CNI_ARGS"))
@@ -223,6 +257,20 @@ func (r *Request) checkIfName() error {
 	return nil
 }
 
+// checkText: what goes into results and records, which are JSON, comes back from there as
+// it was. Other names are those of an attachment that nobody would find again.
+func (r *Request) checkText() error {
+	if r.Command != Add {
+		return nil
+	}
+	for variable, value := range map[string]string{"CNI_IFNAME": r.Owner.IfName, "CNI_NETNS": r.NetNS} {
+		if !utf8.ValidString(value) {
+			return EnvironmentErrorf("%s: %q is not UTF-8, and no result could hold it; choose another name", variable, value)
+		}
+	}
+	return nil
+}
+
 // parseArgs reads CNI_ARGS, "K=V;K2=V2". Keys that nobody asks for are no error.
 // Beside an error stands what could be read.
 func parseArgs(s string) (map[string]string, error) {
@@ -280,29 +328,51 @@ func (v Valid) KeepsContainer(id string) bool {
 // KeepsLabel says whether the list names the owner with that label.
 func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 
-// Valid reads GC's list under both of its names (CNI spec 1.1.0, "GC":
-// cni.dev/valid-attachments; its early text and libcni: cni.dev/attachments).
+// The names of GC's list (CNI spec 1.1.0, "GC": the first; its early text and libcni: the
+// other).
+const (
+	validBySpec   = "cni.dev/valid-attachments"
+	validByLibcni = "cni.dev/attachments"
+)
+
+// Valid reads GC's list under both of its names, and takes it out of what Decode reads.
 func (r *Request) Valid() (Valid, error) {
-	var lists struct {
-		Spec   *[]inUse `json:"cni.dev/valid-attachments"`
-		Libcni *[]inUse `json:"cni.dev/attachments"`
+	if r.valid != nil {
+		return *r.valid, nil
 	}
-	if err := r.Decode(&lists); err != nil {
+	var keys map[string]json.RawMessage
+	if err := r.Decode(&keys); err != nil {
 		return Valid{}, err
 	}
 	valid := Valid{owners: map[Owner]bool{}, labels: map[string]bool{}}
-	for _, list := range []*[]inUse{lists.Spec, lists.Libcni} {
-		if list == nil {
+	for key, value := range keys {
+		if !strings.EqualFold(key, validBySpec) && !strings.EqualFold(key, validByLibcni) {
 			continue
 		}
-		valid.Known = true
-		for _, a := range *list {
-			owner := Owner{r.Owner.Network, a.ContainerID, a.IfName}
-			valid.owners[owner] = true
-			valid.labels[owner.String()] = true
+		delete(keys, key)
+		var list *[]inUse
+		if err := json.Unmarshal(value, &list); err != nil {
+			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
+		}
+		if list != nil {
+			valid.add(r.Owner.Network, *list)
 		}
 	}
+	config, err := json.Marshal(keys)
+	if err != nil {
+		return Valid{}, DecodeErrorf("network configuration: %w", err)
+	}
+	r.valid, r.config = &valid, config
 	return valid, nil
+}
+
+func (v *Valid) add(network string, list []inUse) {
+	v.Known = true
+	for _, a := range list {
+		owner := Owner{network, a.ContainerID, a.IfName}
+		v.owners[owner] = true
+		v.labels[owner.String()] = true
+	}
 }
 
 // String shows the call as a person would name it, for log lines.

@@ -241,18 +241,17 @@ func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error
 	if all, err := b.hasNative(entries); err != nil || all {
 		return err
 	}
-	have, err := iptables.Save(b.program, filterTable)
-	if err != nil {
-		return err
-	}
-	if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
-		all, err := everybody()
-		if err != nil {
-			return err
+	return iptables.Change(b.program, filterTable, func(have iptables.Table) ([]string, error) {
+		wanted := entries
+		if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
+			all, err := everybody()
+			if err != nil {
+				return nil, err
+			}
+			wanted = append(slices.Clone(entries), inPlace(all, b.program)...)
 		}
-		entries = append(slices.Clone(entries), inPlace(all, b.program)...)
-	}
-	return iptables.Restore(b.program, filterTable, additions(have, entries, b.admin))
+		return additions(have, wanted, b.admin), nil
+	})
 }
 
 // remove runs no program where there is no chain of ours.
@@ -265,11 +264,7 @@ func (b ipBackend) remove(entries []entry) error {
 	if err != nil || !there {
 		return err
 	}
-	have, err := iptables.Save(b.program, filterTable)
-	if err != nil {
-		return err
-	}
-	return iptables.Restore(b.program, filterTable, deletions(have, entries))
+	return iptables.Change(b.program, filterTable, func(have iptables.Table) ([]string, error) { return deletions(have, entries), nil })
 }
 
 func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
@@ -385,11 +380,7 @@ func removeIdle(conn *nft.Conn) error {
 			if err != nil || !there || !iptables.Installed(program) {
 				continue // an idle chain is no reason to fail
 			}
-			have, err := iptables.Save(program, filterTable)
-			if err != nil {
-				return err
-			}
-			if err := iptables.Restore(program, filterTable, idleChain(have)); err != nil {
+			if err := iptables.Change(program, filterTable, func(have iptables.Table) ([]string, error) { return idleChain(have), nil }); err != nil {
 				return err
 			}
 		}

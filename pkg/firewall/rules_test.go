@@ -60,7 +60,7 @@ func TestMistakes(t *testing.T) {
 		{"the kernel's chain", `{"iptablesAdminChainName": "FORWARD"}`, 7, "iptablesAdminChainName"},
 		{"our chain", `{"iptablesAdminChainName": "CNI-FORWARD"}`, 7, "iptablesAdminChainName"},
 		{"zone", `{"firewalldZone": "../x"}`, 7, "firewalldZone"},
-		{"type", `{"backend": 1}`, 6, "network configuration"},
+		{"type", `{"backend": 1}`, 6, "backend: a number stands where text belongs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := ParseConfig(request(test.config))

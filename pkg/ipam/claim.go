@@ -62,6 +62,8 @@ func (s *Store) Lease(w Want) (Grant, error) {
 		var open *needLivenessError
 		var full fullError
 		switch {
+		case errors.As(err, &open) && open.about.owner(s.network) == w.Owner:
+			dead.probeEnding(open.about)
 		case errors.As(err, &open):
 			dead.probe(open.about)
 		case errors.As(err, &full) && !reclaimed:

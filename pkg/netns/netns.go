@@ -2,9 +2,10 @@
 //
 // Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
 // of the package do all of it for a path. How a namespace is known again after a
-// boot is the business of pkg/record. containernetworking/plugins' package ns is not
-// used: it opens the namespace through the runtime's poller and enters it by a
-// goroutine with a thread of its own, which came to 40 system calls more for an ADD.
+// boot is the business of pkg/record. containernetworking/plugins' package ns tells
+// what is a namespace. Its own handle is not used: it opens the namespace through the
+// runtime's poller and enters it by a goroutine with a thread of its own, which came to
+// 40 system calls more for an ADD.
 package netns
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -24,25 +26,25 @@ type Handle struct {
 	path string
 }
 
-var errNoNetNS = errors.New("not a network namespace")
-
 // Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
 // whether there is no namespace.
 func Open(path string) (*Handle, error) {
+	if err := ns.IsNSorErr(path); err != nil {
+		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
+	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", path, err)
-	}
-	var stat unix.Statfs_t
-	if err := unix.Fstatfs(fd, &stat); err != nil || stat.Type != unix.NSFS_MAGIC && stat.Type != unix.PROC_SUPER_MAGIC {
-		_ = unix.Close(fd) // only looked at
-		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is %w", path, errNoNetNS)
 	}
 	return &Handle{fd, path}, nil
 }
 
 // IsGone says whether Open found no namespace at its path: what was in it went with it.
-func IsGone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, errNoNetNS) }
+func IsGone(err error) bool {
+	var none ns.NSPathNotExistErr
+	var another ns.NSPathNotNSErr
+	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, unix.ENOENT)
+}
 
 // Close closes the namespace.
 func (h *Handle) Close() error { return unix.Close(h.fd) }

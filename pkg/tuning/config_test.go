@@ -72,7 +72,7 @@ func TestMistakes(t *testing.T) {
 		{"white space", `{"sysctl": {"net.core.somax conn": "1"}}`, 7, "is not the name"},
 		{"twice", `{"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}`, 6, `"net.core.somaxconn" stands twice`},
 		{"twice in two ways", `{"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}}`, 7, "are one and the same"},
-		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "network configuration"},
+		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "sysctl: a number stands where text belongs; write it in quotes"},
 		{"mac", `{"mac": "x"}`, 7, `mac: "x"`},
 		{"multicast mac", `{"mac": "01:00:5e:00:00:01"}`, 7, "01:00:5e:00:00:01"},
 		{"no mac at all", `{"mac": "00:00:00:00:00:00"}`, 7, "00:00:00:00:00:00"},

@@ -56,8 +56,8 @@ type Attached struct {
 	DNS       types.DNS             `json:"dns"`
 }
 
-// Add attaches the container. A wrong wish is an error, of code 7, before anything is
-// changed; after a failed ADD it sends DEL.
+// Add attaches the container, under LockNetNS. What is wrong with the wish is said before anything is
+// done; what fails on the way is undone.
 func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error) {
 	list, facts, err := r.list(name)
 	if err != nil {
@@ -254,11 +254,9 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	if _, err := os.Stat(list.File); err != nil {
 		return nil, fmt.Errorf("the network was removed just now: %w", err)
 	}
-	unlock, err := r.nameInterface(rt)
-	if err != nil {
+	if err := nameInterface(rt); err != nil {
 		return nil, err
 	}
-	defer unlock()
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
 	answer, err := chain.AddNetworkList(ctx, list.NetworkConfigList, rt)
 	if err == nil {
@@ -276,10 +274,13 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 // what was asked for.
 func plain(err error) error {
 	var said *types.Error
-	if !errors.As(err, &said) || said.Msg == "" {
+	if !errors.As(err, &said) {
 		return err
 	}
 	text := said.Msg
+	if text == "" {
+		text = fmt.Sprintf("%v code %d, and no message", err, said.Code) // libcni's words end in a colon
+	}
 	if said.Details != "" {
 		text += "; " + said.Details
 	}

@@ -2,7 +2,6 @@ package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,7 +37,7 @@ func Find(name string) (*Container, error) {
 	}
 	var s Container
 	if err == nil {
-		err = json.Unmarshal(data, &s)
+		err = cni.Unmarshal(data, &s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read what container %s is: %w", name, err)

@@ -35,6 +35,7 @@ func (s Source) Take() (*Snapshot, error) {
 	t.aliases()
 	t.peers()
 	t.elements()
+	t.node()
 	return t.finish(), nil
 }
 

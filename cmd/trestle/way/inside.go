@@ -51,6 +51,9 @@ func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 		return route{}, errors.New("no route")
 	}
 	r := route{gateway: addr(found[0].Gw), source: addr(found[0].Src), table: found[0].Table}
+	if via, ok := found[0].Via.(*netlink.Via); ok { // IPv4 by a neighbour of IPv6
+		r.gateway = addr(via.Addr)
+	}
 	if link, err := netlink.LinkByIndex(found[0].LinkIndex); err == nil {
 		r.link = link.Attrs().Name
 	}
@@ -114,6 +117,9 @@ func next(r route, to netip.Addr) netip.Addr {
 	return to
 }
 
+// silent is what neighbourOf says of one that has been asked in vain.
+const silent = "it does not answer"
+
 // neighbourOf is what the namespace knows of a neighbour.
 func neighbourOf(link netlink.Link, address netip.Addr) string {
 	family := netlink.FAMILY_V6
@@ -129,7 +135,7 @@ func neighbourOf(link netlink.Link, address netip.Addr) string {
 			continue
 		}
 		if n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
-			return "it does not answer"
+			return silent
 		}
 		return n.HardwareAddr.String()
 	}
