@@ -1,6 +1,6 @@
-// Command plugins is the one executable behind all of Trestle's CNI plugins: a
-// runtime executes it as bridge, host-local, portmap and so on, which are hard
-// links of it, and the name decides.
+// Command plugins is the one executable of all of Trestle's CNI plugins. bridge,
+// host-local, portmap … are hard links to it: the name by which a runtime executes it
+// chooses the plugin.
 package main
 
 import (

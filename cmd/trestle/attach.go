@@ -141,7 +141,7 @@ func printAttached(p *ui.Printer, a attach.Attached) {
 	p.Printf("\n")
 }
 
-// container is the name and the network namespace of the one that is meant.
+// container finds the name and the network namespace of the container of the arguments.
 func (o *attachOptions) container(args []string) (name, path string, err error) {
 	switch {
 	case o.netns != "":
@@ -171,13 +171,13 @@ func (o *attachOptions) container(args []string) (name, path string, err error) 
 	return name, path, nil
 }
 
-// runtime looks at the host for what attaches and detaches.
+// runtime is what attaches and detaches, with a snapshot of the host.
 func (a *app) runtime(p *ui.Printer) (attach.Runtime, error) {
 	snapshot, err := a.take(p)
 	if err != nil {
 		return attach.Runtime{}, err
 	}
 	lists, err := network.Read(a.lists)
-	_ = err // the snapshot has it among its problems, which are told
+	_ = err // it is among the snapshot's problems, which are printed
 	return attach.Runtime{Plugins: a.plugins, Lists: lists, Snapshot: snapshot}, nil
 }

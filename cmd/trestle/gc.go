@@ -77,7 +77,7 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 	return errors.Join(append(failed, o.print(p, gone(before, after)))...)
 }
 
-// unreadable is an error where a file is no network list: what is on that network stays.
+// unreadable is an error for a file that is no network list: its attachments stay.
 func unreadable(dirs []string) error {
 	_, err := network.Read(dirs)
 	return err
@@ -106,7 +106,7 @@ func deadOf(attachments []inventory.Attachment) []inventory.Attachment {
 	return slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool { return a.State != inventory.Dead })
 }
 
-// gone are the attachments that are not there any more and were proved dead before.
+// gone are the attachments that were proved dead before, and are not there any more.
 func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.Attachment {
 	return slices.DeleteFunc(deadOf(before), func(a inventory.Attachment) bool {
 		return slices.ContainsFunc(after.Attachments, func(b inventory.Attachment) bool {

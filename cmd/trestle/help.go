@@ -16,7 +16,7 @@ func narrow(root *cobra.Command) {
 	root.SetHelpTemplate(strings.ReplaceAll(root.HelpTemplate(), "{{. | trimTrailingWhitespaces}}", "{{. | fold | trimTrailingWhitespaces}}"))
 }
 
-// fold breaks paragraphs anew, but for those with lines that are indented: they are lists.
+// fold wraps paragraphs, but for those with indented lines, which are lists.
 func fold(text string) string {
 	paragraphs := strings.Split(text, "\n\n")
 	for i, paragraph := range paragraphs {

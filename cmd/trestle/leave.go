@@ -92,7 +92,7 @@ func (o leaveOptions) run(ctx context.Context, p *ui.Printer) error {
 	return errors.Join(failed...)
 }
 
-// mayLeave refuses while Trestle is at work here.
+// mayLeave is an error while runtimes execute our plugins, or a container of ours lives.
 func (o leaveOptions) mayLeave(snapshot *inventory.Snapshot) error {
 	for _, dir := range o.plugins {
 		for name := range registry.Plugins() {
@@ -113,7 +113,7 @@ func (o leaveOptions) mayLeave(snapshot *inventory.Snapshot) error {
 	return nil
 }
 
-// remains are what there is of Trestle's, for people.
+// remains lists what Trestle has on the host, for people.
 func remains(snapshot *inventory.Snapshot) []string {
 	things := []string{}
 	for _, l := range snapshot.Links {

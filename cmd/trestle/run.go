@@ -161,7 +161,7 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	return child.run()
 }
 
-// check is for what is wrong by itself, and fills in what is left out.
+// check refuses what is wrong whatever the host has, and fills in defaults.
 func (o *runOptions) check() (err error) {
 	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
 		return err
@@ -258,7 +258,7 @@ func (o *runOptions) checkMode(i int) error {
 	return nil
 }
 
-// place finds what the modes mean on this host.
+// place resolves the modes of --net on this host.
 func (o *runOptions) place(r attach.Runtime) (placement, error) {
 	other, joins := strings.CutPrefix(o.nets[0], "container:")
 	switch {
@@ -357,7 +357,7 @@ func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) 
 	return errors.Join(append(failed, c.Close())...)
 }
 
-// sweep clears away after each "trestle run" that was killed.
+// sweep removes what each "trestle run" that was killed has left.
 func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 	abandoned, err := container.Abandoned()
 	failed := []error{err}
@@ -370,8 +370,8 @@ func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// tidy is sweep for commands that have another purpose: what cannot be cleared away is
-// told, and is no failure of theirs.
+// tidy is sweep for commands that have another purpose: a failure is printed, and is not
+// theirs.
 func (a *app) tidy(ctx context.Context, p *ui.Printer) {
 	if err := a.sweep(ctx, p); err != nil {
 		p.Notef("trestle: %v", err)

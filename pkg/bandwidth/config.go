@@ -3,7 +3,7 @@
 // the container, and for what comes from it another on an ifb that it is redirected to.
 //
 // A caller reads ParseLimits, finds the host veth by Host.FindHostVeth, and calls
-// Host.Apply; Host.Release needs the owner alone, since the ifb's name is a hash of it.
+// Host.Add; Host.Release needs the owner alone, since the ifb's name is a hash of it.
 // To debug: tc qdisc show; tc filter show dev VETH ingress; ip -details link show type
 // ifb, whose aliases are the owners.
 package bandwidth

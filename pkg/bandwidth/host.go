@@ -20,8 +20,8 @@ type Host struct {
 	dir string
 }
 
-// OpenHost opens a netlink socket in the caller's namespace.
-func OpenHost(dir string) (*Host, error) {
+// Open opens a netlink socket in the caller's namespace.
+func Open(dir string) (*Host, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -40,15 +40,11 @@ func (h *Host) FindHostVeth(prev *cni.Result, ifName, path string) (netlink.Link
 		return nil, err
 	}
 	for _, name := range cni.HostLinks(prev) {
-		link, err := h.nl.LinkByName(name)
-		if isLinkGone(err) {
-			continue
-		}
+		link, err := h.find(name)
 		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", name, err)
+			return nil, err
 		}
-		paired := link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index
-		if link.Type() == "veth" && paired {
+		if link != nil && link.Type() == "veth" && link.Attrs().Index == inside.ParentIndex && link.Attrs().ParentIndex == inside.Index {
 			return link, nil
 		}
 	}
@@ -67,10 +63,10 @@ func findInside(ifName, path string) (attrs netlink.LinkAttrs, err error) {
 	return attrs, err
 }
 
-// Apply limits what goes through the host veth. It returns the device that was
-// made for the owner's egress, nil where there is none. Each step's inverse is
-// on the undo stack at once.
-func (h *Host) Apply(o cni.Owner, limits Limits, hostVeth netlink.Link, undo *cni.Undo) (netlink.Link, error) {
+// Add limits what goes through the host veth. It returns the device that was
+// made for the owner's egress, nil where there is none. Each step pushes its inverse to
+// undo, which the caller runs if the ADD fails.
+func (h *Host) Add(o cni.Owner, limits Limits, hostVeth netlink.Link, undo *cni.Undo) (netlink.Link, error) {
 	mtu := hostVeth.Attrs().MTU
 	if !limits.Ingress.isNone() {
 		undo.Push("lift the limit of "+hostVeth.Attrs().Name, func() error { return h.removeQueue(hostVeth, netlink.HANDLE_ROOT) })
@@ -136,7 +132,7 @@ func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 // else goes. prev, where there is one, tells of what the reference plugin made.
 func (h *Host) Release(o cni.Owner, prev *cni.Result) error { return h.deleteIFB(o, prev) }
 
-// Diff says what is not as Apply leaves it.
+// Diff says what is not as Add leaves it.
 func (h *Host) Diff(o cni.Owner, limits Limits, hostVeth netlink.Link) ([]string, error) {
 	mtu := hostVeth.Attrs().MTU
 	var diffs []string

@@ -103,12 +103,9 @@ func (h *Host) nameIFB(o cni.Owner, name string) (netlink.Link, error) {
 func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 	var errs []error
 	for i, name := range names(o) {
-		link, err := h.nl.LinkByName(name)
-		if isLinkGone(err) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("look up %s: %w", name, err))
+		link, err := h.find(name)
+		if link == nil {
+			errs = append(errs, err)
 			continue
 		}
 		own := link.Attrs().Alias == alias(o) || isUnnamed(link, o.Network)
@@ -124,18 +121,27 @@ func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 // there is none.
 func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
 	for _, name := range names(o) {
-		link, err := h.nl.LinkByName(name)
-		if isLinkGone(err) {
-			continue
-		}
+		link, err := h.find(name)
 		if err != nil {
-			return nil, fmt.Errorf("look up %s: %w", name, err)
+			return nil, err
 		}
-		if a := link.Attrs().Alias; a == alias(o) || a == "" {
+		if link != nil && (link.Attrs().Alias == alias(o) || link.Attrs().Alias == "") {
 			return link, nil
 		}
 	}
 	return nil, nil
+}
+
+// find is the link of that name, nil where there is none.
+func (h *Host) find(name string) (netlink.Link, error) {
+	link, err := h.nl.LinkByName(name)
+	if isLinkGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", name, err)
+	}
+	return link, nil
 }
 
 func (h *Host) deleteLink(name string) error {

@@ -20,7 +20,7 @@ var unseen = map[string]string{
 	"Port.Alias":               "people and monitoring write there",
 	"Port.MAC":                 "udev may change it",
 	"Port.MTU":                 "as the bridge's",
-	"Port.SpoofCheck":          "is a rule, which SpoofChecks.Differences compares",
+	"Port.SpoofCheck":          "is a rule, which SpoofChecks.Diff compares",
 	"Container.WasUp":          "says how to get there",
 	"Container.DAD":            "says how to get there",
 	"Container.LinkLocal":      "the kernel's addresses are nobody's",

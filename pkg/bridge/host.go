@@ -41,8 +41,8 @@ func (h *Host) Close() { h.rt.close() }
 
 // Attach brings the host and the container to the plan, and fills in what the plan
 // left open: MACs and MTU. When it returns the container's link is up, and its port
-// forwards; protect is called before. Each step's inverse is on the
-// undo stack at once.
+// forwards; protect is called before. Each step pushes its inverse to undo, which the
+// caller runs if the ADD fails.
 func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
 	at, err := h.join(s, container, undo)
 	if former := (formerLinkError{}); errors.As(err, &former) { // without the lock of bridges

@@ -56,7 +56,7 @@ type Port struct {
 	Isolated bool
 	VLAN     VLAN
 	// SpoofCheck lets nothing in but what comes from the container's MAC. It is not
-	// observed with the rest: SpoofChecks.Differences tells.
+	// observed with the rest: SpoofChecks.Diff tells.
 	SpoofCheck bool
 }
 

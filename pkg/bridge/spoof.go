@@ -108,7 +108,8 @@ func OpenSpoofChecks(records record.Store, conn *nft.Conn) SpoofChecks {
 	return SpoofChecks{records, conn}
 }
 
-// Add records the check of the attachment's port and gives the changes that make it.
+// Add records the check of the attachment's port and gives the changes that make it. The
+// caller, who commits them, pushes Remove to its undo before.
 // What the port had before, by an ADD that no DEL has followed, is gone then.
 func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Changes, error) {
 	changes := spoofChanges(port, mac, o)
@@ -196,12 +197,12 @@ func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 	return changes, err
 }
 
-// Differences says, for people, what is not as Add leaves it.
-func (s SpoofChecks) Differences(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
+// Diff says, for people, what is not as Add leaves it.
+func (s SpoofChecks) Diff(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
 	if err := s.convert(); err != nil {
 		return nil, err
 	}
-	diffs, err := s.conn.Differences(spoofChanges(port, mac, o))
+	diffs, err := s.conn.Diff(spoofChanges(port, mac, o))
 	if _, there, readErr := record.Read[spoofCheck](s.records, spoofPlace, o); !there {
 		diffs, err = append(diffs, fmt.Sprintf("record of the MAC spoof check of %s: want one, have none", port)), errors.Join(err, readErr)
 	}

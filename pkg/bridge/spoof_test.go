@@ -34,7 +34,7 @@ func TestSpoofRuleset(t *testing.T) {
 	if out, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("nft -f: %v\n%s", err, out)
 	}
-	if diffs, err := conn.Differences(changes); err != nil || len(diffs) > 0 {
+	if diffs, err := conn.Diff(changes); err != nil || len(diffs) > 0 {
 		t.Errorf("saved and loaded by nft: got %q, %v, want no difference", diffs, err)
 	}
 }

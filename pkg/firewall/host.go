@@ -30,9 +30,9 @@ type Host struct {
 	tried    map[string]bool // to make the family's table
 }
 
-// OpenHost gives the firewall whose records are in a directory of the store. Nothing is
+// Open gives the firewall whose records are in a directory of the store. Nothing is
 // touched yet.
-func OpenHost(records record.Store) *Host {
+func Open(records record.Store) *Host {
 	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}, map[string]bool{}}
 }
 
@@ -169,8 +169,9 @@ func isGone(err error) bool {
 	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
 
-// Add makes the rules for the owner. What the owner had before, by an ADD that
-// no DEL has followed, goes.
+// Add makes the rules for the owner, and removes what the owner had before, by an ADD
+// that no DEL has followed. Each step pushes its inverse to undo, which the caller runs
+// if the ADD fails.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 	if known, err := h.known(o); err != nil || rules.isNothing() && !known {
 		return err

@@ -18,7 +18,7 @@ import (
 // waits for the lock. They stay, and ours is asked once.
 func TestTableMadeMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
-	h := OpenHost(record.Open(t.TempDir()))
+	h := Open(record.Open(t.TempDir()))
 	defer h.Close()
 	result, err := cni.ParseResult("result", []byte(`{"cniVersion": "1.0.0", "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "x", "mac": ""}],
 		"ips": [{"address": "10.1.0.5/24", "interface": 1}]}`), "1.0.0")
@@ -48,7 +48,7 @@ func TestTableMadeMeanwhile(t *testing.T) {
 // or takes our chain away between those of an ADD. Neither fails.
 func TestRuleGoneMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
-	h := OpenHost(record.Open(t.TempDir()))
+	h := Open(record.Open(t.TempDir()))
 	defer h.Close()
 	rules := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: ifThere, Programs: []string{"iptables-legacy"}}
 	entries, backend := rules.entries(owner), ipBackend{"iptables-legacy", defaultAdminChain, h.conn}

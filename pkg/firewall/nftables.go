@@ -285,7 +285,7 @@ func (b nftBackend) remove(entries []entry) error {
 
 func (b nftBackend) missing(entries []entry) ([]string, error) {
 	elements := elementsOf(entries)
-	return b.conn.Differences(nft.Changes{Tables: tablesOf(elements), Create: elements})
+	return b.conn.Diff(nft.Changes{Tables: tablesOf(elements), Create: elements})
 }
 
 // list is what the kernel has in our sets.

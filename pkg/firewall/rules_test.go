@@ -150,7 +150,7 @@ func TestEntries(t *testing.T) {
 
 // TestUnshared: an entry is free when nobody else has it, whose record still stands.
 func TestUnshared(t *testing.T) {
-	h := OpenHost(record.Open(t.TempDir()))
+	h := Open(record.Open(t.TempDir()))
 	other := cni.Owner{Network: "m", ContainerID: "c2", IfName: "eth0"}
 	mine, theirs := rules(t, policyIsolated), rules(t, policyIsolated)
 	theirs.Ports, theirs.Addresses, theirs.Zone = []string{"veth2"}, nil, ""

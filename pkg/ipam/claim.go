@@ -286,20 +286,14 @@ func (l *locked) restore(c claim) error {
 // Undo gives back what an ADD took, and nothing else: addresses that its owner had
 // before, or that another ADD for the same owner has been given since, stay.
 func (s *Store) Undo(g Grant) error {
-	l, err := s.lock(change)
-	if errors.Is(err, errNoNetwork) {
-		return nil
-	}
-	if err != nil {
-		return ioError(err)
-	}
-	defer l.unlock()
-	now, ok, err := l.lookup(g.claim.record.owner(s.network))
-	if err != nil || !ok || now.Take != g.claim.record.Take {
-		return ioError(err) // without one: a DEL came first
-	}
-	defer l.saveIndex()
-	return ioError(l.giveBack(g.claim, now))
+	return s.whileLocked(change, func(l *locked) error {
+		now, ok, err := l.lookup(g.claim.record.owner(s.network))
+		if err != nil || !ok || now.Take != g.claim.record.Take {
+			return err // without one: a DEL came first
+		}
+		defer l.saveIndex()
+		return l.giveBack(g.claim, now)
+	})
 }
 
 // giveBack is Undo with the record that there is now.

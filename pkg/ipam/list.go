@@ -73,21 +73,17 @@ func Count(sets []Set, leases []Lease) []Use {
 
 // ReleaseAddress takes one address away from whoever has it; if it had others,
 // they stay. It says whose it was. An address that is free is no error.
-func (s *Store) ReleaseAddress(a netip.Addr) (cni.Owner, error) {
-	l, err := s.lock(change)
-	if errors.Is(err, errNoNetwork) {
-		return cni.Owner{}, nil
-	}
-	if err != nil {
-		return cni.Owner{}, ioError(err)
-	}
-	defer l.unlock()
-	f, ok, err := readLease(l.net, s.network, a)
-	if err != nil || !ok {
-		return cni.Owner{}, ioError(err)
-	}
-	defer l.saveIndex()
-	return f.owner, ioError(l.withdraw(a, f))
+func (s *Store) ReleaseAddress(a netip.Addr) (owner cni.Owner, err error) {
+	err = s.whileLocked(change, func(l *locked) error {
+		f, ok, err := readLease(l.net, s.network, a)
+		if err != nil || !ok {
+			return err
+		}
+		defer l.saveIndex()
+		owner = f.owner
+		return l.withdraw(a, f)
+	})
+	return owner, err
 }
 
 // withdraw frees one address and takes it out of its owner's record.
@@ -114,43 +110,31 @@ func (s *Store) Verify() ([]Problem, error) {
 
 // Repair puts right what Verify lists.
 func (s *Store) Repair() error {
-	l, err := s.lock(change)
-	if errors.Is(err, errNoNetwork) {
-		return nil
-	}
-	if err != nil {
-		return ioError(err)
-	}
-	defer l.unlock()
-	if l.owners == nil { // else it has just been done
-		err = l.rebuild()
-	}
-	return ioError(errors.Join(err, l.unsaved))
+	return s.whileLocked(change, func(l *locked) (err error) {
+		if l.owners == nil { // else it has just been done
+			err = l.rebuild()
+		}
+		return errors.Join(err, l.unsaved)
+	})
 }
 
 // inspect takes a snapshot under the lock.
-func (s *Store) inspect() (snapshot, repairs, error) {
-	l, err := s.lock(look)
-	if errors.Is(err, errNoNetwork) {
-		return snapshot{}, repairs{}, nil
-	}
-	if err != nil {
-		return snapshot{}, repairs{}, ioError(err)
-	}
-	defer l.unlock()
-	seen, err := takeSnapshot(l.net, l.own, s.network)
-	if err != nil {
-		return snapshot{}, repairs{}, ioError(err)
-	}
-	host, err := record.ThisHost()
-	if err != nil {
-		return snapshot{}, repairs{}, ioError(err)
-	}
-	m := seen.planRepairs(host, l.head)
-	if l.owners == nil {
-		m.problem = append(m.problem, seen.compareBitmap(l.own, m.taken)...)
-	}
-	return seen, m, nil
+func (s *Store) inspect() (seen snapshot, m repairs, err error) {
+	err = s.whileLocked(look, func(l *locked) (err error) {
+		if seen, err = takeSnapshot(l.net, l.own, s.network); err != nil {
+			return err
+		}
+		host, err := record.ThisHost()
+		if err != nil {
+			return err
+		}
+		m = seen.planRepairs(host, l.head)
+		if l.owners == nil {
+			m.problem = append(m.problem, seen.compareBitmap(l.own, m.taken)...)
+		}
+		return nil
+	})
+	return seen, m, err
 }
 
 // compareBitmap says where the bitmap differs from what is taken.

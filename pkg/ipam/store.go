@@ -52,20 +52,28 @@ func NewStore(dataDir, network string, wait time.Duration) *Store {
 
 // Release gives back all that the owner has. An owner without leases is no error.
 func (s *Store) Release(o cni.Owner) error {
-	l, err := s.lock(change)
+	return s.whileLocked(change, func(l *locked) error {
+		r, ok, err := l.find(o)
+		if err != nil || !ok {
+			return err
+		}
+		defer l.saveIndex()
+		return l.release(r)
+	})
+}
+
+// whileLocked calls do under the network's lock. Where nothing was ever leased there is
+// nothing to do. Errors have code 11 where the lock cannot be had, else 5.
+func (s *Store) whileLocked(mode access, do func(*locked) error) error {
+	l, err := s.lock(mode)
 	if errors.Is(err, errNoNetwork) {
 		return nil
 	}
-	if err != nil {
-		return ioError(err)
+	if err == nil {
+		defer l.unlock()
+		err = do(l)
 	}
-	defer l.unlock()
-	r, ok, err := l.find(o)
-	if err != nil || !ok {
-		return ioError(err)
-	}
-	defer l.saveIndex()
-	return ioError(l.release(r))
+	return ioError(err)
 }
 
 // find is lookup, and else the container's lease without interface name.
@@ -80,21 +88,15 @@ func (l *locked) find(o cni.Owner) (ownerRecord, bool, error) {
 }
 
 // Held is the addresses that the owner has.
-func (s *Store) Held(o cni.Owner) ([]netip.Addr, error) {
-	l, err := s.lock(look)
-	if errors.Is(err, errNoNetwork) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, ioError(err)
-	}
-	defer l.unlock()
-	r, ok, err := l.find(o)
-	if err != nil || !ok {
-		return nil, ioError(err)
-	}
-	held, err := l.held(r, r.owner(s.network))
-	return held, ioError(err)
+func (s *Store) Held(o cni.Owner) (held []netip.Addr, err error) {
+	err = s.whileLocked(look, func(l *locked) error {
+		r, ok, err := l.find(o)
+		if err == nil && ok {
+			held, err = l.held(r, r.owner(s.network))
+		}
+		return err
+	})
+	return held, err
 }
 
 // writeError says, where leases cannot be written, by which key of the configuration

@@ -54,8 +54,8 @@ func (a Also) done() error {
 // Add brings the kernel to what the attachment shall have. A port that another
 // container has is an error with code 102 that names it; nothing is changed then. One
 // that the same container has by another network stays with that one. It may be
-// called again, also with other ports and another masquerade. On the undo stack is
-// what gives back what this call took.
+// called again, also with other ports and another masquerade. Each step pushes
+// its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 	var wanted translation
 	if a.Ports != nil && len(a.Ports.Mappings) > 0 {
@@ -298,8 +298,8 @@ func (h *Host) leave(had, now attachmentRecord) error {
 	return h.reservations().giveUp(gone)
 }
 
-// Check says what is not as Add leaves it.
-func (h *Host) Check(a Attachment) ([]string, error) {
+// Diff says what is not as Add leaves it.
+func (h *Host) Diff(a Attachment) ([]string, error) {
 	if a.Masquerade == nil && (a.Ports == nil || len(a.Ports.Mappings) == 0) {
 		return nil, nil
 	}
@@ -327,7 +327,7 @@ func (h *Host) Check(a Attachment) ([]string, error) {
 			diffs = append(diffs, diff...)
 		}
 		if rec.Value.Ports != nil {
-			diffs = append(diffs, a.Ports.differences(rec.Value.Ports)...)
+			diffs = append(diffs, a.Ports.diff(rec.Value.Ports)...)
 			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
@@ -353,7 +353,7 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 		if want.empty() {
 			continue
 		}
-		lost, err := h.kernel(backend).differences(want)
+		lost, err := h.kernel(backend).diff(want)
 		if err != nil {
 			return nil, err
 		}
@@ -362,6 +362,6 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	if a.Ports == nil {
 		return diffs, nil
 	}
-	lost, err := h.loopbackDifferences(rec.Value.ports(a.Owner, IPTables))
+	lost, err := h.diffLoopback(rec.Value.ports(a.Owner, IPTables))
 	return append(diffs, lost...), err
 }

@@ -146,8 +146,8 @@ func (o PortOptions) needsIPTables() string {
 	return ""
 }
 
-// differences says what is set otherwise than where the ports were mapped, for people.
-func (o PortOptions) differences(have *recordedPorts) []string {
+// diff says what is set otherwise than where the ports were mapped, for people.
+func (o PortOptions) diff(have *recordedPorts) []string {
 	type key struct {
 		name       string
 		want, have any

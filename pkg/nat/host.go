@@ -72,8 +72,8 @@ type kernel interface {
 	// unwanted, in one transaction for each table; also goes along where the
 	// backend can.
 	apply(change) error
-	// differences says what is not as in rules, for people.
-	differences(Rules) ([]string, error)
+	// diff says what is not as in rules, for people.
+	diff(Rules) ([]string, error)
 	// usable says whether the kernel would take rules.
 	usable() error
 }

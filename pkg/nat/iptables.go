@@ -173,7 +173,7 @@ func (t ipTables) isVoid(program string, m foundMapping) (bool, error) {
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
 
-func (t ipTables) differences(want Rules) ([]string, error) {
+func (t ipTables) diff(want Rules) ([]string, error) {
 	var diffs []string
 	err := t.compare(want, func(program string, g ipGroup) {
 		diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, natTable, program, g.chain))

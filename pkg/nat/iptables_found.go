@@ -386,10 +386,10 @@ func (h *Host) loopback(want, unwanted []OwnedPorts) (nft.Changes, error) {
 	return changes, err
 }
 
-func (h *Host) loopbackDifferences(want []OwnedPorts) ([]string, error) {
+func (h *Host) diffLoopback(want []OwnedPorts) ([]string, error) {
 	changes, err := h.loopback(want, nil)
 	if err != nil || changes.Empty() {
 		return nil, err
 	}
-	return h.conn.Differences(changes)
+	return h.conn.Diff(changes)
 }

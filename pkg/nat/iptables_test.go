@@ -166,12 +166,12 @@ func TestIPTablesWithoutNFTables(t *testing.T) {
 	a := h.attachment(owner("blue", "c1"), &Masquerade{Prefixes: prefixes("10.1.0.0/24")}, &ports)
 	must(t, h.Status(Auto))
 	must(t, h.add(a))
-	if diffs, err := h.Check(a); err != nil || len(diffs) > 0 {
+	if diffs, err := h.Diff(a); err != nil || len(diffs) > 0 {
 		t.Errorf("Check: got %q, %v, want no difference", diffs, err)
 	}
 	run(t, "iptables", "-t", "nat", "-F")
 	must(t, h.Restore())
-	if diffs, err := h.Check(a); err != nil || len(diffs) > 0 {
+	if diffs, err := h.Diff(a); err != nil || len(diffs) > 0 {
 		t.Errorf("Check after a flush and Restore: got %q, %v, want no difference", diffs, err)
 	}
 	must(t, h.ReleaseReference(owner("blue", "c2"), nil))

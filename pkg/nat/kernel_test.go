@@ -56,11 +56,11 @@ func (h testHost) AddMasquerade(o cni.Owner, m Masquerade) error {
 func (h testHost) AddPorts(o cni.Owner, p Ports) error { return h.add(h.attachment(o, nil, &p)) }
 
 func (h testHost) CheckMasquerade(o cni.Owner, m Masquerade) ([]string, error) {
-	return h.Check(h.attachment(o, &m, nil))
+	return h.Diff(h.attachment(o, &m, nil))
 }
 
 func (h testHost) CheckPorts(o cni.Owner, p Ports) ([]string, error) {
-	return h.Check(h.attachment(o, nil, &p))
+	return h.Diff(h.attachment(o, nil, &p))
 }
 
 func (h testHost) Release(o cni.Owner) error { return h.Host.Release(o, Also{}) }

@@ -58,8 +58,8 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 	return changes
 }
 
-func (n nfTables) differences(want Rules) ([]string, error) {
-	return n.h.conn.Differences(changesOf(change{want: want}))
+func (n nfTables) diff(want Rules) ([]string, error) {
+	return n.h.conn.Diff(changesOf(change{want: want}))
 }
 
 // usable asks the kernel, not for programs.

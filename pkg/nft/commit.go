@@ -183,7 +183,7 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 			return nil, nil, err
 		}
 		chains, sets := t.former(s)
-		if len(t.differences(s))+len(chains)+len(sets) == 0 {
+		if len(t.diff(s))+len(chains)+len(sets) == 0 {
 			continue
 		}
 		more, err := c.bring(t, s)

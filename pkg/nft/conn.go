@@ -239,8 +239,8 @@ func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
 	return failed
 }
 
-// Differences says, for people, what is not as Commit leaves it.
-func (c *Conn) Differences(want Changes) ([]string, error) {
+// Diff says, for people, what is not as Commit leaves it.
+func (c *Conn) Diff(want Changes) ([]string, error) {
 	if err := c.connect(); err != nil {
 		return nil, err
 	}
@@ -250,7 +250,7 @@ func (c *Conn) Differences(want Changes) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, t.differences(s)...)
+		all = append(all, t.diff(s)...)
 	}
 	for _, e := range want.Create {
 		found, there, err := c.find(e)

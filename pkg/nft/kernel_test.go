@@ -87,7 +87,7 @@ func TestCommit(t *testing.T) {
 	commit(t, c, changes, nil)
 	same := func(what string, want Changes) {
 		t.Helper()
-		diffs, err := c.Differences(want)
+		diffs, err := c.Diff(want)
 		if err != nil || len(diffs) > 0 {
 			t.Errorf("%s: got %v, %v, want no difference\n%s", what, diffs, err, nftCommand(t, "list", "ruleset"))
 		}
@@ -109,7 +109,7 @@ func TestCommit(t *testing.T) {
 	same("with a rule more", Changes{Tables: []Table{more}})
 
 	nftCommand(t, "flush", "ruleset")
-	if diffs, _ := c.Differences(changes); len(diffs) == 0 {
+	if diffs, _ := c.Diff(changes); len(diffs) == 0 {
 		t.Error("after a flush: got no difference")
 	}
 	commit(t, c, changes, nil)
@@ -160,7 +160,7 @@ func TestShared(t *testing.T) {
 	for _, owner := range []string{"a/", "b/", "a/"} {
 		changes := Changes{Tables: []Table{table}, Create: []Element{element(owner)}}
 		commit(t, c, changes, nobody)
-		if diffs, err := c.Differences(changes); err != nil || len(diffs) > 0 {
+		if diffs, err := c.Diff(changes); err != nil || len(diffs) > 0 {
 			t.Errorf("made for %s: got %v, %v, want no difference", owner, diffs, err)
 		}
 	}

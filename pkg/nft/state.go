@@ -125,8 +125,8 @@ func (c Chain) isOthers(r Rule) bool {
 	return c.AnyOrder && isOwned(r.Comment) && !slices.Contains(c.Owners, r.Comment)
 }
 
-// differences is what stands between the state and the table that is wanted.
-func (t Table) differences(s state) []string {
+// diff is what stands between the state and the table that is wanted.
+func (t Table) diff(s state) []string {
 	var all []string
 	for _, set := range t.Sets {
 		switch found := s.sets[set.Name]; {
@@ -145,13 +145,13 @@ func (t Table) differences(s state) []string {
 		if !chain.fits(found) {
 			all = append(all, fmt.Sprintf("chain %s of nftables table %s: want it at another hook or priority", chain.Name, t))
 		}
-		all = append(all, chain.ruleDifferences(t, s.rules[chain.Name])...)
+		all = append(all, chain.diffRules(t, s.rules[chain.Name])...)
 	}
 	return all
 }
 
-// ruleDifferences names what is lacking and what is too much by the rules' comments.
-func (c Chain) ruleDifferences(t Table, found []Rule) []string {
+// diffRules names what is lacking and what is too much by the rules' comments.
+func (c Chain) diffRules(t Table, found []Rule) []string {
 	if lacking, ok := c.lacking(found); ok && len(lacking) == 0 {
 		return nil
 	}

@@ -87,7 +87,7 @@ func (h *Host) observePeers(f *Found, want State) error {
 	if err != nil || !there {
 		return err
 	}
-	differences, err := h.nft.Differences(nft.Changes{Tables: []nft.Table{table}})
+	differences, err := h.nft.Diff(nft.Changes{Tables: []nft.Table{table}})
 	if err != nil {
 		return err
 	}

@@ -12,11 +12,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Apply makes the settings in the namespace at netns, after it recorded what was
-// there before, and names the host veth if it took part. On the undo stack is one
-// inverse for all of them, which takes back what this call changed: an earlier
-// plugin of the list may have tuned, too.
-func (s Store) Apply(o cni.Owner, settings Settings, netns string, undo *cni.Undo) (hostVeth string, err error) {
+// Add makes the settings in the namespace at netns, after it recorded what was
+// there before, and names the host veth if it took part. One inverse of all settings is pushed
+// to undo, which the caller runs if the ADD fails: it takes back what this call changed,
+// since an earlier plugin of the list may have tuned, too.
+func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo) (hostVeth string, err error) {
 	if len(settings) == 0 {
 		return "", nil
 	}
@@ -76,7 +76,7 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	return have, existing, nil
 }
 
-// goBack takes back what one Apply changed, and leaves the record as it found it.
+// goBack takes back what one Add changed, and leaves the record as it found it.
 func (s Store) goBack(now saved, earlier *saved) error {
 	err := tune(now.Stamp.NetNS.Path, now.Owner.IfName, now.takeBack)
 	if isGone(err) {
@@ -91,12 +91,12 @@ func (s Store) goBack(now saved, earlier *saved) error {
 	return errors.Join(err, s.forget(now.Owner, s.path(now.Owner)))
 }
 
-// Restore takes back what Apply made for the owner, or what the reference plugin
+// Release takes back what Add made for the owner, or what the reference plugin
 // did; the namespace at netns is needed only for the latter. Whatever is gone, or
 // has been changed by another since, stays as it is. The record goes even where
 // something could not be restored: that is reported once, and does not hold up
 // every later DEL.
-func (s Store) Restore(o cni.Owner, netns string) error {
+func (s Store) Release(o cni.Owner, netns string) error {
 	r, known, err := s.find(o)
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (r saved) takeBack(t tuner) error {
 	return errors.Join(errs...)
 }
 
-// Diff says what is not as Apply leaves it. The host veth is left out: the
+// Diff says what is not as Add leaves it. The host veth is left out: the
 // reference plugin, whose containers we may be asked about, does not tune it.
 func Diff(settings Settings, ifName, netns string) ([]string, error) {
 	var diffs []string
@@ -187,7 +187,7 @@ func (s Store) GC(network string, valid cni.Valid) error {
 			errs = append(errs, err)
 		}
 		if dead {
-			errs = append(errs, s.Restore(r.Owner, ""))
+			errs = append(errs, s.Release(r.Owner, ""))
 		}
 	}
 	return errors.Join(errs...)

@@ -2,9 +2,9 @@
 // namespace a configuration changes, and what they were before.
 //
 // A caller reads a Config (ParseConfig), asks an administrator's list (Config.CheckAllowed),
-// and has Store.Apply record what is and change it; Settings.Amend tells the result.
-// Store.Restore puts back what was before the first entry of a network's list. Start at
-// Store.Apply. To debug: the records, JSON, are in /run/cni/tuning or the network's
+// and has Store.Add record what is and change it; Settings.Amend tells the result.
+// Store.Release puts back what was before the first entry of a network's list. Start at
+// Store.Add. To debug: the records, JSON, are in /run/cni/tuning or the network's
 // dataDir; setting.go has each setting with how it is read and written.
 package tuning
 

@@ -1,5 +1,5 @@
-// Package bandwidth is the bandwidth plugin: it limits how fast an interface is
-// that an earlier plugin of the list made.
+// Package bandwidth is the bandwidth plugin: it limits the rate of an interface that an
+// earlier plugin of the list made. What it knows is in pkg/bandwidth.
 package bandwidth
 
 import (
@@ -22,7 +22,7 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// parse reads limits and prevResult, which has to be there.
+// parse reads limits and prevResult. The error has code 6 or 7.
 func parse(r *cni.Request) (limits bandwidth.Limits, prev *cni.Result, err error) {
 	if limits, err = bandwidth.ParseLimits(r); err != nil {
 		return limits, nil, err
@@ -39,7 +39,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if limits.IsNone() {
 		return r.PassThrough()
 	}
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	device, err := host.Apply(r.Owner, limits, hostVeth, &undo)
+	device, err := host.Add(r.Owner, limits, hostVeth, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +61,8 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return prev, nil
 }
 
-// name puts the device into the result, once: the list may have two entries of
-// this plugin, and the second one's device takes the place of the first one's.
+// name adds the device to the result. Where the list has this plugin twice, the device
+// of the second entry replaces that of the first in the kernel, and so in the result.
 func name(result *cni.Result, device netlink.Link) {
 	mac := device.Attrs().HardwareAddr.String()
 	for _, i := range result.Interfaces {
@@ -77,7 +77,7 @@ func name(result *cni.Result, device netlink.Link) {
 // del needs neither a sound configuration nor the host veth.
 func del(r *cni.Request) error {
 	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func check(r *cni.Request) error {
 	if err != nil || limits.IsNone() {
 		return err
 	}
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func check(r *cni.Request) error {
 }
 
 func gc(r *cni.Request, valid cni.Valid) error {
-	host, err := bandwidth.OpenHost(bandwidth.DefaultDir)
+	host, err := bandwidth.Open(bandwidth.DefaultDir)
 	if err != nil {
 		return err
 	}
@@ -112,8 +112,8 @@ func gc(r *cni.Request, valid cni.Valid) error {
 	return host.GC(r.Owner.Network, valid)
 }
 
-// validate is all of STATUS. A kernel without the queues is none of its business: most
-// containers ask for no limit.
+// validate is STATUS, too. It does not ask whether the kernel has token buckets, since
+// most containers ask for no limit.
 func validate(r *cni.Request) error {
 	_, err := bandwidth.ParseLimits(r)
 	return err

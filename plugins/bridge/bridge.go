@@ -1,5 +1,8 @@
 // Package bridge is the bridge plugin: it gives a container an interface on a
-// bridge, an address by way of its IPAM plugin, masquerading and mapped ports.
+// bridge, an address from the IPAM plugin, masquerade and port mappings.
+//
+// It only wires: pkg/bridge knows links, addresses and routes, pkg/nat masquerade and
+// ports, pkg/ipam leases. Start at call.add, which is an ADD in its order, and at del.
 package bridge
 
 import (
@@ -38,8 +41,8 @@ type call struct {
 	ipam   ipam
 }
 
-// newCall reads the configuration. DEL and GC bear a wrong one: the network may
-// have been edited since the ADD, and they find what is theirs without.
+// newCall reads the configuration. DEL and GC go on with a wrong one: the network may
+// have been edited since the ADD, and they find what is theirs without it.
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
@@ -55,9 +58,9 @@ func newCall(r *cni.Request) (*call, error) {
 	return &call{Request: r, config: config, nat: translation, host: host, ipam: findIPAM(r, config.IPAM)}, nil
 }
 
-// close lets go of the kernel; nftables last, since it waits for what was
-// deleted there, a wait that has passed when the links are gone. That a socket
-// does not close well changes nothing of what was done.
+// close closes the sockets, that of nftables last: closing it waits for the grace
+// period of a deletion, which has passed by the time that the links are gone. Errors
+// are ignored, since they change nothing of what was done.
 func (c *call) close() {
 	c.host.Close()
 	c.nat.close()
@@ -73,13 +76,13 @@ func add(r *cni.Request) (types.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = container.Close() }() // as above
+	defer func() { _ = container.Close() }() // opened for reading only
 	return c.add(container)
 }
 
-// add attaches, lets the network's traffic through, and answers.
+// add is ADD. What fails is undone: first all that needs the link, then the lease.
 func (c *call) add(container *netns.Handle) (result *cni.Result, err error) {
-	var undo, last cni.Undo // last is for when the container's link is gone
+	var undo, last cni.Undo // last runs when the container's link is gone
 	defer last.OnError(&err)
 	defer undo.OnError(&err)
 	order := c.linkThenLease
@@ -96,9 +99,9 @@ func (c *call) add(container *netns.Handle) (result *cni.Result, err error) {
 	return plan.Result(c.config, leased, c.NetNS), nil
 }
 
-// leaseThenLink is the order where the addresses are ours to give: a full pool
-// leaves no interface, the MAC can be made of the address, and nftables takes all of
-// the attachment's in one transaction.
+// leaseThenLink is the order where host-local or static runs in this process: a full
+// pool leaves no interface, the MAC can be derived from the address, and one transaction
+// of nftables has all that the attachment needs.
 func (c *call) leaseThenLink(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	leased, lease, err := c.lease(last)
 	if err != nil {
@@ -114,8 +117,8 @@ func (c *call) leaseThenLink(container *netns.Handle, undo, last *cni.Undo) (pla
 	return plan, leased, err
 }
 
-// linkThenLease is the order for an IPAM plugin of another program: it finds the
-// link CNI_IFNAME in CNI_NETNS up and on the bridge, and may ask a server by it.
+// linkThenLease is the order for an IPAM plugin that is executed: it finds the link
+// CNI_IFNAME in CNI_NETNS up and on the bridge, as dhcp needs it to ask a server.
 func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
@@ -145,7 +148,7 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 	return plan, leased, err
 }
 
-// lease asks for addresses. A network with IPAM has some.
+// lease asks the IPAM plugin for addresses. That one gives none is an error, of code 6.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 	leased, giveBack, err := c.ipam.Add(c.Request)
 	if err != nil {
@@ -159,9 +162,9 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 	return leased, lease, err
 }
 
-// del frees everything of the owner: rules, link, lease. Its address is not given
-// away while the link stands, which may still use it; whatever else fails, it goes
-// on.
+// del deletes the owner's rules, its link and its lease, in this order, and goes on after
+// a failure. Only the lease is kept where the link could not be deleted, which may still
+// use the address.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
@@ -175,7 +178,7 @@ func del(r *cni.Request) error {
 	return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, func() error { return releaseAfter(c.unplug, release) })
 }
 
-// releaseAfter gives leases away when their links are gone, and not before.
+// releaseAfter releases leases once their links are deleted.
 func releaseAfter(unplug, release func() error) error {
 	if err := cni.Catch(unplug); err != nil {
 		return fmt.Errorf("leases are kept while their links may be there: %w", err)
@@ -213,7 +216,7 @@ func check(r *cni.Request) error {
 	return errors.Join(c.ipam.Check(r), c.compare(prev, container))
 }
 
-// compare is an error that lists what is not as ADD left it.
+// compare lists what is not as ADD left it, as an error of code 103.
 func (c *call) compare(prev *cni.Result, container *netns.Handle) error {
 	want, err := bridge.PlanFromResult(c.config, c.Owner, prev, c.NetNS)
 	if err != nil {
@@ -226,7 +229,7 @@ func (c *call) compare(prev *cni.Result, container *netns.Handle) error {
 	return errors.Join(c.nat.check(c.Request, want), cni.Mismatches(bridge.Diff(want, have)))
 }
 
-// validate is the first that newCall does.
+// validate refuses what newCall refuses.
 func validate(r *cni.Request) error {
 	c, err := newCall(r)
 	if err == nil {
@@ -235,8 +238,8 @@ func validate(r *cni.Request) error {
 	return err
 }
 
-// gc keeps leases while their links may be there. Whose the gateways are is said again
-// first, where the record was lost, or an idle bridge would stay.
+// gc deletes links before it releases their leases. Where the record of the bridge's
+// gateways was lost it is made again first: without it, an idle bridge would stay.
 func gc(r *cni.Request, valid cni.Valid) error {
 	c, err := newCall(r)
 	if err != nil {

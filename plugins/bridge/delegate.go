@@ -22,14 +22,14 @@ type delegate struct{ name string }
 
 func (delegate) NeedsNoLink() bool { return false }
 
-// ReleasesByLink is true of dhcp, whose daemon tells the server, by the link, that
-// the address is free; of a link that is gone the server hears nothing, and keeps
-// the address until its lease runs out (the reference's bridge has it so). All
-// others give an address away, which must not be in use any more.
+// ReleasesByLink is true of dhcp: its daemon sends the release by the link, without which
+// the server would keep the address until the lease expires (the reference's bridge has
+// the same order). Any other plugin may give the address to somebody else at once, so
+// the link must be gone before.
 func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
 
-// Add asks for the addresses. An IPAM plugin has no say in interfaces: which ones
-// it names, and which address it ties to which, is dropped.
+// Add drops the interfaces of the answer: which interface an address is for, the bridge
+// plugin decides.
 func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
@@ -54,8 +54,8 @@ func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
 	return nil, nil, err
 }
 
-// Del and GC also give back what host-local leased, before the network was given
-// another plugin.
+// Del also releases what host-local leased before the network's IPAM plugin was changed;
+// so does GC.
 func (d delegate) Del(r *cni.Request) error {
 	return errors.Join(d.only(r, cni.Del), hostlocal.ReleaseFormer(r))
 }

@@ -13,15 +13,15 @@ import (
 	"github.com/trestle-cni/trestle/plugins/static"
 )
 
-// ipam is where addresses come from: a plugin of this executable in this process,
-// any other in one of its own, or nowhere.
+// ipam is the configuration's IPAM plugin. host-local and static run in this process where
+// CNI_PATH leads to this executable; any other is executed; a layer 2 network has none.
 type ipam interface {
 	// NeedsNoLink says that Add can come before the container's link.
 	NeedsNoLink() bool
 	// ReleasesByLink says that Del sends something by the container's link.
 	ReleasesByLink() bool
 
-	// Add also says how to undo it.
+	// Add gives the lease, and the function that releases what this call took.
 	Add(*cni.Request) (*cni.Result, func() error, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
@@ -43,8 +43,8 @@ func findIPAM(r *cni.Request, name string) ipam {
 }
 
 // isThisExecutable says whether the plugin that the runtime's path leads to is
-// the file that runs here, under another name, or a copy of it: many an installation
-// copies file by file and loses the links.
+// the file that runs here, under another name, or a copy of it: an installation that
+// copies file by file makes copies of the hard links.
 func isThisExecutable(name string, dirs []string) bool {
 	const self = "/proc/self/exe"
 	path, found := findPlugin(name, dirs)
@@ -60,7 +60,7 @@ func isThisExecutable(name string, dirs []string) bool {
 
 // sameBuild compares two executables by their first page. The linker puts the build
 // id there, which is a hash of all that is in the file; a build without one (-buildid=)
-// is not known again.
+// is never the same.
 func sameBuild(path, other string) bool {
 	page := firstPage(path)
 	return bytes.Contains(page, goNote) && bytes.Equal(page, firstPage(other))

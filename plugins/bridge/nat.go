@@ -35,9 +35,6 @@ func parseNAT(r *cni.Request) (translation, error) {
 	var wire natWire
 	decodeErr := r.Decode(&wire)
 	backend, backendErr := nat.ParseBackend(wire.IPMasqBackend)
-	if backendErr != nil {
-		backendErr = cni.ConfigErrorf("ipMasqBackend: %w", backendErr)
-	}
 	policy, policyErr := wire.Masquerade.Of(nil)
 	ports, portsErr := nat.ReadPorts(r)
 	if ports.Backend == nat.Auto {
@@ -45,10 +42,10 @@ func parseNAT(r *cni.Request) (translation, error) {
 	}
 	t := translation{masquerade: wire.IPMasq, backend: backend, policy: policy, ports: ports}
 	t.conn, t.host = translator.Open()
-	return t, errors.Join(decodeErr, backendErr, policyErr, portsErr)
+	return t, errors.Join(decodeErr, cni.ConfigError("ipMasqBackend", backendErr), policyErr, portsErr)
 }
 
-// attachment is what NAT shall do for an attachment.
+// attachment is what the plan's addresses need of NAT.
 func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment, error) {
 	a := nat.Attachment{Owner: r.Owner, MasqueradeBackend: t.backend, PortsBackend: t.ports.Backend}
 	masquerade := t.policy
@@ -74,8 +71,8 @@ func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment,
 	return a, err
 }
 
-// add brings NAT to what the plan and the configuration ask for; also goes into the
-// same transaction.
+// add makes the attachment's masquerade and port mappings; also goes into the same
+// transaction.
 func (t translation) add(r *cni.Request, s bridge.State, also nat.Also, undo *cni.Undo) error {
 	a, err := t.attachment(r, s)
 	if err != nil {
@@ -95,7 +92,8 @@ func (t translation) apply(r *cni.Request, a nat.Attachment, undo *cni.Undo) (er
 	return t.host.Add(a, undo)
 }
 
-// spoofCheck lets only the container's MAC into its port, if the plan says so.
+// spoofCheck is what lets only frames with the container's MAC into its port; nothing, if
+// the plan does not ask for it.
 func (t translation) spoofCheck(r *cni.Request, s *bridge.State, undo *cni.Undo) nat.Also {
 	if !s.Port.SpoofCheck {
 		return nat.Also{}
@@ -117,8 +115,8 @@ func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
 	}
 }
 
-// del frees what the owner has, also what the reference plugins made for it: the
-// addresses by which that is told come from prevResult, where there is one.
+// del removes what the owner has, and what the reference plugins made for it. The latter
+// is found by the addresses of prevResult, where there is one.
 func (t translation) del(r *cni.Request, config bridge.Config) error {
 	var referenceErr error
 	if t.masquerade {
@@ -132,7 +130,7 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	known, knownErr := t.host.Known(r.Owner)
 	err = errors.Join(referenceErr, err, knownErr)
 	if !known && !t.masquerade && !t.ports.Any() && also.Changes == nil {
-		return err // a network without NAT needs not open a socket to hear so
+		return err // a network without NAT opens no socket
 	}
 	if !known {
 		err = errors.Join(err, t.host.ReleaseLost(r.Owner, t.ports))
@@ -145,10 +143,10 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 	if err != nil {
 		return err
 	}
-	differences, err := t.host.Check(a)
+	differences, err := t.host.Diff(a)
 	if s.Port.SpoofCheck {
 		err = errors.Join(err, translator.WithSpoofChecks(t.conn, func(checks bridge.SpoofChecks) error {
-			more, err := checks.Differences(r.Owner, s.Port.Name, s.Container.MAC)
+			more, err := checks.Diff(r.Owner, s.Port.Name, s.Container.MAC)
 			differences = append(differences, more...)
 			return err
 		}))
@@ -156,7 +154,7 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 	return errors.Join(err, cni.Mismatches(differences))
 }
 
-// natStatus asks the kernel for what the configuration needs of it.
+// natStatus is an error where the kernel lacks what the configuration needs.
 func natStatus(r *cni.Request) error {
 	t, err := parseNAT(r)
 	defer t.close()
@@ -173,8 +171,7 @@ func natStatus(r *cni.Request) error {
 	return errors.Join(masquerade, ports)
 }
 
-// mapsPorts says whether the runtime shall ask for mapped ports. What else it reads in
-// "capabilities" is its own business.
+// mapsPorts says whether the configuration declares the capability portMappings.
 func mapsPorts(r *cni.Request) bool {
 	var wire struct {
 		Capabilities map[string]any `json:"capabilities"`
@@ -182,8 +179,8 @@ func mapsPorts(r *cni.Request) bool {
 	return r.Decode(&wire) == nil && wire.Capabilities["portMappings"] == true
 }
 
-// spoofChecks are a state of their own: they are by nftables, whatever the backend, and
-// outlive the link whose container's namespace goes.
+// spoofChecks are a State of their own: they are in nftables whatever the backend of NAT,
+// and outlive the link, which goes with the container's namespace.
 func spoofChecks() cni.State {
 	return cni.State{
 		Package: "pkg/bridge", What: "MAC checks",
@@ -216,7 +213,7 @@ func spoofChecks() cni.State {
 	}
 }
 
-// byThemselves is for who needs no NAT besides.
+// byThemselves calls do where no call has a connection to nftables yet.
 func byThemselves(do func(bridge.SpoofChecks) error) error {
 	conn, _ := translator.Open()
 	defer conn.Close()

@@ -1,6 +1,6 @@
-// Package firewall is the firewall plugin: it lets an attachment that an earlier
-// plugin of the list made through the host's firewall, and keeps containers from
-// one another as the configuration says.
+// Package firewall is the firewall plugin: it lets the packets of an attachment, which an
+// earlier plugin of the list made, through the host's firewall, and separates containers
+// as the configuration says. What it knows is in pkg/firewall.
 package firewall
 
 import (
@@ -24,9 +24,9 @@ func Plugin() cni.Plugin {
 	}
 }
 
-func open() *firewall.Host { return firewall.OpenHost(record.Open(record.DefaultDir)) }
+func open() *firewall.Host { return firewall.Open(record.Open(record.DefaultDir)) }
 
-// plan reads the configuration and prevResult, which has to be there.
+// plan makes the wanted rules of the configuration and prevResult.
 func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
 	config, err := firewall.ParseConfig(r)
 	if err != nil {
@@ -54,8 +54,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return r.PassThrough()
 }
 
-// del needs neither a sound configuration nor prevResult, but for what no record tells
-// of.
+// del goes by the record. Configuration and prevResult count only where there is none.
 func del(r *cni.Request) (err error) {
 	host := open()
 	defer host.Close()
@@ -64,7 +63,7 @@ func del(r *cni.Request) (err error) {
 	if err != nil || found {
 		return err
 	}
-	config, _ := firewall.ParseConfig(r) // a wrong one tells less
+	config, _ := firewall.ParseConfig(r) // what could be read of a wrong one
 	prev, _ := r.PrevResult()            // likewise
 	if err := host.ReleaseUnrecorded(r.Owner, config, prev); err != nil {
 		warn(err)

@@ -1,4 +1,6 @@
-// Package hostlocal is the host-local plugin: it leases addresses to containers.
+// Package hostlocal is the host-local plugin: it leases addresses to containers. Runtimes
+// execute it; the bridge plugin calls Lease in its own process. What it knows is in
+// pkg/ipam.
 package hostlocal
 
 import (
@@ -6,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -16,8 +17,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Plugin wires the commands. Its functions may be called in any process, with the
-// request that a main plugin got itself.
+// Plugin wires the commands. Its functions may also be called by a main plugin in its
+// own process, with the request that it got.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
@@ -38,8 +39,8 @@ func add(r *cni.Request) (types.Result, error) {
 	return result, nil
 }
 
-// isAttached looks for the interface in the container. Where one may not look, or
-// there is no namespace, it is not to be seen.
+// isAttached says whether the container has the interface; false where that cannot be
+// seen.
 func isAttached(r *cni.Request) bool {
 	err := netns.Enter(r.NetNS, func() error {
 		_, err := net.InterfaceByName(r.Owner.IfName)
@@ -48,9 +49,8 @@ func isAttached(r *cni.Request) bool {
 	return err == nil
 }
 
-// Lease is ADD for a main plugin in this process. undo gives back what this call
-// took, and no address that the attachment had before, or that another ADD for it was
-// given meanwhile.
+// Lease is ADD for a main plugin in this process. undo releases what this call took, but
+// no address that the attachment had before, or that another ADD got for it meanwhile.
 func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
 	return lease(r, nil)
 }
@@ -91,8 +91,8 @@ func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
 	return ip
 }
 
-// del gives back what the attachment has, wherever a configuration let it be
-// written, and so needs none that is sound.
+// del releases the attachment's leases in every data directory that we have used, so that
+// it needs no sound configuration.
 func del(r *cni.Request) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
@@ -101,13 +101,13 @@ func del(r *cni.Request) error {
 	return errors.Join(store.Release(r.Owner), store.ReleaseElsewhere(r.Owner))
 }
 
-// ReleaseFormer is DEL for a main plugin whose configuration names another IPAM
-// plugin by now, or none: what we leased before goes back all the same.
+// ReleaseFormer is DEL for a main plugin whose network had host-local as its IPAM plugin
+// before it was edited.
 func ReleaseFormer(r *cni.Request) error {
 	return ipam.Former(r.Owner.Network).ReleaseElsewhere(r.Owner)
 }
 
-// ReclaimFormer is GC for such a plugin.
+// ReclaimFormer is GC, likewise.
 func ReclaimFormer(r *cni.Request) error {
 	return ipam.Former(r.Owner.Network).ReclaimElsewhere()
 }
@@ -137,15 +137,14 @@ func check(r *cni.Request) error {
 	}
 	for _, a := range held {
 		if !slices.Contains(have, a) {
-			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, show(have), show(held))
+			return cni.MismatchErrorf("addresses of %s: have %s in prevResult, want %s as leased", r.Owner, have, held)
 		}
 	}
 	return checkLeased(r, have, held)
 }
 
-// checkLeased looks for addresses of the container that were ours to lease and
-// are not leased to it. With ranges that were edited into nonsense nothing can be
-// said of that.
+// checkLeased is an error of code 103 if the container has an address of our ranges that
+// is not leased to it. A configuration that was edited into nonsense has no ranges.
 func checkLeased(r *cni.Request, have, held []netip.Addr) error {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
@@ -162,16 +161,8 @@ func checkLeased(r *cni.Request, have, held []netip.Addr) error {
 	return nil
 }
 
-func show(addresses []netip.Addr) string {
-	var parts []string
-	for _, a := range addresses {
-		parts = append(parts, a.String())
-	}
-	return "[" + strings.Join(parts, " ") + "]"
-}
-
-// Gateways are those of the configuration's subnets, as an ADD would tell them; none
-// where it is not understood.
+// Gateways are those that an ADD would tell, with their subnets' lengths; none for a
+// configuration that cannot be read.
 func Gateways(r *cni.Request) (gateways []netip.Prefix) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {

@@ -23,8 +23,7 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// add brings lo up. It answers with prevResult, if there is one, or else with
-// lo and the addresses that it has.
+// add brings lo up. The answer is prevResult, if there is one, else lo and its addresses.
 func add(r *cni.Request) (types.Result, error) {
 	prev, err := r.PrevResult()
 	if err != nil {
@@ -64,8 +63,7 @@ func raise(path string) (addresses []net.IPNet, err error) {
 	return addresses, err
 }
 
-// del takes lo down again, as the reference plugin does; a namespace that is
-// gone has none.
+// del takes lo down again, as the reference plugin does, unless the namespace is gone.
 func del(r *cni.Request) error {
 	err := inNetNS(r.NetNS, func(h *netlink.Handle, lo netlink.Link) error {
 		if err := h.LinkSetDown(lo); err != nil {

@@ -1,5 +1,5 @@
-// Package portmap is the portmap plugin: chained after a plugin that connects
-// the container, it leads ports of the host to it.
+// Package portmap is the portmap plugin: chained after a plugin that connects the
+// container, it maps ports of the host to it. What it knows is in pkg/nat.
 package portmap
 
 import (
@@ -45,13 +45,12 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return r.PassThrough()
 }
 
-// del asks nothing of the configuration: the record of the mappings tells all.
-// Where there is none, the reference plugin may have been here at the ADD, or the record
-// was lost: then the host ports tell that are asked for still.
+// del goes by the record of the mappings. Where there is none, because the reference
+// plugin made them or /run was lost, it looks for the host ports of the configuration.
 func del(r *cni.Request) error {
 	conn, host := translator.Open()
 	defer conn.Close()
-	settings, _ := nat.ReadPorts(r) // a wrong one tells less
+	settings, _ := nat.ReadPorts(r) // what could be read of a wrong one
 	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleaseLost(r.Owner, settings), host.ReleasePorts(r.Owner))
 }
 
@@ -62,7 +61,7 @@ func check(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	diffs, err := host.Check(a)
+	diffs, err := host.Diff(a)
 	return errors.Join(err, cni.Mismatches(diffs))
 }
 
@@ -81,8 +80,8 @@ func status(r *cni.Request) error {
 	return host.PortsStatus(settings.Backend)
 }
 
-// read is what ADD and CHECK work on: which ports lead to the container that
-// prevResult tells of.
+// read makes the wanted mappings of the configuration and of prevResult, whose addresses
+// they lead to.
 func read(r *cni.Request) (nat.Attachment, error) {
 	a := nat.Attachment{Owner: r.Owner, Ports: &nat.Ports{}}
 	settings, err := nat.ReadPorts(r)

@@ -1,6 +1,6 @@
-// Package registry is the list of Trestle's plugins, and the only one: the program
-// takes them from here, the Makefile reads their names from this file's text, and
-// test/host has Plugins. A plugin more is a folder plugins/NAME and a line here.
+// Package registry is the only list of Trestle's plugins: the program and the tests call
+// Plugins, and the Makefile reads the names from the text of this file. To add a plugin,
+// add a folder plugins/NAME and a line here.
 package registry
 
 import (
@@ -29,8 +29,8 @@ func Keys(plugin string) []cni.Key {
 	return slices.Concat(wired().Keys(), cni.ProtocolKeys())
 }
 
-// States are all kinds of what our plugins make on a host, each once, as the plugins
-// list them: the first whose State it is speaks for it.
+// States are all kinds of what our plugins make on a host, each once: of a kind that two
+// plugins list, the State of the first counts.
 func States() []cni.State {
 	var all []cni.State
 	plugins := Plugins()
@@ -45,9 +45,9 @@ func States() []cni.State {
 	return all
 }
 
-// Plugins are what a runtime may execute, by name. The file is built under the name
-// of the first; the others are links to it. One plugin a line, since the Makefile
-// looks for lines that begin with a name.
+// Plugins are what a runtime may execute, by name. The file is built under the first
+// name; the others are links to it. One plugin a line, since the Makefile looks for lines
+// that begin with a name.
 func Plugins() map[string]func() cni.Plugin {
 	return map[string]func() cni.Plugin{
 		"bridge":     bridge.Plugin,

@@ -1,5 +1,5 @@
-// Package static is the static plugin: an IPAM plugin that gives out the
-// addresses that the configuration or the runtime names.
+// Package static is the static plugin: an IPAM plugin whose addresses the configuration
+// or the runtime gives. What it knows is in pkg/static.
 package static
 
 import (
@@ -9,8 +9,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/static"
 )
 
-// Plugin wires the commands. Nothing is kept of an ADD, so that DEL and GC have
-// nothing to free.
+// Plugin wires the commands. ADD keeps nothing, so DEL and GC have nothing to release.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "static", ReadsArgs: true, Keys: static.Keys, Validate: validate,

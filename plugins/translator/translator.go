@@ -1,5 +1,6 @@
-// Package translator opens the host's NAT for the plugins that change it, and says who
-// is alive: what nat itself cannot know, since leases and links are its siblings'.
+// Package translator opens pkg/nat for the plugins that use it, and tells it which
+// attachments are alive, which it cannot know by itself: leases are pkg/ipam's and links
+// pkg/bridge's.
 package translator
 
 import (
@@ -20,8 +21,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Open gives the NAT of the host, and the nftables below it, which is closed at the
-// end. Nothing is touched yet.
+// Open gives the host's NAT, and the connection to nftables that it uses, which the caller
+// closes. Neither opens a socket or a file yet.
 func Open() (*nft.Conn, *nat.Host) {
 	store := record.Open(record.DefaultDir)
 	conn := nft.Open(store.Dir("nft"))
@@ -30,8 +31,8 @@ func Open() (*nft.Conn, *nat.Host) {
 	return conn, host
 }
 
-// SpoofChecks are the MAC checks of the host's ports, over the same connection. Who uses
-// them holds the lock of the records, as whom WithSpoofChecks calls does.
+// SpoofChecks are the MAC checks of the host's ports, over the same connection. The caller
+// must hold the lock of the records; WithSpoofChecks takes it.
 func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
 	return bridge.OpenSpoofChecks(record.Open(record.DefaultDir), conn)
 }
@@ -46,7 +47,7 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
-// NAT is the state of the plugins that change it, each with a status of its own.
+// NAT is the State of masquerade and mapped ports, with the plugin's own status.
 func NAT(status func(*cni.Request) error) cni.State {
 	return cni.State{
 		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
@@ -80,8 +81,8 @@ func restore(done *cni.Restored) error {
 	return err
 }
 
-// AddressesOf are the container's addresses as far as prevResult tells, for a DEL, which
-// does what it can without.
+// AddressesOf are the container's addresses by prevResult, none where it is missing or
+// cannot be read: for DEL, which does what it can without.
 func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 	prev, _ := r.PrevResult() // nil beside an error
 	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
@@ -90,10 +91,10 @@ func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 	return addresses
 }
 
-// vouch says whether a link or a lease stands for the attachment with that label, or a
-// link for the network with that one. A container of another plugin than bridge has no
-// link that we know by its name; of a lease, which outlives a boot, it is proved whether
-// its container is alive.
+// vouch says whether the attachment with that label is alive: it has a link of ours, or a
+// lease whose container is alive (leases outlive a boot, and the link of another plugin
+// than bridge has no name that we know). A network (a label that ends in "/") is alive
+// if any link of it is there.
 func vouch(label string) (bool, error) {
 	if strings.HasSuffix(label, "/") {
 		return hasPort(label)
@@ -113,7 +114,7 @@ func vouch(label string) (bool, error) {
 	return true, nil
 }
 
-// hasPort says whether a host veth is there of any attachment to the network.
+// hasPort says whether any attachment to the network has its host veth.
 func hasPort(networkLabel string) (bool, error) {
 	links, err := netlink.LinkList()
 	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ {

@@ -1,5 +1,6 @@
-// Package tuning is the tuning plugin: it changes settings of an interface that
-// an earlier plugin of the list made, and of its network namespace.
+// Package tuning is the tuning plugin: it changes settings of an interface that an earlier
+// plugin of the list made, and sysctls of its network namespace. What it knows is in
+// pkg/tuning.
 package tuning
 
 import (
@@ -23,8 +24,8 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// parse reads what is to be tuned. What an administrator does not allow is
-// refused before anything is done.
+// parse reads the settings, and refuses those that the administrator's list does not
+// allow.
 func parse(r *cni.Request) (tuning.Config, error) {
 	config, err := tuning.ParseConfig(r)
 	if err != nil {
@@ -52,12 +53,12 @@ func add(r *cni.Request) (result types.Result, err error) {
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	hostVeth, err := store(config).Apply(r.Owner, config.Settings, r.NetNS, &undo)
+	hostVeth, err := store(config).Add(r.Owner, config.Settings, r.NetNS, &undo)
 	if err != nil {
 		return nil, err
 	}
 	if mac := config.Settings.MAC(); mac != nil {
-		// the settings are made; whoever misses the announcement asks again, later
+		// the settings are made; neighbours that miss the announcement ask again, later
 		_ = announce(r, mac, prev)
 	}
 	if config.Settings.Amend(prev, r.Owner.IfName, hostVeth) {
@@ -66,8 +67,8 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return unchanged, nil
 }
 
-// announce tells the neighbours of the container's addresses that they have a new
-// MAC: who talked to their last user would go on sending to that one's.
+// announce tells the neighbours the new MAC of the container's addresses. Without it they
+// would go on sending to the MAC of whoever had the address before.
 func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 	link := bridge.Interface{Name: r.Owner.IfName, MAC: mac, Up: true}
 	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
@@ -77,8 +78,8 @@ func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 }
 
 func del(r *cni.Request) error {
-	config, _ := tuning.ParseConfig(r) // unsound where the network was edited since; DataDir will do
-	return store(config).Restore(r.Owner, r.NetNS)
+	config, _ := tuning.ParseConfig(r) // it may have been edited since; DataDir is set all the same
+	return store(config).Release(r.Owner, r.NetNS)
 }
 
 func check(r *cni.Request) error {

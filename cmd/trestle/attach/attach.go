@@ -33,7 +33,7 @@ type Runtime struct {
 	Snapshot *inventory.Snapshot
 }
 
-// Wish is how a container shall be attached.
+// Wish is an attachment as the flags ask for it.
 type Wish struct {
 	Container string
 	NetNS     string // path
@@ -43,7 +43,7 @@ type Wish struct {
 	Publish   []Publication
 }
 
-// Attached is what came of it.
+// Attached is the attachment that Add made.
 type Attached struct {
 	Network   string                `json:"network"`
 	Container string                `json:"container"`
@@ -94,7 +94,7 @@ func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error)
 	return attachedOf(name, rt, result, published(ports.mappings)), nil
 }
 
-// list is the one of that name; the message for another says which there are.
+// list finds the network list of that name; the error names those that there are.
 func (r Runtime) list(name string) (network.List, network.Facts, error) {
 	list, ok := network.Find(r.Lists, name)
 	if !ok {
@@ -122,7 +122,7 @@ func CheckContainer(name string) error {
 	return nil
 }
 
-// hasPlugins says which plugin of the list is nowhere to be found.
+// hasPlugins is an error that names a plugin of the list that is in no directory.
 func (r Runtime) hasPlugins(list network.List) error {
 	for _, name := range list.Types() {
 		if _, err := invoke.FindInPath(name, r.Plugins); err != nil {
@@ -133,7 +133,7 @@ func (r Runtime) hasPlugins(list network.List) error {
 	return nil
 }
 
-// Knows says what is wrong where there is no network of that name.
+// Knows is an error if there is no network of that name.
 func (r Runtime) Knows(name string) error {
 	_, _, err := r.list(name)
 	return err
@@ -145,7 +145,7 @@ func (r Runtime) Publishes(name string) bool {
 	return err == nil && facts.Ports
 }
 
-// check is for what is wrong by itself.
+// check refuses what is wrong whatever the network is.
 func (w Wish) check() error {
 	if err := CheckContainer(w.Container); err != nil {
 		return err
@@ -172,7 +172,7 @@ func (w Wish) check() error {
 	return nil
 }
 
-// isOwn tells whether it is the namespace that trestle runs in.
+// isOwn says whether the path leads to the namespace that trestle runs in.
 func isOwn(netns string) bool {
 	that, err := os.Stat(netns)
 	if err != nil {
@@ -214,7 +214,7 @@ func (w Wish) ask(list network.List, snapshot *inventory.Snapshot, rt *libcni.Ru
 	return nil
 }
 
-// checkAddress refuses an address that the network does not have, or that somebody has.
+// checkAddress refuses an address that is in none of the network's ranges, or is leased.
 func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
@@ -222,7 +222,7 @@ func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 	}
 	n, ok := snapshot.NetworkOf(name)
 	if !ok || len(n.Pools) == 0 {
-		return nil // another plugin's affair
+		return nil // the IPAM plugin checks it
 	}
 	var subnets []string
 	for _, pool := range n.Pools {
@@ -243,8 +243,8 @@ func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 	return nil
 }
 
-// add runs the chain. A runtime deletes what an ADD failed over (CNI spec, "Deriving
-// runtime errors"), also where the user has lost patience.
+// add runs the chain of plugins. After a failure it sends DEL, as a runtime does (CNI spec,
+// "Deriving runtime errors"), also after an interrupt.
 func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeConf) (*types100.Result, error) {
 	lock, err := network.Stay()
 	if err != nil {
@@ -330,7 +330,7 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 		}
 		rt.Args, rt.CapabilityArgs = c.CniArgs, c.CapabilityArgs
 		if of, err := libcni.NetworkConfFromBytes(c.Config); err == nil {
-			config = of // the one of the ADD: it knows the plugins that were asked
+			config = of // that of the ADD, which has the plugins that were called
 		}
 	}
 	if !record.IsNetNS(rt.NetNS) {

@@ -78,14 +78,14 @@ func publicationOf(m portspec.PortMapping) (Publication, error) {
 	return p, nil
 }
 
-// clashes says whether both want the same port of the host.
+// clashes says whether both ask for the same port of the host.
 func (p Publication) clashes(other Publication) bool {
 	return p.First != 0 && p.First == p.Last && other.First == p.First && other.Last == p.Last && p.Protocol == other.Protocol &&
 		overlap(p.HostIP, other.HostIP)
 }
 
-// overlap says whether an address, or all for one that is invalid or unspecified, stands
-// against another.
+// overlap says whether two addresses have a port in common; one that is invalid or
+// unspecified stands for all addresses.
 func overlap(a, b netip.Addr) bool {
 	every := func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }
 	if a.IsValid() && b.IsValid() && a.Is4() != b.Is4() {
@@ -174,7 +174,7 @@ func (c *chosen) free(p Publication, snapshot *inventory.Snapshot) (uint16, erro
 	return 0, cni.ConfigErrorf("--publish: no host port of %d-%d/%s is free; name others, or leave them out", p.First, p.Last, p.Protocol)
 }
 
-// hold listens on the port, 0 for one that the kernel chooses.
+// hold opens a socket on the port, so that nobody else takes it; for 0 the kernel chooses.
 func hold(p Publication, port uint16) (socket interface{ Close() error }, got uint16, err error) {
 	host := ""
 	if p.HostIP.IsValid() {
@@ -218,7 +218,7 @@ func holderOf(p Publication, port uint16, snapshot *inventory.Snapshot) (invento
 	return inventory.Attachment{}, false
 }
 
-// published is what the mappings come to, for people.
+// published shows the mappings to people.
 func published(mappings []mapping) []inventory.Published {
 	var a inventory.Attachment
 	for _, m := range mappings {

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Enter becomes the program, which the kernel kills when our parent ends, in the network namespace (empty: the one that we are in) and
-// with a file of its own in the place of /etc/resolv.conf (empty: the host's). It returns
-// only if that fails.
+// Enter executes the program in place of this process, in the network namespace (empty:
+// ours) and with its own file at /etc/resolv.conf (empty: the host's). The kernel kills the
+// program when our parent ends. Enter returns only if that fails.
 func Enter(netns, resolvConf, program string, args []string) error {
 	runtime.LockOSThread() // the namespaces are this thread's, which exec makes the only one
 	// asked for by this thread, which need not be the one that the parent's fork made
@@ -40,7 +40,7 @@ func join(netns string) error {
 	return errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
 }
 
-// ownMounts leaves the host's mounts, of which later changes still arrive.
+// ownMounts gives the process mounts of its own; later changes of the host's still arrive.
 func ownMounts(sysfs bool, resolvConf string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("leave the host's mounts: %w", err)
@@ -63,7 +63,7 @@ func ownMounts(sysfs bool, resolvConf string) error {
 	return nil
 }
 
-// ownSysfs mounts /sys anew, since it shows the interfaces of the namespace that it was
+// ownSysfs mounts another /sys, since it shows the interfaces of the namespace that it was
 // mounted in. The control groups below it stay, if the kernel can hold a mount meanwhile
 // (5.2).
 func ownSysfs() error {

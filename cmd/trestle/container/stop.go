@@ -50,7 +50,7 @@ func Find(name string) (*Container, error) {
 func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	fd, err := unix.PidfdOpen(s.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil // killed; who sweeps clears away
+		return nil // killed; the next trestle run or gc clears away
 	}
 	if err != nil {
 		return fmt.Errorf("find the trestle of container %s: %w", s.Name, err)

@@ -109,8 +109,8 @@ func freeIPv6(taken []Taken) netip.Prefix {
 }
 
 // DockerPools are the subnets that Docker gives to its networks: those of its
-// configuration (daemon.json, "bip" and "default-address-pools"), or the ones that it has
-// from birth. They count whether it is installed or not, as it may be tomorrow.
+// configuration (daemon.json, "bip" and "default-address-pools"), or its
+// defaults. They count whether it is installed or not, as it may be tomorrow.
 func DockerPools(daemon string) ([]Taken, error) {
 	var config struct {
 		BIP   string `json:"bip"`

@@ -200,7 +200,7 @@ func (p *Plan) pool(prefix netip.Prefix) *PlannedPool {
 	return nil
 }
 
-// subnets are those that are given, for messages.
+// subnets lists the given subnets, for messages.
 func (p *Plan) subnets() string {
 	var all []string
 	for _, pool := range p.Pools {

@@ -16,13 +16,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Lock keeps others from making or removing networks meanwhile: of two that look for a
-// free subnet at once, each shall find another.
+// Lock is held exclusively while a network is made or removed, so that two that look for
+// a free subnet at once do not find the same one.
 func Lock() (*flock.Lock, error) {
 	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Exclusive, flock.DefaultWait)
 }
 
-// Stay keeps networks from being removed, or made, while a container is attached to one.
+// Stay is that lock, shared: held while a container is attached, so that its network is
+// not removed meanwhile.
 func Stay() (*flock.Lock, error) {
 	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Shared, flock.DefaultWait)
 }

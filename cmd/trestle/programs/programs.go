@@ -111,7 +111,7 @@ func suiteOf(path string) Suite {
 
 var version = regexp.MustCompile(`^CNI \S+ plugin (?:version )?(\S+)`)
 
-// ask runs it without a command, which does nothing but say its version.
+// ask executes it without CNI_COMMAND, which only prints its version.
 func (p Program) ask(ctx context.Context) string {
 	if p.Suite == Other || !p.Executable {
 		return ""
@@ -120,7 +120,7 @@ func (p Program) ask(ctx context.Context) string {
 	cmd.Env = []string{}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	_ = cmd.Run() // what it says counts, not how it ends
+	_ = cmd.Run() // its output counts, not its exit status
 	if found := version.FindStringSubmatch(stderr.String()); found != nil {
 		return strings.TrimPrefix(found[1], "v")
 	}

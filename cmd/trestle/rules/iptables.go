@@ -25,8 +25,8 @@ var iptablesBases = []struct {
 	{"nat", "OUTPUT", "output", -100},
 }
 
-// iptablesBases reads which of them there are; a host on which nobody has used iptables
-// since it was booted has none, and no program is run.
+// iptablesBases reads which of them there are. Where nobody has used iptables since boot
+// there are none, and no program is executed.
 func readIPTables(conn *nft.Conn) ([]Base, error) {
 	var bases []Base
 	var failed []error
@@ -56,7 +56,7 @@ func readIPTables(conn *nft.Conn) ([]Base, error) {
 	return bases, errors.Join(failed...)
 }
 
-// lister reads by one program, each chain once.
+// lister lists chains by one program, each of them once.
 type lister struct {
 	program string
 	of      *goiptables.IPTables

@@ -102,7 +102,7 @@ func (p *ruleParser) add(negated bool, c condition) {
 	})
 }
 
-// condition is what an option asks; nil for one that asks nothing. Its values are read.
+// condition reads an option with its values; nil for one that matches every packet.
 func (p *ruleParser) condition(option string) condition {
 	switch option {
 	case "--comment":

@@ -18,7 +18,7 @@ func Read(conn *nft.Conn) (Host, error) {
 	return Host{append(bases, more...)}, errors.Join(err, nftErr)
 }
 
-// readNFTables lists what is not read by iptables' programs already.
+// readNFTables lists the base chains that are not iptables-nft's, which are read already.
 func readNFTables(conn *nft.Conn, read []Base) ([]Base, error) {
 	if err := conn.Usable(); errors.Is(err, nft.ErrUnsupported) {
 		return nil, nil
@@ -122,7 +122,7 @@ type set struct {
 	elements []nftables.SetElement
 }
 
-// setOf is nil where there is none that can be read.
+// setOf is nil where the set is missing or cannot be read.
 func (t *tableReader) setOf(name string) *set {
 	if s, ok := t.sets[name]; ok {
 		return s

@@ -48,7 +48,7 @@ func (t *tableReader) parse(r *nftables.Rule) Rule {
 	return rule
 }
 
-// run runs the expressions until one does not match. decision is that of a verdict map.
+// run evaluates the expressions until one does not match. decision is a verdict map's.
 func (t *tableReader) run(r *nftables.Rule, p Packet) (match Match, decision *expr.Verdict) {
 	m := machine{packet: p, table: t}
 	match = Yes
@@ -113,7 +113,7 @@ func firstWord(register uint32) int {
 	return int(register-unix.NFT_REG_1) * 4
 }
 
-// load puts value there; nil: something that is not known.
+// load sets a register; nil stands for a value that is not known.
 func (m *machine) load(register uint32, value []byte, length int) {
 	padded := make([]byte, (max(len(value), length, 1)+3)/4*4)
 	copy(padded, value)
@@ -498,7 +498,7 @@ func payloadText(e *expr.Payload) string {
 	return "payload"
 }
 
-// comparison is one as nft writes it; bits that are asked for together are a flag each.
+// comparison is written as nft does; each bit of a mask is a flag.
 func comparison(e *expr.Cmp, what string, mask []byte) string {
 	isNot := e.Op == expr.CmpOpNeq
 	value := valueText(what, e.Data)

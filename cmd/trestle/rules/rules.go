@@ -47,7 +47,7 @@ func yes(is bool) Match {
 	return No
 }
 
-// Verdict is what becomes of a packet.
+// Verdict is what a rule does with a packet.
 type Verdict string
 
 // The verdicts. Translate ends a chain of type nat.
@@ -70,8 +70,7 @@ type Rule struct {
 	Jump    string // to this chain; Verdict is Pass then
 	Goto    bool   // and does not come back
 	matches func(Packet) Match
-	// resolve is of a rule whose map says what becomes of the packet: it fills in the
-	// verdict. ok is false where that cannot be told.
+	// resolve fills in the verdict by the rule's map; ok is false where it cannot be told.
 	resolve func(Packet) (rule Rule, ok bool)
 }
 
@@ -154,8 +153,8 @@ func (h Host) At(hook string, bridge bool) []Base {
 	return all
 }
 
-// Walk hands the packet to these base chains, one after the other: who drops it has the
-// last word, and who accepts it only that of its chain.
+// Walk evaluates the base chains for the packet, one after the other. A drop is final;
+// an accept ends its own base chain only (nft(8), "Verdict statements").
 func Walk(bases []Base, p Packet) (Way, error) {
 	way := Way{Verdict: Accept}
 	for _, base := range bases {
@@ -188,7 +187,7 @@ type walker struct {
 	base   Base
 	packet Packet
 	steps  []Step
-	// maybe says that a rule which may match would have ended the way.
+	// maybe says that a rule that may match would have decided otherwise.
 	maybe bool
 }
 

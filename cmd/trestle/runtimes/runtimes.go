@@ -115,7 +115,7 @@ func (k kind) configure(r *Runtime) error {
 	return errors.Join(failed...)
 }
 
-// set takes what is given over what was there.
+// set replaces a value by one that is given.
 func set(to *[]string, values ...string) {
 	given := slices.DeleteFunc(slices.Clone(values), func(s string) bool { return s == "" })
 	if len(given) > 0 {
