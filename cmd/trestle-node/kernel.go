@@ -280,10 +280,12 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 // findUplink keeps the one that was found last where there is none now: its routes are
 // the kernel's to take.
 func (k *kernel) findUplink() {
-	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.addresses()...)
-	if last := k.currentUplink().Name; err != nil && last != "" {
-		// The default route comes back some time after the device and its address.
-		uplink, err = k.host.FindUplink(last, k.settings.addresses()...)
+	var uplink overlay.Uplink
+	var err error
+	for _, way := range k.settings.uplinks(k.currentUplink().Name) {
+		if uplink, err = k.host.FindUplink(way.device, way.addresses...); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		k.board.problem("uplink", err.Error())

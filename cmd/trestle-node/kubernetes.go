@@ -247,7 +247,19 @@ func (s *kubernetesStore) Watch(ctx context.Context, _ string, after int64, chan
 		case time.Since(began) < time.Second:
 			return s.failed("watch nodes", errors.New("the watch ends as soon as it has begun"))
 		}
+		if err := s.answers(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+// answers asks whether the API is there. A watch that no connection could be made for, or
+// whose connection has timed out, ends for client-go without an error.
+func (s *kubernetesStore) answers(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, _, err := s.list(ctx, false)
+	return err
 }
 
 // follow is one watch, which servers end after half an hour or so. It gives the version to

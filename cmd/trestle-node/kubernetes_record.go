@@ -11,15 +11,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
 // nodeAnnotation of a Node holds what its host tells the others: the record of
-// pkg/cluster without what the Node itself says (name and subnets), as JSON. Once the
-// host has left it is {"left": true}.
+// pkg/cluster without what the Node itself says, as JSON. Once the host has left it is
+// {"left": true}.
 const nodeAnnotation = "trestle.io/node"
 
-// fromNode are the keys of a record that come from the Node.
-var fromNode = []string{"id", "name", "subnets"}
+// fromNode are the keys of a record that come from the Node, and not from what may have
+// been written into its annotation: its name, its subnets, and the MAC, which is made
+// from the name. With another's MAC a host would get what is sent to that.
+var fromNode = []string{"id", "name", "subnets", "mac"}
 
 // errNoAgent is of a Node without the annotation.
 var errNoAgent = errors.New("it has no annotation " + nodeAnnotation + ": trestle-node does not run there")
@@ -45,7 +48,7 @@ func recordOf(n *corev1.Node, network cluster.Network) (cluster.Value, bool) {
 	if record["left"] == true {
 		return cluster.Value{}, false
 	}
-	record["id"], record["name"], record["subnets"] = n.Name, n.Name, owned
+	record["id"], record["name"], record["subnets"], record["mac"] = n.Name, n.Name, owned, overlay.MAC(n.Name)
 	data, err := json.Marshal(record)
 	return cluster.Value{Data: data, Err: err}, true
 }

@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
 func dualStack(t *testing.T) cluster.Network {
@@ -49,6 +50,7 @@ func TestNodeRecord(t *testing.T) {
 		{"whole", node(note, "10.244.1.0/24", "fd00:10:244:1::/64"), `"newer":7`},
 		{"families in the other order", node(note, "fd00:10:244:1::/64", "10.244.1.0/24"), `"subnets":[{"network":"pods","subnet":"10.244.1.0/24","nonce":"kubernetes"},{"network":"pods","subnet":"fd00`},
 		{"name is the Node's", node(`{"id":"x","name":"x","underlay":["192.0.2.1/24"]}`, "10.244.1.0/24", "fd00:10:244:1::/64"), `"name":"n1"`},
+		{"MAC is of the name", node(note, "10.244.1.0/24", "fd00:10:244:1::/64"), `"mac":"` + overlay.MAC("n1") + `"`},
 		{"subnets are the Node's", node(`{"subnets":[],"underlay":["192.0.2.1/24"]}`, "10.244.1.0/24", "fd00:10:244:1::/64"), `fd00:10:244:1::/64`},
 		{"no host of ours", node(""), "none"},
 		{"left", node(`{"left":true}`, "10.244.1.0/24", "fd00:10:244:1::/64"), "none"},
@@ -78,7 +80,7 @@ func TestNodeRecord(t *testing.T) {
 			if _, err := cluster.ParseNode(value.Data); err != nil {
 				t.Error(err)
 			}
-			if back, err := annotationOf(value.Data); err != nil || strings.Contains(back, "10.244") || strings.Contains(back, "n1") {
+			if back, err := annotationOf(value.Data); err != nil || strings.Contains(back, "10.244") || strings.Contains(back, "n1") || strings.Contains(back, "mac") {
 				t.Errorf("got annotation %s, %v, want nothing of what the Node says", back, err)
 			}
 		})

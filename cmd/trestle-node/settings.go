@@ -80,7 +80,7 @@ type kubernetesSettings struct {
 	// Config is the file with the network; /etc/trestle/cluster.json where it is empty.
 	Config string `json:"config,omitempty"`
 
-	hostIPs []netip.Addr
+	hostIPs []netip.Addr // when the pod was made
 }
 
 // duration is a time.Duration as people write it.
@@ -201,6 +201,30 @@ func (s settings) addresses() []netip.Addr {
 		return s.Kubernetes.hostIPs
 	}
 	return nil
+}
+
+// uplinks are the ways to name this host's uplink, the best first. What a pod was told
+// when it was made need not be so any more; and the default route comes back some time
+// after the device and its address, so the one that was found last counts as well.
+func (s settings) uplinks(last string) []named {
+	ways := []named{{s.Interface, s.addresses()}}
+	fixed := s.addresses()
+	if !s.Address.IsValid() {
+		fixed = nil
+	}
+	if last != "" {
+		ways = append(ways, named{last, fixed})
+	}
+	if len(fixed) != len(s.addresses()) {
+		ways = append(ways, named{s.Interface, nil})
+	}
+	return ways
+}
+
+// named is a device and the addresses of it to take; none is any.
+type named struct {
+	device    string
+	addresses []netip.Addr
 }
 
 func (s settings) check() error {

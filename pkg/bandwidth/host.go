@@ -171,7 +171,7 @@ func (h *Host) Diff(o cni.Owner, limits Limits, hostVeth netlink.Link) ([]string
 	return append(diffs, differs...), nil
 }
 
-func diffBucket(limit Limit, mtu int, link netlink.Link) ([]string, error) {
+func diffBucket(limit limit, mtu int, link netlink.Link) ([]string, error) {
 	want := newBucket(limit, mtu, netlink.TickInUsec())
 	have, err := findBucket(link)
 	if err != nil || have == want {

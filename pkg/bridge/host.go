@@ -288,12 +288,12 @@ func (h *Host) defaultMTU() int {
 		if err != nil || len(routes) == 0 {
 			continue
 		}
-		if routes[0].MTU >= minMTU {
-			return min(routes[0].MTU, maxMTU)
+		if routes[0].MTU >= cni.MinMTU {
+			return min(routes[0].MTU, cni.MaxMTU)
 		}
 		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
-		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU >= minMTU {
-			return min(link.Attrs().MTU, maxMTU)
+		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU >= cni.MinMTU {
+			return min(link.Attrs().MTU, cni.MaxMTU)
 		}
 	}
 	return 1500

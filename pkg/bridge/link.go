@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -263,4 +264,64 @@ func (c *rtnl) list(master int) ([]link, error) {
 func isLinkGone(err error) bool {
 	var gone netlink.LinkNotFoundError
 	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
+// listBut lists the links of the namespace but those of the names, of which there may be
+// a thousand: what RTM_GETLINK says of a link takes the kernel ten times as long as its
+// index and its name, and of a veth the longer the more namespaces there are
+// (peernet2id, net/core/net_namespace.c).
+func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
+	const few = 32 // answers that fit into the socket's buffer
+	indices, err := c.indices()
+	if err != nil {
+		return c.list(0) // a kernel that does not list them so
+	}
+	var others []step
+	for _, index := range indices {
+		name, err := c.nameOf(index)
+		if err != nil && !isLinkGone(err) {
+			return nil, fmt.Errorf("look up the name of link %d: %w", index, err)
+		}
+		if err == nil && !names[name] {
+			others = append(others, lookUpIndex(index).orNone())
+		}
+	}
+	if len(others) > few {
+		return c.list(0)
+	}
+	found, err := c.links(others...)
+	return slices.DeleteFunc(found, func(l link) bool { return l.index == 0 }), err
+}
+
+// indices are those of the namespace's links that can have IPv4, which a port of a bridge
+// can.
+func (c *rtnl) indices() ([]int, error) {
+	replies, err := c.dump("list the indices of links", func() *nl.NetlinkRequest {
+		req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
+		req.AddRawData([]byte{unix.AF_INET, 0, 0, 0})
+		return req
+	}, unix.RTM_NEWNETCONF)
+	var indices []int
+	for _, reply := range replies {
+		for a := range attributes(reply[min(4, len(reply)):]) { // struct netconfmsg, padded
+			if index := int(int32(a.number())); a.kind == netconfIndex && index > 0 { // not NETCONFA_IFINDEX_ALL or _DEFAULT
+				indices = append(indices, index)
+			}
+		}
+	}
+	if err == nil && len(indices) == 0 {
+		err = errors.New("list the indices of links: none, not even that of lo")
+	}
+	return indices, err
+}
+
+// nameOf is the link's name (netdevice(7)).
+func (c *rtnl) nameOf(index int) (string, error) {
+	request, err := unix.NewIfreq("")
+	if err != nil {
+		return "", err
+	}
+	request.SetUint32(uint32(index))
+	err = unix.IoctlIfreq(c.fd, unix.SIOCGIFNAME, request)
+	return request.Name(), err
 }

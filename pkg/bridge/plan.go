@@ -153,7 +153,7 @@ func (s *State) setMTU(mtu int) error {
 // that of the host's uplink, but no less than IPv6 runs on.
 func (s *State) defaultMTU(uplink int) int {
 	if s.Container.hasIPv6() {
-		return max(uplink, minMTUIPv6)
+		return max(uplink, cni.MinMTUIPv6)
 	}
 	return uplink
 }
@@ -192,8 +192,8 @@ func (s *State) planMAC(addresses []Address) {
 
 func (s *State) checkMTU(what string, mtu int) error {
 	v6 := slices.IndexFunc(s.Container.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() })
-	if v6 >= 0 && mtu != 0 && mtu < minMTUIPv6 {
-		return cni.ConfigErrorf("%s: %d is too small for the IPv6 address %s; use %d or more", what, mtu, s.Container.Addresses[v6].Prefix, minMTUIPv6)
+	if v6 >= 0 && mtu != 0 && mtu < cni.MinMTUIPv6 {
+		return cni.ConfigErrorf("%s: %d is too small for the IPv6 address %s; use %d or more", what, mtu, s.Container.Addresses[v6].Prefix, cni.MinMTUIPv6)
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func Refuse(err error) int {
 }
 
 func (r *Request) refuse(stdout io.Writer, err error) int {
-	message := err.Error()
+	message := explainPermission(err.Error(), err)
 	if r.Command == Del {
 		message = r.unmistakable(message)
 	}

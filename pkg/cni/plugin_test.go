@@ -93,6 +93,8 @@ func TestRefusals(t *testing.T) {
 		{"ifname with a quote", set("CNI_IFNAME", `e"0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `e\"0`, "quote", "choose"}},
 		{"ifname with an apostrophe", set("CNI_IFNAME", `e'0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "quote"}},
 		{"ifname with a backslash", set("CNI_IFNAME", `e\0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "backslash"}},
+		{"ifname that no result can hold", set("CNI_IFNAME", "eth\xad"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `eth\xad`, "UTF-8", "choose"}},
+		{"netns that no result can hold", set("CNI_NETNS", "/run/netns/\xff"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "UTF-8"}},
 		{"container id that climbs", set("CNI_CONTAINERID", "../x"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "../x"}},
 		{"container id with a space", set("CNI_CONTAINERID", "a b"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "a b"}},
 		{"no container id", set("CNI_CONTAINERID", ""), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID"}},

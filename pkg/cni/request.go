@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
+	"unicode/utf8"
 
 	"github.com/containernetworking/cni/pkg/version"
 )
@@ -46,6 +46,9 @@ type Request struct {
 	Version string
 	// Stdin is the configuration, whole.
 	Stdin []byte
+	// Combined says that the request is served by a program that has all of our plugins:
+	// where the configuration names one of them as its IPAM plugin, that is not executed.
+	Combined bool
 
 	// valid is GC's list once that is read, and config is Stdin without it: a list of a
 	// thousand is gone through once, and not for every key.
@@ -111,6 +114,18 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	return r, r.checkHead()
 }
 
+// NewGC is the call that a runtime makes for GC, for a program that serves it itself.
+// path is CNI_PATH.
+func NewGC(config []byte, path []string) (*Request, error) {
+	environment := map[string]string{"CNI_COMMAND": string(GC), "CNI_PATH": strings.Join(path, string(filepath.ListSeparator))}
+	r, err := readRequest(func(key string) string { return environment[key] }, bytes.NewReader(config))
+	if err != nil {
+		return nil, err
+	}
+	r.Combined = true
+	return r, nil
+}
+
 func newestVersion() string {
 	all := version.All.SupportedVersions()
 	return all[len(all)-1]
@@ -164,6 +179,9 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 		return EnvironmentErrorf("CNI_CONTAINERID: %q is not a container id: %s", r.Owner.ContainerID, problem)
 	}
 	if err := r.checkIfName(); err != nil {
+		return err
+	}
+	if err := r.checkText(); err != nil {
 		return err
 	}
 	r.Args, r.argsErr = parseArgs(getenv("CNI_ARGS"))
@@ -225,24 +243,30 @@ func nameProblem(s string) string {
 	return ""
 }
 
-// IsIfName says whether the kernel takes the name for an interface (dev_valid_name,
-// net/core/dev.c). '%' it takes for a place to put a number in.
-func IsIfName(s string) bool {
-	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsFunc(s, forbidden)
-}
-
 // checkIfName: a new attachment has no quotes and backslashes in it either: the name becomes part of
 // comments in nftables and iptables, where a quote ends the comment and a saved
 // ruleset could not be loaded. An old one with such a name can still be deleted.
 func (r *Request) checkIfName() error {
-	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%' or white space"
 	s := r.Owner.IfName
-	if !IsIfName(s) {
-		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
+	if err := CheckIfName(s); err != nil {
+		return EnvironmentErrorf("CNI_IFNAME: %w", err)
 	}
 	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)
+	}
+	return nil
+}
+
+// checkText: what goes into results and records, which are JSON, comes back from there as
+// it was. Other names are those of an attachment that nobody would find again.
+func (r *Request) checkText() error {
+	if r.Command != Add {
+		return nil
+	}
+	for variable, value := range map[string]string{"CNI_IFNAME": r.Owner.IfName, "CNI_NETNS": r.NetNS} {
+		if !utf8.ValidString(value) {
+			return EnvironmentErrorf("%s: %q is not UTF-8, and no result could hold it; choose another name", variable, value)
+		}
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ type survey struct {
 	void    []string        // labels that nobody stands for
 	decided map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
+	refused []string        // port mappings of records whose port another has, for people
 }
 
 // look reads all of it. The error of a record that cannot be read is kept apart: it
@@ -134,9 +135,13 @@ func (s *survey) adopt(anew bool) error {
 
 // unrecorded are those attachments by their labels and, if asked for, networks by theirs.
 func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
-	known := map[string]bool{}
+	known := make(map[string]bool, len(s.records))
 	for _, rec := range s.records {
 		known[rec.Owner.String()], known[cni.NetworkLabel(rec.Owner.Network)] = true, true
+	}
+	isOther := func(label string) bool {
+		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
+		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
 	}
 	all := map[string]*unrecorded{}
 	of := func(label string) *unrecorded {
@@ -146,7 +151,9 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 		return all[label]
 	}
 	for _, e := range s.elements {
-		of(e.Owner).elements = append(of(e.Owner).elements, e)
+		if !isOther(e.Owner) {
+			of(e.Owner).elements = append(of(e.Owner).elements, e)
+		}
 	}
 	chains, err := ipTables{s.Host}.list()
 	if err != nil {
@@ -162,10 +169,7 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	for _, label := range rules {
 		of(label)
 	}
-	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool {
-		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
-		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
-	})
+	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool { return isOther(label) })
 	return all, err
 }
 
@@ -209,6 +213,7 @@ func (h *Host) vouches(label string) (bool, error) {
 // iptables is removed at once; where that fails, the record stays.
 func (s *survey) judge() error {
 	var errs []error
+	s.kept = make([]attachmentRecord, 0, len(s.records))
 	for _, rec := range s.records {
 		path := s.store.Path(place, rec.Owner)
 		gone, err := s.isGone(rec)
@@ -253,11 +258,12 @@ func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, 
 	ports.Mappings = nil
 	for _, m := range rec.Value.Ports.Mappings {
 		if s.reserved[all.file(m)] != path {
-			_, taken, err := all.holder(m, rec.Owner)
+			holder, taken, err := all.holder(m, rec.Owner)
 			if err != nil {
 				return rec, err
 			}
 			if taken {
+				s.refused = append(s.refused, fmt.Sprintf("%s: mapping %s: %s has the port", rec.Owner, m, holder.Owner))
 				continue
 			}
 			lost.Mappings = append(lost.Mappings, m)
@@ -280,9 +286,9 @@ func (s *survey) changes() (nft.Changes, error) {
 	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.decided[e.Owner] })
-	changes.Remove = nft.Without(theirs, changes.Create) // the kept's, and what another has now
-	changes.Create = nft.Lacking(changes.Create, s.elements)
+	var spare []nft.Element // but what is another's by now
+	changes.Create, spare = nft.Compare(changes.Create, s.elements)
+	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
 	return changes, nil
 }
 
@@ -383,6 +389,7 @@ type Restored struct {
 	Released []string // whose container is gone
 	Taken    []string // who had no record, and a link or a lease
 	Void     []string // of whom the kernel told alone
+	Refused  []string // recorded port mappings that another has: whose, which, and who
 }
 
 // Restore makes again, from the records, whatever of ours was lost in the kernel, by
@@ -416,7 +423,7 @@ func (h *Host) restore() (done Restored, err error) {
 
 // missing says what commit and restoreIPTables are going to do.
 func (s *survey) missing() (Restored, error) {
-	done := Restored{Taken: s.taken, Void: s.void}
+	done := Restored{Taken: s.taken, Void: s.void, Refused: s.refused}
 	for _, rec := range s.kept {
 		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
 	}

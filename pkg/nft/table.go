@@ -119,19 +119,29 @@ func Without(elements, others []Element) []Element {
 	return left
 }
 
-// Lacking are the elements that are not found as they shall be: nobody's, or another's.
-func Lacking(elements, found []Element) []Element {
+// Compare gives those of the elements wanted that are not found as they shall be, nobody's
+// or another's, and those found whose key is not wanted at all.
+func Compare(wanted, found []Element) (lacking, spare []Element) {
 	has := make(map[elementPlace]int, len(found))
 	for i, e := range found {
 		has[e.place()] = i
 	}
-	var lacking []Element
-	for _, e := range elements {
-		if i, there := has[e.place()]; !there || !e.isSame(found[i]) {
+	isWanted := make([]bool, len(found))
+	for _, e := range wanted {
+		i, there := has[e.place()]
+		if there {
+			isWanted[i] = true
+		}
+		if !there || !e.isSame(found[i]) {
 			lacking = append(lacking, e)
 		}
 	}
-	return lacking
+	for i, e := range found {
+		if !isWanted[i] {
+			spare = append(spare, e)
+		}
+	}
+	return lacking, spare
 }
 
 // Changes is one transaction's worth of changes.

@@ -272,7 +272,7 @@ func list[T any](s Store, place, network string) (all []Record[T], void []string
 		files, err := names(dir)
 		errs = append(errs, err)
 		found, err := readAll[T](dir, files)
-		errs = append(errs, err)
+		errs, all = append(errs, err), slices.Grow(all, len(files))
 		for i, name := range files {
 			switch r := found[i]; {
 			case r.err != nil:
@@ -299,21 +299,21 @@ type found[T any] struct {
 func readAll[T any](dir string, files []string) ([]found[T], error) {
 	const worthwhile = 64 // for a thread more
 	all := make([]found[T], len(files))
-	read := func(from, to int) error {
-		for i := from; i < to; i++ {
-			all[i].record, all[i].whole, all[i].err = readFile[T](dir + "/" + files[i])
-		}
-		return nil
-	}
 	workers := min(runtime.GOMAXPROCS(0), 1+len(files)/worthwhile)
 	errs := make([]error, workers)
-	var wait sync.WaitGroup
-	for w := range workers - 1 {
-		wait.Go(func() {
-			errs[w] = cni.Catch(func() error { return read(w*len(files)/workers, (w+1)*len(files)/workers) })
+	read := func(w int) {
+		errs[w] = cni.Catch(func() error {
+			for i := w * len(files) / workers; i < (w+1)*len(files)/workers; i++ {
+				all[i].record, all[i].whole, all[i].err = readFile[T](dir + "/" + files[i])
+			}
+			return nil
 		})
 	}
-	errs[workers-1] = read((workers-1)*len(files)/workers, len(files))
+	var wait sync.WaitGroup
+	for w := range workers - 1 {
+		wait.Go(func() { read(w) })
+	}
+	read(workers - 1)
 	wait.Wait()
 	return all, errors.Join(errs...)
 }

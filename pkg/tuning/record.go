@@ -131,19 +131,19 @@ func (f file) toRecord() saved {
 	}
 	var before Settings
 	if f.MAC != "" {
-		before = append(before, Setting{macAddress, f.MAC})
+		before = append(before, setting{macAddress, f.MAC})
 	}
 	if f.Promisc != nil {
-		before = append(before, Setting{promisc, onOff(*f.Promisc)})
+		before = append(before, setting{promisc, onOff(*f.Promisc)})
 	}
 	if f.MTU != 0 {
-		before = append(before, Setting{mtu, strconv.Itoa(f.MTU)})
+		before = append(before, setting{mtu, strconv.Itoa(f.MTU)})
 	}
 	if f.AllMulti != nil {
-		before = append(before, Setting{allMulti, onOff(*f.AllMulti)})
+		before = append(before, setting{allMulti, onOff(*f.AllMulti)})
 	}
 	if f.TxQLen != nil {
-		before = append(before, Setting{txQLen, strconv.Itoa(*f.TxQLen)})
+		before = append(before, setting{txQLen, strconv.Itoa(*f.TxQLen)})
 	}
 	return saved{Before: before}
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -22,6 +24,26 @@ func (n *Namespace) Ping(address netip.Addr) error {
 		err = fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
 	}
 	return err
+}
+
+var roundTrip = regexp.MustCompile(`time=([0-9.]+) ms`)
+
+// PingAtOnce is Ping, and an answer that took a second is an error: by then the kernel
+// asked for its neighbour again, or sent to where nobody is. The time is that between
+// two packets, so that a slow machine does not count.
+func (n *Namespace) PingAtOnce(address netip.Addr) error {
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W5", address.String()}})
+	if err != nil {
+		return err
+	}
+	match := roundTrip.FindStringSubmatch(output.Stdout)
+	if output.Code != 0 || match == nil {
+		return fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
+	}
+	if took, err := strconv.ParseFloat(match[1], 64); err != nil || took >= 1000 {
+		return fmt.Errorf("ping %s from %s: answered after %s ms", address, n.Name, match[1])
+	}
+	return nil
 }
 
 // Serve answers, until the test ends, each request to address ("tcp" or "udp";

@@ -3,6 +3,8 @@ package hosts
 import (
 	"errors"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,7 +27,11 @@ func newKubernetes(t *testing.T, names ...string) *kubernetes {
 	for i, name := range names {
 		k.api.SetNode(name, podCIDRs(i)...)
 		h := l.Host(name)
-		k.hosts = append(k.hosts, l.Agent(h, k.api.Settings(h, podsConfig)))
+		settings := k.api.Settings(h, podsConfig)
+		delete(settings, "name")
+		h.Env = []string{"NODE_NAME=" + name, "HOST_IPS=" + h.IPv4.String() + "," + h.IPv6.String()}
+		h.MustRun("ip", "address", "add", "203.0.113."+string(rune('1'+i))+"00/24", "dev", "eth0") // a second one, and not the Node's
+		k.hosts = append(k.hosts, l.Agent(h, settings))
 	}
 	for _, h := range k.hosts {
 		l.Ready(h.Host, len(names)-1)
@@ -137,6 +143,13 @@ func TestKubernetesChanges(t *testing.T) {
 	k.Ready(b.Host, 1)
 	again := k.Attach(b.Host, "again")
 	k.Reach(k.containers[0], again)
+	b.MustRun("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
+	b.Address("del", b.IPv4, 24) // which the pod was told; 203.0.113.200 is left
+	b.DefaultRoutes()
+	k.Await(a.Host, "b's other address", func(s lab.Status) bool {
+		return len(s.Peers) == 1 && slices.Contains(s.Peers[0].Underlay, netip.MustParsePrefix("203.0.113.200/24"))
+	})
+	k.Reach(k.containers[0], again)
 
 	if out := b.Node("node", "drain"); out.Code != 0 {
 		t.Error(out)
@@ -180,4 +193,26 @@ func TestKubernetesRestored(t *testing.T) {
 	k.hosts[1].Start()
 	k.Ready(a.Host, 1)
 	k.Reach(k.containers[0], k.containers[1])
+}
+
+// TestKubernetesBlackHole: a host whose packets to the API vanish without a word notices by
+// its connections, long before its heartbeat, and sees who came meanwhile when they
+// arrive again.
+func TestKubernetesBlackHole(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	api := l.API()
+	api.SetNode("a", podCIDRs(0)...)
+	a, b := l.Host("a"), l.Host("b")
+	settings := api.Settings(a, podsConfig)
+	settings["heartbeat"] = "1h"
+	l.Agent(a, settings)
+	l.Ready(a, 0)
+	a.MustRun("nft", "add table inet block; add chain inet block output { type filter hook output priority 0; }; add rule inet block output tcp dport 8080 drop")
+	l.Await(a, "disconnected", disconnected)
+	api.SetNode("b", podCIDRs(1)...)
+	l.Agent(b, api.Settings(b, podsConfig))
+	l.Ready(b, 1)
+	a.MustRun("nft", "delete", "table", "inet", "block")
+	l.Ready(a, 1)
 }

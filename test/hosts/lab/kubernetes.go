@@ -21,7 +21,7 @@ type API struct {
 
 	mu       sync.Mutex
 	version  int
-	nodes    map[string]object
+	nodes    map[string]apiNode
 	watchers map[chan object]bool
 	refuse   int // status that everything is refused with
 	server   *http.Server
@@ -29,13 +29,28 @@ type API struct {
 
 type object = map[string]any
 
+// apiNode is what there is of a Node.
+type apiNode struct {
+	name, uid string
+	podCIDRs  []string
+	notes     map[string]string
+	version   int
+}
+
+func (n apiNode) object() object {
+	return object{
+		"apiVersion": "v1", "kind": "Node", "spec": object{"podCIDRs": n.podCIDRs},
+		"metadata": object{"name": n.name, "uid": n.uid, "resourceVersion": strconv.Itoa(n.version), "annotations": n.notes},
+	}
+}
+
 // apiAddress is where it listens, on the switch's host.
 const apiAddress = "203.0.113.1:8080"
 
 // API starts it.
 func (l *Lab) API() *API {
 	l.Helper()
-	a := &API{Lab: l, URL: "http://" + apiAddress, version: 1000, nodes: map[string]object{}, watchers: map[chan object]bool{}}
+	a := &API{Lab: l, URL: "http://" + apiAddress, version: 1000, nodes: map[string]apiNode{}, watchers: map[chan object]bool{}}
 	a.Start()
 	l.Cleanup(a.Stop)
 	return a
@@ -78,13 +93,13 @@ func (a *API) SetNode(name string, podCIDRs ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	kind := "MODIFIED"
-	n := a.nodes[name]
-	if n == nil {
+	n, known := a.nodes[name]
+	if !known {
 		kind = "ADDED"
-		n = object{"apiVersion": "v1", "kind": "Node", "metadata": object{"name": name, "uid": fmt.Sprintf("uid-%d", a.version)}}
+		n = apiNode{name: name, uid: fmt.Sprintf("uid-%d", a.version)}
 	}
-	n["spec"] = object{"podCIDRs": podCIDRs}
-	a.put(kind, name, n)
+	n.podCIDRs = podCIDRs
+	a.put(kind, n)
 }
 
 // DeleteNode deletes one.
@@ -94,6 +109,7 @@ func (a *API) DeleteNode(name string) {
 	n := a.nodes[name]
 	delete(a.nodes, name)
 	a.version++
+	n.version = a.version
 	a.tell("DELETED", n)
 }
 
@@ -103,33 +119,27 @@ func (a *API) Wipe(keep ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.version -= 500
-	maps.DeleteFunc(a.nodes, func(name string, _ object) bool { return !slices.Contains(keep, name) })
+	maps.DeleteFunc(a.nodes, func(name string, _ apiNode) bool { return !slices.Contains(keep, name) })
 }
 
 // Annotation is what a Node has of ours.
 func (a *API) Annotation(name string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	meta, _ := a.nodes[name]["metadata"].(object)
-	notes, _ := meta["annotations"].(object)
-	text, _ := notes["trestle.io/node"].(string)
-	return text
+	return a.nodes[name].notes["trestle.io/node"]
 }
 
 // put takes a Node over, with a new version, and tells the watchers. The lock is held.
-func (a *API) put(kind, name string, n object) {
+func (a *API) put(kind string, n apiNode) {
 	a.version++
-	meta := maps.Clone(n["metadata"].(object)) //nolint:forcetypeassert // they are made above
-	meta["resourceVersion"] = strconv.Itoa(a.version)
-	n = maps.Clone(n)
-	n["metadata"] = meta
-	a.nodes[name] = n
+	n.version = a.version
+	a.nodes[n.name] = n
 	a.tell(kind, n)
 }
 
-func (a *API) tell(kind string, n object) {
+func (a *API) tell(kind string, n apiNode) {
 	for w := range a.watchers {
-		w <- object{"type": kind, "object": n}
+		w <- object{"type": kind, "object": n.object()}
 	}
 }
 
@@ -150,7 +160,7 @@ func (a *API) get(w http.ResponseWriter, r *http.Request) {
 	items := []object{}
 	for _, key := range slices.Sorted(maps.Keys(a.nodes)) {
 		if !one || key == name {
-			items = append(items, a.nodes[key])
+			items = append(items, a.nodes[key].object())
 		}
 	}
 	say(w, http.StatusOK, object{
@@ -208,23 +218,21 @@ func (a *API) patch(w http.ResponseWriter, r *http.Request) {
 	var patch struct {
 		Metadata struct {
 			UID         string
-			Annotations object
+			Annotations map[string]string
 		}
 	}
-	n := a.nodes[r.PathValue("name")]
-	if err := json.NewDecoder(r.Body).Decode(&patch); err != nil || n == nil {
+	n, known := a.nodes[r.PathValue("name")]
+	if err := json.NewDecoder(r.Body).Decode(&patch); err != nil || !known {
 		say(w, http.StatusNotFound, status(http.StatusNotFound, "NotFound", fmt.Sprintf("%v", err)))
 		return
 	}
-	meta := maps.Clone(n["metadata"].(object)) //nolint:forcetypeassert // they are made above
-	if patch.Metadata.UID != "" && patch.Metadata.UID != meta["uid"] {
+	if patch.Metadata.UID != "" && patch.Metadata.UID != n.uid {
 		say(w, http.StatusConflict, status(http.StatusConflict, "Conflict", "another UID"))
 		return
 	}
-	meta["annotations"] = patch.Metadata.Annotations
-	n["metadata"] = meta
-	a.put("MODIFIED", r.PathValue("name"), n)
-	say(w, http.StatusOK, a.nodes[r.PathValue("name")])
+	n.notes = patch.Metadata.Annotations
+	a.put("MODIFIED", n)
+	say(w, http.StatusOK, a.nodes[n.name].object())
 }
 
 func (a *API) sayRefused(w http.ResponseWriter) {

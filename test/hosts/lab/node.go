@@ -71,7 +71,7 @@ func (l *Lab) Agent(h *Host, s Settings) *Agent {
 
 // Start starts it, again where it was stopped.
 func (a *Agent) Start() {
-	a.stop = a.Host.Start(host.Command{Args: []string{a.program(), "node", "run"}})
+	a.stop = a.Host.Start(host.Command{Args: []string{a.program(), "node", "run"}, Env: a.Env})
 }
 
 // Kill kills it, with no time for anything, and gives its log.

@@ -59,8 +59,8 @@ func run(kernel, release, listed, page string) error {
 	}
 	count := found.count("")
 	fmt.Printf("%s: %d passed, %d skipped, %d failed, %d not reached\n", release, count[passed], count[skipped], count[failed], count[missing])
-	if count[failed] > 0 || count[passed] == 0 {
-		return fmt.Errorf("%s: some failed, or none passed: see %s", release, page)
+	if count[failed]+count[missing] > 0 || count[passed] == 0 {
+		return fmt.Errorf("%s: some failed, or were not reached: see %s", release, page)
 	}
 	return nil
 }
@@ -69,7 +69,7 @@ func run(kernel, release, listed, page string) error {
 type verdict int
 
 const (
-	missing verdict = iota // of those that were to run: never begun
+	missing verdict = iota // of those that were to run: not begun, or not done
 	passed
 	skipped
 	failed
@@ -131,7 +131,7 @@ func (r results) begin(name, test string) {
 		delete(r[name], test)
 		return
 	}
-	r[name][test] = outcome{failed, "did not end"}
+	r[name][test] = outcome{missing, "begun, and not done when its machine's time was over"}
 }
 
 func (r results) end(name, test string, v verdict, reason string) {
@@ -174,24 +174,35 @@ func (r results) describe(release string) string {
 	return strings.TrimSpace(text)
 }
 
-// byReason has a line for each reason, with all tests that gave it.
+// byReason has a line for each reason, with all tests that gave it; of subtests how many.
 func (r results) byReason(v verdict) []string {
-	tests := map[string][]string{}
+	tests := map[string]map[string]int{}
 	for _, all := range r {
 		for test, o := range all {
 			if o.verdict == v {
-				tests[o.reason] = append(tests[o.reason], test)
+				if tests[o.reason] == nil {
+					tests[o.reason] = map[string]int{}
+				}
+				top, _, isSubtest := strings.Cut(test, "/")
+				tests[o.reason][top] += map[bool]int{true: 1}[isSubtest]
 			}
 		}
 	}
 	var lines []string
 	for _, reason := range slices.Sorted(maps.Keys(tests)) {
-		slices.Sort(tests[reason])
+		var names []string
+		for _, name := range slices.Sorted(maps.Keys(tests[reason])) {
+			if subtests := tests[reason][name]; subtests > 0 {
+				names = append(names, fmt.Sprintf("`%s` (%d of its subtests)", name, subtests))
+			} else {
+				names = append(names, "`"+name+"`")
+			}
+		}
 		line := "- " + reason + ": "
 		if reason == "" {
 			line = "- "
 		}
-		lines = append(lines, line+"`"+strings.Join(tests[reason], "`, `")+"`\n")
+		lines = append(lines, line+strings.Join(names, ", ")+"\n")
 	}
 	return lines
 }
