@@ -199,6 +199,7 @@ demo-hosts: root deps build ## three hosts, an etcd of three members, a containe
 
 # On a quiet machine: what else runs is in the numbers.
 BENCH ?= full
+bench: DEPS += iperf3=iperf3 perf=linux-perf
 bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
 	go run ./test/bench -size '$(BENCH)' -docs docs
 

@@ -176,7 +176,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	if err := writeNew(path, document); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	text := fmt.Sprintf("wrote %s (hosts: %d); copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
 	return answer(cmd, map[string]any{"file": path, "nodes": len(nodes)}, text)
 }
 
@@ -419,7 +419,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		return say(cmd, "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
+		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
 	})
 }
 

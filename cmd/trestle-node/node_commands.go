@@ -63,7 +63,7 @@ func printStatus(out io.Writer, s Status) {
 	for _, c := range s.Restart {
 		fmt.Fprintf(out, "restart: container %s, which has %s of %s\n", c.ID, c.Address, c.Network)
 	}
-	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; %d repairs; %d packets of strangers dropped\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
+	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; repairs: %d; packets of strangers dropped: %d\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if len(s.Peers) > 0 {
 		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tMTU\tSEEN\tSUBNETS\t")

@@ -120,7 +120,7 @@ func (a *agent) accept(ctx context.Context, st store, force bool) (said, error) 
 		}
 		before := len(s.Peers)
 		s.Accept(a.listing)
-		notes = append(notes, fmt.Sprintf("accepted: %d peers are gone, %d are left", before-len(s.Peers), len(s.Peers)))
+		notes = append(notes, fmt.Sprintf("accepted; peers that are gone: %d, that are left: %d", before-len(s.Peers), len(s.Peers)))
 		a.missing = nil
 	}
 	if err := a.member.Save(*s); err != nil {

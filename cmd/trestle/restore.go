@@ -74,7 +74,7 @@ func printRestored(p *ui.Printer, r cni.Restored) error {
 		p.Printf("%s; not made: DEL the one whose ADD did not end\n", text)
 	}
 	if !changed {
-		p.Printf("nothing was missing (%d networks with records)\n", len(r.Networks))
+		p.Printf("nothing was missing (%s with records)\n", counted(len(r.Networks), "network"))
 	}
 	return nil
 }

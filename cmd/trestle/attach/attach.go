@@ -56,7 +56,7 @@ type Attached struct {
 	DNS       types.DNS             `json:"dns"`
 }
 
-// Add attaches the container. What is wrong with the wish is said before anything is
+// Add attaches the container, under LockNetNS. What is wrong with the wish is said before anything is
 // done; what fails on the way is undone.
 func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error) {
 	list, facts, err := r.list(name)
@@ -254,11 +254,9 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	if _, err := os.Stat(list.File); err != nil {
 		return nil, fmt.Errorf("the network was removed just now: %w", err)
 	}
-	unlock, err := r.nameInterface(rt)
-	if err != nil {
+	if err := nameInterface(rt); err != nil {
 		return nil, err
 	}
-	defer unlock()
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
 	answer, err := chain.AddNetworkList(ctx, list.NetworkConfigList, rt)
 	if err == nil {
