@@ -15,11 +15,13 @@ import (
 
 // answerTime bounds one request: far more than any takes, and short enough for
 // tests of what must not get through.
-const answerTime = 5 * time.Second
+var answerTime = map[bool]time.Duration{false: 5 * time.Second, true: 30 * time.Second}[inVM]
+
+var answerSeconds = strconv.Itoa(int(answerTime.Seconds()))
 
 // Ping asks address once and says why there was no answer.
 func (n *Namespace) Ping(address netip.Addr) error {
-	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W5", address.String()}})
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W" + answerSeconds, address.String()}})
 	if err == nil && output.Code != 0 {
 		err = fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
 	}
@@ -32,7 +34,7 @@ var roundTrip = regexp.MustCompile(`time=([0-9.]+) ms`)
 // asked for its neighbour again, or sent to where nobody is. The time is that between
 // two packets, so that a slow machine does not count.
 func (n *Namespace) PingAtOnce(address netip.Addr) error {
-	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W5", address.String()}})
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W" + answerSeconds, address.String()}})
 	if err != nil {
 		return err
 	}
