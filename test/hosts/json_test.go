@@ -61,7 +61,7 @@ func TestJSON(t *testing.T) {
 	call(a, "cluster release pods 10.40.254.0/24", `"message"`)
 	call(a, "cluster release --node-is-dead nobody", `"error": "node nobody: unknown; trestle cluster nodes lists them"`)
 	call(a, "cluster check", `"way": "tunnel"`, `"obstacles": []`)
-	call(a, "cluster restore", `"message": "restored 2 hosts`)
+	call(a, "cluster restore", `"message": "restored (hosts: 2)`)
 	call(a, "cluster accept", `"message"`)
 	call(a, "cluster import-flannel "+etcd+" --cluster fourth", `"pool": "10.5.0.0/16"`)
 	for _, group := range []string{"node", "cluster"} {

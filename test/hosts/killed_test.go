@@ -162,6 +162,7 @@ func TestKilledJoining(t *testing.T) {
 		if out := b.Node("node", "leave"); out.Code != 0 {
 			t.Fatalf("leave: %v", out)
 		}
+		b.Kill() // it ends by itself, but not at once
 		n.left(t, b, "joined after "+s.name)
 	}
 }
