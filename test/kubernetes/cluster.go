@@ -60,7 +60,7 @@ func New(t *testing.T) *Cluster {
 		"--service-account-private-key-file="+pki+"/sa.key", "--root-ca-file="+pki+"/ca.crt",
 		"--allocate-node-cidrs", "--cluster-cidr="+podCIDRs, fmt.Sprint("--node-cidr-mask-size-ipv4=", maskIPv4), "--node-cidr-mask-size-ipv6=64",
 		"--service-cluster-ip-range="+services, "--configure-cloud-routes=false", "--bind-address=127.0.0.1",
-		"--node-monitor-grace-period=50s")
+		"--flex-volume-plugin-dir="+pki+"/volume-plugins") // else it makes one in /usr
 	c.start("kube-scheduler", "--kubeconfig="+pki+"/scheduler.conf", "--leader-elect=false", "--bind-address=127.0.0.1")
 	return c
 }
