@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // The networks' configurations for the runtime are ordinary lists of plugins, which the
@@ -163,10 +164,18 @@ func subnetsIn(value any) (found []netip.Prefix) {
 }
 
 // container is an attachment with an address of a network's.
-type container struct {
-	Network string     `json:"network"`
-	Address netip.Addr `json:"address"`
-	ID      string     `json:"container"`
+type container = hosts.Container
+
+// howMany counts containers: one may have several addresses.
+func howMany(all []container) string {
+	ids := map[string]bool{}
+	for _, c := range all {
+		ids[c.ID] = true
+	}
+	if len(ids) == 1 {
+		return "1 container has"
+	}
+	return fmt.Sprint(len(ids), " containers have")
 }
 
 // leases lists the addresses that containers have in the subnets.
@@ -192,7 +201,7 @@ func leases(owned []cluster.Owned) ([]container, error) {
 				continue // released meanwhile
 			}
 			id, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
-			all = append(all, container{o.Network, addr, strings.TrimSpace(id)})
+			all = append(all, container{Network: o.Network, Address: addr, ID: strings.TrimSpace(id)})
 		}
 	}
 	return all, nil

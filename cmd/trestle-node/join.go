@@ -92,6 +92,7 @@ overlaps what this host has already. Nothing is changed where something is amiss
 	cmd.Flags().StringVar(&name, "name", "", "this host's name in the cluster; its hostname by default")
 	cmd.Flags().StringVar(&device, "interface", "", "the device that leads to the other hosts; that of the default route by default")
 	cmd.Flags().StringVar(&address, "address", "", "the address that the other hosts reach this one by")
+	cmd.Flags().BoolVar(&flags.settings.NAT, "nat", false, "the other hosts cannot reach it: with the backend wireguard this host speaks first")
 	return cmd
 }
 
@@ -103,7 +104,8 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := mayJoin(cmd.Context(), s); err != nil {
+	config, err := mayJoin(cmd.Context(), s)
+	if err != nil {
 		return err
 	}
 	written := flags.settings
@@ -111,46 +113,55 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 	if err := written.write(); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
-	return nil
+	text := fmt.Sprintf("wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
+	value := map[string]any{"settings": settingsPath, "name": s.Name}
+	if config.Backend == cluster.WireGuard && s.Etcd == nil {
+		key, err := wireGuardKey()
+		if err != nil {
+			return err
+		}
+		value["wgKey"] = key.PublicKey().String()
+		text = fmt.Sprintf("put this host's key into its entry of %s, on all hosts: \"wgKey\": %q\n", s.File, key.PublicKey()) + text
+	}
+	return answer(cmd, value, text)
 }
 
 // mayJoin looks for what would keep this host from joining.
-func mayJoin(ctx context.Context, s settings) error {
+func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 	st, err := openStore(s)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	defer func() { _ = st.Close() }() // only read from
 	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixNames+s.Name)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	value, ok := view.Keys[cluster.KeyConfig]
 	if !ok {
-		return fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
+		return cluster.Config{}, fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
 	}
 	if view.Lacking != nil {
-		return view.Lacking
+		return cluster.Config{}, view.Lacking
 	}
 	config, err := cluster.ParseConfig(value.Data)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	id, err := identity(s)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	if holder, taken := view.Keys[cluster.PrefixNames+s.Name]; taken && string(holder.Data) != id {
-		return fmt.Errorf("host name %s is taken by node %s; give this host another with --name", s.Name, holder.Data)
+		return cluster.Config{}, fmt.Errorf("host name %s is taken by node %s; give this host another with --name", s.Name, holder.Data)
 	}
 	host, err := overlay.Open(nftDir)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	defer func() { _ = host.Close() }() // only looked at
 	if _, err := host.FindUplink(s.Interface, s.addresses()...); err != nil {
-		return err
+		return cluster.Config{}, err
 	}
-	return checkOverlaps(config)
+	return config, checkHost(config)
 }

@@ -12,16 +12,19 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // Where everything is.
 const (
-	settingsPath = "/etc/trestle/node.json"
+	settingsPath = hosts.SettingsPath
 	clusterPath  = "/etc/trestle/cluster.json"
 	idPath       = "/var/lib/trestle/node/id"
 	statePath    = "/var/lib/trestle/node/state.json"
+	keyPath      = "/var/lib/trestle/node/wg.key"
 	runDir       = "/run/trestle/node"
-	statusPath   = runDir + "/status.json"
+	statusPath   = hosts.StatusPath
 	socketPath   = runDir + "/socket"
 	lockPath     = runDir + "/lock"
 	nftDir       = runDir + "/nft"
@@ -39,6 +42,9 @@ type settings struct {
 	// route where both are empty.
 	Interface string     `json:"interface,omitempty"`
 	Address   netip.Addr `json:"address,omitzero"`
+	// NAT says that the other hosts cannot reach this one's address: with WireGuard it speaks to
+	// them first, and keeps the way open.
+	NAT bool `json:"nat,omitempty"`
 	// Etcd, Kubernetes or File is the store; the file /etc/trestle/cluster.json where none is there.
 	Etcd       *etcdSettings       `json:"etcd,omitempty"`
 	Kubernetes *kubernetesSettings `json:"kubernetes,omitempty"`
@@ -85,7 +91,7 @@ func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()
 func (d *duration) UnmarshalJSON(data []byte) error {
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil {
-		return fmt.Errorf(`a duration is written like "30s": %w`, err)
+		return fmt.Errorf(`a duration is written like "30s": %w`, cni.Plain(err))
 	}
 	parsed, err := time.ParseDuration(text)
 	if err == nil && parsed <= 0 {
@@ -115,7 +121,7 @@ func parseSettings(data []byte) (settings, error) {
 	decoder.DisallowUnknownFields() // a misspelt key would be a default in silence
 	var s settings
 	if err := decoder.Decode(&s); err != nil {
-		return settings{}, err
+		return settings{}, cni.Plain(err)
 	}
 	return s, errors.Join(s.fill(), s.check())
 }

@@ -76,9 +76,9 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 // Claims are the subnets that are taken, in order.
 func Claims(view View) []Owned {
 	var all []Owned
-	for key, c := range readClaims(view) {
-		if network, subnet, err := parseOwnedKey(key); err == nil {
-			all = append(all, Owned{network, subnet, c.Nonce})
+	for _, c := range readClaims(view) {
+		if c.owned.Subnet.IsValid() {
+			all = append(all, c.owned)
 		}
 	}
 	slices.SortFunc(all, compareOwned)
@@ -100,7 +100,7 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	if err := m.BeginLeave(); err != nil {
 		return err
 	}
-	for range settleTries {
+	for range reconcileTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
 		if errors.Is(err, ErrReadOnly) {
 			done, err = true, nil // the administrator's list is the administrator's to change
@@ -126,7 +126,7 @@ func Release(ctx context.Context, store Store, id string, now time.Time) error {
 	if _, listed := view.Keys[PrefixNodes+id]; !listed && len(claimsOf(view, id)) == 0 {
 		return fmt.Errorf("node %s: %w; trestle cluster nodes lists them", id, ErrUnknown)
 	}
-	for range settleTries {
+	for range reconcileTries {
 		if done, err := bury(ctx, store, id, now); done || err != nil {
 			return err
 		}
@@ -207,8 +207,7 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	txn.put(PrefixClaims+keyOf(o), data)
 	done, err := store.Commit(ctx, txn)
 	if err == nil && !done {
-		holder := readClaims(view)[keyOf(o)].Node
-		err = fmt.Errorf("%s %s is taken by node %s; trestle cluster subnets lists all", o.Network, o.Subnet, holder)
+		err = fmt.Errorf("%s %s is %s; trestle cluster subnets lists all", o.Network, o.Subnet, readClaims(view)[keyOf(o)].holder())
 	}
 	return err
 }

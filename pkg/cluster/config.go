@@ -16,9 +16,10 @@ type Backend string
 // The backends. Auto goes directly where both hosts are on one link, and by VXLAN
 // elsewhere.
 const (
-	Auto   Backend = "auto"
-	HostGW Backend = "host-gw"
-	VXLAN  Backend = "vxlan"
+	Auto      Backend = "auto"
+	HostGW    Backend = "host-gw"
+	VXLAN     Backend = "vxlan"
+	WireGuard Backend = "wireguard"
 )
 
 // What a configuration has that does not say otherwise. The port is neither the
@@ -37,7 +38,8 @@ type Config struct {
 	// the same.
 	ID       string    `json:"id"`
 	Networks []Network `json:"networks"`
-	// Backend, VNI and Port are of the hosts' links: one device serves all networks.
+	// Backend, VNI and Port are of the hosts' links: one device serves all networks. Port
+	// is UDP's, of VXLAN or WireGuard.
 	Backend Backend `json:"backend,omitempty"`
 	VNI     int     `json:"vni,omitempty"`
 	Port    int     `json:"port,omitempty"`
@@ -120,9 +122,9 @@ var nameOfNetwork = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,11}$`)
 
 func (c Config) check() error {
 	switch c.Backend {
-	case Auto, HostGW, VXLAN:
+	case Auto, HostGW, VXLAN, WireGuard:
 	default:
-		return fmt.Errorf(`config: backend: %q is none of "auto", "host-gw" and "vxlan"`, c.Backend)
+		return fmt.Errorf(`config: backend: %q is none of "auto", "host-gw", "vxlan" and "wireguard"`, c.Backend)
 	}
 	if c.VNI < 1 || c.VNI > 1<<24-1 {
 		return fmt.Errorf("config: vni: %d is not between 1 and %d", c.VNI, 1<<24-1)

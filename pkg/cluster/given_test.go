@@ -53,7 +53,7 @@ func newGiven(t *testing.T) (*given, *plainHost) {
 }
 
 func (h *plainHost) settleWith(store cluster.Store) error {
-	return h.Settle(context.Background(), store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
+	return h.Reconcile(context.Background(), store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
 }
 
 func subnetsOf(owned []cluster.Owned) (all []string) {

@@ -165,7 +165,8 @@ func (p Pool) oldest(dead []Tombstone, wide []netip.Prefix, w Wish) (netip.Prefi
 	dead = slices.DeleteFunc(dead, func(t Tombstone) bool { return slices.ContainsFunc(wide, t.Subnet.Overlaps) })
 	slices.SortFunc(dead, func(a, b Tombstone) int { return int(a.Revision - b.Revision) })
 	for _, t := range dead {
-		if age := w.Now.Sub(t.At); age >= w.Quarantine || age < 0 {
+		// A little in the future is a clock that was set back, far in it one that is wrong.
+		if age := w.Now.Sub(t.At); age.Abs() >= w.Quarantine {
 			return t.Subnet, nil
 		}
 	}

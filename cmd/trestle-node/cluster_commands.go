@@ -63,7 +63,7 @@ its own, and the file is copied to all of them.`,
 	f.StringVar(&p.ipv6, "pool6", "", "addresses of the network of IPv6, like fd40::/48")
 	f.IntVar(&p.len4, "subnet-len", 24, "length of each host's subnet")
 	f.IntVar(&p.len6, "subnet-len6", 64, "the same of IPv6")
-	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), or auto (direct where on one link)")
+	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), auto (direct where on one link), or wireguard (encrypted)")
 	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; as often as there are hosts")
 	return cmd
 }
@@ -117,8 +117,8 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if err := cluster.Init(cmd.Context(), st, config); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
-	return nil
+	text := fmt.Sprintf("cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	return answer(cmd, map[string]string{"id": config.ID}, text)
 }
 
 // initKubernetes writes the configuration alone: hosts and their subnets are Kubernetes' to say.
@@ -176,8 +176,8 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	if err := writeNew(path, document); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
-	return nil
+	text := fmt.Sprintf("wrote %s (hosts: %d); copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	return answer(cmd, map[string]any{"file": path, "nodes": len(nodes)}, text)
 }
 
 func newConfigCommand() *cobra.Command {
@@ -207,7 +207,10 @@ func newConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cluster.SetConfig(cmd.Context(), st, c)
+			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
+				return err
+			}
+			return say(cmd, "set; hosts take it over within a heartbeat")
 		}),
 	)
 	return config
@@ -218,14 +221,6 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 		return io.ReadAll(cmd.InOrStdin())
 	}
 	return os.ReadFile(path)
-}
-
-func printJSON(out io.Writer, value any) error {
-	data, err := json.MarshalIndent(value, "", "  ")
-	if err == nil {
-		_, err = fmt.Fprintln(out, string(data))
-	}
-	return err
 }
 
 // listedNode is one host, as the store knows it.
@@ -254,8 +249,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 }
 
 func newNodesCommand() *cobra.Command {
-	asJSON := false
-	cmd := onStore(&cobra.Command{
+	return onStore(&cobra.Command{
 		Use:   "nodes",
 		Short: "List the hosts",
 		Args:  cobra.NoArgs,
@@ -264,38 +258,32 @@ func newNodesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			var list []map[string]any
-			for _, n := range nodes {
-				list = append(list, map[string]any{
-					"id":       n.ID,
-					"name":     n.Name,
-					"underlay": n.Underlay,
-					"mtu":      n.MTU,
-					"subnets":  n.Subnets,
-					"version":  n.Version,
-					"up":       n.Up,
-				})
-			}
-			return printJSON(cmd.OutOrStdout(), list)
-		}
-		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+		list := []map[string]any{}
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(table, "NAME\tID\tADDRESS\tUP\tSUBNETS")
 		for _, n := range nodes {
 			fmt.Fprintf(table, "%s\t%s\t%s\t%v\t%s\n", n.Name, n.ID, spaced(n.Underlay), n.Up, spaced(prefixesOf(n.Subnets...)))
+			list = append(list, map[string]any{
+				"id":       n.ID,
+				"name":     n.Name,
+				"underlay": n.Underlay,
+				"mtu":      n.MTU,
+				"subnets":  n.Subnets,
+				"version":  n.Version,
+				"up":       n.Up,
+			})
 		}
 		for _, p := range problems {
 			fmt.Fprintln(table, p)
 		}
-		return table.Flush()
+		_ = table.Flush() // into memory
+		return answer(cmd, list, text.String())
 	})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	return cmd
 }
 
 func newSubnetsCommand() *cobra.Command {
-	asJSON := false
-	cmd := onStore(&cobra.Command{
+	return onStore(&cobra.Command{
 		Use:   "subnets",
 		Short: "List the subnets that are taken, and by whom",
 		Args:  cobra.NoArgs,
@@ -305,18 +293,18 @@ func newSubnetsCommand() *cobra.Command {
 			return err
 		}
 		holders := cluster.Holders(view)
-		if asJSON {
-			return printJSON(cmd.OutOrStdout(), holders)
-		}
-		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(table, "NETWORK\tSUBNET\tNODE\tRESERVED")
 		for _, h := range holders {
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", h.Network, h.Subnet, h.Node, h.Reserved)
 		}
-		return errors.Join(table.Flush(), printUse(cmd.OutOrStdout(), view, holders))
+		_ = table.Flush() // into memory
+		if err := printUse(&text, view, holders); err != nil {
+			return err
+		}
+		return answer(cmd, append([]cluster.Holder{}, holders...), text.String())
 	})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	return cmd
 }
 
 // printUse says how full each pool is; from four fifths on that is a warning.
@@ -354,7 +342,11 @@ func newReserveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return cluster.Reserve(cmd.Context(), st, cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}, why)
+		o := cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}
+		if err := cluster.Reserve(cmd.Context(), st, o, why); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is given to no host", o.Network, o.Subnet)
 	})
 	cmd.Flags().StringVar(&why, "why", "reserved", "what for")
 	return cmd
@@ -374,7 +366,10 @@ its subnets up when it hears of it, and its containers must be started anew: unt
 			if err != nil {
 				return err
 			}
-			return cluster.Release(cmd.Context(), st, id, time.Now())
+			if err := cluster.Release(cmd.Context(), st, id, time.Now()); err != nil {
+				return err
+			}
+			return say(cmd, "the subnets of node %s are free, after their quarantine", id)
 		}
 		if dead != "" || len(args) != 2 {
 			return errors.New("it takes either --node-is-dead and a host, or a network and a reserved subnet of it")
@@ -383,7 +378,10 @@ its subnets up when it hears of it, and its containers must be started anew: unt
 		if err != nil {
 			return err
 		}
-		return cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked())
+		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked()); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is reserved no more", args[0], subnet.Masked())
 	})
 	cmd.Flags().StringVar(&dead, "node-is-dead", "", "the host, by name or id")
 	return cmd
@@ -421,8 +419,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
-		return nil
+		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
 	})
 }
 
@@ -433,5 +430,10 @@ func newAcceptAllCommand() *cobra.Command {
 		Long: `Let hosts take new subnets again. It is your word that trestle cluster nodes lists every host that lives: the
 subnet of one that is not listed could be given to another.`,
 		Args: cobra.NoArgs,
-	}, func(cmd *cobra.Command, _ []string, st store) error { return cluster.Thaw(cmd.Context(), st) })
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		if err := cluster.Thaw(cmd.Context(), st); err != nil {
+			return err
+		}
+		return say(cmd, "hosts may take new subnets")
+	})
 }
