@@ -26,7 +26,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 soak soak-hosts fuzz test-arch cover race vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes soak soak-hosts fuzz test-arch cover race vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -110,7 +110,7 @@ VM     := $(CURDIR)/.cache/vm
 RUN    ?= VLAN|OlderKernels|WireGuard|Clock|TheKernelsIPVS
 RUN_ASKED := $(if $(filter command,$(firstword $(origin RUN))),'$(RUN)')
 ARCH   ?=
-TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
+TESTED := $(filter-out bench demo kubernetes runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
 KERNEL ?=
 QEMU_arm64 := qemu-system-aarch64=qemu-system-arm
 QEMU_s390x := qemu-system-s390x=qemu-system-misc
@@ -139,6 +139,18 @@ test-containerd2: root deps runtimes build peers ## the same CRI tests on contai
 	@test -x '$(CONTAINERD2)/containerd' || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN='$(CONTAINERD2)' \
 		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
 	TRESTLE_CONTAINERD2='$(CONTAINERD2)' go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
+
+# Kubernetes itself, as one program that has each name: 6 minutes and some 4 GB of Go's build cache at first. It is
+# a module of its own, as the versions that it needs are nobody else's.
+KUBERNETES          := $(CURDIR)/.cache/kubernetes
+KUBERNETES_VERSION  := $(shell sed -n 's|^\tk8s.io/kubernetes \(v.*\)|\1|p' test/kubernetes/kube/go.mod)
+KUBERNETES_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
+test-kubernetes: root deps runtimes build peers ## a real control plane, kubelets and kube-proxies with the DaemonSet of docs/kubernetes.md, which the first run builds in some minutes
+	@mkdir -p '$(KUBERNETES)'
+	cd test/kubernetes/kube && nice go build -trimpath -o '$(KUBERNETES)/kube' \
+		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES_VERSION)' .
+	@for name in $(KUBERNETES_PROGRAMS); do ln -f '$(KUBERNETES)/kube' '$(KUBERNETES)/'$$name; done
+	TRESTLE_KUBERNETES='$(KUBERNETES)' go test -count=1 -v -tags kubernetes -timeout 40m ./test/kubernetes
 
 # The architectures that the reference plugins are released for, and two more. The whole tree is looked at
 # where integers or the kernel's structs are of another width; elsewhere it is enough that it compiles.

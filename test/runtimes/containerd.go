@@ -37,16 +37,32 @@ func (m *Machine) Containerd(dir, config, namespace string) *Containerd {
 	c := &Containerd{m: m, dir: dir}
 	c.Start()
 	m.t.Cleanup(c.Kill)
+	c.load(m.ImageArchive(), namespace)
+	return c
+}
+
+// Image gives containerd an image of busybox and files, by their places in it.
+func (c *Containerd) Image(name, namespace string, files map[string]string) {
+	c.m.t.Helper()
+	archive, err := imageArchive(name, files)
+	if err != nil {
+		c.m.t.Fatalf("%v", err)
+	}
+	const path = scratch + "/more.tar"
+	c.m.WriteFile(path, string(archive))
+	c.load(path, namespace)
+}
+
+func (c *Containerd) load(archive, namespace string) {
+	c.m.t.Helper()
 	local := ""
 	if help := c.mustRun("ctr", "images", "import", "--help"); strings.Contains(help, "--local") {
 		local = " --local" // containerd 2 else asks a service that has no snapshotter but its default
 	}
-	archive := m.ImageArchive()
 	command := fmt.Sprintf("-n %s images import%s --snapshotter %s %s", namespace, local, Snapshotter, archive)
 	if output := c.Ctr(strings.Fields(command)...); output.Code != 0 {
-		m.t.Fatalf("import %s: %s%s", Image, output.Stdout, output.Stderr)
+		c.m.t.Fatalf("import %s: %s%s", archive, output.Stdout, output.Stderr)
 	}
-	return c
 }
 
 // ImageArchive writes Image to a file on the machine and says where.
@@ -56,7 +72,7 @@ func (m *Machine) ImageArchive() string {
 	if err != nil {
 		m.t.Fatalf("build the programs for tests: %v", err)
 	}
-	archive, err := imageArchive(programs.peer)
+	archive, err := imageArchive(Image, map[string]string{"bin/peer": programs.peer})
 	if err != nil {
 		m.t.Fatalf("%v", err)
 	}

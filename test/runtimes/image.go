@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 )
 
@@ -17,12 +19,13 @@ import (
 // busybox under the names of its applets, and the program of ./peer.
 const Image = "localhost/trestle-test:1"
 
-// imageArchive makes Image as `docker save` writes one, which every runtime
-// reads (moby/moby, image/spec/v1.2.md).
-func imageArchive(peer string) ([]byte, error) {
-	layer, err := imageLayer(peer)
+// imageArchive makes an image of the name as `docker save` writes one, which every
+// runtime reads (moby/moby, image/spec/v1.2.md). Besides busybox it has the files, by
+// their places in the image.
+func imageArchive(name string, files map[string]string) ([]byte, error) {
+	layer, err := imageLayer(files)
 	if err != nil {
-		return nil, fmt.Errorf("image %s: %w", Image, err)
+		return nil, fmt.Errorf("image %s: %w", name, err)
 	}
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH,
@@ -35,7 +38,7 @@ func imageArchive(peer string) ([]byte, error) {
 		return nil, err
 	}
 	manifest, err := json.Marshal([]map[string]any{
-		{"Config": "config.json", "RepoTags": []string{Image}, "Layers": []string{"layer.tar"}},
+		{"Config": "config.json", "RepoTags": []string{name}, "Layers": []string{"layer.tar"}},
 	})
 	if err != nil {
 		return nil, err
@@ -47,7 +50,7 @@ func imageArchive(peer string) ([]byte, error) {
 	return archive.close()
 }
 
-func imageLayer(peer string) ([]byte, error) {
+func imageLayer(files map[string]string) ([]byte, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, err
@@ -61,12 +64,14 @@ func imageLayer(peer string) ([]byte, error) {
 		layer.entry(tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}, nil)
 	}
 	layer.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/:/bin/sh\n"))
-	for _, program := range []struct{ name, path string }{{"bin/busybox", path}, {"bin/peer", peer}} {
-		content, err := os.ReadFile(program.path)
+	all := map[string]string{"bin/busybox": path}
+	maps.Copy(all, files)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		content, err := os.ReadFile(all[name])
 		if err != nil {
 			return nil, err
 		}
-		layer.file(program.name, 0o755, content)
+		layer.file(name, 0o755, content)
 	}
 	for _, applet := range strings.Fields(string(applets)) {
 		if applet != "busybox" {
