@@ -91,20 +91,23 @@ test-arch: root have-go deps ## unit tests as a 32-bit program (386), and on a b
 	test/arch/run 386
 	test/arch/run s390x '$(CURDIR)/.cache/arch'
 
-# What was found is kept by Go in testdata/fuzz of the package: commit it with the mend.
+# What was found is kept by Go in testdata/fuzz of the package: commit it with the mend. Nothing is made smaller: Go
+# would spend a minute on each input that is new to it, and a target of whole processes has no other time than that.
 FUZZTIME ?= 20s
-fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process
-	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' pkg test | xargs -n 1 dirname | sort -u); do \
+FUZZ     ?= .
+fuzz: root deps build ## each fuzz target for FUZZTIME (20s): whatever reads bytes, and each plugin as a process; FUZZ=… only those whose package and name match
+	@set -e; for package in $$(grep -rl --include='*_test.go' '^func Fuzz' cmd pkg test | xargs -n 1 dirname | sort -u); do \
 		for target in $$(cat $$package/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p'); do \
+			echo "$$package $$target" | grep -q -- '$(FUZZ)' || continue; \
 			echo "== $$package $$target"; \
-			go test -timeout 3h -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$package; \
+			go test -timeout 3h -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 0x ./$$package; \
 		done; \
 	done
 
 # One boot for all tests that need what many a running kernel lacks. RUN takes others there, too: a second kernel.
 # It is one program for each package of tests, of which those go that have no such test.
 VM     := $(CURDIR)/.cache/vm
-RUN    ?= VLAN|OlderKernels|TheKernelsIPVS
+RUN    ?= VLAN|OlderKernels|WireGuard|Clock|TheKernelsIPVS
 RUN_ASKED := $(if $(filter command,$(firstword $(origin RUN))),'$(RUN)')
 ARCH   ?=
 TESTED := $(filter-out bench demo runtimes,$(patsubst test/%/main_test.go,%,$(wildcard test/*/main_test.go)))
@@ -112,7 +115,7 @@ KERNEL ?=
 QEMU_arm64 := qemu-system-aarch64=qemu-system-arm
 QEMU_s390x := qemu-system-s390x=qemu-system-misc
 test-vm: DEPS += $(if $(ARCH),$(QEMU_$(ARCH)),qemu-system-x86_64=qemu-system-x86) cpio=cpio modprobe=kmod xz=xz-utils ipvsadm=ipvsadm
-test-vm: root deps build peers previous ## the tests of VLANs, of IPVS, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs nearly all, or adds those of RUN=…, and writes docs/kernels.md; ARCH=arm64 or s390x boots that architecture's kernel
+test-vm: root deps build peers previous ## the tests of VLANs, of IPVS, of WireGuard, of a clock that jumps, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs nearly all, or adds those of RUN=…, and writes docs/kernels.md; ARCH=arm64 or s390x boots that architecture's kernel
 ifneq ($(ARCH)$(KERNEL),)
 	test/vm/kernel '$(VM)/$(or $(KERNEL),6.1)$(addprefix -,$(ARCH))' '$(or $(KERNEL),6.1)' '$(or $(ARCH),amd64)' $(RUN_ASKED)
 else
@@ -196,6 +199,7 @@ demo-hosts: root deps build ## three hosts, an etcd of three members, a containe
 
 # On a quiet machine: what else runs is in the numbers.
 BENCH ?= full
+bench: DEPS += iperf3=iperf3 perf=linux-perf
 bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
 	go run ./test/bench -size '$(BENCH)' -docs docs
 
