@@ -85,10 +85,10 @@ func (o topologyOptions) run(p *ui.Printer) error {
 // chains are those of all programs, in the order in which a packet comes to them.
 func chains(p *ui.Printer, snapshot *inventory.Snapshot) []picture.Chain {
 	host, problem := way.Open(snapshot)
-	defer host.Close()
-	if problem != nil {
+	if problem != nil { // the rest is right
 		p.Notef("trestle: %v", problem)
 	}
+	defer host.Close()
 	var all []picture.Chain
 	for _, frames := range []bool{true, false} {
 		for _, hook := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
