@@ -155,7 +155,7 @@ func (a *agent) session(ctx context.Context) error {
 		return err
 	}
 	a.refused.Store(false)
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	a.connected(ctx, st)
@@ -182,6 +182,20 @@ func (a *agent) identify(ctx context.Context, st store) error {
 	config, err := cluster.ParseConfig(value.Data)
 	if err != nil {
 		return err
+	}
+	return checkHost(config)
+}
+
+// checkHost looks for what would keep this host from being in the network: a kernel
+// that lacks what the backend needs, and addresses of the pools that it has already.
+func checkHost(config cluster.Config) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	err = host.CheckBackend(overlay.Backend(config.Backend))
+	if err := errors.Join(err, host.Close()); err != nil {
+		return fmt.Errorf("backend %s: %w", config.Backend, err)
 	}
 	return checkOverlaps(config)
 }
@@ -240,9 +254,9 @@ func (a *agent) checkClone(data []byte) error {
 // instance tells this process from others.
 var instance = newNonce()
 
-// settleAndList is everything that a host asks of its store before it follows.
-func (a *agent) settleAndList(ctx context.Context, st store) error {
-	if err := a.settle(ctx, st); err != nil {
+// reconcileAndList is everything that a host asks of its store before it follows.
+func (a *agent) reconcileAndList(ctx context.Context, st store) error {
+	if err := a.reconcile(ctx, st); err != nil {
 		a.tell() // what was lost is known all the same
 		return err
 	}
@@ -251,15 +265,22 @@ func (a *agent) settleAndList(ctx context.Context, st store) error {
 
 func (a *agent) self() cluster.Node {
 	uplink := a.kernel.currentUplink()
-	return cluster.Node{Underlay: uplink.Addresses, MTU: uplink.MTU, MAC: overlay.MAC(a.member.State.ID), Version: release}
+	return cluster.Node{
+		Underlay: uplink.Addresses,
+		MTU:      uplink.MTU,
+		MAC:      overlay.MAC(a.member.State.ID),
+		WGKey:    a.kernel.key.PublicKey().String(),
+		NAT:      a.settings.NAT,
+		Version:  release,
+	}
 }
 
-func (a *agent) settle(ctx context.Context, st store) error {
+func (a *agent) reconcile(ctx context.Context, st store) error {
 	if len(a.kernel.currentUplink().Addresses) == 0 {
 		return errors.New("this host has no uplink yet")
 	}
 	lost := len(a.member.State.Lost)
-	err := a.member.Settle(ctx, st, a.self())
+	err := a.member.Reconcile(ctx, st, a.self())
 	if len(a.member.State.Lost) > lost {
 		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
 	}
@@ -341,7 +362,7 @@ func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
 	case len(s.Lost) > 0 && len(restart) > 0:
-		return hosts.Fenced, fmt.Sprintf("containers have addresses of subnets that are another host's (%d); restart them", len(restart))
+		return hosts.Fenced, howMany(restart) + " addresses of subnets that are another host's; restart them"
 	case len(s.Lost) > 0:
 		return hosts.Fenced, "subnets of this host were given to another; trestle node accept takes note of it"
 	case s.Suspect != "":
@@ -436,7 +457,7 @@ func (a *agent) follow(ctx context.Context, st store) error {
 			err = a.beat(ctx, st)
 			beat.Reset(a.nextBeat())
 		case <-a.kernel.moved:
-			err = a.settle(ctx, st)
+			err = a.reconcile(ctx, st)
 			a.tell()
 		case r := <-a.requests:
 			r.reply <- r.do(ctx, st)
@@ -539,7 +560,7 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	return errChanged // the watch may wait for a revision that is far off

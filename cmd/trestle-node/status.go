@@ -51,7 +51,7 @@ func (b *board) update(change func(*Status)) {
 		b.status.Peers[i].Seen = b.seen[p.ID]
 	}
 	b.status.Problems = nil
-	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist"} {
+	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist", "mtu"} {
 		b.status.Problems = append(b.status.Problems, b.problems[who]...)
 	}
 	b.status.PID, b.status.Updated = os.Getpid(), time.Now().UTC()

@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
-	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -128,29 +128,29 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 		return runInBackground(p)
 	}
 	child.networks = at.networks
-	return o.runSandboxed(ctx, p, r, child)
+	return o.runInContainer(ctx, p, r, child)
 }
 
-// runSandboxed runs the command in a namespace of its own.
-func (o *runOptions) runSandboxed(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
-	box, err := sandbox.New(o.wish.Container)
+// runInContainer runs the command in a namespace of its own.
+func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
+	c, err := container.New(o.wish.Container)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if failed := o.close(context.WithoutCancel(ctx), p, box); failed != nil {
-			p.Notef("trestle: clear away after %s: %v", box.Name, failed) // the exit status is the command's
+		if failed := o.close(context.WithoutCancel(ctx), p, c); failed != nil {
+			p.Notef("trestle: clear away after %s: %v", c.Name, failed) // the exit status is the command's
 		}
 	}()
-	child.netns = box.NetNS
+	child.netns = c.NetNS
 	attached, dns, err := o.attachAll(ctx, r, child.networks)
 	if err != nil {
 		return err
 	}
-	if err := o.tell(p, box, attached); err != nil {
+	if err := o.tell(p, c, attached); err != nil {
 		return err
 	}
-	if child.resolvConf, err = box.ResolvConf(dns); err != nil {
+	if child.resolvConf, err = c.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
 	if o.detach {
@@ -218,14 +218,14 @@ type ran struct {
 
 // tell says which addresses and ports there are. Standard output is the command's, unless
 // that is in the background.
-func (o *runOptions) tell(p *ui.Printer, box *sandbox.Sandbox, attached []attach.Attached) error {
+func (o *runOptions) tell(p *ui.Printer, c *container.Container, attached []attach.Attached) error {
 	out := &ui.Printer{Out: p.Err}
 	switch {
 	case o.json:
 		if o.detach {
 			out.Out = p.Out
 		}
-		return out.Document(ran{box.Name, box.NetNS, box.PID, o.log, attached})
+		return out.Document(ran{c.Name, c.NetNS, c.PID, o.log, attached})
 	case o.quiet:
 		return nil
 	}
@@ -233,7 +233,7 @@ func (o *runOptions) tell(p *ui.Printer, box *sandbox.Sandbox, attached []attach
 		printAttached(out, a)
 	}
 	if o.log != "" {
-		out.Printf("%s: what it writes is in %s\n", box.Name, o.log)
+		out.Printf("%s: what it writes is in %s\n", c.Name, o.log)
 	}
 	return nil
 }
@@ -343,26 +343,26 @@ func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks [
 }
 
 // close detaches the container from all that it is on, and removes its namespace.
-func (a *app) close(ctx context.Context, p *ui.Printer, box *sandbox.Sandbox) error {
+func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) error {
 	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read has been told
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, on := range r.Snapshot.Attachments {
-		if on.Container == box.Name && (on.NetNS == box.NetNS || on.NetNS == "") {
+		if on.Container == c.Name && (on.NetNS == c.NetNS || on.NetNS == "") {
 			failed = append(failed, r.Del(ctx, on))
 		}
 	}
-	return errors.Join(append(failed, box.Close())...)
+	return errors.Join(append(failed, c.Close())...)
 }
 
 // sweep clears away after each "trestle run" that was killed.
 func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
-	abandoned, err := sandbox.Abandoned()
+	abandoned, err := container.Abandoned()
 	failed := []error{err}
-	for _, box := range abandoned {
-		failed = append(failed, a.close(ctx, p, box))
+	for _, c := range abandoned {
+		failed = append(failed, a.close(ctx, p, c))
 	}
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("clear away after a trestle run that was killed: %w", err)

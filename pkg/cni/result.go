@@ -37,7 +37,7 @@ func (r *Request) RequirePrevResult() (*Result, error) {
 }
 
 func (r *Request) missingPrevResult() error {
-	if r.Verb == Check {
+	if r.Command == Check {
 		return ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
 	}
 	return ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")

@@ -42,6 +42,9 @@ const (
 	None   = "none"
 )
 
+// WireGuard is the kind of a tunnel that is encrypted.
+const WireGuard = "wireguard"
+
 // RouteProtocol is what the agent's routes carry, by which they are told from others'.
 const RouteProtocol = 116
 
@@ -100,7 +103,7 @@ type Container struct {
 // Device is a tunnel's.
 type Device struct {
 	Name string `json:"name"`
-	Kind string `json:"kind"` // "vxlan"
+	Kind string `json:"kind"` // "vxlan" or WireGuard
 	VNI  int    `json:"vni,omitempty"`
 	Port int    `json:"port,omitempty"` // of UDP
 }
@@ -148,6 +151,14 @@ func (s *Status) Running() bool {
 	}
 	name, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/comm")
 	return err == nil && strings.TrimSpace(string(name)) == program
+}
+
+// Shown is the way to a peer in a word for people: whether it is encrypted is of interest.
+func (s *Status) Shown(p Peer) string {
+	if p.Way == Tunnel && s.Tunnel != nil && s.Tunnel.Kind == WireGuard {
+		return WireGuard
+	}
+	return p.Way
 }
 
 // Holder is the other host that has the address.

@@ -10,7 +10,7 @@ import (
 )
 
 func request(config string, args map[string]string) *cni.Request {
-	r := &cni.Request{Verb: cni.Add, Version: "1.0.0", Args: args, Stdin: []byte(config)}
+	r := &cni.Request{Command: cni.Add, Version: "1.0.0", Args: args, Stdin: []byte(config)}
 	if strings.Contains(config, "0.2.0") {
 		r.Version = "0.2.0"
 	}

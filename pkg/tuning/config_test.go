@@ -14,7 +14,7 @@ import (
 
 func parse(config string, args map[string]string) (tuning.Config, error) {
 	owner := cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth0.7"}
-	return tuning.ParseConfig(&cni.Request{Verb: cni.Add, Owner: owner, Version: "1.0.0", Args: args, Stdin: []byte(config)})
+	return tuning.ParseConfig(&cni.Request{Command: cni.Add, Owner: owner, Version: "1.0.0", Args: args, Stdin: []byte(config)})
 }
 
 func TestParseConfig(t *testing.T) {

@@ -29,16 +29,20 @@ type size struct {
 	stream      int // bytes
 	hosts       []int
 	idle        time.Duration // that an agent is looked at
+	packets     int           // of UDP
+	counted     int           // rows of what is counted, at the most
 }
 
 var sizes = map[string]size{
 	"full": {
 		rounds: 31, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
 		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, idle: 30 * time.Second,
+		packets: 300_000, counted: 100,
 	},
 	"quick": {
 		rounds: 7, attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
 		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, idle: 5 * time.Second,
+		packets: 30_000, counted: 12,
 	},
 }
 
@@ -89,7 +93,7 @@ func bench(t host.T) {
 	}
 	fmt.Print(agents)
 	page.remark(agents)
-	counted, err := counts(t)
+	counted, err := counts(t, s.counted)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -17,6 +17,7 @@ var base = map[string][]string{
 	"pkg/cni":      nil,
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
+	"pkg/netns":    {"pkg/cni"},
 	"pkg/nft":      {"pkg/rawfile"},
 	"pkg/rawfile":  {},
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
@@ -37,7 +38,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/runtimes":  {false, nil},
-	"cmd/trestle/sandbox":   {true, nil},
+	"cmd/trestle/container": {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 	"cmd/trestle/way":       {true, []string{"cmd/trestle/inventory", "cmd/trestle/rules"}},
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
@@ -91,7 +92,7 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 // without a client of any store.
 func TestClusterTouchesNoKernel(t *testing.T) {
 	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/cluster/...") {
-		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") {
+		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") || strings.Contains(dependency, "k8s.io") {
 			t.Errorf("pkg/cluster depends on %s", dependency)
 		}
 	}

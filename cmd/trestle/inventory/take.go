@@ -260,7 +260,7 @@ func (a *Attachment) note(netns string, since time.Time) {
 	}
 }
 
-// finish sorts, counts, and settles what nobody has vouched for: a link's other end is in
+// finish sorts, counts, and decides about what nobody has vouched for: a link's other end is in
 // a namespace that is there; a path of a namespace says as much.
 func (t *taking) finish() *Snapshot {
 	s := t.snapshot

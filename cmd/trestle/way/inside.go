@@ -10,11 +10,11 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // route is how somebody would send a packet.
@@ -73,7 +73,7 @@ func (t *traveller) inside(look func() error) error {
 	if t.of.NetNS == "" {
 		return errors.New("nobody has noted where its namespace is")
 	}
-	return ns.WithNetNSPath(t.of.NetNS, func(ns.NetNS) error { return look() })
+	return netns.Enter(t.of.NetNS, look)
 }
 
 // interfaceAndRoute look at the container's interface, and how it sends to an address.
