@@ -179,16 +179,23 @@ func asInput(command *cobra.Command) {
 		if err := noEmptyFlags(c); err != nil || check == nil {
 			return err
 		}
-		if err := check(c, args); err != nil && cni.CodeOf(err) != cni.CodeConfig {
-			return cni.ConfigErrorf("%w; see %s --help", err, c.CommandPath())
-		} else if err != nil {
+		err := check(c, args)
+		if err == nil || cni.CodeOf(err) == cni.CodeConfig {
 			return err
 		}
-		return nil
+		return cni.ConfigErrorf("%s: it is used as %q, and %s given; see %s --help", c.Name(), c.UseLine(), givenOf(args), c.CommandPath())
 	}
 	for _, child := range command.Commands() {
 		asInput(child)
 	}
+}
+
+// givenOf is what somebody has said who has said too much or too little.
+func givenOf(args []string) string {
+	if len(args) == 0 {
+		return "nothing is"
+	}
+	return fmt.Sprintf("%q is", strings.Join(args, " "))
 }
 
 // newGroupCommand is a command that only has others.

@@ -3,8 +3,10 @@ package main
 import (
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/picture"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/cmd/trestle/way"
 )
 
 type topologyOptions struct {
@@ -22,7 +24,8 @@ func newTopologyCommand(a *app) *cobra.Command {
 		Long: `Draw the host's uplinks and bridges, the containers on them with both ends of their
 links, their addresses and published ports, and VLANs: as a tree, or into files, as a
 picture (--svg), for Graphviz (--dot), or as a page for a browser with search and
-details (--html), which needs nothing but itself. FILE may be "-", standard output.
+details (--html), which needs nothing but itself. FILE may be "-", standard output. The
+tree has the chains of nftables and iptables as well that packets come to.
 
 With NETWORK only these networks are drawn. On a bridge with many containers the tree
 shows some, or counts them by the namespace of their pods, unless --all is given; the
@@ -57,6 +60,9 @@ func (o topologyOptions) run(p *ui.Printer) error {
 		return err
 	}
 	topology := picture.NewTopology(snapshot, o.networks...)
+	if len(o.networks) == 0 {
+		topology.Chains = chains(p, snapshot)
+	}
 	if drawings.none() {
 		if p.JSON {
 			return p.Document(topology)
@@ -74,6 +80,28 @@ func (o topologyOptions) run(p *ui.Printer) error {
 			return picture.Page(topology, snapshot.Time)
 		}
 	})
+}
+
+// chains are those of all programs, in the order in which a packet comes to them.
+func chains(p *ui.Printer, snapshot *inventory.Snapshot) []picture.Chain {
+	host, problem := way.Open(snapshot)
+	if problem != nil { // the rest is right
+		p.Notef("trestle: %v", problem)
+	}
+	defer host.Close()
+	var all []picture.Chain
+	for _, frames := range []bool{true, false} {
+		for _, hook := range []string{"prerouting", "input", "forward", "output", "postrouting"} {
+			name := hook
+			if frames {
+				name += " of frames"
+			}
+			for _, b := range host.Rules.At(hook, frames) {
+				all = append(all, picture.Chain{Hook: name, Table: b.Table, Name: b.Chain, Program: b.Program, Drops: b.Drops})
+			}
+		}
+	}
+	return all
 }
 
 // brush paints what picture draws.

@@ -44,8 +44,8 @@ func TestPlain(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", in, err, want)
 		}
 	}
-	err := Plain(fmt.Errorf("file x: %w!", json.Unmarshal([]byte(`{"mtu": ""}`), &doc)))
-	if got := err.Error(); !strings.HasPrefix(got, "file x: mtu: a string") || !strings.HasSuffix(got, "!") {
+	err := Plain(fmt.Errorf("file x: %w (y)", json.Unmarshal([]byte(`{"mtu": ""}`), &doc)))
+	if got := err.Error(); !strings.HasPrefix(got, "file x: mtu: a string") || !strings.HasSuffix(got, " (y)") {
 		t.Errorf("got %s, want what wraps it to stay", got)
 	}
 	if err := Unmarshal([]byte(`{`), &doc); err == nil || strings.Contains(err.Error(), "stands") {

@@ -199,10 +199,9 @@ func flannelJoining(t host.T, program string) round {
 		stop()
 		keys, getErr := e.Out("get", "--prefix", "/coreos.com/network/subnets/")
 		err = errors.Join(err, getErr)
-		for line, rest := "", keys; rest != ""; {
-			line, rest, _ = strings.Cut(rest, "\n")
-			value, _, _ := strings.Cut(rest, "\n")
-			if strings.HasPrefix(line, "/coreos.com/") && strings.Contains(value, fmt.Sprintf("%q", c.IPv4.String())) {
+		lines := strings.Split(keys, "\n")
+		for i, line := range lines[:len(lines)-1] {
+			if strings.HasPrefix(line, "/coreos.com/") && strings.Contains(lines[i+1], fmt.Sprintf("%q", c.IPv4.String())) {
 				err = errors.Join(err, e.Ctl("del", line))
 			}
 		}
@@ -263,7 +262,14 @@ func watching(t host.T, e *lab.Etcd, count int, asks bool) round {
 		if answer := <-watch; answer.Err() != nil {
 			t.Fatalf("watch: %v", answer.Err())
 		}
-		go hear(ctx, client, watch, asks, heard)
+		ask := func(clientv3.LeaseID) error { return nil }
+		if asks {
+			ask = func(id clientv3.LeaseID) error {
+				_, err := client.TimeToLive(ctx, id)
+				return err
+			}
+		}
+		go hear(watch, ask, heard)
 	}
 	return func() ([]time.Duration, error) {
 		lease, err := writer.Grant(ctx, 3600)
@@ -282,14 +288,11 @@ func watching(t host.T, e *lab.Etcd, count int, asks bool) round {
 	}
 }
 
-func hear(ctx context.Context, client *clientv3.Client, watch clientv3.WatchChan, asks bool, heard chan<- error) {
+// hear says of each event that it has come, and been asked about.
+func hear(watch clientv3.WatchChan, ask func(clientv3.LeaseID) error, heard chan<- error) {
 	for answer := range watch {
-		err := answer.Err()
 		for _, event := range answer.Events {
-			if asks && err == nil {
-				_, err = client.TimeToLive(ctx, clientv3.LeaseID(event.Kv.Lease))
-			}
-			heard <- err
+			heard <- errors.Join(answer.Err(), ask(clientv3.LeaseID(event.Kv.Lease)))
 		}
 	}
 }

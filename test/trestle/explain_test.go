@@ -29,6 +29,26 @@ func (p *patient) explain(args ...string) []way.Way {
 	return ways
 }
 
+// TestChains: explain and the topology name the chains that a packet comes to, those of
+// iptables too, and whether one drops what no rule of it accepts.
+func TestChains(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	p.sh("iptables -A FORWARD -i trestle0 -j ACCEPT; iptables -P FORWARD DROP")
+	var said string
+	for _, s := range p.explain("web", "--to", "192.0.2.1:80")[0].Stations {
+		if s.Name == "rules, forward" {
+			said = s.Text
+		}
+	}
+	if !strings.Contains(said, "nobody drops it: FORWARD of ip filter (iptables") {
+		t.Errorf("explain: got %q", said)
+	}
+	if tree := must(t, p.Host, "topology"); !strings.Contains(tree, "FORWARD of ip filter (iptables") || !strings.Contains(tree, "drops what no rule accepts") || !strings.Contains(tree, "postrouting of inet trestle") {
+		t.Errorf("topology: got\n%s", tree)
+	}
+}
+
 // TestExplain: a packet goes through, or stops where the fault is.
 func TestExplain(t *testing.T) {
 	t.Parallel()

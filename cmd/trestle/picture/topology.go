@@ -31,6 +31,34 @@ type Topology struct {
 	Others []Interface `json:"others"`
 	// Hosts are the other hosts; nil where there is no network over several.
 	Hosts *Hosts `json:"hosts,omitempty"`
+	// Chains are those that the kernel asks about packets, of nftables and of iptables, in
+	// that order; the caller adds them, since the inventory does not have them.
+	Chains []Chain `json:"chains,omitempty"`
+}
+
+// Chain is a base chain.
+type Chain struct {
+	Hook    string `json:"hook"` // "forward"; "forward of frames" for those of bridges
+	Table   string `json:"table"`
+	Name    string `json:"name"`
+	Program string `json:"program"` // that shows it: "nft", "iptables" …
+	// Drops says that what none of its rules decides is dropped.
+	Drops bool `json:"drops,omitempty"`
+}
+
+// String is "FORWARD of ip filter (iptables, drops)".
+func (c Chain) String() string {
+	var remarks []string
+	if c.Program != "nft" {
+		remarks = append(remarks, c.Program)
+	}
+	if c.Drops {
+		remarks = append(remarks, "drops what no rule accepts")
+	}
+	if len(remarks) == 0 {
+		return c.Name + " of " + c.Table
+	}
+	return c.Name + " of " + c.Table + " (" + strings.Join(remarks, ", ") + ")"
 }
 
 // Counts is the topology in one line.

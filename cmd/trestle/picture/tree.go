@@ -56,6 +56,9 @@ func (t Topology) Tree(o TreeOptions) string {
 	if t.Hosts != nil {
 		root.add(w.hosts(*t.Hosts))
 	}
+	if len(t.Chains) > 0 {
+		root.add(w.chains(t.Chains))
+	}
 	if len(t.Others) > 0 {
 		var names []string
 		for _, i := range t.Others {
@@ -69,6 +72,20 @@ func (t Topology) Tree(o TreeOptions) string {
 	var out strings.Builder
 	root.write(&out, w.Width, "", "")
 	return out.String()
+}
+
+// chains are the rules that packets come to, hook by hook.
+func (w treeWriter) chains(all []Chain) branch {
+	b := branch{lines: []string{w.Paint(Strong, "chains")}}
+	for first := 0; first < len(all); {
+		last := first
+		for last < len(all) && all[last].Hook == all[first].Hook {
+			last++
+		}
+		b.add(branch{lines: w.wrap(all[first].Hook+"  ", texts(all[first:last]), 2)})
+		first = last
+	}
+	return b
 }
 
 // branch is a part of the tree: lines of its own, and what hangs on it.

@@ -100,6 +100,9 @@ func (b Base) Rules(chain string) ([]Rule, error) {
 	return b.rules(chain)
 }
 
+// Looks says whether the chain is asked about packets of that family.
+func (b Base) Looks(p Packet) bool { return b.Family.has(p.Destination) }
+
 // Family is which packets a table is asked about.
 type Family int
 
@@ -158,7 +161,7 @@ func (h Host) At(hook string, bridge bool) []Base {
 func Walk(bases []Base, p Packet) (Way, error) {
 	way := Way{Verdict: Accept}
 	for _, base := range bases {
-		if !base.Family.has(p.Destination) {
+		if !base.Looks(p) {
 			continue
 		}
 		w := walker{base: base, packet: p}

@@ -202,7 +202,7 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 	if len(bases) == 0 {
 		return true
 	}
-	station := Station{Name: name, State: Passes, Text: fmt.Sprintf("nobody drops it (base chains: %d)", len(bases)), Rules: result.Steps}
+	station := Station{Name: name, State: Passes, Text: "nobody drops it: " + chainsOf(bases, t.packet), Rules: result.Steps}
 	switch {
 	case result.Dropped():
 		station.State, station.Text = Stops, fmt.Sprintf("dropped in table %s (%s)", result.By.Table, result.By.Program)
@@ -215,6 +215,25 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 		station.State, station.Text = Maybe, "a rule that is not understood here decides whether it is dropped"
 	}
 	return t.at(station)
+}
+
+// chainsOf names the chains that look at the packet, those of iptables by its program.
+func chainsOf(bases []rules.Base, packet rules.Packet) string {
+	var names []string
+	for _, b := range bases {
+		if !b.Looks(packet) {
+			continue
+		}
+		name := b.Chain + " of " + b.Table
+		if b.Program != "nft" {
+			name += " (" + b.Program + ")"
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return "there is no chain"
+	}
+	return strings.Join(names, ", ")
 }
 
 // networks are the container's own and, where it is another, that of who gets the packet.
