@@ -56,15 +56,15 @@ With --detach the command stays in the background, without input, until it ends 
 "trestle stop" ends it. What it writes, and what trestle has to say, is appended to the
 file of --log, and lost without.
 
-Which addresses and ports there are is said on standard error; with --json as a document,
-and with --detach, too, on standard output, which is the command's otherwise.
+Which addresses and ports there are is said on standard error, with --json as a
+document; with --detach and --json on standard output, which is the command's otherwise.
 
 The command gets signals that trestle gets, and trestle ends with its exit status: 127
 where there is no such command, 128 and the signal's number where one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn
-  trestle run --detach --name site --log /var/log/site.log --net web -p 80 -- busybox httpd -f -h /srv`,
+  trestle run --detach --log /var/log/site.log --net web -p 80 -- busybox httpd -f`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cni.ConfigErrorf("command: missing; give it behind --, as in trestle run -- ip address")
