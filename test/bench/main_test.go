@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 // TestTables: every variant of every table works, and the page has them. Times are not
 // looked at.
 func TestTables(t *testing.T) {
-	tiny := size{rounds: 1, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9}, mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, packets: 100, counted: 3}
+	tiny := size{rounds: 1, backends: backends, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9}, mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, packets: 100, counted: 3}
 	page := newPage("tiny")
 	for _, c := range chapters() {
 		page.chapter(c.title)
