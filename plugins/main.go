@@ -21,39 +21,15 @@ import (
 var release = "2.0.0-dev"
 
 func main() {
-	plugins := registry.Plugins()
-	known := slices.Sorted(maps.Keys(plugins))
 	name := filepath.Base(os.Args[0])
-	if plugin, ok := plugins[pluginNamed(name, known)]; ok {
-		os.Exit(cni.Main(plugin(), release))
+	if plugin, ok := registry.Named(name); ok {
+		os.Exit(cni.Main(plugin, release))
 	}
-	wayOut := strings.Join(known, ", ")
+	wayOut := strings.Join(slices.Sorted(maps.Keys(registry.Plugins())), ", ")
 	if os.Getenv("CNI_COMMAND") != "" {
 		// a runtime takes the file's name from the type
 		os.Exit(cni.Refuse(cni.ConfigErrorf("type: %q does not say which plugin it is; use one of %s, or a name that begins or ends with one of them, as in my-bridge", name, wayOut)))
 	}
 	fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as one of %s\n", name, wayOut)
 	os.Exit(1)
-}
-
-// pluginNamed is the one of the known plugins that a file's name is about, or
-// empty: people install copies and links of a plugin as cnv-bridge or bridge.new,
-// and the reference plugins, one executable each, do not care. The end of the
-// name goes before its beginning.
-func pluginNamed(file string, known []string) string {
-	const separators = "-._"
-	set := func(rest string, at int) bool { return rest != "" && strings.IndexByte(separators, rest[at]) >= 0 }
-	var begins string
-	for _, name := range known {
-		if file == name {
-			return name
-		}
-		if rest, ok := strings.CutSuffix(file, name); ok && set(rest, len(rest)-1) {
-			return name
-		}
-		if rest, ok := strings.CutPrefix(file, name); ok && set(rest, 0) {
-			begins = name
-		}
-	}
-	return begins
 }

@@ -25,10 +25,10 @@ func newGCCommand(a *app) *cobra.Command {
 		Use:   "gc [NETWORK…]",
 		Short: "Take back what belongs to containers that are provably gone",
 		Long: `Take back addresses, links, rules and host ports of containers that are provably
-gone: of an earlier boot, or of a network namespace that is no more. It asks Trestle's
-plugins of each network list, or of those that are named, and tells them of no
-container, living or dead: what cannot be proved dead stays. It may be run at any time,
-beside any runtime.`,
+gone: of an earlier boot, or of a network namespace that is no more. It does what GC of
+Trestle's plugins does, for each network list or for those that are named, and has no
+list of containers, living or dead: what cannot be proved dead stays. It may be run at
+any time, beside any runtime.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
@@ -83,14 +83,14 @@ func unreadable(dirs []string) error {
 	return err
 }
 
-// collect asks each list's plugins, and prints which.
+// collect does GC for each list, and prints for which plugins.
 func (o gcOptions) collect(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) error {
 	var failed []error
 	for _, list := range r.Lists {
 		if len(networks) > 0 && !slices.Contains(networks, list.Name) {
 			continue
 		}
-		asked, err := r.GC(ctx, list, attach.ProvablyDead)
+		asked, err := reclaim(ctx, r.Plugins, list, provablyDead)
 		failed = append(failed, err)
 		if len(asked) == 0 {
 			asked = []string{"none of Trestle's plugins"}

@@ -158,7 +158,10 @@ func forget(n inventory.Network) error {
 	if err != nil {
 		return err
 	}
-	r := &cni.Request{Verb: cni.GC, Owner: cni.Owner{Network: n.Name}, Version: "1.1.0", Stdin: config}
+	r, err := cni.NewGC(config, nil)
+	if err != nil {
+		return err
+	}
 	valid, err := r.Valid()
 	if err != nil {
 		return err

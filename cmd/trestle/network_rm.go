@@ -132,7 +132,7 @@ func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name st
 			return err
 		}
 	}
-	if _, err := r.GC(ctx, list, attach.Everything); err != nil {
+	if _, err := reclaim(ctx, r.Plugins, list, everything); err != nil {
 		return err
 	}
 	if err := removeFiles(n); err != nil {

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // announcements tell the neighbours the container's MAC (gratuitous ARP, unsolicited
@@ -17,10 +19,10 @@ import (
 // neighbours' entries are right already, and the bridge is spared the flood.
 type announcements []announcement
 
-// Announce tells the neighbours of c's MAC, for an interface that is attached
-// already. Of one that is down nobody can have learnt anything.
-func (s *Sandbox) Announce(c Interface) error {
-	return s.enter(func() error {
+// AnnounceIn tells the neighbours the MAC of an interface that is attached already, in
+// the namespace at path. Of one that is down nobody can have learnt anything.
+func (c Interface) AnnounceIn(path string) error {
+	return netns.Enter(path, func() error {
 		rt, err := openRTNL(0)
 		if err != nil {
 			return err

@@ -307,7 +307,7 @@ func parseAddress(reply []byte, linkIndex int) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	var address, local netip.Addr
-	for _, a := range attributes(reply[unix.SizeofIfAddrmsg:]) {
+	for a := range attributes(reply[unix.SizeofIfAddrmsg:]) {
 		switch a.kind {
 		case unix.IFA_ADDRESS:
 			address = toAddr(a.data)

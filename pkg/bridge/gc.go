@@ -31,9 +31,13 @@ func (h *Host) HasLink(name string) (bool, error) {
 	return err == nil, err
 }
 
-// gcLinks looks at all links once.
+// gcLinks looks once at all links that do not have the name of a valid attachment's.
 func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
-	links, err := h.rt.list(0)
+	kept := map[string]bool{}
+	for _, o := range valid.Owners() {
+		kept[HostName(o)] = true
+	}
+	links, err := h.rt.listBut(kept)
 	if err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func (h *Host) hasUpper(bridge link) (bool, error) {
 
 // macOf is the MAC of an RTM_NEWNEIGH of family AF_BRIDGE.
 func macOf(reply []byte) []byte {
-	for _, a := range attributes(reply[12:]) {
+	for a := range attributes(reply[12:]) {
 		if a.kind == unix.NDA_LLADDR {
 			return a.data
 		}

@@ -2,8 +2,11 @@ package bridge
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"iter"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -90,19 +93,21 @@ func (a attribute) number() int {
 
 func (a attribute) text() string { return strings.TrimRight(string(a.data), "\x00") }
 
-// attributes reads a run of them (struct nlattr), and stops at what is none.
-func attributes(b []byte) []attribute {
-	var list []attribute
-	for len(b) >= unix.SizeofNlAttr {
-		length := int(binary.NativeEndian.Uint16(b))
-		if length < unix.SizeofNlAttr || length > len(b) {
-			break
+// attributes are a run of them (struct nlattr), up to what is none.
+func attributes(b []byte) iter.Seq[attribute] {
+	return func(yield func(attribute) bool) {
+		for len(b) >= unix.SizeofNlAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < unix.SizeofNlAttr || length > len(b) {
+				return
+			}
+			kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
+			if !yield(attribute{kind, b[unix.SizeofNlAttr:length]}) {
+				return
+			}
+			b = b[min(len(b), (length+3)&^3):]
 		}
-		kind := binary.NativeEndian.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER)
-		list = append(list, attribute{kind, b[unix.SizeofNlAttr:length]})
-		b = b[min(len(b), (length+3)&^3):]
 	}
-	return list
 }
 
 // readLink reads an RTM_NEWLINK (struct ifinfomsg and attributes).
@@ -111,7 +116,7 @@ func readLink(b []byte) (link, error) {
 		return link{}, fmt.Errorf("a message of %d bytes is no link", len(b))
 	}
 	l := link{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), flags: binary.NativeEndian.Uint32(b[8:])}
-	for _, a := range attributes(b[unix.SizeofIfInfomsg:]) {
+	for a := range attributes(b[unix.SizeofIfInfomsg:]) {
 		switch a.kind {
 		case unix.IFLA_IFNAME:
 			l.name = a.text()
@@ -141,12 +146,12 @@ func readLink(b []byte) (link, error) {
 }
 
 func (l *link) readInfo(b []byte) {
-	for _, a := range attributes(b) {
+	for a := range attributes(b) {
 		switch a.kind {
 		case nl.IFLA_INFO_KIND:
 			l.kind = a.text()
 		case nl.IFLA_INFO_DATA: // after the kind, which says what it means
-			for _, d := range attributes(a.data) {
+			for d := range attributes(a.data) {
 				switch {
 				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_FILTERING:
 					l.filtersVLANs = d.number() != 0
@@ -162,11 +167,11 @@ func (l *link) readInfo(b []byte) {
 
 func (l *link) readInet6(b []byte) {
 	const conf = 2 // IFLA_INET6_CONF, linux/if_link.h
-	for _, family := range attributes(b) {
+	for family := range attributes(b) {
 		if family.kind != unix.AF_INET6 {
 			continue
 		}
-		for _, a := range attributes(family.data) {
+		for a := range attributes(family.data) {
 			if a.kind == conf {
 				l.inet6 = a.data
 			}
@@ -254,4 +259,69 @@ func (c *rtnl) list(master int) ([]link, error) {
 		}
 	}
 	return list, nil
+}
+
+func isLinkGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
+// listBut lists the links of the namespace but those of the names, of which there may be
+// a thousand: what RTM_GETLINK says of a link takes the kernel ten times as long as its
+// index and its name, and of a veth the longer the more namespaces there are
+// (peernet2id, net/core/net_namespace.c).
+func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
+	const few = 32 // answers that fit into the socket's buffer
+	indices, err := c.indices()
+	if err != nil {
+		return c.list(0) // a kernel that does not list them so
+	}
+	var others []step
+	for _, index := range indices {
+		name, err := c.nameOf(index)
+		if err != nil && !isLinkGone(err) {
+			return nil, fmt.Errorf("look up the name of link %d: %w", index, err)
+		}
+		if err == nil && !names[name] {
+			others = append(others, lookUpIndex(index).orNone())
+		}
+	}
+	if len(others) > few {
+		return c.list(0)
+	}
+	found, err := c.links(others...)
+	return slices.DeleteFunc(found, func(l link) bool { return l.index == 0 }), err
+}
+
+// indices are those of the namespace's links that can have IPv4, which a port of a bridge
+// can.
+func (c *rtnl) indices() ([]int, error) {
+	replies, err := c.dump("list the indices of links", func() *nl.NetlinkRequest {
+		req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
+		req.AddRawData([]byte{unix.AF_INET, 0, 0, 0})
+		return req
+	}, unix.RTM_NEWNETCONF)
+	var indices []int
+	for _, reply := range replies {
+		for a := range attributes(reply[min(4, len(reply)):]) { // struct netconfmsg, padded
+			if index := int(int32(a.number())); a.kind == netconfIndex && index > 0 { // not NETCONFA_IFINDEX_ALL or _DEFAULT
+				indices = append(indices, index)
+			}
+		}
+	}
+	if err == nil && len(indices) == 0 {
+		err = errors.New("list the indices of links: none, not even that of lo")
+	}
+	return indices, err
+}
+
+// nameOf is the link's name (netdevice(7)).
+func (c *rtnl) nameOf(index int) (string, error) {
+	request, err := unix.NewIfreq("")
+	if err != nil {
+		return "", err
+	}
+	request.SetUint32(uint32(index))
+	err = unix.IoctlIfreq(c.fd, unix.SIOCGIFNAME, request)
+	return request.Name(), err
 }

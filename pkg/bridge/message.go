@@ -165,7 +165,7 @@ func forwards(reply []byte) bool {
 	if len(reply) < 4 {
 		return false
 	}
-	for _, a := range attributes(reply[4:]) { // struct netconfmsg, padded
+	for a := range attributes(reply[4:]) { // struct netconfmsg, padded
 		if a.kind == netconfForwarding {
 			return a.number() != 0
 		}

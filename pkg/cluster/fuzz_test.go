@@ -93,7 +93,7 @@ func FuzzStore(f *testing.F) {
 		foreign := foreignClaims(store, member.State)
 		ctx := context.Background()
 		self := cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}}
-		settled := member.Settle(ctx, store, self) // it may be refused
+		reconciled := member.Reconcile(ctx, store, self) // it may be refused
 		view, err := store.Get(ctx, cluster.PrefixNodes, cluster.PrefixReleased)
 		if err != nil {
 			t.Fatal(err)
@@ -103,7 +103,7 @@ func FuzzStore(f *testing.F) {
 			t.Error(err)
 		}
 		for _, o := range member.State.Claims {
-			if settled == nil && slices.ContainsFunc(foreign, o.Subnet.Overlaps) {
+			if reconciled == nil && slices.ContainsFunc(foreign, o.Subnet.Overlaps) {
 				t.Errorf("took %v, where another has %v", o, foreign)
 			}
 		}

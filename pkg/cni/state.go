@@ -2,6 +2,7 @@ package cni
 
 import (
 	"errors"
+	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -35,6 +36,9 @@ type Restored struct {
 	Released []string `json:"released"`
 	Taken    []string `json:"taken"`
 	Void     []string `json:"void"`
+	// Refused are mapped ports that a record has and another attachment has got: whose,
+	// which, and who has it. Nothing is made of them.
+	Refused []string `json:"refused"`
 }
 
 // Made is one kind of thing that was made again.
@@ -65,6 +69,8 @@ func (r *Restored) Add(label string, made ...Made) {
 
 // GC asks each kind of state that the plugin makes, whatever becomes of the others.
 func (p Plugin) GC(r *Request) error {
+	// the process ends before a megabyte for each hundred attachments is worth the search
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	valid, err := r.Valid()
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"backend":"iptables","ingressPolicy":"isolated","iptablesAdminChainName":"CNI-X","firewalldZone":"trusted"}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
-		_, err := ParseConfig(&cni.Request{Verb: cni.Add, Version: "1.1.0", Stdin: config})
+		_, err := ParseConfig(&cni.Request{Command: cni.Add, Version: "1.1.0", Stdin: config})
 		if code := cni.CodeOf(err); err != nil && code != cni.CodeConfig && code != cni.CodeDecode {
 			t.Errorf("code %d: %v", code, err)
 		}

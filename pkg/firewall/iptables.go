@@ -71,7 +71,7 @@ func (e entry) ipRules() []string {
 // says by which programs. One that cannot be made drops nothing either.
 func (h *Host) makeTables(r Rules) (made []string, err error) {
 	for _, f := range iptables.Families() {
-		if r.IPTables != IfThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
+		if r.IPTables != ifThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
 		variants, err := h.variantsOf(f)
@@ -150,17 +150,17 @@ func (h *Host) fill(programs []string) error {
 }
 
 // programs are those by which the addresses are to be let through.
-func (h *Host) programs(addresses []netip.Addr, when When) ([]string, error) {
+func (h *Host) programs(addresses []netip.Addr, when whenAsked) ([]string, error) {
 	var all []string
 	for _, f := range iptables.Families() {
-		if when == Never || !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
+		if when == never || !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
 		variants, err := h.variantsOf(f)
 		if err != nil {
 			return nil, err
 		}
-		if len(variants) == 0 && when == Always {
+		if len(variants) == 0 && when == always {
 			variants = []string{f.Program}
 		}
 		for _, program := range variants {
@@ -189,8 +189,8 @@ func (h *Host) variantsOf(f iptables.Family) (programs []string, err error) {
 
 // isNeeded: where only containers have the program (kube-proxy's, as a rule), a table
 // that lets everything through is no reason to fail.
-func (h *Host) isNeeded(f iptables.Family, program string, when When) (bool, error) {
-	if when == Always || iptables.Installed(program) {
+func (h *Host) isNeeded(f iptables.Family, program string, when whenAsked) (bool, error) {
+	if when == always || iptables.Installed(program) {
 		return true, nil
 	}
 	return f.Drops(h.conn, program, filterTable, forwardChain)

@@ -25,7 +25,7 @@ func TestTableMadeMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := h.Plan(Config{Policy: Open, AdminChain: defaultAdminChain}, result)
+	wanted, err := h.Plan(Config{Policy: policyOpen, AdminChain: defaultAdminChain}, result)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestRuleGoneMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
 	h := OpenHost(record.Open(t.TempDir()))
 	defer h.Close()
-	rules := Rules{Policy: Open, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: IfThere, Programs: []string{"iptables-legacy"}}
+	rules := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: ifThere, Programs: []string{"iptables-legacy"}}
 	entries, backend := rules.entries(owner), ipBackend{"iptables-legacy", defaultAdminChain, h.conn}
 	if err := backend.add(entries, h.everybody); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestRuleGoneMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	afterTheLook(t, "iptables-legacy-save", "iptables-legacy -F; iptables-legacy -X")
-	other := Rules{Policy: Open, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.6")}, IPTables: IfThere, Programs: rules.Programs}
+	other := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.6")}, IPTables: ifThere, Programs: rules.Programs}
 	if err := backend.add(other.entries(owner), h.everybody); err != nil {
 		t.Error(err)
 	}

@@ -33,8 +33,16 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 	return record.Unknown, &needLivenessError{r}
 }
 
-func (v *livenessProber) settle(r ownerRecord) record.Life {
-	verdict, err := v.prober.Life(r.Stamp)
+func (v *livenessProber) probe(r ownerRecord) record.Life { return v.learn(r, v.prober.Life) }
+
+// probeEnding is probe for the owner that asks for its leases again: it waits for the
+// end of a namespace that is about to go.
+func (v *livenessProber) probeEnding(r ownerRecord) record.Life {
+	return v.learn(r, v.prober.AwaitEnd)
+}
+
+func (v *livenessProber) learn(r ownerRecord, life func(record.Stamp) (record.Life, error)) record.Life {
+	verdict, err := life(r.Stamp)
 	if err != nil {
 		verdict = record.Unknown
 	}
@@ -46,11 +54,25 @@ func (v *livenessProber) settle(r ownerRecord) record.Life {
 // sent no list, it releases those of the dead.
 func (s *Store) GC(valid cni.Valid) error {
 	if valid.Known {
-		_, err := s.sweep(func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) }, false)
+		_, err := s.sweep(stale{
+			isStale: func(r ownerRecord) bool { return !keeps(valid, r.owner(s.network)) },
+			kept:    keptRecords(valid),
+		})
 		return err
 	}
 	_, err := s.reclaimDead()
 	return err
+}
+
+// keptRecords are the names of the records that the list keeps, which need not be read.
+func keptRecords(valid cni.Valid) map[string]bool {
+	kept := map[string]bool{}
+	for _, o := range valid.Owners() {
+		kept[recordName(o)] = true
+		o.IfName = ""
+		kept[recordName(o)] = true
+	}
+	return kept
 }
 
 // keeps says whether the list names the owner, or, where the lease has no
@@ -66,26 +88,34 @@ func (s *Store) reclaimDead() (int, error) {
 }
 
 func (s *Store) reclaim(dead *livenessProber) (int, error) {
-	return s.sweep(func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, true)
+	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, tiedOnly: true})
+}
+
+// stale says which records' leases a sweep takes.
+type stale struct {
+	isStale func(ownerRecord) bool
+	// kept are names of records that are not stale.
+	kept map[string]bool
+	// tiedOnly leaves those leases that somebody else has written since.
+	tiedOnly bool
 }
 
 // sweep releases the leases of all records that are stale. That is decided
 // without the lock; the lock is then taken for a batch at a time, and a record
-// that changed meanwhile is left alone. tiedOnly leaves those leases that
-// somebody else has written since.
-func (s *Store) sweep(isStale func(ownerRecord) bool, tiedOnly bool) (swept int, err error) {
-	records, err := s.records()
+// that changed meanwhile is left alone.
+func (s *Store) sweep(which stale) (swept int, err error) {
+	records, err := s.records(which.kept)
 	if err != nil {
 		return 0, ioError(err)
 	}
 	var batch []ownerRecord
 	var failed []error
 	flush := func() {
-		n, err := s.sweepBatch(batch, tiedOnly)
+		n, err := s.sweepBatch(batch, which.tiedOnly)
 		swept, failed, batch = swept+n, append(failed, err), nil
 	}
 	for _, r := range records {
-		if isStale(r) {
+		if which.isStale(r) {
 			batch = append(batch, r)
 		}
 		if len(batch) == 64 {
@@ -107,7 +137,7 @@ func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err e
 		return 0, err
 	}
 	defer l.unlock()
-	defer l.settle()
+	defer l.saveIndex()
 	var failed []error
 	for _, r := range batch {
 		now, ok, err := l.lookup(r.owner(s.network))
@@ -123,8 +153,9 @@ func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err e
 	return swept, errors.Join(failed...)
 }
 
-// records reads all records. It holds the lock only to make the index right.
-func (s *Store) records() ([]ownerRecord, error) {
+// records reads all records but, where that can be told by their names, those that are
+// kept. It holds the lock only to make the index right.
+func (s *Store) records(kept map[string]bool) ([]ownerRecord, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := s.lock(change)
 		if errors.Is(err, errNoNetwork) {
@@ -143,7 +174,7 @@ func (s *Store) records() ([]ownerRecord, error) {
 		own := l.own
 		l.own.fd = -1 // stays open
 		l.unlock()
-		all, torn, err := readRecords(own, s.network)
+		all, torn, err := readRecords(own, s.network, kept)
 		own.close()
 		if err != nil || len(torn) == 0 {
 			return all, err

@@ -86,7 +86,7 @@ func (s *snapshot) readIndex(own dir) error {
 		return err
 	}
 	s.blocks = slices.DeleteFunc(names, func(name string) bool { return !isBlockName(name) })
-	records, torn, err := readRecords(own, s.network)
+	records, torn, err := readRecords(own, s.network, nil)
 	for _, r := range records {
 		s.records[recordName(r.owner(s.network))] = r
 	}
@@ -94,15 +94,16 @@ func (s *snapshot) readIndex(own dir) error {
 	return err
 }
 
-// readRecords reads all records, and names those that cannot be understood.
-func readRecords(own dir, network string) (all []ownerRecord, torn []string, err error) {
+// readRecords reads all records but those of the names kept, and names those that cannot be
+// understood.
+func readRecords(own dir, network string, kept map[string]bool) (all []ownerRecord, torn []string, err error) {
 	names, err := own.names()
 	if err != nil {
 		return nil, nil, err
 	}
 	buf := make([]byte, recordMax)
 	for _, name := range names {
-		if !strings.HasPrefix(name, recordPrefix) {
+		if !strings.HasPrefix(name, recordPrefix) || kept[name] {
 			continue
 		}
 		r, sound, err := readRecord(own, network, name, buf)

@@ -311,12 +311,12 @@ func (t ipTable) addShared(want ipRules) []string {
 		}
 	}
 	for _, jump := range want.jumps {
-		verb := "-A"
+		option := "-A"
 		if jump.first {
-			verb = "-I"
+			option = "-I"
 		}
 		if !t.hasJump(jump) {
-			lines = append(lines, line(verb, jump.parent, append(slices.Clone(jump.match), "-j", jump.chain)))
+			lines = append(lines, line(option, jump.parent, append(slices.Clone(jump.match), "-j", jump.chain)))
 		}
 	}
 	for _, mark := range want.marks {
@@ -355,17 +355,17 @@ func (t ipTable) deleteChains(chains []string) []string {
 			}
 		}
 	}
-	for _, verb := range []string{"-F ", "-X "} {
+	for _, option := range []string{"-F ", "-X "} {
 		for _, chain := range chains {
-			lines = append(lines, verb+chain)
+			lines = append(lines, option+chain)
 		}
 	}
 	return lines
 }
 
 // line is a command of iptables-restore.
-func line(verb, chain string, args []string) string {
-	words := []string{verb, chain}
+func line(option, chain string, args []string) string {
+	words := []string{option, chain}
 	for _, arg := range args {
 		if strings.ContainsAny(arg, " \t\"'\\") {
 			arg = quote(arg)

@@ -50,11 +50,7 @@ func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, e
 	if err != nil {
 		return want, err
 	}
-	rules, err := rulesOf(all, IPTables)
-	if err != nil {
-		return want, err
-	}
-	whole, own := rules.ipRules(f), chainsOf(want.groups)
+	whole, own := rulesOf(all, IPTables).ipRules(f), chainsOf(want.groups)
 	whole.groups = slices.DeleteFunc(whole.groups, func(g ipGroup) bool {
 		return slices.Contains(own, g.chain) || slices.Contains(unwanted, g.chain)
 	})

@@ -32,6 +32,8 @@ func changesOf(c change) nft.Changes {
 	case len(networks) > 0:
 		changes.Tables = []nft.Table{masqueradeTable(networks...)}
 	}
+	const each = 3 // for a port mapping as most are
+	changes.Create = make([]nft.Element, 0, each*len(c.want.Ports))
 	for _, p := range c.want.Ports {
 		changes.Create = append(changes.Create, p.elements()...)
 	}

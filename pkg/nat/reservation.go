@@ -194,17 +194,16 @@ func drop(file string) error {
 
 // all are the reservations, and the record that each leads to; "" where it is no link.
 func (r reservations) all() (map[string]string, error) {
-	all := map[string]string{}
 	ports, err := names(r.dir)
+	all := make(map[string]string, len(ports))
 	for _, port := range ports {
-		dir := filepath.Join(r.dir, port)
-		addresses, listErr := names(dir)
-		err = errors.Join(err, listErr)
-		for _, address := range addresses {
-			file := filepath.Join(dir, address)
-			all[file] = ""
-			if target, linkErr := os.Readlink(file); linkErr == nil {
-				all[file] = filepath.Join(dir, target)
+		dir := r.dir + "/" + port
+		links, listErr := rawfile.Links(dir)
+		err = errors.Join(err, ignoreMissing(listErr))
+		for _, link := range links {
+			all[dir+"/"+link.Name] = ""
+			if link.Target != "" {
+				all[dir+"/"+link.Name] = filepath.Join(dir, link.Target)
 			}
 		}
 	}
@@ -217,10 +216,14 @@ func (r reservations) all() (map[string]string, error) {
 // names are those in a directory; one that is not there is empty.
 func names(dir string) ([]string, error) {
 	all, err := rawfile.Names(dir)
+	return all, ignoreMissing(err)
+}
+
+func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		err = nil
+		return nil
 	}
-	return all, err
+	return err
 }
 
 func isDangling(file string) (bool, error) {

@@ -124,11 +124,11 @@ type family struct {
 }
 
 func family4() family { // RFC 5771; RFC 1122, 3.2.1.3
-	return family{true, netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("127.0.0.0/8")}
+	return family{true, netip.PrefixFrom(netip.AddrFrom4([4]byte{224}), 4), netip.PrefixFrom(netip.AddrFrom4([4]byte{127}), 8)}
 }
 
 func family6() family { // RFC 4291, 2.7 and 2.5.3
-	return family{false, netip.MustParsePrefix("ff00::/8"), netip.MustParsePrefix("::1/128")}
+	return family{false, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), netip.PrefixFrom(netip.IPv6Loopback(), 128)}
 }
 
 // families are what every rule is made for, in turn.

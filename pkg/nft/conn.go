@@ -164,7 +164,7 @@ func (c *Conn) DeleteIdle(t Table) error {
 		return fmt.Errorf("list sets of nftables table %s: %w", t, err)
 	}
 	for _, set := range sets {
-		elements, err := c.listSet(t, set.Name)
+		elements, err := c.listSet(nil, t, set.Name)
 		if err != nil || len(elements) > 0 {
 			return err
 		}

@@ -164,11 +164,10 @@ func (c *Conn) List(t Table) ([]Element, error) {
 	}
 	var all []Element
 	for _, set := range t.Sets {
-		elements, err := c.listSet(t, set.Name)
-		if err != nil {
+		var err error
+		if all, err = c.listSet(all, t, set.Name); err != nil {
 			return nil, err
 		}
-		all = append(all, elements...)
 	}
 	return all, nil
 }
@@ -193,7 +192,8 @@ func (c *Conn) ListAll(t Table) ([]Element, error) {
 	return c.List(whole)
 }
 
-func (c *Conn) listSet(t Table, set string) ([]Element, error) {
+// listSet appends the set's elements to all.
+func (c *Conn) listSet(all []Element, t Table, set string) ([]Element, error) {
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
 	attributes.String(unix.NFTA_SET_ELEM_LIST_SET, set)
@@ -203,20 +203,18 @@ func (c *Conn) listSet(t Table, set string) ([]Element, error) {
 	}
 	answers, err := c.peer.ask(request)
 	if isMissing(err) {
-		return nil, nil
+		return all, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list set %s of nftables table %s: %w", set, t, err)
 	}
-	found, err := decodeElements(answers)
-	var elements []Element
-	for _, f := range found {
+	err = eachElement(answers, func(f Found) {
 		if !f.Expires {
-			f.What = fmt.Sprintf("element of %s in set %s", f.Owner, set)
-			elements = append(elements, f.Element)
+			f.What = "element of " + f.Owner
+			all = append(all, f.Element)
 		}
-	}
-	return elements, err
+	})
+	return all, err
 }
 
 // isMissing says whether a table, chain, set or element is not there; a kernel
@@ -235,16 +233,20 @@ func ignoreUnsupported(err error) error {
 	return err
 }
 
-// decodeElements reads NFT_MSG_NEWSETELEM messages.
-func decodeElements(messages []netlink.Message) ([]Found, error) {
-	var all []Found
+func decodeElements(messages []netlink.Message) (all []Found, err error) {
+	err = eachElement(messages, func(f Found) { all = append(all, f) })
+	return all, err
+}
+
+// eachElement reads NFT_MSG_NEWSETELEM messages.
+func eachElement(messages []netlink.Message, take func(Found)) error {
 	for _, m := range messages {
 		if len(m.Data) < 4 {
-			return nil, errors.New("decode an nftables element: a message without a header")
+			return errors.New("decode an nftables element: a message without a header")
 		}
 		attributes, err := netlink.NewAttributeDecoder(m.Data[4:])
 		if err != nil {
-			return nil, fmt.Errorf("decode an nftables element: %w", err)
+			return fmt.Errorf("decode an nftables element: %w", err)
 		}
 		in := Element{Family: nftables.TableFamily(m.Data[0])}
 		for attributes.Next() {
@@ -258,17 +260,17 @@ func decodeElements(messages []netlink.Message) ([]Found, error) {
 					for list.Next() {
 						found := Found{Element: in}
 						list.Nested(found.decode)
-						all = append(all, found)
+						take(found)
 					}
 					return list.Err()
 				})
 			}
 		}
 		if err := attributes.Err(); err != nil {
-			return nil, fmt.Errorf("decode an nftables element: %w", err)
+			return fmt.Errorf("decode an nftables element: %w", err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func (f *Found) decode(element *netlink.AttributeDecoder) error {

@@ -267,7 +267,7 @@ func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, e
 		if found.KeyType.Bytes != width(set.Key) || found.IsMap != (set.Data != nil) {
 			continue // elements of another kind: their owners' records have them
 		}
-		elements, err := c.listSet(t, set.Name)
+		elements, err := c.listSet(nil, t, set.Name)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -105,7 +105,7 @@ func (e Element) place() elementPlace { return elementPlace{e.Family, e.Table, e
 // Without are the elements whose key is not among others', each key once, whoever has
 // them there and here.
 func Without(elements, others []Element) []Element {
-	seen := map[elementPlace]bool{}
+	seen := make(map[elementPlace]bool, len(elements)+len(others))
 	for _, e := range others {
 		seen[e.place()] = true
 	}
@@ -119,16 +119,29 @@ func Without(elements, others []Element) []Element {
 	return left
 }
 
-// Lacking are the elements that are not found as they shall be: nobody's, or another's.
-func Lacking(elements, found []Element) []Element {
-	has := make(map[elementPlace]Element, len(found))
-	for _, e := range found {
-		has[e.place()] = e
+// Compare gives those of the elements wanted that are not found as they shall be, nobody's
+// or another's, and those found whose key is not wanted at all.
+func Compare(wanted, found []Element) (lacking, spare []Element) {
+	has := make(map[elementPlace]int, len(found))
+	for i, e := range found {
+		has[e.place()] = i
 	}
-	return slices.DeleteFunc(slices.Clone(elements), func(e Element) bool {
-		f, there := has[e.place()]
-		return there && e.isSame(f)
-	})
+	isWanted := make([]bool, len(found))
+	for _, e := range wanted {
+		i, there := has[e.place()]
+		if there {
+			isWanted[i] = true
+		}
+		if !there || !e.isSame(found[i]) {
+			lacking = append(lacking, e)
+		}
+	}
+	for i, e := range found {
+		if !isWanted[i] {
+			spare = append(spare, e)
+		}
+	}
+	return lacking, spare
 }
 
 // Changes is one transaction's worth of changes.

@@ -122,8 +122,7 @@ func (h *Host) applyPeers(want State) error {
 	for _, p := range want.Peers {
 		changes.Create = append(changes.Create, peerElement(p))
 	}
-	changes.Remove = nft.Without(have, changes.Create)
-	changes.Create = nft.Lacking(changes.Create, have)
+	changes.Create, changes.Remove = nft.Compare(changes.Create, have)
 	if err := h.nft.Commit(changes, nil); err != nil {
 		return fmt.Errorf("table inet %s: %w", tableName, err)
 	}

@@ -69,6 +69,10 @@ func Names(path string) ([]string, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer func() { _ = unix.Close(fd) }() // only read from
+	return names(fd, path)
+}
+
+func names(fd int, path string) ([]string, error) {
 	var names []string
 	for buffer := make([]byte, 8192); ; {
 		n, err := unix.ReadDirent(fd, buffer)
@@ -84,6 +88,29 @@ func Names(path string) ([]string, error) {
 		_, _, names = unix.ParseDirent(buffer[:n], -1, names)
 	}
 }
+
+// Links are all that is in the directory at path, in no order, with what the symbolic
+// links among it lead to; "" stands for what is none. The error is an *fs.PathError.
+func Links(path string) (all []Link, err error) {
+	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }() // only read from
+	names, err := names(fd, path)
+	for _, name := range names {
+		target := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, name, target)
+		if err != nil {
+			n = 0
+		}
+		all = append(all, Link{name, string(target[:n])})
+	}
+	return all, err
+}
+
+// Link is a name in a directory.
+type Link struct{ Name, Target string }
 
 func open(path string, flags int, mode uint32) (int, error) {
 	for {

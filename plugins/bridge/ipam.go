@@ -34,9 +34,9 @@ func findIPAM(r *cni.Request, name string) ipam {
 		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
 	}
 	switch {
-	case name == "host-local" && isThisExecutable(name, r.Path):
+	case name == "host-local" && (r.Combined || isThisExecutable(name, r.Path)):
 		return inProcess{plugin: hostlocal.Plugin()}
-	case name == "static" && isThisExecutable(name, r.Path):
+	case name == "static" && (r.Combined || isThisExecutable(name, r.Path)):
 		return givenAddresses{plugin: static.Plugin()}
 	}
 	return delegate{name}

@@ -6,6 +6,7 @@ package registry
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/bandwidth"
@@ -58,4 +59,34 @@ func Plugins() map[string]func() cni.Plugin {
 		"static":     static.Plugin,
 		"tuning":     tuning.Plugin,
 	}
+}
+
+// Named is the plugin that a file's name is about: people install copies and links of a
+// plugin as cnv-bridge or bridge.new, and the reference plugins, one executable each, do
+// not care. The end of the name goes before its beginning.
+func Named(file string) (cni.Plugin, bool) {
+	plugins := Plugins()
+	plugin, ok := plugins[nameIn(file, slices.Sorted(maps.Keys(plugins)))]
+	if !ok {
+		return cni.Plugin{}, false
+	}
+	return plugin(), true
+}
+
+func nameIn(file string, known []string) string {
+	const separators = "-._"
+	set := func(rest string, at int) bool { return rest != "" && strings.IndexByte(separators, rest[at]) >= 0 }
+	var begins string
+	for _, name := range known {
+		if file == name {
+			return name
+		}
+		if rest, ok := strings.CutSuffix(file, name); ok && set(rest, len(rest)-1) {
+			return name
+		}
+		if rest, ok := strings.CutPrefix(file, name); ok && set(rest, 0) {
+			begins = name
+		}
+	}
+	return begins
 }

@@ -21,6 +21,7 @@ import (
 // growth is how ADD and DEL take longer with what is there already.
 func growth(t host.T, s size) []measure.Section {
 	one := network{masq: true, ports: 1, oneExec: true}
+	chain := network{masq: true, ports: 1}
 	noLinkLocal := one
 	noLinkLocal.noLinkLocal = true
 	peer := network{masq: true, ports: 1, backend: "nftables", reference: true}
@@ -47,6 +48,11 @@ func growth(t host.T, s size) []measure.Section {
 	return []measure.Section{
 		{Title: "Attachments that stand already, 1 port", Operations: addDel, Rounds: 11, Setup: variants(beside)},
 		{Title: "GC that keeps all", Operations: []string{"GC"}, Rounds: 11, Setup: variants(gc)},
+		{
+			Title: fmt.Sprintf("CPU of trestle's commands beside %d attachments", last), Operations: []string{"CPU"}, Rounds: 5,
+			Note:  "User and system time of the command and all that it runs. The design allows 300 ms.",
+			Setup: func() []measure.Variant { return commands(t, chain, last) },
+		},
 		{Title: "Leases that stand already, host-local alone", Operations: addDel[:2], Rounds: 11, Setup: variants(leases)},
 		{Title: "Port mappings that stand already, 1 port", Operations: addDel, Setup: variants(mapped)},
 	}

@@ -87,8 +87,15 @@ func floor(t host.T, execs int) func() ([]time.Duration, error) {
 // collecting is a round of a GC that keeps all of so many attachments.
 func collecting(t host.T, n network, attachments int) func() ([]time.Duration, error) {
 	h := host.New(t)
+	valid := populate(t, h, n, attachments)
+	return func() ([]time.Duration, error) {
+		return gcRound(h, n, valid)
+	}
+}
+
+// populate attaches so many containers, and says how GC's list names them.
+func populate(t host.T, h *host.Host, n network, attachments int) (valid []string) {
 	list := h.Network(n.list())
-	var valid []string
 	for i := range attachments {
 		a := h.Container(fmt.Sprintf("c%d", i)).Attachment()
 		a.CapabilityArgs["portMappings"] = []map[string]any{{"hostPort": 8000 + i, "containerPort": 80, "protocol": "tcp"}}
@@ -97,9 +104,7 @@ func collecting(t host.T, n network, attachments int) func() ([]time.Duration, e
 		}
 		valid = append(valid, fmt.Sprintf(`{"containerID": %q, "ifname": "eth0"}`, a.ContainerID))
 	}
-	return func() ([]time.Duration, error) {
-		return gcRound(h, n, valid)
-	}
+	return valid
 }
 
 func gcRound(h *host.Host, n network, valid []string) ([]time.Duration, error) {

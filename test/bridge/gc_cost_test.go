@@ -7,9 +7,9 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 )
 
-// TestGCCost bounds what GC asks of the kernel for each further attachment that it keeps:
-// of its record, its namespace, its host port and its lease once each. Links and
-// elements are listed, each once, whatever their number.
+// TestGCCost bounds what GC asks of the kernel for each further attachment that the runtime
+// names as valid: its record and its host port once each, and its link's name. Whether it
+// is alive is not asked, and its lease not read. Elements are listed once.
 func TestGCCost(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
@@ -34,10 +34,42 @@ func TestGCCost(t *testing.T) {
 	first, last := gc(few), gc(few+more)
 	each := float64(countCalls(last)-countCalls(first)) / more
 	t.Logf("%.1f system calls for each attachment, %d messages beside %d and %d beside %d", each, first.Calls["sendto"], few, last.Calls["sendto"], few+more)
-	if each > 16 {
-		t.Errorf("got %.1f system calls for each attachment, want at most 16: beside %d %v, beside %d %v", each, few, first.Calls, few+more, last.Calls)
+	if each > 10 {
+		t.Errorf("got %.1f system calls for each attachment, want at most 10: beside %d %v, beside %d %v", each, few, first.Calls, few+more, last.Calls)
+	}
+	if n := last.Calls["name_to_handle_at"]; n > 0 {
+		t.Errorf("GC asks %d times whether a container is alive that the runtime names as valid", n)
 	}
 	if got, want := last.Calls["sendto"], first.Calls["sendto"]; got > want {
 		t.Errorf("got %d messages beside %d attachments, %d beside %d", got, few+more, want, few)
+	}
+}
+
+// TestGCFindsLinks: the links that are not named as those of valid attachments are looked
+// at, however many there are of others', and whatever they are named by now.
+func TestGCFindsLinks(t *testing.T) {
+	t.Parallel()
+	config := host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")})
+	for _, others := range []int{0, 40} {
+		h := host.NewRouting(t)
+		kept, gone, renamed := h.Container("kept"), h.Container("gone"), h.Container("renamed")
+		for _, c := range []*host.Container{kept, gone, renamed} {
+			c.MustAdd(config)
+		}
+		port := func(id string) string {
+			return h.MustRun("sh", "-c", "ip -o link | grep 'alias trestle:.*/"+id+"/' | sed 's/^[0-9]*: //; s/[@:].*//' | tr -d '\n'")
+		}
+		h.MustRun("sh", "-c", "ip link set "+port("renamed")+" down; ip link set "+port("renamed")+" name mine")
+		h.MustRun("sh", "-c", fmt.Sprintf("for i in $(seq %d); do ip link add other$i type bridge; done", others))
+		h.Must(host.Call{Plugin: "bridge", Command: "GC", Config: host.BridgeConfig(object{
+			"ipam": host.Leases("10.9.0.0/24"), "cni.dev/valid-attachments": []any{object{"containerID": "kept", "ifname": "eth0"}},
+		})})
+		if port("kept") == "" || port("gone") != "" || port("renamed") != "" {
+			t.Errorf("beside %d other links: got ports %q, %q, %q, want the first alone", others, port("kept"), port("gone"), port("renamed"))
+		}
+		left := h.MustRun("sh", "-c", "ip -o link | grep -c ': other' || true")
+		if left != fmt.Sprintln(others) {
+			t.Errorf("got %s of %d other links left", left, others)
+		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 func TestCost(t *testing.T) {
 	t.Parallel()
 	const few, more = 2, 8
-	commands := []string{"doctor", "validate", "explain web --to 192.0.2.1:80", "explain web --from 192.0.2.1 --port 8080", "status", "metrics"}
+	commands := []string{"doctor", "validate", "explain web --to 192.0.2.1:80", "explain web --from 192.0.2.1 --port 8080", "status", "metrics", "gc"}
 	p := newPatient(t)
 	p.sh("iptables -A FORWARD -i trestle0 -j ACCEPT; iptables -t nat -A PREROUTING -p tcp --dport 1 -j DNAT --to-destination 192.0.2.77:5")
 	attached := 1
@@ -34,6 +34,9 @@ func TestCost(t *testing.T) {
 		return all
 	}
 	before, after := costs(few), costs(few+more)
+	if n := before["gc"]["execve"]; n != 1 {
+		t.Errorf("gc: %d programs run, want trestle alone: each plugin would look at all attachments again", n)
+	}
 	for _, command := range commands {
 		for _, call := range []struct {
 			name string

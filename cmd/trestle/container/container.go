@@ -1,4 +1,4 @@
-// Package sandbox knows the containers of trestle run: a network namespace that is made
+// Package container knows the containers of trestle run: a network namespace that is made
 // for one command, and a file that says so, locked by the trestle that waits for the
 // command. Where nobody holds that lock any more trestle was killed, and the next one
 // clears away.
@@ -6,7 +6,7 @@
 //	/run/trestle/run/<name>          JSON, locked by its trestle
 //	/run/trestle/resolv.conf/<name>  what the command finds in /etc/resolv.conf
 //	/run/netns/<name>                the network namespace, for ip netns too
-package sandbox
+package container
 
 import (
 	"encoding/json"
@@ -29,8 +29,8 @@ import (
 // namedDir is where ip netns looks for network namespaces.
 const namedDir = "/run/netns"
 
-// Sandbox is one container of trestle run, held by this process.
-type Sandbox struct {
+// Container is one container of trestle run, held by this process.
+type Container struct {
 	Name  string `json:"name"`
 	NetNS string `json:"netns"` // its path
 	PID   int    `json:"pid"`   // of its trestle
@@ -41,8 +41,8 @@ type Sandbox struct {
 func dir() string { return filepath.Join(record.DefaultDir, "run") }
 
 // New makes the container's file and its network namespace, with lo up.
-func New(name string) (*Sandbox, error) {
-	s := &Sandbox{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid()}
+func New(name string) (*Container, error) {
+	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid()}
 	if _, err := os.Lstat(s.NetNS); err == nil {
 		return nil, cni.ConfigErrorf("--name: there is a network namespace %q already (%s); choose another name, or attach that one", name, s.NetNS)
 	}
@@ -57,7 +57,7 @@ func New(name string) (*Sandbox, error) {
 
 // write makes the file, locked before it has its name, so that nobody takes it for one of
 // a trestle that was killed.
-func (s *Sandbox) write() error {
+func (s *Container) write() error {
 	if err := os.MkdirAll(dir(), 0o700); err != nil {
 		return fmt.Errorf("note container %s: %w", s.Name, err)
 	}
@@ -83,7 +83,7 @@ func (s *Sandbox) write() error {
 	return errors.Join(err, file.Close())
 }
 
-func (s *Sandbox) path() string { return filepath.Join(dir(), s.Name) }
+func (s *Container) path() string { return filepath.Join(dir(), s.Name) }
 
 // makeNetNS runs on a thread that ends with it, since the thread is in the new namespace
 // then.
@@ -108,7 +108,7 @@ func makeNetNS(name string) error {
 }
 
 // Close removes the network namespace, and then the file.
-func (s *Sandbox) Close() error {
+func (s *Container) Close() error {
 	err := unix.Unmount(s.NetNS, unix.MNT_DETACH)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		err = nil // killed before it was mounted, or a second time
@@ -127,12 +127,12 @@ func (s *Sandbox) Close() error {
 
 // Abandoned are the containers whose trestle was killed. They are held by this process
 // now, which closes each when it has detached it.
-func Abandoned() ([]*Sandbox, error) {
+func Abandoned() ([]*Container, error) {
 	entries, err := os.ReadDir(dir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var all []*Sandbox
+	var all []*Container
 	failed := []error{err}
 	for _, entry := range entries {
 		s, err := takeOver(entry.Name())
@@ -145,7 +145,7 @@ func Abandoned() ([]*Sandbox, error) {
 }
 
 // takeOver is the container if nobody holds it.
-func takeOver(name string) (*Sandbox, error) {
+func takeOver(name string) (*Container, error) {
 	path := filepath.Join(dir(), name)
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -160,7 +160,7 @@ func takeOver(name string) (*Sandbox, error) {
 	if strings.HasPrefix(name, ".") { // killed before it had a name
 		return nil, errors.Join(ignoreGone(os.Remove(path)), file.Close())
 	}
-	s := &Sandbox{Name: name, NetNS: filepath.Join(namedDir, name), file: file}
+	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), file: file}
 	if at, err := os.Stat(path); err != nil || !sameFile(file, at) {
 		return nil, file.Close() // closed by its trestle since, and perhaps made again
 	}

@@ -1,8 +1,7 @@
-package sandbox
+package container
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,14 +30,14 @@ func Names() []string {
 }
 
 // Find is the container of that name, held by another process.
-func Find(name string) (*Sandbox, error) {
+func Find(name string) (*Container, error) {
 	data, err := os.ReadFile(filepath.Join(dir(), filepath.Base(name)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cni.ConfigErrorf("container %q: trestle runs none of that name; see trestle ls", name)
 	}
-	var s Sandbox
+	var s Container
 	if err == nil {
-		err = json.Unmarshal(data, &s)
+		err = cni.Unmarshal(data, &s)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read what container %s is: %w", name, err)
@@ -48,7 +47,7 @@ func Find(name string) (*Sandbox, error) {
 
 // Stop has the container's trestle hand SIGTERM on to the command, and after the grace
 // period SIGKILL, and waits until it has cleared away.
-func (s *Sandbox) Stop(ctx context.Context, grace time.Duration) error {
+func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	fd, err := unix.PidfdOpen(s.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil // killed; who sweeps clears away
@@ -78,7 +77,7 @@ func (s *Sandbox) Stop(ctx context.Context, grace time.Duration) error {
 }
 
 // isHeld says whether a trestle waits for the container.
-func (s *Sandbox) isHeld() bool {
+func (s *Container) isHeld() bool {
 	file, err := os.Open(s.path())
 	if err != nil {
 		return false
@@ -103,7 +102,7 @@ func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
 }
 
 // killCommand kills the only child of the container's trestle.
-func (s *Sandbox) killCommand() error {
+func (s *Container) killCommand() error {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.PID))
 	failed := []error{err}
 	for _, file := range files {

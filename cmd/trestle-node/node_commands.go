@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,43 +9,36 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 func newStatusCommand() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "status",
 		Short: "How this host stands: its subnets, its peers and how they are reached, what is amiss",
 		Long: `How this host stands. The exit status is 0 where it is ready or drained, connected to its store or not, and 1
 where it is not running, not ready yet, suspects its store, or was fenced.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return status(cmd.OutOrStdout(), asJSON) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return status(cmd) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	return cmd
 }
 
-func status(out io.Writer, asJSON bool) error {
+func status(cmd *cobra.Command) error {
 	s, err := readStatus()
 	if err != nil {
 		return err
 	}
-	if s.State != "left" && errors.Is(unix.Kill(s.PID, 0), unix.ESRCH) {
-		s.State, s.Why = "stopped", "trestle-node does not run; the network is as it was when it ended"
+	if s.State != hosts.Left && !s.Running() {
+		s.State, s.Why = hosts.Stopped, "trestle-node does not run; the network is as it was when it ended"
 	}
-	if asJSON {
-		data, err := json.MarshalIndent(s, "", "  ")
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(out, string(data))
-	} else {
-		printStatus(out, s)
+	var text strings.Builder
+	printStatus(&text, s)
+	if err := answer(cmd, s, text.String()); err != nil {
+		return err
 	}
-	if s.State != "ready" && s.State != "drained" && s.State != "left" {
+	if s.State != hosts.Ready && s.State != hosts.Drained && s.State != hosts.Left {
 		return errSaid
 	}
 	return nil
@@ -72,22 +63,38 @@ func printStatus(out io.Writer, s Status) {
 	for _, c := range s.Restart {
 		fmt.Fprintf(out, "restart: container %s, which has %s of %s\n", c.ID, c.Address, c.Network)
 	}
-	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; %d repairs; %d packets of strangers dropped\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
+	fmt.Fprintf(out, "uplink: %s; MTU of containers %d; repairs: %d; packets of strangers dropped: %d\n", s.Uplink, s.MTU, s.Repairs, s.Strangers)
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	if len(s.Peers) > 0 {
-		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tSUBNETS\t")
+		fmt.Fprintln(table, "PEER\tADDRESS\tWAY\tMTU\tSEEN\tSUBNETS\t")
 	}
 	for _, p := range s.Peers {
 		note := ""
 		if p.Missing {
 			note = "missing from the store; kept"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), p.Way, spaced(prefixesOf(p.Subnets...)), note)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", p.Name, spaced(p.Underlay), s.Shown(p), p.MTU, seen(p), spacedSubnets(p.Subnets), note)
 	}
 	_ = table.Flush() // to standard output
 	for _, p := range s.Problems {
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+}
+
+// seen is when the peer has given a sign of life.
+func seen(p PeerInfo) string {
+	if p.Seen.IsZero() {
+		return "-"
+	}
+	return p.Seen.Format(time.RFC3339)
+}
+
+func spacedSubnets(all []hosts.Subnet) string {
+	var texts []string
+	for _, s := range all {
+		texts = append(texts, s.Subnet.String())
+	}
+	return strings.Join(texts, " ")
 }
 
 func spaced[A fmt.Stringer](all []A) string {
@@ -128,7 +135,7 @@ func forget(cmd *cobra.Command) error {
 		return err
 	}
 	defer func() { _ = lock.Unlock() }() // ends with the process
-	a, err := newAgent()
+	a, err := newAgent(logger(asJSON(cmd)))
 	if err != nil {
 		return err
 	}
@@ -142,14 +149,15 @@ func forget(cmd *cobra.Command) error {
 	if err := os.Remove(statePath); err != nil && !isMissing(err) {
 		return err
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead "+s.Name)
-	return nil
+	return say(cmd, "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", s.Name)
 }
 
-func callAndPrint(cmd *cobra.Command, verb string, force bool) error {
-	said, err := call(cmd.Context(), verb, force)
-	fmt.Fprint(cmd.OutOrStdout(), said)
-	return err
+func callAndPrint(cmd *cobra.Command, operation string, force bool) error {
+	said, err := call(cmd.Context(), operation, force)
+	if err != nil {
+		return err
+	}
+	return answer(cmd, said, said.Message+"\n"+listOf(said.Containers))
 }
 
 func newDrainCommand() *cobra.Command {
@@ -199,13 +207,12 @@ another id and forgets the subnets, which are the other's; the containers that i
 			if err := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true}); err != nil {
 				return err
 			}
-			for _, path := range []string{statePath, idPath} {
+			for _, path := range []string{statePath, idPath, keyPath} {
 				if err := os.Remove(path); err != nil && !isMissing(err) {
 					return err
 				}
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), "this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json")
-			return nil
+			return say(cmd, "this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json")
 		},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -28,18 +29,30 @@ type survey struct {
 	gone    []cni.Owner
 	taken   []string        // labels of those that had no record, and have one now
 	void    []string        // labels that nobody stands for
-	settled map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
+	decided map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
 	idle    []NetworkRule   // of networks that nobody stands for
+	refused []string        // port mappings of records whose port another has, for people
 }
 
 // look reads all of it. The error of a record that cannot be read is kept apart: it
 // harms no other.
 func (h *Host) look(network string, valid cni.Valid) (s *survey, unread, err error) {
-	s = &survey{Host: h, network: network, valid: valid, settled: map[string]bool{}}
-	s.records, unread = record.Sweep[translation](h.store, place, network)
-	if s.reserved, err = h.reservations().all(); err == nil {
-		s.elements, err = h.list()
+	s = &survey{Host: h, network: network, valid: valid, decided: map[string]bool{}}
+	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
+	if err != nil {
+		return s, nil, err
 	}
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		err = cni.Catch(func() (err error) {
+			if s.reserved, err = h.reservations().all(); err == nil && there {
+				s.elements, err = h.listTable()
+			}
+			return err
+		})
+	})
+	s.records, unread = record.Sweep[translation](h.store, place, network)
+	wait.Wait()
 	return s, unread, err
 }
 
@@ -49,6 +62,10 @@ func (h *Host) list() ([]nft.Element, error) {
 	if err != nil || !there {
 		return nil, err
 	}
+	return h.listTable()
+}
+
+func (h *Host) listTable() ([]nft.Element, error) {
 	ports, err := h.conn.List(portsTable())
 	if err != nil {
 		return nil, err
@@ -118,9 +135,13 @@ func (s *survey) adopt(anew bool) error {
 
 // unrecorded are those attachments by their labels and, if asked for, networks by theirs.
 func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
-	known := map[string]bool{}
+	known := make(map[string]bool, len(s.records))
 	for _, rec := range s.records {
 		known[rec.Owner.String()], known[cni.NetworkLabel(rec.Owner.Network)] = true, true
+	}
+	isOther := func(label string) bool {
+		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
+		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
 	}
 	all := map[string]*unrecorded{}
 	of := func(label string) *unrecorded {
@@ -130,7 +151,9 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 		return all[label]
 	}
 	for _, e := range s.elements {
-		of(e.Owner).elements = append(of(e.Owner).elements, e)
+		if !isOther(e.Owner) {
+			of(e.Owner).elements = append(of(e.Owner).elements, e)
+		}
 	}
 	chains, err := ipTables{s.Host}.list()
 	if err != nil {
@@ -146,16 +169,13 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	for _, label := range rules {
 		of(label)
 	}
-	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool {
-		ofAnother := s.network != "" && !strings.HasPrefix(label, cni.NetworkLabel(s.network))
-		return known[label] || ofAnother || !networks && strings.HasSuffix(label, "/")
-	})
+	maps.DeleteFunc(all, func(label string, _ *unrecorded) bool { return isOther(label) })
 	return all, err
 }
 
 func (s *survey) isVoid(label string) {
 	s.void = append(s.void, label)
-	s.settled[label] = true
+	s.decided[label] = true
 }
 
 // takeIn makes a record of what the kernel has of an attachment.
@@ -193,7 +213,9 @@ func (h *Host) vouches(label string) (bool, error) {
 // iptables is removed at once; where that fails, the record stays.
 func (s *survey) judge() error {
 	var errs []error
+	s.kept = make([]attachmentRecord, 0, len(s.records))
 	for _, rec := range s.records {
+		path := s.store.Path(place, rec.Owner)
 		gone, err := s.isGone(rec)
 		switch {
 		case gone:
@@ -202,7 +224,7 @@ func (s *survey) judge() error {
 			}
 		default:
 			var heldErr error
-			if rec, heldErr = s.keepHeld(rec); heldErr == nil {
+			if rec, heldErr = s.keepHeld(rec, path); heldErr == nil {
 				s.kept = append(s.kept, rec)
 			}
 			err = errors.Join(err, heldErr)
@@ -211,35 +233,37 @@ func (s *survey) judge() error {
 			errs = append(errs, fmt.Errorf("%s: %w", rec.Owner, err))
 			continue
 		}
-		s.settled[rec.Owner.String()], s.settled[s.store.Path(place, rec.Owner)] = true, true
+		s.decided[rec.Owner.String()], s.decided[path] = true, true
 	}
 	return errors.Join(errs...)
 }
 
-// isGone says whether the list does not keep the attachment, or its death is proved.
+// isGone says whether the list does not keep the attachment or, where there is none, its
+// death is proved. What the runtime names is in use, and the kernel is not asked for it.
 func (s *survey) isGone(rec attachmentRecord) (bool, error) {
-	if s.valid.Known && !s.valid.Keeps(rec.Owner) {
-		return true, nil
+	if s.valid.Known {
+		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
 	}
 	return s.isDead(rec)
 }
 
 // keepHeld leaves out of a record the mappings whose reservation another has: an ADD
-// was killed before it reserved them. A reservation that was lost is made again.
-func (s *survey) keepHeld(rec attachmentRecord) (attachmentRecord, error) {
+// was killed before it reserved them; path is the record's. A reservation that was lost is made again.
+func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, error) {
 	if rec.Value.Ports == nil {
 		return rec, nil
 	}
-	all, path := s.reservations(), s.store.Path(place, rec.Owner)
+	all := s.reservations()
 	ports, lost := *rec.Value.Ports, OwnedPorts{Owner: rec.Owner}
 	ports.Mappings = nil
 	for _, m := range rec.Value.Ports.Mappings {
 		if s.reserved[all.file(m)] != path {
-			_, taken, err := all.holder(m, rec.Owner)
+			holder, taken, err := all.holder(m, rec.Owner)
 			if err != nil {
 				return rec, err
 			}
 			if taken {
+				s.refused = append(s.refused, fmt.Sprintf("%s: mapping %s: %s has the port", rec.Owner, m, holder.Owner))
 				continue
 			}
 			lost.Mappings = append(lost.Mappings, m)
@@ -253,15 +277,8 @@ func (s *survey) keepHeld(rec attachmentRecord) (attachmentRecord, error) {
 // changes bring nftables to what the kept shall have, and take away what else they, the
 // gone and nobody have there.
 func (s *survey) changes() (nft.Changes, error) {
-	want, err := rulesOf(s.kept, NFTables)
-	if err != nil {
-		return nft.Changes{}, err
-	}
-	byIPTables, err := rulesOf(s.kept, IPTables)
-	if err != nil {
-		return nft.Changes{}, err
-	}
-	loopback, err := s.loopback(byIPTables.Ports, nil)
+	want := rulesOf(s.kept, NFTables)
+	loopback, err := s.loopback(rulesOf(s.kept, IPTables).Ports, nil)
 	if err != nil {
 		return nft.Changes{}, err
 	}
@@ -269,9 +286,9 @@ func (s *survey) changes() (nft.Changes, error) {
 	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	theirs := slices.DeleteFunc(slices.Clone(s.elements), func(e nft.Element) bool { return !s.settled[e.Owner] })
-	changes.Remove = nft.Without(theirs, changes.Create) // the kept's, and what another has now
-	changes.Create = nft.Lacking(changes.Create, s.elements)
+	var spare []nft.Element // but what is another's by now
+	changes.Create, spare = nft.Compare(changes.Create, s.elements)
+	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
 	return changes, nil
 }
 
@@ -308,7 +325,7 @@ func (s *survey) sweepReservations() error {
 		if wanted[file] {
 			continue
 		}
-		void, err := path == "" || s.settled[path], error(nil)
+		void, err := path == "" || s.decided[path], error(nil)
 		if !void {
 			void, err = isDangling(file)
 		}
@@ -322,9 +339,9 @@ func (s *survey) sweepReservations() error {
 
 // restoreIPTables makes again what iptables lacks of the kept.
 func (s *survey) restoreIPTables() error {
-	want, err := rulesOf(s.kept, IPTables)
-	if err != nil || want.empty() {
-		return err
+	want := rulesOf(s.kept, IPTables)
+	if want.empty() {
+		return nil
 	}
 	return ipTables{s.Host}.apply(change{want: want, recorded: true})
 }
@@ -372,6 +389,7 @@ type Restored struct {
 	Released []string // whose container is gone
 	Taken    []string // who had no record, and a link or a lease
 	Void     []string // of whom the kernel told alone
+	Refused  []string // recorded port mappings that another has: whose, which, and who
 }
 
 // Restore makes again, from the records, whatever of ours was lost in the kernel, by
@@ -405,7 +423,7 @@ func (h *Host) restore() (done Restored, err error) {
 
 // missing says what commit and restoreIPTables are going to do.
 func (s *survey) missing() (Restored, error) {
-	done := Restored{Taken: s.taken, Void: s.void}
+	done := Restored{Taken: s.taken, Void: s.void, Refused: s.refused}
 	for _, rec := range s.kept {
 		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
 	}
@@ -426,8 +444,8 @@ func (s *survey) missing() (Restored, error) {
 		}
 		done.Made = append(done.Made, owners...)
 	}
-	want, err := rulesOf(s.kept, IPTables)
-	if err == nil && !want.empty() {
+	want := rulesOf(s.kept, IPTables)
+	if !want.empty() {
 		var lost []string
 		lost, err = ipTables{s.Host}.lost(want)
 		done.Made = append(done.Made, lost...)

@@ -1,4 +1,4 @@
-package sandbox
+package container
 
 import (
 	"net/netip"
@@ -21,7 +21,7 @@ const (
 
 // ResolvConf writes what the container shall find in /etc/resolv.conf, and gives its path;
 // it is empty where that is what the host has. It goes with Close.
-func (s *Sandbox) ResolvConf(dns types.DNS) (path string, err error) {
+func (s *Container) ResolvConf(dns types.DNS) (path string, err error) {
 	host, reachable := hostServers()
 	nothing := len(dns.Nameservers) == 0 && len(dns.Search) == 0 && dns.Domain == "" && len(dns.Options) == 0
 	if nothing && reachable {
@@ -36,7 +36,9 @@ func (s *Sandbox) ResolvConf(dns types.DNS) (path string, err error) {
 	return s.resolvConf(), os.WriteFile(s.resolvConf(), []byte(Text(dns)), 0o644)
 }
 
-func (s *Sandbox) resolvConf() string { return filepath.Join(record.DefaultDir, "resolv.conf", s.Name) }
+func (s *Container) resolvConf() string {
+	return filepath.Join(record.DefaultDir, "resolv.conf", s.Name)
+}
 
 // Text is resolv.conf(5).
 func Text(dns types.DNS) string {

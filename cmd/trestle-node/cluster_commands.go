@@ -49,7 +49,9 @@ func newInitCommand() *cobra.Command {
 		Short: "Make a cluster: write its first configuration into etcd, or a file with all hosts",
 		Long: `Make a cluster with one network. With --etcd the configuration goes there; hosts join by trestle node join.
 
-Without, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
+With --kubeconfig, for a cluster of Kubernetes, it goes into /etc/trestle/cluster.json; the pools are the cluster's podCIDRs.
+
+Without either, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
 its own, and the file is copied to all of them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return initCluster(cmd, &flags, p) },
@@ -61,7 +63,7 @@ its own, and the file is copied to all of them.`,
 	f.StringVar(&p.ipv6, "pool6", "", "addresses of the network of IPv6, like fd40::/48")
 	f.IntVar(&p.len4, "subnet-len", 24, "length of each host's subnet")
 	f.IntVar(&p.len6, "subnet-len6", 64, "the same of IPv6")
-	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), or auto (direct where on one link)")
+	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), auto (direct where on one link), or wireguard (encrypted)")
 	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; as often as there are hosts")
 	return cmd
 }
@@ -101,8 +103,11 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if len(p.nodes) > 0 {
 		return initFile(cmd, flags, p, config)
 	}
+	if flags.kubernetes.Kubeconfig != "" {
+		return initKubernetes(cmd, flags.kubernetes.Kubeconfig, config)
+	}
 	if len(flags.etcd.Endpoints) == 0 {
-		return errors.New("neither --etcd nor --node: the configuration goes into etcd, or into a file with all hosts")
+		return errors.New("none of --etcd, --kubeconfig and --node: the configuration goes into etcd, or into a file")
 	}
 	st, err := flags.open()
 	if err != nil {
@@ -112,8 +117,33 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if err := cluster.Init(cmd.Context(), st, config); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	text := fmt.Sprintf("cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	return answer(cmd, map[string]string{"id": config.ID}, text)
+}
+
+// initKubernetes writes the configuration alone: hosts and their subnets are Kubernetes' to say.
+func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config) error {
+	config.ID = ""
+	if err := writeNew(clusterPath, config); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; copy it to each host, and there: trestle node join --kubeconfig %s\n", clusterPath, kubeconfig)
 	return nil
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(path string, document any) error {
+	if _, err := os.Stat(path); err == nil {
+		return fmt.Errorf("%s is there already; change that, or remove it", path)
+	}
+	data, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, err := parseFile(data); err != nil {
+		return err
+	}
+	return cluster.WriteFile(path, append(data, '\n'), 0o644)
 }
 
 // initFile gives each host of the command line the next subnet.
@@ -121,9 +151,6 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 	path := flags.settings.File
 	if path == "" {
 		path = clusterPath
-	}
-	if _, err := os.Stat(path); err == nil {
-		return fmt.Errorf("%s is there already; change that, or remove it", path)
 	}
 	var nodes []fileNode
 	for i, text := range p.nodes {
@@ -146,18 +173,11 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 		Backend  cluster.Backend   `json:"backend"`
 		Nodes    []fileNode        `json:"nodes"`
 	}{config.Networks, config.Backend, nodes}
-	data, err := json.MarshalIndent(document, "", "  ")
-	if err != nil {
+	if err := writeNew(path, document); err != nil {
 		return err
 	}
-	if _, err := parseFile(data); err != nil {
-		return err
-	}
-	if err := cluster.WriteFile(path, append(data, '\n'), 0o644); err != nil {
-		return err
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for %d hosts; copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
-	return nil
+	text := fmt.Sprintf("wrote %s (hosts: %d); copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	return answer(cmd, map[string]any{"file": path, "nodes": len(nodes)}, text)
 }
 
 func newConfigCommand() *cobra.Command {
@@ -187,7 +207,10 @@ func newConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cluster.SetConfig(cmd.Context(), st, c)
+			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
+				return err
+			}
+			return say(cmd, "set; hosts take it over within a heartbeat")
 		}),
 	)
 	return config
@@ -198,14 +221,6 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 		return io.ReadAll(cmd.InOrStdin())
 	}
 	return os.ReadFile(path)
-}
-
-func printJSON(out io.Writer, value any) error {
-	data, err := json.MarshalIndent(value, "", "  ")
-	if err == nil {
-		_, err = fmt.Fprintln(out, string(data))
-	}
-	return err
 }
 
 // listedNode is one host, as the store knows it.
@@ -224,7 +239,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 	alive := view.Under(cluster.PrefixAlive)
 	for _, id := range slices.Sorted(maps.Keys(listing.Nodes)) {
 		_, up := alive[id]
-		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Complete})
+		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Fixed})
 	}
 	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
 	for id, err := range listing.Unreadable {
@@ -234,8 +249,7 @@ func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []st
 }
 
 func newNodesCommand() *cobra.Command {
-	asJSON := false
-	cmd := onStore(&cobra.Command{
+	return onStore(&cobra.Command{
 		Use:   "nodes",
 		Short: "List the hosts",
 		Args:  cobra.NoArgs,
@@ -244,59 +258,53 @@ func newNodesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			var list []map[string]any
-			for _, n := range nodes {
-				list = append(list, map[string]any{
-					"id":       n.ID,
-					"name":     n.Name,
-					"underlay": n.Underlay,
-					"mtu":      n.MTU,
-					"subnets":  n.Subnets,
-					"version":  n.Version,
-					"up":       n.Up,
-				})
-			}
-			return printJSON(cmd.OutOrStdout(), list)
-		}
-		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+		list := []map[string]any{}
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(table, "NAME\tID\tADDRESS\tUP\tSUBNETS")
 		for _, n := range nodes {
 			fmt.Fprintf(table, "%s\t%s\t%s\t%v\t%s\n", n.Name, n.ID, spaced(n.Underlay), n.Up, spaced(prefixesOf(n.Subnets...)))
+			list = append(list, map[string]any{
+				"id":       n.ID,
+				"name":     n.Name,
+				"underlay": n.Underlay,
+				"mtu":      n.MTU,
+				"subnets":  n.Subnets,
+				"version":  n.Version,
+				"up":       n.Up,
+			})
 		}
 		for _, p := range problems {
 			fmt.Fprintln(table, p)
 		}
-		return table.Flush()
+		_ = table.Flush() // into memory
+		return answer(cmd, list, text.String())
 	})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	return cmd
 }
 
 func newSubnetsCommand() *cobra.Command {
-	asJSON := false
-	cmd := onStore(&cobra.Command{
+	return onStore(&cobra.Command{
 		Use:   "subnets",
 		Short: "List the subnets that are taken, and by whom",
 		Args:  cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
-		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims)
+		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims, cluster.PrefixNodes)
 		if err != nil {
 			return err
 		}
 		holders := cluster.Holders(view)
-		if asJSON {
-			return printJSON(cmd.OutOrStdout(), holders)
-		}
-		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 2, ' ', 0)
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(table, "NETWORK\tSUBNET\tNODE\tRESERVED")
 		for _, h := range holders {
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", h.Network, h.Subnet, h.Node, h.Reserved)
 		}
-		return errors.Join(table.Flush(), printUse(cmd.OutOrStdout(), view, holders))
+		_ = table.Flush() // into memory
+		if err := printUse(&text, view, holders); err != nil {
+			return err
+		}
+		return answer(cmd, append([]cluster.Holder{}, holders...), text.String())
 	})
-	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
-	return cmd
 }
 
 // printUse says how full each pool is; from four fifths on that is a warning.
@@ -334,7 +342,11 @@ func newReserveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return cluster.Reserve(cmd.Context(), st, cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}, why)
+		o := cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}
+		if err := cluster.Reserve(cmd.Context(), st, o, why); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is given to no host", o.Network, o.Subnet)
 	})
 	cmd.Flags().StringVar(&why, "why", "reserved", "what for")
 	return cmd
@@ -354,7 +366,10 @@ its subnets up when it hears of it, and its containers must be started anew: unt
 			if err != nil {
 				return err
 			}
-			return cluster.Release(cmd.Context(), st, id, time.Now())
+			if err := cluster.Release(cmd.Context(), st, id, time.Now()); err != nil {
+				return err
+			}
+			return say(cmd, "the subnets of node %s are free, after their quarantine", id)
 		}
 		if dead != "" || len(args) != 2 {
 			return errors.New("it takes either --node-is-dead and a host, or a network and a reserved subnet of it")
@@ -363,7 +378,10 @@ its subnets up when it hears of it, and its containers must be started anew: unt
 		if err != nil {
 			return err
 		}
-		return cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked())
+		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked()); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is reserved no more", args[0], subnet.Masked())
 	})
 	cmd.Flags().StringVar(&dead, "node-is-dead", "", "the host, by name or id")
 	return cmd
@@ -401,8 +419,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "restored %d hosts; when trestle cluster nodes lists all that live: trestle cluster accept\n", len(state.Peers)+1)
-		return nil
+		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
 	})
 }
 
@@ -413,5 +430,10 @@ func newAcceptAllCommand() *cobra.Command {
 		Long: `Let hosts take new subnets again. It is your word that trestle cluster nodes lists every host that lives: the
 subnet of one that is not listed could be given to another.`,
 		Args: cobra.NoArgs,
-	}, func(cmd *cobra.Command, _ []string, st store) error { return cluster.Thaw(cmd.Context(), st) })
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		if err := cluster.Thaw(cmd.Context(), st); err != nil {
+			return err
+		}
+		return say(cmd, "hosts may take new subnets")
+	})
 }

@@ -13,14 +13,14 @@ import (
 // the store is nil where there is no connection.
 
 // leave gives this host's subnets back. A host with containers stays, unless it is forced.
-func (a *agent) leave(ctx context.Context, st store, force bool) (string, error) {
+func (a *agent) leave(ctx context.Context, st store, force bool) (said, error) {
 	if err := a.mayLeave(force); err != nil {
-		return "", err
+		return said{}, err
 	}
 	// First it believes in nothing any more, then the kernel is cleaned up, then the store
 	// hears of it: whoever is killed amidst that does the rest when it runs again.
 	if err := a.member.BeginLeave(); err != nil {
-		return "", err
+		return said{}, err
 	}
 	a.tell()
 	a.kernel.flush(ctx)
@@ -31,9 +31,9 @@ func (a *agent) leave(ctx context.Context, st store, force bool) (string, error)
 	err := a.member.Leave(ctx, from)
 	a.left = err == nil
 	if err != nil {
-		return "left on this host; the store does not know yet (" + err.Error() + "), and hears of it when it answers: let trestle-node run until then\n", nil
+		return said{Message: "left on this host; the store does not know yet (" + err.Error() + "), and hears of it when it answers: let trestle-node run until then"}, nil
 	}
-	return "left\n", nil
+	return said{Message: "left"}, nil
 }
 
 // mayLeave refuses to take the network away from under containers.
@@ -49,7 +49,7 @@ func (a *agent) mayLeave(force bool) error {
 	if len(running) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d containers have addresses of this host's subnets:\n%sstop them first; trestle node drain keeps new ones away; --force leaves all the same", len(running), listOf(running))
+	return fmt.Errorf("%s addresses of this host's subnets:\n%sstop them first; trestle node drain keeps new ones away; --force leaves all the same", howMany(running), listOf(running))
 }
 
 func listOf(all []container) string {
@@ -68,66 +68,67 @@ func (unreachable) Get(context.Context, ...string) (cluster.View, error) {
 }
 
 // drain keeps new containers away: the runtime has no network to start them in.
-func (a *agent) drain(context.Context, store, bool) (string, error) {
+func (a *agent) drain(ctx context.Context, _ store, _ bool) (said, error) {
 	a.member.State.Drained = true
 	if err := a.member.Save(a.member.State); err != nil {
-		return "", err
+		return said{}, err
 	}
 	a.tell()
+	a.kernel.flush(ctx) // what is under way might write the lists once more
 	if err := withdrawConflists(func(string) bool { return true }); err != nil {
-		return "", err
+		return said{}, err
 	}
 	running, err := leases(a.member.State.Claims)
 	if err != nil {
-		return "", err
+		return said{}, err
 	}
-	return fmt.Sprintf("drained: no new containers; %d are still there\n%s", len(running), listOf(running)), nil
+	return said{fmt.Sprintf("drained: no new containers; %s addresses still", howMany(running)), running}, nil
 }
 
-func (a *agent) undrain(ctx context.Context, _ store, _ bool) (string, error) {
+func (a *agent) undrain(ctx context.Context, _ store, _ bool) (said, error) {
 	a.member.State.Drained = false
 	if err := a.member.Save(a.member.State); err != nil {
-		return "", err
+		return said{}, err
 	}
 	a.tell()
 	a.kernel.flush(ctx)
-	return "the runtime may start containers again\n", nil
+	return said{Message: "the runtime may start containers again"}, nil
 }
 
 // accept is the administrator's word that what is gone is gone, and that lost subnets
 // are lost.
-func (a *agent) accept(ctx context.Context, st store, force bool) (string, error) {
+func (a *agent) accept(ctx context.Context, st store, force bool) (said, error) {
 	s := &a.member.State
-	var said []string
+	var notes []string
 	if len(s.Lost) > 0 {
 		running, err := leases(s.Lost)
 		if err != nil {
-			return "", err
+			return said{}, err
 		}
 		if len(running) > 0 && !force {
-			return "", fmt.Errorf("%d containers have addresses that are another host's:\n%srestart them first; --force takes note of it all the same", len(running), listOf(running))
+			return said{}, fmt.Errorf("%s addresses that are another host's:\n%srestart them first; --force takes note of it all the same", howMany(running), listOf(running))
 		}
-		said = append(said, fmt.Sprintf("noted: %v are another's", prefixesOf(s.Lost...)))
+		notes = append(notes, fmt.Sprintf("noted: %v are another's", prefixesOf(s.Lost...)))
 		s.Lost = nil
 	}
 	if s.Suspect != "" || len(a.missing) > 0 {
 		if st == nil {
-			return "", errors.New("not connected to the store: what it lists is not known")
+			return said{}, errors.New("not connected to the store: what it lists is not known")
 		}
 		if err := a.list(ctx, st); err != nil {
-			return "", err
+			return said{}, err
 		}
 		before := len(s.Peers)
 		s.Accept(a.listing)
-		said = append(said, fmt.Sprintf("accepted: %d peers are gone, %d are left", before-len(s.Peers), len(s.Peers)))
+		notes = append(notes, fmt.Sprintf("accepted; peers that are gone: %d, that are left: %d", before-len(s.Peers), len(s.Peers)))
 		a.missing = nil
 	}
 	if err := a.member.Save(*s); err != nil {
-		return "", err
+		return said{}, err
 	}
 	a.tell()
-	if len(said) == 0 {
-		return "there was nothing to accept\n", nil
+	if len(notes) == 0 {
+		notes = []string{"there was nothing to accept"}
 	}
-	return strings.Join(said, "\n") + "\n", nil
+	return said{Message: strings.Join(notes, "\n")}, nil
 }

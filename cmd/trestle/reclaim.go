@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
+
+	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/plugins/registry"
+)
+
+// scope is what reclaim may take.
+type scope int
+
+// GC without a list of valid attachments takes what is provably dead; one with an empty
+// list says that nobody is left on the network.
+const (
+	provablyDead scope = iota
+	everything
+)
+
+// reclaim is GC of a network by those of its list's plugins that are Trestle's, whatever
+// version the list says: 1.1.0 is the first that has GC. It is done in this process, and
+// of each kind of state once, though several plugins make it: to survey a thousand
+// attachments is nearly all that it costs. It goes on after a failure. asked are the
+// plugins' names.
+func reclaim(ctx context.Context, plugins []string, list network.List, s scope) (asked []string, err error) {
+	var failed []error
+	madeBy := map[[2]string]string{} // kinds of state, and the plugin that has spoken for each
+	for _, entry := range list.Plugins {
+		program, err := invoke.FindInPath(entry.Network.Type, plugins)
+		if err != nil || !attach.IsOurs(program) {
+			continue // a plugin that is told of no valid attachment may take it that there is none
+		}
+		if err := errors.Join(ctx.Err(), reclaimFor(entry, list.Name, plugins, s, madeBy)); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %s: %w", list.File, entry.Network.Type, err))
+		}
+		asked = append(asked, entry.Network.Type)
+	}
+	return asked, errors.Join(failed...)
+}
+
+func reclaimFor(entry *libcni.PluginConfig, name string, plugins []string, s scope, madeBy map[[2]string]string) error {
+	plugin, ok := registry.Named(entry.Network.Type)
+	if !ok {
+		return cni.ConfigErrorf("type: %q does not say which of Trestle's plugins it is", entry.Network.Type)
+	}
+	config, err := gcConfig(entry, name, plugins, s)
+	if err != nil {
+		return err
+	}
+	r, err := cni.NewGC(config, plugins)
+	if err != nil {
+		return err
+	}
+	var left []cni.State
+	for _, state := range plugin.States {
+		kind := [2]string{state.Package, state.What}
+		if by := madeBy[kind]; by == "" || by == plugin.Name {
+			madeBy[kind], left = plugin.Name, append(left, state)
+		}
+	}
+	plugin.States = left
+	return plugin.GC(r)
+}
+
+func gcConfig(entry *libcni.PluginConfig, name string, plugins []string, s scope) ([]byte, error) {
+	keys := map[string]any{}
+	if err := json.Unmarshal(entry.Bytes, &keys); err != nil {
+		return nil, err
+	}
+	keys["name"], keys["cniVersion"] = name, "1.1.0"
+	if s == everything {
+		keys["cni.dev/valid-attachments"] = []any{}
+	}
+	if ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, plugins); err != nil || !attach.IsOurs(ipam) {
+		delete(keys, "ipam") // which the plugin would ask in its turn
+	}
+	return json.Marshal(keys)
+}
