@@ -26,7 +26,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes soak soak-hosts fuzz test-arch cover race vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes soak soak-hosts fuzz test-arch cover cover-unit race race-hosts vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -172,11 +172,15 @@ docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man page
 # What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
 # system calls, or kill, are left out.
 COVER   := $(CURDIR)/.cache/cover
-COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle fuzz security)
+COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle hosts fuzz security)
+cover-unit: have-go ## coverage of unit tests alone, by package
+	go test -count=1 -cover ./pkg/... ./cmd/... | sed -n 's/^ok .*trestle-cni.trestle.\([^\t]*\).*coverage: \([^ ]*\).*/\1\t\2/p' | expand -t 32
+
 cover: root deps peers ## coverage of unit tests and of the built programs, by package and by function (.cache/cover)
 	rm -rf '$(COVER)' && mkdir -p '$(COVER)/bin' '$(COVER)/programs' '$(COVER)/unit'
 	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/$(firstword $(PLUGINS))' ./plugins
 	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/trestle' ./cmd/trestle
+	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/trestle-node' ./cmd/trestle-node
 	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f '$(COVER)/bin/$(firstword $(PLUGINS))' '$(COVER)/bin/'$$name; done
 	-GOCOVERDIR='$(COVER)/programs' TRESTLE_BIN='$(COVER)/bin' TRESTLE_PREVIOUS= go test -count=1 -timeout $(TIMEOUT) -skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|Upgrade|LostAnswers|IPAMBench' $(COVERED)
 	go test -count=1 -cover -coverpkg=./pkg/... ./pkg/... -args -test.gocoverdir='$(COVER)/unit' >/dev/null
@@ -192,9 +196,21 @@ test-capabilities: root deps build peers ## tests of the plugins, which have no 
 		-skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|LostAnswers|Programs|BridgeMapsPorts|BridgeForeignIPAM|BridgeKnowsItsCopy|Firewalld|Tuning(SwitchOver|AsReference)' \
 		$(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite security)
 
-race: have-go ## unit tests under the race detector, which needs a C compiler
-	@command -v gcc >/dev/null || { echo 'the race detector needs gcc' >&2; exit 1; }
-	CGO_ENABLED=1 go test -race -count=1 ./pkg/...
+race: DEPS := gcc=build-essential
+race: have-go deps ## unit tests under the race detector, which needs a C compiler
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TIMEOUT) ./pkg/... ./cmd/...
+
+# The agent that joins hosts is the program in which much happens at once. A race that is seen ends it with 66, and
+# the test with it.
+RACE := $(CURDIR)/.cache/race
+race-hosts: DEPS += gcc=build-essential
+race-hosts: root have-go deps ## networks over several hosts, by programs that are built with the race detector
+	@mkdir -p '$(RACE)'
+	CGO_ENABLED=1 go build -race -trimpath -o '$(RACE)/trestle' ./cmd/trestle
+	CGO_ENABLED=1 go build -race -trimpath -o '$(RACE)/trestle-node' ./cmd/trestle-node
+	CGO_ENABLED=1 go build -race -trimpath -o '$(RACE)/$(firstword $(PLUGINS))' ./plugins
+	@for name in $(wordlist 2,99,$(PLUGINS)); do ln -f '$(RACE)/$(firstword $(PLUGINS))' '$(RACE)/'$$name; done
+	GORACE=halt_on_error=1 TRESTLE_BIN='$(RACE)' TRESTLE_PREVIOUS= go test -count=1 -timeout $(TIMEOUT) ./test/hosts
 
 # What the database says changes without a change here, and not every machine reaches it: lint fails by what is found
 # (exit status 3, which `go run` would not pass on), and says it where it could not look.
@@ -212,7 +228,7 @@ demo-hosts: root deps build ## three hosts, an etcd of three members, a containe
 # On a quiet machine: what else runs is in the numbers.
 BENCH ?= full
 bench: DEPS += iperf3=iperf3 perf=linux-perf
-bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes 2 minutes
+bench: root deps build peers ## write docs/benchmarks.md and its pictures: ADD, DEL, GC and data path beside the reference plugins; BENCH=quick takes less than 3 minutes
 	go run ./test/bench -size '$(BENCH)' -docs docs
 
 bench-more: root deps runtimes build peers ## further tables, on the terminal: leases on disk, ports by the hundred, pods by containerd

@@ -37,14 +37,14 @@ type network struct {
 var backends = []string{"nftables", "iptables-nft", "iptables-legacy"}
 
 // attachments are the tables of whole attachments.
-func attachments(t host.T) []measure.Section {
+func attachments(t host.T, s size) []measure.Section {
 	return []measure.Section{
 		compare(t, "bridge + host-local", network{}),
 		compare(t, "bridge + host-local, dual-stack", network{dualStack: true}),
-		compare(t, "bridge + host-local, ipMasq", network{masq: true}, backends...),
-		compare(t, "… + portmap with 1 port", network{masq: true, ports: 1}, backends...),
-		compare(t, "… + portmap with 10 ports", network{masq: true, ports: 10}, backends...),
-		compare(t, "… + portmap with 1 port, dual-stack", network{masq: true, ports: 1, dualStack: true}, backends...),
+		compare(t, "bridge + host-local, ipMasq", network{masq: true}, s.backends...),
+		compare(t, "… + portmap with 1 port", network{masq: true, ports: 1}, s.backends...),
+		compare(t, "… + portmap with 10 ports", network{masq: true, ports: 10}, s.backends...),
+		compare(t, "… + portmap with 1 port, dual-stack", network{masq: true, ports: 1, dualStack: true}, s.backends...),
 	}
 }
 

@@ -19,7 +19,7 @@ func bigTCP(t host.T, s size) measure.Section {
 		})
 	}
 	return measure.Section{
-		Title: "BIG TCP", Operations: []string{"TCP"}, Units: []measure.Unit{measure.Rate("Gbit/s", gigabits(s.stream))}, Rounds: 7, Note: bigTCPNote,
+		Title: "BIG TCP", Operations: []string{"TCP"}, Units: []measure.Unit{measure.Rate("Gbit/s", gigabits(s.stream))}, Rounds: s.flows(), Note: bigTCPNote,
 		Setup: variants([]func() measure.Variant{
 			row("between containers", toNeighbour, nil),
 			row("…, all links with 192 KiB", toNeighbour, enlarge),

@@ -19,7 +19,7 @@ func commands(t host.T, n network, attachments int) []measure.Variant {
 	var variants []measure.Variant
 	for _, command := range []string{
 		"ls", "ports", "ip ls", "ip map bench", "ip verify", "network ls", "network inspect bench", "topology", "report /tmp/report.html",
-		"status", "metrics", "doctor", "validate", "explain c5 --to 192.0.2.1:80", "restore", "gc",
+		"status", "metrics", "doctor", "validate", "explain c1 --to 192.0.2.1:80", "restore", "gc",
 	} {
 		variants = append(variants, measure.Variant{Name: "trestle " + command, Round: cpuOfCommand(h, strings.Fields(command))})
 	}

@@ -25,13 +25,13 @@ func dataPath(t host.T, s size) []measure.Section {
 	section := func(title string, way way, others ...func() measure.Variant) measure.Section {
 		f := flow{way: way, bytes: s.stream, packets: s.packets}
 		makers := append([]func() measure.Variant{variant("trestle", func() round { return flowing(t, ours, f) })}, others...)
-		for _, backend := range backends {
+		for _, backend := range s.backends {
 			peer := network{masq: true, ports: 1, backend: backend, reference: true}
 			makers = append(makers, variant("reference, "+backend, func() round { return flowing(t, peer, f) }))
 		}
 		ptp := network{masq: true, ports: 1, backend: "nftables", reference: true, ptp: true}
 		makers = append(makers, variant("reference, ptp, nftables", func() round { return flowing(t, ptp, f) }))
-		return measure.Section{Title: title, Operations: operations, Units: units, Rounds: 7, Setup: variants(makers)}
+		return measure.Section{Title: title, Operations: operations, Units: units, Rounds: s.flows(), Setup: variants(makers)}
 	}
 	mapped := func(way way) func() measure.Variant {
 		return variant(fmt.Sprintf("trestle beside %d mappings", s.mappings), func() round {
@@ -45,6 +45,9 @@ func dataPath(t host.T, s size) []measure.Section {
 		bigTCP(t, s),
 	}
 }
+
+// flows is how often each way is measured.
+func (s size) flows() int { return min(7, max(1, s.rounds/3)) }
 
 func gigabits(bytes int) float64 { return float64(bytes) * 8 / 1e9 }
 

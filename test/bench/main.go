@@ -20,8 +20,9 @@ func main() { os.Exit(host.Program(bench)) }
 // size says how much is measured.
 type size struct {
 	rounds      int
-	attachments []int // that stand already
-	peers       int   // … at the most, for the reference plugins
+	backends    []string // of the reference plugins
+	attachments []int    // that stand already
+	peers       int      // … at the most, for the reference plugins
 	leases      []int
 	mappings    int
 	crowds      []int
@@ -35,12 +36,12 @@ type size struct {
 
 var sizes = map[string]size{
 	"full": {
-		rounds: 31, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
+		rounds: 31, backends: backends, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
 		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, idle: 30 * time.Second,
 		packets: 300_000, counted: 100,
 	},
 	"quick": {
-		rounds: 7, attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
+		rounds: 7, backends: backends[:1], attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
 		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, idle: 5 * time.Second,
 		packets: 30_000, counted: 12,
 	},
@@ -56,7 +57,7 @@ func chapters() []chapter {
 	return []chapter{
 		{"What a process costs", func(t host.T, _ size) []measure.Section { return []measure.Section{execFloor(t)} }},
 		{"One attachment beside the floor", targets},
-		{"One attachment beside the reference plugins", func(t host.T, _ size) []measure.Section { return attachments(t) }},
+		{"One attachment beside the reference plugins", attachments},
 		{"Many at once", crowds},
 		{"How it grows", growth},
 		{"What packets meet", dataPath},
@@ -67,7 +68,7 @@ func chapters() []chapter {
 func bench(t host.T) {
 	name := flag.String("size", "full", "how much is measured: full or quick")
 	rounds := flag.Int("rounds", 0, "how often each variant is timed, if not as the size says")
-	only := flag.String("only", "", "run only the tables whose title has this in it")
+	only := flag.String("only", "", "run only the tables whose title has this in it, and write nothing")
 	docs := flag.String("docs", "", "the directory where benchmarks.md and its pictures are written")
 	flag.Parse()
 	s, ok := sizes[*name]
@@ -86,6 +87,9 @@ func bench(t host.T) {
 			fmt.Print(table.Text())
 			page.add(table)
 		}
+	}
+	if *only != "" {
+		return // nor is there a page without the others
 	}
 	agents, err := agentCounts(t, s)
 	if err != nil {

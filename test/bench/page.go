@@ -29,8 +29,8 @@ const picturesDir = "benchmarks"
 
 // head says what the numbers were measured on.
 func (p *page) head() string {
-	return fmt.Sprintf("%s, %d CPUs (%s), %d MiB; %s; reference plugins %s; load average at the beginning %s; leases and records on tmpfs\n\n",
-		first("/proc/sys/kernel/osrelease"), runtime.NumCPU(), cpu(), memory(), runtime.Version(), referenceVersion(), first("/proc/loadavg"))
+	return fmt.Sprintf("%s, %d CPUs (%s), %d MiB; %s; reference plugins %s; %s; load average at the beginning %s; leases and records on tmpfs\n\n",
+		first("/proc/sys/kernel/osrelease"), runtime.NumCPU(), cpu(), memory(), runtime.Version(), referenceVersion(), programVersions(), first("/proc/loadavg"))
 }
 
 func (p *page) chapter(title string) { fmt.Fprintf(&p.text, "\n## %s\n", title) }
@@ -52,14 +52,19 @@ func (p *page) add(t measure.Table) {
 func (p *page) remark(table string) { p.text.WriteString("\n" + table) }
 
 func (p *page) counts(table string) {
-	p.text.WriteString("\n## Counted rather than timed\n\n" + table)
+	p.text.WriteString("\n## Counted rather than timed\n\n" + countsNote + "\n\n" + table)
 }
+
+const countsNote = `Of the second container of a network, by strace; grace periods, by perf, are those that a process sleeps for. Three of each DEL, expedited ones, and a barrier are the
+kernel's own deletion of a veth pair.`
 
 const introduction = `# Benchmarks
 
 Written by ` + "`make bench`" + `, on one machine, in one run: each variant on a host of its own (namespaces), all of them in turn,
-round by round, so that whatever disturbs the machine disturbs them all. Median, smallest and largest of n rounds, in ms from before
+round by round, so that whatever disturbs the machine disturbs them all. Median, smallest and largest of n rounds, from before
 fork to after wait of all processes that the runtime starts; the first round does not count. *ratio* is to the first row of a table.
+*CPU* is what these processes have had of it; what the kernel does later is in nobody's. The floors are an empty Go program, executed as often as
+the chain has plugins, and one that makes and removes the same in the kernel by raw netlink, in the fewest messages, and looks at nothing.
 Grace periods of the kernel (RCU) are most of DEL: they take 4 to 16 ms on kernels with 250 ticks a second.
 
 `
@@ -122,6 +127,21 @@ func memory() int {
 		return 0
 	}
 	return kib >> 10
+}
+
+// programVersions are those of the programs that the reference plugins, and this one, run.
+func programVersions() string {
+	var all []string
+	for _, args := range [][]string{{"nft", "--version"}, {"iptables", "--version"}, {"iperf3", "--version"}} {
+		said, err := exec.Command(args[0], args[1:]...).Output()
+		if err != nil {
+			continue // it is not there
+		}
+		line, _, _ := strings.Cut(string(said), "\n")
+		words := strings.Fields(line)
+		all = append(all, strings.Join(words[:min(2, len(words))], " "))
+	}
+	return strings.Join(all, ", ")
 }
 
 // referenceVersion is that of the module which the peers are built of.

@@ -198,6 +198,14 @@ func TestLeave(t *testing.T) {
 	if got := b.MustRun("ls", "/etc/cni/net.d"); got != "" {
 		t.Errorf("drained: got lists %s, want none", got)
 	}
+	if out := b.Node("node", "undrain"); out.Code != 0 {
+		t.Errorf("undrain: got %v", out)
+	}
+	n.Ready(b.Host, 2)
+	if got := b.MustRun("cat", "/etc/cni/net.d/10-pods.conflist"); got != list {
+		t.Errorf("undrained: got list %s, want the one before, %s", got, list)
+	}
+	b.Node("node", "drain")
 	n.Reach(n.containers[0], n.containers[1])
 	if err := n.containers[1].Detach(list); err != nil {
 		t.Error(err)
@@ -222,6 +230,19 @@ func TestLeave(t *testing.T) {
 	nothingLeft(t, c)
 	n.etcd.Members[0].Start()
 	n.Ready(a.Host, 0)
+
+	// one that forgets its cluster asks nobody but its own containers
+	a.Kill()
+	if out := a.Node("node", "leave", "--local"); out.Code == 0 || !strings.Contains(out.Stderr, "c-a") {
+		t.Errorf("leave --local with a container: got %v, want it named", out)
+	}
+	if err := n.containers[0].Detach(list); err != nil {
+		t.Error(err)
+	}
+	if out := a.Node("node", "leave", "--local"); out.Code != 0 || !strings.HasPrefix(out.Stdout, "forgotten") {
+		t.Errorf("leave --local: got %v", out)
+	}
+	nothingLeft(t, a)
 }
 
 func nothingLeft(t *testing.T, h *lab.Agent) {
