@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // DefaultDir holds a lock file.
@@ -191,8 +192,10 @@ func diffBucket(limit Limit, mtu int, link netlink.Link) ([]string, error) {
 }
 
 func (h *Host) redirects(hostEnd, device netlink.Link) (bool, error) {
-	filters, err := h.nl.FilterList(hostEnd, netlink.MakeHandle(0xffff, 0))
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	filters, err := dump.Complete(func() ([]netlink.Filter, error) {
+		return h.nl.FilterList(hostEnd, netlink.MakeHandle(0xffff, 0))
+	})
+	if err != nil {
 		return false, fmt.Errorf("list the filters of %s: %w", hostEnd.Attrs().Name, err)
 	}
 	for _, f := range filters {

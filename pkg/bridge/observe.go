@@ -8,6 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Observe finds in the kernel what a plan names: the same type, and zero values
@@ -116,7 +118,7 @@ func (s *Sandbox) observe(plan Interface) (found Interface, err error) {
 		}
 		attrs := link.Attrs()
 		found = Interface{Name: attrs.Name, MAC: attrs.HardwareAddr, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
-		addresses, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+		addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of %s in %s: %w", plan.Name, s.path, err)
 		}

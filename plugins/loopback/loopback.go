@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Plugin wires the commands. lo goes with its namespace, so that nothing is left.
@@ -53,7 +54,7 @@ func raise(netns string) (addresses []net.IPNet, err error) {
 		if err := netlink.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("set lo up: %w", err)
 		}
-		list, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+		list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(lo, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of lo: %w", err)
 		}
