@@ -111,26 +111,34 @@ const ipTries = 3
 
 // changeTable adds and removes groups in one transaction, where anything is to be done.
 func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
+	return changeNAT(program, func(have ipTable) ([]string, error) {
+		unreadable, err := t.isUnreadable(program, f, have)
+		if err != nil {
+			return nil, err
+		}
+		if unreadable {
+			if want, err = t.rebuild(f, want, unwanted); err != nil {
+				return nil, err
+			}
+		}
+		void, err := t.void(program, have, f, want)
+		return have.change(want, append(void, unwanted...)), err
+	})
+}
+
+// changeNAT makes the change that the lines say of the table as it is. Where somebody else
+// has changed that meanwhile, it looks again.
+func changeNAT(program string, change func(ipTable) (lines []string, err error)) error {
 	var failed error
 	for range ipTries {
 		have, err := saveNAT(program)
 		if err != nil {
 			return err
 		}
-		unreadable, err := t.isUnreadable(program, f, have)
+		lines, err := change(have)
 		if err != nil {
 			return err
 		}
-		if unreadable {
-			if want, err = t.rebuild(f, want, unwanted); err != nil {
-				return err
-			}
-		}
-		void, err := t.void(program, have, f, want)
-		if err != nil {
-			return err
-		}
-		lines := have.change(want, append(void, unwanted...))
 		if failed = iptables.Restore(program, natTable, lines); failed == nil {
 			return nil
 		}

@@ -208,16 +208,13 @@ func removeChains(chains []foundChain) error {
 // deleteFound deletes chains of a table as it was read; where somebody else has changed
 // that since, it looks again for what is left of them.
 func deleteFound(program string, have ipTable, names []string) error {
-	failed := iptables.Restore(program, natTable, have.deleteChains(names))
-	for tries := 1; failed != nil && tries < ipTries; tries++ {
-		now, err := saveNAT(program)
-		if err != nil {
-			return err
-		}
-		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return now.Policies[name] == "" })
-		failed = iptables.Restore(program, natTable, now.deleteChains(left))
+	if iptables.Restore(program, natTable, have.deleteChains(names)) == nil {
+		return nil
 	}
-	return failed
+	return changeNAT(program, func(now ipTable) ([]string, error) {
+		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return now.Policies[name] == "" })
+		return now.deleteChains(left), nil
+	})
 }
 
 // seenIPTables is there once the tables of iptables were looked at: since then whoever
