@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -35,6 +38,9 @@ type agent struct {
 	missing []string
 	ready   bool
 	left    bool
+	beats   int // of this session
+	seen    map[string]time.Time
+	looked  int // how many hosts there were when their signs of life were looked at
 	// refused says that the store has answered, and this host is not to be in the network.
 	refused atomic.Bool
 	// notified is done when systemd knows.
@@ -149,7 +155,7 @@ func (a *agent) session(ctx context.Context) error {
 		return err
 	}
 	a.refused.Store(false)
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	a.connected(ctx, st)
@@ -176,6 +182,20 @@ func (a *agent) identify(ctx context.Context, st store) error {
 	config, err := cluster.ParseConfig(value.Data)
 	if err != nil {
 		return err
+	}
+	return checkHost(config)
+}
+
+// checkHost looks for what would keep this host from being in the network: a kernel
+// that lacks what the backend needs, and addresses of the pools that it has already.
+func checkHost(config cluster.Config) error {
+	host, err := overlay.Open(nftDir)
+	if err != nil {
+		return err
+	}
+	err = host.CheckBackend(overlay.Backend(config.Backend))
+	if err := errors.Join(err, host.Close()); err != nil {
+		return fmt.Errorf("backend %s: %w", config.Backend, err)
 	}
 	return checkOverlaps(config)
 }
@@ -234,9 +254,9 @@ func (a *agent) checkClone(data []byte) error {
 // instance tells this process from others.
 var instance = newNonce()
 
-// settleAndList is everything that a host asks of its store before it follows.
-func (a *agent) settleAndList(ctx context.Context, st store) error {
-	if err := a.settle(ctx, st); err != nil {
+// reconcileAndList is everything that a host asks of its store before it follows.
+func (a *agent) reconcileAndList(ctx context.Context, st store) error {
+	if err := a.reconcile(ctx, st); err != nil {
 		a.tell() // what was lost is known all the same
 		return err
 	}
@@ -245,15 +265,22 @@ func (a *agent) settleAndList(ctx context.Context, st store) error {
 
 func (a *agent) self() cluster.Node {
 	uplink := a.kernel.currentUplink()
-	return cluster.Node{Underlay: uplink.Addresses, MTU: uplink.MTU, MAC: overlay.MAC(a.member.State.ID), Version: release}
+	return cluster.Node{
+		Underlay: uplink.Addresses,
+		MTU:      uplink.MTU,
+		MAC:      overlay.MAC(a.member.State.ID),
+		WGKey:    a.kernel.key.PublicKey().String(),
+		NAT:      a.settings.NAT,
+		Version:  release,
+	}
 }
 
-func (a *agent) settle(ctx context.Context, st store) error {
+func (a *agent) reconcile(ctx context.Context, st store) error {
 	if len(a.kernel.currentUplink().Addresses) == 0 {
 		return errors.New("this host has no uplink yet")
 	}
 	lost := len(a.member.State.Lost)
-	err := a.member.Settle(ctx, st, a.self())
+	err := a.member.Reconcile(ctx, st, a.self())
 	if len(a.member.State.Lost) > lost {
 		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
 	}
@@ -316,7 +343,7 @@ func (a *agent) want() {
 func (a *agent) show() {
 	s := a.member.State
 	if s.Leaving || a.left {
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = "left", "", nil, nil })
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = hosts.Left, "", nil, nil })
 		return
 	}
 	restart, err := leases(s.Lost)
@@ -324,7 +351,8 @@ func (a *agent) show() {
 		a.log.Error("list containers with addresses of lost subnets", "error", err)
 	}
 	a.board.update(func(b *Status) {
-		b.ID, b.Name, b.Subnets, b.Lost, b.Restart = s.ID, s.Name, s.Claims, s.Lost, restart
+		b.ID, b.Name, b.Subnets, b.Lost, b.Restart = s.ID, s.Name, subnetsOf(s.Claims), subnetsOf(s.Lost), restart
+		b.Pools = s.Config.Pools()
 		b.State, b.Why = a.standing(restart)
 	})
 }
@@ -334,17 +362,17 @@ func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
 	case len(s.Lost) > 0 && len(restart) > 0:
-		return "fenced", fmt.Sprintf("%d containers have addresses of subnets that are another host's; restart them", len(restart))
+		return hosts.Fenced, howMany(restart) + " addresses of subnets that are another host's; restart them"
 	case len(s.Lost) > 0:
-		return "fenced", "subnets of this host were given to another; trestle node accept takes note of it"
+		return hosts.Fenced, "subnets of this host were given to another; trestle node accept takes note of it"
 	case s.Suspect != "":
-		return "suspect", s.Suspect
+		return hosts.Suspect, s.Suspect
 	case s.Drained:
-		return "drained", "the runtime starts no containers; trestle node undrain ends it"
+		return hosts.Drained, "the runtime starts no containers; trestle node undrain ends it"
 	case !a.ready:
-		return "starting", ""
+		return hosts.Starting, ""
 	}
-	return "ready", ""
+	return hosts.Ready, ""
 }
 
 // becomeReady says so when the kernel and the runtime's lists are as they shall be.
@@ -385,7 +413,7 @@ func (a *agent) connected(ctx context.Context, st store) {
 func (a *agent) disconnected(err error) {
 	text := "unknown"
 	if err != nil {
-		text = err.Error()
+		text = cni.Plain(err).Error()
 	}
 	before := a.board.now().Store
 	if before.Connected || before.Error != text {
@@ -413,6 +441,7 @@ func (a *agent) follow(ctx context.Context, st store) error {
 		})
 	}()
 	go func() { failed <- st.Announce(ctx, cluster.PrefixAlive+a.member.State.ID, a.signOfLife()) }()
+	a.beats = 0
 	beat := time.NewTimer(a.nextBeat())
 	defer beat.Stop()
 	for {
@@ -428,7 +457,7 @@ func (a *agent) follow(ctx context.Context, st store) error {
 			err = a.beat(ctx, st)
 			beat.Reset(a.nextBeat())
 		case <-a.kernel.moved:
-			err = a.settle(ctx, st)
+			err = a.reconcile(ctx, st)
 			a.tell()
 		case r := <-a.requests:
 			r.reply <- r.do(ctx, st)
@@ -489,8 +518,36 @@ func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	return a.believe()
 }
 
+// lookEvery is after how many heartbeats the host looks who has given a sign of life, if no
+// host has come meanwhile: the answer is as long as there are hosts, and is for people alone.
+const lookEvery = 10
+
+// see notes who has given a sign of life.
+func (a *agent) see(ctx context.Context, st store) error {
+	view, err := st.Get(ctx, cluster.PrefixAlive)
+	if err != nil || view.Complete { // a list that is complete has no signs of life
+		return err
+	}
+	a.looked = len(a.listing.Nodes)
+	now, alive := time.Now().UTC(), view.Under(cluster.PrefixAlive)
+	for id := range a.listing.Nodes {
+		if _, ok := alive[id]; ok {
+			a.seen[id] = now
+		}
+	}
+	maps.DeleteFunc(a.seen, func(id string, _ time.Time) bool { _, ok := a.listing.Nodes[id]; return !ok })
+	a.board.see(a.seen)
+	return nil
+}
+
 // beat asks whether the store is still what it was.
 func (a *agent) beat(ctx context.Context, st store) error {
+	a.beats++
+	if a.beats%lookEvery == 1 || len(a.listing.Nodes) > a.looked {
+		if err := a.see(ctx, st); err != nil {
+			return err
+		}
+	}
 	fine, err := a.member.Glance(ctx, st, a.self())
 	if err != nil {
 		return err
@@ -503,7 +560,7 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")
-	if err := a.settleAndList(ctx, st); err != nil {
+	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
 	return errChanged // the watch may wait for a revision that is far off

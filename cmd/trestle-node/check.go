@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,15 +29,14 @@ packets take, and look for settings of this host that would keep them back. Run 
 			if err != nil {
 				return err
 			}
-			faults := checkPeers(cmd.Context(), cmd.OutOrStdout(), s)
-			found, err := obstacles()
-			if err != nil {
+			c := checked{Peers: checkPeers(cmd.Context(), s)}
+			if c.Obstacles, err = obstacles(); err != nil {
 				return err
 			}
-			for _, f := range found {
-				fmt.Fprintln(cmd.OutOrStdout(), f)
+			if err := answer(cmd, c, c.String()); err != nil {
+				return err
 			}
-			if faults+len(found) > 0 {
+			if !c.fine() {
 				return errSaid
 			}
 			return nil
@@ -45,23 +44,53 @@ packets take, and look for settings of this host that would keep them back. Run 
 	}
 }
 
-func checkPeers(ctx context.Context, out io.Writer, s Status) (faults int) {
+// checked is what came of a check.
+type checked struct {
+	Peers     []checkedPeer `json:"peers"`
+	Obstacles []string      `json:"obstacles"`
+}
+
+// checkedPeer is one peer; Fault is empty where it answers.
+type checkedPeer struct {
+	Name   string     `json:"name"`
+	Way    string     `json:"way"`
+	Target netip.Addr `json:"target,omitzero"`
+	Size   int        `json:"size,omitempty"` // of the whole packet
+	Fault  string     `json:"fault,omitempty"`
+}
+
+func (c checked) fine() bool {
+	return len(c.Obstacles) == 0 && !slices.ContainsFunc(c.Peers, func(p checkedPeer) bool { return p.Fault != "" })
+}
+
+func (c checked) String() string {
+	var text strings.Builder
+	for _, p := range c.Peers {
+		if p.Fault == "" {
+			fmt.Fprintf(&text, "%s: fine, by %s\n", p.Name, p.Way)
+		} else {
+			fmt.Fprintf(&text, "%s: %s\n", p.Name, p.Fault)
+		}
+	}
+	for _, o := range c.Obstacles {
+		fmt.Fprintln(&text, o)
+	}
+	return text.String()
+}
+
+func checkPeers(ctx context.Context, s Status) []checkedPeer {
+	all := []checkedPeer{}
 	for _, p := range s.Peers {
 		target, size := probe(s, p)
+		c := checkedPeer{Name: p.Name, Way: s.Shown(p), Target: target, Size: s.MTU}
 		if !target.IsValid() {
-			fmt.Fprintf(out, "%s: no way to it (%s)\n", p.Name, p.Way)
-			faults++
-			continue
+			c.Fault = fmt.Sprintf("no way to it (%s)", p.Way)
+		} else if said, err := exec.CommandContext(ctx, "ping", "-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size), target.String()).CombinedOutput(); err != nil {
+			c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", target, c.Way, firstFault(string(said)))
 		}
-		said, err := exec.CommandContext(ctx, "ping", "-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size), target.String()).CombinedOutput()
-		if err != nil {
-			fmt.Fprintf(out, "%s: no answer from %s to a packet of full size, by %s: %s\n", p.Name, target, p.Way, firstFault(string(said)))
-			faults++
-			continue
-		}
-		fmt.Fprintf(out, "%s: fine, by %s\n", p.Name, p.Way)
+		all = append(all, c)
 	}
-	return faults
+	return all
 }
 
 // probe is the address that answers for a peer, and how much a packet of full size
@@ -100,7 +129,7 @@ func firstFault(said string) string {
 
 // obstacles are settings of this host that keep packets between containers back.
 func obstacles() ([]string, error) {
-	var found []string
+	found := []string{}
 	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(data)) != "1" {
 		found = append(found, "net.ipv4.ip_forward is off: the host does not route for its containers")
 	}

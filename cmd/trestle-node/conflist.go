@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // The networks' configurations for the runtime are ordinary lists of plugins, which the
@@ -35,24 +36,26 @@ func conflistPath(network string) string {
 // marker is the key that tells a list as ours.
 const marker = "io.trestle.node"
 
-// conflist makes the list of one network, with the host's subnets of it.
-func conflist(s cluster.State, network cluster.Network, mtu int) ([]byte, error) {
+// conflist makes the list of one network, with the host's subnets of it. Pods may ask for
+// a bandwidth.
+func conflist(s cluster.State, network cluster.Network, mtu int, forPods bool) ([]byte, error) {
 	var ranges [][]map[string]string
 	for _, s := range s.Subnets(network.Name) {
 		ranges = append(ranges, []map[string]string{{"subnet": s.String()}})
 	}
-	list := map[string]any{
-		"cniVersion": "1.0.0", "name": network.Name, marker: s.ID,
-		"plugins": []any{
-			map[string]any{
-				"type": "bridge", "bridge": bridgeOf(network.Name), "mtu": mtu,
-				"isDefaultGateway": true, "hairpinMode": true, "ipMasq": true,
-				"masquerade": map[string]any{"exclude": s.Config.Pools()}, // other hosts see the container's own address
-				"ipam":       map[string]any{"type": "host-local", "ranges": ranges},
-			},
-			map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
+	plugins := []any{
+		map[string]any{
+			"type": "bridge", "bridge": bridgeOf(network.Name), "mtu": mtu,
+			"isDefaultGateway": true, "hairpinMode": true, "ipMasq": true,
+			"masquerade": map[string]any{"exclude": s.Config.Pools()}, // other hosts see the container's own address
+			"ipam":       map[string]any{"type": "host-local", "ranges": ranges},
 		},
 	}
+	if forPods {
+		plugins = append(plugins, map[string]any{"type": "bandwidth", "capabilities": map[string]bool{"bandwidth": true}})
+	}
+	plugins = append(plugins, map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}})
+	list := map[string]any{"cniVersion": "1.0.0", "name": network.Name, marker: s.ID, "plugins": plugins}
 	data, err := json.MarshalIndent(list, "", "  ")
 	return append(data, '\n'), err
 }
@@ -60,13 +63,13 @@ func conflist(s cluster.State, network cluster.Network, mtu int) ([]byte, error)
 // writeConflists brings the lists to what the state says, each by rename and only where
 // it changes: a runtime reads the directory at any moment. An existing list of somebody
 // else's is left unchanged.
-func writeConflists(s cluster.State, mtu int) error {
+func writeConflists(s cluster.State, mtu int, forPods bool) error {
 	var failed error
 	for _, n := range s.Config.Networks {
 		if len(s.Subnets(n.Name)) < len(n.Pools()) {
 			continue // not ready
 		}
-		data, err := conflist(s, n, mtu)
+		data, err := conflist(s, n, mtu, forPods)
 		if err == nil {
 			err = replaceConflist(conflistPath(n.Name), data)
 		}
@@ -161,10 +164,18 @@ func subnetsIn(value any) (found []netip.Prefix) {
 }
 
 // container is an attachment with an address of a network's.
-type container struct {
-	Network string     `json:"network"`
-	Address netip.Addr `json:"address"`
-	ID      string     `json:"container"`
+type container = hosts.Container
+
+// howMany counts containers: one may have several addresses.
+func howMany(all []container) string {
+	ids := map[string]bool{}
+	for _, c := range all {
+		ids[c.ID] = true
+	}
+	if len(ids) == 1 {
+		return "1 container has"
+	}
+	return fmt.Sprint(len(ids), " containers have")
 }
 
 // leases lists the addresses that containers have in the subnets.
@@ -190,7 +201,7 @@ func leases(owned []cluster.Owned) ([]container, error) {
 				continue // released meanwhile
 			}
 			id, _, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
-			all = append(all, container{o.Network, addr, strings.TrimSpace(id)})
+			all = append(all, container{Network: o.Network, Address: addr, ID: strings.TrimSpace(id)})
 		}
 	}
 	return all, nil

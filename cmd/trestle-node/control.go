@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,14 +13,16 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// A running agent is asked over a socket that only root can open: POST /<verb>, with the
-// answer as text.
+// A running agent is asked over a socket that only root can open: POST /<operation>, with the
+// answer as JSON, and an error as text.
 
-// verbs are what it can be asked.
-func (a *agent) verbs() map[string]func(context.Context, store, bool) (string, error) {
-	return map[string]func(context.Context, store, bool) (string, error){
+// operations are what it can be asked.
+func (a *agent) operations() map[string]func(context.Context, store, bool) (said, error) {
+	return map[string]func(context.Context, store, bool) (said, error){
 		"leave": a.leave, "drain": a.drain, "undrain": a.undrain, "accept": a.accept,
 	}
 }
@@ -36,14 +39,14 @@ func serve(a *agent) (*http.Server, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for verb, do := range a.verbs() {
-		mux.HandleFunc("POST /"+verb, func(w http.ResponseWriter, r *http.Request) {
+	for operation, do := range a.operations() {
+		mux.HandleFunc("POST /"+operation, func(w http.ResponseWriter, r *http.Request) {
 			said, err := a.ask(r, do)
 			if err != nil {
-				http.Error(w, err.Error(), http.StatusConflict)
+				http.Error(w, cni.Plain(err).Error(), http.StatusConflict)
 				return
 			}
-			_, _ = io.WriteString(w, said) // who asked is gone otherwise
+			_ = json.NewEncoder(w).Encode(said) // who asked is gone otherwise
 		})
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
@@ -52,16 +55,16 @@ func serve(a *agent) (*http.Server, error) {
 }
 
 // ask has the agent's own goroutine do it.
-func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (string, error)) (said string, err error) {
+func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said, error)) (answer said, err error) {
 	ask := request{reply: make(chan error, 1), do: func(ctx context.Context, st store) (err error) {
-		said, err = do(ctx, st, r.URL.Query().Has("force"))
+		answer, err = do(ctx, st, r.URL.Query().Has("force"))
 		return err
 	}}
 	select {
 	case a.requests <- ask:
-		return said, errors.Join(<-ask.reply, nil)
+		return answer, errors.Join(<-ask.reply, nil)
 	case <-r.Context().Done():
-		return "", r.Context().Err()
+		return said{}, r.Context().Err()
 	}
 }
 
@@ -69,11 +72,11 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (stri
 var errNotRunning = errors.New("trestle-node does not run; systemctl start trestle-node")
 
 // call asks the running agent.
-func call(ctx context.Context, verb string, force bool) (string, error) {
+func call(ctx context.Context, operation string, force bool) (answered said, err error) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
 	}}}
-	url := "http://trestle-node/" + verb
+	url := "http://trestle-node/" + operation
 	if force {
 		url += "?force"
 	}
@@ -81,22 +84,22 @@ func call(ctx context.Context, verb string, force bool) (string, error) {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, http.NoBody)
 	if err != nil {
-		return "", err
+		return said{}, err
 	}
 	answer, err := client.Do(request)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-		return "", errNotRunning
+		return said{}, errNotRunning
 	}
 	if err != nil {
-		return "", fmt.Errorf("ask trestle-node: %w", err)
+		return said{}, fmt.Errorf("ask trestle-node: %w", err)
 	}
 	defer func() { _ = answer.Body.Close() }() // it is read
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
-		return "", fmt.Errorf("ask trestle-node: %w", err)
+		return said{}, fmt.Errorf("ask trestle-node: %w", err)
 	}
 	if answer.StatusCode != http.StatusOK {
-		return "", errors.New(strings.TrimSpace(string(text)))
+		return said{}, errors.New(strings.TrimSpace(string(text)))
 	}
-	return string(text), nil
+	return answered, json.Unmarshal(text, &answered)
 }

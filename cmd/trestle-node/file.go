@@ -14,6 +14,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -37,6 +38,9 @@ type fileNode struct {
 	// length: two hosts with one prefix are on one link.
 	Underlay []netip.Prefix `json:"underlay"`
 	MTU      int            `json:"mtu,omitempty"`
+	// WGKey is what trestle node join says on that host; NAT that it is behind one.
+	WGKey string `json:"wgKey,omitempty"`
+	NAT   bool   `json:"nat,omitempty"`
 	// Subnets are those that it has of each network.
 	Subnets map[string][]netip.Prefix `json:"subnets"`
 }
@@ -71,7 +75,7 @@ func parseFile(data []byte) (d fileDocument, err error) {
 	var nodes struct {
 		Nodes []fileNode `json:"nodes"`
 	}
-	if err := json.Unmarshal(data, &nodes); err != nil {
+	if err := cni.Unmarshal(data, &nodes); err != nil {
 		return d, err
 	}
 	d.Nodes = nodes.Nodes
@@ -90,6 +94,9 @@ func (d fileDocument) check() error {
 			return fmt.Errorf("nodes: the name %q is missing or there twice", n.Name)
 		}
 		names[n.Name] = true
+		if i := slices.Index(n.Underlay, netip.Prefix{}); i >= 0 {
+			return fmt.Errorf(`node %s: underlay[%d]: empty; write it like "192.0.2.1/24"`, n.Name, i)
+		}
 		if len(n.Underlay) == 0 {
 			return fmt.Errorf(`node %s: underlay: none; write it like ["192.0.2.1/24"]`, n.Name)
 		}
@@ -125,7 +132,7 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	if err != nil {
 		return cluster.View{}, err
 	}
-	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true}
+	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
 	put := func(key string, value any) {
 		data, marshalErr := json.Marshal(value)
 		if marshalErr != nil {
@@ -136,7 +143,14 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	put(cluster.KeyConfig, d.Config)
 	for _, n := range d.Nodes {
 		put(cluster.PrefixNodes+n.Name, cluster.Node{
-			ID: n.Name, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: overlay.MAC(n.Name), Subnets: n.owned(),
+			ID:       n.Name,
+			Name:     n.Name,
+			Underlay: n.Underlay,
+			MTU:      n.MTU,
+			MAC:      overlay.MAC(n.Name),
+			WGKey:    n.WGKey,
+			NAT:      n.NAT,
+			Subnets:  n.owned(),
 		})
 		for _, o := range n.owned() {
 			put(cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce})

@@ -8,6 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
@@ -29,6 +31,38 @@ func identity(s settings) (string, error) {
 		return "", fmt.Errorf("keep this host's id: %w", err)
 	}
 	return id, nil
+}
+
+// wireGuardKey is the private key of this host's WireGuard device: made once and kept,
+// since the other hosts know this one by it. It is there whatever the backend is, so that
+// all have published theirs when that becomes wireguard.
+func wireGuardKey() (wgtypes.Key, error) {
+	data, err := os.ReadFile(keyPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newWireGuardKey()
+	}
+	if err != nil {
+		return wgtypes.Key{}, err
+	}
+	key, err := wgtypes.ParseKey(strings.TrimSpace(string(data)))
+	if err != nil {
+		return key, fmt.Errorf("%s is no WireGuard key; move it away, and this host makes another, which the others hear of: %w", keyPath, err)
+	}
+	if err := os.Chmod(keyPath, 0o600); err != nil {
+		return key, fmt.Errorf("keep the WireGuard key from others: %w", err)
+	}
+	return key, nil
+}
+
+func newWireGuardKey() (wgtypes.Key, error) {
+	key, err := wgtypes.GeneratePrivateKey()
+	if err != nil {
+		return key, err
+	}
+	if err := cluster.WriteFile(keyPath, []byte(key.String()+"\n"), 0o600); err != nil {
+		return key, fmt.Errorf("keep this host's WireGuard key: %w", err)
+	}
+	return key, nil
 }
 
 func newNonce() string { return strings.ToLower(rand.Text()) }

@@ -14,8 +14,9 @@ import (
 
 // storeFlags are how a store is named on the command line.
 type storeFlags struct {
-	settings settings
-	etcd     etcdSettings
+	settings   settings
+	etcd       etcdSettings
+	kubernetes kubernetesSettings
 }
 
 func (f *storeFlags) add(cmd *cobra.Command) {
@@ -26,13 +27,14 @@ func (f *storeFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.etcd.Key, "key", "", "file with its key")
 	flags.StringVar(&f.etcd.User, "user", "", "user of etcd")
 	flags.StringVar(&f.etcd.PasswordFile, "password-file", "", "file with its password, which nobody else can read")
+	flags.StringVar(&f.kubernetes.Kubeconfig, "kubeconfig", "", "file that says how Kubernetes is reached, whose Nodes are the hosts, instead of etcd")
 	flags.StringVar(&f.settings.File, "file", "", "file with all hosts, instead of etcd")
 	flags.StringVar(&f.settings.Cluster, "cluster", "", "name of the cluster in etcd")
 }
 
 // read gives what the flags say, or else node.json.
 func (f *storeFlags) read() (settings, error) {
-	if len(f.etcd.Endpoints) == 0 && f.settings.File == "" {
+	if f.areNone() {
 		s, err := readSettings()
 		if f.settings.Cluster != "" {
 			s.Cluster = f.settings.Cluster
@@ -43,7 +45,15 @@ func (f *storeFlags) read() (settings, error) {
 	if len(f.etcd.Endpoints) > 0 {
 		s.Etcd = &f.etcd
 	}
+	if f.kubernetes.Kubeconfig != "" {
+		s.Kubernetes = &f.kubernetes
+	}
 	return s, errors.Join(s.fill(), s.check())
+}
+
+// areNone says that no store is named.
+func (f *storeFlags) areNone() bool {
+	return len(f.etcd.Endpoints) == 0 && f.kubernetes.Kubeconfig == "" && f.settings.File == ""
 }
 
 // open opens the store that the flags, or node.json, name.
@@ -82,64 +92,76 @@ overlaps what this host has already. Nothing is changed where something is amiss
 	cmd.Flags().StringVar(&name, "name", "", "this host's name in the cluster; its hostname by default")
 	cmd.Flags().StringVar(&device, "interface", "", "the device that leads to the other hosts; that of the default route by default")
 	cmd.Flags().StringVar(&address, "address", "", "the address that the other hosts reach this one by")
+	cmd.Flags().BoolVar(&flags.settings.NAT, "nat", false, "the other hosts cannot reach it: with the backend wireguard this host speaks first")
 	return cmd
 }
 
 func join(cmd *cobra.Command, flags *storeFlags) error {
-	if len(flags.etcd.Endpoints) == 0 && flags.settings.File == "" {
+	if flags.areNone() {
 		flags.settings.File = clusterPath
 	}
 	s, err := flags.read()
 	if err != nil {
 		return err
 	}
-	if err := mayJoin(cmd.Context(), s); err != nil {
+	config, err := mayJoin(cmd.Context(), s)
+	if err != nil {
 		return err
 	}
 	written := flags.settings
-	if s.Etcd != nil {
-		written.Etcd = s.Etcd
-	}
+	written.Etcd, written.Kubernetes = s.Etcd, s.Kubernetes
 	if err := written.write(); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
-	return nil
+	text := fmt.Sprintf("wrote %s for host %s; now start it: systemctl enable --now trestle-node\n", settingsPath, s.Name)
+	value := map[string]any{"settings": settingsPath, "name": s.Name}
+	if config.Backend == cluster.WireGuard && s.Etcd == nil {
+		key, err := wireGuardKey()
+		if err != nil {
+			return err
+		}
+		value["wgKey"] = key.PublicKey().String()
+		text = fmt.Sprintf("put this host's key into its entry of %s, on all hosts: \"wgKey\": %q\n", s.File, key.PublicKey()) + text
+	}
+	return answer(cmd, value, text)
 }
 
 // mayJoin looks for what would keep this host from joining.
-func mayJoin(ctx context.Context, s settings) error {
+func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 	st, err := openStore(s)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	defer func() { _ = st.Close() }() // only read from
 	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixNames+s.Name)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	value, ok := view.Keys[cluster.KeyConfig]
 	if !ok {
-		return fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
+		return cluster.Config{}, fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
+	}
+	if view.Lacking != nil {
+		return cluster.Config{}, view.Lacking
 	}
 	config, err := cluster.ParseConfig(value.Data)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	id, err := identity(s)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	if holder, taken := view.Keys[cluster.PrefixNames+s.Name]; taken && string(holder.Data) != id {
-		return fmt.Errorf("host name %s is taken by node %s; give this host another with --name", s.Name, holder.Data)
+		return cluster.Config{}, fmt.Errorf("host name %s is taken by node %s; give this host another with --name", s.Name, holder.Data)
 	}
 	host, err := overlay.Open(nftDir)
 	if err != nil {
-		return err
+		return cluster.Config{}, err
 	}
 	defer func() { _ = host.Close() }() // only looked at
-	if _, err := host.FindUplink(s.Interface, s.Address); err != nil {
-		return err
+	if _, err := host.FindUplink(s.Interface, s.addresses()...); err != nil {
+		return cluster.Config{}, err
 	}
-	return checkOverlaps(config)
+	return config, checkHost(config)
 }

@@ -10,7 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -31,8 +34,10 @@ type kernel struct {
 	flushes chan chan struct{}
 	other   chan struct{} // the uplink is another device: listen to that
 
+	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
 	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
+	mtu  int           // what containers were compared with last
 }
 
 // wanted is what the kernel is made from.
@@ -49,8 +54,9 @@ type wanted struct {
 	gone bool
 }
 
-func newKernel(s settings, b *board, log *slog.Logger) *kernel {
+func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel {
 	return &kernel{
+		key:      key,
 		settings: s,
 		log:      log,
 		board:    b,
@@ -106,8 +112,8 @@ func (k *kernel) currentUplink() overlay.Uplink {
 	return k.uplink
 }
 
-// settleTime lets events that come together be looked at together.
-const settleTime = 50 * time.Millisecond
+// debounceTime lets events that come together be looked at together.
+const debounceTime = 50 * time.Millisecond
 
 // run looks at the kernel when it says that something has changed, when something else
 // is wanted, and once in a while all the same.
@@ -117,6 +123,7 @@ func (k *kernel) run(ctx context.Context) error {
 		return err
 	}
 	k.host = host
+	host.SetKey(k.key)
 	defer func() { _ = host.Close() }() // all is as it shall be
 	k.bring("start")
 	close(k.done)
@@ -134,7 +141,7 @@ func (k *kernel) run(ctx context.Context) error {
 			why = "peers"
 		case why = <-k.wake:
 			if why != "peers" {
-				pause(ctx, settleTime)
+				pause(ctx, debounceTime)
 			}
 		}
 		k.bring(why)
@@ -186,7 +193,7 @@ func (k *kernel) bring(why string) {
 		k.report(w, overlay.State{}, nil, nil)
 		return
 	}
-	self := selfOf(w, uplink)
+	self := k.selfOf(w, uplink)
 	state, problems := overlay.Plan(self, peersOf(w.peers))
 	have, err := k.host.Observe(state)
 	if err == nil {
@@ -205,6 +212,27 @@ func (k *kernel) bring(why string) {
 	if err == nil {
 		k.last = state
 	}
+	if mtu := k.board.now().MTU; mtu != k.mtu || why == "audit" {
+		k.mtu = mtu
+		k.compareContainers(w, mtu)
+	}
+}
+
+// compareContainers names those that were started with a larger MTU than all hosts take
+// now. What they send too large is answered by the kernel with the right size, which
+// most of them understand.
+func (k *kernel) compareContainers(w wanted, mtu int) {
+	var found []string
+	for _, bridge := range bridgesOf(w.config) {
+		n, err := k.host.LargerPorts(bridge, mtu)
+		if err != nil {
+			found = append(found, err.Error())
+		} else if n > 0 && mtu > 0 {
+			found = append(found, fmt.Sprintf("containers on %s with a larger MTU than %d, which is what all hosts take now: %d; "+
+				"the kernel tells them so (ICMP), and who does not listen must be restarted", bridge, mtu, n))
+		}
+	}
+	k.board.problem("mtu", found...)
 }
 
 // remove takes away what is ours: lists, routes, tunnel, rules, and bridges without
@@ -225,11 +253,11 @@ func problemsOf(err error) []string {
 	return []string{err.Error()}
 }
 
-func selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
+func (k *kernel) selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
 	self := overlay.Self{
 		Pools: w.config.Pools(), Underlay: uplink.Addresses, Uplink: uplink.Name, MTU: uplink.MTU, MAC: overlay.MAC(w.id),
 		Backend: overlay.Backend(w.config.Backend), VNI: w.config.VNI, Port: w.config.Port, NoTxChecksum: w.config.NoTxChecksum,
-		NoIPv6: !overlay.HasIPv6(),
+		NoIPv6: !overlay.HasIPv6(), Key: k.key.PublicKey().String(), NAT: k.settings.NAT,
 	}
 	for _, o := range w.claims {
 		self.Subnets = append(self.Subnets, o.Subnet)
@@ -240,7 +268,7 @@ func selfOf(w wanted, uplink overlay.Uplink) overlay.Self {
 func peersOf(nodes []cluster.Node) []overlay.Peer {
 	var peers []overlay.Peer
 	for _, n := range nodes {
-		p := overlay.Peer{Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: n.MAC}
+		p := overlay.Peer{Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, MAC: n.MAC, Key: n.WGKey, NAT: n.NAT}
 		for _, o := range n.Subnets {
 			p.Subnets = append(p.Subnets, o.Subnet)
 		}
@@ -252,10 +280,12 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 // findUplink keeps the one that was found last where there is none now: its routes are
 // the kernel's to take.
 func (k *kernel) findUplink() {
-	uplink, err := k.host.FindUplink(k.settings.Interface, k.settings.Address)
-	if last := k.currentUplink().Name; err != nil && last != "" {
-		// The default route comes back some time after the device and its address.
-		uplink, err = k.host.FindUplink(last, k.settings.Address)
+	var uplink overlay.Uplink
+	var err error
+	for _, way := range k.settings.uplinks(k.currentUplink().Name) {
+		if uplink, err = k.host.FindUplink(way.device, way.addresses...); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		k.board.problem("uplink", err.Error())
@@ -299,7 +329,7 @@ func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 }
 
 func sameState(a, b overlay.State) bool {
-	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true}).Empty()
+	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true, WireGuardUp: true}).Empty()
 }
 
 // dropLost takes the gateways of subnets that are another's off the bridges.
@@ -330,11 +360,11 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.mu.Unlock()
 	mtu := w.config.MTU
 	if mtu == 0 {
-		mtu = overlay.MTU(selfOf(w, uplink), peersOf(w.peers))
+		mtu = overlay.MTU(k.selfOf(w, uplink), peersOf(w.peers))
 	}
 	strangers, strangersErr := k.host.Strangers()
 	k.board.update(func(s *Status) {
-		s.Uplink, s.MTU, s.Peers = uplink.Name, mtu, infoOf(w, state)
+		s.Uplink, s.MTU, s.Tunnel, s.Peers = uplink.Name, mtu, tunnelOf(state), infoOf(w, state)
 		if strangersErr == nil {
 			s.Strangers = strangers
 		}
@@ -342,7 +372,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	if !w.ready || uplink.MTU == 0 {
 		return
 	}
-	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu)
+	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu, k.settings.Kubernetes != nil)
 	if err != nil {
 		k.log.Error("write the configuration for the runtime", "error", err)
 		k.board.problem("conflist", err.Error())
@@ -351,10 +381,32 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.board.problem("conflist")
 }
 
+// Who looks at the host tells the agent's routes by the same number.
+var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
+
+// tunnelOf is the device that the state has, if any.
+func tunnelOf(state overlay.State) *hosts.Device {
+	switch {
+	case state.Tunnel != nil:
+		return &hosts.Device{Name: overlay.TunnelName, Kind: "vxlan", VNI: state.Tunnel.VNI, Port: state.Tunnel.Port}
+	case state.WireGuard != nil:
+		return &hosts.Device{Name: overlay.WireGuardName, Kind: hosts.WireGuard, Port: state.WireGuard.Port}
+	}
+	return nil
+}
+
+// wayOf is what the status says of a route: of which kind the tunnel is, it says once.
+func wayOf(k overlay.Kind) string {
+	if k == overlay.ByWireGuard {
+		return hosts.Tunnel
+	}
+	return string(k)
+}
+
 func infoOf(w wanted, state overlay.State) []PeerInfo {
 	ways := map[string]string{}
 	for _, r := range state.Routes {
-		ways[r.Dst.String()] = string(r.Kind)
+		ways[r.Dst.String()] = wayOf(r.Kind)
 	}
 	peers := []PeerInfo{}
 	for _, n := range w.peers {
@@ -362,9 +414,9 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 			ID:       n.ID,
 			Name:     n.Name,
 			Underlay: n.Underlay,
-			Subnets:  n.Subnets,
+			Subnets:  subnetsOf(n.Subnets),
 			MTU:      n.MTU,
-			Way:      "none",
+			Way:      hosts.None,
 			Missing:  slices.Contains(w.missing, n.ID),
 		}
 		for _, o := range n.Subnets {
@@ -385,6 +437,7 @@ func (k *kernel) removeOnce(w wanted) error {
 		return err
 	}
 	k.host = host
+	host.SetKey(k.key)
 	defer func() { _ = host.Close() }() // it is done
 	return k.remove(w)
 }

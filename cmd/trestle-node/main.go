@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // release is the version of this build, set by the Makefile.
@@ -21,13 +23,16 @@ var release = "2.0.0-dev"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRootCommand().ExecuteContext(ctx)
+	cmd, err := newRootCommand().ExecuteContextC(ctx)
 	stop()
-	if err == nil {
+	switch {
+	case err == nil:
 		return
-	}
-	if !errors.Is(err, errSaid) {
-		fmt.Fprintln(os.Stderr, "trestle-node:", err)
+	case errors.Is(err, errSaid):
+	case asJSON(cmd):
+		_ = printJSON(os.Stdout, map[string]string{"error": cni.Plain(err).Error()}) // the exit status says it, too
+	default:
+		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err)) // of what people wrote
 	}
 	os.Exit(1)
 }
@@ -44,6 +49,7 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newNodeCommand(), newClusterCommand())
+	root.PersistentFlags().Bool(jsonFlag, false, "answer as JSON; an error is {\"error\": …}")
 	return root
 }
 
@@ -57,6 +63,6 @@ func newNodeCommand() *cobra.Command {
 func newClusterCommand() *cobra.Command {
 	c := &cobra.Command{Use: "cluster", Short: "What all hosts of the network share: its configuration, hosts and subnets"}
 	c.AddCommand(newInitCommand(), newConfigCommand(), newNodesCommand(), newSubnetsCommand(), newReserveCommand(),
-		newReleaseCommand(), newCheckCommand(), newRestoreCommand(), newAcceptAllCommand())
+		newReleaseCommand(), newCheckCommand(), newRestoreCommand(), newAcceptAllCommand(), newImportFlannelCommand())
 	return c
 }

@@ -24,7 +24,7 @@ routes to all other hosts, and write the networks' configurations to /etc/cni/ne
 
 Ending it changes nothing of the network: containers and routes stay. trestle node leave takes the host out.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), logger(asJSON(cmd))) },
 	}
 }
 
@@ -32,14 +32,22 @@ Ending it changes nothing of the network: containers and routes stay. trestle no
 // stays on every host.
 const gcPercent = 50
 
-func run(ctx context.Context) error {
+// logger writes to standard error, a line each, as systemd keeps it.
+func logger(asJSON bool) *slog.Logger {
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, nil))
+}
+
+func run(ctx context.Context, log *slog.Logger) error {
 	debug.SetGCPercent(gcPercent)
 	lock, err := lockNode()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lock.Unlock() }() // ends with the process
-	a, err := newAgent()
+	a, err := newAgent(log)
 	if err != nil {
 		return err
 	}
@@ -85,7 +93,7 @@ func lockNode() (*flock.Lock, error) {
 	return lock, nil
 }
 
-func newAgent() (*agent, error) {
+func newAgent(log *slog.Logger) (*agent, error) {
 	s, err := readSettings()
 	if err != nil {
 		return nil, err
@@ -102,10 +110,14 @@ func newAgent() (*agent, error) {
 		return nil, fmt.Errorf("%s is of node %s, and this host is %s; trestle node reset-id makes it a new host", statePath, state.ID, id)
 	}
 	state.ID, state.Name = id, s.Name
+	key, err := wireGuardKey()
+	if err != nil {
+		return nil, err
+	}
 	b := &board{status: Status{ID: id, Name: s.Name, State: "starting", Store: StoreInfo{Since: time.Now().UTC()}}}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return &agent{
-		settings: s, log: log, board: b, kernel: newKernel(s, b, log), said: map[string]bool{},
+		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log),
+		said: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),
 	}, nil

@@ -12,16 +12,19 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // Where everything is.
 const (
-	settingsPath = "/etc/trestle/node.json"
+	settingsPath = hosts.SettingsPath
 	clusterPath  = "/etc/trestle/cluster.json"
 	idPath       = "/var/lib/trestle/node/id"
 	statePath    = "/var/lib/trestle/node/state.json"
+	keyPath      = "/var/lib/trestle/node/wg.key"
 	runDir       = "/run/trestle/node"
-	statusPath   = runDir + "/status.json"
+	statusPath   = hosts.StatusPath
 	socketPath   = runDir + "/socket"
 	lockPath     = runDir + "/lock"
 	nftDir       = runDir + "/nft"
@@ -39,9 +42,13 @@ type settings struct {
 	// route where both are empty.
 	Interface string     `json:"interface,omitempty"`
 	Address   netip.Addr `json:"address,omitzero"`
-	// Etcd or File is the store; the file /etc/trestle/cluster.json where neither is there.
-	Etcd *etcdSettings `json:"etcd,omitempty"`
-	File string        `json:"file,omitempty"`
+	// NAT says that the other hosts cannot reach this one's address: with WireGuard it speaks to
+	// them first, and keeps the way open.
+	NAT bool `json:"nat,omitempty"`
+	// Etcd, Kubernetes or File is the store; the file /etc/trestle/cluster.json where none is there.
+	Etcd       *etcdSettings       `json:"etcd,omitempty"`
+	Kubernetes *kubernetesSettings `json:"kubernetes,omitempty"`
+	File       string              `json:"file,omitempty"`
 
 	// Heartbeat is how often the host asks whether the store still knows it, and Audit
 	// how often it looks at the whole of the kernel. Timeout bounds a question to the
@@ -65,6 +72,17 @@ type etcdSettings struct {
 	PasswordFile string   `json:"passwordFile,omitempty"`
 }
 
+// kubernetesSettings are how the API is reached. The name of the Node, and its addresses,
+// are in the environment of a pod rather than in a file that is the same on all hosts.
+type kubernetesSettings struct {
+	// Kubeconfig is a file; what a pod is given where it is empty.
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+	// Config is the file with the network; /etc/trestle/cluster.json where it is empty.
+	Config string `json:"config,omitempty"`
+
+	hostIPs []netip.Addr // when the pod was made
+}
+
 // duration is a time.Duration as people write it.
 type duration struct{ time.Duration }
 
@@ -73,7 +91,7 @@ func (d duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()
 func (d *duration) UnmarshalJSON(data []byte) error {
 	var text string
 	if err := json.Unmarshal(data, &text); err != nil {
-		return fmt.Errorf(`a duration is written like "30s": %w`, err)
+		return fmt.Errorf(`a duration is written like "30s": %w`, cni.Plain(err))
 	}
 	parsed, err := time.ParseDuration(text)
 	if err == nil && parsed <= 0 {
@@ -103,12 +121,15 @@ func parseSettings(data []byte) (settings, error) {
 	decoder.DisallowUnknownFields() // a misspelt key would be a default in silence
 	var s settings
 	if err := decoder.Decode(&s); err != nil {
-		return settings{}, err
+		return settings{}, cni.Plain(err)
 	}
 	return s, errors.Join(s.fill(), s.check())
 }
 
 func (s *settings) fill() error {
+	if err := s.fillPod(); err != nil {
+		return err
+	}
 	if s.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
@@ -119,7 +140,7 @@ func (s *settings) fill() error {
 	if s.Cluster == "" {
 		s.Cluster = "default"
 	}
-	if s.Etcd == nil && s.File == "" {
+	if s.Etcd == nil && s.Kubernetes == nil && s.File == "" {
 		s.File = clusterPath
 	}
 	for field, value := range map[*duration]time.Duration{
@@ -132,36 +153,120 @@ func (s *settings) fill() error {
 	return nil
 }
 
+// The environment of a pod, by the downward API (fieldRef): spec.nodeName and
+// status.hostIPs.
+const (
+	nodeNameVariable = "NODE_NAME"
+	hostIPsVariable  = "HOST_IPS"
+)
+
+// fillPod fills in what a pod is told of its Node.
+func (s *settings) fillPod() error {
+	if s.Kubernetes == nil {
+		return nil
+	}
+	if s.Kubernetes.Config == "" {
+		s.Kubernetes.Config = clusterPath
+	}
+	if s.Name == "" {
+		s.Name = os.Getenv(nodeNameVariable)
+	}
+	if s.Name == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name: %w", err)
+		}
+		s.Name = strings.ToLower(name) // as the kubelet calls its Node
+	}
+	for text := range strings.SplitSeq(os.Getenv(hostIPsVariable), ",") {
+		if text == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("$%s: %w", hostIPsVariable, err)
+		}
+		s.Kubernetes.hostIPs = append(s.Kubernetes.hostIPs, addr)
+	}
+	return nil
+}
+
+// addresses are those, one of each family at most, that the others reach this host by;
+// none where any of the uplink's will do.
+func (s settings) addresses() []netip.Addr {
+	switch {
+	case s.Address.IsValid():
+		return []netip.Addr{s.Address}
+	case s.Kubernetes != nil && s.Interface == "":
+		return s.Kubernetes.hostIPs
+	}
+	return nil
+}
+
+// uplinks are the ways to name this host's uplink, the best first. What a pod was told
+// when it was made need not be so any more; and the default route comes back some time
+// after the device and its address, so the one that was found last counts as well.
+func (s settings) uplinks(last string) []named {
+	ways := []named{{s.Interface, s.addresses()}}
+	fixed := s.addresses()
+	if !s.Address.IsValid() {
+		fixed = nil
+	}
+	if last != "" {
+		ways = append(ways, named{last, fixed})
+	}
+	if len(fixed) != len(s.addresses()) {
+		ways = append(ways, named{s.Interface, nil})
+	}
+	return ways
+}
+
+// named is a device and the addresses of it to take; none is any.
+type named struct {
+	device    string
+	addresses []netip.Addr
+}
+
 func (s settings) check() error {
 	for field, value := range map[string]string{"name": s.Name, "cluster": s.Cluster} {
 		if strings.ContainsAny(value, "/ \n\t") {
 			return fmt.Errorf("%s: %q has a slash or a space", field, value)
 		}
 	}
+	stores := 0
+	for _, is := range []bool{s.Etcd != nil, s.Kubernetes != nil, s.File != ""} {
+		if is {
+			stores++
+		}
+	}
+	if stores > 1 {
+		return errors.New("there are more than one of etcd, kubernetes and file; a host has one store")
+	}
 	if s.Etcd == nil {
 		return nil
 	}
-	if s.File != "" {
-		return errors.New("etcd and file are both there; a host has one store")
-	}
-	if len(s.Etcd.Endpoints) == 0 {
+	return s.Etcd.check()
+}
+
+func (e *etcdSettings) check() error {
+	if len(e.Endpoints) == 0 {
 		return errors.New(`etcd.endpoints: none; write them like ["https://192.0.2.1:2379"]`)
 	}
 	https := 0
-	for _, e := range s.Etcd.Endpoints {
+	for _, e := range e.Endpoints {
 		if strings.HasPrefix(e, "https://") {
 			https++
 		} else if !strings.HasPrefix(e, "http://") {
 			return fmt.Errorf("etcd.endpoints: %q begins with neither http:// nor https://", e)
 		}
 	}
-	if https != 0 && https != len(s.Etcd.Endpoints) {
+	if https != 0 && https != len(e.Endpoints) {
 		return errors.New("etcd.endpoints: some are http and some https; a password sent to the latter could be read at the former")
 	}
-	if (s.Etcd.Cert == "") != (s.Etcd.Key == "") {
+	if (e.Cert == "") != (e.Key == "") {
 		return errors.New("etcd.cert and etcd.key go together")
 	}
-	if (s.Etcd.User == "") != (s.Etcd.PasswordFile == "") {
+	if (e.User == "") != (e.PasswordFile == "") {
 		return errors.New("etcd.user and etcd.passwordFile go together")
 	}
 	return nil

@@ -3,59 +3,33 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net/netip"
+	"maps"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// Status is what this host knows of itself, in status.json for whoever asks.
-type Status struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
-	// State is ready, starting, drained, suspect, fenced or left, the worst that is true.
-	State string    `json:"state"`
-	Why   string    `json:"why,omitempty"`
-	Store StoreInfo `json:"store"`
+// The status is what others read, too (package hosts).
+type (
+	// Status is what this host knows of itself.
+	Status = hosts.Status
+	// StoreInfo is how this host stands with its store.
+	StoreInfo = hosts.Store
+	// PeerInfo is another host.
+	PeerInfo = hosts.Peer
+)
 
-	Subnets []cluster.Owned `json:"subnets"`
-	// Lost are subnets that were given to another host, and Restart the containers that
-	// still have addresses of them.
-	Lost    []cluster.Owned `json:"lost,omitempty"`
-	Restart []container     `json:"restart,omitempty"`
-	Uplink  string          `json:"uplink,omitempty"`
-	MTU     int             `json:"mtu,omitempty"`
-	Peers   []PeerInfo      `json:"peers"`
-	// Repairs counts what of the kernel's was found changed by somebody else, and made again.
-	Repairs   int       `json:"repairs"`
-	Strangers uint64    `json:"strangersDropped"`
-	Problems  []string  `json:"problems,omitempty"`
-	PID       int       `json:"pid"`
-	Updated   time.Time `json:"updated"`
-}
-
-// StoreInfo is how this host stands with its store.
-type StoreInfo struct {
-	Name      string    `json:"name"`
-	Connected bool      `json:"connected"`
-	Since     time.Time `json:"since"`
-	Error     string    `json:"error,omitempty"`
-}
-
-// PeerInfo is another host.
-type PeerInfo struct {
-	ID       string          `json:"id"`
-	Name     string          `json:"name"`
-	Underlay []netip.Prefix  `json:"underlay"`
-	Subnets  []cluster.Owned `json:"subnets"`
-	MTU      int             `json:"mtu,omitempty"`
-	Way      string          `json:"way"`
-	// Missing says that the store does not list it any more, and nothing proves it gone.
-	Missing bool `json:"missing,omitempty"`
+// subnetsOf are claims as the status has them.
+func subnetsOf(claims []cluster.Owned) []hosts.Subnet {
+	var all []hosts.Subnet
+	for _, o := range claims {
+		all = append(all, hosts.Subnet(o))
+	}
+	return all
 }
 
 // board is the status as several goroutines write it.
@@ -64,6 +38,8 @@ type board struct {
 	status Status
 	// problems are by who reports them: each replaces its own.
 	problems map[string][]string
+	// seen is when each peer was, by its id.
+	seen map[string]time.Time
 }
 
 // update changes the status, and writes the file where that made a difference.
@@ -71,8 +47,11 @@ func (b *board) update(change func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	change(&b.status)
+	for i, p := range b.status.Peers {
+		b.status.Peers[i].Seen = b.seen[p.ID]
+	}
 	b.status.Problems = nil
-	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist"} {
+	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist", "mtu"} {
 		b.status.Problems = append(b.status.Problems, b.problems[who]...)
 	}
 	b.status.PID, b.status.Updated = os.Getpid(), time.Now().UTC()
@@ -95,6 +74,12 @@ func (b *board) problem(who string, problems ...string) {
 	}
 }
 
+// see notes when each peer has given a sign of life.
+func (b *board) see(seen map[string]time.Time) {
+	seen = maps.Clone(seen)
+	b.update(func(*Status) { b.seen = seen })
+}
+
 func (b *board) now() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,16 +96,12 @@ func writeVolatile(path string, data []byte) error {
 }
 
 func readStatus() (Status, error) {
-	data, err := os.ReadFile(statusPath)
-	if isMissing(err) {
-		return Status{}, errors.New("trestle-node has not run since this host was booted; systemctl start trestle-node, or trestle node run")
-	}
+	s, err := hosts.Read(statusPath)
 	if err != nil {
 		return Status{}, err
 	}
-	var s Status
-	if err := json.Unmarshal(data, &s); err != nil {
-		return Status{}, fmt.Errorf("%s: %w", statusPath, err)
+	if s == nil {
+		return Status{}, errors.New("trestle-node has not run since this host was booted; systemctl start trestle-node, or trestle node run")
 	}
-	return s, nil
+	return *s, nil
 }

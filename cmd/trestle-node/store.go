@@ -26,5 +26,8 @@ func openStore(s settings) (store, error) {
 	if s.Etcd != nil {
 		return openEtcd(s)
 	}
+	if s.Kubernetes != nil {
+		return openKubernetes(s)
+	}
 	return openFile(s.File), nil
 }

@@ -113,6 +113,11 @@ func (o *attachOptions) run(ctx context.Context, p *ui.Printer, args []string) e
 	if err := o.sweep(ctx, p); err != nil {
 		return err
 	}
+	unlock, err := attach.LockNetNS(o.wish.NetNS)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

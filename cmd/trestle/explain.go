@@ -226,7 +226,7 @@ func describeStep(s rules.Step) string {
 		text += " (may match)"
 	}
 	if s.Counted {
-		text += fmt.Sprintf(" (%d packets, %s)", s.Packets, ui.Bytes(s.Bytes))
+		text += fmt.Sprintf(" (%s, %s)", counted(int(s.Packets), "packet"), ui.Bytes(s.Bytes))
 	}
 	return text
 }

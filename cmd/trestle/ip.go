@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
@@ -24,6 +25,16 @@ type leaseStore struct {
 	network string
 	dir     string
 	*ipam.Store
+}
+
+// takeStores is take, with the stores of the networks.
+func (a *app) takeStores(p *ui.Printer, networks []string) (*inventory.Snapshot, []leaseStore, error) {
+	snapshot, err := a.take(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := stores(snapshot, networks)
+	return snapshot, all, err
 }
 
 // lockWait is for people, who can ask again.

@@ -40,11 +40,7 @@ type leaseLine struct {
 }
 
 func (o ipLsOptions) run(p *ui.Printer, networks []string) error {
-	snapshot, err := o.take(p)
-	if err != nil {
-		return err
-	}
-	all, err := stores(snapshot, networks)
+	snapshot, all, err := o.takeStores(p, networks)
 	if err != nil {
 		return err
 	}

@@ -47,11 +47,7 @@ type problemLine struct {
 }
 
 func (o ipVerifyOptions) run(p *ui.Printer, networks []string) error {
-	snapshot, err := o.take(p)
-	if err != nil {
-		return err
-	}
-	all, err := stores(snapshot, networks)
+	_, all, err := o.takeStores(p, networks)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ type lsOptions struct {
 	*app
 	networks []string
 	watch    bool
+	hosts    bool
 	interval time.Duration
 }
 
@@ -27,19 +28,31 @@ func newLsCommand(a *app) *cobra.Command {
 		Short:   "List attachments: who is on which network, with what",
 		Long: `List attachments: who is on which network, with which addresses, published ports and
 traffic, and whether its network namespace is alive. It joins what leases, links,
-records and the caches of runtimes tell, whichever runtime and suite made them.`,
+records and the caches of runtimes tell, whichever runtime and suite made them.
+
+On a host of a network over several hosts the other hosts follow: their subnets, how
+they are reached, and when they have last given a sign of life, as trestle-node has
+noted it. --hosts lists them alone, and all of them.`,
 		Example: `  trestle ls
   trestle ls --json | jq '.[] | select(.state == "dead")'`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			o.networks = args
-			if o.watch {
+			switch {
+			case o.hosts && o.watch:
+				return cni.ConfigErrorf("--hosts: it does not go with --watch, which shows traffic; leave one of them out")
+			case !o.watch && command.Flags().Changed("interval"):
+				return cni.ConfigErrorf("--interval: it goes with --watch alone; give that, too, or leave it out")
+			case o.watch:
 				return o.runWatch(command.Context(), a.printer(command))
+			case o.hosts:
+				return o.runHosts(a.printer(command))
 			}
 			return o.run(a.printer(command))
 		},
 	}
 	command.Flags().BoolVarP(&o.watch, "watch", "w", false, "look again and again, and show traffic by the second")
+	command.Flags().BoolVar(&o.hosts, "hosts", false, "list the other hosts of networks over several hosts instead")
 	command.Flags().DurationVar(&o.interval, "interval", 2*time.Second, "with --watch, how often")
 	return command
 }
@@ -56,7 +69,10 @@ func (o lsOptions) run(p *ui.Printer) error {
 	if p.JSON {
 		return p.Document(attachments)
 	}
-	return p.Table(attachmentTable(p, snapshot, attachments, nil))
+	if err := p.Table(attachmentTable(p, snapshot, attachments, nil)); err != nil {
+		return err
+	}
+	return o.printHosts(p, snapshot)
 }
 
 // runWatch shows the list until it is interrupted.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os/signal"
@@ -60,21 +61,30 @@ func (o metricsOptions) run(ctx context.Context, p *ui.Printer) error {
 			return err
 		}
 	}
+	if p.JSON {
+		samples, err := o.samples(ctx, p)
+		if err != nil {
+			return err
+		}
+		return p.Document(samples)
+	}
+	if o.output == "" {
+		return o.write(ctx, p, p.Out)
+	}
+	var text bytes.Buffer
+	if err := o.write(ctx, p, &text); err != nil {
+		return err
+	}
+	return replaceFile(o.output, text.String())
+}
+
+// write looks at the host and writes what Prometheus reads.
+func (o metricsOptions) write(ctx context.Context, p *ui.Printer, to io.Writer) error {
 	samples, err := o.samples(ctx, p)
 	if err != nil {
 		return err
 	}
-	if p.JSON {
-		return p.Document(samples)
-	}
-	if o.output == "" {
-		return metrics.Write(p.Out, samples)
-	}
-	var text bytes.Buffer
-	if err := metrics.Write(&text, samples); err != nil {
-		return err
-	}
-	return replaceFile(o.output, text.String())
+	return metrics.Write(to, samples)
 }
 
 func (o metricsOptions) samples(ctx context.Context, p *ui.Printer) ([]metrics.Sample, error) {
@@ -113,10 +123,7 @@ func (o metricsOptions) serve(ctx context.Context, p *ui.Printer) error {
 
 func (o metricsOptions) answer(ctx context.Context, p *ui.Printer, w http.ResponseWriter) {
 	var text bytes.Buffer
-	samples, err := o.samples(ctx, p)
-	if err == nil {
-		err = metrics.Write(&text, samples)
-	}
+	err := o.write(ctx, p, &text)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

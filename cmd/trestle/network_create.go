@@ -132,7 +132,7 @@ func free(snapshot *inventory.Snapshot, plan *network.Plan) error {
 		case n.File != "":
 			return cni.ConfigErrorf("name: %q is taken by %s; choose another, or trestle network rm %s", plan.Name, n.File, plan.Name)
 		case n.Attachments > 0:
-			return cni.ConfigErrorf("name: %q had a network before, of which %d containers have addresses yet; choose another, or trestle network rm %s", plan.Name, n.Attachments, plan.Name)
+			return cni.ConfigErrorf("name: %q had a network before, whose addresses are not all free yet (%s); choose another, or trestle network rm %s", plan.Name, counted(n.Attachments, "container"), plan.Name)
 		}
 	}
 	for _, n := range snapshot.Networks {

@@ -70,8 +70,11 @@ func printRestored(p *ui.Printer, r cni.Restored) error {
 	for _, label := range r.Void {
 		p.Printf("%s: nobody has it, by record, link or lease; what nftables or iptables had of it is removed\n", label)
 	}
+	for _, text := range r.Refused {
+		p.Printf("%s; not made: DEL the one whose ADD did not end\n", text)
+	}
 	if !changed {
-		p.Printf("nothing was missing (%d networks with records)\n", len(r.Networks))
+		p.Printf("nothing was missing (%s with records)\n", counted(len(r.Networks), "network"))
 	}
 	return nil
 }

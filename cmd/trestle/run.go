@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
-	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/record"
@@ -31,6 +31,7 @@ type runOptions struct {
 	dns     []string
 	quiet   bool
 	detach  bool
+	log     string
 	wish    attach.Wish
 }
 
@@ -51,15 +52,19 @@ latter case by the next call of trestle that changes anything.
   none            no network but lo
   container:NAME  the namespace of another container
 
-With --detach the command stays in the background, without input and output, until it
-ends or "trestle stop" ends it.
+With --detach the command stays in the background, without input, until it ends or
+"trestle stop" ends it. What it writes, and what trestle has to say, is appended to the
+file of --log, and lost without.
+
+Which addresses and ports there are is said on standard error; with --json as a document,
+and with --detach, too, on standard output, which is the command's otherwise.
 
 The command gets signals that trestle gets, and trestle ends with its exit status: 127
 where there is no such command, 128 and the signal's number where one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn
-  trestle run --detach --name site --net web -p 80 -- busybox httpd -f -h /srv`,
+  trestle run --detach --name site --log /var/log/site.log --net web -p 80 -- busybox httpd -f -h /srv`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return cni.ConfigErrorf("command: missing; give it behind --, as in trestle run -- ip address")
@@ -77,6 +82,7 @@ where there is no such command, 128 and the signal's number where one ended it.`
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
 	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
+	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	completeFlag(command, "net", a.netModes)
@@ -122,30 +128,33 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 		return runInBackground(p)
 	}
 	child.networks = at.networks
-	return o.runSandboxed(ctx, p, r, child)
+	return o.runInContainer(ctx, p, r, child)
 }
 
-// runSandboxed runs the command in a namespace of its own.
-func (o *runOptions) runSandboxed(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
-	box, err := sandbox.New(o.wish.Container)
+// runInContainer runs the command in a namespace of its own.
+func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
+	c, err := container.New(o.wish.Container)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if failed := o.close(context.WithoutCancel(ctx), p, box); failed != nil {
-			p.Notef("trestle: clear away after %s: %v", box.Name, failed) // the exit status is the command's
+		if failed := o.close(context.WithoutCancel(ctx), p, c); failed != nil {
+			p.Notef("trestle: clear away after %s: %v", c.Name, failed) // the exit status is the command's
 		}
 	}()
-	child.netns = box.NetNS
-	dns, err := o.attachAll(ctx, p, r, child.networks)
+	child.netns = c.NetNS
+	attached, dns, err := o.attachAll(ctx, r, child.networks)
 	if err != nil {
 		return err
 	}
-	if child.resolvConf, err = box.ResolvConf(dns); err != nil {
+	if err := o.tell(p, c, attached); err != nil {
+		return err
+	}
+	if child.resolvConf, err = c.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
 	if o.detach {
-		if err := enterBackground(); err != nil {
+		if err := enterBackground(o.log); err != nil {
 			return err
 		}
 	}
@@ -161,6 +170,9 @@ func (o *runOptions) check() (err error) {
 		if _, err := netip.ParseAddr(server); err != nil {
 			return cni.ConfigErrorf("--dns: %q is no address", server)
 		}
+	}
+	if err := o.checkLog(); err != nil {
+		return err
 	}
 	if len(o.nets) == 0 {
 		o.nets = []string{"bridge"}
@@ -179,6 +191,51 @@ func (o *runOptions) check() (err error) {
 		o.wish.Container = "run-" + hex.EncodeToString(random[:])
 	}
 	return attach.CheckContainer(o.wish.Container)
+}
+
+func (o *runOptions) checkLog() error {
+	switch {
+	case o.log == "":
+		return nil
+	case !o.detach:
+		return cni.ConfigErrorf("--log: it goes with --detach; without that, what the command writes is on standard output and standard error")
+	}
+	var err error
+	if o.log, err = filepath.Abs(o.log); err != nil {
+		return err
+	}
+	return (drawing{"--log", o.log}).check()
+}
+
+// ran is the answer of run: who runs, where, and on which networks.
+type ran struct {
+	Container   string            `json:"container"`
+	NetNS       string            `json:"netns"`
+	PID         int               `json:"pid"` // of the trestle that waits for the command
+	Log         string            `json:"log,omitempty"`
+	Attachments []attach.Attached `json:"attachments"`
+}
+
+// tell says which addresses and ports there are. Standard output is the command's, unless
+// that is in the background.
+func (o *runOptions) tell(p *ui.Printer, c *container.Container, attached []attach.Attached) error {
+	out := &ui.Printer{Out: p.Err}
+	switch {
+	case o.json:
+		if o.detach {
+			out.Out = p.Out
+		}
+		return out.Document(ran{c.Name, c.NetNS, c.PID, o.log, attached})
+	case o.quiet:
+		return nil
+	}
+	for _, a := range attached {
+		printAttached(out, a)
+	}
+	if o.log != "" {
+		out.Printf("%s: what it writes is in %s\n", c.Name, o.log)
+	}
+	return nil
 }
 
 // checkMode is for one --net beside the others.
@@ -255,10 +312,15 @@ func netnsOf(r attach.Runtime, container string) (string, error) {
 // attachAll attaches the container to one network after the other. Ports are published on
 // the first that publishes any; what DNS is to be told comes from --dns or else from the
 // networks.
-func (o *runOptions) attachAll(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) (types.DNS, error) {
-	var dns types.DNS
+func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks []string) (all []attach.Attached, dns types.DNS, err error) {
+	all = []attach.Attached{} // never nil, so that JSON has an empty list
 	wish := o.wish
 	wish.NetNS = filepath.Join(namedNetNS, wish.Container)
+	unlock, err := attach.LockNetNS(wish.NetNS)
+	if err != nil {
+		return nil, dns, err
+	}
+	defer unlock()
 	for _, name := range networks {
 		one := wish
 		one.Publish = nil
@@ -267,42 +329,40 @@ func (o *runOptions) attachAll(ctx context.Context, p *ui.Printer, r attach.Runt
 		}
 		attached, err := r.Add(ctx, name, one)
 		if err != nil {
-			return dns, err
+			return nil, dns, err
 		}
+		all = append(all, attached)
 		dns.Nameservers = append(dns.Nameservers, attached.DNS.Nameservers...)
 		dns.Search = append(dns.Search, attached.DNS.Search...)
 		dns.Options = append(dns.Options, attached.DNS.Options...)
-		if !o.quiet {
-			printAttached(&ui.Printer{Out: p.Err}, attached)
-		}
 	}
 	if len(o.dns) > 0 {
 		dns.Nameservers = o.dns
 	}
-	return dns, nil
+	return all, dns, nil
 }
 
 // close detaches the container from all that it is on, and removes its namespace.
-func (a *app) close(ctx context.Context, p *ui.Printer, box *sandbox.Sandbox) error {
+func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) error {
 	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read has been told
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, on := range r.Snapshot.Attachments {
-		if on.Container == box.Name && (on.NetNS == box.NetNS || on.NetNS == "") {
+		if on.Container == c.Name && (on.NetNS == c.NetNS || on.NetNS == "") {
 			failed = append(failed, r.Del(ctx, on))
 		}
 	}
-	return errors.Join(append(failed, box.Close())...)
+	return errors.Join(append(failed, c.Close())...)
 }
 
 // sweep clears away after each "trestle run" that was killed.
 func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
-	abandoned, err := sandbox.Abandoned()
+	abandoned, err := container.Abandoned()
 	failed := []error{err}
-	for _, box := range abandoned {
-		failed = append(failed, a.close(ctx, p, box))
+	for _, c := range abandoned {
+		failed = append(failed, a.close(ctx, p, c))
 	}
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("clear away after a trestle run that was killed: %w", err)

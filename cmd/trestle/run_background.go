@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -36,6 +37,7 @@ func runInBackground(p *ui.Printer) error {
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), backgroundVariable+"=1")
 	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stdout = os.Stdout // until it lets go of it
 	said, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -53,11 +55,18 @@ func runInBackground(p *ui.Printer) error {
 	return statusOf(cmd.Wait())
 }
 
-// enterBackground lets go of whoever called.
-func enterBackground() error {
+// enterBackground lets go of whoever called. What is written from here on is appended to the
+// log, if there is one.
+func enterBackground(log string) error {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
+	}
+	output := null
+	if log != "" {
+		if output, err = os.OpenFile(log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
+			return fmt.Errorf("--log: %w", err)
+		}
 	}
 	if err := os.Unsetenv(backgroundVariable); err != nil {
 		return err
@@ -65,8 +74,11 @@ func enterBackground() error {
 	ready := os.NewFile(readyFD, "ready")
 	_, err = ready.Write([]byte{1})
 	err = errors.Join(err, ready.Close())
-	for _, fd := range []int{0, 1, 2} {
-		err = errors.Join(err, unix.Dup3(int(null.Fd()), fd, 0))
+	for fd, to := range []*os.File{null, output, output} {
+		err = errors.Join(err, unix.Dup3(int(to.Fd()), fd, 0))
+	}
+	if output != null {
+		err = errors.Join(err, output.Close())
 	}
 	return errors.Join(err, null.Close())
 }

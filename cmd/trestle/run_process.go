@@ -11,12 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 )
 
 // process is the command of trestle run.
 type process struct {
-	netns, resolvConf string   // see sandbox.Enter
+	netns, resolvConf string   // see container.Enter
 	networks          []string // to attach to before
 	program           string   // its path
 	args              []string
@@ -33,7 +33,7 @@ func newEnterCommand() *cobra.Command {
 		DisableFlagParsing: true,
 		Args:               cobra.MinimumNArgs(4),
 		RunE: func(_ *cobra.Command, args []string) error {
-			err := sandbox.Enter(args[0], args[1], args[2], args[3:])
+			err := container.Enter(args[0], args[1], args[2], args[3:])
 			const notExecutable = 126 // as shells have it
 			os.Stderr.WriteString("trestle: " + err.Error() + "\n")
 			return exitStatus(notExecutable)

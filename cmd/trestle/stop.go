@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/sandbox"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -25,7 +25,7 @@ func newStopCommand(a *app) *cobra.Command {
 		Long: `Stop what trestle run has started, in the background or not: its command gets SIGTERM,
 and after a while SIGKILL. When stop returns, the container has left its networks.`,
 		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: offer(sandbox.Names, 0, -1),
+		ValidArgsFunction: offer(container.Names, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
@@ -38,24 +38,24 @@ func (o stopOptions) run(ctx context.Context, p *ui.Printer, names []string) err
 	if o.seconds < 0 {
 		return cni.ConfigErrorf("--time: %d is in the past; use 0 or more", o.seconds)
 	}
-	var boxes []*sandbox.Sandbox
+	var all []*container.Container
 	for _, name := range names {
-		box, err := sandbox.Find(name)
+		c, err := container.Find(name)
 		if err != nil {
 			return err
 		}
-		boxes = append(boxes, box)
+		all = append(all, c)
 	}
 	stopped := []string{}
 	var failed []error
-	for _, box := range boxes {
-		if err := box.Stop(ctx, time.Duration(o.seconds)*time.Second); err != nil {
+	for _, c := range all {
+		if err := c.Stop(ctx, time.Duration(o.seconds)*time.Second); err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		stopped = append(stopped, box.Name)
+		stopped = append(stopped, c.Name)
 		if !p.JSON {
-			p.Printf("%s\n", box.Name)
+			p.Printf("%s\n", c.Name)
 		}
 	}
 	failed = append(failed, o.sweep(ctx, p))

@@ -10,7 +10,7 @@ import (
 )
 
 func request(config string) *cni.Request {
-	return &cni.Request{Verb: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
+	return &cni.Request{Command: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
 }
 
 func TestParseLimits(t *testing.T) {
@@ -20,16 +20,16 @@ func TestParseLimits(t *testing.T) {
 	}{
 		{"none", `{}`, Limits{}},
 		{"zeros", `{"ingressRate": 0, "ingressBurst": 0}`, Limits{}},
-		{"both", `{"ingressRate": 8000, "ingressBurst": 1600, "egressRate": 9000, "egressBurst": 1700}`, Limits{Limit{8000, 1600}, Limit{9000, 1700}}},
-		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 9000, "egressBurst": 1700}}}`, Limits{Egress: Limit{9000, 1700}}},
+		{"both", `{"ingressRate": 8000, "ingressBurst": 1600, "egressRate": 9000, "egressBurst": 1700}`, Limits{limit{8000, 1600}, limit{9000, 1700}}},
+		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 9000, "egressBurst": 1700}}}`, Limits{Egress: limit{9000, 1700}}},
 		{
 			"containerd's", `{"runtimeConfig": {"bandwidth": {"IngressRate": 1000000, "IngressBurst": 4294967295, "EgressRate": 0, "EgressBurst": 0}}}`,
-			Limits{Ingress: Limit{1000000, math.MaxUint32}},
+			Limits{Ingress: limit{1000000, math.MaxUint32}},
 		},
-		{"configuration before runtime", `{"egressRate": 8, "egressBurst": 8, "runtimeConfig": {"bandwidth": {"ingressRate": 9000, "ingressBurst": 1700}}}`, Limits{Egress: Limit{8, 8}}},
+		{"configuration before runtime", `{"egressRate": 8, "egressBurst": 8, "runtimeConfig": {"bandwidth": {"ingressRate": 9000, "ingressBurst": 1700}}}`, Limits{Egress: limit{8, 8}}},
 		{"configured zero before runtime", `{"egressRate": 0, "runtimeConfig": {"bandwidth": {"ingressRate": 9000, "ingressBurst": 1700}}}`, Limits{}},
-		{"largest burst", `{"ingressRate": 9000, "ingressBurst": 34359738359}`, Limits{Ingress: Limit{9000, 34359738359}}},
-		{"rate of more than 32 bits", `{"ingressRate": 100000000000, "ingressBurst": 8000000}`, Limits{Ingress: Limit{1e11, 8e6}}},
+		{"largest burst", `{"ingressRate": 9000, "ingressBurst": 34359738359}`, Limits{Ingress: limit{9000, 34359738359}}},
+		{"rate of more than 32 bits", `{"ingressRate": 100000000000, "ingressBurst": 8000000}`, Limits{Ingress: limit{1e11, 8e6}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got, err := ParseLimits(request(test.config)); err != nil || got != test.want {
@@ -50,7 +50,7 @@ func TestMistakes(t *testing.T) {
 		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 1}}}`, 7, "runtimeConfig.bandwidth.egressBurst: missing"},
 		{"less than a byte", `{"ingressRate": 7, "ingressBurst": 8000}`, 7, "ingressRate: 7 bits"},
 		{"burst of 4 GB", `{"ingressRate": 8000, "ingressBurst": 34359738360}`, 7, "ingressBurst: 34359738360 bits"},
-		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "network configuration"},
+		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "ingressRate: the number -1 is no whole number, or too large or too small"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := ParseLimits(request(test.config))
@@ -66,15 +66,15 @@ func TestMistakes(t *testing.T) {
 func TestBucket(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		limit Limit
+		limit limit
 		want  bucket
 	}{
 		// burst 1 MB at 1 MB/s lasts a second; waiting may 25 ms of the rate and the burst
-		{"as the reference plugin", Limit{8e6, 8e6}, bucket{1e6, 15625000, 1025000}},
-		{"a burst of less than a frame", Limit{8e6, 8}, bucket{1e6, 23658, 26514}},
-		{"a fast one of little burst", Limit{8e10, 8 * 1600}, bucket{1e10, 4, 250001600}},
-		{"containerd's burst at 1 Mbit/s", Limit{1e6, math.MaxUint32}, bucket{125000, math.MaxUint32, 536874036}},
-		{"limit above 32 bits", Limit{8e12, 34359738359}, bucket{1e12, 67093, math.MaxUint32}},
+		{"as the reference plugin", limit{8e6, 8e6}, bucket{1e6, 15625000, 1025000}},
+		{"a burst of less than a frame", limit{8e6, 8}, bucket{1e6, 23658, 26514}},
+		{"a fast one of little burst", limit{8e10, 8 * 1600}, bucket{1e10, 4, 250001600}},
+		{"containerd's burst at 1 Mbit/s", limit{1e6, math.MaxUint32}, bucket{125000, math.MaxUint32, 536874036}},
+		{"limit above 32 bits", limit{8e12, 34359738359}, bucket{1e12, 67093, math.MaxUint32}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := newBucket(test.limit, 1500, 15.625); got != test.want {

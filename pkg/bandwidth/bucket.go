@@ -28,7 +28,7 @@ const frameHeader = 14
 // that are too large stop at the largest one, where they would wrap around
 // (containerd asks for a burst of 2^32-1 at whatever rate), and the bucket holds
 // a full frame, without which none ever passes.
-func newBucket(l Limit, mtu int, ticksInMicrosecond float64) bucket {
+func newBucket(l limit, mtu int, ticksInMicrosecond float64) bucket {
 	const second = netlink.TIME_UNITS_PER_SEC
 	rate, burst := l.Rate/8, l.Burst/8
 	frame := float64(mtu + frameHeader)

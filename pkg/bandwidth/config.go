@@ -2,7 +2,7 @@
 // kernel is made to hold it to that: a token bucket on the host veth for what goes to
 // the container, and for what comes from it another on an ifb that it is redirected to.
 //
-// A caller reads ParseLimits, finds the host veth by Host.FindHostEnd, and calls
+// A caller reads ParseLimits, finds the host veth by Host.FindHostVeth, and calls
 // Host.Apply; Host.Release needs the owner alone, since the ifb's name is a hash of it.
 // To debug: tc qdisc show; tc filter show dev VETH ingress; ip -details link show type
 // ifb, whose aliases are the owners.
@@ -16,11 +16,11 @@ import (
 
 // Limits are those of one interface, seen from the container.
 type Limits struct {
-	Ingress, Egress Limit
+	Ingress, Egress limit
 }
 
-// Limit is a token bucket; the zero value is none.
-type Limit struct {
+// limit is a token bucket; the zero value is none.
+type limit struct {
 	Rate  uint64 // bits a second
 	Burst uint64 // bits
 }
@@ -55,8 +55,8 @@ func ParseLimits(r *cni.Request) (Limits, error) {
 		e, prefix = w.RuntimeConfig.Bandwidth, "runtimeConfig.bandwidth."
 	}
 	limits := Limits{
-		Ingress: Limit{value(e.IngressRate), value(e.IngressBurst)},
-		Egress:  Limit{value(e.EgressRate), value(e.EgressBurst)},
+		Ingress: limit{value(e.IngressRate), value(e.IngressBurst)},
+		Egress:  limit{value(e.EgressRate), value(e.EgressBurst)},
 	}
 	if err := limits.Ingress.check(prefix + "ingress"); err != nil {
 		return Limits{}, err
@@ -75,7 +75,7 @@ const tooManyBits = 8 * math.MaxUint32
 
 // check refuses what the kernel could not hold: it counts whole bytes, those of
 // the bucket in 32 bits (struct tc_tbf_qopt, linux/pkt_sched.h).
-func (l Limit) check(field string) error {
+func (l limit) check(field string) error {
 	switch {
 	case l.Rate != 0 && l.Burst == 0:
 		return cni.ConfigErrorf("%[1]sBurst: missing, beside %[1]sRate %[2]d; give both, or neither", field, l.Rate)
@@ -92,4 +92,4 @@ func (l Limit) check(field string) error {
 // IsNone says that there is nothing to limit.
 func (l Limits) IsNone() bool { return l == Limits{} }
 
-func (l Limit) isNone() bool { return l == Limit{} }
+func (l limit) isNone() bool { return l == limit{} }

@@ -11,7 +11,7 @@ func FuzzParseLimits(f *testing.F) {
 	f.Add([]byte(`{"ingressRate":800000,"ingressBurst":800000,"egressRate":1,"egressBurst":4294967295}`))
 	f.Add([]byte(`{"runtimeConfig":{"bandwidth":{"ingressRate":18446744073709551615,"ingressBurst":8}}}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
-		_, err := ParseLimits(&cni.Request{Verb: cni.Add, Version: "1.1.0", Stdin: config})
+		_, err := ParseLimits(&cni.Request{Command: cni.Add, Version: "1.1.0", Stdin: config})
 		if code := cni.CodeOf(err); err != nil && code != cni.CodeConfig && code != cni.CodeDecode {
 			t.Errorf("code %d: %v", code, err)
 		}

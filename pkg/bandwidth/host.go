@@ -4,18 +4,18 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // DefaultDir holds a lock file.
 const DefaultDir = "/run/trestle/bandwidth"
 
-// Host is the network namespace that the host ends are in: the caller's.
+// Host is the network namespace that the host veths are in: the caller's.
 type Host struct {
 	nl  *netlink.Handle
 	dir string
@@ -33,16 +33,16 @@ func OpenHost(dir string) (*Host, error) {
 // Close closes the socket.
 func (h *Host) Close() { h.nl.Close() }
 
-// FindHostEnd is the link of prev's on the host that the container's interface
+// FindHostVeth is the link of prev's on the host that the container's interface
 // ifName is paired with. The error has code 4 or 7.
-func (h *Host) FindHostEnd(prev *cni.Result, ifName, netns string) (netlink.Link, error) {
-	inside, err := findInside(ifName, netns)
+func (h *Host) FindHostVeth(prev *cni.Result, ifName, path string) (netlink.Link, error) {
+	inside, err := findInside(ifName, path)
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range cni.HostLinks(prev) {
 		link, err := h.nl.LinkByName(name)
-		if isGone(err) {
+		if isLinkGone(err) {
 			continue
 		}
 		if err != nil {
@@ -53,35 +53,29 @@ func (h *Host) FindHostEnd(prev *cni.Result, ifName, netns string) (netlink.Link
 			return link, nil
 		}
 	}
-	return nil, cni.ConfigErrorf("prevResult.interfaces: no link of the host is paired with %s in %s; this plugin comes after one that makes veth pairs, like bridge or ptp", ifName, netns)
+	return nil, cni.ConfigErrorf("prevResult.interfaces: no link of the host is paired with %s in %s; this plugin comes after one that makes veth pairs, like bridge or ptp", ifName, path)
 }
 
-func findInside(ifName, netns string) (attrs netlink.LinkAttrs, err error) {
-	sandbox, err := ns.GetNS(netns)
-	if err != nil {
-		return attrs, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", netns, err)
-	}
-	defer func() { err = errors.Join(err, sandbox.Close()) }()
-	look := func() error {
-		link, err := netlink.LinkByName(ifName)
+func findInside(ifName, path string) (attrs netlink.LinkAttrs, err error) {
+	err = netns.Do(path, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(ifName)
 		if err != nil {
-			return fmt.Errorf("look up %s in %s: %w", ifName, netns, err)
+			return fmt.Errorf("look up %s in %s: %w", ifName, path, err)
 		}
 		attrs = *link.Attrs()
 		return nil
-	}
-	err = sandbox.Do(func(ns.NetNS) error { return cni.Catch(look) }) // in a goroutine of its own
+	})
 	return attrs, err
 }
 
-// Apply limits what goes through the host end. It returns the device that was
+// Apply limits what goes through the host veth. It returns the device that was
 // made for the owner's egress, nil where there is none. Each step's inverse is
 // on the undo stack at once.
-func (h *Host) Apply(o cni.Owner, limits Limits, hostEnd netlink.Link, undo *cni.Undo) (netlink.Link, error) {
-	mtu := hostEnd.Attrs().MTU
+func (h *Host) Apply(o cni.Owner, limits Limits, hostVeth netlink.Link, undo *cni.Undo) (netlink.Link, error) {
+	mtu := hostVeth.Attrs().MTU
 	if !limits.Ingress.isNone() {
-		undo.Push("lift the limit of "+hostEnd.Attrs().Name, func() error { return h.removeQueue(hostEnd, netlink.HANDLE_ROOT) })
-		if err := newBucket(limits.Ingress, mtu, netlink.TickInUsec()).put(h.nl, hostEnd); err != nil {
+		undo.Push("lift the limit of "+hostVeth.Attrs().Name, func() error { return h.removeQueue(hostVeth, netlink.HANDLE_ROOT) })
+		if err := newBucket(limits.Ingress, mtu, netlink.TickInUsec()).put(h.nl, hostVeth); err != nil {
 			return nil, err
 		}
 	}
@@ -96,25 +90,25 @@ func (h *Host) Apply(o cni.Owner, limits Limits, hostEnd netlink.Link, undo *cni
 	if err := newBucket(limits.Egress, mtu, netlink.TickInUsec()).put(h.nl, device); err != nil {
 		return nil, err
 	}
-	undo.Push("lift the redirection of "+hostEnd.Attrs().Name, func() error { return h.removeQueue(hostEnd, netlink.HANDLE_INGRESS) })
-	return device, h.redirect(hostEnd, device)
+	undo.Push("lift the redirection of "+hostVeth.Attrs().Name, func() error { return h.removeQueue(hostVeth, netlink.HANDLE_INGRESS) })
+	return device, h.redirect(hostVeth, device)
 }
 
-// redirect sends all that arrives at the host end through the device.
-func (h *Host) redirect(hostEnd, device netlink.Link) error {
+// redirect sends all that arrives at the host veth through the device.
+func (h *Host) redirect(hostVeth, device netlink.Link) error {
 	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: hostEnd.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
+		LinkIndex: hostVeth.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
 	err := h.nl.QdiscAdd(ingress)
 	if errors.Is(err, unix.EEXIST) { // of an ADD that no DEL has followed
-		if err = h.removeQueue(hostEnd, netlink.HANDLE_INGRESS); err == nil {
+		if err = h.removeQueue(hostVeth, netlink.HANDLE_INGRESS); err == nil {
 			err = h.nl.QdiscAdd(ingress)
 		}
 	}
 	if err == nil {
 		err = h.nl.FilterAdd(&netlink.U32{
 			FilterAttrs: netlink.FilterAttrs{
-				LinkIndex: hostEnd.Attrs().Index,
+				LinkIndex: hostVeth.Attrs().Index,
 				Parent:    ingress.Handle,
 				Priority:  1,
 				Protocol:  unix.ETH_P_ALL,
@@ -124,7 +118,7 @@ func (h *Host) redirect(hostEnd, device netlink.Link) error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("redirect %s to %s: %w", hostEnd.Attrs().Name, device.Attrs().Name, explain(err))
+		return fmt.Errorf("redirect %s to %s: %w", hostVeth.Attrs().Name, device.Attrs().Name, explain(err))
 	}
 	return nil
 }
@@ -133,22 +127,22 @@ func (h *Host) redirect(hostEnd, device netlink.Link) error {
 func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}
 	err := h.nl.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: attrs})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isGone(err) {
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isLinkGone(err) {
 		return fmt.Errorf("remove the queue of %s: %w", link.Attrs().Name, err)
 	}
 	return nil
 }
 
-// Release deletes what the owner has beside its host end, with which everything
+// Release deletes what the owner has beside its host veth, with which everything
 // else goes. prev, where there is one, tells of what the reference plugin made.
 func (h *Host) Release(o cni.Owner, prev *cni.Result) error { return h.deleteIFB(o, prev) }
 
 // Diff says what is not as Apply leaves it.
-func (h *Host) Diff(o cni.Owner, limits Limits, hostEnd netlink.Link) ([]string, error) {
-	mtu := hostEnd.Attrs().MTU
+func (h *Host) Diff(o cni.Owner, limits Limits, hostVeth netlink.Link) ([]string, error) {
+	mtu := hostVeth.Attrs().MTU
 	var diffs []string
 	if !limits.Ingress.isNone() {
-		differs, err := diffBucket(limits.Ingress, mtu, hostEnd)
+		differs, err := diffBucket(limits.Ingress, mtu, hostVeth)
 		if err != nil {
 			return nil, err
 		}
@@ -168,17 +162,17 @@ func (h *Host) Diff(o cni.Owner, limits Limits, hostEnd netlink.Link) ([]string,
 	if err != nil {
 		return nil, err
 	}
-	redirected, err := h.redirects(hostEnd, device)
+	redirected, err := h.redirects(hostVeth, device)
 	if err != nil {
 		return nil, err
 	}
 	if !redirected {
-		differs = append(differs, fmt.Sprintf("ingress of %s: want it redirected to %s, have no such filter", hostEnd.Attrs().Name, device.Attrs().Name))
+		differs = append(differs, fmt.Sprintf("ingress of %s: want it redirected to %s, have no such filter", hostVeth.Attrs().Name, device.Attrs().Name))
 	}
 	return append(diffs, differs...), nil
 }
 
-func diffBucket(limit Limit, mtu int, link netlink.Link) ([]string, error) {
+func diffBucket(limit limit, mtu int, link netlink.Link) ([]string, error) {
 	want := newBucket(limit, mtu, netlink.TickInUsec())
 	have, err := findBucket(link)
 	if err != nil || have == want {
@@ -191,12 +185,12 @@ func diffBucket(limit Limit, mtu int, link netlink.Link) ([]string, error) {
 	return []string{fmt.Sprintf("queue of %s: want %s, have %s", link.Attrs().Name, want, text)}, nil
 }
 
-func (h *Host) redirects(hostEnd, device netlink.Link) (bool, error) {
+func (h *Host) redirects(hostVeth, device netlink.Link) (bool, error) {
 	filters, err := dump.Complete(func() ([]netlink.Filter, error) {
-		return h.nl.FilterList(hostEnd, netlink.MakeHandle(0xffff, 0))
+		return h.nl.FilterList(hostVeth, netlink.MakeHandle(0xffff, 0))
 	})
 	if err != nil {
-		return false, fmt.Errorf("list the filters of %s: %w", hostEnd.Attrs().Name, err)
+		return false, fmt.Errorf("list the filters of %s: %w", hostVeth.Attrs().Name, err)
 	}
 	for _, f := range filters {
 		if u32, ok := f.(*netlink.U32); ok && u32.RedirIndex == device.Attrs().Index {

@@ -20,7 +20,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// What a container sends arrives at its host end, where it can only be dropped,
+// What a container sends arrives at its host veth, where it can only be dropped,
 // not queued. So it is redirected to an intermediate functional block, a device
 // of its own, and queued there.
 
@@ -43,21 +43,21 @@ func names(o cni.Owner) []string {
 }
 
 // mark is the MAC of a network's devices: "02", "bw", and a hash of the network.
-// Unlike the alias it is there from birth, so that what a killed ADD leaves is
-// known as ours.
+// Unlike the alias it is set when the device is made, so that what a killed ADD leaves is
+// recognized as ours.
 func mark(network string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(network))
 	return append(net.HardwareAddr{0x02, 'b', 'w'}, sum[:3]...)
 }
 
-// isNewborn says whether the link is a device that an ADD of the network has not
+// isUnnamed says whether the link is a device that an ADD of the network has not
 // named yet.
-func isNewborn(link netlink.Link, network string) bool {
+func isUnnamed(link netlink.Link, network string) bool {
 	a := link.Attrs()
 	return link.Type() == "ifb" && a.Alias == "" && bytes.Equal(a.HardwareAddr, mark(network))
 }
 
-// createIFB makes the owner's device. One that a killed ADD left gives way.
+// createIFB makes the owner's device. One that a killed ADD left is deleted first.
 func (h *Host) createIFB(o cni.Owner, mtu int) (device netlink.Link, err error) {
 	lock, err := h.lock(flock.Shared)
 	if err != nil {
@@ -100,19 +100,19 @@ func (h *Host) nameIFB(o cni.Owner, name string) (netlink.Link, error) {
 }
 
 // deleteIFB deletes the owner's device. One that has no owner, since the reference
-// plugin made it, is let be where prev is known not to list it.
+// plugin made it, stays where prev is known not to list it.
 func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 	var errs []error
 	for i, name := range names(o) {
 		link, err := h.nl.LinkByName(name)
-		if isGone(err) {
+		if isLinkGone(err) {
 			continue
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("look up %s: %w", name, err))
 			continue
 		}
-		own := link.Attrs().Alias == alias(o) || isNewborn(link, o.Network)
+		own := link.Attrs().Alias == alias(o) || isUnnamed(link, o.Network)
 		reference := i == 0 && link.Type() == "ifb" && link.Attrs().Alias == "" && (prev == nil || slices.Contains(cni.HostLinks(prev), name))
 		if own || reference {
 			errs = append(errs, h.deleteLink(name))
@@ -126,7 +126,7 @@ func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
 	for _, name := range names(o) {
 		link, err := h.nl.LinkByName(name)
-		if isGone(err) {
+		if isLinkGone(err) {
 			continue
 		}
 		if err != nil {
@@ -144,13 +144,13 @@ func (h *Host) deleteLink(name string) error {
 	if err == nil {
 		err = h.nl.LinkDel(link)
 	}
-	if err != nil && !isGone(err) {
+	if err != nil && !isLinkGone(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	return nil
 }
 
-func isGone(err error) bool {
+func isLinkGone(err error) bool {
 	var gone netlink.LinkNotFoundError
 	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
@@ -164,24 +164,24 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 		return fmt.Errorf("list links: %w", err)
 	}
 	var errs []error
-	newborn := false
+	unnamed := false
 	for _, link := range links {
 		label, ours := strings.CutPrefix(link.Attrs().Alias, aliasPrefix)
 		of := ours && link.Type() == "ifb" && strings.HasPrefix(label, cni.NetworkLabel(network))
 		if of && valid.Known && !valid.KeepsLabel(label) {
 			errs = append(errs, h.deleteLink(link.Attrs().Name))
 		}
-		newborn = newborn || isNewborn(link, network)
+		unnamed = unnamed || isUnnamed(link, network)
 	}
-	if newborn {
-		errs = append(errs, h.reapNewborn(network))
+	if unnamed {
+		errs = append(errs, h.deleteUnnamed(network))
 	}
 	return errors.Join(errs...)
 }
 
-// reapNewborn deletes devices without an owner. Under the exclusive lock no ADD
+// deleteUnnamed deletes devices without an owner. Under the exclusive lock no ADD
 // is between making one and naming it.
-func (h *Host) reapNewborn(network string) (err error) {
+func (h *Host) deleteUnnamed(network string) (err error) {
 	lock, err := h.lock(flock.Exclusive)
 	if err != nil {
 		return err
@@ -192,7 +192,7 @@ func (h *Host) reapNewborn(network string) (err error) {
 		return fmt.Errorf("list links: %w", err)
 	}
 	var errs []error
-	for _, link := range slices.DeleteFunc(links, func(l netlink.Link) bool { return !isNewborn(l, network) }) {
+	for _, link := range slices.DeleteFunc(links, func(l netlink.Link) bool { return !isUnnamed(l, network) }) {
 		errs = append(errs, h.deleteLink(link.Attrs().Name))
 	}
 	return errors.Join(errs...)

@@ -2,12 +2,14 @@ package bridge
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // announcements tell the neighbours the container's MAC (gratuitous ARP, unsolicited
@@ -17,10 +19,10 @@ import (
 // neighbours' entries are right already, and the bridge is spared the flood.
 type announcements []announcement
 
-// Announce tells the neighbours of c's MAC, for an interface that is attached
-// already. Of one that is down nobody can have learnt anything.
-func (s *Sandbox) Announce(c Interface) error {
-	return s.enter(func() error {
+// AnnounceIn tells the neighbours the MAC of an interface that is attached already, in
+// the namespace at path. Of one that is down nobody can have learnt anything.
+func (c Interface) AnnounceIn(path string) error {
+	return netns.Enter(path, func() error {
 		rt, err := openRTNL(0)
 		if err != nil {
 			return err
@@ -41,11 +43,10 @@ func (s *Sandbox) Announce(c Interface) error {
 
 // announcements opens a socket for each, in the namespace of the thread. They may
 // be sent from any other.
-func (c Interface) announcements(linkIndex int) (announcements, error) {
+func (c Interface) announcements(linkIndex int) (list announcements, err error) {
 	if !c.Up {
 		return nil, nil
 	}
-	var list announcements
 	for _, address := range c.Announce {
 		of := announcement6
 		if address.Is4() {
@@ -53,7 +54,7 @@ func (c Interface) announcements(linkIndex int) (announcements, error) {
 		}
 		a := of(linkIndex, c.MAC, address)
 		a.what = fmt.Sprintf("announce %s at %s", address, c.MAC)
-		if err := a.open(); err != nil {
+		if a.fd, err = a.open(); err != nil {
 			list.close()
 			return nil, fmt.Errorf("%s: %w", a.what, err)
 		}
@@ -64,7 +65,11 @@ func (c Interface) announcements(linkIndex int) (announcements, error) {
 
 func (l announcements) send() error {
 	for _, a := range l {
-		if err := unix.Sendto(a.fd, a.packet, 0, a.to); err != nil {
+		err := unix.Sendto(a.fd, a.packet, 0, a.to)
+		if errors.Is(err, unix.ENETUNREACH) {
+			continue // a link of another plugin's, on which nothing can be sent yet
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", a.what, err)
 		}
 	}
@@ -77,14 +82,13 @@ func (l announcements) close() {
 	}
 }
 
-// announcement is a packet, the socket that it is sent by, and the link and MAC that
-// it goes to. It is a packet socket for IPv6 as well: by any other, the packet needs
-// a route to ff00::/8, which the kernel makes some time after the link is up.
+// announcement is a packet, and the socket and destination that it is sent by and to.
 type announcement struct {
 	what   string
 	fd     int
 	packet []byte
-	to     *unix.SockaddrLinklayer
+	to     unix.Sockaddr
+	open   func() (fd int, err error)
 }
 
 // announcement4 is an ARP announcement (RFC 5227 section 3): a request whose
@@ -97,9 +101,15 @@ func announcement4(linkIndex int, mac net.HardwareAddr, address netip.Addr) anno
 	packet = append(append(packet, mac...), address.AsSlice()...)
 	packet = append(append(packet, make([]byte, 6)...), address.AsSlice()...)
 	everyone := [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-	return announcement{packet: packet, to: &unix.SockaddrLinklayer{
+	return announcement{packet: packet, open: packetSocket, to: &unix.SockaddrLinklayer{
 		Protocol: networkOrder(unix.ETH_P_ARP), Ifindex: linkIndex, Halen: 6, Addr: everyone,
 	}}
+}
+
+// packetSocket receives nothing. To close it takes a grace period (packet_release,
+// net/packet/af_packet.c).
+func packetSocket() (int, error) {
+	return unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 }
 
 func networkOrder(v uint16) uint16 {
@@ -107,40 +117,35 @@ func networkOrder(v uint16) uint16 {
 }
 
 // announcement6 is an unsolicited neighbour advertisement with the override flag
-// to all nodes (RFC 4861 sections 4.4 and 7.2.6), in an IPv6 packet whose hop limit
-// shows that it has come through no router.
+// to all nodes (RFC 4861 sections 4.4 and 7.2.6). The kernel computes its checksum, and has a
+// route for it: awaitIPv6 has waited for that. A packet socket would need none, and takes a
+// grace period.
 func announcement6(linkIndex int, mac net.HardwareAddr, address netip.Addr) announcement {
 	const advertisement, override, targetLinkLayer = 136, 0x20, 2
-	allNodes := netip.MustParseAddr("ff02::1").AsSlice()
 	icmp := append([]byte{advertisement, 0, 0, 0, override, 0, 0, 0}, address.AsSlice()...)
 	icmp = append(append(icmp, targetLinkLayer, 1), mac...)
-
-	addresses := slices.Concat(address.AsSlice(), allNodes)
-	pseudo := binary.BigEndian.AppendUint32(slices.Clone(addresses), uint32(len(icmp))) // RFC 8200 section 8.1
-	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_ICMPV6)
-	binary.BigEndian.PutUint16(icmp[2:], internetChecksum(append(pseudo, icmp...)))
-
-	header := binary.BigEndian.AppendUint16([]byte{6 << 4, 0, 0, 0}, uint16(len(icmp)))
-	header = append(append(header, unix.IPPROTO_ICMPV6, 255), addresses...)
-	return announcement{packet: append(header, icmp...), to: &unix.SockaddrLinklayer{
-		Protocol: networkOrder(unix.ETH_P_IPV6), Ifindex: linkIndex, Halen: 6, Addr: [8]byte{0x33, 0x33, 0, 0, 0, 1}, // RFC 2464 section 7
-	}}
+	return announcement{
+		packet: icmp, to: &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(linkIndex)},
+		open: func() (int, error) { return advertiser(linkIndex, address) },
+	}
 }
 
-// internetChecksum is that of RFC 1071, of an even number of bytes.
-func internetChecksum(data []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(data); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(data[i:]))
+// advertiser is a socket that sends from the address, be it found unique yet or not. The
+// hop limit shows that what it sends has come through no router.
+func advertiser(linkIndex int, address netip.Addr) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return -1, err
 	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
+	from := &unix.SockaddrInet6{Addr: address.As16()}
+	if address.IsLinkLocalUnicast() {
+		from.ZoneId = uint32(linkIndex)
 	}
-	return ^uint16(sum)
-}
-
-// open opens a socket that receives nothing.
-func (a *announcement) open() (err error) {
-	a.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	return err
+	for _, option := range []struct{ name, value int }{{unix.IPV6_MULTICAST_HOPS, 255}, {unix.IPV6_FREEBIND, 1}} {
+		err = errors.Join(err, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, option.name, option.value))
+	}
+	if err = errors.Join(err, unix.Bind(fd, from)); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
 }

@@ -92,13 +92,13 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	return at, err
 }
 
-// settleMTU gives the pair the bridge's MTU. Only a bridge of ours without
+// matchMTU gives the pair the bridge's MTU. Only a bridge of ours without
 // ports takes the configured one: all ports of a bridge must have the same. It is set
 // when the bridge is there already, which pins it: else it would be 1500 again after
 // the last port (br_mtu_auto_adjust, net/bridge/br_if.c).
-func (h *Host) settleMTU(s *State, at *site, undo *cni.Undo) error {
+func (h *Host) matchMTU(s *State, at *site, undo *cni.Undo) error {
 	bridge, before := &at.bridge, at.bridge.mtu
-	if at.isUnsettled(s.Bridge) {
+	if at.lacksMTU(s.Bridge) {
 		asked := s.Bridge.MTU
 		if asked == 0 {
 			asked = s.defaultMTU(h.defaultMTU())

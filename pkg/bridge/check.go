@@ -14,7 +14,7 @@ import (
 // configuration's plan, with what later plugins of the list have changed since
 // (routes, MAC; the MTU they change without a word, and it is left out), and the
 // host veth as the result names it, which another suite may have made.
-func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (State, error) {
+func PlanFromResult(c Config, o cni.Owner, result *cni.Result, netns string) (State, error) {
 	lease, err := ParseLease(result, o.IfName)
 	if err != nil {
 		return State{}, err
@@ -28,9 +28,9 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 	if err != nil {
 		return State{}, err
 	}
-	inside, host := findInterfaces(result, plan, sandbox)
+	inside, host := findInterfaces(result, plan, netns)
 	if inside == nil {
-		return State{}, cni.MismatchErrorf("prevResult.interfaces: no %s in %s; it is not the result of this attachment", o.IfName, sandbox)
+		return State{}, cni.MismatchErrorf("prevResult.interfaces: no %s in %s; it is not the result of this attachment", o.IfName, netns)
 	}
 	plan.Container.MAC, plan.Container.AnyRouteFields = nil, !c.RouteFields
 	if inside.Mac != "" {
@@ -47,10 +47,10 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, sandbox string) (
 // findInterfaces finds the container's end, and the host veth unless it is the
 // planned one: the first link of the host that is not the bridge or its VLAN
 // interface.
-func findInterfaces(result *cni.Result, plan State, sandbox string) (inside, host *types100.Interface) {
+func findInterfaces(result *cni.Result, plan State, netns string) (inside, host *types100.Interface) {
 	for _, i := range result.Interfaces {
 		switch {
-		case i.Sandbox == sandbox && i.Name == plan.Container.Name:
+		case i.Sandbox == netns && i.Name == plan.Container.Name:
 			inside = i
 		case i.Sandbox == "" && i.Name != plan.Bridge.Name && i.Name != plan.Bridge.VLANInterface && host == nil:
 			host = i

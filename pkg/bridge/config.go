@@ -139,11 +139,10 @@ func ParseConfig(r *cni.Request) (Config, error) {
 }
 
 func (c Config) check() error {
+	if err := errors.Join(cni.ConfigError("bridge", cni.CheckIfName(c.Bridge)), cni.ConfigError("mtu", cni.CheckMTU(c.MTU))); err != nil {
+		return err
+	}
 	switch {
-	case !cni.IsIfName(c.Bridge):
-		return cni.ConfigErrorf("bridge: %q is not an interface name; use 1 to 15 bytes without '/', ':', '%%' or white space", c.Bridge)
-	case c.MTU != 0 && (c.MTU < minMTU || c.MTU > maxMTU):
-		return cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 for that of the default route's link", c.MTU, minMTU, maxMTU)
 	case c.Hairpin && c.Promisc:
 		return cni.ConfigErrorf("hairpinMode, promiscMode: both are true; choose one, the bridge would deliver each hairpin frame twice")
 	case c.VLAN < 0 || c.VLAN > maxVLAN:
@@ -158,14 +157,7 @@ func (c Config) check() error {
 	return nil
 }
 
-// An IPv4 link carries at least 68 bytes (RFC 791); 65535 is ETH_MAX_MTU.
-// IPv6 asks for 1280 (RFC 8200 section 5). VLAN 4095 is reserved (802.1Q).
-const (
-	minMTU     = 68
-	minMTUIPv6 = 1280
-	maxMTU     = 65535
-	maxVLAN    = 4094
-)
+const maxVLAN = 4094 // 4095 is reserved (802.1Q)
 
 // ipv6Field names the first part of ipam that asks for IPv6 addresses, in the keys
 // of host-local and static. Other shapes tell nothing, and are no error here: they
@@ -235,11 +227,8 @@ func (w *wire) mac(fromArgs string) (net.HardwareAddr, error) {
 		if a.value == "" {
 			continue
 		}
-		mac, err := net.ParseMAC(a.value)
-		if err != nil || len(mac) != 6 || mac[0]&1 == 1 || slices.Max(mac) == 0 {
-			return nil, cni.ConfigErrorf("%s: %q is not the MAC address of an interface; use six octets, the first of them even, as in 0a:58:0a:16:00:02", a.field, a.value)
-		}
-		return mac, nil
+		mac, err := cni.ParseMAC(a.value)
+		return mac, cni.ConfigError(a.field, err)
 	}
 	return nil, nil
 }

@@ -10,7 +10,7 @@ import (
 )
 
 func request(config string) *cni.Request {
-	return &cni.Request{Verb: cni.Add, Owner: cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}, Stdin: []byte(config)}
+	return &cni.Request{Command: cni.Add, Owner: cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}, Stdin: []byte(config)}
 }
 
 func TestConfigRefusals(t *testing.T) {

@@ -11,13 +11,14 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// configure applies the plan to the container's interface, which was created down, by
+// configureIn applies the plan to the container's interface, which was created down, by
 // one socket and two batches: first lo and what must be looked up, then all the rest.
 // The caller sends the announcements when the port forwards, and closes them.
-func (s *Sandbox) configure(c Interface) (tell announcements, err error) {
-	err = s.enter(func() error {
+func (c Interface) configureIn(container *netns.Handle) (tell announcements, err error) {
+	err = container.Enter(func() error {
 		var groups uint32
 		if c.awaitsIPv6() {
 			groups = rtmgrpIPv6Route // joined before what it will tell of
@@ -35,7 +36,7 @@ func (s *Sandbox) configure(c Interface) (tell announcements, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("in %s: %w", s.path, err)
+		return nil, fmt.Errorf("in %s: %w", container, err)
 	}
 	return tell, nil
 }
@@ -146,14 +147,14 @@ func (c Interface) awaitDAD(end link) error {
 		if err != nil {
 			return false, fmt.Errorf("list addresses of %s: %w", c.Name, err)
 		}
-		settled := true
+		unique := true
 		for _, a := range addresses {
 			if a.Flags&unix.IFA_F_DADFAILED != 0 {
 				return false, cni.ConflictErrorf("address %s: a neighbour has it already (duplicate address detection)", a.IPNet)
 			}
-			settled = settled && a.Flags&unix.IFA_F_TENTATIVE == 0
+			unique = unique && a.Flags&unix.IFA_F_TENTATIVE == 0
 		}
-		return settled, nil
+		return unique, nil
 	})
 }
 

@@ -64,7 +64,7 @@ func needSysctl(name, value string) error {
 // keepRouterAdvertisements raises accept_ra from 1 to 2 on the host's uplinks. A
 // host that forwards ignores advertisements at 1 and would lose the default route
 // that it lives by (kernel, networking/ip-sysctl, accept_ra). Bridges, their ports
-// and host ends lead to containers, which must not be believed; a bridge is an
+// and host veths lead to containers, which must not be believed; a bridge is an
 // uplink only if it has such a default route already.
 func (h *Host) keepRouterAdvertisements() error {
 	links, err := h.rt.list(0)

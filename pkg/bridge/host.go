@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Host is the network namespace that the bridges are in: the caller's.
@@ -41,21 +43,27 @@ func (h *Host) Close() { h.rt.close() }
 // left open: MACs and MTU. When it returns the container's link is up, and its port
 // forwards; protect is called before. Each step's inverse is on the
 // undo stack at once.
-func (h *Host) Attach(s *State, sandbox *Sandbox, protect func() error, undo *cni.Undo) error {
-	at, err := h.join(s, sandbox, undo)
+func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
+	at, err := h.join(s, container, undo)
+	if former := (formerLinkError{}); errors.As(err, &former) { // without the lock of bridges
+		if waitErr := h.awaitFormer(s.Port); waitErr != nil {
+			return errors.Join(err, waitErr)
+		}
+		at, err = h.join(s, container, undo)
+	}
 	if err != nil {
 		return err
 	}
 	if err := protect(); err != nil {
 		return err
 	}
-	return h.configure(s, at, sandbox)
+	return h.configure(s, at, container)
 }
 
 // configure brings the container's end to the plan, and returns when it can be
 // reached.
-func (h *Host) configure(s *State, at site, sandbox *Sandbox) error {
-	tell, err := sandbox.configure(s.Container)
+func (h *Host) configure(s *State, at site, container *netns.Handle) error {
+	tell, err := s.Container.configureIn(container)
 	if err != nil {
 		return err
 	}
@@ -78,7 +86,7 @@ type site struct {
 // join makes the bridge what it must be and puts the new port on it. Until then
 // nothing but the lock keeps the bridge from being deleted. What cannot be is
 // refused before anything is changed.
-func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
+func (h *Host) join(s *State, container *netns.Handle, undo *cni.Undo) (site, error) {
 	at, unlock, err := h.lookLocked(s.Bridge)
 	if err != nil {
 		return site{}, err
@@ -92,7 +100,7 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 			return site{}, explainFiltering(err, s.Port.VLAN)
 		}
 	}
-	if err := h.settleMTU(s, &at, undo); err != nil {
+	if err := h.matchMTU(s, &at, undo); err != nil {
 		return site{}, err
 	}
 	if err := h.adaptBridge(s.Bridge, at.bridge, undo); err != nil {
@@ -102,7 +110,7 @@ func (h *Host) join(s *State, sandbox *Sandbox, undo *cni.Undo) (site, error) {
 	if err := h.ensureGateways(s.Bridge, &at, undo); err != nil {
 		return site{}, err
 	}
-	if err := h.plug(s, at.bridge.index, sandbox, undo); err != nil {
+	if err := h.plug(s, at.bridge.index, container, undo); err != nil {
 		return site{}, err
 	}
 	return at, h.readBridgeMAC(s, at.bridge)
@@ -119,7 +127,7 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 			unlock()
 			return site{}, nil, err
 		}
-		if mode == flock.Exclusive || !at.isUnsettled(b) {
+		if mode == flock.Exclusive || !at.lacksMTU(b) {
 			break
 		}
 		unlock()
@@ -127,9 +135,9 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 	return at, unlock, nil
 }
 
-// isUnsettled says whether the bridge's MTU differs and may still be set: a bridge that
+// lacksMTU says whether the bridge's MTU differs and may still be set: a bridge that
 // is down was made by an ADD that was killed right then.
-func (at site) isUnsettled(b Bridge) bool {
+func (at site) lacksMTU(b Bridge) bool {
 	if at.bridge.index == 0 {
 		return true
 	}
@@ -204,7 +212,7 @@ func (b Bridge) gatewayFamily() int {
 // plug makes the veth pair and gives the host veth its name and flags. The host veth
 // never has a link-local address, which would cost the DEL a second grace period
 // (ipv6_dev_ac_dec on a forwarding host), and nobody uses it.
-func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo) error {
+func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cni.Undo) error {
 	s.Port.MAC = randomMAC()
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
@@ -213,8 +221,8 @@ func (h *Host) plug(s *State, bridgeIndex int, sandbox *Sandbox, undo *cni.Undo)
 	// this ADD's alone, so that another ADD's pair of the same name stays
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
-	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, sandbox.fd)); err != nil {
-		return h.explainVeth(err, s.Port, s.Container)
+	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, container.FD())); err != nil {
+		return h.explainVeth(err, s, container)
 	}
 	if !s.Port.VLAN.filters() {
 		_, err := h.rt.do(portFlags(s.Port), noLinkLocal(0, s.Port.Name), linkUp(0, s.Port.Name))
@@ -280,12 +288,12 @@ func (h *Host) defaultMTU() int {
 		if err != nil || len(routes) == 0 {
 			continue
 		}
-		if routes[0].MTU >= minMTU {
-			return min(routes[0].MTU, maxMTU)
+		if routes[0].MTU >= cni.MinMTU {
+			return min(routes[0].MTU, cni.MaxMTU)
 		}
 		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
-		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU >= minMTU {
-			return min(link.Attrs().MTU, maxMTU)
+		if err == nil && link.Attrs().Flags&net.FlagLoopback == 0 && link.Attrs().MTU >= cni.MinMTU {
+			return min(link.Attrs().MTU, cni.MaxMTU)
 		}
 	}
 	return 1500

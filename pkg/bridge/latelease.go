@@ -3,6 +3,7 @@ package bridge
 import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // An IPAM plugin of another program may need the link to find an address (dhcp
@@ -37,17 +38,17 @@ func (s State) WithLease(c Config, o cni.Owner, l Lease) (State, error) {
 // Configure gives bridge and container the addresses and routes of a plan whose
 // links Attach has made. What is undone of it is for the time when the container's
 // link is gone again: a gateway stays while there is a container that may use it.
-func (h *Host) Configure(s *State, sandbox *Sandbox, undo *cni.Undo) error {
+func (h *Host) Configure(s *State, container *netns.Handle, undo *cni.Undo) error {
 	at, err := h.giveGateways(s, undo)
 	if err != nil {
 		return err
 	}
 	if s.Container.hasIPv6() {
-		if err := sandbox.forgetAdvertised(s.Container.Name); err != nil {
+		if err := forgetAdvertised(container, s.Container.Name); err != nil {
 			return err
 		}
 	}
-	return h.configure(s, at, sandbox)
+	return h.configure(s, at, container)
 }
 
 // giveGateways is the part of join that is about addresses.
@@ -71,8 +72,8 @@ func (h *Host) giveGateways(s *State, undo *cni.Undo) (site, error) {
 // the link came up: on a network whose IPAM gives IPv6 addresses, nobody asked for
 // them. IPv6 goes off, and comes on again with the container's own addresses. Where
 // /proc/sys cannot be written they stay.
-func (s *Sandbox) forgetAdvertised(ifName string) error {
-	return s.enter(func() error {
+func forgetAdvertised(container *netns.Handle, ifName string) error {
+	return container.Enter(func() error {
 		for _, setting := range [][2]string{{"accept_ra", "0"}, {"autoconf", "0"}, {"disable_ipv6", "1"}} {
 			if writeSysctl("ipv6/conf/"+ifName+"/"+setting[0], setting[1]) != nil {
 				return nil // see above

@@ -261,6 +261,11 @@ func (c *rtnl) list(master int) ([]link, error) {
 	return list, nil
 }
 
+func isLinkGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
 // listBut lists the links of the namespace but those of the names, of which there may be
 // a thousand: what RTM_GETLINK says of a link takes the kernel ten times as long as its
 // index and its name, and of a veth the longer the more namespaces there are

@@ -82,7 +82,7 @@ func TestIsCutBy(t *testing.T) {
 }
 
 func TestRouteMayBe(t *testing.T) {
-	known := leased("10.7.0.0/16", "10.1.0.1").settle(nil)
+	known := leased("10.7.0.0/16", "10.1.0.1").resolve(nil)
 	full := known
 	full.MTU, full.Priority, full.Table = 1300, 9, 77
 	told := known

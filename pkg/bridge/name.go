@@ -33,7 +33,7 @@ func Label(alias string) (string, bool) { return ownerLabel(alias) }
 // IsOurs says whether a bridge has a MAC as only those have that we made.
 func IsOurs(mac net.HardwareAddr) bool { return isOurBridge(mac) }
 
-// ownerLabel is the owner's label in the alias of one of our host ends.
+// ownerLabel is the owner's label in the alias of one of our host veths.
 func ownerLabel(alias string) (string, bool) {
 	label, ok := strings.CutPrefix(alias, aliasPrefix)
 	return label, ok

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Observe finds in the kernel what a plan names: the same type, and zero values
 // where there is nothing. It changes nothing.
-func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
+func (h *Host) Observe(plan State, container *netns.Handle) (State, error) {
 	var s State
 	var err error
 	if s.Bridge, err = h.observeBridge(plan.Bridge); err != nil {
@@ -23,7 +24,7 @@ func (h *Host) Observe(plan State, sandbox *Sandbox) (State, error) {
 	if s.Port, err = h.observePort(plan.Port, s.Bridge.DefaultVLAN); err != nil {
 		return State{}, err
 	}
-	if s.Container, err = sandbox.observe(plan.Container); err != nil {
+	if s.Container, err = observeContainer(container, plan.Container); err != nil {
 		return State{}, err
 	}
 	s.Forward4, s.Forward6 = h.forwards4, h.forwards6
@@ -107,20 +108,20 @@ func (p *Port) readFlags(reply []byte) error {
 	return err
 }
 
-func (s *Sandbox) observe(plan Interface) (found Interface, err error) {
-	err = s.do(func(h *netlink.Handle) error {
+func observeContainer(container *netns.Handle, plan Interface) (found Interface, err error) {
+	err = container.Do(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(plan.Name)
 		if isLinkGone(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look up %s in %s: %w", plan.Name, s.path, err)
+			return fmt.Errorf("look up %s in %s: %w", plan.Name, container, err)
 		}
 		attrs := link.Attrs()
 		found = Interface{Name: attrs.Name, MAC: attrs.HardwareAddr, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
 		addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
-			return fmt.Errorf("list addresses of %s in %s: %w", plan.Name, s.path, err)
+			return fmt.Errorf("list addresses of %s in %s: %w", plan.Name, container, err)
 		}
 		for _, a := range addresses {
 			if p, ok := toPrefix(*a.IPNet); ok {

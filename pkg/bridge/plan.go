@@ -153,7 +153,7 @@ func (s *State) setMTU(mtu int) error {
 // that of the host's uplink, but no less than IPv6 runs on.
 func (s *State) defaultMTU(uplink int) int {
 	if s.Container.hasIPv6() {
-		return max(uplink, minMTUIPv6)
+		return max(uplink, cni.MinMTUIPv6)
 	}
 	return uplink
 }
@@ -192,8 +192,8 @@ func (s *State) planMAC(addresses []Address) {
 
 func (s *State) checkMTU(what string, mtu int) error {
 	v6 := slices.IndexFunc(s.Container.Addresses, func(a Address) bool { return a.Prefix.Addr().Is6() })
-	if v6 >= 0 && mtu != 0 && mtu < minMTUIPv6 {
-		return cni.ConfigErrorf("%s: %d is too small for the IPv6 address %s; use %d or more", what, mtu, s.Container.Addresses[v6].Prefix, minMTUIPv6)
+	if v6 >= 0 && mtu != 0 && mtu < cni.MinMTUIPv6 {
+		return cni.ConfigErrorf("%s: %d is too small for the IPv6 address %s; use %d or more", what, mtu, s.Container.Addresses[v6].Prefix, cni.MinMTUIPv6)
 	}
 	return nil
 }
@@ -227,25 +227,25 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 // routes resolves each route's gateway, table and scope, adds the default ones
 // that isDefaultGateway asks for, and leaves out what stands there twice.
 func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []Route {
-	var settled []Route
+	var resolved []Route
 	add := func(r Route) {
-		if !slices.Contains(settled, r) {
-			settled = append(settled, r)
+		if !slices.Contains(resolved, r) {
+			resolved = append(resolved, r)
 		}
 	}
 	for _, a := range addresses {
 		if a.Gateway.IsValid() && !a.Prefix.Contains(a.Gateway) {
 			// the gateway itself must be on the link before anything goes through it
-			add(LeasedRoute{Route: Route{Dst: netip.PrefixFrom(a.Gateway, a.Gateway.BitLen()), Table: mainTable}}.settle(nil))
+			add(LeasedRoute{Route: Route{Dst: netip.PrefixFrom(a.Gateway, a.Gateway.BitLen()), Table: mainTable}}.resolve(nil))
 		}
 	}
 	for _, r := range leased {
-		add(r.settle(addresses))
+		add(r.resolve(addresses))
 	}
 	for _, gateway := range defaults {
 		add(defaultRoute(gateway))
 	}
-	return settled
+	return resolved
 }
 
 // missingDefaults are the gateways that isDefaultGateway adds a default route by:
@@ -270,19 +270,19 @@ func defaultRoute(gateway netip.Addr) Route {
 		zero = netip.IPv4Unspecified()
 	}
 	r := LeasedRoute{Route: Route{Dst: netip.PrefixFrom(zero, 0), Gateway: gateway, Table: mainTable}}
-	return r.settle(nil)
+	return r.resolve(nil)
 }
 
-// settle gives a route without a gateway that of the first address of its
+// resolve gives a route without a gateway that of the first address of its
 // family (CNI spec, "Result", routes[].gw), and the kernel's defaults to the rest.
-func (r LeasedRoute) settle(addresses []Address) Route {
+func (r LeasedRoute) resolve(addresses []Address) Route {
 	route := r.Route
 	onLink := r.scopeSet && r.Scope == unix.RT_SCOPE_LINK
 	if !route.Gateway.IsValid() && !onLink {
 		route.Gateway = firstGateway(addresses, route.Dst.Addr().Is4())
 	}
 	if route.Dst.Addr().Is6() {
-		return route.settle6()
+		return route.withIPv6Defaults()
 	}
 	if !r.scopeSet && !route.Gateway.IsValid() {
 		route.Scope = unix.RT_SCOPE_LINK
@@ -290,9 +290,9 @@ func (r LeasedRoute) settle(addresses []Address) Route {
 	return route
 }
 
-// settle6 follows the kernel, which knows no scope of IPv6 routes and takes
+// withIPv6Defaults follows the kernel, which knows no scope of IPv6 routes and takes
 // priority 0 for its own default (IP6_RT_PRIO_USER, linux/ipv6_route.h).
-func (r Route) settle6() Route {
+func (r Route) withIPv6Defaults() Route {
 	r.Scope = unix.RT_SCOPE_UNIVERSE
 	if r.Priority == 0 {
 		r.Priority = 1024

@@ -213,7 +213,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// What prevResult says of MAC, routes and host end goes before the plan.
+// What prevResult says of MAC, routes and host veth goes before the plan.
 func TestPlanFromResult(t *testing.T) {
 	result := &cni.Result{
 		Interfaces: []*types100.Interface{

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // DetachReference deletes the container's interface if the reference plugins, or another
@@ -11,31 +13,31 @@ import (
 // the bridge without an owner of ours. It is for the DEL of a container that is older
 // than Trestle on this host. A namespace that is gone, or is none, is no error: its links
 // went with it.
-func (h *Host) DetachReference(bridge, ifName, netns string) error {
-	if netns == "" {
+func (h *Host) DetachReference(bridge, ifName, path string) error {
+	if path == "" {
 		return nil
 	}
-	sandbox, err := OpenSandbox(netns)
+	container, err := netns.Open(path)
 	if err != nil {
 		return nil // nothing can be in it
 	}
-	defer func() { _ = sandbox.Close() }() // only looked at
-	inside, err := sandbox.veth(ifName)
+	defer func() { _ = container.Close() }() // only looked at
+	inside, err := vethIn(container, ifName)
 	if err != nil || inside == nil {
 		return err
 	}
-	return h.deleteReference(bridge, inside, sandbox)
+	return h.deleteReference(bridge, inside, container)
 }
 
-// veth is the container's link of that name if it is an end of a veth pair.
-func (s *Sandbox) veth(name string) (inside netlink.Link, err error) {
-	err = s.do(func(h *netlink.Handle) error {
+// vethIn is the container's link of that name if it is an end of a veth pair.
+func vethIn(container *netns.Handle, name string) (inside netlink.Link, err error) {
+	err = container.Do(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(name)
 		if isLinkGone(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("look up %s in %s: %w", name, s.path, err)
+			return fmt.Errorf("look up %s in %s: %w", name, container, err)
 		}
 		if link.Type() == "veth" {
 			inside = link
@@ -48,7 +50,7 @@ func (s *Sandbox) veth(name string) (inside netlink.Link, err error) {
 // deleteReference deletes the other end, if that is in this namespace. Each namespace has
 // indices of its own, so the link found by index must name the container's interface and
 // namespace as its other end.
-func (h *Host) deleteReference(bridge string, inside netlink.Link, sandbox *Sandbox) error {
+func (h *Host) deleteReference(bridge string, inside netlink.Link, container *netns.Handle) error {
 	port, err := h.rt.link(lookUpIndex(inside.Attrs().ParentIndex))
 	if isLinkGone(err) {
 		return nil
@@ -56,11 +58,11 @@ func (h *Host) deleteReference(bridge string, inside netlink.Link, sandbox *Sand
 	if err != nil {
 		return err
 	}
-	sandboxID, err := h.nl.GetNetNsIdByFd(sandbox.fd)
+	containerID, err := h.nl.GetNetNsIdByFd(container.FD())
 	if err != nil {
-		return fmt.Errorf("ask for the id of %s: %w", sandbox.path, err)
+		return fmt.Errorf("ask for the id of %s: %w", container, err)
 	}
-	if port.kind != "veth" || !port.elsewhere || sandboxID < 0 || port.below != inside.Attrs().Index || port.belowNS != sandboxID {
+	if port.kind != "veth" || !port.elsewhere || containerID < 0 || port.below != inside.Attrs().Index || port.belowNS != containerID {
 		return nil
 	}
 	master, err := h.rt.link(lookUp(bridge))

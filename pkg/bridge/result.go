@@ -10,13 +10,13 @@ import (
 // Result is the answer to an ADD: bridge, host veth and container end, each
 // address tied to the last; IPAM's routes and DNS, as the configuration amends
 // them.
-func (s *State) Result(c Config, leased *cni.Result, sandbox string) *cni.Result {
+func (s *State) Result(c Config, leased *cni.Result, netns string) *cni.Result {
 	result := &cni.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
 		Interfaces: []*types100.Interface{
 			{Name: s.Bridge.Name, Mac: s.Bridge.MAC.String()},
 			{Name: s.Port.Name, Mac: s.Port.MAC.String(), Mtu: s.Port.MTU},
-			{Name: s.Container.Name, Mac: s.Container.MAC.String(), Mtu: s.Container.MTU, Sandbox: sandbox},
+			{Name: s.Container.Name, Mac: s.Container.MAC.String(), Mtu: s.Container.MTU, Sandbox: netns},
 		},
 		Routes: leased.Routes,
 		DNS:    leased.DNS,

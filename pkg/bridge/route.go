@@ -34,7 +34,7 @@ func (r Route) String() string {
 // mayBe says whether the route found can be this one, of which a result before
 // 1.1.0 may not have told all: what is as by default may be anything.
 func (r Route) mayBe(found Route) bool {
-	defaults := LeasedRoute{Route: Route{Dst: r.Dst, Gateway: r.Gateway, Table: mainTable}}.settle(nil)
+	defaults := LeasedRoute{Route: Route{Dst: r.Dst, Gateway: r.Gateway, Table: mainTable}}.resolve(nil)
 	for _, f := range []struct{ want, byDefault, have int }{
 		{r.MTU, defaults.MTU, found.MTU},
 		{r.AdvMSS, defaults.AdvMSS, found.AdvMSS},

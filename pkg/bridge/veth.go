@@ -3,11 +3,14 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // createVeth makes the pair in place by one RTM_NEWLINK: both names, both
@@ -16,7 +19,7 @@ import (
 // (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
 // down: the kernel takes no IFF_UP for a peer to be, and the host veth must not get
 // a link-local address.
-func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
+func createVeth(p Port, c Interface, bridgeIndex, netnsFD int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	for _, a := range endAttributes(p.Name, p.MTU, p.MAC) {
@@ -30,7 +33,7 @@ func createVeth(p Port, c Interface, bridgeIndex, sandboxFD int) step {
 	for _, a := range endAttributes(c.Name, c.MTU, c.MAC) {
 		peer.AddChild(a)
 	}
-	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(sandboxFD)))
+	peer.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(netnsFD)))
 	req.AddData(info)
 	return step{what: fmt.Sprintf("create %s on %s with %s in the container", p.Name, p.Bridge, c.Name), req: req}
 }
@@ -48,18 +51,64 @@ func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 }
 
 // explainVeth turns the kernel's refusal into what it means.
-func (h *Host) explainVeth(err error, p Port, c Interface) error {
+func (h *Host) explainVeth(err error, s *State, container *netns.Handle) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
-		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", p.Bridge, err)
+		return cni.ConflictErrorf("bridge %s is full: the kernel gives a bridge 1023 ports; put further containers on a network with another bridge (%w)", s.Port.Bridge, err)
 	case errors.Is(err, unix.EEXIST):
-		if _, lookErr := h.rt.link(lookUp(p.Name)); lookErr == nil {
-			return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", p.Name)
-		}
-		return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", c.Name)
+		return h.explainTaken(s, container)
 	default:
 		return err
 	}
+}
+
+// explainTaken says which of the two names is taken.
+func (h *Host) explainTaken(s *State, container *netns.Handle) error {
+	inside, err := hasLink(container, s.Container.Name)
+	if err != nil {
+		return err
+	}
+	if !inside {
+		return formerLinkError{cni.ConflictErrorf("%s, the host veth of this very attachment, exists already, and leads to another namespace; DEL the attachment first", s.Port.Name)}
+	}
+	if _, err := h.rt.link(lookUp(s.Port.Name)); err == nil {
+		return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", s.Port.Name)
+	}
+	return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", s.Container.Name)
+}
+
+func hasLink(container *netns.Handle, name string) (there bool, err error) {
+	err = container.Do(func(h *netlink.Handle) error {
+		_, err := h.LinkByName(name)
+		there = err == nil
+		if isLinkGone(err) {
+			return nil
+		}
+		return err
+	})
+	return there, err
+}
+
+// formerLinkError says that the host veth is that of a former namespace, which may be
+// about to go.
+type formerLinkError struct{ error }
+
+func (e formerLinkError) Unwrap() error { return e.error }
+
+// formerLimit bounds the wait for it, which takes some ten milliseconds on an idle host,
+// and longer where many namespaces end at once.
+const formerLimit = 5 * time.Second
+
+// awaitFormer waits until the kernel has taken away the host veth of a namespace that has
+// ended, which it does after "ip netns del" has come back.
+func (h *Host) awaitFormer(p Port) error {
+	return await(p.Name+" of the former namespace is gone", unix.RTNLGRP_LINK, formerLimit, func() (bool, error) {
+		_, err := h.rt.link(lookUp(p.Name))
+		if isLinkGone(err) {
+			return true, nil
+		}
+		return false, err
+	})
 }
 
 // portFlags gives the host veth, found by its name, what cannot be set at its

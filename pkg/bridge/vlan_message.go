@@ -82,7 +82,7 @@ func vlansOf(linkIndex int) ([]vlanRange, error) {
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWVLAN)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list VLANs of link %d: %w", linkIndex, err)
+		return nil, fmt.Errorf("list VLANs of link %d (RTM_GETVLAN, since Linux 5.6): %w", linkIndex, err)
 	}
 	var list []vlanRange
 	for _, reply := range replies {

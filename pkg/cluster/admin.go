@@ -76,9 +76,9 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 // Claims are the subnets that are taken, in order.
 func Claims(view View) []Owned {
 	var all []Owned
-	for key, c := range readClaims(view) {
-		if network, subnet, err := parseOwnedKey(key); err == nil {
-			all = append(all, Owned{network, subnet, c.Nonce})
+	for _, c := range readClaims(view) {
+		if c.owned.Subnet.IsValid() {
+			all = append(all, c.owned)
 		}
 	}
 	slices.SortFunc(all, compareOwned)
@@ -100,7 +100,7 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	if err := m.BeginLeave(); err != nil {
 		return err
 	}
-	for range settleTries {
+	for range reconcileTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
 		if errors.Is(err, ErrReadOnly) {
 			done, err = true, nil // the administrator's list is the administrator's to change
@@ -126,7 +126,7 @@ func Release(ctx context.Context, store Store, id string, now time.Time) error {
 	if _, listed := view.Keys[PrefixNodes+id]; !listed && len(claimsOf(view, id)) == 0 {
 		return fmt.Errorf("node %s: %w; trestle cluster nodes lists them", id, ErrUnknown)
 	}
-	for range settleTries {
+	for range reconcileTries {
 		if done, err := bury(ctx, store, id, now); done || err != nil {
 			return err
 		}
@@ -140,24 +140,13 @@ func bury(ctx context.Context, store Store, id string, now time.Time) (bool, err
 	if err != nil {
 		return false, err
 	}
-	if view.Complete {
+	if view.Fixed {
 		return false, fmt.Errorf("node %s is in the list of nodes: %w", id, ErrReadOnly)
 	}
 	var txn Txn
-	for _, key := range slices.Sorted(maps.Keys(claimsOf(view, id))) {
-		c := claimsOf(view, id)[key]
-		data, err := json.Marshal(grave{Node: id, Nonce: c.Nonce, At: now.UTC()})
-		if err != nil {
+	if !view.Complete {
+		if err := txn.release(view, id, now); err != nil {
 			return false, err
-		}
-		txn.unchanged(PrefixClaims+key, c.raw)
-		txn.delete(PrefixClaims + key)
-		txn.put(PrefixReleased+key, data)
-	}
-	for name, value := range view.Under(PrefixNames) {
-		if string(value.Data) == id {
-			txn.unchanged(PrefixNames+name, value)
-			txn.delete(PrefixNames + name)
 		}
 	}
 	if _, listed := view.Keys[PrefixNodes+id]; listed {
@@ -167,6 +156,27 @@ func bury(ctx context.Context, store Store, id string, now time.Time) (bool, err
 		return true, nil
 	}
 	return store.Commit(ctx, txn)
+}
+
+// release replaces the claims of a node by tombstones, and takes its names away.
+func (t *Txn) release(view View, id string, now time.Time) error {
+	for _, key := range slices.Sorted(maps.Keys(claimsOf(view, id))) {
+		c := claimsOf(view, id)[key]
+		data, err := json.Marshal(grave{Node: id, Nonce: c.Nonce, At: now.UTC()})
+		if err != nil {
+			return err
+		}
+		t.unchanged(PrefixClaims+key, c.raw)
+		t.delete(PrefixClaims + key)
+		t.put(PrefixReleased+key, data)
+	}
+	for name, value := range view.Under(PrefixNames) {
+		if string(value.Data) == id {
+			t.unchanged(PrefixNames+name, value)
+			t.delete(PrefixNames + name)
+		}
+	}
+	return nil
 }
 
 func claimsOf(view View, id string) map[string]claim {
@@ -197,8 +207,7 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	txn.put(PrefixClaims+keyOf(o), data)
 	done, err := store.Commit(ctx, txn)
 	if err == nil && !done {
-		holder := readClaims(view)[keyOf(o)].Node
-		err = fmt.Errorf("%s %s is taken by node %s; trestle cluster subnets lists all", o.Network, o.Subnet, holder)
+		err = fmt.Errorf("%s %s is %s; trestle cluster subnets lists all", o.Network, o.Subnet, readClaims(view)[keyOf(o)].holder())
 	}
 	return err
 }

@@ -88,6 +88,12 @@ func TestChoose(t *testing.T) {
 		{name: "in quarantine", wish: cluster.Wish{
 			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(1)}},
 		}, err: "10.0.0.12/30 as the oldest at 1970-01-12T12:46:40Z"},
+		{name: "in quarantine, and the clock was set back", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(-23)}},
+		}, err: "10.0.0.12/30 as the oldest"},
+		{name: "a clock was a year ahead", wish: cluster.Wish{
+			Taken: []netip.Prefix{subnet(0), subnet(1), subnet(2)}, Released: []cluster.Tombstone{{subnet(3), 8, ago(-9000)}},
+		}, want: subnet(3)},
 	} {
 		test.wish.Now, test.wish.Quarantine, test.wish.Seed = now, 24*time.Hour, test.name
 		got, err := pool.Choose(test.wish)
@@ -118,13 +124,13 @@ func TestHostsBeginApart(t *testing.T) {
 // TestUnknownFieldsStay: an old host undoes nothing of a newer one's.
 func TestUnknownFieldsStay(t *testing.T) {
 	t.Parallel()
-	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"wgKey":"k","version":"9"}`
+	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"later":"k","version":"9"}`
 	n, err := cluster.ParseNode([]byte(in))
 	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := json.Marshal(n)
-	if err != nil || !strings.Contains(string(out), `"wgKey":"k"`) {
+	if err != nil || !strings.Contains(string(out), `"later":"k"`) {
 		t.Errorf("got %s, %v, want the unknown key kept", out, err)
 	}
 	c, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, "{", `{"later": [1], `, 1)))
@@ -177,8 +183,8 @@ func newHost(store *memory, name string) *plainHost {
 	}, store}
 }
 
-func (h *plainHost) settle() error {
-	return h.Settle(context.Background(), h.store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
+func (h *plainHost) reconcile() error {
+	return h.Reconcile(context.Background(), h.store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
 }
 
 func (h *plainHost) believe(t *testing.T) cluster.Verdict {
@@ -210,7 +216,7 @@ func newCluster(t *testing.T, names ...string) (*memory, []*plainHost) {
 	var hosts []*plainHost
 	for _, name := range names {
 		h := newHost(store, name)
-		if err := h.settle(); err != nil {
+		if err := h.reconcile(); err != nil {
 			t.Fatal(err)
 		}
 		hosts = append(hosts, h)
@@ -221,32 +227,32 @@ func newCluster(t *testing.T, names ...string) (*memory, []*plainHost) {
 	return store, hosts
 }
 
-func TestSettle(t *testing.T) {
+func TestReconcile(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
 	a, b := hosts[0], hosts[1]
 	revision := store.revision
-	if err := a.settle(); err != nil || store.revision != revision {
-		t.Errorf("settled again: got %v and %d changes, want none", err, store.revision-revision)
+	if err := a.reconcile(); err != nil || store.revision != revision {
+		t.Errorf("reconciled again: got %v and %d changes, want none", err, store.revision-revision)
 	}
 	if len(a.State.Claims) != 2 || len(b.State.Claims) != 2 {
 		t.Errorf("got %v and %v, want one of each family", a.State.Claims, b.State.Claims)
 	}
 	twin := newHost(store, "a")
 	twin.State.ID = "id-twin"
-	if err := twin.settle(); !errors.Is(err, cluster.ErrName) || !strings.Contains(err.Error(), "id-a") {
+	if err := twin.reconcile(); !errors.Is(err, cluster.ErrName) || !strings.Contains(err.Error(), "id-a") {
 		t.Errorf("the same name: got %v, want the holder named", err)
 	}
 	had := slices.Clone(a.State.Claims)
 	a.State = cluster.State{ID: a.State.ID, Name: "a"}
-	if err := a.settle(); err != nil || !slices.Equal(a.State.Claims, had) {
+	if err := a.reconcile(); err != nil || !slices.Equal(a.State.Claims, had) {
 		t.Errorf("with its state lost: got %v, %v, want %v again", a.State.Claims, err, had)
 	}
 	store.keys = map[string]cluster.Value{}
-	if err := a.settle(); !errors.Is(err, cluster.ErrNoConfig) || a.State.Suspect == "" || len(a.State.Claims) != 2 {
+	if err := a.reconcile(); !errors.Is(err, cluster.ErrNoConfig) || a.State.Suspect == "" || len(a.State.Claims) != 2 {
 		t.Errorf("a wiped store: got %v, suspect %q, claims %v; want its own kept", err, a.State.Suspect, a.State.Claims)
 	}
-	if err := newHost(store, "c").settle(); !errors.Is(err, cluster.ErrNoConfig) || !strings.Contains(err.Error(), "cluster init") {
+	if err := newHost(store, "c").reconcile(); !errors.Is(err, cluster.ErrNoConfig) || !strings.Contains(err.Error(), "cluster init") {
 		t.Errorf("a new host: got %v, want the way out", err)
 	}
 }
@@ -266,7 +272,7 @@ func TestFenced(t *testing.T) {
 	if err := cluster.Reserve(t.Context(), store, cluster.Owned{Network: "n", Subnet: lost.Subnet, Nonce: "r"}, "test"); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.settle(); err != nil {
+	if err := a.reconcile(); err != nil {
 		t.Fatal(err)
 	}
 	if !slices.Equal(a.State.Lost, []cluster.Owned{lost}) || len(a.State.Claims) != 2 || slices.Contains(a.State.Claims, lost) {
@@ -293,8 +299,8 @@ func TestLeave(t *testing.T) {
 	if len(disk.Claims) != 0 || !disk.Leaving {
 		t.Errorf("got %v on disk, want no claims, and leaving", disk)
 	}
-	if err := a.settle(); !errors.Is(err, cluster.ErrLeaving) {
-		t.Errorf("settle: got %v, want that it is leaving", err)
+	if err := a.reconcile(); !errors.Is(err, cluster.ErrLeaving) {
+		t.Errorf("reconcile: got %v, want that it is leaving", err)
 	}
 	if err := a.Leave(t.Context(), store); err != nil || disk.Leaving {
 		t.Errorf("again: got %v, leaving %v", err, disk.Leaving)
@@ -318,17 +324,17 @@ func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	store, _ := newCluster(t)
 	a := newHost(store, "a")
-	if err := a.Settle(t.Context(), lossy{store}, cluster.Node{}); !errors.Is(err, errLost) || len(a.State.Claims) != 0 || len(a.State.Pending) != 2 {
+	if err := a.Reconcile(t.Context(), lossy{store}, cluster.Node{}); !errors.Is(err, errLost) || len(a.State.Claims) != 0 || len(a.State.Pending) != 2 {
 		t.Fatalf("got %v, claims %v, pending %v", err, a.State.Claims, a.State.Pending)
 	}
 	asked := slices.Clone(a.State.Pending)
 	if err := cluster.Freeze(t.Context(), store, "admin", "test"); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.settle(); err != nil || !slices.Equal(a.State.Claims, asked) {
+	if err := a.reconcile(); err != nil || !slices.Equal(a.State.Claims, asked) {
 		t.Errorf("got %v, %v, want %v", a.State.Claims, err, asked)
 	}
-	if err := newHost(store, "b").settle(); !errors.Is(err, cluster.ErrFrozen) || !strings.Contains(err.Error(), "frozen by admin: test") {
+	if err := newHost(store, "b").reconcile(); !errors.Is(err, cluster.ErrFrozen) || !strings.Contains(err.Error(), "frozen by admin: test") {
 		t.Errorf("a new host: got %v, want that it is frozen, and by whom", err)
 	}
 }
@@ -459,15 +465,15 @@ func TestRestore(t *testing.T) {
 	}
 	for _, h := range hosts {
 		had := slices.Clone(h.State.Claims)
-		if err := h.settle(); err != nil || !slices.Equal(h.State.Claims, had) || len(h.State.Lost) > 0 {
+		if err := h.reconcile(); err != nil || !slices.Equal(h.State.Claims, had) || len(h.State.Lost) > 0 {
 			t.Errorf("%s: got %v, %v, want %v", h.State.Name, h.State.Claims, err, had)
 		}
 	}
 	joiner := newHost(store, "j")
-	if err := joiner.settle(); !errors.Is(err, cluster.ErrFrozen) {
+	if err := joiner.reconcile(); !errors.Is(err, cluster.ErrFrozen) {
 		t.Errorf("a new host: got %v, want frozen", err)
 	}
-	if err := errors.Join(cluster.Thaw(t.Context(), store), joiner.settle()); err != nil {
+	if err := errors.Join(cluster.Thaw(t.Context(), store), joiner.reconcile()); err != nil {
 		t.Error(err)
 	}
 }
@@ -533,7 +539,7 @@ func TestManyAtOnce(t *testing.T) {
 	taken := map[netip.Prefix]string{}
 	for i := range hosts {
 		h := newHost(store, fmt.Sprint("h", i))
-		if err := h.Settle(t.Context(), busy, cluster.Node{}); err != nil {
+		if err := h.Reconcile(t.Context(), busy, cluster.Node{}); err != nil {
 			t.Fatal(err)
 		}
 		for _, o := range h.State.Claims {

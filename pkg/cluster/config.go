@@ -16,16 +16,19 @@ type Backend string
 // The backends. Auto goes directly where both hosts are on one link, and by VXLAN
 // elsewhere.
 const (
-	Auto   Backend = "auto"
-	HostGW Backend = "host-gw"
-	VXLAN  Backend = "vxlan"
+	Auto      Backend = "auto"
+	HostGW    Backend = "host-gw"
+	VXLAN     Backend = "vxlan"
+	WireGuard Backend = "wireguard"
 )
 
 // What a configuration has that does not say otherwise. The port is neither the
 // kernel's (8472) nor IANA's (4789): those are others', flannel's and Docker's among them.
 const (
-	DefaultVNI  = 7243
-	DefaultPort = 8473
+	DefaultVNI        = 7243
+	DefaultPort       = 8473
+	DefaultSubnetLen4 = 24
+	DefaultSubnetLen6 = 64
 )
 
 // Config is what all hosts of a cluster agree on: one document, which its
@@ -35,7 +38,8 @@ type Config struct {
 	// the same.
 	ID       string    `json:"id"`
 	Networks []Network `json:"networks"`
-	// Backend, VNI and Port are of the hosts' links: one device serves all networks.
+	// Backend, VNI and Port are of the hosts' links: one device serves all networks. Port
+	// is UDP's, of VXLAN or WireGuard.
 	Backend Backend `json:"backend,omitempty"`
 	VNI     int     `json:"vni,omitempty"`
 	Port    int     `json:"port,omitempty"`
@@ -107,6 +111,10 @@ func (c *Config) fill() {
 	if c.Port == 0 {
 		c.Port = DefaultPort
 	}
+	for i := range c.Networks {
+		n := &c.Networks[i]
+		n.IPv4, n.IPv6 = n.IPv4.filled(DefaultSubnetLen4), n.IPv6.filled(DefaultSubnetLen6)
+	}
 }
 
 // nameOfNetwork leaves room for a prefix in the name of a bridge, which has 15 characters.
@@ -114,9 +122,9 @@ var nameOfNetwork = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,11}$`)
 
 func (c Config) check() error {
 	switch c.Backend {
-	case Auto, HostGW, VXLAN:
+	case Auto, HostGW, VXLAN, WireGuard:
 	default:
-		return fmt.Errorf(`config: backend: %q is none of "auto", "host-gw" and "vxlan"`, c.Backend)
+		return fmt.Errorf(`config: backend: %q is none of "auto", "host-gw", "vxlan" and "wireguard"`, c.Backend)
 	}
 	if c.VNI < 1 || c.VNI > 1<<24-1 {
 		return fmt.Errorf("config: vni: %d is not between 1 and %d", c.VNI, 1<<24-1)

@@ -3,7 +3,7 @@
 // store: a Store is a few keys with compare-and-set, be it etcd, a file, or memory in a
 // test.
 //
-// Start at Member.Settle, which finds or claims this host's subnets, and at
+// Start at Member.Reconcile, which finds or claims this host's subnets, and at
 // State.Believe, which turns what a store lists into the peers to be reached.
 //
 // Two rules keep subnets apart, whatever fails:

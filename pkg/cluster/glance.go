@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 )
 
-// Glance says whether all is as Settle left it, by one small question: this host's own
+// Glance says whether all is as Reconcile left it, by one small question: this host's own
 // keys, the configuration, and the store's id and revision. A watch tells none of that
 // when the store was wiped, or restored from a backup: it waits in silence for a
-// revision to come. Whoever is told false calls Settle.
+// revision to come. Whoever is told false calls Reconcile.
 func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, error) {
 	s := &m.State
 	ask := []string{KeyConfig, PrefixNodes + s.ID, PrefixNames + s.Name}
@@ -30,7 +30,7 @@ func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, erro
 		}
 	}
 	s.Revision = view.Revision
-	if view.Complete {
+	if view.Fixed {
 		return true, nil
 	}
 	self.ID, self.Name, self.Subnets = s.ID, s.Name, s.Claims

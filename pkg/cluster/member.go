@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -24,7 +25,7 @@ type Member struct {
 	Quarantine time.Duration
 }
 
-// Errors of Settle that the caller tells apart.
+// Errors of Reconcile that the caller tells apart.
 var (
 	// ErrNoConfig: the store has no configuration. A host that was in the cluster goes
 	// on with what it has.
@@ -41,11 +42,11 @@ var (
 	ErrBusy = errors.New("given up, since other hosts change the same at the same time")
 )
 
-// settleTries bounds the transactions of one Settle. Each that fails means that another
+// reconcileTries bounds the transactions of one Reconcile. Each that fails means that another
 // host's succeeded.
-const settleTries = 64
+const reconcileTries = 64
 
-// Settle makes store and state agree on this host's subnets: those that it has are
+// Reconcile makes store and state agree on this host's subnets: those that it has are
 // asserted again where the store has lost them, or given up at once where the store
 // gave them to another; those that it lacks are claimed; and self, which need not say
 // its subnets, is published. It may be called at any time and does nothing where
@@ -53,11 +54,11 @@ const settleTries = 64
 //
 // Where it fails the state holds what is known all the same: an ErrFrozen host has the
 // subnets that it had.
-func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
+func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	if m.State.Leaving {
 		return ErrLeaving
 	}
-	for range settleTries {
+	for range reconcileTries {
 		view, err := store.Get(ctx, KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes+m.State.ID, PrefixNames+m.State.Name)
 		if err != nil {
 			return err
@@ -67,10 +68,10 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 				return err
 			}
 		}
-		if err := m.settleConfig(view); err != nil {
+		if err := m.takeConfig(view); err != nil {
 			return err
 		}
-		done, err := m.settleOnce(ctx, store, view, self)
+		done, err := m.reconcileOnce(ctx, store, view, self)
 		if done || err != nil {
 			return err
 		}
@@ -78,8 +79,8 @@ func (m *Member) Settle(ctx context.Context, store Store, self Node) error {
 	return ErrBusy
 }
 
-// settleConfig takes the configuration over.
-func (m *Member) settleConfig(view View) error {
+// takeConfig takes the configuration over.
+func (m *Member) takeConfig(view View) error {
 	s := &m.State
 	value, ok := view.Keys[KeyConfig]
 	if !ok {
@@ -103,7 +104,7 @@ func (m *Member) suspectStore(view View) bool {
 	s := &m.State
 	_, hasConfig := view.Keys[KeyConfig]
 	switch {
-	case s.Store == "" || view.Complete:
+	case s.Store == "" || view.Fixed:
 		return false
 	case view.Store != s.Store:
 		s.Suspect = fmt.Sprintf("the store is another one (%s, it was %s)", view.Store, s.Store)
@@ -118,20 +119,21 @@ func (m *Member) suspectStore(view View) bool {
 }
 
 // freeze keeps everybody from taking new subnets: the store does not know of all that
-// there are. Whoever notices first does it, for as long as the administrator wants.
+// there are. Whoever notices first does it, for as long as the administrator wants. Where
+// hosts take none it is enough to remember.
 func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	if err := m.save(); err != nil {
 		return err
 	}
-	if _, frozen := view.Keys[KeyFrozen]; frozen {
+	if _, frozen := view.Keys[KeyFrozen]; frozen || view.Complete {
 		return nil
 	}
 	return Freeze(ctx, store, m.State.Name, m.State.Suspect)
 }
 
-// settleOnce makes the claims of the view and the state agree, and the one transaction
+// reconcileOnce makes the claims of the view and the state agree, and the one transaction
 // that this takes. It is not done where that was too late.
-func (m *Member) settleOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
+func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
 	s := &m.State
 	claims := readClaims(view)
 	var txn Txn
@@ -141,7 +143,10 @@ func (m *Member) settleOnce(ctx context.Context, store Store, view View, self No
 	if err := m.save(); err != nil {
 		return false, err
 	}
-	wanted, wantErr := m.choose(view, claims)
+	if len(again) > 0 && view.Lacking != nil {
+		return false, view.Lacking
+	}
+	wanted, wantErr := m.choose(view, claims, self)
 	if wantErr == nil && len(wanted) > 0 {
 		txn.absent(KeyFrozen)
 	}
@@ -188,6 +193,9 @@ func readClaims(view View) map[string]claim {
 			c = claim{Nonce: "unreadable"}
 		}
 		c.raw = value
+		if network, subnet, err := parseOwnedKey(key); err == nil {
+			c.owned = Owned{network, subnet, c.Nonce}
+		}
 		claims[key] = c
 	}
 	return claims
@@ -212,7 +220,7 @@ func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned
 	for _, o := range s.Claims {
 		c, ok := claims[keyOf(o)]
 		switch {
-		case ok && c.Nonce == o.Nonce:
+		case ok && c.Nonce == o.Nonce && c.Node == s.ID: // the nonces of a list need not differ
 			kept = append(kept, o)
 			txn.unchanged(PrefixClaims+keyOf(o), c.raw)
 		case ok || overlapped(claims, o):
@@ -239,12 +247,11 @@ func (m *Member) adopt(view View, claims map[string]claim) {
 	if _, frozen := view.Keys[KeyFrozen]; frozen {
 		return
 	}
-	for key, c := range claims {
-		network, subnet, err := parseOwnedKey(key)
-		if err != nil || c.Node != s.ID {
+	for _, c := range claims {
+		o := c.owned
+		if !o.Subnet.IsValid() || c.Node != s.ID {
 			continue
 		}
-		o := Owned{network, subnet, c.Nonce}
 		had := slices.IndexFunc(s.Claims, func(h Owned) bool { return h.slot() == o.slot() })
 		switch {
 		case slices.Contains(s.Claims, o) || slices.Contains(s.Lost, o):
@@ -266,22 +273,24 @@ func keyOf(o Owned) string { return o.Network + "/" + subnetKey(o.Subnet) }
 
 // overlapped says whether a claim of another length covers a part of the subnet.
 func overlapped(claims map[string]claim, o Owned) bool {
-	for key := range claims {
-		if _, subnet, err := parseOwnedKey(key); err == nil && subnet.Overlaps(o.Subnet) {
+	for _, c := range claims {
+		if c.owned.Subnet.Overlaps(o.Subnet) {
 			return true
 		}
 	}
 	return false
 }
 
-// choose gives new claims for the networks that this host has no subnet of.
-func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
+// choose gives new claims for the networks that this host has no subnet of: what is reserved for it,
+// or one that nobody has.
+func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned, error) {
 	s := &m.State
 	has := map[slot]bool{}
 	for _, o := range s.Claims {
 		has[o.slot()] = true
 	}
 	var wanted []Owned
+	wish := sync.OnceValue(func() Wish { return m.wish(view, claims) }) // it is a lot to read
 	for _, n := range s.Config.Networks {
 		for _, p := range n.Pools() {
 			if has[slot{n.Name, FamilyOf(p.Prefix.Addr())}] {
@@ -290,7 +299,11 @@ func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
 			if err := m.mayChoose(view); err != nil {
 				return nil, err
 			}
-			subnet, err := p.Choose(m.wish(view, claims))
+			if subnet, ok := reserved(claims, slot{n.Name, FamilyOf(p.Prefix.Addr())}, self); ok {
+				wanted = append(wanted, Owned{n.Name, subnet, m.Nonce()})
+				continue
+			}
+			subnet, err := p.Choose(wish())
 			if err != nil {
 				return nil, fmt.Errorf("network %s: %w", n.Name, err)
 			}
@@ -300,9 +313,22 @@ func (m *Member) choose(view View, claims map[string]claim) ([]Owned, error) {
 	return wanted, nil
 }
 
+// reserved is the subnet of a slot that is kept for the host with one of self's addresses.
+func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
+	for _, c := range claims {
+		if c.Node == "" && c.For.IsValid() && self.has(c.For) && c.owned.Subnet.IsValid() && c.owned.slot() == s {
+			return c.owned.Subnet, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
 // mayChoose is an error where a subnet that the store does not know of may be some
 // host's.
 func (m *Member) mayChoose(view View) error {
+	if view.Lacking != nil {
+		return view.Lacking
+	}
 	if view.Complete {
 		return fmt.Errorf("this host, %s, has no subnet in the list of nodes: %w", m.State.Name, ErrReadOnly)
 	}
@@ -318,9 +344,9 @@ func (m *Member) mayChoose(view View) error {
 
 func (m *Member) wish(view View, claims map[string]claim) Wish {
 	w := Wish{Seed: m.State.ID, Quarantine: m.Quarantine, Now: m.Now()}
-	for key := range claims {
-		if _, subnet, err := parseOwnedKey(key); err == nil {
-			w.Taken = append(w.Taken, subnet)
+	for _, c := range claims {
+		if c.owned.Subnet.IsValid() {
+			w.Taken = append(w.Taken, c.owned.Subnet)
 		}
 	}
 	// What this host has heard of counts as taken, whatever the store says, and so does
@@ -374,7 +400,7 @@ func (m *Member) checkName(view View, txn *Txn) error {
 // publish writes the record where it says something new.
 func (m *Member) publish(view View, self Node, txn *Txn) error {
 	value, ok := view.Keys[PrefixNodes+self.ID]
-	if view.Complete {
+	if view.Fixed {
 		return nil
 	}
 	if ok {
@@ -399,7 +425,11 @@ func (t *Txn) claim(view View, id string, o Owned) error {
 	if err != nil {
 		return err
 	}
-	t.absent(PrefixClaims + keyOf(o))
+	if kept, ok := view.Keys[PrefixClaims+keyOf(o)]; ok {
+		t.unchanged(PrefixClaims+keyOf(o), kept) // reserved for this host
+	} else {
+		t.absent(PrefixClaims + keyOf(o))
+	}
 	t.put(PrefixClaims+keyOf(o), data)
 	if _, dead := view.Keys[PrefixReleased+keyOf(o)]; dead {
 		t.delete(PrefixReleased + keyOf(o))

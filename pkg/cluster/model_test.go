@@ -74,15 +74,15 @@ type world struct {
 
 type modelHost struct {
 	*world
-	name   string
-	disk   cluster.State
-	member *cluster.Member // nil while nothing runs
-	cut    bool            // from the store
-	resume chan error      // what comes of the question that it waits to ask
-	paused chan bool       // whether it waits to ask, or is done
-	settle bool            // what it does is Settle
-	lost   int             // how many subnets it had lost before
-	before map[cluster.Owned]int
+	name      string
+	disk      cluster.State
+	member    *cluster.Member // nil while nothing runs
+	cut       bool            // from the store
+	resume    chan error      // what comes of the question that it waits to ask
+	paused    chan bool       // whether it waits to ask, or is done
+	reconcile bool            // what it does is Reconcile
+	lost      int             // how many subnets it had lost before
+	before    map[cluster.Owned]int
 }
 
 var (
@@ -162,10 +162,10 @@ func (w *world) step() {
 
 func (w *world) count(what string) { w.did[what]++ }
 
-// begin starts Settle or Leave on the host, up to its first question.
-func (h *modelHost) begin(settle bool) {
-	settle = settle && !h.disk.Leaving
-	h.settle, h.before, h.lost = settle, maps.Clone(h.wrongly), len(h.disk.Lost)
+// begin starts Reconcile or Leave on the host, up to its first question.
+func (h *modelHost) begin(reconcile bool) {
+	reconcile = reconcile && !h.disk.Leaving
+	h.reconcile, h.before, h.lost = reconcile, maps.Clone(h.wrongly), len(h.disk.Lost)
 	h.member = &cluster.Member{
 		State: clone(h.disk), Now: func() time.Time { return time.Unix(0, 0).Add(time.Duration(h.store.revision) * time.Second) },
 		Quarantine: 10 * time.Second,
@@ -175,25 +175,25 @@ func (h *modelHost) begin(settle bool) {
 	member := h.member
 	go func() {
 		defer func() { h.paused <- false }()
-		if !settle {
+		if !reconcile {
 			h.finish(member.Leave(context.Background(), h), "left")
 			return
 		}
 		self := cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500}
 		had := len(member.State.Claims)
-		err := member.Settle(context.Background(), h, self)
+		err := member.Reconcile(context.Background(), h, self)
 		if err == nil && had == 0 {
 			h.count("joined")
 		}
 		if err == nil {
 			err = h.believe(member)
 		}
-		h.finish(err, "settled")
+		h.finish(err, "reconciled")
 	}()
 	h.wait()
 }
 
-// believe lists the others, as the agent does after Settle.
+// believe lists the others, as the agent does after Reconcile.
 func (h *modelHost) believe(member *cluster.Member) error {
 	view, err := h.Get(context.Background(), cluster.PrefixNodes, cluster.PrefixReleased)
 	if err != nil {
@@ -224,7 +224,7 @@ func (h *modelHost) finish(err error, what string) {
 	default:
 		h.t.Errorf("%s: %v", h.name, err)
 	}
-	if err == nil && h.settle {
+	if err == nil && h.reconcile {
 		h.fencedAtFirstSight()
 	}
 }

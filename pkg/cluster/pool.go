@@ -41,6 +41,14 @@ func (p Pool) check(family Family) error {
 	return nil
 }
 
+// filled is the pool with a length where it says none.
+func (p *Pool) filled(length int) *Pool {
+	if p == nil || p.SubnetLen != 0 {
+		return p
+	}
+	return &Pool{Prefix: p.Prefix, SubnetLen: length}
+}
+
 // Size is how many subnets the pool has.
 func (p Pool) Size() uint64 { return 1 << (p.SubnetLen - p.Prefix.Bits()) }
 
@@ -157,7 +165,8 @@ func (p Pool) oldest(dead []Tombstone, wide []netip.Prefix, w Wish) (netip.Prefi
 	dead = slices.DeleteFunc(dead, func(t Tombstone) bool { return slices.ContainsFunc(wide, t.Subnet.Overlaps) })
 	slices.SortFunc(dead, func(a, b Tombstone) int { return int(a.Revision - b.Revision) })
 	for _, t := range dead {
-		if age := w.Now.Sub(t.At); age >= w.Quarantine || age < 0 {
+		// A little in the future is a clock that was set back, far in it one that is wrong.
+		if age := w.Now.Sub(t.At); age.Abs() >= w.Quarantine {
 			return t.Subnet, nil
 		}
 	}

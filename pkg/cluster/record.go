@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,11 @@ type Node struct {
 	// MTU is that link's.
 	MTU int `json:"mtu"`
 	// MAC is its VXLAN device's, made from the id: the same after each boot.
-	MAC     string  `json:"mac,omitempty"`
+	MAC string `json:"mac,omitempty"`
+	// WGKey is the public key of its WireGuard device, in base64.
+	WGKey string `json:"wgKey,omitempty"`
+	// NAT says that others cannot reach Underlay: the host speaks to them first.
+	NAT     bool    `json:"nat,omitempty"`
 	Subnets []Owned `json:"subnets"`
 	Version string  `json:"version,omitempty"`
 
@@ -46,6 +51,11 @@ func ParseNode(data []byte) (Node, error) {
 		}
 	}
 	return n, nil
+}
+
+// has says whether the address is one of the node's.
+func (n Node) has(a netip.Addr) bool {
+	return slices.ContainsFunc(n.Underlay, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 // Equal says whether both say the same.
@@ -79,8 +89,20 @@ type claim struct {
 	Node     string `json:"node,omitempty"`
 	Nonce    string `json:"nonce"`
 	Reserved string `json:"reserved,omitempty"` // why the administrator keeps it from hosts
+	// For is the address of the one host that may take a reserved subnet.
+	For netip.Addr `json:"for,omitzero"`
 
 	raw Value
+	// owned is what its key says, where that says anything.
+	owned Owned
+}
+
+// holder says whose it is.
+func (c claim) holder() string {
+	if c.Node == "" {
+		return "reserved: " + c.Reserved
+	}
+	return "taken by node " + c.Node
 }
 
 // grave is the value of a tombstone's key.

@@ -75,13 +75,15 @@ func SaveState(path string, s State) error {
 	return WriteFile(path, append(data, '\n'), 0o600)
 }
 
-// WriteFile replaces a file as a whole: written beside it, synchronised, renamed.
+// WriteFile replaces a file as a whole: written beside it, synchronised, renamed. The name
+// beside it is always the same, so that what a killed writer has left the next one
+// takes; a file has one writer at a time.
 func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	f, err := os.OpenFile(filepath.Join(dir, "."+filepath.Base(path)+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ const (
 type Value struct {
 	Data     []byte
 	Revision int64
+	// Err is why there is a key and no Data that could be used, where the store knows.
+	Err error
 }
 
 // View is what a store held at one moment, under the prefixes that were asked for.
@@ -34,9 +36,15 @@ type View struct {
 	Store    string
 	Revision int64
 	Keys     map[string]Value
-	// Complete says that a node which is not listed is gone: the list is the
-	// administrator's own, not a sum of what hosts have said.
+	// Complete says that the list of nodes and of their subnets is an administrator's or
+	// a control plane's own, not a sum of what hosts have said: a node that is not listed
+	// is gone, and hosts claim nothing.
 	Complete bool
+	// Fixed says that hosts do not even publish their records there.
+	Fixed bool
+	// Lacking is why this host has no subnet in a Complete list, or not one of each
+	// family, where the store knows.
+	Lacking error
 }
 
 // Under gives the keys below the prefix, without it.
@@ -50,7 +58,7 @@ func (v View) Under(prefix string) map[string]Value {
 	return under
 }
 
-// Change is one key written, or deleted where Data is nil.
+// Change is one key written, or deleted where there is neither Data nor Err.
 type Change struct {
 	Key string
 	Value

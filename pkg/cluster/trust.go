@@ -21,7 +21,7 @@ func NewListing(view View) *Listing {
 	l := &Listing{View: view, Nodes: map[string]Node{}, Unreadable: map[string]error{}, released: map[string]grave{}}
 	l.View.Keys = nil
 	for id, value := range view.Under(PrefixNodes) {
-		l.put(id, value.Data)
+		l.put(id, value)
 	}
 	l.Release(view)
 	return l
@@ -42,20 +42,24 @@ func (l *Listing) Release(view View) {
 func (l *Listing) Apply(changes []Change) (gone bool) {
 	for _, c := range changes {
 		id := c.Key[len(PrefixNodes):]
-		if c.Data == nil {
+		if c.Data == nil && c.Err == nil {
 			delete(l.Nodes, id)
 			delete(l.Unreadable, id)
 			gone = true
 		} else {
-			l.put(id, c.Data)
+			l.put(id, c.Value)
 		}
 		l.View.Revision = max(l.View.Revision, c.Revision)
 	}
 	return gone
 }
 
-func (l *Listing) put(id string, data []byte) {
-	n, err := ParseNode(data)
+func (l *Listing) put(id string, value Value) {
+	var n Node
+	err := value.Err
+	if err == nil {
+		n, err = ParseNode(value.Data)
+	}
 	if err == nil && n.ID != id {
 		err = fmt.Errorf("its id is %q", n.ID)
 	}

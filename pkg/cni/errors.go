@@ -64,6 +64,14 @@ func DecodeErrorf(format string, args ...any) error { return coded(CodeDecode, f
 // ConfigErrorf is an error with code 7.
 func ConfigErrorf(format string, args ...any) error { return coded(CodeConfig, format, args) }
 
+// ConfigError says of which field err is, with code 7; nil for nil.
+func ConfigError(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return ConfigErrorf("%s: %w", field, err)
+}
+
 // TryAgainErrorf is an error with code 11.
 func TryAgainErrorf(format string, args ...any) error { return coded(CodeTryAgain, format, args) }
 

@@ -38,9 +38,9 @@ func TestBrokenConfigurationHasAVersion(t *testing.T) {
 // reads nothing of it, and never that of DEL.
 func TestArgsCountWhereTheyAreRead(t *testing.T) {
 	for _, tt := range []struct {
-		verb  Verb
-		reads bool
-		fails bool
+		command Command
+		reads   bool
+		fails   bool
 	}{
 		{Add, true, true},
 		{Add, false, false},
@@ -55,7 +55,7 @@ func TestArgsCountWhereTheyAreRead(t *testing.T) {
 			Name: "p", ReadsArgs: tt.reads, Del: note, Check: note,
 			Add: func(r *Request) (types.Result, error) { return &Result{}, note(r) },
 		}
-		env := soundEnv(string(tt.verb))
+		env := soundEnv(string(tt.command))
 		env["CNI_ARGS"] = "nonsense;IP=10.0.0.5"
 		var out bytes.Buffer
 		status := p.serve(func(k string) string { return env[k] }, strings.NewReader(soundConfig), &out)
@@ -73,18 +73,18 @@ func TestArgsCountWhereTheyAreRead(t *testing.T) {
 // by scripts, as the reference's own README does.
 func TestNamespaceOfThoseWhoEnterIt(t *testing.T) {
 	for _, netns := range []string{"/dev/null", "/run/netns/none", "dummy", "/proc/self/ns/net"} {
-		for _, verb := range []Verb{Add, Del} {
+		for _, command := range []Command{Add, Del} {
 			var seen string
 			p := Plugin{
 				Add: func(r *Request) (types.Result, error) { seen = r.NetNS; return &Result{}, nil },
 				Del: func(r *Request) error { seen = r.NetNS; return nil },
 			}
-			env := soundEnv(string(verb))
+			env := soundEnv(string(command))
 			env["CNI_NETNS"], env["CNI_NETNS_OVERRIDE"] = netns, ""
 			var out bytes.Buffer
 			status := p.serve(func(k string) string { return env[k] }, strings.NewReader(soundConfig), &out)
 			if status != 0 || seen != netns {
-				t.Errorf("%s %s: got status %d, %s, namespace %q", verb, netns, status, out.String(), seen)
+				t.Errorf("%s %s: got status %d, %s, namespace %q", command, netns, status, out.String(), seen)
 			}
 		}
 	}
@@ -92,11 +92,11 @@ func TestNamespaceOfThoseWhoEnterIt(t *testing.T) {
 
 // TestDelOfAQuotedName: an attachment that has such a name must be deletable.
 func TestDelOfAQuotedName(t *testing.T) {
-	for _, verb := range []Verb{Del, Check} {
-		env := soundEnv(string(verb))
+	for _, command := range []Command{Del, Check} {
+		env := soundEnv(string(command))
 		env["CNI_IFNAME"] = `e"0`
 		if a := serve(env, soundConfig, nil); a.status != 0 || a.req.Owner.IfName != `e"0` {
-			t.Errorf("%s: got status %d, %s", verb, a.status, a.out)
+			t.Errorf("%s: got status %d, %s", command, a.status, a.out)
 		}
 	}
 }
@@ -108,21 +108,21 @@ func TestDelErrorIsNotTakenForSuccess(t *testing.T) {
 	fails := func(*Request) error { return fmt.Errorf("%s", text) }
 	p := Plugin{Name: "p", EntersNetNS: true, Del: fails, Check: fails}
 	for _, tt := range []struct {
-		verb  Verb
-		netns string
-		want  string
+		command Command
+		netns   string
+		want    string
 	}{
 		{Check, "/proc/self/ns/net", text},
 		{Del, "/proc/self/ns/net", "run iptables: executable file missing in $PATH: no such file or directory"},
 		{Del, "/nowhere", "run iptables: executable file missing in $PATH: no such file or directory"},
 		{Del, "", "run iptables: executable file missing in $PATH: no such file"},
 	} {
-		env := soundEnv(string(tt.verb))
+		env := soundEnv(string(tt.command))
 		env["CNI_NETNS"] = tt.netns
 		var out bytes.Buffer
 		status := p.serve(func(k string) string { return env[k] }, strings.NewReader(soundConfig), &out)
 		if e := (answer{status: status, out: out.String()}).error(t); e.Msg != tt.want {
-			t.Errorf("%s with %q: got %q, want %q", tt.verb, tt.netns, e.Msg, tt.want)
+			t.Errorf("%s with %q: got %q, want %q", tt.command, tt.netns, e.Msg, tt.want)
 		}
 	}
 }

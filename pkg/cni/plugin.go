@@ -74,8 +74,8 @@ func Refuse(err error) int {
 }
 
 func (r *Request) refuse(stdout io.Writer, err error) int {
-	message := err.Error()
-	if r.Verb == Del {
+	message := explainPermission(err.Error(), err)
+	if r.Command == Del {
 		message = r.unmistakable(message)
 	}
 	if writeErr := writeError(stdout, r.Version, CodeOf(err), message); writeErr != nil {
@@ -97,7 +97,7 @@ func (r *Request) unmistakable(message string) string {
 
 // checkEnvironment is about what only some plugins need.
 func (p Plugin) checkEnvironment(r *Request, override string) error {
-	if p.ReadsArgs && r.argsErr != nil && r.Verb != Del {
+	if p.ReadsArgs && r.argsErr != nil && r.Command != Del {
 		return r.argsErr
 	}
 	if !p.EntersNetNS {
@@ -107,7 +107,7 @@ func (p Plugin) checkEnvironment(r *Request, override string) error {
 }
 
 func (p Plugin) answer(r *Request, stdout io.Writer) error {
-	switch r.Verb {
+	switch r.Command {
 	case Add:
 		return p.add(r, stdout)
 	case Del:
@@ -156,13 +156,13 @@ func writeVersion(callers string, w io.Writer) error {
 // namespace: there a path that leads nowhere, to something else, or to ours is
 // dropped, since nothing there is the container's.
 func (r *Request) checkNetNS(override string) error {
-	if r.NetNS == "" || (r.Verb != Add && r.Verb != Check && r.Verb != Del) {
+	if r.NetNS == "" || (r.Command != Add && r.Command != Check && r.Command != Del) {
 		return nil
 	}
 	var theirs, ours unix.Stat_t
 	err := unix.Stat(r.NetNS, &theirs)
 	switch {
-	case r.Verb == Del && (err != nil || !isNetNS(r.NetNS)):
+	case r.Command == Del && (err != nil || !isNetNS(r.NetNS)):
 		r.NetNS = ""
 		return nil
 	case err != nil:
@@ -179,7 +179,7 @@ func (r *Request) checkNetNS(override string) error {
 	if theirs.Dev != ours.Dev || theirs.Ino != ours.Ino {
 		return nil
 	}
-	if r.Verb == Del {
+	if r.Command == Del {
 		r.NetNS = ""
 		return nil
 	}

@@ -19,9 +19,9 @@ import (
 const soundConfig = `{"cniVersion":"1.1.0","name":"net","type":"p"}`
 
 // A test's own namespace serves as the container's, with leave to do so.
-func soundEnv(verb string) map[string]string {
+func soundEnv(command string) map[string]string {
 	return map[string]string{
-		"CNI_COMMAND": verb, "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/self/ns/net",
+		"CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/self/ns/net",
 		"CNI_PATH": "/opt/cni/bin:/usr/lib/cni", "CNI_NETNS_OVERRIDE": "1",
 	}
 }
@@ -29,7 +29,7 @@ func soundEnv(verb string) map[string]string {
 type answer struct {
 	status int
 	out    string
-	called Verb
+	called Command
 	req    *Request
 }
 
@@ -48,8 +48,8 @@ func (a answer) error(t *testing.T) (e struct {
 
 func serve(env map[string]string, config string, result types.Result) answer {
 	var a answer
-	note := func(verb Verb) func(*Request) error {
-		return func(r *Request) error { a.called, a.req = verb, r; return nil }
+	note := func(command Command) func(*Request) error {
+		return func(r *Request) error { a.called, a.req = command, r; return nil }
 	}
 	p := Plugin{
 		Name: "p", EntersNetNS: true, ReadsArgs: true,
@@ -93,6 +93,8 @@ func TestRefusals(t *testing.T) {
 		{"ifname with a quote", set("CNI_IFNAME", `e"0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `e\"0`, "quote", "choose"}},
 		{"ifname with an apostrophe", set("CNI_IFNAME", `e'0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "quote"}},
 		{"ifname with a backslash", set("CNI_IFNAME", `e\0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "backslash"}},
+		{"ifname that no result can hold", set("CNI_IFNAME", "eth\xad"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `eth\xad`, "UTF-8", "choose"}},
+		{"netns that no result can hold", set("CNI_NETNS", "/run/netns/\xff"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "UTF-8"}},
 		{"container id that climbs", set("CNI_CONTAINERID", "../x"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "../x"}},
 		{"container id with a space", set("CNI_CONTAINERID", "a b"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "a b"}},
 		{"no container id", set("CNI_CONTAINERID", ""), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID"}},
@@ -103,7 +105,7 @@ func TestRefusals(t *testing.T) {
 		{"ifname ..", set("CNI_IFNAME", ".."), soundConfig, CodeEnvironment, []string{"CNI_IFNAME"}},
 		{"ifname with a line break", set("CNI_IFNAME", "a\nb"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME"}},
 		{"args without =", set("CNI_ARGS", "IP=10.0.0.1;nonsense"), soundConfig, CodeEnvironment, []string{"CNI_ARGS", "nonsense"}},
-		{"unknown verb", set("CNI_COMMAND", "FROB"), soundConfig, CodeEnvironment, []string{"CNI_COMMAND", "FROB"}},
+		{"unknown command", set("CNI_COMMAND", "FROB"), soundConfig, CodeEnvironment, []string{"CNI_COMMAND", "FROB"}},
 		{"CHECK before 0.4.0", set("CNI_COMMAND", "CHECK"), `{"cniVersion":"0.3.1","name":"net"}`, CodeVersion, []string{"CHECK", "0.3.1", "0.4.0"}},
 		{"GC before 1.1.0", set("CNI_COMMAND", "GC"), `{"cniVersion":"1.0.0","name":"net"}`, CodeVersion, []string{"GC", "1.0.0", "1.1.0"}},
 		{"STATUS before 1.1.0", set("CNI_COMMAND", "STATUS"), `{"cniVersion":"1.0.0","name":"net"}`, CodeVersion, []string{"STATUS"}},
@@ -143,11 +145,11 @@ func TestErrorsCarryTheCallersVersion(t *testing.T) {
 	}
 }
 
-func TestVerbsReachTheirFunctions(t *testing.T) {
-	for _, verb := range []Verb{Add, Del, Check, GC, Status} {
-		a := serve(soundEnv(string(verb)), soundConfig, &Result{})
-		if a.status != 0 || a.called != verb {
-			t.Errorf("%s: got status %d, %q called, answer %q", verb, a.status, a.called, a.out)
+func TestCommandsReachTheirFunctions(t *testing.T) {
+	for _, command := range []Command{Add, Del, Check, GC, Status} {
+		a := serve(soundEnv(string(command)), soundConfig, &Result{})
+		if a.status != 0 || a.called != command {
+			t.Errorf("%s: got status %d, %q called, answer %q", command, a.status, a.called, a.out)
 		}
 	}
 }
@@ -347,10 +349,10 @@ func TestValidTwice(t *testing.T) {
 func FuzzReadRequest(f *testing.F) {
 	f.Add("ADD", "c1", "eth0", "IP=10.0.0.1", soundConfig)
 	f.Add("GC", "", "", "", `{"cni.dev/valid-attachments":[{}]}`)
-	f.Fuzz(func(t *testing.T, verb, id, ifName, args, config string) {
-		env := map[string]string{"CNI_COMMAND": verb, "CNI_CONTAINERID": id, "CNI_IFNAME": ifName, "CNI_ARGS": args, "CNI_NETNS": "x"}
+	f.Fuzz(func(t *testing.T, command, id, ifName, args, config string) {
+		env := map[string]string{"CNI_COMMAND": command, "CNI_CONTAINERID": id, "CNI_IFNAME": ifName, "CNI_ARGS": args, "CNI_NETNS": "x"}
 		r, err := readRequest(func(k string) string { return env[k] }, strings.NewReader(config))
-		if err != nil || r.Verb == Version {
+		if err != nil || r.Command == Version {
 			return
 		}
 		for _, part := range []string{r.Owner.Network, r.Owner.ContainerID, r.Owner.IfName} {

@@ -41,19 +41,19 @@ func TestPanicIsAnErrorAndUndone(t *testing.T) {
 	}
 }
 
-func TestPanicOfEachVerb(t *testing.T) {
+func TestPanicOfEachCommand(t *testing.T) {
 	fails := func(*Request) error { return overrun() }
 	p := Plugin{
 		Name: "p", Add: func(*Request) (types.Result, error) { return nil, overrun() },
 		Del: fails, Check: fails, Validate: fails,
 		States: []State{{GC: func(*Request, Valid) error { return overrun() }}},
 	}
-	for _, verb := range []Verb{Add, Del, Check, GC, Status} {
+	for _, command := range []Command{Add, Del, Check, GC, Status} {
 		var out bytes.Buffer
-		env := soundEnv(string(verb))
+		env := soundEnv(string(command))
 		status := p.serve(func(k string) string { return env[k] }, strings.NewReader(soundConfig), &out)
 		if e := (answer{status: status, out: out.String()}).error(t); e.Code != CodeFailed || !strings.Contains(e.Msg, "recover_test.go:") {
-			t.Errorf("%s: got %+v, want code 100 with the place", verb, e)
+			t.Errorf("%s: got %+v, want code 100 with the place", command, e)
 		}
 	}
 }

@@ -3,40 +3,41 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
+	"unicode/utf8"
 
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// Verb is what the runtime asks for (CNI_COMMAND).
-type Verb string
+// Command is what the runtime asks for (CNI_COMMAND).
+type Command string
 
 // The commands of spec 1.1.0.
 const (
-	Add     Verb = "ADD"
-	Del     Verb = "DEL"
-	Check   Verb = "CHECK"
-	GC      Verb = "GC"
-	Status  Verb = "STATUS"
-	Version Verb = "VERSION"
+	Add     Command = "ADD"
+	Del     Command = "DEL"
+	Check   Command = "CHECK"
+	GC      Command = "GC"
+	Status  Command = "STATUS"
+	Version Command = "VERSION"
 )
 
 // sinceVersion is the first spec version that has the command; commands that always
 // existed are absent.
-var sinceVersion = map[Verb]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
+var sinceVersion = map[Command]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
 
 // Request is one call of a plugin, read and found sound: names are safe as
 // parts of paths, the version is known and has the command.
 type Request struct {
-	Verb  Verb
-	Owner Owner  // GC and STATUS: only Network is set
-	NetNS string // path as given; on DEL it may be empty or lead nowhere
+	Command Command
+	Owner   Owner  // GC and STATUS: only Network is set
+	NetNS   string // path as given; on DEL it may be empty or lead nowhere
 	// Args is CNI_ARGS, without what is not of the form KEY=VALUE.
 	Args map[string]string
 	// Path is CNI_PATH, split: the directories that hold the plugins.
@@ -65,16 +66,21 @@ func (r *Request) Decode(v any) error {
 	if config == nil {
 		config = r.Stdin
 	}
-	if err := json.Unmarshal(config, v); err != nil {
-		return DecodeErrorf("network configuration: %w", err)
+	err := Unmarshal(config, v)
+	var wrong *TypeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return DecodeErrorf("%w", err) // it names the field
 	}
-	return nil
+	return DecodeErrorf("network configuration: %w", err)
 }
 
 // readRequest reads the call. Request.Version is set also where an error follows,
 // so that the error can be answered in it.
 func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
-	r := &Request{Verb: Verb(getenv("CNI_COMMAND")), Version: newestVersion()}
+	r := &Request{Command: Command(getenv("CNI_COMMAND")), Version: newestVersion()}
 	var config bytes.Buffer
 	config.Grow(8 << 10) // for nearly all, which then are read at once
 	if _, err := config.ReadFrom(stdin); err != nil {
@@ -92,13 +98,13 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	switch {
 	case head.CNIVersion != "":
 		r.Version = head.CNIVersion
-	case decodeErr == nil && r.Verb != Version:
+	case decodeErr == nil && r.Command != Version:
 		r.Version = "0.1.0" // as the reference library reads its absence
 	}
 	if err := r.readEnvironment(getenv); err != nil {
 		return r, err
 	}
-	if r.Verb == Version {
+	if r.Command == Version {
 		return r, nil // answers whatever it is asked
 	}
 	if decodeErr != nil {
@@ -153,13 +159,13 @@ func versionInBroken(data []byte) string {
 
 // readEnvironment takes over the variables that the command needs.
 func (r *Request) readEnvironment(getenv func(string) string) error {
-	switch r.Verb {
+	switch r.Command {
 	case Add, Del, Check, GC, Status, Version:
 	default:
-		return EnvironmentErrorf("CNI_COMMAND: unknown command %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Verb)
+		return EnvironmentErrorf("CNI_COMMAND: unknown command %q; it is one of ADD, DEL, CHECK, GC, STATUS, VERSION", r.Command)
 	}
 	r.Path = filepath.SplitList(getenv("CNI_PATH"))
-	if r.Verb != Add && r.Verb != Del && r.Verb != Check {
+	if r.Command != Add && r.Command != Del && r.Command != Check {
 		return nil
 	}
 	r.Owner.ContainerID = getenv("CNI_CONTAINERID")
@@ -175,6 +181,9 @@ func (r *Request) readEnvironment(getenv func(string) string) error {
 	if err := r.checkIfName(); err != nil {
 		return err
 	}
+	if err := r.checkText(); err != nil {
+		return err
+	}
 	r.Args, r.argsErr = parseArgs(getenv("CNI_ARGS"))
 	return nil
 }
@@ -184,14 +193,14 @@ func (r *Request) checkPresent() error {
 	if r.Owner.ContainerID == "" {
 		missing = append(missing, "CNI_CONTAINERID")
 	}
-	if r.NetNS == "" && r.Verb != Del {
+	if r.NetNS == "" && r.Command != Del {
 		missing = append(missing, "CNI_NETNS")
 	}
 	if r.Owner.IfName == "" {
 		missing = append(missing, "CNI_IFNAME")
 	}
 	if len(missing) > 0 {
-		return EnvironmentErrorf("%s: not set, and %s needs it", strings.Join(missing, ", "), r.Verb)
+		return EnvironmentErrorf("%s: not set, and %s needs it", strings.Join(missing, ", "), r.Command)
 	}
 	return nil
 }
@@ -201,10 +210,10 @@ func (r *Request) checkHead() error {
 	if !slices.Contains(version.All.SupportedVersions(), r.Version) {
 		return versionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
 	}
-	if since := sinceVersion[r.Verb]; since != "" {
+	if since := sinceVersion[r.Command]; since != "" {
 		// both are versions of the list above, so that parsing cannot fail
 		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
-			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Verb, since)
+			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Command, since)
 		}
 	}
 	if r.Owner.Network == "" {
@@ -234,24 +243,30 @@ func nameProblem(s string) string {
 	return ""
 }
 
-// IsIfName says whether the kernel takes the name for an interface (dev_valid_name,
-// net/core/dev.c). '%' it takes for a place to put a number in.
-func IsIfName(s string) bool {
-	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsFunc(s, forbidden)
-}
-
 // checkIfName: a new attachment has no quotes and backslashes in it either: the name becomes part of
 // comments in nftables and iptables, where a quote ends the comment and a saved
 // ruleset could not be loaded. An old one with such a name can still be deleted.
 func (r *Request) checkIfName() error {
-	const wayOut = "an interface name has 1 to 15 bytes, is not '.' or '..', and holds no '/', ':', '%' or white space"
 	s := r.Owner.IfName
-	if !IsIfName(s) {
-		return EnvironmentErrorf("CNI_IFNAME: %q: %s", s, wayOut)
+	if err := CheckIfName(s); err != nil {
+		return EnvironmentErrorf("CNI_IFNAME: %w", err)
 	}
-	if r.Verb == Add && strings.ContainsAny(s, `"'\`) {
+	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
 		return EnvironmentErrorf("CNI_IFNAME: %q: a quote or backslash cannot stand in the comments of firewall rules; choose a name without", s)
+	}
+	return nil
+}
+
+// checkText: what goes into results and records, which are JSON, comes back from there as
+// it was. Other names are those of an attachment that nobody would find again.
+func (r *Request) checkText() error {
+	if r.Command != Add {
+		return nil
+	}
+	for variable, value := range map[string]string{"CNI_IFNAME": r.Owner.IfName, "CNI_NETNS": r.NetNS} {
+		if !utf8.ValidString(value) {
+			return EnvironmentErrorf("%s: %q is not UTF-8, and no result could hold it; choose another name", variable, value)
+		}
 	}
 	return nil
 }
@@ -361,4 +376,4 @@ func (v *Valid) add(network string, list []inUse) {
 }
 
 // String shows the call as a person would name it, for log lines.
-func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Verb, r.Owner) }
+func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Command, r.Owner) }

@@ -37,7 +37,7 @@ func (r *Request) RequirePrevResult() (*Result, error) {
 }
 
 func (r *Request) missingPrevResult() error {
-	if r.Verb == Check {
+	if r.Command == Check {
 		return ConfigErrorf("prevResult: missing; CHECK needs the result of the ADD")
 	}
 	return ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
@@ -55,6 +55,7 @@ func ParseResult(name string, raw []byte, version string) (*Result, error) {
 		return nil, err
 	}
 	result, err := create.Create(version, raw)
+	err = Plain(err)
 	if err != nil {
 		return nil, DecodeErrorf("%s: %w", name, err)
 	}
@@ -71,7 +72,7 @@ func withVersion(raw []byte, otherwise string) (result []byte, its string, err e
 	var head struct {
 		CNIVersion string `json:"cniVersion"`
 	}
-	if err := json.Unmarshal(raw, &head); err != nil {
+	if err := Unmarshal(raw, &head); err != nil {
 		return nil, "", err
 	}
 	if head.CNIVersion != "" {
@@ -81,7 +82,7 @@ func withVersion(raw []byte, otherwise string) (result []byte, its string, err e
 		return raw, head.CNIVersion, nil
 	}
 	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &keys); err != nil {
+	if err := Unmarshal(raw, &keys); err != nil {
 		return nil, "", err
 	}
 	if keys == nil {
@@ -104,7 +105,7 @@ func refuseNulls(name string, raw []byte) error {
 		IPs        []json.RawMessage `json:"ips"`
 		Routes     []json.RawMessage `json:"routes"`
 	}
-	if err := json.Unmarshal(raw, &lists); err != nil {
+	if err := Unmarshal(raw, &lists); err != nil {
 		return DecodeErrorf("%s: %w", name, err)
 	}
 	for key, list := range map[string][]json.RawMessage{"interfaces": lists.Interfaces, "ips": lists.IPs, "routes": lists.Routes} {

@@ -152,10 +152,10 @@ func TestAddressesAndLinksOfAResult(t *testing.T) {
 }
 
 func TestRequirePrevResult(t *testing.T) {
-	for verb, want := range map[Verb]string{Add: "comes after another one", Check: "needs the result of the ADD"} {
-		_, err := (&Request{Verb: verb, Version: "1.1.0", Stdin: []byte(`{"prevResult": null}`)}).RequirePrevResult()
+	for command, want := range map[Command]string{Add: "comes after another one", Check: "needs the result of the ADD"} {
+		_, err := (&Request{Command: command, Version: "1.1.0", Stdin: []byte(`{"prevResult": null}`)}).RequirePrevResult()
 		if err == nil || CodeOf(err) != CodeConfig || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v, want code %d and %q", verb, err, CodeConfig, want)
+			t.Errorf("%s: got %v, want code %d and %q", command, err, CodeConfig, want)
 		}
 	}
 	if got, err := (&Request{Version: "1.1.0", Stdin: []byte(`{"prevResult": {}}`)}).RequirePrevResult(); got == nil || err != nil {

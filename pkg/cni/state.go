@@ -36,6 +36,9 @@ type Restored struct {
 	Released []string `json:"released"`
 	Taken    []string `json:"taken"`
 	Void     []string `json:"void"`
+	// Refused are mapped ports that a record has and another attachment has got: whose,
+	// which, and who has it. Nothing is made of them.
+	Refused []string `json:"refused"`
 }
 
 // Made is one kind of thing that was made again.

@@ -20,8 +20,8 @@ import (
 
 // Config is a network's configuration, found sound.
 type Config struct {
-	Backend    Backend
-	Policy     Policy
+	Backend    backendName
+	Policy     policy
 	Internal   bool   // nothing is forwarded to the bridge, nor from it
 	AdminChain string // of iptables, looked at before our rules
 	// AdminChosen says that the configuration names the chain: then there are
@@ -30,39 +30,39 @@ type Config struct {
 	Zone        string // of firewalld
 }
 
-// Backend is what is asked to let a container's packets through.
-type Backend string
+// backendName is what is asked to let a container's packets through.
+type backendName string
 
-// The backends. Auto is firewalld where it runs, or else iptables where a chain
+// The backends. backendAuto is firewalld where it runs, or else iptables where a chain
 // of its own would drop what is forwarded, or else nobody: nothing is in the way.
 const (
-	Auto      Backend = ""
-	IPTables  Backend = "iptables"
-	Firewalld Backend = "firewalld"
-	NFTables  Backend = "nftables" // nobody is asked
+	backendAuto      backendName = ""
+	backendIPTables  backendName = "iptables"
+	backendFirewalld backendName = "firewalld"
+	backendNFTables  backendName = "nftables" // nobody is asked
 )
 
-// Policy says who reaches a container. This host does, whatever the policy. Unless
-// that is Published, so do other hosts, as routes and port mappings let them.
-type Policy string
+// policy says who reaches a container. This host does, whatever the policy. Unless
+// that is policyPublished, so do other hosts, as routes and port mappings let them.
+type policy string
 
 // The policies. Each names what is let in.
 const (
-	Open       Policy = "open"        // all
-	SameBridge Policy = "same-bridge" // from the same bridge, not from another with a policy
-	Isolated   Policy = "isolated"    // from no container
-	// Published lets in from the same bridge, and from anywhere what comes by a port
+	policyOpen       policy = "open"        // all
+	policySameBridge policy = "same-bridge" // from the same bridge, not from another with a policy
+	policyIsolated   policy = "isolated"    // from no container
+	// policyPublished lets in from the same bridge, and from anywhere what comes by a port
 	// mapping or answers the container.
-	Published Policy = "published"
+	policyPublished policy = "published"
 )
 
 // wire is the configuration as it is written.
 type wire struct {
-	Backend       Backend `json:"backend"`
-	AdminChain    string  `json:"iptablesAdminChainName"`
-	Zone          string  `json:"firewalldZone"`
-	IngressPolicy Policy  `json:"ingressPolicy"`
-	Internal      bool    `json:"internal"`
+	Backend       backendName `json:"backend"`
+	AdminChain    string      `json:"iptablesAdminChainName"`
+	Zone          string      `json:"firewalldZone"`
+	IngressPolicy policy      `json:"ingressPolicy"`
+	Internal      bool        `json:"internal"`
 }
 
 const (
@@ -81,7 +81,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 		AdminChain: w.AdminChain, AdminChosen: w.AdminChain != "", Zone: w.Zone,
 	}
 	if c.Policy == "" {
-		c.Policy = Open
+		c.Policy = policyOpen
 	}
 	if c.AdminChain == "" {
 		c.AdminChain = defaultAdminChain
@@ -94,14 +94,14 @@ func ParseConfig(r *cni.Request) (Config, error) {
 
 func (c Config) check() error {
 	switch c.Backend {
-	case Auto, IPTables, Firewalld, NFTables:
+	case backendAuto, backendIPTables, backendFirewalld, backendNFTables:
 	default:
-		return cni.ConfigErrorf("backend: unknown %q; use %q, %q, %q, or leave it out", c.Backend, IPTables, Firewalld, NFTables)
+		return cni.ConfigErrorf("backend: unknown %q; use %q, %q, %q, or leave it out", c.Backend, backendIPTables, backendFirewalld, backendNFTables)
 	}
 	switch c.Policy {
-	case Open, SameBridge, Isolated, Published:
+	case policyOpen, policySameBridge, policyIsolated, policyPublished:
 	default:
-		return cni.ConfigErrorf("ingressPolicy: unknown %q; use %q, %q, %q or %q", c.Policy, Open, SameBridge, Isolated, Published)
+		return cni.ConfigErrorf("ingressPolicy: unknown %q; use %q, %q, %q or %q", c.Policy, policyOpen, policySameBridge, policyIsolated, policyPublished)
 	}
 	// 28 bytes are the longest name of a chain (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h)
 	if len(c.AdminChain) > 28 || !isWord(c.AdminChain) || c.AdminChain == forwardChain || c.AdminChain == ourChain {

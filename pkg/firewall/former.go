@@ -29,7 +29,7 @@ import (
 type formerRecord struct {
 	Owner cni.Owner
 	Rules struct {
-		Policy            Policy
+		Policy            policy
 		Interfaces, Ports []string
 		Addresses         []netip.Addr
 		Forwards          []struct{ Program string }
@@ -40,7 +40,7 @@ type formerRecord struct {
 func (f formerRecord) now() ruleRecord {
 	rules := Rules{
 		Policy: f.Rules.Policy, Interfaces: f.Rules.Interfaces, Ports: f.Rules.Ports, Addresses: f.Rules.Addresses,
-		IPTables: IfThere, AdminChain: f.Rules.AdminChain, Zone: f.Rules.Zone,
+		IPTables: ifThere, AdminChain: f.Rules.AdminChain, Zone: f.Rules.Zone,
 	}
 	for _, forward := range f.Rules.Forwards {
 		rules.Programs = append(rules.Programs, forward.Program)

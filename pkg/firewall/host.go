@@ -92,7 +92,7 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	rules := Rules{Interfaces: l.routed, Addresses: addressesOf(result), AdminChain: c.AdminChain}
 	var ports []string
 	var err error
-	if c.Policy == Isolated && len(l.routed) > 0 {
+	if c.Policy == policyIsolated && len(l.routed) > 0 {
 		if ports, err = portsOf(l); err != nil {
 			return Rules{}, err
 		}
@@ -104,7 +104,7 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	if err != nil {
 		return Rules{}, err
 	}
-	if asks == Firewalld {
+	if asks == backendFirewalld {
 		rules.Zone = c.Zone
 	}
 	rules.IPTables = whenOf(c, asks)
@@ -114,32 +114,32 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 
 // whenOf: firewalld, where it was not asked for alone, cannot help against another's
 // chain.
-func whenOf(c Config, asks Backend) When {
+func whenOf(c Config, asks backendName) whenAsked {
 	switch {
-	case asks == IPTables || asks == Auto && c.AdminChosen:
-		return Always
-	case c.Backend == Auto:
-		return IfThere
+	case asks == backendIPTables || asks == backendAuto && c.AdminChosen:
+		return always
+	case c.Backend == backendAuto:
+		return ifThere
 	}
-	return Never
+	return never
 }
 
-// choose is the backend, firewalld in place of Auto where it runs.
-func (h *Host) choose(c Config) (Backend, error) {
-	if c.Backend != Auto && c.Backend != Firewalld {
+// choose is the backend, firewalld in place of backendAuto where it runs.
+func (h *Host) choose(c Config) (backendName, error) {
+	if c.Backend != backendAuto && c.Backend != backendFirewalld {
 		return c.Backend, nil
 	}
 	running, err := h.bus.firewalldRuns()
 	switch {
 	case running:
-		return Firewalld, nil
-	case c.Backend == Firewalld && err == nil:
-		return Auto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; "+
+		return backendFirewalld, nil
+	case c.Backend == backendFirewalld && err == nil:
+		return backendAuto, cni.UnsupportedErrorf("backend: %q is asked for, but firewalld does not run on this host; "+
 			"start it, or leave the backend out", c.Backend)
-	case c.Backend == Firewalld:
-		return Auto, err
+	case c.Backend == backendFirewalld:
+		return backendAuto, err
 	}
-	return Auto, nil // a bus that does not answer is no firewalld
+	return backendAuto, nil // a bus that does not answer is no firewalld
 }
 
 // portsOf are those of the links that are ports of the bridge.
@@ -332,7 +332,7 @@ func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) erro
 	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}
 	var err error
 	rules.Programs, err = h.programsInUse(rules)
-	if running, busErr := h.bus.firewalldRuns(); running && busErr == nil && (c.Backend == Auto || c.Backend == Firewalld) {
+	if running, busErr := h.bus.firewalldRuns(); running && busErr == nil && (c.Backend == backendAuto || c.Backend == backendFirewalld) {
 		rules.Zone = c.Zone
 	}
 	ports := linksOf(result).other
@@ -358,7 +358,7 @@ func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) erro
 // unrecordedPorts are the elements of the owner's among those of the ports; among all,
 // where no record is left from which a DEL could have been told.
 func (h *Host) unrecordedPorts(o cni.Owner, ports []string) ([]nft.Element, error) {
-	entries := Rules{Policy: Isolated, Ports: ports}.entries(o)
+	entries := Rules{Policy: policyIsolated, Ports: ports}.entries(o)
 	found, err := h.conn.Find(elementsOf(entries))
 	if err == nil && len(ports) == 0 {
 		found, err = h.listLost()
@@ -376,7 +376,7 @@ func (h *Host) listLost() ([]nft.Element, error) {
 
 // programsInUse are those whose table may have a chain of ours.
 func (h *Host) programsInUse(r Rules) ([]string, error) {
-	programs, err := h.programs(r.Addresses, IfThere)
+	programs, err := h.programs(r.Addresses, ifThere)
 	var inUse []string
 	for _, program := range programs {
 		there, hasErr := iptables.HasChain(h.conn, program, filterTable, ourChain)
@@ -418,7 +418,7 @@ func (h *Host) Status(c Config) error {
 		}
 	}
 	when := whenOf(c, asks)
-	if when == Always {
+	if when == always {
 		for _, f := range iptables.Families() {
 			if err := f.Usable(filterTable); err != nil {
 				return cni.UnavailableErrorf("firewall, by iptables: %w", err)
@@ -434,7 +434,7 @@ func (h *Host) Status(c Config) error {
 
 // changeable says whether the tables that are there can be changed: without a program, or
 // by one that works. Where there is no table, nothing drops.
-func (h *Host) changeable(c Config, when When) error {
+func (h *Host) changeable(c Config, when whenAsked) error {
 	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
 	if err != nil {
 		return err

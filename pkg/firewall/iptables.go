@@ -76,7 +76,7 @@ func (e entry) ipRules() []string {
 // that cannot be made drops nothing either.
 func (h *Host) makeTables(r Rules) error {
 	for _, f := range iptables.Families() {
-		if r.IPTables != IfThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
+		if r.IPTables != ifThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
 		variants, err := h.variantsOf(f)
@@ -184,17 +184,17 @@ func (h *Host) letAllThrough(programs []string, all []entry) error {
 }
 
 // programs are those by which the addresses are to be let through.
-func (h *Host) programs(addresses []netip.Addr, when When) ([]string, error) {
+func (h *Host) programs(addresses []netip.Addr, when whenAsked) ([]string, error) {
 	var all []string
 	for _, f := range iptables.Families() {
-		if when == Never || !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
+		if when == never || !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
 		variants, err := h.variantsOf(f)
 		if err != nil {
 			return nil, err
 		}
-		if len(variants) == 0 && when == Always {
+		if len(variants) == 0 && when == always {
 			variants = []string{f.Program}
 		}
 		for _, program := range variants {
@@ -223,8 +223,8 @@ func (h *Host) variantsOf(f iptables.Family) (programs []string, err error) {
 
 // isNeeded: where only containers have the program (kube-proxy's, as a rule), a table
 // that lets everything through is no reason to fail.
-func (h *Host) isNeeded(f iptables.Family, program string, when When) (bool, error) {
-	if when == Always || iptables.Installed(program) {
+func (h *Host) isNeeded(f iptables.Family, program string, when whenAsked) (bool, error) {
+	if when == always || iptables.Installed(program) {
 		return true, nil
 	}
 	return f.Drops(h.conn, program, filterTable, forwardChain)
@@ -275,18 +275,17 @@ func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error
 	if all, err := b.hasNative(entries); err != nil || all {
 		return err
 	}
-	have, err := iptables.Save(b.program, filterTable)
-	if err != nil {
-		return err
-	}
-	if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
-		all, err := everybody()
-		if err != nil {
-			return err
+	return iptables.Change(b.program, filterTable, func(have iptables.Table) ([]string, error) {
+		wanted := entries
+		if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
+			all, err := everybody()
+			if err != nil {
+				return nil, err
+			}
+			wanted = append(slices.Clone(entries), inPlace(all, b.program)...)
 		}
-		entries = append(slices.Clone(entries), inPlace(all, b.program)...)
-	}
-	return iptables.Restore(b.program, filterTable, additions(have, entries, b.admin))
+		return additions(have, wanted, b.admin), nil
+	})
 }
 
 // remove runs no program where there is no chain of ours.
@@ -299,11 +298,7 @@ func (b ipBackend) remove(entries []entry) error {
 	if err != nil || !there {
 		return err
 	}
-	have, err := iptables.Save(b.program, filterTable)
-	if err != nil {
-		return err
-	}
-	return iptables.Restore(b.program, filterTable, deletions(have, entries))
+	return iptables.Change(b.program, filterTable, func(have iptables.Table) ([]string, error) { return deletions(have, entries), nil })
 }
 
 func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
@@ -419,11 +414,7 @@ func removeIdle(conn *nft.Conn) error {
 			if err != nil || !there || !iptables.Installed(program) {
 				continue // an idle chain is no reason to fail
 			}
-			have, err := iptables.Save(program, filterTable)
-			if err != nil {
-				return err
-			}
-			if err := iptables.Restore(program, filterTable, idleChain(have)); err != nil {
+			if err := iptables.Change(program, filterTable, func(have iptables.Table) ([]string, error) { return idleChain(have), nil }); err != nil {
 				return err
 			}
 		}

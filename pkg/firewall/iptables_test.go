@@ -1,7 +1,11 @@
 package firewall
 
 import (
+	"fmt"
+	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -21,7 +25,7 @@ func TestTableMadeMeanwhile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := h.Plan(Config{Policy: Open, AdminChain: defaultAdminChain}, result)
+	wanted, err := h.Plan(Config{Policy: policyOpen, AdminChain: defaultAdminChain}, result)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,4 +42,48 @@ func TestTableMadeMeanwhile(t *testing.T) {
 	if got := string(out); err != nil || !strings.Contains(got, "-A CNI-ADMIN -s 192.0.2.1/32 -j DROP") || strings.Count(got, "-j CNI-FORWARD") != 1 {
 		t.Errorf("got %v, %s, want the admin's rule kept, and one jump", err, got)
 	}
+}
+
+// TestRuleGoneMeanwhile: somebody flushes the table between the look of a DEL and its change,
+// or takes our chain away between those of an ADD. Neither fails.
+func TestRuleGoneMeanwhile(t *testing.T) {
+	golden.EnterNetNS(t)
+	h := OpenHost(record.Open(t.TempDir()))
+	defer h.Close()
+	rules := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: ifThere, Programs: []string{"iptables-legacy"}}
+	entries, backend := rules.entries(owner), ipBackend{"iptables-legacy", defaultAdminChain, h.conn}
+	if err := backend.add(entries, h.everybody); err != nil {
+		t.Fatal(err)
+	}
+	afterTheLook(t, "iptables-legacy-save", "iptables-legacy -F")
+	if err := backend.remove(entries); err != nil {
+		t.Error(err)
+	}
+	if err := backend.add(entries, h.everybody); err != nil {
+		t.Fatal(err)
+	}
+	afterTheLook(t, "iptables-legacy-save", "iptables-legacy -F; iptables-legacy -X")
+	other := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.6")}, IPTables: ifThere, Programs: rules.Programs}
+	if err := backend.add(other.entries(owner), h.everybody); err != nil {
+		t.Error(err)
+	}
+	if missing, err := backend.missing(other.entries(owner)); err != nil || len(missing) > 0 {
+		t.Errorf("got %v, %v missing, want none", missing, err)
+	}
+}
+
+// afterTheLook puts a program in the place of another: it does the same, and what is given
+// after the first time.
+func afterTheLook(t *testing.T, program, then string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\n%s \"$@\"\nstatus=$?\nmkdir %s/done 2>&- && { %s; }\nexit $status\n", path, dir, then)
+	if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 }

@@ -27,8 +27,8 @@ func TestLayout(t *testing.T) {
 // TestRulesets: what nftables has of a container under each policy.
 func TestRulesets(t *testing.T) {
 	for name, c := range map[string]Config{
-		"same-bridge": {Policy: SameBridge}, "isolated": {Policy: Isolated}, "published": {Policy: Published},
-		"internal": {Policy: Open, Internal: true},
+		"same-bridge": {Policy: policySameBridge}, "isolated": {Policy: policyIsolated}, "published": {Policy: policyPublished},
+		"internal": {Policy: policyOpen, Internal: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			golden.EnterNetNS(t)

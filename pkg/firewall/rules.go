@@ -13,7 +13,7 @@ import (
 // Rules is what a container has of the host's firewall, as it is wanted and as
 // it is recorded.
 type Rules struct {
-	Policy   Policy
+	Policy   policy
 	Internal bool `json:",omitempty"`
 	// Interfaces are those of the host that the container's packets are routed
 	// through: the bridge, and where there is one the bridge's VLAN interface.
@@ -23,7 +23,7 @@ type Rules struct {
 	// Addresses are the container's. Programs and Zone are asked to let them through.
 	Addresses []netip.Addr
 	// IPTables says in which tables "filter" of iptables; Programs are those found.
-	IPTables When
+	IPTables whenAsked
 	Programs []string // "iptables-nft", "ip6tables-legacy" …
 	// AdminChain comes before our rules in every one of them.
 	AdminChain string
@@ -33,15 +33,15 @@ type Rules struct {
 	Released bool
 }
 
-// When says which tables of iptables are asked to let a container through.
-type When string
+// whenAsked says which tables of iptables are asked to let a container through.
+type whenAsked string
 
-// Never asks none; IfThere those that the kernel has, since what drops packets there
-// tomorrow is not told to us; Always these, and makes one where there is none.
+// never asks none; ifThere those that the kernel has, since what drops packets there
+// tomorrow is not told to us; always these, and makes one where there is none.
 const (
-	Never   When = ""
-	IfThere When = "if there"
-	Always  When = "always"
+	never   whenAsked = ""
+	ifThere whenAsked = "if there"
+	always  whenAsked = "always"
 )
 
 // links are what a result says of the host.
@@ -67,7 +67,7 @@ func linksOf(result *cni.Result) links {
 }
 
 // isLinkName: iptables-restore would read quotes as its own.
-func isLinkName(s string) bool { return cni.IsIfName(s) && !strings.ContainsAny(s, `"'\`) }
+func isLinkName(s string) bool { return cni.CheckIfName(s) == nil && !strings.ContainsAny(s, `"'\`) }
 
 func isVLANOf(name, bridge string) bool {
 	id, ok := strings.CutPrefix(name, bridge+".")
@@ -89,18 +89,18 @@ func (r *Rules) withPolicy(c Config, l links, ports []string) error {
 	if r.asksNFTables() && len(l.routed) == 0 {
 		return cni.ConfigErrorf("%s needs the name of a bridge, and prevResult.interfaces has none of the host; put this plugin after bridge in the list, or leave that out", r.key())
 	}
-	if r.Policy == Isolated {
+	if r.Policy == policyIsolated {
 		r.Ports = ports
 	}
 	return nil
 }
 
 // asksNFTables says whether the rules keep anybody out.
-func (r Rules) asksNFTables() bool { return r.Policy != Open || r.Internal }
+func (r Rules) asksNFTables() bool { return r.Policy != policyOpen || r.Internal }
 
 // withConntrack is what the rules need besides nf_tables, for people.
 func (r Rules) withConntrack() string {
-	if r.Policy == Published {
+	if r.Policy == policyPublished {
 		return " and its conntrack expressions (nft_ct)"
 	}
 	return ""
@@ -108,7 +108,7 @@ func (r Rules) withConntrack() string {
 
 // key is the key that does, for people.
 func (r Rules) key() string {
-	if r.Policy != Open {
+	if r.Policy != policyOpen {
 		return fmt.Sprintf("ingressPolicy: %q", r.Policy)
 	}
 	return "internal: true"
@@ -156,14 +156,14 @@ func (r Rules) entries(o cni.Owner) []entry {
 			all = append(all, entry{o, place, kind, value})
 		}
 	}
-	if r.Policy == SameBridge || r.Policy == Isolated {
+	if r.Policy == policySameBridge || r.Policy == policyIsolated {
 		add(nftPlace, bridgeEntry, r.Interfaces...)
 	}
-	if r.Policy == Isolated {
+	if r.Policy == policyIsolated {
 		add(nftPlace, isolatedEntry, r.Interfaces...)
 		add(nftPlace, portEntry, r.Ports...)
 	}
-	if r.Policy == Published {
+	if r.Policy == policyPublished {
 		add(nftPlace, publishedEntry, r.Interfaces...)
 	}
 	if r.Internal {
@@ -190,7 +190,7 @@ func (r Rules) entries(o cni.Owner) []entry {
 // isNothing says whether the rules are no reason for a record: nothing is made, nor
 // will be for a table of iptables that comes later.
 func (r Rules) isNothing() bool {
-	return len(r.entries(cni.Owner{})) == 0 && (r.IPTables == Never || len(r.Addresses) == 0)
+	return len(r.entries(cni.Owner{})) == 0 && (r.IPTables == never || len(r.Addresses) == 0)
 }
 
 // shares are those of entries, each once.

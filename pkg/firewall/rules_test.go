@@ -16,7 +16,7 @@ import (
 )
 
 func request(config string) *cni.Request {
-	return &cni.Request{Verb: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
+	return &cni.Request{Command: cni.Add, Version: "1.0.0", Stdin: []byte(config)}
 }
 
 func TestParseConfig(t *testing.T) {
@@ -24,19 +24,19 @@ func TestParseConfig(t *testing.T) {
 		name, config string
 		want         Config
 	}{
-		{"podman's", `{"backend": ""}`, Config{Policy: Open, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
-		{"nerdctl's", `{"ingressPolicy": "same-bridge"}`, Config{Policy: SameBridge, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"podman's", `{"backend": ""}`, Config{Policy: policyOpen, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"nerdctl's", `{"ingressPolicy": "same-bridge"}`, Config{Policy: policySameBridge, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 		{
 			"nomad's", `{"backend": "iptables", "iptablesAdminChainName": "NOMAD-ADMIN"}`,
-			Config{Backend: IPTables, Policy: Open, AdminChain: "NOMAD-ADMIN", AdminChosen: true, Zone: "trusted"},
+			Config{Backend: backendIPTables, Policy: policyOpen, AdminChain: "NOMAD-ADMIN", AdminChosen: true, Zone: "trusted"},
 		},
 		{
 			"firewalld", `{"backend": "firewalld", "firewalldZone": "pods", "ingressPolicy": "isolated"}`,
-			Config{Backend: Firewalld, Policy: Isolated, AdminChain: "CNI-ADMIN", Zone: "pods"},
+			Config{Backend: backendFirewalld, Policy: policyIsolated, AdminChain: "CNI-ADMIN", Zone: "pods"},
 		},
-		{"exposure as Docker's", `{"ingressPolicy": "published"}`, Config{Policy: Published, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
-		{"internal", `{"internal": true}`, Config{Policy: Open, Internal: true, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
-		{"nftables", `{"backend": "nftables", "ingressPolicy": "open"}`, Config{Backend: NFTables, Policy: Open, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"exposure as Docker's", `{"ingressPolicy": "published"}`, Config{Policy: policyPublished, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"internal", `{"internal": true}`, Config{Policy: policyOpen, Internal: true, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
+		{"nftables", `{"backend": "nftables", "ingressPolicy": "open"}`, Config{Backend: backendNFTables, Policy: policyOpen, AdminChain: "CNI-ADMIN", Zone: "trusted"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got, err := ParseConfig(request(test.config)); err != nil || got != test.want {
@@ -60,7 +60,7 @@ func TestMistakes(t *testing.T) {
 		{"the kernel's chain", `{"iptablesAdminChainName": "FORWARD"}`, 7, "iptablesAdminChainName"},
 		{"our chain", `{"iptablesAdminChainName": "CNI-FORWARD"}`, 7, "iptablesAdminChainName"},
 		{"zone", `{"firewalldZone": "../x"}`, 7, "firewalldZone"},
-		{"type", `{"backend": 1}`, 6, "network configuration"},
+		{"type", `{"backend": 1}`, 6, "backend: a number stands where text belongs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := ParseConfig(request(test.config))
@@ -104,7 +104,7 @@ func TestLinksOf(t *testing.T) {
 
 var owner = cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth0"}
 
-func rules(t *testing.T, policy Policy) Rules {
+func rules(t *testing.T, policy policy) Rules {
 	t.Helper()
 	r := Rules{
 		Interfaces: []string{"br0"}, AdminChain: defaultAdminChain, Programs: []string{"iptables", "ip6tables"}, Zone: "trusted",
@@ -123,24 +123,24 @@ func TestEntries(t *testing.T) {
 		"zone-trusted-address-10.1.0.5", "zone-trusted-address-fd00::5",
 	}
 	for _, test := range []struct {
-		policy Policy
+		policy policy
 		want   []string
 	}{
-		{Open, nil},
-		{SameBridge, []string{"nftables-bridge-br0"}},
-		{Isolated, []string{"nftables-bridge-br0", "nftables-isolated-br0"}},
-		{Published, []string{"nftables-published-br0"}},
+		{policyOpen, nil},
+		{policySameBridge, []string{"nftables-bridge-br0"}},
+		{policyIsolated, []string{"nftables-bridge-br0", "nftables-isolated-br0"}},
+		{policyPublished, []string{"nftables-published-br0"}},
 	} {
 		entries := rules(t, test.policy).entries(owner)
 		if got, want := shares(entries), slices.Concat(test.want, asked); !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, want %q", test.policy, got, want)
 		}
 		ports := slices.DeleteFunc(entries, func(e entry) bool { return e.kind != portEntry })
-		if got, want := len(ports) == 1 && ports[0].value == "veth1", test.policy == Isolated; got != want {
+		if got, want := len(ports) == 1 && ports[0].value == "veth1", test.policy == policyIsolated; got != want {
 			t.Errorf("%s: got ports %v", test.policy, ports)
 		}
 	}
-	for _, c := range []Config{{Policy: SameBridge}, {Policy: Published}, {Policy: Open, Internal: true}} {
+	for _, c := range []Config{{Policy: policySameBridge}, {Policy: policyPublished}, {Policy: policyOpen, Internal: true}} {
 		var r Rules
 		if err := r.withPolicy(c, links{}, nil); cni.CodeOf(err) != cni.CodeConfig || !strings.Contains(err.Error(), r.key()) {
 			t.Errorf("%v: got %v, want an error of code 7 for %s without a bridge", c, err, r.key())
@@ -152,7 +152,7 @@ func TestEntries(t *testing.T) {
 func TestUnshared(t *testing.T) {
 	h := OpenHost(record.Open(t.TempDir()))
 	other := cni.Owner{Network: "m", ContainerID: "c2", IfName: "eth0"}
-	mine, theirs := rules(t, Isolated), rules(t, Isolated)
+	mine, theirs := rules(t, policyIsolated), rules(t, policyIsolated)
 	theirs.Ports, theirs.Addresses, theirs.Zone = []string{"veth2"}, nil, ""
 	for o, r := range map[cni.Owner]Rules{owner: mine, other: theirs} {
 		if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(r.entries(o)), Value: r}); err != nil {
@@ -194,8 +194,8 @@ func TestFormer(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &former); err != nil {
 		t.Fatal(err)
 	}
-	want := rules(t, Isolated)
-	want.IPTables = IfThere
+	want := rules(t, policyIsolated)
+	want.IPTables = ifThere
 	if diff := cmp.Diff(want, former.now().Value, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || former.Owner != owner {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -211,7 +211,7 @@ const (
 )
 
 func TestAdditions(t *testing.T) {
-	entries := inPlace(rules(t, Open).entries(owner), "iptables")
+	entries := inPlace(rules(t, policyOpen).entries(owner), "iptables")
 	base := []string{":CNI-FORWARD - [0:0]", ":CNI-ADMIN - [0:0]", "-I FORWARD 1 " + ourComment + " -j CNI-FORWARD", "-I CNI-FORWARD 1 " + adminComment + " -j CNI-ADMIN"}
 	for _, test := range []struct {
 		name string
@@ -230,7 +230,7 @@ func TestAdditions(t *testing.T) {
 }
 
 func TestDeletions(t *testing.T) {
-	entries := inPlace(rules(t, Open).entries(owner), "iptables")
+	entries := inPlace(rules(t, policyOpen).entries(owner), "iptables")
 	all := []string{":CNI-FORWARD -", ":CNI-ADMIN -", ourJump(), adminJump("CNI-ADMIN"), mappedRule, answersRule, departsRule}
 	gone := []string{"-D" + mappedRule[2:], "-D" + answersRule[2:], "-D" + departsRule[2:]}
 	idle := []string{"-D FORWARD " + ourComment + " -j CNI-FORWARD", "-F CNI-FORWARD", "-X CNI-FORWARD"}

@@ -62,8 +62,10 @@ func (s *Store) Lease(w Want) (Grant, error) {
 		var open *needLivenessError
 		var full fullError
 		switch {
+		case errors.As(err, &open) && open.about.owner(s.network) == w.Owner:
+			dead.probeEnding(open.about)
 		case errors.As(err, &open):
-			dead.settle(open.about)
+			dead.probe(open.about)
 		case errors.As(err, &full) && !reclaimed:
 			reclaimed = true
 			if _, err := s.reclaim(dead); err != nil {
@@ -241,7 +243,7 @@ type claim struct {
 // claim makes the leases. It fails with EEXIST where an address turns out to be
 // taken, and then nothing has changed.
 func (l *locked) claim(c claim) (err error) {
-	defer l.settle()
+	defer l.saveIndex()
 	var undo cni.Undo
 	defer undo.OnError(&err)
 	for _, a := range c.held {
@@ -296,7 +298,7 @@ func (s *Store) Undo(g Grant) error {
 	if err != nil || !ok || now.Take != g.claim.record.Take {
 		return ioError(err) // without one: a DEL came first
 	}
-	defer l.settle()
+	defer l.saveIndex()
 	return ioError(l.giveBack(g.claim, now))
 }
 

@@ -75,20 +75,20 @@ type wireRoutes []*types.Route
 func (r *wireRoutes) UnmarshalJSON(data []byte) error {
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		return fmt.Errorf("ipam.routes: %w", err)
+		return err // of the whole list: the field is known where it stands
 	}
 	for i, raw := range list {
 		var head struct {
 			Dst string `json:"dst"`
 		}
-		if err := json.Unmarshal(raw, &head); err != nil {
+		if err := cni.Unmarshal(raw, &head); err != nil {
 			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
 		}
 		if _, _, err := net.ParseCIDR(head.Dst); err != nil {
 			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, head.Dst)
 		}
 		route := &types.Route{}
-		if err := json.Unmarshal(raw, route); err != nil {
+		if err := cni.Unmarshal(raw, route); err != nil {
 			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
 		}
 		*r = append(*r, route)

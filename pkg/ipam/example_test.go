@@ -12,7 +12,7 @@ import (
 func ExampleParseConfig() {
 	parse := func(ipamKeys string) {
 		r := &cni.Request{
-			Verb: cni.Add, Version: "1.1.0", Owner: cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"},
+			Command: cni.Add, Version: "1.1.0", Owner: cni.Owner{Network: "blue", ContainerID: "c1", IfName: "eth0"},
 			Stdin: []byte(`{"ipam": {"type": "host-local", ` + ipamKeys + `}}`),
 		}
 		config, err := ipam.ParseConfig(r)

@@ -34,7 +34,7 @@ func (s *Store) Inspect() ([]Lease, []Problem, error) {
 	var leases []Lease
 	for _, a := range m.taken {
 		r := m.owners[seen.files[a].owner]
-		life := dead.settle(r)
+		life := dead.probe(r)
 		leases = append(leases, Lease{
 			Address: a, Owner: seen.files[a].owner, NetNS: r.NetNS.Path, Time: r.Time,
 			Life: life, Dead: life == record.Dead,
@@ -86,7 +86,7 @@ func (s *Store) ReleaseAddress(a netip.Addr) (cni.Owner, error) {
 	if err != nil || !ok {
 		return cni.Owner{}, ioError(err)
 	}
-	defer l.settle()
+	defer l.saveIndex()
 	return f.owner, ioError(l.withdraw(a, f))
 }
 

@@ -240,9 +240,9 @@ func (l *locked) writeHeader(m repairs) error {
 	return l.stamp()
 }
 
-// settle saves the index after leases have been changed. What cannot be
+// saveIndex writes the index after leases have been changed. What cannot be
 // written is no error: without the stamp the next of us rebuilds the index.
-func (l *locked) settle() {
+func (l *locked) saveIndex() {
 	if l.unsaved == nil {
 		l.unsaved = l.used.save()
 	}
@@ -310,7 +310,7 @@ func (l *locked) free(a netip.Addr) error {
 	return err
 }
 
-// release gives back all that the record's owner holds. The caller settles.
+// release gives back all that the record's owner holds. The caller saves the index.
 func (l *locked) release(r ownerRecord) error {
 	var failed []error
 	o := r.owner(l.network)

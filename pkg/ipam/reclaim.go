@@ -33,8 +33,16 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 	return record.Unknown, &needLivenessError{r}
 }
 
-func (v *livenessProber) settle(r ownerRecord) record.Life {
-	verdict, err := v.prober.Life(r.Stamp)
+func (v *livenessProber) probe(r ownerRecord) record.Life { return v.learn(r, v.prober.Life) }
+
+// probeEnding is probe for the owner that asks for its leases again: it waits for the
+// end of a namespace that is about to go.
+func (v *livenessProber) probeEnding(r ownerRecord) record.Life {
+	return v.learn(r, v.prober.AwaitEnd)
+}
+
+func (v *livenessProber) learn(r ownerRecord, life func(record.Stamp) (record.Life, error)) record.Life {
+	verdict, err := life(r.Stamp)
 	if err != nil {
 		verdict = record.Unknown
 	}
@@ -80,7 +88,7 @@ func (s *Store) reclaimDead() (int, error) {
 }
 
 func (s *Store) reclaim(dead *livenessProber) (int, error) {
-	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.settle(r) == record.Dead }, tiedOnly: true})
+	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, tiedOnly: true})
 }
 
 // stale says which records' leases a sweep takes.
@@ -129,7 +137,7 @@ func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err e
 		return 0, err
 	}
 	defer l.unlock()
-	defer l.settle()
+	defer l.saveIndex()
 	var failed []error
 	for _, r := range batch {
 		now, ok, err := l.lookup(r.owner(s.network))

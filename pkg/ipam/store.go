@@ -64,7 +64,7 @@ func (s *Store) Release(o cni.Owner) error {
 	if err != nil || !ok {
 		return ioError(err)
 	}
-	defer l.settle()
+	defer l.saveIndex()
 	return ioError(l.release(r))
 }
 

@@ -7,8 +7,7 @@
 // of his rules. go-iptables does what is not felt (Usable).
 //
 // A caller asks Family.Variants which programs have the table (no process is run),
-// reads it by Save, and changes it by lines for Restore, which takes all of them or
-// none. Where Native finds a chain in nftables, simple rules of it need no process at all. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
+// reads it by Save, and changes it by Change, all of it or nothing. Where Native finds a chain in nftables, simple rules of it need no process at all. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
 // each variant has; strace -f -e execve shows what is run.
 package iptables
 
@@ -205,6 +204,30 @@ func Restore(program, table string, lines []string) error {
 		return fmt.Errorf("change table %s: %w", table, err)
 	}
 	return nil
+}
+
+// tries are those of Change.
+const tries = 3
+
+// Change reads a table and applies to it what lines makes of that, for Restore. Where
+// somebody else has changed the table in between, so that a rule or chain that shall go is
+// gone, it looks again, and lines is asked again.
+func Change(program, table string, lines func(have Table) ([]string, error)) error {
+	var failed error
+	for range tries {
+		have, err := Save(program, table)
+		if err != nil {
+			return err
+		}
+		wanted, err := lines(have)
+		if err != nil {
+			return err
+		}
+		if failed = Restore(program, table, wanted); failed == nil {
+			return nil
+		}
+	}
+	return failed
 }
 
 // ErrNoProgram says that a program is not installed. Its text avoids "not found",

@@ -250,7 +250,7 @@ func (h *Host) networkRule(network string, m recordedMasquerade) (NetworkRule, e
 	if err != nil {
 		return own, err
 	}
-	return networkRule(network, m.Backend, m.Masquerade, all)
+	return networkRule(network, m.Backend, m.Masquerade, all), nil
 }
 
 // explainTaken says who has a port for which there is no reservation.
@@ -345,11 +345,7 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	for _, backend := range []Backend{NFTables, IPTables} {
 		var want Rules
 		if m := rec.Value.Masquerade; a.Masquerade != nil && m != nil && m.Backend == backend {
-			rule, err := networkRule(a.Owner.Network, backend, *a.Masquerade, all)
-			if err != nil {
-				return nil, err
-			}
-			want.Networks = []NetworkRule{rule}
+			want.Networks = []NetworkRule{networkRule(a.Owner.Network, backend, *a.Masquerade, all)}
 		}
 		if a.Ports != nil {
 			want.Ports = rec.Value.ports(a.Owner, backend)

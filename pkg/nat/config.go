@@ -248,7 +248,11 @@ func (s PortSettings) For(addresses []netip.Prefix, hostLinks []string) (Ports, 
 	}
 	for _, request := range s.requests {
 		mappings := request.to(ports.Subnets)
-		if len(mappings) == 0 {
+		switch {
+		case len(addresses) == 0:
+			return Ports{}, cni.ConfigErrorf("%s: host port %d/%s cannot lead to the container, which has no address; leave the mapping out, or give the network an ipam (one without is a layer 2 network)",
+				request.field, request.hostPort, request.protocol)
+		case len(mappings) == 0:
 			return Ports{}, cni.ConfigErrorf("%s.hostIP: %s cannot lead to the container, whose addresses are %v; use a hostIP of their family, or leave it out",
 				request.field, request.hostText(), addresses)
 		}

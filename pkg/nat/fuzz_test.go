@@ -15,7 +15,7 @@ func FuzzReadPorts(f *testing.F) {
 	f.Add([]byte(`{"snat":true,"masqAll":true,"markMasqBit":13,"conditionsV4":["-s","10.0.0.0/8"],"backend":"iptables","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"127.0.0.1"}]}}`))
 	f.Add([]byte(`{"externalSetMarkChain":"KUBE-MARK-MASQ","runtimeConfig":{"portMappings":[{"hostPort":53,"containerPort":53,"protocol":"udp"},{"hostPort":9,"containerPort":9,"protocol":"SCTP","hostIP":"::"}]}}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
-		r := &cni.Request{Verb: cni.Add, Version: "1.1.0", Stdin: config}
+		r := &cni.Request{Command: cni.Add, Version: "1.1.0", Stdin: config}
 		settings, err := ReadPorts(r)
 		if err != nil {
 			mustBeRefusal(t, err)
@@ -71,9 +71,7 @@ func FuzzRecord(f *testing.F) {
 			return
 		}
 		for _, backend := range []Backend{NFTables, IPTables} {
-			if rules, err := rulesOf([]attachmentRecord{r}, backend); err == nil {
-				render(rules)
-			}
+			render(rulesOf([]attachmentRecord{r}, backend))
 		}
 	})
 }
@@ -96,4 +94,12 @@ func FuzzFound(f *testing.F) {
 		table.chainsOfOurs()
 		table.former()
 	})
+}
+
+// FuzzFlow: what a kernel tells of a tracked flow, of whatever version it is, is a flow or an
+// error.
+func FuzzFlow(f *testing.F) {
+	f.Add([]byte{2, 0, 0, 0, 8, 0, 12, 0, 0, 0, 0, 1, 20, 0, 1, 128, 16, 0, 1, 128, 8, 0, 1, 0, 192, 0, 2, 1})
+	f.Add([]byte{})
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = decodeFlow(data) }) // it must not fall over
 }

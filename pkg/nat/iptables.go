@@ -105,10 +105,6 @@ func (t ipTables) hasAny(program string, chains []string) (bool, error) {
 	return false, nil
 }
 
-// Somebody else may change the table between our look and our change, so that a rule
-// which we delete is gone.
-const ipTries = 3
-
 // changeTable adds and removes groups in one transaction, where anything is to be done.
 func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
 	return changeNAT(program, func(have ipTable) ([]string, error) {
@@ -124,26 +120,6 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 		void, err := t.void(program, have, f, want)
 		return have.change(want, append(void, unwanted...)), err
 	})
-}
-
-// changeNAT makes the change that the lines say of the table as it is. Where somebody else
-// has changed that meanwhile, it looks again.
-func changeNAT(program string, change func(ipTable) (lines []string, err error)) error {
-	var failed error
-	for range ipTries {
-		have, err := saveNAT(program)
-		if err != nil {
-			return err
-		}
-		lines, err := change(have)
-		if err != nil {
-			return err
-		}
-		if failed = iptables.Restore(program, natTable, lines); failed == nil {
-			return nil
-		}
-	}
-	return failed
 }
 
 // void are the chains of attachments that are in the way of the groups and that nobody
@@ -252,6 +228,16 @@ func saveNAT(program string) (ipTable, error) {
 	return index(have), nil
 }
 
+// changeNAT is iptables.Change of the table.
+func changeNAT(program string, lines func(have ipTable) ([]string, error)) error {
+	return iptables.Change(program, natTable, func(have iptables.Table) ([]string, error) { return lines(index(have)) })
+}
+
+// deleteChains deletes those of the chains that the program shows.
+func deleteChains(program string, chains []string) error {
+	return changeNAT(program, func(have ipTable) ([]string, error) { return have.deleteChains(chains), nil })
+}
+
 func index(have iptables.Table) ipTable {
 	t := ipTable{have, map[string][]string{}, map[string][]string{}}
 	for _, rule := range have.Rules {
@@ -325,12 +311,12 @@ func (t ipTable) addShared(want ipRules) []string {
 		}
 	}
 	for _, jump := range want.jumps {
-		verb := "-A"
+		option := "-A"
 		if jump.first {
-			verb = "-I"
+			option = "-I"
 		}
 		if !t.hasJump(jump) {
-			lines = append(lines, line(verb, jump.parent, append(slices.Clone(jump.match), "-j", jump.chain)))
+			lines = append(lines, line(option, jump.parent, append(slices.Clone(jump.match), "-j", jump.chain)))
 		}
 	}
 	for _, mark := range want.marks {
@@ -369,17 +355,17 @@ func (t ipTable) deleteChains(chains []string) []string {
 			}
 		}
 	}
-	for _, verb := range []string{"-F ", "-X "} {
+	for _, option := range []string{"-F ", "-X "} {
 		for _, chain := range chains {
-			lines = append(lines, verb+chain)
+			lines = append(lines, option+chain)
 		}
 	}
 	return lines
 }
 
 // line is a command of iptables-restore.
-func line(verb, chain string, args []string) string {
-	words := []string{verb, chain}
+func line(option, chain string, args []string) string {
+	words := []string{option, chain}
 	for _, arg := range args {
 		if strings.ContainsAny(arg, " \t\"'\\") {
 			arg = quote(arg)

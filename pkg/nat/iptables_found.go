@@ -200,21 +200,9 @@ func removeChains(chains []foundChain) error {
 		for _, c := range own {
 			names = append(names, c.chain)
 		}
-		errs = append(errs, deleteFound(program, own[0].table, names))
+		errs = append(errs, deleteChains(program, names))
 	}
 	return errors.Join(errs...)
-}
-
-// deleteFound deletes chains of a table as it was read; where somebody else has changed
-// that since, it looks again for what is left of them.
-func deleteFound(program string, have ipTable, names []string) error {
-	if iptables.Restore(program, natTable, have.deleteChains(names)) == nil {
-		return nil
-	}
-	return changeNAT(program, func(now ipTable) ([]string, error) {
-		left := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return now.Policies[name] == "" })
-		return now.deleteChains(left), nil
-	})
 }
 
 // seenIPTables is there once the tables of iptables were looked at: since then whoever
@@ -305,14 +293,8 @@ func (t ipTables) forget(network string) error {
 			return err
 		}
 		for _, program := range programs {
-			have, err := saveNAT(program)
-			if t.isOutOfReach(err) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := iptables.Restore(program, natTable, have.deleteChains(append(have.idle(chain), chain))); err != nil {
+			err := changeNAT(program, func(have ipTable) ([]string, error) { return have.deleteChains(append(have.idle(chain), chain)), nil })
+			if err != nil && !t.isOutOfReach(err) {
 				return err
 			}
 		}
@@ -380,15 +362,14 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 	if err != nil || !there {
 		return err
 	}
-	have, err := iptables.Save(program, table)
+	err = iptables.Change(program, table, func(have iptables.Table) ([]string, error) {
+		former := index(have)
+		return former.deleteChains(former.former()), nil
+	})
 	if t.isOutOfReach(err) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	former := index(have)
-	return iptables.Restore(program, table, former.deleteChains(former.former()))
+	return err
 }
 
 // loopback are what port mappings that iptables has need of nftables: 127.0.0.1. Where

@@ -50,11 +50,7 @@ func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, e
 	if err != nil {
 		return want, err
 	}
-	rules, err := rulesOf(all, IPTables)
-	if err != nil {
-		return want, err
-	}
-	whole, own := rules.ipRules(f), chainsOf(want.groups)
+	whole, own := rulesOf(all, IPTables).ipRules(f), chainsOf(want.groups)
 	whole.groups = slices.DeleteFunc(whole.groups, func(g ipGroup) bool {
 		return slices.Contains(own, g.chain) || slices.Contains(unwanted, g.chain)
 	})
@@ -64,11 +60,14 @@ func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, e
 
 // clear takes away, by netlink, all chains that have our names or the reference's.
 func (t ipTables) clear(f family) error {
-	conn, err := t.h.conn.Library()
-	if err != nil {
-		return err
-	}
 	table := &nftables.Table{Name: natTable, Family: f.natTable().Family}
+	if err := t.h.conn.Edit(func(conn *nftables.Conn) error { return stageClear(conn, table) }); err != nil {
+		return fmt.Errorf("delete chains of table %s that %s cannot read: %w", natTable, f.iptables().Program, err)
+	}
+	return nil
+}
+
+func stageClear(conn *nftables.Conn, table *nftables.Table) error {
 	chains, err := conn.ListChainsOfTableFamily(table.Family)
 	if err != nil {
 		return fmt.Errorf("list chains of nftables: %w", err)
@@ -97,9 +96,6 @@ func (t ipTables) clear(f family) error {
 	for _, chain := range ours {
 		conn.DelChain(chain)
 	}
-	if err := t.h.conn.Apply(); err != nil {
-		return fmt.Errorf("delete chains of table %s that %s cannot read: %w", natTable, f.iptables().Program, err)
-	}
 	return nil
 }
 
@@ -124,5 +120,5 @@ func (t ipTables) clearUnreadable(program string, f family, have ipTable) error 
 	if err != nil {
 		return err
 	}
-	return iptables.Restore(program, natTable, have.change(whole, nil))
+	return changeNAT(program, func(have ipTable) ([]string, error) { return have.change(whole, nil), nil })
 }

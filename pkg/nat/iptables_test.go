@@ -442,13 +442,15 @@ func TestChainsGoneMeanwhile(t *testing.T) {
 	openHost(t, Auto)
 	run(t, "iptables", "-t", "nat", "-N", "CNI-DN-gone")
 	run(t, "iptables", "-t", "nat", "-N", "CNI-DN-left")
-	have, err := saveNAT("iptables")
-	if err != nil {
-		t.Fatal(err)
-	}
-	run(t, "iptables", "-t", "nat", "-X", "CNI-DN-gone")
-	if err := deleteFound("iptables", have, []string{"CNI-DN-gone", "CNI-DN-left"}); err != nil {
-		t.Error(err)
+	looks := 0
+	err := changeNAT("iptables", func(have ipTable) ([]string, error) {
+		if looks++; looks == 1 {
+			run(t, "iptables", "-t", "nat", "-X", "CNI-DN-gone")
+		}
+		return have.deleteChains([]string{"CNI-DN-gone", "CNI-DN-left"}), nil
+	})
+	if err != nil || looks != 2 {
+		t.Errorf("got %v after %d looks, want none after 2", err, looks)
 	}
 	if got := run(t, "iptables", "-t", "nat", "-S"); strings.Contains(got, "CNI-DN") {
 		t.Errorf("got %s, want neither chain", got)

@@ -20,7 +20,7 @@ func TestLayout(t *testing.T) {
 		table nft.Table
 		want  string
 	}{
-		{masquerade, "masquerade 2: f7b72ef749cb06cf"},
+		{masquerade, "masquerade 3: 9cd583e332b60dbe"},
 		{portsTable(), "ports 2: cc58fdf1ff0d38a3"},
 		{loopbackTable(), "loopback 2: bbd162e2cad5d8f9"},
 	} {

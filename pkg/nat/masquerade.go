@@ -1,24 +1,94 @@
 package nat
 
 import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// maxKept bounds the destinations of a rule, each of which takes three
-// expressions: a rule has 128 (NFT_RULE_MAXEXPRS, net/netfilter/nf_tables_api.c).
-const maxKept = 40
-
-// check refuses what no rule can be made of; errors have code 7.
+// check refuses what is no source address; errors have code 7.
 func (m Masquerade) check() error {
 	for _, f := range families() {
-		if kept := len(m.keeps(f)); kept > maxKept {
-			return cni.ConfigErrorf("masquerade.exclude: %d destinations of one family, the network's own among them, and %d is the most; use fewer, wider prefixes",
-				kept, maxKept)
-		}
 		source := m.snat(f)
 		if source.IsValid() && (source.Is4() != f.is4 || source.Zone() != "" || source.IsUnspecified() || source.IsMulticast()) {
 			return cni.ConfigErrorf("masquerade.snatIP%s: %s is not a source address of that family; use one of the host's, like 192.0.2.1 or 2001:db8::1", f.digit(), source)
 		}
 	}
 	return nil
+}
+
+// masqueradeTable is what masquerade wants in table "inet trestle": the rules of these
+// networks. Other networks' stay beside them.
+//
+//	chain postrouting     { network by network: masquerade, or jump masquerade_… }
+//	chain masquerade_…    { of a network with many destinations: each returns; masquerade }
+func masqueradeTable(networks ...NetworkRule) nft.Table {
+	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
+	t := inetTable()
+	t.Key = masqueradeLayout
+	for _, n := range networks {
+		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
+		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
+		for _, f := range families() {
+			if own := n.nftChain(f); n.hasMany(f) {
+				t.Chains = append(t.Chains, own)
+			} else {
+				t.Former = append(t.Former, own.Name)
+			}
+			chain.Rules = append(chain.Rules, n.nftRules(f)...)
+		}
+	}
+	t.Chains = append(t.Chains, chain)
+	return t
+}
+
+// maxCompared bounds the destinations that one rule compares with. Each takes three
+// expressions, of some 120 bytes for IPv6, and a rule has less than 4096
+// (nf_tables_newrule, net/netfilter/nf_tables_api.c: EFBIG).
+const maxCompared = 25
+
+// hasMany says whether the network has a chain of its own, since its destinations would
+// not fit into a rule.
+func (n NetworkRule) hasMany(f family) bool {
+	return len(f.only(n.Prefixes)) > 0 && len(n.keeps(f)) > maxCompared
+}
+
+// nftRules are the network's masquerade in chain postrouting, a rule for each subnet:
+//
+//	ip saddr SUBNET ip daddr != SUBNET … ip daddr != 224.0.0.0/4 masquerade
+//	ip saddr SUBNET jump masquerade_…
+//
+// Destinations are compared one after the other: a rule without anonymous sets can be
+// read back and compared as a whole.
+func (n NetworkRule) nftRules(f family) []nft.Rule {
+	var then []expr.Any
+	if n.hasMany(f) {
+		then = jump(n.nftChain(f).Name)
+	} else {
+		for _, kept := range n.keeps(f) {
+			then = append(then, nft.Join(f.daddr(1), within(kept, expr.CmpOpNeq))...)
+		}
+		then = append(then, n.newSource(f)...)
+	}
+	var rules []nft.Rule
+	for _, subnet := range f.only(n.Prefixes) {
+		rules = append(rules, rule(cni.NetworkLabel(n.Network), f.isFamily(), f.saddr(), within(subnet, expr.CmpOpEq), then))
+	}
+	return rules
+}
+
+// nftChain is the network's own chain. Returning from it leaves packets to the rules of
+// networks that have the same subnet.
+func (n NetworkRule) nftChain(f family) nft.Chain {
+	label := cni.NetworkLabel(n.Network)
+	chain := nft.Chain{Name: chainName("masquerade_", n.Network) + "_" + f.digit()}
+	for _, kept := range n.keeps(f) {
+		chain.Rules = append(chain.Rules, rule(label, f.isFamily(), f.daddr(1), within(kept, expr.CmpOpEq), verdict(expr.VerdictReturn)))
+	}
+	chain.Rules = append(chain.Rules, rule(label, n.newSource(f)))
+	return chain
 }

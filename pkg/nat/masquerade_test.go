@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -10,6 +11,10 @@ import (
 )
 
 func TestMasqueradeRules(t *testing.T) {
+	var many []netip.Prefix
+	for i := range maxCompared {
+		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24))
+	}
 	for name, m := range map[string]Masquerade{
 		"ipv4":      {Prefixes: prefixes("10.1.0.0/24")},
 		"odd":       {Prefixes: prefixes("10.1.16.0/20", "10.9.0.4/32")},
@@ -18,6 +23,7 @@ func TestMasqueradeRules(t *testing.T) {
 		"fixed":     {Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1")},
 		"random":    {Prefixes: prefixes("10.1.0.0/24"), RandomFully: true},
 		"fixedrand": {Prefixes: prefixes("10.1.0.0/24"), RandomFully: true, SNAT4: netip.MustParseAddr("192.0.2.1")},
+		"many":      {Prefixes: prefixes("10.1.0.0/24", "10.2.0.0/30"), Exclude: many, SNAT4: netip.MustParseAddr("192.0.2.1")},
 	} {
 		both(t, name, func(t *testing.T, backend Backend) {
 			h := openHost(t, backend)
@@ -149,5 +155,94 @@ func masqueradeIsCollected(t *testing.T, backend Backend) {
 	must(t, h.GC("blue", cni.Valid{Known: true}))
 	if got := state(t, backend); strings.Contains(got, `"blue/`) || !strings.Contains(got, `"red/`) {
 		t.Errorf("ruleset after GC of blue: got\n%s\nwant the rule of red alone", got)
+	}
+}
+
+// TestMasqueradeMostComparisons: the most destinations that a rule compares with are not
+// too many for the kernel, and one more has a chain.
+func TestMasqueradeMostComparisons(t *testing.T) {
+	for exclusions, want := range map[int]int{maxCompared - 2: 0, maxCompared - 1: 2} {
+		t.Run(fmt.Sprint(exclusions), func(t *testing.T) {
+			h := openHost(t, NFTables)
+			m := Masquerade{
+				Prefixes: prefixes("10.1.0.0/23", "fd00:1::/65"), RandomFully: true,
+				SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1"),
+			}
+			for i := range exclusions {
+				m.Exclude = append(m.Exclude, prefixes(fmt.Sprintf("172.16.%d.0/23", 2*i), fmt.Sprintf("fd00:2:%d::/65", i))...)
+			}
+			must(t, h.AddMasquerade(owner("blue", "c1"), m))
+			if diffs, err := h.CheckMasquerade(owner("blue", "c1"), m); err != nil || len(diffs) > 0 {
+				t.Errorf("CheckMasquerade: got %q, %v, want no difference", diffs, err)
+			}
+			if got := strings.Count(golden.Ruleset(t), "chain masquerade_"); got != want {
+				t.Errorf("got %d chains of the network's own, want %d", got, want)
+			}
+			must(t, h.Release(owner("blue", "c1")))
+			nothingLeft(t, h)
+		})
+	}
+}
+
+// TestMasqueradeOfManySubnets: each container in a subnet of its own, more than a rule
+// can compare with, beside another network.
+func TestMasqueradeOfManySubnets(t *testing.T) { both(t, "", masqueradeOfManySubnets) }
+
+func masqueradeOfManySubnets(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	subnet := func(i int) Masquerade {
+		return Masquerade{Prefixes: prefixes(fmt.Sprintf("10.60.%d.0/30", i), fmt.Sprintf("fd00:%d::/64", i))}
+	}
+	container := func(i int) cni.Owner { return owner("blue", fmt.Sprintf("c%d", i)) }
+	red := Masquerade{Prefixes: prefixes("10.2.0.0/24")}
+	must(t, h.AddMasquerade(owner("red", "c1"), red))
+	const many = maxCompared + 5
+	for i := range many {
+		must(t, h.AddMasquerade(container(i), subnet(i)))
+	}
+	same := func(when string) {
+		t.Helper()
+		for _, i := range []int{0, many - 1} {
+			if diffs, err := h.CheckMasquerade(container(i), subnet(i)); err != nil || len(diffs) > 0 {
+				t.Errorf("%s: CheckMasquerade of %s: got %q, %v, want no difference", when, container(i), diffs, err)
+			}
+		}
+		if diffs, err := h.CheckMasquerade(owner("red", "c1"), red); err != nil || len(diffs) > 0 {
+			t.Errorf("%s: CheckMasquerade of red: got %q, %v, want no difference", when, diffs, err)
+		}
+	}
+	same("after ADD")
+	flush(t)
+	if diffs, err := h.CheckMasquerade(container(0), subnet(0)); err != nil || len(diffs) == 0 {
+		t.Errorf("CheckMasquerade after a flush: got %q, %v, want some difference", diffs, err)
+	}
+	must(t, h.Restore())
+	same("after a flush and Restore")
+	for i := 1; i < many; i++ {
+		must(t, h.Release(container(i)))
+	}
+	edited := subnet(0)
+	edited.RandomFully = true // asked for by nobody yet, so that the rules are made anew
+	must(t, h.AddMasquerade(container(0), edited))
+	if got := state(t, backend); strings.Contains(got, "10.60.1.0") || strings.Contains(got, "chain masquerade_") {
+		t.Errorf("ruleset with one subnet left: got\n%s\nwant nothing of the others, and no chain for many", got)
+	}
+	must(t, h.Release(container(0)))
+	must(t, h.Release(owner("red", "c1")))
+	nothingLeft(t, h)
+}
+
+// A network of addresses without a subnet, as static gives them, has no most of them.
+func TestMasqueradeSingleAddresses(t *testing.T) { both(t, "", masqueradeSingleAddresses) }
+
+func masqueradeSingleAddresses(t *testing.T, backend Backend) {
+	h := openHost(t, backend)
+	for i := range maxCompared + 5 {
+		o := owner("blue", fmt.Sprintf("c%d", i))
+		m := Masquerade{Prefixes: prefixes(fmt.Sprintf("10.1.0.%d/32", i+1))}
+		must(t, h.AddMasquerade(o, m))
+		if diffs, err := h.CheckMasquerade(o, m); err != nil || len(diffs) > 0 {
+			t.Fatalf("CheckMasquerade of %s: got %q, %v, want no difference", o, diffs, err)
+		}
 	}
 }

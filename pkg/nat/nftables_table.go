@@ -1,7 +1,6 @@
 package nat
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -9,7 +8,6 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
-	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -46,7 +44,7 @@ const masqueradeMark = 1 << defaultMarkBit
 // These name the chains, sets and rules below. Whoever changes any of them changes the
 // number, so that tables of earlier builds are brought up to date (TestLayout).
 const (
-	masqueradeLayout = "masquerade 2"
+	masqueradeLayout = "masquerade 3"
 	portsLayout      = "ports 2"
 	loopbackLayout   = "loopback 2"
 )
@@ -57,23 +55,6 @@ func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, 
 // look into former sets of the ports'.
 func natTables(networks ...NetworkRule) []nft.Table {
 	return []nft.Table{masqueradeTable(networks...), portsTable(), loopbackTable()}
-}
-
-// masqueradeTable is what masquerade wants in table "inet trestle": the rules of these
-// networks. Other networks' stay beside them.
-//
-//	chain postrouting { network by network: masquerade }
-func masqueradeTable(networks ...NetworkRule) nft.Table {
-	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
-	t := inetTable()
-	t.Key = masqueradeLayout
-	for _, n := range networks {
-		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
-		chain.Rules = append(chain.Rules, n.nftRules()...)
-		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
-	}
-	t.Chains = []nft.Chain{chain}
-	return t
 }
 
 // portsTable is what every host with mapped ports has in the same table:
@@ -269,26 +250,6 @@ func ifname(name string) []byte {
 	padded := make([]byte, unix.IFNAMSIZ)
 	copy(padded, name)
 	return padded
-}
-
-// nftRules are the network's masquerade, a rule for each subnet:
-//
-//	ip saddr SUBNET ip daddr != SUBNET … ip daddr != 224.0.0.0/4 masquerade
-//
-// Destinations are compared one after the other: that many there are not, and a rule
-// without anonymous sets can be read back and compared as a whole.
-func (n NetworkRule) nftRules() []nft.Rule {
-	var rules []nft.Rule
-	for _, f := range families() {
-		for _, subnet := range f.only(n.Prefixes) {
-			exprs := nft.Join(f.isFamily(), f.saddr(), within(subnet, expr.CmpOpEq))
-			for _, kept := range n.keeps(f) {
-				exprs = nft.Join(exprs, f.daddr(1), within(kept, expr.CmpOpNeq))
-			}
-			rules = append(rules, rule(cni.NetworkLabel(n.Network), exprs, n.newSource(f)))
-		}
-	}
-	return rules
 }
 
 // elements are what the port mappings have in maps and sets, each once, where nftables

@@ -55,9 +55,8 @@ func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
 }
 
 // networkRule is the network's masquerade by the backend: the policy m, for its own
-// subnets and those of all others on the network that are recorded. It has code 7
-// where no rule can be made of that.
-func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) (NetworkRule, error) {
+// subnets and those of all others on the network that are recorded.
+func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) NetworkRule {
 	rule := NetworkRule{network, m, m}
 	m.Prefixes = slices.Clone(m.Prefixes)
 	for _, rec := range all {
@@ -74,11 +73,11 @@ func networkRule(network string, backend Backend, m Masquerade, all []attachment
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 	})
 	rule.Masquerade = m
-	return rule, m.check()
+	return rule
 }
 
 // rulesOf are all that the records want of a backend.
-func rulesOf(all []attachmentRecord, backend Backend) (Rules, error) {
+func rulesOf(all []attachmentRecord, backend Backend) Rules {
 	var rules Rules
 	var done []string
 	for _, rec := range all {
@@ -88,11 +87,7 @@ func rulesOf(all []attachmentRecord, backend Backend) (Rules, error) {
 			continue
 		}
 		done = append(done, network)
-		rule, err := networkRule(network, backend, m.Masquerade, all)
-		if err != nil {
-			return Rules{}, err
-		}
-		rules.Networks = append(rules.Networks, rule)
+		rules.Networks = append(rules.Networks, networkRule(network, backend, m.Masquerade, all))
 	}
-	return rules, nil
+	return rules
 }

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -86,43 +85,41 @@ func (f reference) chains() map[string]string {
 
 // deleteFromNFTables sends one transaction, if there is anything to delete.
 func (f reference) deleteFromNFTables(c *nft.Conn) error {
-	conn, err := c.Library()
-	if err != nil {
-		return err
-	}
-	found := false
-	for _, part := range f.nftParts() {
-		rules, err := part.rules(conn)
-		if err != nil {
-			return err
-		}
-		for _, rule := range rules {
-			found = true
-			if err := conn.DelRule(rule); err != nil {
-				return fmt.Errorf("delete rule %d of table %s: %w", rule.Handle, part.table.Name, err)
+	err := c.Edit(func(conn *nftables.Conn) error {
+		for _, part := range f.nftParts() {
+			if err := part.delete(conn); err != nil {
+				return err
 			}
 		}
-		if part.chain == "" {
-			continue
-		}
-		there, err := chainExists(conn, part.table, part.chain)
-		if err != nil {
-			return err
-		}
-		if there {
-			found = true
-			chain := &nftables.Chain{Table: part.table, Name: part.chain}
-			conn.FlushChain(chain)
-			conn.DelChain(chain)
-		}
-	}
-	if !found {
 		return nil
-	}
-	if err := c.Apply(); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("delete rules of the reference plugins for %s: %w", f.owner, err)
 	}
 	return nil
+}
+
+// delete stages that what is there of the part goes.
+func (p nftPart) delete(conn *nftables.Conn) error {
+	rules, err := p.rules(conn)
+	if err != nil {
+		return err
+	}
+	for _, rule := range rules {
+		if err := conn.DelRule(rule); err != nil {
+			return fmt.Errorf("delete rule %d of table %s: %w", rule.Handle, p.table.Name, err)
+		}
+	}
+	if p.chain == "" {
+		return nil
+	}
+	there, err := chainExists(conn, p.table, p.chain)
+	if err == nil && there {
+		chain := &nftables.Chain{Table: p.table, Name: p.chain}
+		conn.FlushChain(chain)
+		conn.DelChain(chain)
+	}
+	return err
 }
 
 // nftPart is one place where the reference plugins have something for the
@@ -218,11 +215,7 @@ func (f reference) deleteFromLegacy(family family) error {
 	if _, err := exec.LookPath(program); err != nil {
 		program = family.iptables().Program // a host that has but one variant
 	}
-	have, err := saveNAT(program)
-	if err != nil {
-		return err
-	}
-	return iptables.Restore(program, natTable, have.deleteChains(slices.Collect(maps.Keys(f.chains()))))
+	return deleteChains(program, slices.Collect(maps.Keys(f.chains())))
 }
 
 // referenceNetwork is the network that it names.

@@ -83,7 +83,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return err
 		}
 		last = err
-		if changes.Create, replace, err = c.settle(changes.Create, vouch, err); err != nil {
+		if changes.Create, replace, err = c.resolve(changes.Create, vouch, err); err != nil {
 			return err
 		}
 		if changes.Remove, err = c.present(changes.Remove); err != nil {
@@ -207,10 +207,10 @@ func only(elements []Element, shared bool) []Element {
 	return slices.DeleteFunc(slices.Clone(elements), func(e Element) bool { return e.Shared != shared })
 }
 
-// settle finds out what there is of elements that were to be created, after a
+// resolve finds out what there is of elements that were to be created, after a
 // transaction that failed with err: create are those still to be made, replace those
 // of them that somebody's void one is in the way of.
-func (c *Conn) settle(elements []Element, vouch Vouch, err error) (create, replace []Element, _ error) {
+func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, replace []Element, _ error) {
 	for _, e := range elements {
 		found, there, findErr := c.find(e)
 		if findErr != nil {

@@ -221,6 +221,24 @@ func (c *Conn) Apply() error {
 	return c.peer.commit(messages)
 }
 
+// Edit has stage look at other programs' tables by Library, and stage what shall change of
+// what it finds, and applies that. Where something of it is gone meanwhile, it looks again.
+func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
+	if err := c.connect(); err != nil {
+		return err
+	}
+	var failed error
+	for range tries {
+		if err := stage(c.library.Conn); err != nil {
+			return err
+		}
+		if failed = c.Apply(); !errors.Is(failed, unix.ENOENT) {
+			return failed
+		}
+	}
+	return failed
+}
+
 // Differences says, for people, what is not as Commit leaves it.
 func (c *Conn) Differences(want Changes) ([]string, error) {
 	if err := c.connect(); err != nil {

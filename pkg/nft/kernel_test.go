@@ -228,3 +228,37 @@ func TestWithout(t *testing.T) {
 		t.Errorf("usable: got %v, want that the kernel lacks it", err)
 	}
 }
+
+// TestEdit: what somebody else has deleted since the look is nothing to fail for, and the
+// rest of the change is made.
+func TestEdit(t *testing.T) {
+	golden.EnterNetNS(t)
+	nftCommand(t, "add table ip other; add chain ip other a; add rule ip other a counter; add chain ip other b; add rule ip other b counter")
+	c := Open(t.TempDir())
+	defer c.Close()
+	table := &nftables.Table{Name: "other", Family: nftables.TableFamilyIPv4}
+	looks := 0
+	err := c.Edit(func(library *nftables.Conn) error {
+		for _, chain := range []string{"a", "b"} {
+			rules, err := library.GetRules(table, &nftables.Chain{Name: chain})
+			if err != nil {
+				return err
+			}
+			for _, r := range rules {
+				if err := library.DelRule(r); err != nil {
+					return err
+				}
+			}
+		}
+		if looks++; looks == 1 {
+			nftCommand(t, "flush chain ip other a")
+		}
+		return nil
+	})
+	if err != nil || looks != 2 {
+		t.Errorf("got %v after %d looks, want none after 2", err, looks)
+	}
+	if got := nftCommand(t, "list", "table", "ip", "other"); strings.Contains(got, "counter") {
+		t.Errorf("got %s, want no rule", got)
+	}
+}

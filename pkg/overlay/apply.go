@@ -3,7 +3,6 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -16,27 +15,20 @@ func (h *Host) Apply(c Changes) error {
 	var failed error
 	do := func(err error) { failed = errors.Join(failed, err) }
 	do(h.forward(c.Forwarding))
-	do(h.applyTunnel(c))
-	index := 0
+	device, err := h.applyDevices(c)
+	do(err)
+	if device == 0 && c.Want.device() != "" {
+		return failed // there is nothing that a route could lead to
+	}
 	if c.Want.Tunnel != nil {
-		link, err := h.link(TunnelName)
-		if err != nil || link == nil {
-			return errors.Join(failed, err)
-		}
-		index = link.Attrs().Index
-		do(h.applyNeighbours(c, index))
+		do(h.applyNeighbours(c, device))
 	}
 	// Strangers are kept out before anybody is sent to: with them gone the answer of
 	// a new peer would be.
 	if c.Peers {
 		do(h.applyPeers(c.Want))
 	}
-	for _, r := range c.AddRoutes {
-		do(h.addRoute(r, index))
-	}
-	for _, r := range c.DelRoutes {
-		do(h.delRoute(r))
-	}
+	do(h.applyRoutes(c, device))
 	return failed
 }
 
@@ -79,89 +71,40 @@ func (h *Host) keepRouterAdvertisements() error {
 }
 
 func (h *Host) applyNeighbours(c Changes, tunnel int) error {
-	var failed error
-	do := func(what string, one any, err error) {
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			failed = errors.Join(failed, fmt.Errorf("%s %v: %w", what, one, err))
-		}
-	}
+	var all []message
 	for _, f := range c.AddForwards {
-		do("add forwarding entry", f, h.nl.NeighSet(f.neigh(tunnel)))
+		all = append(all, setNeigh(f, f.neigh(tunnel)))
 	}
 	for _, n := range c.AddNeighbours {
-		do("add neighbour", n, h.nl.NeighSet(n.neigh(tunnel)))
+		all = append(all, setNeigh(n, n.neigh(tunnel)))
 	}
 	for _, f := range c.DelForwards {
-		do("remove forwarding entry", f, h.nl.NeighDel(f.neigh(tunnel)))
+		all = append(all, delNeigh(f, f.neigh(tunnel)))
 	}
 	for _, n := range c.DelNeighbours {
-		do("remove neighbour", n, h.nl.NeighDel(n.neigh(tunnel)))
+		all = append(all, delNeigh(n, n.neigh(tunnel)))
 	}
-	return failed
+	return errors.Join(h.send(all)...)
 }
 
-func (f Forward) neigh(tunnel int) *netlink.Neigh {
-	mac, _ := net.ParseMAC(f.MAC) // of a plan, or of the kernel's
-	return &netlink.Neigh{
-		LinkIndex: tunnel, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT | netlink.NUD_NOARP, Flags: netlink.NTF_SELF,
-		IP: f.Remote.AsSlice(), HardwareAddr: mac,
+// applyRoutes makes routes, those that replace another of ours after that was deleted, and
+// deletes the others.
+func (h *Host) applyRoutes(c Changes, device int) error {
+	var all, again []message
+	for _, r := range c.AddRoutes {
+		all = append(all, r.add(device))
 	}
-}
-
-func (n Neighbour) neigh(tunnel int) *netlink.Neigh {
-	mac, _ := net.ParseMAC(n.MAC) // of a plan, or of the kernel's
-	return &netlink.Neigh{
-		LinkIndex: tunnel, Family: familyOf(n.Addr), State: netlink.NUD_PERMANENT, IP: n.Addr.AsSlice(), HardwareAddr: mac,
-	}
-}
-
-// addRoute replaces a route of ours, if there is one, and no other's: NLM_F_REPLACE
-// would take the first to that destination, whoever made it (fib_table_insert,
-// net/ipv4/fib_trie.c).
-func (h *Host) addRoute(r Route, tunnel int) error {
-	route := r.library()
-	if r.Kind == ByTunnel {
-		route.LinkIndex = tunnel
-	}
-	err := h.nl.RouteAdd(route)
-	if errors.Is(err, unix.EEXIST) {
-		err = h.delRoute(r)
-		if err == nil {
-			err = h.nl.RouteAdd(route)
+	errs := h.send(all)
+	for i, r := range c.AddRoutes {
+		if errors.Is(errs[i], unix.EEXIST) {
+			errs[i] = nil
+			again = append(again, r.del(), r.add(device))
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("add route %s: %w", r, err)
+	for _, r := range c.DelRoutes {
+		again = append(again, r.del())
 	}
-	return nil
-}
-
-// delRoute deletes what route of ours leads there, and none of another protocol.
-func (h *Host) delRoute(r Route) error {
-	for _, kind := range []int{unix.RTN_UNICAST, unix.RTN_UNREACHABLE} {
-		err := h.nl.RouteDel(&netlink.Route{Dst: ipNet(r.Dst), Protocol: Protocol, Type: kind})
-		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("delete route %s: %w", r, err)
-		}
-	}
-	return nil
-}
-
-func (r Route) library() *netlink.Route {
-	route := &netlink.Route{Dst: ipNet(r.Dst), Protocol: Protocol, MTU: r.MTU, Type: unix.RTN_UNICAST}
-	switch {
-	case r.Kind == Unreachable:
-		route.Type = unix.RTN_UNREACHABLE
-		return route
-	case r.Dst.Addr().Is4() && r.Via.Is6():
-		route.Via = &netlink.Via{AddrFamily: unix.AF_INET6, Addr: r.Via.AsSlice()}
-	default:
-		route.Gw = r.Via.AsSlice()
-	}
-	if r.Kind == ByTunnel {
-		route.Flags = unix.RTNH_F_ONLINK
-	}
-	return route
+	return errors.Join(append(errs, h.send(again)...)...)
 }
 
 // Remove takes away all that is ours, and nothing else. mac is the tunnel's.

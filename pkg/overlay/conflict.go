@@ -17,7 +17,7 @@ type Overlap struct {
 	What   string
 }
 
-// Overlaps finds what of the host overlaps the pools, but for what is ours: the tunnel,
+// Overlaps finds what of the host overlaps the pools, but for what is ours: the devices,
 // our routes, and the bridges, which are those of the networks.
 func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, error) {
 	links, err := whole(h.nl.LinkList)
@@ -30,7 +30,7 @@ func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, err
 	}
 	var found []Overlap
 	consider := func(p netip.Prefix, link int, what string) {
-		if p.Bits() == 0 || names[link] == TunnelName || slices.Contains(bridges, names[link]) || !overlapsAny(p, pools) {
+		if p.Bits() == 0 || names[link] == TunnelName || names[link] == WireGuardName || slices.Contains(bridges, names[link]) || !overlapsAny(p, pools) {
 			return
 		}
 		found = append(found, Overlap{p, what + " of " + names[link]})

@@ -11,14 +11,20 @@ type Changes struct {
 	// Make and Remove say whether the tunnel is to be made, after it was removed where
 	// it is there with other settings; Set whether its address, MTU or state is to change.
 	Make, Remove, Set *Tunnel
-	AddAddresses      []netip.Prefix
-	DelAddresses      []netip.Prefix
-	AddRoutes         []Route // also those that replace another of ours
-	DelRoutes         []Route
-	AddForwards       []Forward
-	DelForwards       []Forward
-	AddNeighbours     []Neighbour
-	DelNeighbours     []Neighbour
+	// The same of the WireGuard device, of which Want has the settings, and its peers.
+	MakeWireGuard, RemoveWireGuard, SetWireGuard bool
+
+	SetPeers []WireGuardPeer // also those that are new; without an endpoint: leave it as it is
+	DelPeers []string        // keys
+	// The addresses are those of whichever device is wanted.
+	AddAddresses  []netip.Prefix
+	DelAddresses  []netip.Prefix
+	AddRoutes     []Route // also those that replace another of ours
+	DelRoutes     []Route
+	AddForwards   []Forward
+	DelForwards   []Forward
+	AddNeighbours []Neighbour
+	DelNeighbours []Neighbour
 	// Peers says that the table of nftables is to be brought to Want.Peers.
 	Peers      bool
 	Forwarding Families // to be switched on
@@ -30,9 +36,12 @@ func (c Changes) Empty() bool { return c.Count() == 0 }
 
 // Count is how many things change.
 func (c Changes) Count() int {
-	n := len(c.AddAddresses) + len(c.DelAddresses) + len(c.AddRoutes) + len(c.DelRoutes) +
+	n := len(c.AddAddresses) + len(c.DelAddresses) + len(c.AddRoutes) + len(c.DelRoutes) + len(c.SetPeers) + len(c.DelPeers) +
 		len(c.AddForwards) + len(c.DelForwards) + len(c.AddNeighbours) + len(c.DelNeighbours)
-	for _, more := range []bool{c.Make != nil, c.Remove != nil, c.Set != nil, c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6} {
+	for _, more := range []bool{
+		c.Make != nil, c.Remove != nil, c.Set != nil, c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6,
+		c.MakeWireGuard, c.RemoveWireGuard, c.SetWireGuard,
+	} {
 		if more {
 			n++
 		}
@@ -53,14 +62,24 @@ func (c Changes) Strings() []string {
 	if c.Set != nil {
 		say("set %s: up, MTU %d, MAC %s", TunnelName, c.Set.MTU, c.Set.MAC)
 	}
-	some(say, "add address %v to "+TunnelName, c.AddAddresses)
-	some(say, "remove address %v from "+TunnelName, c.DelAddresses)
+	if c.RemoveWireGuard {
+		say("remove %s", WireGuardName)
+	}
+	if w := c.Want.WireGuard; c.MakeWireGuard {
+		say("make %s, port %d, key %s", WireGuardName, w.Port, w.PublicKey)
+	} else if c.SetWireGuard {
+		say("set %s: up, port %d, MTU %d, key %s", WireGuardName, w.Port, w.MTU, w.PublicKey)
+	}
+	some(say, "add address %v to "+c.Want.device(), c.AddAddresses)
+	some(say, "remove address %v from "+c.Want.device(), c.DelAddresses)
+	some(say, "set peer %v of "+WireGuardName, c.SetPeers)
+	some(say, "remove peer %v of "+WireGuardName, c.DelPeers)
 	some(say, "add route %v", c.AddRoutes)
 	some(say, "remove route %v", c.DelRoutes)
-	some(say, "add forwarding entry %v", c.AddForwards)
-	some(say, "remove forwarding entry %v", c.DelForwards)
-	some(say, "add neighbour %v", c.AddNeighbours)
-	some(say, "remove neighbour %v", c.DelNeighbours)
+	some(say, "add %v", c.AddForwards)
+	some(say, "remove %v", c.DelForwards)
+	some(say, "add %v", c.AddNeighbours)
+	some(say, "remove %v", c.DelNeighbours)
 	if c.Peers {
 		say("let VXLAN in from %d peers alone", len(c.Want.Peers))
 	}
@@ -82,12 +101,36 @@ func some[T any](say func(string, ...any), format string, all []T) {
 	}
 }
 
+func (f Forward) String() string   { return fmt.Sprintf("forwarding entry %s at %s", f.MAC, f.Remote) }
+func (n Neighbour) String() string { return fmt.Sprintf("neighbour %s with %s", n.Addr, n.MAC) }
+
+func (p WireGuardPeer) String() string {
+	text := p.Key + " with " + join(p.Allowed)
+	if p.Endpoint.IsValid() {
+		text += " at " + p.Endpoint.String()
+	}
+	return text
+}
+
+// device is the name of the one that packets to peers go by; none where they go directly.
+func (s State) device() string {
+	switch {
+	case s.Tunnel != nil:
+		return TunnelName
+	case s.WireGuard != nil:
+		return WireGuardName
+	}
+	return ""
+}
+
 func (r Route) String() string {
 	switch r.Kind {
 	case Unreachable:
 		return fmt.Sprintf("%s unreachable", r.Dst)
 	case ByTunnel:
 		return fmt.Sprintf("%s by %s, MTU %d", r.Dst, TunnelName, r.MTU)
+	case ByWireGuard:
+		return fmt.Sprintf("%s by %s, MTU %d", r.Dst, WireGuardName, r.MTU)
 	}
 	return fmt.Sprintf("%s via %s", r.Dst, r.Via)
 }
@@ -95,7 +138,9 @@ func (r Route) String() string {
 // Found is what the kernel has.
 type Found struct {
 	State
-	TunnelUp bool // and it says that it is ours
+	// TunnelUp and WireGuardUp say of each device that it is up, and says that it is ours.
+	TunnelUp, WireGuardUp bool
+	Endpoints             Endpoints
 	// Foreign are routes of others to what is wanted, and who made them.
 	Foreign map[netip.Prefix]string
 }
@@ -104,10 +149,13 @@ type Found struct {
 func Diff(want State, have Found) Changes {
 	c := Changes{Want: want}
 	c.tunnel(want.Tunnel, have)
+	c.diffWireGuard(want.WireGuard, have)
 	if c.Remove != nil { // with it went all that was on it
-		have.Routes = slices.DeleteFunc(slices.Clone(have.Routes), func(r Route) bool { return r.Kind == ByTunnel })
 		have.Forwards, have.Neighbours = nil, nil
 	}
+	have.Routes = slices.DeleteFunc(slices.Clone(have.Routes), func(r Route) bool {
+		return c.Remove != nil && r.Kind == ByTunnel || c.RemoveWireGuard && r.Kind == ByWireGuard
+	})
 	c.AddRoutes, c.DelRoutes = compare(want.Routes, have.Routes)
 	c.AddRoutes = slices.DeleteFunc(c.AddRoutes, func(r Route) bool { return have.Foreign[r.Dst] != "" })
 	replaced := map[netip.Prefix]bool{}
@@ -148,7 +196,7 @@ func (c *Changes) tunnel(want *Tunnel, have Found) {
 	c.AddAddresses, c.DelAddresses = compare(want.Addresses, found.Addresses)
 }
 
-// sameDevice says whether all is the same that is settled when the device is made.
+// sameDevice says whether all is the same that is decided when the device is made.
 func (t Tunnel) sameDevice(other Tunnel) bool {
 	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum
 }

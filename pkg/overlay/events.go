@@ -13,12 +13,12 @@ import (
 
 // Events calls changed, from several goroutines, when the kernel says that something of
 // ours may have changed, by whomever: one of our routes deleted, an entry or neighbour
-// of the tunnel, the tunnel or the uplink, an address of the uplink, forwarding, or our
+// of the tunnel, a device or the uplink, an address of the uplink, forwarding, or our
 // table of nftables. It is called once at the beginning, for what happened before.
 // Events returns when ctx ends, or with an error that means: listen anew. What
 // others do to their links and routes is no event. Without an uplink each address is.
 func Events(ctx context.Context, uplink string, changed func(what string)) error {
-	w := &watcher{uplink: uplink, changed: changed}
+	w := &watcher{uplink: uplink, changed: changed, ours: map[string]int{TunnelName: 0, WireGuardName: 0}}
 	route, err := listen(unix.NETLINK_ROUTE,
 		unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
@@ -79,19 +79,29 @@ func receive(conn *mdl.Conn, handle func(mdl.Message)) error {
 type watcher struct {
 	uplink      string
 	changed     func(string)
-	tunnelIndex int
+	ours        map[string]int // the devices' indices, by their names
 	uplinkIndex int
 }
 
 func (w *watcher) learn() {
-	for name, index := range map[string]*int{TunnelName: &w.tunnelIndex, w.uplink: &w.uplinkIndex} {
-		if name == "" {
-			continue
-		}
-		if link, err := netlink.LinkByName(name); err == nil {
-			*index = link.Attrs().Index
-		}
+	for name := range w.ours {
+		w.ours[name] = indexOf(name)
 	}
+	if w.uplink != "" {
+		w.uplinkIndex = indexOf(w.uplink)
+	}
+}
+
+func indexOf(name string) int {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0 // it is not there yet
+	}
+	return link.Attrs().Index
+}
+
+func (w *watcher) isOurs(index int) bool {
+	return index != 0 && (index == w.ours[TunnelName] || index == w.ours[WireGuardName])
 }
 
 func (w *watcher) rtnetlink(m mdl.Message) {
@@ -99,7 +109,7 @@ func (w *watcher) rtnetlink(m mdl.Message) {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		w.link(m)
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if i := indexAt(m, 4); w.uplink == "" || i == w.uplinkIndex || i == w.tunnelIndex { // struct ifaddrmsg
+		if i := indexAt(m, 4); w.uplink == "" || i == w.uplinkIndex || w.isOurs(i) { // struct ifaddrmsg
 			w.changed("address")
 		}
 	case unix.RTM_DELROUTE:
@@ -107,7 +117,7 @@ func (w *watcher) rtnetlink(m mdl.Message) {
 			w.changed("route")
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		if indexAt(m, 4) == w.tunnelIndex { // struct ndmsg
+		if w.isOurs(indexAt(m, 4)) { // struct ndmsg
 			w.changed("neighbour")
 		}
 	case unix.RTM_NEWNETCONF, unix.RTM_DELNETCONF:
@@ -130,9 +140,10 @@ func (w *watcher) link(m mdl.Message) {
 			}
 		}
 	}
+	_, isOurs := w.ours[name]
 	switch {
-	case name == TunnelName:
-		w.tunnelIndex = index
+	case isOurs:
+		w.ours[name] = index
 		w.changed("link " + name)
 	case name == w.uplink:
 		w.uplinkIndex = index

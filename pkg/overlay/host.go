@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
@@ -26,6 +27,13 @@ const alias = "trestle-node"
 type Host struct {
 	nl  *netlink.Handle
 	nft *nft.Conn
+	// fd is a socket for messages that go many at a time, the last of which was seq.
+	fd  int
+	seq uint32
+	// key is WireGuard's, published and heard what is known of its peers (Endpoints).
+	key       wgtypes.Key
+	published map[string]netip.AddrPort
+	heard     map[string]sighting
 }
 
 // Open opens the kernel. dir is where pkg/nft keeps what it knows of the table.
@@ -34,14 +42,20 @@ func Open(dir string) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	return &Host{nl, nft.Open(dir)}, nil
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+	if err != nil {
+		nl.Close()
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1) // shorter answers; Linux 4.3
+	return &Host{nl: nl, nft: nft.Open(dir), fd: fd}, nil
 }
 
 // Close lets go of the kernel, and leaves everything as it is.
 func (h *Host) Close() error {
 	h.nl.Close()
 	h.nft.Close()
-	return nil
+	return unix.Close(h.fd)
 }
 
 // whole repeats a listing that changed while it was read.

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"cmp"
+	"fmt"
 	"net/netip"
 )
 
@@ -14,17 +15,46 @@ func overhead(remote netip.Addr) int {
 	return 70
 }
 
+// mtuTo is what the links of both hosts take.
+func mtuTo(self Self, peer Peer) int { return min(self.MTU, cmp.Or(peer.MTU, self.MTU)) }
+
 // MTU is what containers may send to any host: what the smallest uplink leaves.
 func MTU(self Self, peers []Peer) int {
 	least := self.MTU
+	family4 := self.family4()
 	for _, p := range peers {
-		least = min(least, cmp.Or(p.MTU, least))
+		least = min(least, mtuTo(self, p))
+		if self.Backend == WireGuardOnly && family4 && len(p.Underlay) > 0 {
+			_, family4 = addressOf(p.Underlay, true)
+		}
 	}
-	if self.Backend == HostGW {
+	switch {
+	case self.Backend == HostGW:
 		return least
-	}
-	if self.family4() {
+	case self.Backend == WireGuardOnly:
+		return least - wireGuardOverhead(family4)
+	case family4:
 		return least - overhead(netip.IPv4Unspecified())
 	}
 	return least - overhead(netip.IPv6Unspecified())
+}
+
+// LargerPorts is how many ports of the bridge have a larger MTU: containers that were
+// started before some host took less.
+func (h *Host) LargerPorts(bridge string, mtu int) (int, error) {
+	link, err := h.link(bridge)
+	if err != nil || link == nil {
+		return 0, err
+	}
+	links, err := whole(h.nl.LinkList)
+	if err != nil {
+		return 0, fmt.Errorf("list links: %w", err)
+	}
+	n := 0
+	for _, l := range links {
+		if l.Attrs().MasterIndex == link.Attrs().Index && l.Attrs().MTU > mtu {
+			n++
+		}
+	}
+	return n, nil
 }

@@ -19,7 +19,11 @@ func (h *Host) Observe(want State) (Found, error) {
 	if err != nil {
 		return f, err
 	}
-	if err := h.observeRoutes(&f, tunnel, want); err != nil {
+	wireGuard, err := h.observeWireGuard(&f)
+	if err != nil {
+		return f, err
+	}
+	if err := h.observeRoutes(&f, map[int]Kind{tunnel: ByTunnel, wireGuard: ByWireGuard}, want); err != nil {
 		return f, err
 	}
 	if tunnel != 0 {
@@ -51,20 +55,15 @@ func (h *Host) observeTunnel(f *Found, want State) (index int, err error) {
 	f.TunnelUp = vx.Flags&net.FlagUp != 0 && vx.Alias == alias
 	f.Tunnel = &Tunnel{VNI: vx.VxlanId, Port: vx.Port, MTU: vx.MTU, Local: addrOf(vx.SrcAddr), MAC: vx.HardwareAddr.String()}
 	f.Tunnel.NoTxChecksum = f.Tunnel.Local.Is4() && !vx.UDPCSum || f.Tunnel.Local.Is6() && vx.UDP6ZeroCSumTx
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
-	if err != nil {
-		return 0, fmt.Errorf("list addresses of %s: %w", TunnelName, err)
-	}
-	for _, a := range addresses {
-		if p, ok := prefixOf(a.IPNet); ok && !p.Addr().IsLinkLocalUnicast() {
-			f.Tunnel.Addresses = append(f.Tunnel.Addresses, p)
-		}
+	if f.Tunnel.Addresses, err = h.addressesOf(link); err != nil {
+		return 0, err
 	}
 	return vx.Index, nil
 }
 
 // observeRoutes reads the main table: our routes, and others' to the same destinations.
-func (h *Host) observeRoutes(f *Found, tunnel int, want State) error {
+// devices says of the indices of ours what leads by them.
+func (h *Host) observeRoutes(f *Found, devices map[int]Kind, want State) error {
 	wanted := map[netip.Prefix]bool{}
 	for _, r := range want.Routes {
 		wanted[r.Dst] = true
@@ -81,7 +80,7 @@ func (h *Host) observeRoutes(f *Found, tunnel int, want State) error {
 				continue
 			}
 			if r.Protocol == Protocol {
-				f.Routes = append(f.Routes, routeOf(dst, r, tunnel))
+				f.Routes = append(f.Routes, routeOf(dst, r, devices))
 			} else if wanted[dst] {
 				f.Foreign[dst] = r.Protocol.String()
 			}
@@ -90,16 +89,15 @@ func (h *Host) observeRoutes(f *Found, tunnel int, want State) error {
 	return nil
 }
 
-func routeOf(dst netip.Prefix, r netlink.Route, tunnel int) Route {
+func routeOf(dst netip.Prefix, r netlink.Route, devices map[int]Kind) Route {
 	route := Route{Dst: dst, Kind: Direct, Via: addrOf(r.Gw), MTU: r.MTU}
 	if via, ok := r.Via.(*netlink.Via); ok {
 		route.Via = addrOf(via.Addr)
 	}
-	switch {
-	case r.Type == unix.RTN_UNREACHABLE:
+	if r.Type == unix.RTN_UNREACHABLE {
 		route.Kind = Unreachable
-	case tunnel != 0 && r.LinkIndex == tunnel:
-		route.Kind = ByTunnel
+	} else if kind, ok := devices[r.LinkIndex]; ok && r.LinkIndex != 0 {
+		route.Kind = kind
 	}
 	return route
 }
@@ -136,7 +134,7 @@ type Uplink struct {
 
 // FindUplink finds the link of this name, or, where that is empty, the one that the
 // default route leads by. only, where it is given, is the address to take.
-func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
+func (h *Host) FindUplink(name string, only ...netip.Addr) (Uplink, error) {
 	link, err := h.uplink(name, only)
 	if err != nil {
 		return Uplink{}, err
@@ -150,7 +148,7 @@ func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
 	for _, a := range addresses {
 		p, ok := prefixOf(a.IPNet)
 		temporary := a.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0
-		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || only.IsValid() && p.Addr() != only {
+		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || len(only) > 0 && !slices.Contains(only, p.Addr()) {
 			continue
 		}
 		if !slices.ContainsFunc(u.Addresses, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
@@ -163,7 +161,7 @@ func (h *Host) FindUplink(name string, only netip.Addr) (Uplink, error) {
 	return u, nil
 }
 
-func (h *Host) uplink(name string, only netip.Addr) (netlink.Link, error) {
+func (h *Host) uplink(name string, only []netip.Addr) (netlink.Link, error) {
 	if name != "" {
 		link, err := h.link(name)
 		if err == nil && link == nil {
@@ -171,8 +169,8 @@ func (h *Host) uplink(name string, only netip.Addr) (netlink.Link, error) {
 		}
 		return link, err
 	}
-	if only.IsValid() {
-		return h.linkWith(only)
+	if len(only) > 0 {
+		return h.linkWith(only[0])
 	}
 	return h.defaultLink()
 }

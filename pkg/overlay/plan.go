@@ -1,13 +1,13 @@
 // Package overlay brings the kernel of one host to where it reaches the subnets of its
-// peers: directly where both are on one link, by a VXLAN device elsewhere. It knows
-// nothing of how peers are found.
+// peers: directly where both are on one link, by a VXLAN device elsewhere, or by a
+// WireGuard device. It knows nothing of how peers are found.
 //
 //	Plan(self, peers) → State        pure: routes, tunnel, neighbours, as plain data
 //	Host.Observe() → State           what the kernel has of it
 //	Diff(want, have) → Changes       pure
 //	Host.Apply(changes)
 //
-// Everything made is told by itself: routes carry protocol 116, the tunnel its name and
+// Everything made is told by itself: routes carry protocol 116, a device its name and
 // alias, and the table of nftables is "inet trestle-node". What is anybody else's is
 // reported and never replaced. Nothing here needs the process that made it to live.
 package overlay
@@ -26,9 +26,10 @@ type Backend string
 
 // The backends, with the words of the cluster's configuration.
 const (
-	Auto   Backend = "auto"
-	HostGW Backend = "host-gw"
-	VXLAN  Backend = "vxlan"
+	Auto          Backend = "auto"
+	HostGW        Backend = "host-gw"
+	VXLAN         Backend = "vxlan"
+	WireGuardOnly Backend = "wireguard"
 )
 
 // TunnelName is the name of the VXLAN device.
@@ -45,6 +46,10 @@ type Self struct {
 	Uplink   string
 	MTU      int
 	MAC      string
+	// Key is the public key of its WireGuard device. NAT says that peers cannot reach
+	// Underlay, so that this host keeps the way to each of them open.
+	Key string
+	NAT bool
 
 	Backend      Backend
 	VNI, Port    int
@@ -61,11 +66,14 @@ type Peer struct {
 	Subnets  []netip.Prefix
 	MTU      int
 	MAC      string
+	Key      string // of WireGuard, public, in base64
+	NAT      bool   // Underlay is not where it can be reached
 }
 
 // State is what the kernel shall have, or has.
 type State struct {
-	Tunnel     *Tunnel // nil: none
+	Tunnel     *Tunnel    // nil: none
+	WireGuard  *WireGuard // nil: none
 	Routes     []Route
 	Forwards   []Forward
 	Neighbours []Neighbour
@@ -96,6 +104,7 @@ type Kind string
 const (
 	Direct      Kind = "direct"
 	ByTunnel    Kind = "tunnel"
+	ByWireGuard Kind = "wireguard"
 	Unreachable Kind = "unreachable" // what no host has must not leave by the default route
 )
 
@@ -122,8 +131,12 @@ type Neighbour struct {
 // Plan says what a host needs to reach its peers. problems name those that cannot be
 // reached, and why.
 func Plan(self Self, peers []Peer) (s State, problems []string) {
-	p := &planner{self: self}
-	if self.Backend != HostGW {
+	p := &planner{self: self, keys: map[string]string{}}
+	switch self.Backend {
+	case HostGW:
+	case WireGuardOnly:
+		p.wireGuard()
+	default:
 		p.tunnel()
 	}
 	for _, pool := range self.Pools {
@@ -141,6 +154,7 @@ func Plan(self Self, peers []Peer) (s State, problems []string) {
 type planner struct {
 	State
 	self     Self
+	keys     map[string]string // whose they are
 	problems []string
 }
 
@@ -148,8 +162,14 @@ func (p *planner) peer(peer Peer) {
 	if len(peer.Subnets) == 0 {
 		return
 	}
-	if p.self.Backend != VXLAN && p.direct(peer) {
+	switch p.self.Backend {
+	case WireGuardOnly:
+		p.byWireGuard(peer)
 		return
+	case Auto, HostGW:
+		if p.direct(peer) {
+			return
+		}
 	}
 	if p.self.Backend == HostGW {
 		p.problem(peer, "no address on one link with this host's %s; the backend host-gw needs that, auto and vxlan do not", join(p.self.Underlay))
@@ -183,10 +203,16 @@ func (p *planner) tunnel() {
 		VNI: p.self.VNI, Port: p.self.Port, MTU: p.self.MTU - overhead(local), Local: local,
 		MAC: p.self.MAC, NoTxChecksum: p.self.NoTxChecksum,
 	}
-	for _, s := range p.self.Subnets {
-		t.Addresses = append(t.Addresses, netip.PrefixFrom(s.Addr(), s.Addr().BitLen()))
-	}
+	t.Addresses = p.self.addresses()
 	p.Tunnel, p.Port = t, p.self.Port
+}
+
+// addresses are those of the device that leads to the peers: the first of each subnet.
+func (s Self) addresses() (all []netip.Prefix) {
+	for _, subnet := range s.Subnets {
+		all = append(all, netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen()))
+	}
+	return all
 }
 
 // family4 says whether the tunnel's underlay is IPv4.
@@ -230,7 +256,7 @@ func (p *planner) byTunnel(peer Peer) {
 	p.Forwards = append(p.Forwards, Forward{peer.MAC, remote})
 	p.Neighbours = append(p.Neighbours, Neighbour{gateway, peer.MAC})
 	p.Peers = append(p.Peers, remote)
-	mtu := min(p.self.MTU, cmp.Or(peer.MTU, p.self.MTU)) - overhead(remote)
+	mtu := mtuTo(p.self, peer) - overhead(remote)
 	for _, s := range peer.Subnets {
 		if s.Addr().Is6() && p.self.NoIPv6 {
 			continue
@@ -261,6 +287,9 @@ func (s *State) sort() {
 	s.Peers = slices.Compact(s.Peers)
 	if s.Tunnel != nil {
 		slices.SortFunc(s.Tunnel.Addresses, comparePrefix)
+	}
+	if s.WireGuard != nil {
+		s.WireGuard.sort()
 	}
 }
 

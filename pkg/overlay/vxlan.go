@@ -11,86 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// applyTunnel makes, changes or removes the device and its addresses.
+// applyTunnel makes or removes the device.
 func (h *Host) applyTunnel(c Changes) error {
 	if c.Remove != nil {
-		if err := h.removeTunnel(); err != nil {
+		if err := h.removeLink(TunnelName); err != nil {
 			return err
 		}
 	}
 	if c.Make != nil {
-		if err := h.makeTunnel(*c.Make); err != nil {
-			return err
-		}
-	}
-	if c.Want.Tunnel == nil {
-		return nil
-	}
-	link, err := h.link(TunnelName)
-	if err != nil {
-		return err
-	}
-	if link == nil {
-		return fmt.Errorf("%s is gone again", TunnelName)
-	}
-	if c.Set != nil || c.Make != nil {
-		if err := h.raise(link, *c.Want.Tunnel); err != nil {
-			return err
-		}
-	}
-	return h.applyAddresses(c, link)
-}
-
-func (h *Host) removeTunnel() error {
-	link, err := h.link(TunnelName)
-	if err == nil && link != nil {
-		err = h.nl.LinkDel(link)
-	}
-	if err != nil {
-		return fmt.Errorf("remove %s: %w", TunnelName, err)
-	}
-	return nil
-}
-
-func (h *Host) applyAddresses(c Changes, link netlink.Link) error {
-	for _, p := range c.AddAddresses {
-		err := h.nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD})
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add address %s to %s: %w", p, TunnelName, err)
-		}
-	}
-	for _, p := range c.DelAddresses {
-		err := h.nl.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)})
-		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s from %s: %w", p, TunnelName, err)
-		}
-	}
-	return nil
-}
-
-// raise sets what can be changed, and brings the device up. It takes no address of its
-// own accord: the peers' neighbours are all that is needed.
-func (h *Host) raise(link netlink.Link, t Tunnel) error {
-	mac, err := net.ParseMAC(t.MAC)
-	if err != nil {
-		return fmt.Errorf("MAC of %s: %w", TunnelName, err)
-	}
-	if HasIPv6() {
-		_ = writeSysctl("ipv6/conf/"+TunnelName+"/disable_ipv6", "0")   // where all new devices are without it
-		_ = h.nl.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE) // one that it takes all the same does no harm
-	}
-	for _, step := range []struct {
-		what string
-		do   func() error
-	}{
-		{"set the MAC of", func() error { return h.nl.LinkSetHardwareAddr(link, mac) }},
-		{"set the MTU of", func() error { return h.nl.LinkSetMTU(link, t.MTU) }},
-		{"set the alias of", func() error { return h.nl.LinkSetAlias(link, alias) }},
-		{"set up", func() error { return h.nl.LinkSetUp(link) }},
-	} {
-		if err := step.do(); err != nil {
-			return fmt.Errorf("%s %s: %w", step.what, TunnelName, err)
-		}
+		return h.makeTunnel(*c.Make)
 	}
 	return nil
 }
@@ -102,15 +31,10 @@ func (h *Host) makeTunnel(t Tunnel) error {
 	if err != nil {
 		return fmt.Errorf("MAC of %s: %w", TunnelName, err)
 	}
-	request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
-	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	request.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(TunnelName)))
+	request, info := newLink(TunnelName, "vxlan")
 	request.AddData(nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
 	request.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(t.MTU))))
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
 	t.attributes(info.AddRtAttr(nl.IFLA_INFO_DATA, nil))
-	request.AddData(info)
 	_, err = request.Execute(unix.NETLINK_ROUTE, 0)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EADDRINUSE) {
 		err = errors.Join(err, h.whoHas(t))

@@ -91,18 +91,22 @@ func IsNetNS(path string) bool { return look(path).Known() }
 
 // open sees whether the kernel has a namespace of that handle.
 func (n NetNS) open() error {
+	fd, err := n.openHandle()
+	if err == nil {
+		_ = unix.Close(fd) // opened to see that it can be
+	}
+	return err
+}
+
+func (n NetNS) openHandle() (int, error) {
 	const nsfsRoot = -10003 // FD_NSFS_ROOT, linux/fcntl.h
 	kind, raw, ok := strings.Cut(n.Handle, ":")
 	number, err := strconv.ParseInt(kind, 16, 32)
 	data, hexErr := hex.DecodeString(raw)
 	if !ok || err != nil || hexErr != nil {
-		return unix.EOPNOTSUPP
+		return -1, unix.EOPNOTSUPP
 	}
-	fd, err := unix.OpenByHandleAt(nsfsRoot, unix.NewFileHandle(int32(number), data), unix.O_RDONLY|unix.O_CLOEXEC)
-	if err == nil {
-		_ = unix.Close(fd) // opened to see that it can be
-	}
-	return err
+	return unix.OpenByHandleAt(nsfsRoot, unix.NewFileHandle(int32(number), data), unix.O_RDONLY|unix.O_CLOEXEC)
 }
 
 // handlesProve says whether the kernel finds every namespace by its handle. 6.18

@@ -10,7 +10,7 @@ import (
 )
 
 func request(config string, args map[string]string) *cni.Request {
-	r := &cni.Request{Verb: cni.Add, Version: "1.0.0", Args: args, Stdin: []byte(config)}
+	r := &cni.Request{Command: cni.Add, Version: "1.0.0", Args: args, Stdin: []byte(config)}
 	if strings.Contains(config, "0.2.0") {
 		r.Version = "0.2.0"
 	}
@@ -108,7 +108,7 @@ func TestMistakes(t *testing.T) {
 		{"IP without length", `{"ipam": {}}`, map[string]string{"IP": "10.1.0.5"}, cni.CodeConfig, `CNI_ARGS IP: "10.1.0.5"`},
 		{"GATEWAY", `{"ipam": {}}`, map[string]string{"GATEWAY": "10.1.0.0/24"}, cni.CodeConfig, `CNI_ARGS GATEWAY`},
 		{"two of one family in 0.2.0", `{"cniVersion": "0.2.0", "ipam": {"addresses": [{"address": "10.1.0.5/24"}, {"address": "10.1.0.6/24"}]}}`, nil, cni.CodeConfig, "10.1.0.6/24 is a second one"},
-		{"wrong type", `{"ipam": {"addresses": "10.1.0.5/24"}}`, nil, cni.CodeDecode, "network configuration"},
+		{"wrong type", `{"ipam": {"addresses": "10.1.0.5/24"}}`, nil, cni.CodeDecode, "ipam.addresses: a string stands where a list belongs"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := static.ParseConfig(request(test.config, test.args))

@@ -35,11 +35,11 @@ func (s Store) Apply(o cni.Owner, settings Settings, netns string, undo *cni.Und
 			return err
 		}
 		undo.Push("restore the settings of "+o.IfName, func() error { return s.goBack(now, earlier) })
-		for _, setting := range settings {
-			if have, known := before.value(setting.Name); known && have == setting.Value {
+		for _, one := range settings {
+			if have, known := before.value(one.Name); known && have == one.Value {
 				continue
 			}
-			if err := t.set(setting); err != nil {
+			if err := t.set(one); err != nil {
 				return err
 			}
 		}
@@ -59,9 +59,9 @@ func (s Store) Apply(o cni.Owner, settings Settings, netns string, undo *cni.Und
 // cannot be read; and the settings that there are: none of a host veth where there
 // is no such thing.
 func (t tuner) read(settings Settings) (have, existing Settings, err error) {
-	for _, setting := range settings {
-		value, err := t.get(setting.Name)
-		switch path, isSysctl := strings.CutPrefix(setting.Name, sysctl); {
+	for _, s := range settings {
+		value, err := t.get(s.Name)
+		switch path, isSysctl := strings.CutPrefix(s.Name, sysctl); {
 		case errors.Is(err, errNoHostVeth):
 			continue
 		case isSysctl && errors.Is(err, fs.ErrNotExist):
@@ -69,9 +69,9 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 		case err != nil && !isUnreadable(err):
 			return nil, nil, err
 		case err == nil:
-			have = append(have, Setting{setting.Name, value})
+			have = append(have, setting{s.Name, value})
 		}
-		existing = append(existing, setting)
+		existing = append(existing, s)
 	}
 	return have, existing, nil
 }
@@ -93,7 +93,7 @@ func (s Store) goBack(now saved, earlier *saved) error {
 
 // Restore takes back what Apply made for the owner, or what the reference plugin
 // did; the namespace at netns is needed only for the latter. Whatever is gone, or
-// has been changed by another since, is let be. The record goes even where
+// has been changed by another since, stays as it is. The record goes even where
 // something could not be restored: that is reported once, and does not hold up
 // every later DEL.
 func (s Store) Restore(o cni.Owner, netns string) error {
@@ -143,7 +143,7 @@ func (r saved) takeBack(t tuner) error {
 			continue
 		}
 		_, known := r.Made.value(before.Name)
-		ours := !known || slices.Contains(r.Made, Setting{before.Name, have})
+		ours := !known || slices.Contains(r.Made, setting{before.Name, have})
 		if err == nil && have != before.Value && ours {
 			err = t.set(before)
 		}

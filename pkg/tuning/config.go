@@ -140,7 +140,7 @@ func (v values) sysctlSettings(ifName string) (Settings, error) {
 			return nil, cni.ConfigErrorf("sysctl: %q and %q are one and the same; leave one of them out", twin, name)
 		}
 		names[path] = name
-		settings = append(settings, Setting{sysctl + path, joinFields(v.Sysctl[name])})
+		settings = append(settings, setting{sysctl + path, joinFields(v.Sysctl[name])})
 	}
 	return settings, nil
 }
@@ -174,10 +174,10 @@ func (v values) linkSettings() (Settings, error) {
 		if err != nil || mac[0]&1 == 1 || slices.Max(mac) == 0 {
 			return nil, cni.ConfigErrorf("mac: %q is not the address of an interface; use octets of which the first is even, as in 0a:58:0a:16:00:02", *v.MAC)
 		}
-		settings = append(settings, Setting{macAddress, mac.String()})
+		settings = append(settings, setting{macAddress, mac.String()})
 	}
 	if v.Promisc != nil && *v.Promisc {
-		settings = append(settings, Setting{promisc, on})
+		settings = append(settings, setting{promisc, on})
 	}
 	if v.MTU != nil && *v.MTU != 0 {
 		if *v.MTU < minMTU || *v.MTU > maxMTU {
@@ -185,16 +185,16 @@ func (v values) linkSettings() (Settings, error) {
 		}
 		// of both ends: what is larger than the other end's MTU is dropped there
 		number := strconv.Itoa(*v.MTU)
-		settings = append(settings, Setting{mtu, number}, Setting{hostMTU, number})
+		settings = append(settings, setting{mtu, number}, setting{hostMTU, number})
 	}
 	if v.AllMulti != nil {
-		settings = append(settings, Setting{allMulti, onOff(*v.AllMulti)})
+		settings = append(settings, setting{allMulti, onOff(*v.AllMulti)})
 	}
 	if v.TxQLen != nil {
 		if *v.TxQLen < 0 {
 			return nil, cni.ConfigErrorf("txQLen: %d is negative; use 0 or more packets", *v.TxQLen)
 		}
-		settings = append(settings, Setting{txQLen, strconv.Itoa(*v.TxQLen)})
+		settings = append(settings, setting{txQLen, strconv.Itoa(*v.TxQLen)})
 	}
 	return settings, nil
 }

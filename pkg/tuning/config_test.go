@@ -14,7 +14,7 @@ import (
 
 func parse(config string, args map[string]string) (tuning.Config, error) {
 	owner := cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth0.7"}
-	return tuning.ParseConfig(&cni.Request{Verb: cni.Add, Owner: owner, Version: "1.0.0", Args: args, Stdin: []byte(config)})
+	return tuning.ParseConfig(&cni.Request{Command: cni.Add, Owner: owner, Version: "1.0.0", Args: args, Stdin: []byte(config)})
 }
 
 func TestParseConfig(t *testing.T) {
@@ -72,7 +72,7 @@ func TestMistakes(t *testing.T) {
 		{"white space", `{"sysctl": {"net.core.somax conn": "1"}}`, 7, "is not the name"},
 		{"twice", `{"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}`, 6, `"net.core.somaxconn" stands twice`},
 		{"twice in two ways", `{"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}}`, 7, "are one and the same"},
-		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "network configuration"},
+		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "sysctl: a number stands where text belongs; write it in quotes"},
 		{"mac", `{"mac": "x"}`, 7, `mac: "x"`},
 		{"multicast mac", `{"mac": "01:00:5e:00:00:01"}`, 7, "01:00:5e:00:00:01"},
 		{"no mac at all", `{"mac": "00:00:00:00:00:00"}`, 7, "00:00:00:00:00:00"},

@@ -19,7 +19,7 @@ func FuzzParseConfig(f *testing.F) {
 			return // refused before
 		}
 		c, err := ParseConfig(&cni.Request{
-			Verb: cni.Add, Version: "1.1.0", Stdin: config, Args: map[string]string{"MAC": mac},
+			Command: cni.Add, Version: "1.1.0", Stdin: config, Args: map[string]string{"MAC": mac},
 			Owner: cni.Owner{Network: "net", ContainerID: "c1", IfName: ifName},
 		})
 		if err != nil {

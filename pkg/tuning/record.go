@@ -34,26 +34,26 @@ const place = "tuning"
 // tuned is what a record holds.
 type tuned struct {
 	Before, Made Settings
-	Sandbox      oldSandbox `json:",omitzero"`
-	File         string     // that goes with it
+	FormerNetNS  formerNetNS `json:"Sandbox,omitzero"`
+	File         string      // that goes with it
 }
 
 // saved is what is kept of one attachment.
 type saved struct {
 	Owner cni.Owner
 	Stamp record.Stamp
-	// Sandbox is what releases wrote that had no stamps.
-	Sandbox oldSandbox `json:",omitzero"`
-	Before  Settings
-	Made    Settings
-	file    string
+	// FormerNetNS is what releases wrote that had no stamps.
+	FormerNetNS formerNetNS `json:"Sandbox,omitzero"`
+	Before      Settings
+	Made        Settings
+	file        string
 }
 
 func savedOf(r record.Record[tuned]) saved {
-	return saved{r.Owner, r.Stamp, r.Value.Sandbox, r.Value.Before, r.Value.Made, r.Value.File}
+	return saved{r.Owner, r.Stamp, r.Value.FormerNetNS, r.Value.Before, r.Value.Made, r.Value.File}
 }
 
-type oldSandbox struct {
+type formerNetNS struct {
 	Path   string `json:"netns"`
 	Device uint64 `json:"device"`
 	Inode  uint64 `json:"inode"`
@@ -61,7 +61,7 @@ type oldSandbox struct {
 
 // netns is the namespace that the record is about.
 func (r saved) netns() record.NetNS {
-	if old := r.Sandbox; old.Inode != 0 {
+	if old := r.FormerNetNS; old.Inode != 0 {
 		return record.NetNS{Path: old.Path, Dev: old.Device, Ino: old.Inode}
 	}
 	return r.Stamp.NetNS
@@ -69,7 +69,7 @@ func (r saved) netns() record.NetNS {
 
 // isAbout says whether the record is about that namespace.
 func (r saved) isAbout(found record.NetNS) bool {
-	if r.Sandbox.Inode != 0 {
+	if r.FormerNetNS.Inode != 0 {
 		found.Handle = "" // which those releases did not write
 	}
 	return r.netns().Same(found)
@@ -78,8 +78,8 @@ func (r saved) isAbout(found record.NetNS) bool {
 // dead says whether it is proved that the namespace is gone. An old record has no
 // proof but that there is no such namespace at its path any more.
 func (r saved) dead(prober *record.Prober) (bool, error) {
-	if r.Sandbox.Inode != 0 {
-		return !r.isAbout(record.Identify(r.Sandbox.Path)), nil
+	if r.FormerNetNS.Inode != 0 {
+		return !r.isAbout(record.Identify(r.FormerNetNS.Path)), nil
 	}
 	life, err := prober.Life(r.Stamp)
 	return life == record.Dead, err
@@ -131,19 +131,19 @@ func (f file) toRecord() saved {
 	}
 	var before Settings
 	if f.MAC != "" {
-		before = append(before, Setting{macAddress, f.MAC})
+		before = append(before, setting{macAddress, f.MAC})
 	}
 	if f.Promisc != nil {
-		before = append(before, Setting{promisc, onOff(*f.Promisc)})
+		before = append(before, setting{promisc, onOff(*f.Promisc)})
 	}
 	if f.MTU != 0 {
-		before = append(before, Setting{mtu, strconv.Itoa(f.MTU)})
+		before = append(before, setting{mtu, strconv.Itoa(f.MTU)})
 	}
 	if f.AllMulti != nil {
-		before = append(before, Setting{allMulti, onOff(*f.AllMulti)})
+		before = append(before, setting{allMulti, onOff(*f.AllMulti)})
 	}
 	if f.TxQLen != nil {
-		before = append(before, Setting{txQLen, strconv.Itoa(*f.TxQLen)})
+		before = append(before, setting{txQLen, strconv.Itoa(*f.TxQLen)})
 	}
 	return saved{Before: before}
 }
@@ -202,7 +202,7 @@ func (s Store) locked(do func() error) error {
 
 func (s Store) write(r saved) error {
 	err := record.Write(s.records, place, record.Record[tuned]{
-		Owner: r.Owner, Stamp: r.Stamp, Value: tuned{Before: r.Before, Made: r.Made, Sandbox: r.Sandbox, File: r.file},
+		Owner: r.Owner, Stamp: r.Stamp, Value: tuned{Before: r.Before, Made: r.Made, FormerNetNS: r.FormerNetNS, File: r.file},
 	})
 	if err != nil {
 		return err

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Setting is one thing that is tuned, and its value as text: what the kernel
+// setting is one thing that is tuned, and its value as text: what the kernel
 // shows, or would show.
-type Setting struct {
+type setting struct {
 	Name  string
 	Value string
 }
 
 // Settings are in the order in which they are made; they are taken back in the
 // opposite one.
-type Settings []Setting
+type Settings []setting
 
 // The names of settings: that of a sysctl is this prefix and its path below
 // /proc/sys, the others are attributes of the interface.
@@ -136,7 +136,7 @@ func attribute(link *netlink.LinkAttrs, name string) string {
 }
 
 // set changes one setting.
-func (t tuner) set(s Setting) error {
+func (t tuner) set(s setting) error {
 	var err error
 	if path, ok := strings.CutPrefix(s.Name, sysctl); ok {
 		err = writeSysctl(path, s.Value)
@@ -160,7 +160,7 @@ func writeSysctl(path, value string) error {
 	return errors.Join(err, file.Close())
 }
 
-func (t tuner) setAttribute(s Setting) error {
+func (t tuner) setAttribute(s setting) error {
 	link, err := t.link()
 	if err != nil {
 		return err

@@ -44,13 +44,13 @@ func add(r *cni.Request) (result types.Result, err error) {
 		return nil, err
 	}
 	defer host.Close()
-	hostEnd, err := host.FindHostEnd(prev, r.Owner.IfName, r.NetNS)
+	hostVeth, err := host.FindHostVeth(prev, r.Owner.IfName, r.NetNS)
 	if err != nil {
 		return nil, err
 	}
 	var undo cni.Undo
 	defer undo.OnError(&err)
-	device, err := host.Apply(r.Owner, limits, hostEnd, &undo)
+	device, err := host.Apply(r.Owner, limits, hostVeth, &undo)
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +95,11 @@ func check(r *cni.Request) error {
 		return err
 	}
 	defer host.Close()
-	hostEnd, err := host.FindHostEnd(prev, r.Owner.IfName, r.NetNS)
+	hostVeth, err := host.FindHostVeth(prev, r.Owner.IfName, r.NetNS)
 	if err != nil {
 		return err
 	}
-	diffs, err := host.Diff(r.Owner, limits, hostEnd)
+	diffs, err := host.Diff(r.Owner, limits, hostVeth)
 	return errors.Join(err, cni.Mismatches(diffs))
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
@@ -43,7 +44,7 @@ func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
 	err = errors.Join(err, natErr)
-	cleansUp := r.Verb == cni.Del || r.Verb == cni.GC
+	cleansUp := r.Command == cni.Del || r.Command == cni.GC
 	if err != nil && !cleansUp {
 		return nil, err
 	}
@@ -68,16 +69,16 @@ func add(r *cni.Request) (types.Result, error) {
 		return nil, err
 	}
 	defer c.close()
-	sandbox, err := bridge.OpenSandbox(r.NetNS)
+	container, err := netns.Open(r.NetNS)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = sandbox.Close() }() // as above
-	return c.add(sandbox)
+	defer func() { _ = container.Close() }() // as above
+	return c.add(container)
 }
 
 // add attaches, lets the network's traffic through, and answers.
-func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
+func (c *call) add(container *netns.Handle) (result *cni.Result, err error) {
 	var undo, last cni.Undo // last is for when the container's link is gone
 	defer last.OnError(&err)
 	defer undo.OnError(&err)
@@ -85,7 +86,7 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 	if c.ipam.NeedsNoLink() {
 		order = c.leaseThenLink
 	}
-	plan, leased, err := order(sandbox, &undo, &last)
+	plan, leased, err := order(container, &undo, &last)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (c *call) add(sandbox *bridge.Sandbox) (result *cni.Result, err error) {
 // leaseThenLink is the order where the addresses are ours to give: a full pool
 // leaves no interface, the MAC can be made of the address, and nftables takes all of
 // the attachment's in one transaction.
-func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
+func (c *call) leaseThenLink(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	leased, lease, err := c.lease(last)
 	if err != nil {
 		return plan, nil, err
@@ -107,7 +108,7 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 		return plan, nil, err
 	}
 	plan.Port.Hairpin = plan.Port.Hairpin || c.nat.ports.NeedHairpin()
-	err = c.host.Attach(&plan, sandbox, func() error {
+	err = c.host.Attach(&plan, container, func() error {
 		return c.nat.add(c.Request, plan, c.nat.spoofCheck(c.Request, &plan, undo), undo)
 	}, undo)
 	return plan, leased, err
@@ -115,7 +116,7 @@ func (c *call) leaseThenLink(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 
 // linkThenLease is the order for an IPAM plugin of another program: it finds the
 // link CNI_IFNAME in CNI_NETNS up and on the bridge, and may ask a server by it.
-func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
+func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
 	}
@@ -123,7 +124,7 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	protect := func() error {
 		return c.nat.apply(c.Request, nat.Attachment{Owner: c.Owner, Also: c.nat.spoofCheck(c.Request, &plan, undo)}, undo)
 	}
-	if err := c.host.Attach(&plan, sandbox, protect, undo); err != nil {
+	if err := c.host.Attach(&plan, container, protect, undo); err != nil {
 		return plan, nil, err
 	}
 	release := last
@@ -137,7 +138,7 @@ func (c *call) linkThenLease(sandbox *bridge.Sandbox, undo, last *cni.Undo) (pla
 	if plan, err = plan.WithLease(c.config, c.Owner, lease); err != nil {
 		return plan, nil, err
 	}
-	err = c.host.Configure(&plan, sandbox, last)
+	err = c.host.Configure(&plan, container, last)
 	if err == nil {
 		err = c.nat.add(c.Request, plan, nat.Also{}, undo)
 	}
@@ -204,21 +205,21 @@ func check(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	sandbox, err := bridge.OpenSandbox(r.NetNS)
+	container, err := netns.Open(r.NetNS)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = sandbox.Close() }() // only looked at
-	return errors.Join(c.ipam.Check(r), c.compare(prev, sandbox))
+	defer func() { _ = container.Close() }() // only looked at
+	return errors.Join(c.ipam.Check(r), c.compare(prev, container))
 }
 
 // compare is an error that lists what is not as ADD left it.
-func (c *call) compare(prev *cni.Result, sandbox *bridge.Sandbox) error {
+func (c *call) compare(prev *cni.Result, container *netns.Handle) error {
 	want, err := bridge.PlanFromResult(c.config, c.Owner, prev, c.NetNS)
 	if err != nil {
 		return err
 	}
-	have, err := c.host.Observe(want, sandbox)
+	have, err := c.host.Observe(want, container)
 	if err != nil {
 		return err
 	}

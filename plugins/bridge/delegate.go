@@ -31,8 +31,12 @@ func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
 // Add asks for the addresses. An IPAM plugin has no say in interfaces: which ones
 // it names, and which address it ties to which, is dropped.
 func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	path, found := findPlugin(d.name, r.Path)
+	if found == nil {
+		return nil, nil, d.missing(r, cni.Add)
+	}
 	undo := func() error { return d.only(r, cni.Del) }
-	answer, err := d.run(r, cni.Add)
+	answer, err := d.execute(path, r, cni.Add)
 	if err == nil {
 		var result *cni.Result
 		if result, err = cni.ParseResult("result of the IPAM plugin "+d.name, answer, r.Version); err == nil {
@@ -63,20 +67,21 @@ func (d delegate) GC(r *cni.Request) error {
 func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
 func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
 
-func (d delegate) only(r *cni.Request, verb cni.Verb) error {
-	_, err := d.run(r, verb)
+// only is for the commands whose answer is that they did not fail.
+func (d delegate) only(r *cni.Request, command cni.Command) error {
+	path, found := findPlugin(d.name, r.Path)
+	if found == nil {
+		return d.missing(r, command)
+	}
+	_, err := d.execute(path, r, command)
 	return err
 }
 
-// run returns what the plugin wrote to standard output. Its error object keeps
+// execute returns what the plugin wrote to standard output. Its error object keeps
 // its code.
-func (d delegate) run(r *cni.Request, verb cni.Verb) ([]byte, error) {
-	path, found := findPlugin(d.name, r.Path)
-	if found == nil {
-		return nil, cni.ConfigErrorf("ipam.type: no plugin %q in CNI_PATH (%s); install it there or name another", d.name, strings.Join(r.Path, ":"))
-	}
+func (d delegate) execute(path string, r *cni.Request, command cni.Command) ([]byte, error) {
 	cmd := exec.Command(path)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(verb))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(command))
 	cmd.Stdin = bytes.NewReader(r.Stdin)
 	cmd.Stderr = os.Stderr
 	answer, err := cmd.Output()
@@ -90,14 +95,33 @@ func (d delegate) run(r *cni.Request, verb cni.Verb) ([]byte, error) {
 	return answer, nil
 }
 
+// missing is the error of a plugin that is nowhere. At DEL and GC, which have taken all
+// else away or go on with it, it may hold addresses that nobody but it can free: runtimes
+// ask again until there is no error, and then it may be back.
+func (d delegate) missing(r *cni.Request, command cni.Command) error {
+	dirs := strings.Join(r.Path, ":")
+	const wayOut = "install it there and repeat this, or, if it holds nothing, take it out of the configuration"
+	switch command {
+	case cni.Del:
+		return cni.TryAgainErrorf("ipam.type: no plugin %q in CNI_PATH (%s), which may hold an address for %s; %s", d.name, dirs, r.Owner, wayOut)
+	case cni.GC:
+		return cni.TryAgainErrorf("ipam.type: no plugin %q in CNI_PATH (%s), which may hold addresses of network %s; %s", d.name, dirs, r.Owner.Network, wayOut)
+	}
+	return cni.ConfigErrorf("ipam.type: no plugin %q in CNI_PATH (%s); install it there or name another", d.name, dirs)
+}
+
+// explain passes the plugin's error object on.
 func (d delegate) explain(answer []byte, failed *exec.ExitError) error {
 	const internal = 999 // the library's for "no code"
 	var theirs struct {
 		Code         cni.Code
 		Msg, Details string
 	}
-	if err := json.Unmarshal(answer, &theirs); err != nil || theirs.Msg == "" {
+	if err := json.Unmarshal(answer, &theirs); err != nil || theirs.Code == 0 && theirs.Msg == "" {
 		return fmt.Errorf("plugin %s: %w without an error object, but %q", d.name, failed, answer)
+	}
+	if theirs.Msg == "" {
+		theirs.Msg = fmt.Sprintf("failed with code %d and no message", theirs.Code)
 	}
 	if theirs.Details != "" {
 		theirs.Msg += "; " + theirs.Details

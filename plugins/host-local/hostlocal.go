@@ -10,10 +10,10 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/plugins/pkg/ns"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/ipam"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Plugin wires the commands. Its functions may be called in any process, with the
@@ -41,11 +41,9 @@ func add(r *cni.Request) (types.Result, error) {
 // isAttached looks for the interface in the container. Where one may not look, or
 // there is no namespace, it is not to be seen.
 func isAttached(r *cni.Request) bool {
-	err := ns.WithNetNSPath(r.NetNS, func(ns.NetNS) error {
-		return cni.Catch(func() error { // in a goroutine of its own
-			_, err := net.InterfaceByName(r.Owner.IfName)
-			return err
-		})
+	err := netns.Enter(r.NetNS, func() error {
+		_, err := net.InterfaceByName(r.Owner.IfName)
+		return err
 	})
 	return err == nil
 }

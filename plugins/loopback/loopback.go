@@ -2,17 +2,16 @@
 package loopback
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Plugin wires the commands. lo goes with its namespace, so that nothing is left.
@@ -49,12 +48,12 @@ func add(r *cni.Request) (types.Result, error) {
 	return result, nil
 }
 
-func raise(netns string) (addresses []net.IPNet, err error) {
-	err = inNetNS(netns, func(lo netlink.Link) error {
-		if err := netlink.LinkSetUp(lo); err != nil {
+func raise(path string) (addresses []net.IPNet, err error) {
+	err = inNetNS(path, func(h *netlink.Handle, lo netlink.Link) error {
+		if err := h.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("set lo up: %w", err)
 		}
-		list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(lo, netlink.FAMILY_ALL) })
+		list, err := dump.Complete(func() ([]netlink.Addr, error) { return h.AddrList(lo, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of lo: %w", err)
 		}
@@ -69,22 +68,20 @@ func raise(netns string) (addresses []net.IPNet, err error) {
 // del takes lo down again, as the reference plugin does; a namespace that is
 // gone has none.
 func del(r *cni.Request) error {
-	err := inNetNS(r.NetNS, func(lo netlink.Link) error {
-		if err := netlink.LinkSetDown(lo); err != nil {
+	err := inNetNS(r.NetNS, func(h *netlink.Handle, lo netlink.Link) error {
+		if err := h.LinkSetDown(lo); err != nil {
 			return fmt.Errorf("set lo down: %w", err)
 		}
 		return nil
 	})
-	var gone ns.NSPathNotExistErr
-	var plainFile ns.NSPathNotNSErr
-	if r.NetNS == "" || errors.As(err, &gone) || errors.As(err, &plainFile) {
+	if netns.IsGone(err) {
 		return nil
 	}
 	return err
 }
 
 func check(r *cni.Request) error {
-	return inNetNS(r.NetNS, func(lo netlink.Link) error {
+	return inNetNS(r.NetNS, func(_ *netlink.Handle, lo netlink.Link) error {
 		if lo.Attrs().Flags&net.FlagUp == 0 {
 			return cni.MismatchErrorf("lo in %s: have down, want up", r.NetNS)
 		}
@@ -92,14 +89,12 @@ func check(r *cni.Request) error {
 	})
 }
 
-func inNetNS(path string, do func(lo netlink.Link) error) error {
-	return ns.WithNetNSPath(path, func(ns.NetNS) error {
-		return cni.Catch(func() error { // in a goroutine of its own
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return fmt.Errorf("look up lo in %s: %w", path, err)
-			}
-			return do(lo)
-		})
+func inNetNS(path string, do func(h *netlink.Handle, lo netlink.Link) error) error {
+	return netns.Do(path, func(h *netlink.Handle) error {
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return fmt.Errorf("look up lo in %s: %w", path, err)
+		}
+		return do(h, lo)
 	})
 }

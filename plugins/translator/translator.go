@@ -77,7 +77,7 @@ func restore(done *cni.Restored) error {
 			done.Add(label, cni.Made{What: "mapped ports"})
 		}
 	}
-	done.Released, done.Taken, done.Void = found.Released, found.Taken, found.Void
+	done.Released, done.Taken, done.Void, done.Refused = found.Released, found.Taken, found.Void, found.Refused
 	return err
 }
 

@@ -73,11 +73,7 @@ func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
 		link.Announce = append(link.Announce, a.Addr())
 	}
-	sandbox, err := bridge.OpenSandbox(r.NetNS)
-	if err != nil {
-		return err
-	}
-	return errors.Join(sandbox.Announce(link), sandbox.Close())
+	return link.AnnounceIn(r.NetNS)
 }
 
 func del(r *cni.Request) error {

@@ -21,14 +21,14 @@ func commands(t host.T, n network, attachments int) []measure.Variant {
 		"ls", "ports", "ip ls", "ip map bench", "ip verify", "network ls", "network inspect bench", "topology", "report /tmp/report.html",
 		"status", "metrics", "doctor", "validate", "explain c5 --to 192.0.2.1:80", "restore", "gc",
 	} {
-		variants = append(variants, measure.Variant{Name: "trestle " + command, Round: cpuOf(h, strings.Fields(command))})
+		variants = append(variants, measure.Variant{Name: "trestle " + command, Round: cpuOfCommand(h, strings.Fields(command))})
 	}
 	return variants
 }
 
-// cpuOf is a round of a command of trestle's: its CPU, not how long it takes. What it
+// cpuOfCommand is a round of a command of trestle's: its CPU, not how long it takes. What it
 // finds wrong with the host is no failure of its.
-func cpuOf(h *host.Host, args []string) func() ([]time.Duration, error) {
+func cpuOfCommand(h *host.Host, args []string) func() ([]time.Duration, error) {
 	const found = 3 // the exit status
 	return func() ([]time.Duration, error) {
 		var took time.Duration

@@ -5,36 +5,48 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
+	"net/netip"
 	"time"
 
 	"github.com/trestle-cni/trestle/test/bench/measure"
 	"github.com/trestle-cni/trestle/test/host"
 )
 
-// dataPath is what packets meet on their way, by TCP, where the other end is a goroutine.
+// dataPath is what packets meet on their way: by TCP, where the other end is a goroutine, and
+// by iperf3 where the host has it.
 func dataPath(t host.T, s size) []measure.Section {
 	ours := network{masq: true, ports: 1, oneExec: true}
-	peer := network{masq: true, ports: 1, backend: "nftables", reference: true}
-	legacy := network{masq: true, ports: 1, backend: "iptables", reference: true}
-	operations := []string{fmt.Sprintf("%d MiB", s.stream>>20), "round trip", "connection"}
-	section := func(title string, way way, mappings bool) measure.Section {
-		makers := []func() measure.Variant{
-			variant("trestle", func() round { return flowing(t, ours, flow{way, s.stream, 0}) }),
-			variant("reference, nftables", func() round { return flowing(t, peer, flow{way, s.stream, 0}) }),
-			variant("reference, iptables", func() round { return flowing(t, legacy, flow{way, s.stream, 0}) }),
+	operations := []string{"TCP", "round trip", "connections"}
+	units := []measure.Unit{measure.Rate("Gbit/s", gigabits(s.stream)), measure.Microseconds, measure.Rate("1/s", 1)}
+	if hasIPerf() {
+		operations = append(operations, "iperf3, TCP", "iperf3, UDP of 64 bytes")
+		units = append(units, measure.Rate("Gbit/s", gigabits(s.stream)), measure.Rate("1000/s", float64(s.packets)/1000))
+	}
+	section := func(title string, way way, others ...func() measure.Variant) measure.Section {
+		f := flow{way: way, bytes: s.stream, packets: s.packets}
+		makers := append([]func() measure.Variant{variant("trestle", func() round { return flowing(t, ours, f) })}, others...)
+		for _, backend := range backends {
+			peer := network{masq: true, ports: 1, backend: backend, reference: true}
+			makers = append(makers, variant("reference, "+backend, func() round { return flowing(t, peer, f) }))
 		}
-		if mappings {
-			makers = slices.Insert(makers, 1, variant(fmt.Sprintf("trestle beside %d mappings", s.mappings), func() round { return flowing(t, ours, flow{way, s.stream, s.mappings}) }))
-		}
-		return measure.Section{Title: title, Operations: operations, Rounds: 7, Setup: variants(makers)}
+		ptp := network{masq: true, ports: 1, backend: "nftables", reference: true, ptp: true}
+		makers = append(makers, variant("reference, ptp, nftables", func() round { return flowing(t, ptp, f) }))
+		return measure.Section{Title: title, Operations: operations, Units: units, Rounds: 7, Setup: variants(makers)}
+	}
+	mapped := func(way way) func() measure.Variant {
+		return variant(fmt.Sprintf("trestle beside %d mappings", s.mappings), func() round {
+			return flowing(t, ours, flow{way: way, bytes: s.stream, packets: s.packets, mappings: s.mappings})
+		})
 	}
 	return []measure.Section{
-		section("Between two containers", toNeighbour, false),
-		section("From a container to the world", toWorld, true),
-		section("From the world to a mapped port", toPort, true),
+		section("Between two containers", toNeighbour),
+		section("From a container to the world", toWorld, mapped(toWorld)),
+		section("From the world to a mapped port", toPort, mapped(toPort)),
+		bigTCP(t, s),
 	}
 }
+
+func gigabits(bytes int) float64 { return float64(bytes) * 8 / 1e9 }
 
 // way is who asks whom.
 type way int
@@ -51,25 +63,30 @@ const (
 	connections = 500
 )
 
-// flow is so many bytes on their way, on a host that has so many port mappings.
+// flow is so many bytes, and packets, on their way, on a host that has so many port mappings.
 type flow struct {
-	way             way
-	bytes, mappings int
+	way                      way
+	bytes, packets, mappings int
+	// prepare changes the host's links, and those of the containers, before packets flow.
+	prepare func(h *host.Host, containers ...*host.Container) error
+	// only the stream is measured.
+	streamAlone bool
 }
 
-// flowing is a round of so many bytes, round trips and connections; of the latter two
-// one takes as long as is said.
+// flowing is a round of so many bytes, round trips and connections, of which one takes as
+// long as is said, and of iperf3's.
 func flowing(t host.T, n network, f flow) round {
 	h := host.New(t)
-	list := h.Network(n.list())
-	if n.reference {
-		list.Path = []string{h.Dirs().Reference}
-	}
+	list, _ := n.on(t, h)
 	first, second := h.Container("first"), h.Container("second")
 	var addresses []string
 	for i, c := range []*host.Container{first, second} {
 		a := c.Attachment()
-		a.CapabilityArgs["portMappings"] = []map[string]any{{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"}}
+		a.CapabilityArgs["portMappings"] = []map[string]any{
+			{"hostPort": 8080 + i, "containerPort": 80, "protocol": "tcp"},
+			{"hostPort": iperfPort + 1 + i, "containerPort": iperfPort, "protocol": "tcp"},
+			{"hostPort": iperfPort + 1 + i, "containerPort": iperfPort, "protocol": "udp"},
+		}
 		result, err := list.Add(a)
 		if err != nil {
 			t.Fatalf("%s: %v", n.list(), err)
@@ -79,23 +96,49 @@ func flowing(t host.T, n network, f flow) round {
 	if err := h.Do(func() error { return mapPorts(f.mappings) }); err != nil {
 		t.Fatalf("map %d ports: %v", f.mappings, err)
 	}
-	from, server, to := first.Namespace, second.Namespace, addresses[1]+":80"
+	if f.prepare != nil {
+		if err := f.prepare(h, first, second); err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+	from, server, to := first.Namespace, second.Namespace, netip.AddrPortFrom(netip.MustParseAddr(addresses[1]), 80)
+	iperf := netip.AddrPortFrom(to.Addr(), iperfPort)
 	switch f.way {
 	case toWorld:
-		server, to = h.Outside, host.OutsideIPv4.Addr().String()+":80"
+		server, to, iperf = h.Outside, netip.AddrPortFrom(host.OutsideIPv4.Addr(), 80), netip.AddrPortFrom(host.OutsideIPv4.Addr(), iperfPort)
 	case toPort:
-		from, server, to = h.Outside, first.Namespace, host.HostIPv4.Addr().String()+":8080"
+		from, server = h.Outside, first.Namespace
+		to, iperf = netip.AddrPortFrom(host.HostIPv4.Addr(), 8080), netip.AddrPortFrom(host.HostIPv4.Addr(), iperfPort+1)
 	case toNeighbour:
 	}
 	listen(t, server)
-	return func() ([]time.Duration, error) {
-		var took []time.Duration
-		err := from.Do(func() (err error) {
-			took, err = ask(to, f.bytes)
+	if hasIPerf() && !f.streamAlone {
+		server.Start(host.Command{Args: []string{"iperf3", "-s", "-p", fmt.Sprint(iperfPort)}})
+	}
+	return func() ([]time.Duration, error) { return f.round(from, to, iperf) }
+}
+
+func (f flow) round(from *host.Namespace, to, iperf netip.AddrPort) (took []time.Duration, err error) {
+	err = from.Do(func() (err error) {
+		if f.streamAlone {
+			stream, err := asking(to.String(), 's', func(c net.Conn) error { return pour(c, f.bytes) })
+			took = []time.Duration{stream}
 			return err
-		})
+		}
+		took, err = ask(to.String(), f.bytes)
+		return err
+	})
+	if err != nil || f.streamAlone || !hasIPerf() {
 		return took, err
 	}
+	for _, args := range [][]string{{"-n", fmt.Sprint(f.bytes)}, {"-u", "-b", "0", "-l", "64", "-k", fmt.Sprint(f.packets)}} {
+		one, err := iperf3(from, iperf, args...)
+		if err != nil {
+			return nil, err
+		}
+		took = append(took, one)
+	}
+	return took, nil
 }
 
 func ask(to string, bytes int) ([]time.Duration, error) {

@@ -16,7 +16,7 @@ import (
 // verb that runtimes poll.
 func execFloor(t host.T) measure.Section {
 	return measure.Section{Title: "start of a process", Operations: []string{"exec"}, Setup: func() []measure.Variant {
-		h, empty := host.New(t), buildEmpty(t)
+		h, empty := host.New(t), build(t, "empty")
 		return []measure.Variant{
 			{Name: "empty Go program", Round: running(h, empty, "VERSION")},
 			{Name: "trestle bridge, VERSION", Round: running(h, filepath.Join(h.Dirs().Trestle, "bridge"), "VERSION")},
@@ -27,14 +27,15 @@ func execFloor(t host.T) measure.Section {
 	}}
 }
 
-func buildEmpty(t host.T) string {
-	empty := filepath.Join(t.TempDir(), "empty")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", empty, "github.com/trestle-cni/trestle/test/bench/empty")
+// build builds one of the programs below this one.
+func build(t host.T, name string) string {
+	program := filepath.Join(t.TempDir(), name)
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/trestle-cni/trestle/test/bench/"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the empty program: %v\n%s", err, out)
+		t.Fatalf("build the program %s: %v\n%s", name, err, out)
 	}
-	return empty
+	return program
 }
 
 // running runs a verb that needs no container.

@@ -25,7 +25,6 @@ func growth(t host.T, s size) []measure.Section {
 	noLinkLocal := one
 	noLinkLocal.noLinkLocal = true
 	peer := network{masq: true, ports: 1, backend: "nftables", reference: true}
-	addDel := []string{"ADD", "DEL"}
 	var beside, gc, leases, mapped []func() measure.Variant
 	for _, n := range s.attachments {
 		beside = append(beside, variant(fmt.Sprintf("trestle beside %d", n), func() round { return besideOthers(t, one, n) }))
@@ -43,7 +42,7 @@ func growth(t host.T, s size) []measure.Section {
 	for _, n := range s.leases {
 		leases = append(leases, variant(fmt.Sprintf("reference beside %d", n), func() round { return leasing(t, n, true) }))
 	}
-	for _, n := range []int{0, s.mappings} {
+	for _, n := range []int{0, s.mappings / 50, s.mappings / 5, s.mappings} {
 		mapped = append(mapped, variant(fmt.Sprintf("trestle beside %d", n), func() round { return besideMappings(t, n) }))
 	}
 	return []measure.Section{
@@ -54,7 +53,7 @@ func growth(t host.T, s size) []measure.Section {
 			Note:  "User and system time of the command and all that it runs. The design allows 300 ms.",
 			Setup: func() []measure.Variant { return commands(t, chain, last) },
 		},
-		{Title: "Leases that stand already, host-local alone", Operations: addDel, Rounds: 11, Setup: variants(leases)},
+		{Title: "Leases that stand already, host-local alone", Operations: addDel[:2], Rounds: 11, Setup: variants(leases)},
 		{Title: "Port mappings that stand already, 1 port", Operations: addDel, Setup: variants(mapped)},
 	}
 }
@@ -191,7 +190,7 @@ func crowds(t host.T, s size) []measure.Section {
 // DELs; and what half of them, and all but one in a hundred, had done by.
 func crowd(t host.T, n network, size int) round {
 	h := host.New(t)
-	list := h.Network(n.list())
+	list := h.Network(n.list()) // without a watch, which is for one at a time
 	if n.reference {
 		list.Path = []string{h.Dirs().Reference}
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/bench/measure"
 	"github.com/trestle-cni/trestle/test/host"
@@ -26,16 +27,22 @@ type size struct {
 	crowds      []int
 	peerCrowd   int // the largest, for the reference plugins
 	stream      int // bytes
+	hosts       []int
+	idle        time.Duration // that an agent is looked at
+	packets     int           // of UDP
+	counted     int           // rows of what is counted, at the most
 }
 
 var sizes = map[string]size{
 	"full": {
 		rounds: 31, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
-		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20,
+		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, idle: 30 * time.Second,
+		packets: 300_000, counted: 100,
 	},
 	"quick": {
 		rounds: 7, attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
-		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20,
+		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, idle: 5 * time.Second,
+		packets: 30_000, counted: 12,
 	},
 }
 
@@ -53,6 +60,7 @@ func chapters() []chapter {
 		{"Many at once", crowds},
 		{"How it grows", growth},
 		{"What packets meet", dataPath},
+		{"Networks over several hosts", severalHosts},
 	}
 }
 
@@ -79,7 +87,13 @@ func bench(t host.T) {
 			page.add(table)
 		}
 	}
-	counted, err := counts(t)
+	agents, err := agentCounts(t, s)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	fmt.Print(agents)
+	page.remark(agents)
+	counted, err := counts(t, s.counted)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

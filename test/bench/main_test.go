@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
 )
@@ -15,7 +16,10 @@ func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 // TestTables: every variant of every table works, and the page has them. Times are not
 // looked at.
 func TestTables(t *testing.T) {
-	tiny := size{rounds: 1, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9}, mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20}
+	tiny := size{
+		rounds: 1, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9},
+		mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, hosts: []int{3}, idle: time.Second, packets: 100, counted: 3,
+	}
 	page := newPage("tiny")
 	for _, c := range chapters() {
 		page.chapter(c.title)
@@ -23,7 +27,12 @@ func TestTables(t *testing.T) {
 			page.add(c.measure(t, tiny, i, ""))
 		}
 	}
-	counted, err := counts(t)
+	agents, err := agentCounts(t, tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page.remark(agents)
+	counted, err := counts(t, tiny.counted)
 	if err != nil {
 		t.Fatal(err)
 	}

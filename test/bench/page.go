@@ -48,6 +48,9 @@ func (p *page) add(t measure.Table) {
 	fmt.Fprintf(&p.text, "![%s](%s/%s)\n\n%s", t.Title, picturesDir, file, t.Markdown())
 }
 
+// remark is a table without times.
+func (p *page) remark(table string) { p.text.WriteString("\n" + table) }
+
 func (p *page) counts(table string) {
 	p.text.WriteString("\n## Counted rather than timed\n\n" + table)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/test/bench/measure"
 	"github.com/trestle-cni/trestle/test/host"
@@ -21,13 +22,12 @@ func targets(t host.T, _ size) []measure.Section {
 		edit(&n)
 		return n
 	}
-	addDel := []string{"ADD", "DEL"}
 	like := func(name string, n network) measure.Variant {
 		return measure.Variant{Name: name, Round: attaching(t, n)}
 	}
 	return []measure.Section{
 		{Title: "One process, 1 port", Operations: addDel, Setup: func() []measure.Variant {
-			return []measure.Variant{{Name: "1 empty exec; RTM_DELLINK", Round: floor(t, 1)}, like("trestle, bridge alone", one), like("reference, nftables", peer)}
+			return []measure.Variant{{Name: "1 empty exec; RTM_DELLINK", Round: floor(t, 1)}, {Name: "raw netlink, one process", Round: rawNetlink(t)}, like("trestle, bridge alone", one), like("reference, nftables", peer)}
 		}},
 		{Title: "A chain of bridge and portmap, 1 port", Operations: addDel, Setup: func() []measure.Variant {
 			return []measure.Variant{{Name: "2 empty execs; RTM_DELLINK", Round: floor(t, 2)}, like("trestle, bridge, portmap", chain), like("reference, nftables", peer)}
@@ -36,8 +36,14 @@ func targets(t host.T, _ size) []measure.Section {
 			return []measure.Variant{
 				like("one of several", one),
 				like("the only one", with(one, func(n *network) { n.alone = true })),
+				like("the first and last", with(one, func(n *network) { n.alone, n.fresh = true, true })),
 				like("dual-stack", with(one, func(n *network) { n.dualStack = true })),
 				like("10 ports", with(one, func(n *network) { n.ports = 10 })),
+				like("reference, nftables", peer),
+				like("…, the only one", with(peer, func(n *network) { n.alone = true })),
+				like("…, the first and last", with(peer, func(n *network) { n.alone, n.fresh = true, true })),
+				like("…, dual-stack", with(peer, func(n *network) { n.dualStack = true })),
+				like("…, 10 ports", with(peer, func(n *network) { n.ports = 10 })),
 			}
 		}},
 	}
@@ -46,32 +52,35 @@ func targets(t host.T, _ size) []measure.Section {
 // floor is as many processes as ADD has, which do nothing, and then the deletion of a
 // veth pair with its peer in another namespace.
 func floor(t host.T, execs int) func() ([]time.Duration, error) {
-	h, program := host.New(t), buildEmpty(t)
+	h, program := host.New(t), build(t, "empty")
 	h.Container("c1")
-	empty := running(h, program, "VERSION")
+	watch := &stopwatch{}
 	return func() ([]time.Duration, error) {
-		var add time.Duration
-		for range execs {
-			took, err := empty()
-			if err != nil {
-				return nil, err
+		add, err := watch.time(func() error {
+			for range execs {
+				if err := watch.run(program); err != nil {
+					return err
+				}
 			}
-			add += took[0]
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
 		h.MustRun("ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", "c1")
 		time.Sleep(measure.Pause)
-		var del time.Duration
-		err := h.Do(func() error {
+		var del, delCPU time.Duration
+		err = h.Do(func() error {
 			link, err := netlink.LinkByName("v0")
 			if err != nil {
 				return err
 			}
-			began := time.Now()
+			cpu, began := cpuOf(unix.RUSAGE_THREAD), time.Now()
 			err = netlink.LinkDel(link)
-			del = time.Since(began)
+			del, delCPU = time.Since(began), cpuOf(unix.RUSAGE_THREAD)-cpu
 			return err
 		})
-		return []time.Duration{add, del}, err
+		return []time.Duration{add, del, watch.cpu, delCPU}, err
 	}
 }
 

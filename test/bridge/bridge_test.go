@@ -181,6 +181,9 @@ func TestBridgeRefusals(t *testing.T) {
 		{"hairpin with promisc", object{"hairpinMode": true, "promiscMode": true}, nil, 7, []string{"hairpinMode", "promiscMode"}},
 		{"no such IPAM", object{"ipam": object{"type": "no-such"}}, nil, 7, []string{"ipam.type", "no-such", "CNI_PATH"}},
 		{"masquerade backend", object{"ipMasqBackend": "pf"}, nil, 7, []string{"ipMasqBackend", "pf", "nftables"}},
+		{"port mapping without IPAM", object{"ipam": nil, "ipMasq": nil, "isDefaultGateway": nil, "runtimeConfig": object{
+			"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}},
+		}}, nil, 7, []string{"runtimeConfig.portMappings[0]", "8080/tcp", "no address", "ipam", "layer 2"}},
 		{"bridge is no bridge", object{"bridge": host.Uplink}, nil, 102, []string{"bridge", host.Uplink, "veth"}},
 	}
 	for _, tt := range tests {

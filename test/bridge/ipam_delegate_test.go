@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,6 +93,78 @@ func TestIPAMOfAnotherProgramFindsTheLink(t *testing.T) {
 	const want = "ADD: state UP, 1 forwarding\nCHECK: state UP, 1 forwarding\nDEL: no link, 0 forwarding\nDEL: no link, 0 forwarding\nADD: state UP, 1 forwarding\n"
 	if got := read(h, "/run/ipam.log"); got != want {
 		t.Errorf("the plugin saw:\n%swant:\n%s", got, want)
+	}
+	c.Remove()
+}
+
+// TestIPAMOfAnotherProgramIsGone: what is ours goes without it; what it may hold, the error
+// says, since a runtime asks again until there is none, and then the plugin frees it.
+func TestIPAMOfAnotherProgramIsGone(t *testing.T) {
+	for _, name := range []string{"looking", "dhcp"} { // before the link goes, and after
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h, c, call := lookingCall(t, leaseOfBoth, object{
+				"ipMasq": true, "ipam": object{"type": name}, "capabilities": object{"portMappings": true}, "runtimeConfig": object{
+					"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}},
+				},
+			})
+			path := "/opt/ipam/" + name
+			h.WriteProgram(path, lookingIPAM)
+			h.Container("c0").MustAdd(host.BridgeConfig(object{"name": "other"})) // which keeps the bridge
+			before, inside := h.Dump(), c.Dump()
+			if err := h.Exec(call).Err(); err != nil {
+				t.Fatal(err)
+			}
+			h.MustRun("mv", path, "/run/gone")
+			call.Command = "DEL"
+			gc := host.Call{Plugin: "bridge", Command: "GC", Path: call.Path, Config: withKeys(t, call.Config, object{"cni.dev/valid-attachments": []any{}})}
+			for range 2 {
+				for _, call := range []host.Call{call, gc} {
+					err := h.Exec(call).Err()
+					if host.CodeOf(err) != 11 || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "may hold") || strings.Contains(err.Error(), "not found") {
+						t.Errorf("%s: got %v, want code 11 and that %s may hold something", call.Command, err, name)
+					}
+				}
+			}
+			h.AssertUnchanged(before, append(slices.Clone(host.Kept), "file /run/ipam.log", "file /run/gone", "file "+path)...)
+			c.AssertUnchanged(inside)
+			h.MustRun("mv", "/run/gone", path)
+			for _, call := range []host.Call{call, gc} {
+				if err := h.Exec(call).Err(); err != nil {
+					t.Errorf("%s with the plugin: %v", call.Command, err)
+				}
+			}
+			if got := strings.Count(read(h, "/run/ipam.log"), "DEL: "); got != 1 {
+				t.Errorf("the plugin was asked for %d DELs, want 1", got)
+			}
+		})
+	}
+}
+
+// TestIPAMOfAnotherProgramSaysLittle: the code of its error is passed on, whatever else is
+// not there.
+func TestIPAMOfAnotherProgramSaysLittle(t *testing.T) {
+	t.Parallel()
+	h, c, call := lookingCall(t, "", nil)
+	for answer, want := range map[string]struct {
+		code uint
+		says string
+	}{
+		`{"code": 3}`:                       {3, "plugin looking: failed with code 3 and no message"},
+		`{"code": 3, "details": "no idea"}`: {3, "plugin looking: failed with code 3 and no message; no idea"},
+		`{"code": 11, "msg": "later"}`:      {11, "plugin looking: later"},
+		`{"code": 999, "msg": "hm"}`:        {100, "plugin looking: hm"},
+		`{"msg": "hm"}`:                     {100, "plugin looking: hm"},
+		`{}`:                                {100, "plugin looking: exit status 1 without an error object"},
+		`hello`:                             {100, "plugin looking: exit status 1 without an error object"},
+	} {
+		h.WriteProgram("/opt/ipam/looking", "#!/bin/sh\necho '"+answer+"'\nexit 1\n")
+		for _, command := range []string{"ADD", "DEL", "STATUS"} {
+			call.Command = command
+			if err := h.Exec(call).Err(); host.CodeOf(err) != want.code || !strings.Contains(err.Error(), want.says) {
+				t.Errorf("%s answered with %s: got %v, want code %d and %q", command, answer, err, want.code, want.says)
+			}
+		}
 	}
 	c.Remove()
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -48,7 +49,7 @@ func (h *Host) Exec(call Call) Answer {
 	if !strings.Contains(program, "/") {
 		program = filepath.Join(h.dirs.Trestle, program)
 	}
-	command := Command{Args: []string{program}, Env: call.environment(), Stdin: call.Config}
+	command := Command{Args: append(capabilities(), program), Env: call.environment(), Stdin: call.Config}
 	if call.Strace != nil {
 		output, trace, err := h.Trace(*call.Strace, command)
 		if err != nil {
@@ -61,6 +62,17 @@ func (h *Host) Exec(call Call) Answer {
 		h.t.Fatalf("%v", err)
 	}
 	return Answer{Output: output}
+}
+
+// capabilities is a prefix for the command of a plugin, which leaves root those that
+// TRESTLE_CAPABILITIES names, as net_admin,sys_admin, and no other (make test-capabilities).
+func capabilities() []string {
+	names := os.Getenv("TRESTLE_CAPABILITIES")
+	if names == "" {
+		return nil
+	}
+	set := "-all,+" + strings.ReplaceAll(names, ",", ",+")
+	return []string{"setpriv", "--bounding-set=" + set, "--inh-caps=" + set, "--"}
 }
 
 func (c Call) environment() []string {

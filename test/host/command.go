@@ -12,9 +12,12 @@ import (
 	"time"
 )
 
-// patience bounds every command, so that a hang is a failure with a name. A virtual
-// machine without KVM takes twenty times as long for everything (make test-vm).
-var patience = map[bool]time.Duration{false: time.Minute, true: 10 * time.Minute}[os.Getenv("TRESTLE_VM") != ""]
+// inVM is for a virtual machine without KVM, which takes twenty times as long for
+// everything (make test-vm).
+var inVM = os.Getenv("TRESTLE_VM") != ""
+
+// patience bounds every command, so that a hang is a failure with a name.
+var patience = map[bool]time.Duration{false: time.Minute, true: 10 * time.Minute}[inVM]
 
 // Output is what a command said and how it ended.
 type Output struct {

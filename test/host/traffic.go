@@ -7,21 +7,45 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // answerTime bounds one request: far more than any takes, and short enough for
 // tests of what must not get through.
-const answerTime = 5 * time.Second
+var answerTime = map[bool]time.Duration{false: 5 * time.Second, true: 30 * time.Second}[inVM]
+
+var answerSeconds = strconv.Itoa(int(answerTime.Seconds()))
 
 // Ping asks address once and says why there was no answer.
 func (n *Namespace) Ping(address netip.Addr) error {
-	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W5", address.String()}})
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W" + answerSeconds, address.String()}})
 	if err == nil && output.Code != 0 {
 		err = fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
 	}
 	return err
+}
+
+var roundTrip = regexp.MustCompile(`time=([0-9.]+) ms`)
+
+// PingAtOnce is Ping, and an answer that took a second is an error: by then the kernel
+// asked for its neighbour again, or sent to where nobody is. The time is that between
+// two packets, so that a slow machine does not count.
+func (n *Namespace) PingAtOnce(address netip.Addr) error {
+	output, err := n.Run(Command{Args: []string{"ping", "-n", "-c1", "-W" + answerSeconds, address.String()}})
+	if err != nil {
+		return err
+	}
+	match := roundTrip.FindStringSubmatch(output.Stdout)
+	if output.Code != 0 || match == nil {
+		return fmt.Errorf("ping %s from %s: %s", address, n.Name, strings.TrimSpace(output.Stdout+output.Stderr))
+	}
+	if took, err := strconv.ParseFloat(match[1], 64); err != nil || took >= 1000 {
+		return fmt.Errorf("ping %s from %s: answered after %s ms", address, n.Name, match[1])
+	}
+	return nil
 }
 
 // Serve answers, until the test ends, each request to address ("tcp" or "udp";

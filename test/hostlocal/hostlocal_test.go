@@ -25,7 +25,7 @@ const (
 	hostLocalOne  = `[[{"subnet":"10.1.0.0/24"}]]`
 )
 
-func TestHostLocalVerbsInEveryVersion(t *testing.T) {
+func TestHostLocalInEveryVersion(t *testing.T) {
 	for _, version := range []string{"0.1.0", "0.2.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		h := newHostLocal(t, hostLocalDual)
 		h.version = version

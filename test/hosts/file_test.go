@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -104,5 +105,24 @@ func TestDirect(t *testing.T) {
 		if out := n.hosts[0].Node("cluster", "check"); out.Code != 0 || !strings.Contains(out.Stdout, "b: fine, by direct") {
 			t.Errorf("%s: check: got %v", backend, out)
 		}
+		if backend == "auto" {
+			n.moved(t)
+		}
 	}
+}
+
+// moved: hosts that are on one link no more go by the tunnel (row 19).
+func (n *network) moved(t *testing.T) {
+	t.Helper()
+	b := n.hosts[1]
+	for addr, bits := range map[netip.Addr][2]int{b.IPv4: {24, 26}, b.IPv6: {64, 80}} {
+		b.Address("del", addr, bits[0])
+		b.Address("add", addr, bits[1])
+	}
+	b.DefaultRoutes()
+	for _, h := range n.hosts {
+		n.Await(h.Host, "by the tunnel", func(s lab.Status) bool { return len(s.Peers) == 1 && s.Peers[0].Way == "tunnel" })
+	}
+	n.Reach(n.containers[0], n.containers[1])
+	n.Reach(n.containers[1], n.containers[0])
 }

@@ -1,9 +1,14 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
@@ -128,7 +133,8 @@ func TestForeign(t *testing.T) {
 }
 
 // TestMTU (row 20): an uplink that takes less than the others is known to all; a packet that may not be
-// fragmented is answered with the right size.
+// fragmented is answered with the right size, TCP passes, and the containers that were there
+// before are counted.
 func TestMTU(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t, 1, "a", "b")
@@ -146,6 +152,14 @@ func TestMTU(t *testing.T) {
 			return nil
 		})
 	}
+	for _, h := range n.hosts {
+		n.Await(h.Host, "a container of before", func(s lab.Status) bool {
+			return strings.Contains(strings.Join(s.Problems, "\n"), "containers on tn-pods with a larger MTU than 1350, which is what all hosts take now: 1")
+		})
+	}
+	for _, addr := range n.containers[1].Addresses {
+		transfer(t, n.containers[0], n.containers[1], addr)
+	}
 	to := n.containers[1].Addresses[0].String()
 	n.Eventually("told the right MTU", func() error {
 		out, err := n.containers[0].Run(host.Command{Args: []string{"ping", "-n", "-c1", "-W2", "-M", "do", "-s", "1400", to}})
@@ -155,6 +169,48 @@ func TestMTU(t *testing.T) {
 		return err
 	})
 	n.containers[0].MustRun("ping", "-n", "-c1", "-W5", "-M", "do", "-s", "1322", to)
+}
+
+// transfer sends a megabyte by TCP.
+func transfer(t *testing.T, from, to *lab.Attached, addr netip.Addr) {
+	t.Helper()
+	const size = 1 << 20
+	var listener net.Listener
+	err := to.Do(func() (err error) {
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(addr, 7000).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }() // one connection is all
+	received := make(chan int64, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			received <- -1
+			return
+		}
+		_ = conn.SetDeadline(time.Now().Add(lab.Patience))
+		n, _ := io.Copy(io.Discard, conn)
+		received <- n
+	}()
+	err = from.Do(func() error {
+		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(addr, 7000).String(), lab.Patience)
+		if err != nil {
+			return err
+		}
+		_ = conn.SetDeadline(time.Now().Add(lab.Patience))
+		_, err = conn.Write(make([]byte, size))
+		return errors.Join(err, conn.Close())
+	})
+	if err != nil {
+		t.Errorf("send to %s by TCP: %v", addr, err)
+		return
+	}
+	if got := <-received; got != size {
+		t.Errorf("%s: received %d bytes by TCP, want %d", addr, got, size)
+	}
 }
 
 // TestStrangers (row 28): VXLAN from who is no peer is dropped, and counted.

@@ -203,6 +203,9 @@ func TestThreeMembers(t *testing.T) {
 	}
 	d := n.Agent(n.Host("d"), n.etcd.Settings("d"))
 	n.Await(d.Host, "waits", func(s lab.Status) bool { return s.State == "starting" && s.Store.Error != "" })
+	if lists := d.MustRun("sh", "-c", "ls /etc/cni/net.d 2>/dev/null; true"); lists != "" {
+		t.Errorf("d waits, and its runtime has %s", lists)
+	}
 	n.etcd.Members[second].Start()
 	n.Ready(d.Host, 3)
 	for _, h := range n.hosts {

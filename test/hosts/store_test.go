@@ -156,7 +156,7 @@ func TestRecords(t *testing.T) {
 	if got := routes(a.Host); got != before {
 		t.Errorf("suspect: got routes\n%s\nwant\n%s", got, before)
 	}
-	if out := a.Node("node", "accept"); out.Code != 0 || !strings.Contains(out.Stdout, "accepted: 4 peers are gone, 1 are left") {
+	if out := a.Node("node", "accept"); out.Code != 0 || !strings.Contains(out.Stdout, "accepted; peers that are gone: 4, that are left: 1") {
 		t.Errorf("accept: got %v", out)
 	}
 	n.Ready(a.Host, 1)

@@ -121,6 +121,7 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 			n := newNATNet(t, false)
 			keys := fmt.Sprintf(`"backend": %q`, backend)
 			n.MustRun("iptables", "-A", "INPUT", "-p", "udp", "-m", "conntrack", "--ctstate", "NEW", "-j", "ACCEPT") // has conntrack look on from the start
+			natSysctl(t, n.Host, "net/netfilter/nf_conntrack_udp_timeout", "3600") // a slow machine's test takes longer than the 30 s of a flow
 			n.neighbour.Serve("udp", ":80")
 			ask := func() (host.Reply, error) {
 				return n.Outside.RequestFrom("udp", "192.0.2.1:5555", "192.0.2.2:8080")

@@ -116,7 +116,10 @@ func TestPortmapKilledBeforeReserving(t *testing.T) {
 			n.neighbour.Serve("tcp", ":80")
 			for _, lost := range []string{"true", "nft flush ruleset"} {
 				n.MustRun("sh", "-c", lost)
-				n.Restore()
+				told := n.MustRun(n.Dirs().Trestle+"/trestle", "restore")
+				if want := fmt.Sprintf("blue/%s/eth0: mapping tcp 0.0.0.0:8080 to 10.1.0.5:80: blue/%s/eth0 has the port", n.c1.ID, n.neighbour.ID); !strings.Contains(told, want) {
+					t.Errorf("restore after %s: got %q, want %q", lost, told, want)
+				}
 				if reply, err := n.Outside.Request("tcp", host.HostIPv4.Addr().String()+":8080"); err != nil || reply.Server != n.neighbour.ID {
 					t.Errorf("restore after %s: got %v, %v, want %s", lost, reply, err, n.neighbour.ID)
 				}

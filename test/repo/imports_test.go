@@ -1,7 +1,9 @@
 package repo
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +18,7 @@ var base = map[string][]string{
 	"pkg/dump":     {},
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
+	"pkg/netns":    {"pkg/cni"},
 	"pkg/nft":      {"pkg/rawfile"},
 	"pkg/rawfile":  {},
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
@@ -36,7 +39,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
 	"cmd/trestle/runtimes":  {false, nil},
-	"cmd/trestle/sandbox":   {true, nil},
+	"cmd/trestle/container": {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 	"cmd/trestle/way":       {true, []string{"cmd/trestle/inventory", "cmd/trestle/rules"}},
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
@@ -90,7 +93,7 @@ func TestIPAMTouchesNoKernel(t *testing.T) {
 // without a client of any store.
 func TestClusterTouchesNoKernel(t *testing.T) {
 	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/cluster/...") {
-		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") {
+		if dependency == "net" || dependency == "os/exec" || strings.HasSuffix(dependency, "/netlink") || strings.Contains(dependency, "etcd") || strings.Contains(dependency, "k8s.io") {
 			t.Errorf("pkg/cluster depends on %s", dependency)
 		}
 	}
@@ -173,13 +176,45 @@ func TestMayImport(t *testing.T) {
 	}
 }
 
-// TestStoresStayInOneProgram: linked into a plugin, a client of etcd would cost each
-// start milliseconds and each host megabytes.
+// TestStoresStayInOneProgram: linked into a plugin, a client of a store, or of WireGuard's
+// keys, would cost each start milliseconds and each host megabytes.
 func TestStoresStayInOneProgram(t *testing.T) {
-	stores := []string{"etcd", "grpc", "k8s.io"}
-	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins", module+"cmd/trestle", module+"pkg/...") {
+	stores := []string{"etcd", "grpc", "k8s.io", "wgctrl"}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins", module+"cmd/trestle", module+"pkg/cluster", module+"pkg/hosts") {
 		if slices.ContainsFunc(stores, func(store string) bool { return strings.Contains(dependency, store) }) {
 			t.Errorf("a plugin or trestle links %s", dependency)
 		}
+	}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"pkg/...") {
+		if slices.ContainsFunc(stores[:3], func(store string) bool { return strings.Contains(dependency, store) }) {
+			t.Errorf("a package under pkg/ links %s", dependency)
+		}
+	}
+	for _, dependency := range goList(t, "-deps", "-f", "{{.ImportPath}}", module+"plugins") {
+		if ours, ok := strings.CutPrefix(dependency, module); ok && slices.Contains([]string{"pkg/cluster", "pkg/overlay", "pkg/hosts"}, ours) {
+			t.Errorf("the plugins link %s: they know nothing of other hosts", ours)
+		}
+	}
+}
+
+// maxPluginSize is what the plugins' one executable may weigh on amd64, as it is built for
+// users. Who exceeds it looks at what was linked (go list -deps, go tool nm -size), and
+// says in the commit what the megabytes are for.
+const maxPluginSize = 8 << 20
+
+// TestPluginsStaySmall: the size is read again and again, by each start of each plugin.
+func TestPluginsStaySmall(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "plugins")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-ldflags", "-s -w", "-o", file, module+"plugins")
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > maxPluginSize {
+		t.Errorf("the plugins weigh %d KiB, and %d are the most", info.Size()>>10, int64(maxPluginSize)>>10)
 	}
 }

@@ -130,7 +130,7 @@ func testDocsNetwork(t *testing.T, conflist string) {
 		}
 	}
 	if network.List.CNIVersion == "1.1.0" {
-		testDocsNewVerbs(t, network, attachment)
+		testDocsNewCommands(t, network, attachment)
 	}
 	if err := network.Del(attachment); err != nil {
 		t.Error(err)
@@ -138,8 +138,8 @@ func testDocsNetwork(t *testing.T, conflist string) {
 	before.assertRestored(t, network.List.Name)
 }
 
-// testDocsNewVerbs: STATUS, and a GC that names the container.
-func testDocsNewVerbs(t *testing.T, network *host.Network, alive *libcni.RuntimeConf) {
+// testDocsNewCommands: STATUS, and a GC that names the container.
+func testDocsNewCommands(t *testing.T, network *host.Network, alive *libcni.RuntimeConf) {
 	if err := network.Status(); err != nil {
 		t.Errorf("STATUS: %v", err)
 	}

@@ -21,8 +21,8 @@ import (
 // someone is how whoever was ever there is named, in whatever tells of it.
 var someone = regexp.MustCompile(`soak-\d+-\d+-\d+`)
 
-// settle brings the host to rest and looks at everything.
-func (w *world) settle() {
+// rest brings the host to rest and looks at everything.
+func (w *world) rest() {
 	w.restore(noKill)
 	w.collectList()
 	w.nothingOfTheDead()

@@ -101,7 +101,7 @@ func (w *world) round(r round) (done, asked int) {
 	if r.boot != nil {
 		w.boot(r.boot)
 	}
-	w.settle()
+	w.rest()
 	return int(w.done.Load()), asked
 }
 

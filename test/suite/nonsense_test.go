@@ -80,6 +80,8 @@ func mustAnswer(t *testing.T, h *host.Host, call host.Call) {
 	switch {
 	case host.CodeOf(err) == 0:
 		t.Errorf("%s %s: %v", call.Command, call.Config, err)
+	case strings.Contains(err.Error(), "Go struct") || strings.Contains(err.Error(), "Go value"):
+		t.Errorf("%s %s: got %v, want the words of who wrote the configuration", call.Command, call.Config, err)
 	case strings.Contains(err.Error(), "internal error"):
 		t.Errorf("%s %s: got %v, want an error that somebody thought of", call.Command, call.Config, err)
 	case !strings.Contains(answer.Stdout, `"cniVersion"`):

@@ -39,7 +39,7 @@ func TestAnyOrder(t *testing.T) {
 			for step := 0; step < 250 && time.Since(began) < 15*time.Second && !t.Failed(); step++ {
 				m.step()
 			}
-			m.settle()
+			m.end()
 			if t.Failed() {
 				t.Logf("TRESTLE_SEED=%d; what happened:\n%s", seed, strings.Join(m.log, "\n"))
 			}
@@ -465,8 +465,8 @@ func (m *model) recordOwners() []string {
 	return slices.Compact(owners)
 }
 
-// settle ends the run: GC, and then the last DELs.
-func (m *model) settle() {
+// end ends the run: GC, and then the last DELs.
+func (m *model) end() {
 	m.gc(false)
 	may, must := map[string]bool{}, map[string]bool{}
 	for _, c := range m.all {

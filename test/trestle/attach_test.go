@@ -186,6 +186,27 @@ func TestDetachWhatIsLost(t *testing.T) {
 	}
 }
 
+// TestAttachPortAtOnce: of two that attach one container at once, both with one host port,
+// the second is told who has it.
+func TestAttachPortAtOnce(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	h.Container("c0")
+	outputs := make([]host.Output, 2)
+	var both sync.WaitGroup
+	for i := range outputs {
+		both.Go(func() { outputs[i] = run(t, h, "attach", "c0", "lab", "-p", "8080:80") })
+	}
+	both.Wait()
+	slices.SortFunc(outputs, func(a, b host.Output) int { return a.Code - b.Code })
+	if outputs[0].Code != 0 || outputs[1].Code != 2 || !strings.Contains(outputs[1].Stderr, "host port 8080/tcp is taken by container c0") {
+		t.Errorf("got %+v, want one that is attached and one that is refused", outputs)
+	}
+	if attachments := answer[[]inventory.Attachment](t, h, "ls"); len(attachments) != 1 {
+		t.Errorf("got %+v, want one", attachments)
+	}
+}
+
 // TestAttachAtOnce: many at once, some of them to one container, all with a free port.
 func TestAttachAtOnce(t *testing.T) {
 	t.Parallel()

@@ -355,7 +355,7 @@ func TestDoctor(t *testing.T) {
 		{
 			"the ruleset was flushed", func(p *patient) { p.sh("nft flush ruleset") },
 			"rules-missing",
-			[]string{"its masquerade", "published ports of 1 containers", "trestle restore"},
+			[]string{"its masquerade", "published ports of 1 container", "trestle restore"},
 			true, nil,
 		},
 		{

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trestle-cni/trestle/cmd/trestle/attach"
 	"github.com/trestle-cni/trestle/test/host"
 )
 
@@ -208,6 +209,45 @@ func TestRunDetached(t *testing.T) {
 	nothingLeft(t, h)
 	refused(t, h, []string{"network", "lba"}, "run", "-d", "--net", "lba", "--", "true")
 	refused(t, h, []string{"--detach", "host"}, "run", "-d", "--net", "host", "--", "true")
+}
+
+// TestRunSaysWhere: with --json a program is told what people are, and what a command in the
+// background writes is in its log.
+func TestRunSaysWhere(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	type answer struct {
+		Container, NetNS, Log string
+		PID                   int
+		Attachments           []attach.Attached
+	}
+	check := func(text, log string, networks int) {
+		t.Helper()
+		got := decode[answer](t, text)
+		if got.Container != "app" || got.NetNS != "/run/netns/app" || got.PID == 0 || got.Log != log || len(got.Attachments) != networks {
+			t.Errorf("got %+v", got)
+		}
+	}
+	log := t.TempDir() + "/app.log"
+	h.MustRun("sh", "-c", "echo before >"+log)
+	output := run(t, h, "run", "-d", "--json", "--log", log, "--name", "app", "--net", "lab", "-p", "8080:80", "--", "sh", "-c", "echo out; echo err >&2; sleep 1000")
+	if output.Code != 0 || output.Stderr != "" {
+		t.Fatalf("got %+v", output)
+	}
+	check(output.Stdout, log, 1)
+	await(t, "the log has what it writes", func() bool { return h.MustRun("cat", log) == "before\nout\nerr\n" })
+	must(t, h, "stop", "--time", "0", "app")
+	output = run(t, h, "run", "--json", "--name", "app", "--net", "lab", "--", "echo", "mine")
+	if output.Code != 0 || output.Stdout != "mine\n" {
+		t.Errorf("got %+v, want that standard output is the command's", output)
+	}
+	check(output.Stderr, "", 1)
+	check(run(t, h, "run", "--json", "--name", "app", "--net", "none", "--", "true").Stderr, "", 0)
+	refused(t, h, []string{"--log", "--detach"}, "run", "--log", log, "--net", "lab", "--", "true")
+	refused(t, h, []string{"--log", "/none/such"}, "run", "-d", "--log", "/none/such/x", "--net", "lab", "--", "true")
+	refused(t, h, []string{"--interval", "--watch"}, "ls", "--interval", "5s")
+	nothingLeft(t, h)
 }
 
 // TestRunKilledOnItsWay: trestle is killed while a plugin makes the interface, and before

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -57,7 +56,7 @@ type Attached struct {
 	DNS       types.DNS             `json:"dns"`
 }
 
-// Add attaches the container. What is wrong with the wish is said before anything is
+// Add attaches the container, under LockNetNS. What is wrong with the wish is said before anything is
 // done; what fails on the way is undone.
 func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error) {
 	list, facts, err := r.list(name)
@@ -151,13 +150,17 @@ func (w Wish) check() error {
 	if err := CheckContainer(w.Container); err != nil {
 		return err
 	}
-	bad := func(r rune) bool { return r == '/' || r == ':' || r <= ' ' || r == 0x7f }
-	if len(w.IfName) > 15 || w.IfName == "." || w.IfName == ".." || w.IfName == "lo" || strings.ContainsFunc(w.IfName, bad) {
-		return cni.ConfigErrorf("--ifname: %q is no name for it; use 1 to 15 bytes without '/', ':' or white space, as eth1", w.IfName)
+	if w.IfName == "lo" {
+		return cni.ConfigErrorf("--ifname: every container has an interface lo already; choose another, as eth1")
+	}
+	if w.IfName != "" {
+		if err := cni.ConfigError("--ifname", cni.CheckIfName(w.IfName)); err != nil {
+			return err
+		}
 	}
 	if w.MAC != "" {
-		if mac, err := net.ParseMAC(w.MAC); err != nil || len(mac) != 6 || mac[0]&1 == 1 || slices.Max(mac) == 0 {
-			return cni.ConfigErrorf("--mac: %q is not the address of an interface; use six octets, the first of them even, as in 0a:58:0a:16:00:02", w.MAC)
+		if _, err := cni.ParseMAC(w.MAC); err != nil {
+			return cni.ConfigError("--mac", err)
 		}
 	}
 	if !record.IsNetNS(w.NetNS) {
@@ -251,11 +254,9 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	if _, err := os.Stat(list.File); err != nil {
 		return nil, fmt.Errorf("the network was removed just now: %w", err)
 	}
-	unlock, err := r.nameInterface(rt)
-	if err != nil {
+	if err := nameInterface(rt); err != nil {
 		return nil, err
 	}
-	defer unlock()
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
 	answer, err := chain.AddNetworkList(ctx, list.NetworkConfigList, rt)
 	if err == nil {
@@ -273,10 +274,13 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 // what was asked for.
 func plain(err error) error {
 	var said *types.Error
-	if !errors.As(err, &said) || said.Msg == "" {
+	if !errors.As(err, &said) {
 		return err
 	}
 	text := said.Msg
+	if text == "" {
+		text = fmt.Sprintf("%v code %d, and no message", err, said.Code) // libcni's words end in a colon
+	}
 	if said.Details != "" {
 		text += "; " + said.Details
 	}

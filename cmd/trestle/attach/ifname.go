@@ -11,16 +11,26 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// nameInterface settles the interface's name. The namespace is locked until the interface
-// is there, so that two that attach one container at once do not find the same name free.
-func (r Runtime) nameInterface(rt *libcni.RuntimeConf) (unlock func(), err error) {
-	lock, err := flock.Open(rt.NetNS, flock.Exclusive, flock.DefaultWait)
+// LockNetNS keeps others from attaching the container whose namespace that is. Whoever
+// calls Add holds it from before the host is looked at until the interface is there: of two
+// that attach one container at once, the second shall find the first one's interface and
+// ports taken. What is no namespace is not locked; Add refuses it.
+func LockNetNS(path string) (unlock func(), err error) {
+	if !record.IsNetNS(path) {
+		return func() {}, nil
+	}
+	lock, err := flock.Open(path, flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return nil, err
 	}
-	unlock = func() { _ = lock.Unlock() } // what was done under it is done
+	return func() { _ = lock.Unlock() }, nil // what was done under it is done
+}
+
+// nameInterface settles the interface's name, under LockNetNS.
+func nameInterface(rt *libcni.RuntimeConf) error {
 	taken, err := linksIn(rt.NetNS)
 	switch {
 	case err != nil:
@@ -32,11 +42,7 @@ func (r Runtime) nameInterface(rt *libcni.RuntimeConf) (unlock func(), err error
 	case taken[rt.IfName]:
 		err = cni.ConfigErrorf("--ifname: there is an interface %s in %s already; choose another, or leave it out for a free one", rt.IfName, rt.NetNS)
 	}
-	if err != nil {
-		unlock()
-		return nil, err
-	}
-	return unlock, nil
+	return err
 }
 
 // linksIn are the names of the links in a namespace.

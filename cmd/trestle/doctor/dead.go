@@ -24,8 +24,9 @@ func dead(h *Host) []Finding {
 		}
 		all = append(all, Finding{
 			Severity: Warning, Subject: "network " + n.Name,
-			Text: fmt.Sprintf("%d containers are gone and have %d addresses and %d ports still, %s for one: their runtime has not called DEL",
-				len(of), addresses, ports, of[0].Container),
+			Text: fmt.Sprintf("%s %s gone and %s %s and %s still, %s for one: the runtime has not called DEL",
+				plural(len(of), "container"), oneOr(len(of), "is", "are"), oneOr(len(of), "has", "have"),
+				fmt.Sprintf("%d %s", addresses, oneOr(addresses, "address", "addresses")), plural(ports, "port"), of[0].Container),
 			Command: "trestle gc",
 			fix:     gcFix,
 		})

@@ -9,6 +9,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 )
 
@@ -72,6 +73,13 @@ func checks() []check {
 		{"shadowed-port", shadowedPorts},
 		{"ipvs", ipvs},
 		{"reference-rules", referenceRules},
+		{"agent", agent},
+		{"store", store},
+		{"fenced", fenced},
+		{"suspect", suspect},
+		{"peer-route", peerRoutes},
+		{"peer-mtu", peerMTUs},
+		{"tunnel", tunnel},
 		{"dead", dead},
 		{"leaked-link", leakedLinks},
 		{"leases", brokenLeases},
@@ -108,6 +116,22 @@ func (f Finding) rank() int {
 		return 0
 	}
 	return 1
+}
+
+// plural is "1 port", "3 ports".
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// oneOr is the word for one thing, or that for several.
+func oneOr(n int, one, several string) string {
+	if n == 1 {
+		return one
+	}
+	return several
 }
 
 // Fix mends what can be mended without harm. The same fix is done once, whoever asks.

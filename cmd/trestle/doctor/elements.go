@@ -31,7 +31,7 @@ func strayElements(h *Host) []Finding {
 	}
 	return []Finding{{
 		Severity: Warning, Subject: "nftables",
-		Text:    fmt.Sprintf("Trestle's tables have elements of %d owners that are gone, %s for one", len(owners), owners[0]),
+		Text:    fmt.Sprintf("Trestle's tables have elements of %s that %s gone, %s for one", plural(len(owners), "owner"), oneOr(len(owners), "is", "are"), owners[0]),
 		Command: "trestle gc", fix: gcFix,
 	}}
 }

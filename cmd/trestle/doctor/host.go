@@ -39,12 +39,15 @@ type Host struct {
 	Answers []Status
 	// Advertised are the links by which a router has announced a default route.
 	Advertised []string
+	// UDPPorts are those that programs of the host have.
+	UDPPorts []int
 	// Problems say what could not be looked at.
 	Problems []string
 
-	sysctl func(name string) (string, bool)
-	leases string
-	close  func()
+	sysctl  func(name string) (string, bool)
+	systemd bool
+	leases  string
+	close   func()
 }
 
 // Close ends the reading of rules, which are looked up when a check comes to them.
@@ -95,6 +98,9 @@ func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
 	h.Programs.Identify(ctx, h.pluginNames())
 	h.Paths = readPaths(s)
 	h.Answers = askStatus(ctx, h.Files, h.Programs, s.Plugins)
+	if snapshot.Node != nil {
+		h.UDPPorts, h.systemd = udpPorts(), runsSystemd()
+	}
 	h.Advertised, err = advertised(snapshot)
 	h.problem(err)
 	return h

@@ -33,7 +33,7 @@ func ipvs(h *Host) []Finding {
 	f.Text = "kube-proxy works by IPVS, and the next published port takes what is for services with that port: install iptables, whose rules tell them apart"
 	if count > 0 {
 		f.Severity = Fault
-		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %d ports on all addresses: they take what is for services with these ports", count)
+		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %s on all addresses, taking what is for services with the same port", plural(count, "port"))
 	}
 	return []Finding{f}
 }

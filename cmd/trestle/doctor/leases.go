@@ -16,7 +16,7 @@ func brokenLeases(h *Host) []Finding {
 		}
 		all = append(all, Finding{
 			Severity: Warning, Subject: "network " + n.Name,
-			Text:    fmt.Sprintf("its leases have %d faults: %s", len(n.Faults), n.Faults[0]),
+			Text:    fmt.Sprintf("its leases have %s: %s", plural(len(n.Faults), "fault"), n.Faults[0]),
 			Command: "trestle ip repair " + n.Name,
 			fix: func(context.Context, Tools) error {
 				return ipam.NewStore(h.leaseDir(n), n.Name, patience).Repair()

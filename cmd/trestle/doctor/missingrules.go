@@ -20,7 +20,7 @@ func missingRules(h *Host) []Finding {
 			lacking = append(lacking, "its masquerade")
 		}
 		if count := h.lackingPorts(n.Name); count > 0 {
-			lacking = append(lacking, fmt.Sprintf("the published ports of %d containers", count))
+			lacking = append(lacking, "the published ports of "+plural(count, "container"))
 		}
 		if h.lacksPolicy(n) {
 			lacking = append(lacking, "its policy")

@@ -29,9 +29,10 @@ func overlaps(h *Host) []Finding {
 }
 
 // isInner is for routes that say nothing of where a subnet is: those to a single address,
-// as hosts with policy routing have, and what belongs to every link.
+// as hosts with policy routing have, what belongs to every link, and what keeps packets to
+// subnets that no host has from leaving by the default route.
 func (h *Host) isInner(r inventory.Route) bool {
-	return r.To.IsSingleIP() || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback()
+	return r.Unreachable || r.To.IsSingleIP() || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback()
 }
 
 // sharedNetworks finds two networks on one bridge, or with one subnet.

@@ -17,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -28,6 +29,8 @@ type Source struct {
 	Results string   // libcni's cache: a file for each attachment
 	Leases  string   // host-local's default directory
 	Records string   // Trestle's
+	// Node is the status of trestle-node, and NodeSettings what says that there shall be one.
+	Node, NodeSettings string
 }
 
 // DefaultSource is where runtimes and plugins keep things unless told otherwise.
@@ -37,6 +40,9 @@ func DefaultSource() Source {
 		Results: libcni.CacheDir + "/results",
 		Leases:  ipam.DefaultDataDir,
 		Records: record.DefaultDir,
+
+		Node:         hosts.StatusPath,
+		NodeSettings: hosts.SettingsPath,
 	}
 }
 
@@ -50,6 +56,8 @@ type Snapshot struct {
 	Routes []Route `json:"routes"`
 	// Elements are what Trestle's tables of nftables hold, each with its owner.
 	Elements []Element `json:"elements"`
+	// Node is the host's part in networks over several hosts; nil where it has none.
+	Node *Node `json:"node,omitempty"`
 	// Problems say what could not be read; the rest is right.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -32,6 +33,9 @@ type Link struct {
 	// PeerNetNSName is that namespace's name, where it has one and no attachment has the veth.
 	PeerNetNSName string `json:"peerNetNSName,omitempty"`
 	VLAN          int    `json:"vlan,omitempty"`
+	// VNI and VXLANPort are of a VXLAN device.
+	VNI       int `json:"vni,omitempty"`
+	VXLANPort int `json:"vxlanPort,omitempty"`
 	// VLANFiltering is of a bridge.
 	VLANFiltering bool `json:"vlanFiltering,omitempty"`
 	// PortVLANs are those of a port of such a bridge, and of the bridge itself.
@@ -53,6 +57,10 @@ type Route struct {
 	Gateway netip.Addr   `json:"gateway,omitzero"`
 	Link    string       `json:"link,omitempty"`
 	Metric  int          `json:"metric,omitempty"`
+	// Protocol is who made it: "kernel", "static", or a number (ip-route(8)).
+	Protocol string `json:"protocol,omitempty"`
+	// Unreachable says that it leads nowhere, for what no other route leads to.
+	Unreachable bool `json:"unreachable,omitempty"`
 }
 
 // links reads all links, their addresses, and routes, by one question each.
@@ -100,11 +108,17 @@ func (t *taking) routes(names map[int]string) error {
 				}
 			}
 			gateway, _ := netip.AddrFromSlice(r.Gw) // none: the zero Addr
+			if via, ok := r.Via.(*netlink.Via); ok {
+				gateway, _ = netip.AddrFromSlice(via.Addr) // IPv4 by a neighbour of IPv6
+			}
 			t.snapshot.Routes = append(t.snapshot.Routes, Route{
 				To:      to,
 				Gateway: gateway.Unmap(),
 				Link:    names[r.LinkIndex],
 				Metric:  r.Priority,
+
+				Protocol:    r.Protocol.String(),
+				Unreachable: r.Type == unix.RTN_UNREACHABLE,
 			})
 		}
 	}
@@ -139,6 +153,8 @@ func linkOf(link netlink.Link, names map[int]string) Link {
 		l.VLANFiltering = typed.VlanFiltering != nil && *typed.VlanFiltering
 	case *netlink.Vlan:
 		l.VLAN = typed.VlanId
+	case *netlink.Vxlan:
+		l.VNI, l.VXLANPort = typed.VxlanId, typed.Port
 	}
 	if s := attrs.Statistics; s != nil {
 		l.Traffic = Traffic{

@@ -2,7 +2,6 @@ package inventory
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -63,7 +62,7 @@ func (t *taking) results() {
 		}
 		var c cached
 		if err == nil {
-			err = json.Unmarshal(data, &c)
+			err = cni.Unmarshal(data, &c)
 		}
 		if err != nil {
 			t.problem(fmt.Errorf("cached result: %s: %w", path, err))

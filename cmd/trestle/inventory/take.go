@@ -35,6 +35,7 @@ func (s Source) Take() (*Snapshot, error) {
 	t.aliases()
 	t.peers()
 	t.elements()
+	t.node()
 	return t.finish(), nil
 }
 
@@ -259,7 +260,7 @@ func (a *Attachment) note(netns string, since time.Time) {
 	}
 }
 
-// finish sorts, counts, and settles what nobody has vouched for: a link's other end is in
+// finish sorts, counts, and decides about what nobody has vouched for: a link's other end is in
 // a namespace that is there; a path of a namespace says as much.
 func (t *taking) finish() *Snapshot {
 	s := t.snapshot

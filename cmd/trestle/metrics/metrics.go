@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -46,6 +47,7 @@ func Samples(snapshot *inventory.Snapshot, found []doctor.Finding, release strin
 	c.pools(snapshot)
 	c.attachments(snapshot)
 	c.leaks(snapshot)
+	c.hosts(snapshot)
 	c.findings(found)
 	c.add("problems", "Things of the host that could not be read.", float64(len(snapshot.Problems)))
 	slices.SortStableFunc(c.samples, func(a, b Sample) int { return strings.Compare(a.Name, b.Name) })
@@ -113,6 +115,40 @@ func (c *collector) leaks(snapshot *inventory.Snapshot) {
 	for _, kind := range []string{"element", "lease", "link", "record"} {
 		c.add("leaks", "Things of containers that are gone, until trestle gc or who needs their place takes them.", float64(counts[kind]), label{"kind", kind})
 	}
+}
+
+// hosts counts the other hosts, not each by itself: there may be thousands.
+func (c *collector) hosts(snapshot *inventory.Snapshot) {
+	node := snapshot.Node
+	if node == nil {
+		return
+	}
+	ways := map[string]int{"direct": 0, "none": 0}
+	missing := 0
+	for _, p := range node.Peers {
+		ways[node.WayTo(p)]++
+		if p.Missing {
+			missing++
+		}
+	}
+	for _, way := range slices.Sorted(maps.Keys(ways)) {
+		c.add("peers", "Other hosts, by the way that leads to them.", float64(ways[way]), label{"way", way})
+	}
+	c.add("peers_missing", "Other hosts that the store does not list any more, and that nothing proves gone.", float64(missing))
+	for _, state := range []string{"drained", "fenced", "left", "ready", "starting", "stopped", "suspect"} {
+		c.add("node_state", "How trestle-node stands, by its own word: 1 for what is so.", oneIf(node.State == state), label{"state", state})
+	}
+	c.add("node_running", "Whether trestle-node runs.", oneIf(node.Running))
+	c.add("node_connected", "Whether trestle-node is connected to its store.", oneIf(node.Running && node.Store.Connected))
+	c.add("node_repairs", "What of the kernel's others have changed, and trestle-node has made again.", float64(node.Repairs))
+	c.add("node_strangers_dropped_packets", "Packets of the tunnel that came from no peer.", float64(node.Strangers))
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 func (c *collector) findings(found []doctor.Finding) {

@@ -64,19 +64,19 @@ func ReadFile(file string) (List, error) {
 	if filepath.Ext(file) != ".conflist" {
 		single, err := libcni.ConfFromFile(file) //nolint:staticcheck // deprecated, and still what runtimes read
 		if err != nil {
-			return List{}, err
+			return List{}, cni.Plain(err)
 		}
 		config, err := libcni.ConfListFromConf(single) //nolint:staticcheck // likewise
-		return List{File: file, NetworkConfigList: config}, err
+		return List{File: file, NetworkConfigList: config}, cni.Plain(err)
 	}
 	config, err := libcni.NetworkConfFromFile(file)
 	if err != nil {
-		return List{}, err
+		return List{}, cni.Plain(err)
 	}
 	var keys struct {
 		Trestle *Mark `json:"trestle"`
 	}
-	if err := json.Unmarshal(config.Bytes, &keys); err != nil {
+	if err := cni.Unmarshal(config.Bytes, &keys); err != nil {
 		return List{}, err
 	}
 	return List{File: file, NetworkConfigList: config, Mark: keys.Trestle}, nil
@@ -146,7 +146,7 @@ func (l List) Facts() (Facts, error) {
 	var failed []error
 	for i, plugin := range l.Plugins {
 		var w wire
-		if err := json.Unmarshal(plugin.Bytes, &w); err != nil {
+		if err := cni.Unmarshal(plugin.Bytes, &w); err != nil {
 			failed = append(failed, fmt.Errorf("plugins[%d]: %w", i, err))
 			continue
 		}

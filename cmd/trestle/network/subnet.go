@@ -2,7 +2,6 @@ package network
 
 import (
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -124,7 +123,7 @@ func DockerPools(daemon string) ([]Taken, error) {
 		return nil, fmt.Errorf("read Docker's configuration: %w", err)
 	}
 	if err == nil {
-		if err := json.Unmarshal(data, &config); err != nil {
+		if err := cni.Unmarshal(data, &config); err != nil {
 			return nil, fmt.Errorf("%s: %w", daemon, err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -103,7 +102,7 @@ func (w Wish) Plan() (Plan, error) {
 	for _, check := range []func() error{
 		func() error { return CheckName(w.Name) },
 		w.checkChoices,
-		func() error { return checkBridge(p.Bridge) },
+		func() error { return cni.ConfigError("--bridge", cni.CheckIfName(p.Bridge)) },
 		func() (err error) { p.Labels, err = parseLabels(w.Labels); return err },
 		func() error { return p.readSubnets(w) },
 		func() error { return p.readGateways(w.Gateways) },
@@ -118,18 +117,15 @@ func (w Wish) Plan() (Plan, error) {
 }
 
 func (w Wish) checkChoices() error {
-	const least, most = 68, 65535 // RFC 791; ETH_MAX_MTU
 	switch {
 	case w.Driver != "bridge":
 		return cni.ConfigErrorf("--driver: %q is not to be had; leave it out, or say bridge", w.Driver)
 	case !slices.Contains(Policies(), w.Ingress):
 		return cni.ConfigErrorf("--ingress: %q is no policy; use %s", w.Ingress, strings.Join(Policies(), ", "))
-	case w.MTU != 0 && (w.MTU < least || w.MTU > most):
-		return cni.ConfigErrorf("--mtu: %d is out of bounds; use %d to %d, or leave it out for that of the default route", w.MTU, least, most)
-	case w.MTU != 0 && w.MTU < 1280 && w.IPv6:
+	case w.MTU != 0 && w.MTU < cni.MinMTUIPv6 && w.IPv6:
 		return cni.ConfigErrorf("--mtu: %d is too small for --ipv6; IPv6 needs 1280 (RFC 8200)", w.MTU)
 	}
-	return nil
+	return cni.ConfigError("--mtu", cni.CheckMTU(w.MTU))
 }
 
 // bridgeName is for people to recognize; that of a long name is a hash.
@@ -140,15 +136,6 @@ func bridgeName(network string) string {
 	}
 	sum := sha256.Sum256([]byte(network))
 	return prefix + hex.EncodeToString(sum[:])[:room]
-}
-
-// checkBridge is the kernel's rule (dev_valid_name, net/core/dev.c).
-func checkBridge(name string) error {
-	bad := func(r rune) bool { return strings.ContainsRune("/:%", r) || unicode.IsSpace(r) || unicode.IsControl(r) }
-	if name == "." || name == ".." || len(name) > 15 || strings.ContainsFunc(name, bad) {
-		return cni.ConfigErrorf("--bridge: %q is no interface's name; use 1 to 15 bytes without '/', ':', '%%' or white space", name)
-	}
-	return nil
 }
 
 func parseLabels(texts []string) (map[string]string, error) {
@@ -189,7 +176,7 @@ func (p *Plan) readSubnets(w Wish) error {
 			return cni.ConfigErrorf("--subnet: %s is not for hosts; use one of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or fd00::/8", subnet)
 		case a.BitLen()-subnet.Bits() < 2:
 			return cni.ConfigErrorf("--subnet: %s has no room for a gateway and a container; use a /%d or larger", subnet, a.BitLen()-2)
-		case a.Is6() && w.MTU != 0 && w.MTU < 1280:
+		case a.Is6() && w.MTU != 0 && w.MTU < cni.MinMTUIPv6:
 			return cni.ConfigErrorf("--mtu: %d is too small for %s; IPv6 needs 1280 (RFC 8200)", w.MTU, subnet)
 		}
 		for _, other := range p.Pools {

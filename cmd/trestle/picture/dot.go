@@ -23,7 +23,7 @@ func (t Topology) DOT() string {
 			g.edge("outside", linkID(i.Name), strings.TrimPrefix(out, "outside "))
 		}
 	}
-	for n, s := range t.Segments {
+	for n, s := range t.drawn() {
 		g.segment(n, s)
 	}
 	for _, i := range t.Others {

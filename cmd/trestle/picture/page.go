@@ -71,6 +71,9 @@ func newViewer(t Topology) viewer {
 	for _, i := range slices.Concat(t.Uplinks, t.Others) {
 		v.addLink(i, outside(i, t.DefaultRoutes))
 	}
+	if t.Hosts != nil {
+		v.addHosts(*t.Hosts)
+	}
 	for _, s := range t.Segments {
 		v.addSegment(s)
 		for _, i := range s.Ports {
@@ -142,6 +145,28 @@ func (v *viewer) addSegment(s Segment) {
 		facts = append(facts, [2]string{"Network", lines(slices.Concat([]string{n.Name}, n.Badges, texts(n.Pools)))})
 	}
 	v.add(node{ID: linkID(s.Name), Name: s.Name, Kind: kind}, append(facts, [2]string{"Containers", fmt.Sprint(len(s.Members))})...)
+}
+
+func (v *viewer) addHosts(h Hosts) {
+	v.add(node{ID: linkID(hostsName), Name: hostsName, Kind: "hosts"},
+		[2]string{"State", h.State}, [2]string{"Why", h.Why}, [2]string{"Store", h.Store}, [2]string{"Hosts", h.String()})
+	for _, p := range h.Peers {
+		mtu := ""
+		if p.MTU > 0 {
+			mtu = fmt.Sprint(p.MTU)
+		}
+		v.add(node{ID: Member{Network: hostsName, Container: p.ID, IfName: p.Way}.ID(), Name: p.Name, Kind: "host"},
+			[2]string{"State", map[bool]string{true: "not in the store; kept"}[p.Missing]},
+			[2]string{"Networks", lines(p.Networks)},
+			[2]string{"Subnets", lines(texts(p.Subnets))},
+			[2]string{"Underlay", lines(texts(p.Underlay))},
+			[2]string{"Way", p.Way},
+			[2]string{"Device", p.Device},
+			[2]string{"MTU", mtu},
+			[2]string{"Last seen", p.Ago},
+			[2]string{"ID", p.ID},
+		)
+	}
 }
 
 func (v *viewer) addMember(m Member, segment string) {

@@ -56,7 +56,7 @@ type sketch struct {
 
 func (s *sketch) draw() rect {
 	left := margin + spine
-	for _, segment := range s.topology.Segments {
+	for _, segment := range s.topology.drawn() {
 		s.panelsOf = append(s.panelsOf, newPanel(segment))
 	}
 	s.width = s.needs()
@@ -213,7 +213,7 @@ func (m Member) ID() string { return m.Network + "/" + m.Container + "/" + m.IfN
 
 // panels places the segments in rows, each hanging on the host.
 func (s *sketch) panels(left, top float64) {
-	if len(s.topology.Segments) == 0 {
+	if len(s.panelsOf) == 0 {
 		r := rect{left, s.y, s.width, 64}
 		s.line("drop", point{left + padding, top}, point{left + padding, s.y})
 		s.box("panel ghost", r, 10)
@@ -396,10 +396,14 @@ type plug struct {
 
 // lines are what the member's card says below its name.
 func (m Member) lines() []string {
-	if m.PortVLANs == "" {
-		return texts(m.Addresses)
+	lines := texts(m.Addresses)
+	if len(m.prefixes) > 0 {
+		lines = texts(m.prefixes)
 	}
-	return append(texts(m.Addresses), m.PortVLANs)
+	if m.PortVLANs != "" {
+		lines = append(lines, m.PortVLANs)
+	}
+	return append(lines, m.lesser...)
 }
 
 // nameIn is the member's name below the title of its group.
@@ -585,7 +589,7 @@ func (s *sketch) others(left float64) {
 
 // legend says what the colours mean, where there is anything that has one.
 func (s *sketch) legend(left float64) {
-	if s.topology.Counts.Containers == 0 {
+	if !slices.ContainsFunc(s.panelsOf, func(p panelPlan) bool { return len(p.Members) > 0 }) {
 		return
 	}
 	words := []string{"alive", "dead", "unknown"}

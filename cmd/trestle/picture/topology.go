@@ -29,6 +29,8 @@ type Topology struct {
 	Segments      []Segment      `json:"segments"`
 	// Others are links that are neither uplinks nor on a bridge.
 	Others []Interface `json:"others"`
+	// Hosts are the other hosts; nil where there is no network over several.
+	Hosts *Hosts `json:"hosts,omitempty"`
 }
 
 // Counts is the topology in one line.
@@ -88,6 +90,8 @@ type Segment struct {
 	// Ports are links on the bridge that are no attachment's.
 	Ports   []Interface `json:"ports,omitempty"`
 	Members []Member    `json:"members"`
+	// hosts are what the members stand for where they are no containers.
+	hosts *Hosts
 }
 
 // Network is what a picture says of a network.
@@ -126,6 +130,9 @@ type Member struct {
 	Published []string `json:"published,omitempty"`
 	// Also are other attachments of the same container ("eth1 on db").
 	Also []string `json:"also,omitempty"`
+	// prefixes stand for the addresses where they are given, and lesser below them.
+	prefixes []netip.Prefix
+	lesser   []string
 }
 
 // NewTopology is what there is to draw, of the networks named, or of all. What is not a
@@ -135,6 +142,7 @@ func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 	d.links()
 	d.segments()
 	d.plug()
+	d.hosts()
 	t := d.topology
 	for i := range t.Segments {
 		slices.SortStableFunc(t.Segments[i].Members, compareMembers)

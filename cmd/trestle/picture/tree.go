@@ -53,6 +53,9 @@ func (t Topology) Tree(o TreeOptions) string {
 	for _, s := range t.Segments {
 		root.add(w.segment(s))
 	}
+	if t.Hosts != nil {
+		root.add(w.hosts(*t.Hosts))
+	}
 	if len(t.Others) > 0 {
 		var names []string
 		for _, i := range t.Others {
@@ -233,6 +236,9 @@ func (w treeWriter) segment(s Segment) branch {
 
 // lack says why the segment has no bridge.
 func (s Segment) lack() string {
+	if s.hosts != nil {
+		return s.hosts.String()
+	}
 	if s.Kind == "bridge" {
 		return "bridge, not made yet"
 	}

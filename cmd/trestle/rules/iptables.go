@@ -19,6 +19,7 @@ var iptablesBases = []struct {
 }{
 	{"filter", "FORWARD", "forward", 0},
 	{"filter", "INPUT", "input", 0},
+	{"filter", "OUTPUT", "output", 0},
 	{"nat", "PREROUTING", "prerouting", -100},
 	{"nat", "POSTROUTING", "postrouting", 100},
 	{"nat", "OUTPUT", "output", -100},
@@ -93,8 +94,7 @@ func (l *lister) bases(table string, family Family) ([]Base, error) {
 				return got.rules, got.err
 			},
 		}
-		// only what is forwarded is dropped by a policy that matters here
-		if b.hook == "forward" || b.hook == "input" {
+		if table == "filter" { // others drop nothing by their policy
 			got := l.list(table, b.chain)
 			if got.err != nil {
 				return bases, got.err

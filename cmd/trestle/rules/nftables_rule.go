@@ -29,6 +29,10 @@ func (t *tableReader) parse(r *nftables.Rule) Rule {
 			rule.Verdict, rule.Jump, rule.Goto = verdictOf(e)
 		case *expr.Reject:
 			rule.Verdict = Drop
+		case *expr.Target: // of iptables' own, in a table that its programs do not show
+			if e.Name == "REJECT" {
+				rule.Verdict = Drop
+			}
 		case *expr.NAT, *expr.Masq, *expr.Redir:
 			rule.Verdict = Translate
 		case *expr.Lookup:
@@ -152,7 +156,7 @@ func (m *machine) run(e expr.Any) Match {
 		return m.within(e)
 	case *expr.Lookup:
 		return m.lookUp(e)
-	case *expr.Verdict, *expr.Counter, *expr.NAT, *expr.Masq, *expr.Redir, *expr.Reject, *expr.Log, *expr.Notrack:
+	case *expr.Verdict, *expr.Counter, *expr.NAT, *expr.Masq, *expr.Redir, *expr.Reject, *expr.Target, *expr.Log, *expr.Notrack:
 	default:
 		return Maybe
 	}

@@ -203,7 +203,7 @@ func (r Rules) values(f *file, v hujson.Value, name, where string) {
 		names = append(names, ipam)
 	}
 	for _, plugin := range names {
-		request := &cni.Request{Verb: cni.Add, Version: version, Stdin: config, Path: r.Path, Owner: cni.Owner{Network: "n"}}
+		request := &cni.Request{Command: cni.Add, Version: version, Stdin: config, Path: r.Path, Owner: cni.Owner{Network: "n"}}
 		for _, err := range split(r.Parse(plugin, request)) {
 			path, message := "", err.Error()
 			if found := field.FindStringSubmatch(message); found != nil {

@@ -10,11 +10,11 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // route is how somebody would send a packet.
@@ -51,6 +51,9 @@ func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 		return route{}, errors.New("no route")
 	}
 	r := route{gateway: addr(found[0].Gw), source: addr(found[0].Src), table: found[0].Table}
+	if via, ok := found[0].Via.(*netlink.Via); ok { // IPv4 by a neighbour of IPv6
+		r.gateway = addr(via.Addr)
+	}
 	if link, err := netlink.LinkByIndex(found[0].LinkIndex); err == nil {
 		r.link = link.Attrs().Name
 	}
@@ -70,7 +73,7 @@ func (t *traveller) inside(look func() error) error {
 	if t.of.NetNS == "" {
 		return errors.New("nobody has noted where its namespace is")
 	}
-	return ns.WithNetNSPath(t.of.NetNS, func(ns.NetNS) error { return look() })
+	return netns.Enter(t.of.NetNS, look)
 }
 
 // interfaceAndRoute look at the container's interface, and how it sends to an address.
@@ -114,6 +117,9 @@ func next(r route, to netip.Addr) netip.Addr {
 	return to
 }
 
+// silent is what neighbourOf says of one that has been asked in vain.
+const silent = "it does not answer"
+
 // neighbourOf is what the namespace knows of a neighbour.
 func neighbourOf(link netlink.Link, address netip.Addr) string {
 	family := netlink.FAMILY_V6
@@ -129,7 +135,7 @@ func neighbourOf(link netlink.Link, address netip.Addr) string {
 			continue
 		}
 		if n.State&(netlink.NUD_FAILED|netlink.NUD_INCOMPLETE) != 0 {
-			return "it does not answer"
+			return silent
 		}
 		return n.HardwareAddr.String()
 	}

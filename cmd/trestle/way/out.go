@@ -110,6 +110,9 @@ func (t *traveller) onwards() bool {
 	if !t.forwards() {
 		return false
 	}
+	if t.elsewhere(t.packet.Destination) {
+		return t.toPeer()
+	}
 	r, err := routeTo(t.packet.Destination, t.packet.In, t.packet.Source)
 	if err != nil {
 		return t.stops("host's route", "ip route get "+t.packet.Destination.String(), "the host does not know how to reach %s: %v", t.packet.Destination, err)

@@ -15,6 +15,8 @@ type Section struct {
 	Note  string // what else a reader must know
 	// Operations name what a round of each variant times, in order ("ADD", "DEL").
 	Operations []string
+	// Units are those that the operations are shown in, where that is not ms.
+	Units []Unit
 	// Rounds is how often it is done at the most, where it takes long.
 	Rounds int
 	// Setup prepares the variants. The ratio column compares with the first.
@@ -66,7 +68,7 @@ func (s Section) Measure(rounds int) (Table, error) {
 			}
 		}
 	}
-	table := Table{Title: s.Title, Note: s.Note, Operations: s.Operations, Rounds: rounds}
+	table := Table{Title: s.Title, Note: s.Note, Operations: s.Operations, Units: s.Units, Rounds: rounds}
 	for i, variant := range variants {
 		row := Row{Name: variant.Name}
 		for _, durations := range samples[i] {

@@ -75,7 +75,7 @@ func TestMarkdownAndChart(t *testing.T) {
 		{"ours", []Summary{{2 * time.Millisecond, time.Millisecond, 3 * time.Millisecond}}},
 		{"<theirs>", []Summary{{100 * time.Millisecond, 90 * time.Millisecond, 110 * time.Millisecond}}},
 	}}
-	want := "| n=3, ms | ADD | min..max | ratio |\n|---|--:|---|--:|\n| ours | **2.00** | 1.00..3.00 | x1.0 |\n| <theirs> | **100** | 90.00..110 | x50.0 |\n"
+	want := "| n=3 | ADD ms | min..max | ratio |\n|---|--:|---|--:|\n| ours | **2.00** | 1.00..3.00 | x1.0 |\n| <theirs> | **100** | 90.00..110 | x50.0 |\n"
 	if got := table.Markdown(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -93,5 +93,35 @@ func TestMarkdownAndChart(t *testing.T) {
 	}
 	if got := table.Slug(); got != "add-del-1-port" {
 		t.Errorf("got slug %s", got)
+	}
+}
+
+func TestUnits(t *testing.T) {
+	table := Table{
+		Title: "flow", Operations: []string{"stream", "round trip", "all"}, Units: []Unit{Rate("Gbit/s", 8), Microseconds}, Rounds: 1, Rows: []Row{
+			{"ours", []Summary{{time.Second, 500 * time.Millisecond, 2 * time.Second}, {50 * time.Microsecond, 40 * time.Microsecond, 60 * time.Microsecond}, {time.Second, time.Second, time.Second}}},
+			{"theirs", []Summary{{2 * time.Second, 2 * time.Second, 4 * time.Second}, {time.Millisecond, time.Millisecond, time.Millisecond}, {}}},
+		},
+	}
+	want := "| n=1 | stream Gbit/s | min..max | ratio | round trip µs | min..max | ratio | all ms | min..max | ratio |\n|---|--:|---|--:|--:|---|--:|--:|---|--:|\n" +
+		"| ours | **8.00** | 4.00..16.00 | x1.0 | **50.00** | 40.00..60.00 | x1.0 | **1000** | 1000..1000 | x1.0 |\n" +
+		"| theirs | **4.00** | 2.00..4.00 | x0.5 | **1000** | 1000..1000 | x20.0 | **0.0000** | 0.0000..0.0000 | x0.0 |\n"
+	if got := table.Markdown(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	var widths []int
+	var parsed struct {
+		Rects []struct {
+			Width int `xml:"width,attr"`
+		} `xml:"rect"`
+	}
+	if err := xml.Unmarshal([]byte(table.Chart()), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range parsed.Rects[3:] {
+		widths = append(widths, r.Width)
+	}
+	if most := chartWidth - nameWidth - valueWidth; !slices.Equal(widths, []int{most, most / 20, most, most / 2, most, 1}) {
+		t.Errorf("got bars %v, want those of each unit in proportion, up to %d", widths, most)
 	}
 }

@@ -3,13 +3,13 @@ package measure
 import (
 	"fmt"
 	"strings"
-	"time"
 )
 
 // Table is what was measured.
 type Table struct {
 	Title, Note string
 	Operations  []string
+	Units       []Unit // of the operations; those that are missing are in ms
 	Rounds      int
 	Rows        []Row
 }
@@ -20,20 +20,33 @@ type Row struct {
 	Cells []Summary
 }
 
-// Text is the table for a terminal, nothing for the zero Table. ratio is how many times as long as in the first row.
+func (t Table) unit(operation int) Unit {
+	if operation < len(t.Units) && t.Units[operation] != (Unit{}) {
+		return t.Units[operation]
+	}
+	return milliseconds
+}
+
+// name is the operation's, with its unit.
+func (t Table) name(operation int) string {
+	return t.Operations[operation] + " " + t.unit(operation).Name
+}
+
+// Text is the table for a terminal, nothing for the zero Table. ratio is how many times as much as in the first row.
 func (t Table) Text() string {
 	if t.Title == "" {
 		return ""
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%-30s", t.Title)
-	for _, operation := range t.Operations {
-		fmt.Fprintf(&text, " %9s %-16s %-6s", operation+" ms", "(min..max)", "ratio")
+	for i := range t.Operations {
+		fmt.Fprintf(&text, " %9s %-16s %-6s", t.name(i), "(min..max)", "ratio")
 	}
 	for _, row := range t.Rows {
 		fmt.Fprintf(&text, "\n  %-28s", row.Name)
 		for i, cell := range row.Cells {
-			fmt.Fprintf(&text, " %9s %-16s %-6s", ms(cell.Median), "("+cell.span()+")", t.ratio(i, cell))
+			u := t.unit(i)
+			fmt.Fprintf(&text, " %9s %-16s %-6s", u.show(cell.Median), "("+u.span(cell)+")", t.ratio(i, cell))
 		}
 	}
 	return text.String() + "\n\n"
@@ -42,15 +55,16 @@ func (t Table) Text() string {
 // Markdown is the table for a page.
 func (t Table) Markdown() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "| n=%d, ms |", t.Rounds)
-	for _, operation := range t.Operations {
-		fmt.Fprintf(&text, " %s | min..max | ratio |", operation)
+	fmt.Fprintf(&text, "| n=%d |", t.Rounds)
+	for i := range t.Operations {
+		fmt.Fprintf(&text, " %s | min..max | ratio |", t.name(i))
 	}
 	text.WriteString("\n|---|" + strings.Repeat("--:|---|--:|", len(t.Operations)) + "\n")
 	for _, row := range t.Rows {
 		fmt.Fprintf(&text, "| %s |", row.Name)
 		for i, cell := range row.Cells {
-			fmt.Fprintf(&text, " **%s** | %s | %s |", ms(cell.Median), cell.span(), t.ratio(i, cell))
+			u := t.unit(i)
+			fmt.Fprintf(&text, " **%s** | %s | %s |", u.show(cell.Median), u.span(cell), t.ratio(i, cell))
 		}
 		text.WriteString("\n")
 	}
@@ -58,25 +72,7 @@ func (t Table) Markdown() string {
 }
 
 func (t Table) ratio(operation int, cell Summary) string {
-	base := t.Rows[0].Cells[operation].Median
-	if base <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("x%.1f", float64(cell.Median)/float64(base))
-}
-
-func (s Summary) span() string { return ms(s.Min) + ".." + ms(s.Max) }
-
-// ms has as many digits as say anything.
-func ms(d time.Duration) string {
-	value := float64(d) / float64(time.Millisecond)
-	switch {
-	case value >= 100:
-		return fmt.Sprintf("%.0f", value)
-	case value < 0.1:
-		return fmt.Sprintf("%.4f", value)
-	}
-	return fmt.Sprintf("%.2f", value)
+	return t.unit(operation).ratio(cell.Median, t.Rows[0].Cells[operation].Median)
 }
 
 // Slug is the title as part of a file's name.

@@ -71,14 +71,14 @@ func newSite(t host.T, reference bool, keys string) site {
 
 func ours(t host.T, ports, residents int) measure.Variant {
 	s := newSite(t, false, "")
-	if err := s.Do(func() error { return settle(residents) }); err != nil {
+	if err := s.Do(func() error { return mapPorts(residents) }); err != nil {
 		t.Fatalf("make residents: %v", err)
 	}
 	return measure.Variant{Name: fmt.Sprintf("trestle beside %d", residents), Round: func() ([]time.Duration, error) { return s.round(ports) }}
 }
 
-// settle maps the residents' ports without the cost of a process for each.
-func settle(residents int) error {
+// mapPorts maps the residents' ports without the cost of a process for each.
+func mapPorts(residents int) error {
 	conn, h := translator.Open()
 	defer conn.Close()
 	for i := range residents {

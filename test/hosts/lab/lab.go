@@ -39,6 +39,7 @@ type Host struct {
 	Port string // its device on the switch
 	IPv4 netip.Addr
 	IPv6 netip.Addr
+	Env  []string // of its agent
 }
 
 // New makes a switch without hosts.
@@ -57,8 +58,14 @@ func New(t host.T) *Lab {
 // Host makes a host on the switch, with an address of each family and default routes.
 func (l *Lab) Host(name string) *Host {
 	l.Helper()
+	return l.Plug(host.New(l.T), name)
+}
+
+// Plug puts a host that there is on the switch, in place of its uplink.
+func (l *Lab) Plug(on *host.Host, name string) *Host {
+	l.Helper()
 	l.hosts++
-	h := &Host{Host: host.New(l.T), Name: name, Port: "p-" + name}
+	h := &Host{Host: on, Name: name, Port: "p-" + name}
 	h.Namespace.Name = name
 	h.MustRun("ip", "link", "del", host.Uplink)
 	if err := l.plug(h); err != nil {

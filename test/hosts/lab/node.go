@@ -16,8 +16,8 @@ import (
 const Config = `{"id": "lab", "networks": [{"name": "pods",
 	"ipv4": {"pool": "10.40.0.0/16", "subnetLen": 24}, "ipv6": {"pool": "fd40::/48", "subnetLen": 64}}]}`
 
-// Patience is how long anything may take.
-const Patience = 45 * time.Second
+// Patience is how long anything may take; in the machine of `make test-vm` longer.
+var Patience = map[bool]time.Duration{false: 45 * time.Second, true: 10 * time.Minute}[os.Getenv("TRESTLE_VM") != ""]
 
 // Eventually asks until there is no error.
 func (l *Lab) Eventually(what string, ask func() error) {
@@ -71,7 +71,7 @@ func (l *Lab) Agent(h *Host, s Settings) *Agent {
 
 // Start starts it, again where it was stopped.
 func (a *Agent) Start() {
-	a.stop = a.Host.Start(host.Command{Args: []string{a.program(), "node", "run"}})
+	a.stop = a.Host.Start(host.Command{Args: []string{a.program(), "node", "run"}, Env: a.Env})
 }
 
 // Kill kills it, with no time for anything, and gives its log.
@@ -89,10 +89,11 @@ func (h *Host) Node(args ...string) host.Output {
 // Status is what tests read of "node status --json".
 type Status struct {
 	ID, Name, State, Why string
+	Updated              string
 	PID                  int
 	Store                struct {
-		Connected bool
-		Error     string
+		Connected    bool
+		Error, Since string
 	}
 	Subnets, Lost []struct {
 		Network string
@@ -102,8 +103,10 @@ type Status struct {
 	Peers   []struct {
 		ID, Name, Way string
 		Missing       bool
+		Seen          time.Time
 		Underlay      []netip.Prefix
 	}
+	Tunnel           struct{ Kind string }
 	MTU, Repairs     int
 	StrangersDropped int
 	Problems         []string

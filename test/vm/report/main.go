@@ -1,5 +1,6 @@
-// Command report reads what tests said in a virtual machine (-test.v), and writes the
-// kernel's part of docs/kernels.md: what passed, and what was skipped or failed, and why.
+// Command report reads what tests said in virtual machines (-test.v), and writes the
+// kernel's part of docs/kernels.md: how many passed, by package, and what was skipped, or
+// failed, or was not reached, and why.
 package main
 
 import (
@@ -7,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -16,17 +18,27 @@ import (
 func main() {
 	kernel := flag.String("kernel", "", "the kernel as it is asked for: 6.1")
 	release := flag.String("release", "", "the kernel as it calls itself")
+	listed := flag.String("listed", "", "a file of the tests that were to run: a package and a test on each line")
 	page := flag.String("page", "docs/kernels.md", "the page, whose part between the kernel's marks is written anew")
 	flag.Parse()
-	if err := run(*kernel, *release, *page); err != nil {
+	if err := run(*kernel, *release, *listed, *page); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(kernel, release, page string) error {
-	found, err := read(os.Stdin)
+func run(kernel, release, listed, page string) error {
+	found := results{}
+	list, err := os.ReadFile(listed)
 	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(list)) {
+		if name, test, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			found.list(name, test)
+		}
+	}
+	if err := found.read(os.Stdin); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(page)
@@ -45,75 +57,154 @@ func run(kernel, release, page string) error {
 	if err := os.WriteFile(page, []byte(written), 0o644); err != nil {
 		return err
 	}
-	fmt.Printf("%s: %d passed, %d skipped, %d failed\n", release, len(found.passed), len(found.skipped), len(found.failed))
-	if len(found.failed) > 0 || len(found.passed) == 0 {
-		return fmt.Errorf("failed: %s", strings.Join(found.failed, ", "))
+	count := found.count("")
+	fmt.Printf("%s: %d passed, %d skipped, %d failed, %d not reached\n", release, count[passed], count[skipped], count[failed], count[missing])
+	if count[failed]+count[missing] > 0 || count[passed] == 0 {
+		return fmt.Errorf("%s: some failed, or were not reached: see %s", release, page)
 	}
 	return nil
 }
 
-// results are of top-level tests, by name; skipped ones, and subtests, with the reason.
-type results struct {
-	passed, skipped, failed []string
+// verdict is what became of a test.
+type verdict int
+
+const (
+	missing verdict = iota // of those that were to run: not begun, or not done
+	passed
+	skipped
+	failed
+)
+
+// outcome is a test's, and the reason of a skip or a failure.
+type outcome struct {
+	verdict verdict
+	reason  string
+}
+
+// results are those of each package's tests, by name; of subtests those that were skipped.
+type results map[string]map[string]outcome
+
+func (r results) list(name, test string) {
+	if r[name] == nil {
+		r[name] = map[string]outcome{}
+	}
+	if _, ok := r[name][test]; !ok {
+		r[name][test] = outcome{}
+	}
 }
 
 var (
-	verdict = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
-	turn    = regexp.MustCompile(`^=== (RUN|CONT|NAME) +(\S+)`)
-	reason  = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
+	packageLine = regexp.MustCompile(`^== (\S+/\S+)`)
+	verdictLine = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
+	turnLine    = regexp.MustCompile(`^=== (RUN|CONT|NAME) +(\S+)`)
+	reasonLine  = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
 )
 
 // read goes by the lines of -test.v: whose turn it is, and what it said last, which of one
-// that is skipped is the reason.
-func read(from io.Reader) (results, error) {
-	var r results
+// that is skipped is the reason. What a later run says of a test counts.
+func (r results) read(from io.Reader) error {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 16<<20)
-	open, said := map[string]bool{}, map[string]string{}
-	current := ""
+	said := map[string]string{}
+	name, current := "", ""
 	for lines.Scan() {
 		line := lines.Text()
-		if match := turn.FindStringSubmatch(line); match != nil {
-			current = match[2]
-			open[current] = !strings.Contains(current, "/")
-		} else if match := reason.FindStringSubmatch(line); match != nil {
+		if match := packageLine.FindStringSubmatch(line); match != nil {
+			name, said = match[1], map[string]string{}
+		} else if match := turnLine.FindStringSubmatch(line); match != nil {
+			if current = match[2]; match[1] == "RUN" {
+				r.begin(name, current)
+			}
+		} else if match := reasonLine.FindStringSubmatch(line); match != nil {
 			said[current] = match[1]
-		} else if match := verdict.FindStringSubmatch(line); match != nil {
-			top, name := match[1] == "", match[3]
-			delete(open, name)
-			switch {
-			case match[2] == "SKIP":
-				r.skipped = append(r.skipped, name+": "+said[name])
-			case top && match[2] == "PASS":
-				r.passed = append(r.passed, name)
-			case top:
-				r.failed = append(r.failed, name+": "+said[name])
+		} else if match := verdictLine.FindStringSubmatch(line); match != nil {
+			r.end(name, match[3], map[string]verdict{"PASS": passed, "SKIP": skipped, "FAIL": failed}[match[2]], said[match[3]])
+		}
+	}
+	return lines.Err()
+}
+
+// begin forgets what an earlier run said of a test and its subtests.
+func (r results) begin(name, test string) {
+	r.list(name, test)
+	if strings.Contains(test, "/") {
+		delete(r[name], test)
+		return
+	}
+	r[name][test] = outcome{missing, "begun, and not done when its machine's time was over"}
+}
+
+func (r results) end(name, test string, v verdict, reason string) {
+	if top := !strings.Contains(test, "/"); top || v == skipped {
+		r.list(name, test)
+		r[name][test] = outcome{v, reason}
+	}
+}
+
+// count is that of top-level tests of a package, or of all.
+func (r results) count(name string) map[verdict]int {
+	counts := map[verdict]int{}
+	for in, tests := range r {
+		for test, o := range tests {
+			if (name == "" || in == name) && !strings.Contains(test, "/") {
+				counts[o.verdict]++
 			}
 		}
 	}
-	for name, isTop := range open {
-		if isTop {
-			r.failed = append(r.failed, name+": did not end")
-		}
-	}
-	slices.Sort(r.failed)
-	return r, lines.Err()
+	return counts
 }
 
 func (r results) describe(release string) string {
-	text := fmt.Sprintf("%s: %d tests passed: %s", release, len(r.passed), strings.Join(r.passed, ", "))
+	text := fmt.Sprintf("%s:\n\n| package | passed | skipped | failed | not reached |\n|---|---|---|---|---|\n", release)
+	row := func(title string, c map[verdict]int) {
+		text += fmt.Sprintf("| %s | %d | %d | %d | %d |\n", title, c[passed], c[skipped], c[failed], c[missing])
+	}
+	for _, name := range slices.Sorted(maps.Keys(r)) {
+		row(name, r.count(name))
+	}
+	row("all", r.count(""))
 	for _, part := range []struct {
-		what string
-		all  []string
-	}{{"skipped, and why", r.skipped}, {"failed", r.failed}} {
-		if len(part.all) > 0 {
-			text += fmt.Sprintf("\n\n%s:\n", part.what)
-			for _, one := range part.all {
-				text += "- " + one + "\n"
-			}
+		what    string
+		verdict verdict
+	}{{"Skipped, and why", skipped}, {"Failed", failed}, {"Not reached", missing}} {
+		if lines := r.byReason(part.verdict); len(lines) > 0 {
+			text += fmt.Sprintf("\n%s:\n%s", part.what, strings.Join(lines, ""))
 		}
 	}
 	return strings.TrimSpace(text)
+}
+
+// byReason has a line for each reason, with all tests that gave it; of subtests how many.
+func (r results) byReason(v verdict) []string {
+	tests := map[string]map[string]int{}
+	for _, all := range r {
+		for test, o := range all {
+			if o.verdict == v {
+				if tests[o.reason] == nil {
+					tests[o.reason] = map[string]int{}
+				}
+				top, _, isSubtest := strings.Cut(test, "/")
+				tests[o.reason][top] += map[bool]int{true: 1}[isSubtest]
+			}
+		}
+	}
+	var lines []string
+	for _, reason := range slices.Sorted(maps.Keys(tests)) {
+		var names []string
+		for _, name := range slices.Sorted(maps.Keys(tests[reason])) {
+			if subtests := tests[reason][name]; subtests > 0 {
+				names = append(names, fmt.Sprintf("`%s` (%d of its subtests)", name, subtests))
+			} else {
+				names = append(names, "`"+name+"`")
+			}
+		}
+		line := "- " + reason + ": "
+		if reason == "" {
+			line = "- "
+		}
+		lines = append(lines, line+strings.Join(names, ", ")+"\n")
+	}
+	return lines
 }
 
 // replace puts the text between the kernel's marks.

@@ -1,0 +1,439 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+// onStore makes a command of something that is done with the store.
+func onStore(cmd *cobra.Command, do func(cmd *cobra.Command, args []string, st store) error) *cobra.Command {
+	var flags storeFlags
+	flags.add(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		st, err := flags.open()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = st.Close() }() // what was done is done
+		return do(cmd, args, st)
+	}
+	return cmd
+}
+
+// poolFlags are a network on the command line.
+type poolFlags struct {
+	name, ipv4, ipv6, backend string
+	len4, len6                int
+	nodes                     []string
+}
+
+func newInitCommand() *cobra.Command {
+	var flags storeFlags
+	var p poolFlags
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Make a cluster: write its first configuration into etcd, or a file with all hosts",
+		Long: `Make a cluster with one network. With --etcd the configuration goes there; hosts join by trestle node join.
+
+With --kubeconfig, for a cluster of Kubernetes, it goes into /etc/trestle/cluster.json; the pools are the cluster's podCIDRs.
+
+Without either, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
+its own, and the file is copied to all of them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return initCluster(cmd, &flags, p) },
+	}
+	flags.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&p.name, "network", "pods", "name of the network")
+	f.StringVar(&p.ipv4, "pool", "", "addresses of the network, like 10.40.0.0/16")
+	f.StringVar(&p.ipv6, "pool6", "", "addresses of the network of IPv6, like fd40::/48")
+	f.IntVar(&p.len4, "subnet-len", 24, "length of each host's subnet")
+	f.IntVar(&p.len6, "subnet-len6", 64, "the same of IPv6")
+	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), auto (direct where on one link), or wireguard (encrypted)")
+	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; as often as there are hosts")
+	return cmd
+}
+
+func (p poolFlags) config() (cluster.Config, error) {
+	network := cluster.Network{Name: p.name}
+	for _, one := range []struct {
+		flag, prefix string
+		length       int
+		to           **cluster.Pool
+	}{{"--pool", p.ipv4, p.len4, &network.IPv4}, {"--pool6", p.ipv6, p.len6, &network.IPv6}} {
+		if one.prefix == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(one.prefix)
+		if err != nil {
+			return cluster.Config{}, fmt.Errorf("%s: %q is not a prefix; write it like 10.40.0.0/16 or fd40::/48", one.flag, one.prefix)
+		}
+		*one.to = &cluster.Pool{Prefix: prefix, SubnetLen: one.length}
+	}
+	c := cluster.Config{ID: newNonce(), Networks: []cluster.Network{network}, Backend: cluster.Backend(p.backend)}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return c, err
+	}
+	return cluster.ParseConfig(data)
+}
+
+func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
+	config, err := p.config()
+	if err != nil {
+		return err
+	}
+	if err := checkOverlaps(config); err != nil {
+		return err
+	}
+	if len(p.nodes) > 0 {
+		return initFile(cmd, flags, p, config)
+	}
+	if flags.kubernetes.Kubeconfig != "" {
+		return initKubernetes(cmd, flags.kubernetes.Kubeconfig, config)
+	}
+	if len(flags.etcd.Endpoints) == 0 {
+		return errors.New("none of --etcd, --kubeconfig and --node: the configuration goes into etcd, or into a file")
+	}
+	st, err := flags.open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = st.Close() }() // it is written
+	if err := cluster.Init(cmd.Context(), st, config); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("cluster %s is made; on each host: trestle node join --etcd %s\n", config.ID, strings.Join(flags.etcd.Endpoints, ","))
+	return answer(cmd, map[string]string{"id": config.ID}, text)
+}
+
+// initKubernetes writes the configuration alone: hosts and their subnets are Kubernetes' to say.
+func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config) error {
+	config.ID = ""
+	if err := writeNew(clusterPath, config); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; copy it to each host, and there: trestle node join --kubeconfig %s\n", clusterPath, kubeconfig)
+	return nil
+}
+
+// writeNew writes a file that is not there yet.
+func writeNew(path string, document any) error {
+	if _, err := os.Stat(path); err == nil {
+		return fmt.Errorf("%s is there already; change that, or remove it", path)
+	}
+	data, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, err := parseFile(data); err != nil {
+		return err
+	}
+	return cluster.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// initFile gives each host of the command line the next subnet.
+func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster.Config) error {
+	path := flags.settings.File
+	if path == "" {
+		path = clusterPath
+	}
+	var nodes []fileNode
+	for i, text := range p.nodes {
+		name, address, _ := strings.Cut(text, "=")
+		underlay, err := netip.ParsePrefix(address)
+		if err != nil {
+			return fmt.Errorf("--node: %q is not name=address/length, like a=192.0.2.1/24", text)
+		}
+		n := fileNode{Name: name, Underlay: []netip.Prefix{underlay}, Subnets: map[string][]netip.Prefix{}}
+		for _, pool := range config.Networks[0].Pools() {
+			if uint64(i) >= pool.Size() {
+				return fmt.Errorf("pool %s has %d subnets of length %d, and there are %d hosts", pool.Prefix, pool.Size(), pool.SubnetLen, len(p.nodes))
+			}
+			n.Subnets[p.name] = append(n.Subnets[p.name], pool.Subnet(uint64(i)))
+		}
+		nodes = append(nodes, n)
+	}
+	document := struct {
+		Networks []cluster.Network `json:"networks"`
+		Backend  cluster.Backend   `json:"backend"`
+		Nodes    []fileNode        `json:"nodes"`
+	}{config.Networks, config.Backend, nodes}
+	if err := writeNew(path, document); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("wrote %s (hosts: %d); copy it to each of them, and there: trestle node join --name <its name>\n", path, len(nodes))
+	return answer(cmd, map[string]any{"file": path, "nodes": len(nodes)}, text)
+}
+
+func newConfigCommand() *cobra.Command {
+	config := &cobra.Command{Use: "config", Short: "The configuration that all hosts share"}
+	config.AddCommand(
+		onStore(&cobra.Command{Use: "get", Short: "Print it", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+			view, err := st.Get(cmd.Context(), cluster.KeyConfig)
+			if err != nil {
+				return err
+			}
+			value, ok := view.Keys[cluster.KeyConfig]
+			if !ok {
+				return fmt.Errorf("%s: %w; trestle cluster init makes one", st.Describe(), cluster.ErrNoConfig)
+			}
+			return printJSON(cmd.OutOrStdout(), json.RawMessage(value.Data))
+		}),
+		onStore(&cobra.Command{
+			Use:   "set FILE",
+			Short: `Replace it by that of a file ("-": standard input)`,
+			Args:  cobra.ExactArgs(1),
+		}, func(cmd *cobra.Command, args []string, st store) error {
+			data, err := readInput(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			c, err := cluster.ParseConfig(data)
+			if err != nil {
+				return err
+			}
+			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
+				return err
+			}
+			return say(cmd, "set; hosts take it over within a heartbeat")
+		}),
+	)
+	return config
+}
+
+func readInput(cmd *cobra.Command, path string) ([]byte, error) {
+	if path == "-" {
+		return io.ReadAll(cmd.InOrStdin())
+	}
+	return os.ReadFile(path)
+}
+
+// listedNode is one host, as the store knows it.
+type listedNode struct {
+	cluster.Node
+	// Up says that the host has given a sign of life within the last half minute.
+	Up bool `json:"up"`
+}
+
+func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []string, err error) {
+	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixAlive)
+	if err != nil {
+		return nil, nil, err
+	}
+	listing := cluster.NewListing(view)
+	alive := view.Under(cluster.PrefixAlive)
+	for _, id := range slices.Sorted(maps.Keys(listing.Nodes)) {
+		_, up := alive[id]
+		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Fixed})
+	}
+	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
+	for id, err := range listing.Unreadable {
+		problems = append(problems, fmt.Sprintf("the record of node %s cannot be read: %v", id, err))
+	}
+	return nodes, problems, nil
+}
+
+func newNodesCommand() *cobra.Command {
+	return onStore(&cobra.Command{
+		Use:   "nodes",
+		Short: "List the hosts",
+		Args:  cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		nodes, problems, err := listNodes(cmd.Context(), st)
+		if err != nil {
+			return err
+		}
+		list := []map[string]any{}
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(table, "NAME\tID\tADDRESS\tUP\tSUBNETS")
+		for _, n := range nodes {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%v\t%s\n", n.Name, n.ID, spaced(n.Underlay), n.Up, spaced(prefixesOf(n.Subnets...)))
+			list = append(list, map[string]any{
+				"id":       n.ID,
+				"name":     n.Name,
+				"underlay": n.Underlay,
+				"mtu":      n.MTU,
+				"subnets":  n.Subnets,
+				"version":  n.Version,
+				"up":       n.Up,
+			})
+		}
+		for _, p := range problems {
+			fmt.Fprintln(table, p)
+		}
+		_ = table.Flush() // into memory
+		return answer(cmd, list, text.String())
+	})
+}
+
+func newSubnetsCommand() *cobra.Command {
+	return onStore(&cobra.Command{
+		Use:   "subnets",
+		Short: "List the subnets that are taken, and by whom",
+		Args:  cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		view, err := st.Get(cmd.Context(), cluster.KeyConfig, cluster.PrefixClaims, cluster.PrefixNodes)
+		if err != nil {
+			return err
+		}
+		holders := cluster.Holders(view)
+		var text strings.Builder
+		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+		fmt.Fprintln(table, "NETWORK\tSUBNET\tNODE\tRESERVED")
+		for _, h := range holders {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", h.Network, h.Subnet, h.Node, h.Reserved)
+		}
+		_ = table.Flush() // into memory
+		if err := printUse(&text, view, holders); err != nil {
+			return err
+		}
+		return answer(cmd, append([]cluster.Holder{}, holders...), text.String())
+	})
+}
+
+// printUse says how full each pool is; from four fifths on that is a warning.
+func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error {
+	config, err := cluster.ParseConfig(view.Keys[cluster.KeyConfig].Data)
+	if err != nil {
+		return err
+	}
+	for _, n := range config.Networks {
+		for _, p := range n.Pools() {
+			var used uint64
+			for _, h := range holders {
+				if p.Prefix.Overlaps(h.Subnet) {
+					used++
+				}
+			}
+			warning := ""
+			if used*5 >= p.Size()*4 {
+				warning = "; nearly full: release the subnets of dead hosts, or enlarge the pool"
+			}
+			fmt.Fprintf(out, "pool %s of %s: %d of %d subnets are taken%s\n", p.Prefix, n.Name, used, p.Size(), warning)
+		}
+	}
+	return nil
+}
+
+func newReserveCommand() *cobra.Command {
+	why := ""
+	cmd := onStore(&cobra.Command{
+		Use:   "reserve NETWORK SUBNET",
+		Short: "Keep a subnet from hosts",
+		Args:  cobra.ExactArgs(2),
+	}, func(cmd *cobra.Command, args []string, st store) error {
+		subnet, err := netip.ParsePrefix(args[1])
+		if err != nil {
+			return err
+		}
+		o := cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}
+		if err := cluster.Reserve(cmd.Context(), st, o, why); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is given to no host", o.Network, o.Subnet)
+	})
+	cmd.Flags().StringVar(&why, "why", "reserved", "what for")
+	return cmd
+}
+
+func newReleaseCommand() *cobra.Command {
+	dead := ""
+	cmd := onStore(&cobra.Command{
+		Use:   "release (--node-is-dead NAME | NETWORK SUBNET)",
+		Short: "Give the subnets of a dead host, or a reserved one, back",
+		Long: `Give the subnets of a host that is dead, named by its name or id, back to the pool; or a reserved subnet. A host that lives gives
+its subnets up when it hears of it, and its containers must be started anew: until then two hosts have the same subnet.`,
+		Args: cobra.MaximumNArgs(2),
+	}, func(cmd *cobra.Command, args []string, st store) error {
+		if dead != "" && len(args) == 0 {
+			id, err := nodeID(cmd.Context(), st, dead)
+			if err != nil {
+				return err
+			}
+			if err := cluster.Release(cmd.Context(), st, id, time.Now()); err != nil {
+				return err
+			}
+			return say(cmd, "the subnets of node %s are free, after their quarantine", id)
+		}
+		if dead != "" || len(args) != 2 {
+			return errors.New("it takes either --node-is-dead and a host, or a network and a reserved subnet of it")
+		}
+		subnet, err := netip.ParsePrefix(args[1])
+		if err != nil {
+			return err
+		}
+		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked()); err != nil {
+			return err
+		}
+		return say(cmd, "%s %s is reserved no more", args[0], subnet.Masked())
+	})
+	cmd.Flags().StringVar(&dead, "node-is-dead", "", "the host, by name or id")
+	return cmd
+}
+
+// nodeID finds a host by its name; what is none is taken for an id.
+func nodeID(ctx context.Context, st store, name string) (string, error) {
+	view, err := st.Get(ctx, cluster.PrefixNames+name, cluster.PrefixNodes)
+	if err != nil {
+		return "", err
+	}
+	if value, ok := view.Keys[cluster.PrefixNames+name]; ok {
+		return string(value.Data), nil
+	}
+	for id, n := range cluster.NewListing(view).Nodes {
+		if n.Name == name {
+			return id, nil
+		}
+	}
+	return name, nil
+}
+
+func newRestoreCommand() *cobra.Command {
+	return onStore(&cobra.Command{
+		Use:   "restore",
+		Short: "Write what this host knows into a store that has lost it",
+		Long: `Write what this host knows into a store that has lost it: the configuration, the hosts and their subnets. What the
+store has is left as it is. No host gets a new subnet until trestle cluster accept.`,
+		Args: cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		state, err := cluster.ReadState(statePath)
+		if err != nil {
+			return err
+		}
+		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
+			return err
+		}
+		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
+	})
+}
+
+func newAcceptAllCommand() *cobra.Command {
+	return onStore(&cobra.Command{
+		Use:   "accept",
+		Short: "Let hosts take new subnets again, after the store was lost or restored",
+		Long: `Let hosts take new subnets again. It is your word that trestle cluster nodes lists every host that lives: the
+subnet of one that is not listed could be given to another.`,
+		Args: cobra.NoArgs,
+	}, func(cmd *cobra.Command, _ []string, st store) error {
+		if err := cluster.Thaw(cmd.Context(), st); err != nil {
+			return err
+		}
+		return say(cmd, "hosts may take new subnets")
+	})
+}

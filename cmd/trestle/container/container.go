@@ -1,0 +1,180 @@
+// Package container knows the containers of trestle run: a network namespace that is made
+// for one command, and a file that says so, locked by the trestle that waits for the
+// command. Where nobody holds that lock any more trestle was killed, and the next one
+// clears away.
+//
+//	/run/trestle/run/<name>          JSON, locked by its trestle
+//	/run/trestle/resolv.conf/<name>  what the command finds in /etc/resolv.conf
+//	/run/netns/<name>                the network namespace, for ip netns too
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// namedDir is where ip netns looks for network namespaces.
+const namedDir = "/run/netns"
+
+// Container is one container of trestle run, held by this process.
+type Container struct {
+	Name  string `json:"name"`
+	NetNS string `json:"netns"` // its path
+	PID   int    `json:"pid"`   // of its trestle
+
+	file *os.File // open and locked
+}
+
+func dir() string { return filepath.Join(record.DefaultDir, "run") }
+
+// New makes the container's file and its network namespace, with lo up.
+func New(name string) (*Container, error) {
+	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid()}
+	if _, err := os.Lstat(s.NetNS); err == nil {
+		return nil, cni.ConfigErrorf("--name: there is a network namespace %q already (%s); choose another name, or attach that one", name, s.NetNS)
+	}
+	if err := s.write(); err != nil {
+		return nil, err
+	}
+	if err := makeNetNS(name); err != nil {
+		return nil, errors.Join(fmt.Errorf("make network namespace %s: %w", name, err), s.Close())
+	}
+	return s, nil
+}
+
+// write makes the file, locked before it has its name, so that nobody takes it for one of
+// a trestle that was killed.
+func (s *Container) write() error {
+	if err := os.MkdirAll(dir(), 0o700); err != nil {
+		return fmt.Errorf("note container %s: %w", s.Name, err)
+	}
+	file, err := os.CreateTemp(dir(), ".new-")
+	if err != nil {
+		return fmt.Errorf("note container %s: %w", s.Name, err)
+	}
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		err = json.NewEncoder(file).Encode(s)
+	}
+	if err == nil {
+		err = os.Link(file.Name(), s.path())
+	}
+	err = errors.Join(err, os.Remove(file.Name()))
+	if err == nil {
+		s.file = file
+		return nil
+	}
+	if errors.Is(err, fs.ErrExist) {
+		err = cni.ConfigErrorf("--name: there is a container %q already; choose another", s.Name)
+	}
+	return errors.Join(err, file.Close())
+}
+
+func (s *Container) path() string { return filepath.Join(dir(), s.Name) }
+
+// makeNetNS runs on a thread that ends with it, since the thread is in the new namespace
+// then.
+func makeNetNS(name string) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked
+		result <- func() error {
+			handle, err := netns.NewNamed(name)
+			if err != nil {
+				return err
+			}
+			defer handle.Close()
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetUp(lo)
+		}()
+	}()
+	return <-result
+}
+
+// Close removes the network namespace, and then the file.
+func (s *Container) Close() error {
+	err := unix.Unmount(s.NetNS, unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		err = nil // killed before it was mounted, or a second time
+	}
+	if err == nil {
+		err = os.Remove(s.NetNS)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("remove network namespace %s: %w", s.Name, err), s.file.Close())
+	}
+	return errors.Join(ignoreGone(os.Remove(s.resolvConf())), os.Remove(s.path()), s.file.Close())
+}
+
+// Abandoned are the containers whose trestle was killed. They are held by this process
+// now, which closes each when it has detached it.
+func Abandoned() ([]*Container, error) {
+	entries, err := os.ReadDir(dir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var all []*Container
+	failed := []error{err}
+	for _, entry := range entries {
+		s, err := takeOver(entry.Name())
+		if s != nil {
+			all = append(all, s)
+		}
+		failed = append(failed, err)
+	}
+	return all, errors.Join(failed...)
+}
+
+// takeOver is the container if nobody holds it.
+func takeOver(name string) (*Container, error) {
+	path := filepath.Join(dir(), name)
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, file.Close() // its trestle is at work
+	}
+	if strings.HasPrefix(name, ".") { // killed before it had a name
+		return nil, errors.Join(ignoreGone(os.Remove(path)), file.Close())
+	}
+	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), file: file}
+	if at, err := os.Stat(path); err != nil || !sameFile(file, at) {
+		return nil, file.Close() // closed by its trestle since, and perhaps made again
+	}
+	return s, nil
+}
+
+func sameFile(file *os.File, at os.FileInfo) bool {
+	info, err := file.Stat()
+	return err == nil && os.SameFile(info, at)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,86 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Enter becomes the program, which the kernel kills when our parent ends, in the network namespace (empty: the one that we are in) and
+// with a file of its own in the place of /etc/resolv.conf (empty: the host's). It returns
+// only if that fails.
+func Enter(netns, resolvConf, program string, args []string) error {
+	runtime.LockOSThread() // the namespaces are this thread's, which exec makes the only one
+	// asked for by this thread, which need not be the one that the parent's fork made
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("ask to be killed with trestle: %w", err)
+	}
+	if netns != "" {
+		if err := join(netns); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", netns, err)
+		}
+	}
+	if netns != "" || resolvConf != "" {
+		if err := ownMounts(netns != "", resolvConf); err != nil {
+			return err
+		}
+	}
+	return &os.PathError{Op: "execute", Path: program, Err: syscall.Exec(program, args, os.Environ())}
+}
+
+func join(netns string) error {
+	fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
+}
+
+// ownMounts leaves the host's mounts, of which later changes still arrive.
+func ownMounts(sysfs bool, resolvConf string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("leave the host's mounts: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("leave the host's mounts: %w", err)
+	}
+	if sysfs {
+		if err := ownSysfs(); err != nil {
+			return fmt.Errorf("mount /sys: %w", err)
+		}
+	}
+	if resolvConf == "" {
+		return nil
+	}
+	err := unix.Mount(resolvConf, "/etc/resolv.conf", "", unix.MS_BIND, "")
+	if err != nil {
+		return fmt.Errorf("put the network's DNS over /etc/resolv.conf: %w", err)
+	}
+	return nil
+}
+
+// ownSysfs mounts /sys anew, since it shows the interfaces of the namespace that it was
+// mounted in. The control groups below it stay, if the kernel can hold a mount meanwhile
+// (5.2).
+func ownSysfs() error {
+	const groups = "/sys/fs/cgroup"
+	held, err := unix.OpenTree(unix.AT_FDCWD, groups, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		held = -1
+	}
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return err
+	}
+	if held < 0 {
+		return nil
+	}
+	err = unix.MoveMount(held, "", unix.AT_FDCWD, groups, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil // it was no mount, and there is no such directory in this kernel's
+	}
+	return errors.Join(err, unix.Close(held))
+}

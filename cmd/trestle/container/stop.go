@@ -1,0 +1,119 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Names are the containers of trestle run.
+func Names() []string {
+	entries, err := os.ReadDir(dir())
+	if err != nil {
+		return nil // there are none
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.Name()[0] != '.' {
+			names = append(names, entry.Name())
+		}
+	}
+	return names
+}
+
+// Find is the container of that name, held by another process.
+func Find(name string) (*Container, error) {
+	data, err := os.ReadFile(filepath.Join(dir(), filepath.Base(name)))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, cni.ConfigErrorf("container %q: trestle runs none of that name; see trestle ls", name)
+	}
+	var s Container
+	if err == nil {
+		err = cni.Unmarshal(data, &s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what container %s is: %w", name, err)
+	}
+	return &s, nil
+}
+
+// Stop has the container's trestle hand SIGTERM on to the command, and after the grace
+// period SIGKILL, and waits until it has cleared away.
+func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
+	fd, err := unix.PidfdOpen(s.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil // killed; who sweeps clears away
+	}
+	if err != nil {
+		return fmt.Errorf("find the trestle of container %s: %w", s.Name, err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	if !s.isHeld() {
+		return nil // it ended before, and the number is another process's
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
+		return fmt.Errorf("stop container %s: %w", s.Name, err)
+	}
+	if gone(ctx, fd, grace) {
+		return nil
+	}
+	// not trestle, which is to clear away
+	if err := s.killCommand(); err != nil {
+		return fmt.Errorf("kill container %s: %w", s.Name, err)
+	}
+	const clearing = 30 * time.Second
+	if !gone(ctx, fd, clearing) {
+		return fmt.Errorf("container %s: its trestle (process %d) does not end", s.Name, s.PID)
+	}
+	return nil
+}
+
+// isHeld says whether a trestle waits for the container.
+func (s *Container) isHeld() bool {
+	file, err := os.Open(s.path())
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }() // gives up the lock, if there is one
+	return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+}
+
+// gone waits for the end of a process.
+func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
+	const step = 200 * time.Millisecond // to notice the end of the context
+	for end := time.Now().Add(wait); ; {
+		left := min(max(time.Until(end), 0), step)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left/time.Millisecond))
+		if n > 0 {
+			return true
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) || ctx.Err() != nil || !time.Now().Before(end) {
+			return false
+		}
+	}
+}
+
+// killCommand kills the only child of the container's trestle.
+func (s *Container) killCommand() error {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.PID))
+	failed := []error{err}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		var pid int
+		if _, err := fmt.Sscan(string(data), &pid); err == nil {
+			failed = append(failed, unix.Kill(pid, unix.SIGKILL))
+		}
+	}
+	return errors.Join(failed...)
+}

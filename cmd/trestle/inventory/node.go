@@ -1,0 +1,59 @@
+package inventory
+
+import (
+	"os"
+
+	"github.com/trestle-cni/trestle/pkg/hosts"
+)
+
+// Node is the host's part in networks over several hosts, as its agent, trestle-node, has
+// noted it.
+type Node struct {
+	hosts.Status
+	// Running says that the agent lives; without it all stays as it was when it ended.
+	Running bool `json:"running"`
+}
+
+// WayTo is how the peer is reached, in the words of the cluster's configuration.
+func (n Node) WayTo(p hosts.Peer) string {
+	if p.Way == hosts.Tunnel && n.Tunnel != nil {
+		return n.Tunnel.Kind
+	}
+	return p.Way
+}
+
+// Device is the link by which the peer is reached; empty where it is not.
+func (n Node) Device(p hosts.Peer) string {
+	switch {
+	case p.Way == hosts.Direct:
+		return n.Uplink
+	case p.Way != hosts.None && n.Tunnel != nil:
+		return n.Tunnel.Name
+	}
+	return ""
+}
+
+// RunsAgent says whether this host's agent lives.
+func (s *Snapshot) RunsAgent() bool { return s.Node != nil && s.Node.Running }
+
+// Peers are the other hosts; none without an agent.
+func (s *Snapshot) Peers() []hosts.Peer {
+	if s.Node == nil {
+		return nil
+	}
+	return s.Node.Peers
+}
+
+// node reads what the agent has noted. A host that shall have an agent, and has had none
+// since it was booted, has a node all the same.
+func (t *taking) node() {
+	status, err := hosts.Read(t.source.Node)
+	t.problem(err)
+	if status != nil {
+		t.snapshot.Node = &Node{Status: *status, Running: status.Running()}
+		return
+	}
+	if _, err := os.Stat(t.source.NodeSettings); err == nil {
+		t.snapshot.Node = &Node{Status: hosts.Status{State: hosts.Stopped}}
+	}
+}

@@ -1,0 +1,195 @@
+package cluster_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/cluster"
+)
+
+// given is a store whose subnets are a control plane's to give.
+type given struct {
+	*memory
+	fixed   bool
+	lacking error
+}
+
+func (g *given) Get(ctx context.Context, keys ...string) (cluster.View, error) {
+	view, err := g.memory.Get(ctx, keys...)
+	view.Complete, view.Fixed, view.Lacking = true, g.fixed, g.lacking
+	return view, err
+}
+
+// give gives subnets to a host, in place of those that it has.
+func (g *given) give(t *testing.T, id string, subnets ...string) {
+	t.Helper()
+	g.revision++
+	for key, value := range g.keys {
+		if strings.HasPrefix(key, cluster.PrefixClaims) && strings.Contains(string(value.Data), `"`+id+`"`) {
+			delete(g.keys, key)
+		}
+	}
+	for _, s := range subnets {
+		data, err := json.Marshal(map[string]string{"node": id, "nonce": "given"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.keys[cluster.ClaimKey("n", netip.MustParsePrefix(s))] = cluster.Value{Data: data, Revision: g.revision}
+	}
+}
+
+func newGiven(t *testing.T) (*given, *plainHost) {
+	t.Helper()
+	store, _ := newCluster(t)
+	g := &given{memory: store}
+	a := newHost(store, "a")
+	g.give(t, a.State.ID, "10.0.1.0/24", "fd00:0:0:1::/64")
+	return g, a
+}
+
+func (h *plainHost) settleWith(store cluster.Store) error {
+	return h.Reconcile(context.Background(), store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
+}
+
+func subnetsOf(owned []cluster.Owned) (all []string) {
+	for _, o := range owned {
+		all = append(all, o.Subnet.String())
+	}
+	return all
+}
+
+// TestGiven: a host takes the subnets that it is given, publishes its record and claims
+// nothing; it takes others in their place, and keeps what it has while it is given none.
+func TestGiven(t *testing.T) {
+	t.Parallel()
+	g, a := newGiven(t)
+	if err := a.settleWith(g); err != nil || !slices.Equal(subnetsOf(a.State.Claims), []string{"10.0.1.0/24", "fd00:0:0:1::/64"}) {
+		t.Fatalf("got %v, %v, want what is given", a.State.Claims, err)
+	}
+	if g.keys[cluster.PrefixNodes+a.State.ID].Data == nil || g.keys[cluster.PrefixNames+"a"].Data != nil {
+		t.Errorf("got keys %v, want a record and no name", g.keys)
+	}
+	g.give(t, a.State.ID, "10.0.2.0/24", "fd00:0:0:1::/64")
+	if err := a.settleWith(g); err != nil || !slices.Equal(subnetsOf(a.State.Claims), []string{"10.0.2.0/24", "fd00:0:0:1::/64"}) ||
+		!slices.Equal(subnetsOf(a.State.Lost), []string{"10.0.1.0/24"}) {
+		t.Errorf("another is given: got %v, lost %v, %v", a.State.Claims, a.State.Lost, err)
+	}
+	g.give(t, a.State.ID)
+	g.lacking = errors.New("ask the control plane")
+	if err := a.settleWith(g); !errors.Is(err, g.lacking) || len(a.State.Claims) != 2 {
+		t.Errorf("none is given: got %v, claims %v; want the store's words, and all kept", err, a.State.Claims)
+	}
+	g.give(t, "id-b", "10.0.2.0/24")
+	if err := a.settleWith(g); !errors.Is(err, g.lacking) || !slices.Equal(subnetsOf(a.State.Claims), []string{"fd00:0:0:1::/64"}) {
+		t.Errorf("it is another's: got %v, claims %v", err, a.State.Claims)
+	}
+}
+
+// TestGivenFixed: in a list that nobody writes, a subnet that has become another's is so
+// for a host as well that the list does not name any more.
+func TestGivenFixed(t *testing.T) {
+	t.Parallel()
+	g, a := newGiven(t)
+	g.fixed = true
+	if err := a.settleWith(g); err != nil || g.keys[cluster.PrefixNodes+a.State.ID].Data != nil {
+		t.Fatalf("got %v, %v, want nothing written", g.keys, err)
+	}
+	g.give(t, a.State.ID)
+	g.give(t, "id-b", "10.0.1.0/24")
+	_ = a.settleWith(g) // it lacks a subnet
+	if !slices.Equal(subnetsOf(a.State.Lost), []string{"10.0.1.0/24"}) {
+		t.Errorf("got lost %v, claims %v, want 10.0.1.0/24 lost", a.State.Lost, a.State.Claims)
+	}
+}
+
+// TestGivenRestored: a control plane whose store went back makes a host suspicious; it
+// writes nothing about that, and believes in no removal.
+func TestGivenRestored(t *testing.T) {
+	t.Parallel()
+	g, a := newGiven(t)
+	b := newHost(g.memory, "b")
+	g.give(t, b.State.ID, "10.0.2.0/24", "fd00:0:0:2::/64")
+	for _, h := range []*plainHost{a, b} {
+		if err := h.settleWith(g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listing := func() *cluster.Listing {
+		view, err := g.Get(t.Context(), cluster.PrefixNodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cluster.NewListing(view)
+	}
+	if a.State.Believe(listing()); len(a.peers()) != 1 {
+		t.Fatalf("got peers %v, want b", a.peers())
+	}
+	g.revision -= 3
+	delete(g.keys, cluster.PrefixNodes+b.State.ID)
+	if fine, err := a.Glance(t.Context(), g, cluster.Node{}); fine || err != nil {
+		t.Errorf("got %v, %v, want that it is noticed", fine, err)
+	}
+	if err := a.settleWith(g); err != nil || a.State.Suspect == "" || g.keys[cluster.KeyFrozen].Data != nil {
+		t.Errorf("got %v, suspect %q, keys %v, want a suspicion that is kept to itself", err, a.State.Suspect, g.keys)
+	}
+	if v := a.State.Believe(listing()); len(a.peers()) != 1 || len(v.Missing) != 1 {
+		t.Errorf("got peers %v, want b, though it is missing", a.peers())
+	}
+	a.State.Suspect = ""
+	if a.State.Believe(listing()); len(a.peers()) != 0 {
+		t.Errorf("got peers %v, want none: the list says so", a.peers())
+	}
+}
+
+// TestGivenLeave: who leaves takes its record away, and what it was given is not its to give back.
+func TestGivenLeave(t *testing.T) {
+	t.Parallel()
+	g, a := newGiven(t)
+	if err := a.settleWith(g); err != nil {
+		t.Fatal(err)
+	}
+	keys := len(g.keys)
+	if err := a.Leave(t.Context(), g); err != nil || len(g.keys) != keys-1 || len(a.State.Claims) != 0 {
+		t.Errorf("got %v, %d keys of %d, claims %v; want one key less", err, len(g.keys), keys, a.State.Claims)
+	}
+	g.fixed = true
+	if err := cluster.Release(t.Context(), g, a.State.ID, a.Now()); !errors.Is(err, cluster.ErrReadOnly) {
+		t.Errorf("release from a fixed list: got %v", err)
+	}
+}
+
+// TestUnusableRecord: a key that is there, and says why there is no record in it, is no
+// proof that its host has left, and is not one that was deleted.
+func TestUnusableRecord(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a, b := hosts[0], hosts[1]
+	bad := cluster.Value{Err: errors.New("no agent there")}
+	view := cluster.View{Complete: true, Keys: map[string]cluster.Value{cluster.PrefixNodes + b.State.ID: bad, cluster.PrefixNodes + "id-c": bad}}
+	v := a.State.Believe(cluster.NewListing(view))
+	if len(a.peers()) != 1 || len(v.Problems) != 2 || !strings.Contains(v.Problems[0], "no agent there") {
+		t.Errorf("got peers %v, problems %v; want b kept, c no peer, both named", a.peers(), v.Problems)
+	}
+	view, err := store.Get(t.Context(), cluster.PrefixNodes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := cluster.NewListing(view)
+	if gone := l.Apply([]cluster.Change{{Key: cluster.PrefixNodes + b.State.ID, Value: bad}}); gone {
+		t.Error("an unusable record counts as deleted")
+	}
+}
+
+// TestSubnetLen: the usual length where a pool says none.
+func TestSubnetLen(t *testing.T) {
+	t.Parallel()
+	c, err := cluster.ParseConfig([]byte(`{"networks": [{"name": "n", "ipv4": {"pool": "10.0.0.0/16"}, "ipv6": {"pool": "fd00::/48"}}]}`))
+	if err != nil || c.Networks[0].IPv4.SubnetLen != 24 || c.Networks[0].IPv6.SubnetLen != 64 {
+		t.Errorf("got %v, %v, want 24 and 64", c.Networks, err)
+	}
+}

@@ -1,0 +1,39 @@
+package cni
+
+import (
+	"errors"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// needed are the capabilities that plugins use: for links and rules, to enter a namespace,
+// and to announce a container's MAC (docs/security.md).
+var needed = []struct {
+	number int
+	name   string
+}{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_NET_RAW, "CAP_NET_RAW"}}
+
+// explainPermission adds to the message of what was not permitted which capabilities this
+// process lacks. Where it lacks none, the reason is another.
+func explainPermission(message string, err error) string {
+	if !errors.Is(err, unix.EPERM) {
+		return message
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var has [2]unix.CapUserData
+	if unix.Capget(&header, &has[0]) != nil {
+		return message
+	}
+	var lacks, all []string
+	for _, c := range needed {
+		all = append(all, c.name)
+		if has[0].Effective&(1<<c.number) == 0 {
+			lacks = append(lacks, c.name)
+		}
+	}
+	if len(lacks) == 0 {
+		return message
+	}
+	return message + "; this process lacks " + strings.Join(lacks, ", ") + ": run plugins as root, with " + strings.Join(all, ", ")
+}

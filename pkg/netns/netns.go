@@ -1,0 +1,114 @@
+// Package netns is the one handle of a container's network namespace.
+//
+// Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
+// of the package do all of it for a path. How a namespace is known again after a
+// boot is the business of pkg/record. containernetworking/plugins' package ns tells
+// what is a namespace. Its own handle is not used: it opens the namespace through the
+// runtime's poller and enters it by a goroutine with a thread of its own, which came to
+// 40 system calls more for an ADD.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// Handle is a network namespace, open.
+type Handle struct {
+	fd   int
+	path string
+}
+
+// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
+// whether there is no namespace.
+func Open(path string) (*Handle, error) {
+	if err := ns.IsNSorErr(path); err != nil {
+		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", path, err)
+	}
+	return &Handle{fd, path}, nil
+}
+
+// IsGone says whether Open found no namespace at its path: what was in it went with it.
+func IsGone(err error) bool {
+	var none ns.NSPathNotExistErr
+	var another ns.NSPathNotNSErr
+	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, unix.ENOENT)
+}
+
+// Close closes the namespace.
+func (h *Handle) Close() error { return unix.Close(h.fd) }
+
+// FD is the descriptor, for messages to the kernel (IFLA_NET_NS_FD).
+func (h *Handle) FD() int { return h.fd }
+
+// String is the path.
+func (h *Handle) String() string { return h.path }
+
+// Do runs a function in the namespace, with a netlink socket there.
+func (h *Handle) Do(inside func(*netlink.Handle) error) error {
+	return h.Enter(func() error {
+		nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open netlink socket in %s: %w", h, err)
+		}
+		defer nl.Close()
+		return inside(nl)
+	})
+}
+
+// Enter runs a function in the namespace, on the calling thread. Sockets that it opens
+// stay in there.
+func (h *Handle) Enter(inside func() error) (err error) {
+	const self = "/proc/thread-self/ns/net"
+	runtime.LockOSThread()
+	home, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", self, err)
+	}
+	defer func() { _ = unix.Close(home) }() // opened for reading only
+	if err := unix.Setns(h.fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter %s: %w", h, err)
+	}
+	defer func() {
+		homeErr := unix.Setns(home, unix.CLONE_NEWNET)
+		if homeErr != nil {
+			// what is to be undone now would be looked for in there
+			err = errors.Join(err, fmt.Errorf("leave %s: %w", h, homeErr))
+			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
+		}
+		if homeErr == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	return inside()
+}
+
+// Do is Handle.Do for the namespace at path.
+func Do(path string, inside func(*netlink.Handle) error) error {
+	return with(path, func(h *Handle) error { return h.Do(inside) })
+}
+
+// Enter is Handle.Enter for the namespace at path.
+func Enter(path string, inside func() error) error {
+	return with(path, func(h *Handle) error { return h.Enter(inside) })
+}
+
+func with(path string, use func(*Handle) error) error {
+	h, err := Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = h.Close() }() // opened for reading only
+	return use(h)
+}

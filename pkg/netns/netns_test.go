@@ -1,0 +1,69 @@
+package netns
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+func TestOpenWhereNoneIs(t *testing.T) {
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"", plain + ".gone", plain} {
+		if _, err := Open(path); !IsGone(err) || cni.CodeOf(err) != cni.CodeEnvironment {
+			t.Errorf("%q: got %v with code %d, want that it is gone, with code %d", path, err, cni.CodeOf(err), cni.CodeEnvironment)
+		}
+	}
+	if IsGone(unix.EPERM) {
+		t.Error("a namespace that may not be entered is said to be gone")
+	}
+}
+
+// TestPanicComesHome: what is undone after a panic must not be looked for in the container.
+func TestPanicComesHome(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make a namespace")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	home := here(t)
+	another := make(chan string)
+	done := make(chan struct{})
+	go func() { // its thread dies with it, and with that the namespace
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Errorf("make a namespace: %v", err)
+		}
+		another <- filepath.Join("/proc", strconv.Itoa(os.Getpid()), "task", strconv.Itoa(unix.Gettid()), "ns/net")
+		<-done
+	}()
+	path := <-another
+	defer close(done)
+	var inside string
+	err := cni.Catch(func() error {
+		return Enter(path, func() error {
+			inside = here(t)
+			panic("in the container")
+		})
+	})
+	if err == nil || inside == home || here(t) != home {
+		t.Errorf("got %v, in %s, now in %s, want the panic as an error, and to be in %s again", err, inside, here(t), home)
+	}
+}
+
+func here(t *testing.T) string {
+	t.Helper()
+	ns, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ns
+}

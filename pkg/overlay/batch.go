@@ -1,0 +1,193 @@
+package overlay
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// message is one object for the kernel to make or to delete.
+type message struct {
+	what string // "add route 10.40.2.0/24 …", for its error
+	req  *nl.NetlinkRequest
+	bear []unix.Errno // refusals that do no harm
+}
+
+// batchSize is how many messages go in one send: a thousand peers are three thousand
+// objects, and one send and answer for each costs four times as much. So many refusals,
+// without the messages that they are to, still have room in the socket's buffer.
+const batchSize = 128
+
+// send has the kernel do what all messages ask, each for itself: one that is refused
+// keeps nothing from the others. errs are in their order.
+func (h *Host) send(all []message) (errs []error) {
+	for len(all) > 0 {
+		n := min(batchSize, len(all))
+		errs = append(errs, h.sendBatch(all[:n])...)
+		all = all[n:]
+	}
+	return errs
+}
+
+// sendBatch asks for an answer to the last message; refusals are told unasked. The kernel has
+// done everything when the sending call returns (netlink_rcv_skb,
+// net/netlink/af_netlink.c), so that the answers are there or lost.
+func (h *Host) sendBatch(batch []message) []error {
+	errs := make([]error, len(batch))
+	first := h.seq + 1
+	var data []byte
+	for i, m := range batch {
+		h.seq++
+		m.req.Seq = h.seq
+		m.req.Flags &^= unix.NLM_F_ACK
+		if i == len(batch)-1 {
+			m.req.Flags |= unix.NLM_F_ACK
+		}
+		data = append(data, m.req.Serialize()...)
+		data = append(data, make([]byte, (4-len(data)%4)%4)...)
+	}
+	if err := unix.Sendto(h.fd, data, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		errs[0] = fmt.Errorf("%s, and %d more: %w", batch[0].what, len(batch)-1, err)
+		return errs
+	}
+	buffer := make([]byte, 1<<15)
+	for {
+		n, _, err := unix.Recvfrom(h.fd, buffer, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			errs[0] = fmt.Errorf("%s, and %d more: wait for the kernel's answer: %w", batch[0].what, len(batch)-1, err)
+			return errs
+		}
+		if answered(batch, first, buffer[:n], errs) {
+			return errs
+		}
+	}
+}
+
+// answered takes what the kernel has said, and is true after the answer to the last message.
+func answered(batch []message, first uint32, data []byte, errs []error) (last bool) {
+	for len(data) >= unix.SizeofNlMsghdr {
+		length := int(binary.NativeEndian.Uint32(data))
+		kind, seq := binary.NativeEndian.Uint16(data[4:]), binary.NativeEndian.Uint32(data[8:])
+		if length < unix.SizeofNlMsghdr+4 || length > len(data) {
+			return last
+		}
+		if i := int(int32(seq - first)); kind == unix.NLMSG_ERROR && i >= 0 && i < len(batch) {
+			errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data[unix.SizeofNlMsghdr:])))
+			errs[i] = batch[i].refused(errno)
+			last = last || i == len(batch)-1
+		}
+		data = data[min(len(data), (length+3)&^3):]
+	}
+	return last
+}
+
+func (m message) refused(errno unix.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	for _, borne := range m.bear {
+		if errno == borne {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", m.what, errno)
+}
+
+// gone are refusals to delete what is not there.
+var gone = []unix.Errno{unix.ESRCH, unix.ENOENT}
+
+// setNeigh makes a neighbour or an entry of the forwarding database, or replaces it.
+func setNeigh(what fmt.Stringer, n *netlink.Neigh) message {
+	return message{
+		what: "add " + what.String(), bear: []unix.Errno{unix.ENOENT},
+		req: neighRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, n),
+	}
+}
+
+func delNeigh(what fmt.Stringer, n *netlink.Neigh) message {
+	return message{what: "remove " + what.String(), bear: gone, req: neighRequest(unix.RTM_DELNEIGH, 0, n)}
+}
+
+func neighRequest(kind, flags int, n *netlink.Neigh) *nl.NetlinkRequest {
+	request := nl.NewNetlinkRequest(kind, flags)
+	request.AddData(&netlink.Ndmsg{Family: uint8(n.Family), Index: uint32(n.LinkIndex), State: uint16(n.State), Flags: uint8(n.Flags)})
+	request.AddData(nl.NewRtAttr(netlink.NDA_DST, n.IP))
+	request.AddData(nl.NewRtAttr(netlink.NDA_LLADDR, n.HardwareAddr))
+	return request
+}
+
+func (f Forward) neigh(tunnel int) *netlink.Neigh {
+	mac, _ := net.ParseMAC(f.MAC) // of a plan, or of the kernel's
+	return &netlink.Neigh{
+		LinkIndex: tunnel, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT | netlink.NUD_NOARP, Flags: netlink.NTF_SELF,
+		IP: f.Remote.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+func (n Neighbour) neigh(tunnel int) *netlink.Neigh {
+	mac, _ := net.ParseMAC(n.MAC) // of a plan, or of the kernel's
+	return &netlink.Neigh{
+		LinkIndex: tunnel, Family: familyOf(n.Addr), State: netlink.NUD_PERMANENT, IP: n.Addr.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+// add makes a route, and replaces none: NLM_F_REPLACE would take the first to that
+// destination, whoever made it (fib_table_insert, net/ipv4/fib_trie.c).
+func (r Route) add(device int) message {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len = uint8(familyOf(r.Dst.Addr())), uint8(r.Dst.Bits())
+	msg.Protocol = uint8(Protocol)
+	request := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	request.AddData(msg)
+	request.AddData(nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
+	switch {
+	case r.Kind == Unreachable:
+		msg.Type = unix.RTN_UNREACHABLE
+		return message{what: "add route " + r.String(), req: request}
+	case !r.Via.IsValid():
+	case r.Dst.Addr().Is4() && r.Via.Is6():
+		request.AddData(nl.NewRtAttr(unix.RTA_VIA, rtVia(r.Via)))
+	default:
+		request.AddData(nl.NewRtAttr(unix.RTA_GATEWAY, r.Via.AsSlice()))
+	}
+	if r.Kind != Direct {
+		request.AddData(nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(device))))
+	}
+	if r.Kind == ByTunnel {
+		msg.Flags = unix.RTNH_F_ONLINK
+	}
+	if r.Kind == ByWireGuard {
+		msg.Scope = unix.RT_SCOPE_LINK
+	}
+	if r.MTU != 0 {
+		metrics := nl.NewRtAttr(unix.RTA_METRICS, nil)
+		metrics.AddRtAttr(unix.RTAX_MTU, nl.Uint32Attr(uint32(r.MTU)))
+		request.AddData(metrics)
+	}
+	return message{what: "add route " + r.String(), req: request}
+}
+
+// rtVia is a struct rtvia.
+func rtVia(a netip.Addr) []byte {
+	return append(binary.NativeEndian.AppendUint16(nil, uint16(familyOf(a))), a.AsSlice()...)
+}
+
+// del deletes what route of ours leads there, of whichever type, and none of another protocol.
+func (r Route) del() message {
+	msg := nl.NewRtDelMsg()
+	msg.Family, msg.Dst_len = uint8(familyOf(r.Dst.Addr())), uint8(r.Dst.Bits())
+	msg.Protocol = uint8(Protocol)
+	request := nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
+	request.AddData(msg)
+	request.AddData(nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
+	return message{what: "delete route " + r.String(), bear: gone, req: request}
+}

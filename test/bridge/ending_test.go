@@ -1,0 +1,87 @@
+package bridge
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/test/host"
+)
+
+// TestBridgeAddWhileANamespaceEnds: a container whose namespace is gone without DEL comes
+// again, in another one, while the kernel still has the former one. The ADD waits until the
+// kernel says that it has gone; what holds it may let go, or not.
+func TestBridgeAddWhileANamespaceEnds(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string]object{
+		"host-local": {}, // whose lease knows the former namespace
+		"static":     {"ipam": object{"type": "static", "addresses": []any{object{"address": "10.9.0.2/24"}}}},
+	} {
+		for _, ends := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/ends %t", name, ends), func(t *testing.T) {
+				t.Parallel()
+				addWhileEnding(t, host.BridgeConfig(changes), ends)
+			})
+		}
+	}
+}
+
+func addWhileEnding(t *testing.T, config string, ends bool) {
+	h := host.NewRouting(t)
+	former := h.Container("c1")
+	former.MustAdd(config)
+	again := h.Exec(former.Call("ADD", "bridge", config)).Err()
+	if host.CodeOf(again) != 102 || strings.Contains(again.Error(), "another namespace") {
+		t.Errorf("ADD again in the same namespace: got %v, want code 102, without a wait", again)
+	}
+	var holder *os.File
+	err := h.Do(func() (err error) {
+		holder, err = os.Open(former.NetNS)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Close() }() // opened to hold the namespace; closed twice where it ends
+	former.Remove()
+	c := h.Container("c1")
+	answered := make(chan error, 1)
+	go func() { answered <- h.Exec(c.Call("ADD", "bridge", config)).Err() }()
+	host.Await(t, "the ADD waits for namespaces or links to go", func() bool { return len(answered) > 0 || hearsOfEnds(h) })
+	if !ends {
+		if err := <-answered; host.CodeOf(err) != 102 {
+			t.Errorf("got %v, want code 102", err)
+		}
+		return
+	}
+	if len(answered) > 0 {
+		t.Fatalf("got %v, want it to wait", <-answered)
+	}
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err == nil {
+		return
+	}
+	// A kernel that is busy with hosts of a thousand ports takes longer than the wait.
+	host.Await(t, "the former host veth is gone", func() bool { return !strings.Contains(h.MustRun("ip", "link"), "trestle:n/c1/eth0") })
+	c.MustAdd(config)
+}
+
+// hearsOfEnds says whether a socket has joined the group of numbers of namespaces, or of
+// links (/proc/net/netlink, net/netlink/af_netlink.c).
+func hearsOfEnds(h *host.Host) bool {
+	const links, namespaces = 1 << 0, 1 << 27
+	for line := range strings.Lines(h.MustRun("cat", "/proc/net/netlink")) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 || fields[1] != "0" {
+			continue
+		}
+		if groups, err := strconv.ParseUint(fields[3], 16, 32); err == nil && groups&(links|namespaces) != 0 {
+			return true
+		}
+	}
+	return false
+}
