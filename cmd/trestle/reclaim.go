@@ -32,13 +32,13 @@ const (
 // plugins' names.
 func reclaim(ctx context.Context, plugins []string, list network.List, s scope) (asked []string, err error) {
 	var failed []error
-	madeBy := map[[2]string]string{} // kinds of state, and the plugin that has spoken for each
+	done := reclaimer{network: list.Name, plugins: plugins, scope: s, madeBy: map[[2]string]string{}}
 	for _, entry := range list.Plugins {
 		program, err := invoke.FindInPath(entry.Network.Type, plugins)
 		if err != nil || !attach.IsOurs(program) {
 			continue // a plugin that is told of no valid attachment may take it that there is none
 		}
-		if err := errors.Join(ctx.Err(), reclaimFor(entry, list.Name, plugins, s, madeBy)); err != nil {
+		if err := errors.Join(ctx.Err(), done.by(entry)); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %s: %w", list.File, entry.Network.Type, err))
 		}
 		asked = append(asked, entry.Network.Type)
@@ -46,40 +46,48 @@ func reclaim(ctx context.Context, plugins []string, list network.List, s scope) 
 	return asked, errors.Join(failed...)
 }
 
-func reclaimFor(entry *libcni.PluginConfig, name string, plugins []string, s scope, madeBy map[[2]string]string) error {
+// reclaimer is GC of a network by one plugin after the other.
+type reclaimer struct {
+	network string
+	plugins []string // directories
+	scope   scope
+	madeBy  map[[2]string]string // kinds of state, and the plugin that has spoken for each
+}
+
+func (c reclaimer) by(entry *libcni.PluginConfig) error {
 	plugin, ok := registry.Named(entry.Network.Type)
 	if !ok {
 		return cni.ConfigErrorf("type: %q does not say which of Trestle's plugins it is", entry.Network.Type)
 	}
-	config, err := gcConfig(entry, name, plugins, s)
+	config, err := c.config(entry)
 	if err != nil {
 		return err
 	}
-	r, err := cni.NewGC(config, plugins)
+	r, err := cni.NewGC(config, c.plugins)
 	if err != nil {
 		return err
 	}
 	var left []cni.State
 	for _, state := range plugin.States {
 		kind := [2]string{state.Package, state.What}
-		if by := madeBy[kind]; by == "" || by == plugin.Name {
-			madeBy[kind], left = plugin.Name, append(left, state)
+		if by := c.madeBy[kind]; by == "" || by == plugin.Name {
+			c.madeBy[kind], left = plugin.Name, append(left, state)
 		}
 	}
 	plugin.States = left
 	return plugin.GC(r)
 }
 
-func gcConfig(entry *libcni.PluginConfig, name string, plugins []string, s scope) ([]byte, error) {
+func (c reclaimer) config(entry *libcni.PluginConfig) ([]byte, error) {
 	keys := map[string]any{}
 	if err := json.Unmarshal(entry.Bytes, &keys); err != nil {
 		return nil, err
 	}
-	keys["name"], keys["cniVersion"] = name, "1.1.0"
-	if s == everything {
+	keys["name"], keys["cniVersion"] = c.network, "1.1.0"
+	if c.scope == everything {
 		keys["cni.dev/valid-attachments"] = []any{}
 	}
-	if ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, plugins); err != nil || !attach.IsOurs(ipam) {
+	if ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, c.plugins); err != nil || !attach.IsOurs(ipam) {
 		delete(keys, "ipam") // which the plugin would ask in its turn
 	}
 	return json.Marshal(keys)

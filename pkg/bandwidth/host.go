@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
@@ -181,8 +182,10 @@ func diffBucket(limit limit, mtu int, link netlink.Link) ([]string, error) {
 }
 
 func (h *Host) redirects(hostVeth, device netlink.Link) (bool, error) {
-	filters, err := h.nl.FilterList(hostVeth, netlink.MakeHandle(0xffff, 0))
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	filters, err := dump.Complete(func() ([]netlink.Filter, error) {
+		return h.nl.FilterList(hostVeth, netlink.MakeHandle(0xffff, 0))
+	})
+	if err != nil {
 		return false, fmt.Errorf("list the filters of %s: %w", hostVeth.Attrs().Name, err)
 	}
 	for _, f := range filters {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
@@ -164,8 +165,8 @@ func isLinkGone(err error) bool {
 // those that a killed ADD left without an owner. Without a list, only the latter
 // are provably dead.
 func (h *Host) GC(network string, valid cni.Valid) error {
-	links, err := h.nl.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := dump.Complete(h.nl.LinkList)
+	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	var errs []error
@@ -192,8 +193,8 @@ func (h *Host) deleteUnnamed(network string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	links, err := h.nl.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	links, err := dump.Complete(h.nl.LinkList)
+	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	var errs []error

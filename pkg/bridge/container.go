@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
@@ -142,7 +143,7 @@ func (c Interface) awaitDAD(end link) error {
 		return nil
 	}
 	return await("the IPv6 addresses of "+c.Name+" are found unique", unix.RTNLGRP_IPV6_IFADDR, dadLimit, func() (bool, error) {
-		addresses, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(end.device(), netlink.FAMILY_V6) })
+		addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(end.device(), netlink.FAMILY_V6) })
 		if err != nil {
 			return false, fmt.Errorf("list addresses of %s: %w", c.Name, err)
 		}
@@ -205,7 +206,7 @@ func (c *rtnl) awaitLocalRoutes(index int, addresses []netip.Addr) error {
 // hasLocalRoutes says whether the thread's namespace has all of the IPv6 addresses
 // for its own, allMulticast by the link.
 func hasLocalRoutes(index int, addresses []netip.Addr) (bool, error) {
-	routes, err := whole(func() ([]netlink.Route, error) {
+	routes, err := dump.Complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
 	})
 	var own []netip.Addr

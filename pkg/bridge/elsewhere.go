@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // reach is what the host reaches by another link: the network of an address or of
@@ -58,11 +59,11 @@ func (h *Host) checkElsewhere(b Bridge, at site, missing []netip.Prefix) error {
 // reached lists what the host reaches by other links than that one, but for
 // default routes: they are for what nobody else has.
 func (h *Host) reached(family, but int) ([]reach, error) {
-	routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+	routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, family) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, family) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}

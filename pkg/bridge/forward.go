@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 const (
@@ -89,7 +91,7 @@ func (h *Host) keepRouterAdvertisements() error {
 // advertisedDefaults are the links by which a router has given us a default route.
 func (h *Host) advertisedDefaults() (map[int]bool, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := whole(func() ([]netlink.Route, error) {
+	routes, err := dump.Complete(func() ([]netlink.Route, error) {
 		return h.nl.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {

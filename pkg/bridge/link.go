@@ -277,16 +277,18 @@ func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
 		return c.list(0) // a kernel that does not list them so
 	}
 	var others []step
+	named := false
 	for _, index := range indices {
 		name, err := c.nameOf(index)
 		if err != nil && !isLinkGone(err) {
 			return nil, fmt.Errorf("look up the name of link %d: %w", index, err)
 		}
+		named = named || err == nil
 		if err == nil && !names[name] {
 			others = append(others, lookUpIndex(index).orNone())
 		}
 	}
-	if len(others) > few {
+	if !named || len(others) > few { // lo has a name
 		return c.list(0)
 	}
 	found, err := c.links(others...)

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
@@ -118,7 +119,7 @@ func observeContainer(container *netns.Handle, plan Interface) (found Interface,
 		}
 		attrs := link.Attrs()
 		found = Interface{Name: attrs.Name, MAC: attrs.HardwareAddr, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
-		addresses, err := whole(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
+		addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of %s in %s: %w", plan.Name, container, err)
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // String shows the route as ip(8) would.
@@ -52,7 +54,7 @@ func (r Route) mayBe(found Route) bool {
 // and in all of them where that is 0 (RT_TABLE_UNSPEC).
 func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {
 	filter := &netlink.Route{LinkIndex: linkIndex, Table: table}
-	list, err := whole(func() ([]netlink.Route, error) {
+	list, err := dump.Complete(func() ([]netlink.Route, error) {
 		return h.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {

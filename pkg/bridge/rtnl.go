@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // rtnl is one rtnetlink socket for a whole ADD or DEL, and sends batches of
@@ -221,7 +223,7 @@ func (c *rtnl) await(limit time.Duration, seen func([]event) bool, lost func() (
 // dump lists: all messages of the type that answer the request, asked for again
 // where the list changed meanwhile.
 func (c *rtnl) dump(what string, req func() *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
-	list, err := whole(func() ([][]byte, error) { return c.dumpOnce(req(), kind) })
+	list, err := dump.Complete(func() ([][]byte, error) { return c.dumpOnce(req(), kind) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
@@ -257,20 +259,6 @@ func (c *rtnl) dumpOnce(req *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
 			if m.Header.Type == kind {
 				list = append(list, m.Data)
 			}
-		}
-	}
-}
-
-// dumpLimit bounds how long a list that changes all the time is asked for.
-const dumpLimit = 10 * time.Second
-
-// whole asks for a list until nothing has changed in the middle of it
-// (NLM_F_DUMP_INTR), which on a busy host happens.
-func whole[T any](list func() (T, error)) (T, error) {
-	for end := time.Now().Add(dumpLimit); ; {
-		found, err := list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || time.Now().After(end) {
-			return found, err
 		}
 	}
 }

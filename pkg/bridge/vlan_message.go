@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // vlanRange is a run of VLANs with the same BRIDGE_VLAN_INFO flags.
@@ -71,7 +73,7 @@ const (
 // vlansOf lists the VLANs of one port, or of a bridge itself: RTM_GETVLAN, since
 // Linux 5.6, looks at no other port and tells runs, not each of 4094.
 func vlansOf(linkIndex int) ([]vlanRange, error) {
-	replies, err := whole(func() ([][]byte, error) {
+	replies, err := dump.Complete(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
 		head := make([]byte, sizeofBrVLANMsg)
 		head[0] = unix.AF_BRIDGE

@@ -177,11 +177,7 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		return err
 	}
 	return h.locked(func() (err error) {
-		made, err := h.makeTables(rules)
-		if err == nil {
-			err = h.fill(made)
-		}
-		if err != nil {
+		if err := errors.Join(h.makeTables(rules), h.fill()); err != nil {
 			return err
 		}
 		if rules.Programs, err = h.programs(rules.Addresses, rules.IPTables); err != nil {

@@ -1,13 +1,18 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // What one chain accepts, another may still drop. So rules that let a container
@@ -67,43 +72,43 @@ func (e entry) ipRules() []string {
 	return lines
 }
 
-// makeTables makes the tables that nobody has made yet, of the addresses' families, and
-// says by which programs. One that cannot be made drops nothing either.
-func (h *Host) makeTables(r Rules) (made []string, err error) {
+// makeTables makes the tables that nobody has made yet, of the addresses' families. One
+// that cannot be made drops nothing either.
+func (h *Host) makeTables(r Rules) error {
 	for _, f := range iptables.Families() {
 		if r.IPTables != ifThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
 			continue
 		}
 		variants, err := h.variantsOf(f)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(variants) > 0 || h.tried[f.Program] {
 			continue
 		}
 		h.tried[f.Program] = true
-		if there, err := h.makeTable(f.Preferred(), r.AdminChain); err != nil {
-			return nil, err
-		} else if !there {
+		if !iptables.Installed(f.Preferred()) {
 			continue
 		}
-		delete(h.variants, f.Program)
-		variants, err = h.variantsOf(f)
-		if err != nil {
-			return nil, err
+		if err := rawfile.Write(h.unfilled(f), nil, 0o600); err != nil {
+			return cni.IOErrorf("note that a table of iptables is to be filled: %w", err)
 		}
-		made = append(made, variants...)
+		made, err := h.makeTable(f.Preferred(), r.AdminChain)
+		if err == nil && !made {
+			err = h.noteFilled(f)
+		}
+		if err != nil {
+			return err
+		}
+		delete(h.variants, f.Program)
 	}
-	return made, nil
+	return nil
 }
 
 // makeTable makes the table, if it can. A table of nftables without chains of the kernel's
 // is none to iptables.Family.Variants, and may have the admin's chain: whatever is in that
 // stays, where ":" alone would flush it.
 func (h *Host) makeTable(program, admin string) (made bool, err error) {
-	if !iptables.Installed(program) {
-		return false, nil
-	}
 	have := iptables.Table{Policies: map[string]string{}}
 	for _, chain := range []string{ourChain, admin} {
 		there, err := iptables.HasChain(h.conn, program, filterTable, chain)
@@ -123,16 +128,45 @@ func (h *Host) makeTable(program, admin string) (made bool, err error) {
 	return iptables.Restore(program, filterTable, lines) == nil, nil
 }
 
-// fill lets everybody through tables that were just made: a flush may have taken those
-// that were there.
-func (h *Host) fill(programs []string) error {
-	if len(programs) == 0 {
-		return nil
+// unfilled is there from before a table of iptables is made until everybody is let through
+// it: whoever comes after a kill in between goes on.
+func (h *Host) unfilled(f iptables.Family) string {
+	return h.records.Dir(place + ".unfilled-" + f.Program)
+}
+
+func (h *Host) noteFilled(f iptables.Family) error {
+	if err := unix.Unlink(h.unfilled(f)); err != nil && !errors.Is(err, unix.ENOENT) {
+		return cni.IOErrorf("note that a table of iptables is filled: %w", err)
 	}
-	all, err := h.everybody()
-	if err != nil {
-		return err
+	return nil
+}
+
+// fill lets everybody through tables that were just made, or that a kill has left so: a
+// flush may have taken those that were there.
+func (h *Host) fill() error {
+	for _, f := range iptables.Families() {
+		if unix.Access(h.unfilled(f), unix.F_OK) != nil {
+			continue
+		}
+		all, err := h.everybody()
+		if err != nil {
+			return err
+		}
+		programs, err := h.variantsOf(f)
+		if err == nil {
+			err = h.letAllThrough(programs, all)
+		}
+		if err == nil {
+			err = h.noteFilled(f)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (h *Host) letAllThrough(programs []string, all []entry) error {
 	for _, program := range programs {
 		var entries []entry
 		for _, e := range inPlace(all, program) {

@@ -95,7 +95,7 @@ func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map
 	for _, r := range live {
 		errs = append(errs, h.repairPlaces(r, entries, repaired))
 	}
-	return len(live), errors.Join(errs...)
+	return len(live), errors.Join(append(errs, h.fill())...)
 }
 
 // repairPlaces makes what is lost of all entries in the record's places, each once.
@@ -116,7 +116,7 @@ func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 	if r.Value.Released {
 		return r, nil
 	}
-	if _, err := h.makeTables(r.Value); err != nil {
+	if err := h.makeTables(r.Value); err != nil {
 		return r, err
 	}
 	programs, err := h.programs(r.Value.Addresses, r.Value.IPTables)

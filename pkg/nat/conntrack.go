@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // stale says whether a tracked UDP flow to a mapping's host port, of which the
@@ -131,18 +133,11 @@ func (h *hostAddresses) reaches(to netip.Addr, m Mapping) (bool, error) {
 	return h.all[to], nil
 }
 
-// listAddresses lists the host's addresses. What changes meanwhile is listed again.
-func listAddresses() (list []netlink.Addr, err error) {
-	for range listTries {
-		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+// listAddresses lists the host's addresses.
+func listAddresses() ([]netlink.Addr, error) {
+	list, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
 	return list, nil
 }
-
-const listTries = 10

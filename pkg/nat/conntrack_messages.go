@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Messages about tracked flows are made here rather than by vishvananda/netlink, whose
@@ -76,26 +78,25 @@ func (t *tracker) list(f family, filter flowFilter) ([]flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	for range listTries {
+	return dump.Complete(func() ([]flow, error) {
 		messages, err := t.conn.Execute(flowMessage(msgGet, f, netlink.Dump, attributes))
 		if err != nil {
 			return nil, fmt.Errorf("list tracked flows: %w", err)
 		}
-		interrupted := false
+		var interrupted error
 		var flows []flow
 		for _, m := range messages {
-			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			if m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+				interrupted = fmt.Errorf("list tracked flows: %w", dump.ErrInterrupted)
+			}
 			flow, err := decodeFlow(m.Data)
 			if err != nil {
 				return nil, err
 			}
 			flows = append(flows, flow)
 		}
-		if !interrupted {
-			return flows, nil
-		}
-	}
-	return nil, fmt.Errorf("list tracked flows: they change faster than they can be listed: %w", unix.EINTR)
+		return flows, interrupted
+	})
 }
 
 func (filter flowFilter) encode() ([]byte, error) {

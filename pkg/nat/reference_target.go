@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // isNobodys says whether it is proved that no container of this host has the address:
@@ -61,14 +63,7 @@ func prefixBits(p *net.IPNet) int {
 // isFixed says whether somebody has told the kernel who has the address, once and for
 // all.
 func isFixed(link int, address netip.Addr) (bool, error) {
-	var neighbours []netlink.Neigh
-	var err error
-	for range listTries {
-		neighbours, err = netlink.NeighList(link, unix.AF_UNSPEC)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	neighbours, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link, unix.AF_UNSPEC) })
 	if err != nil {
 		return false, fmt.Errorf("list neighbours: %w", err)
 	}

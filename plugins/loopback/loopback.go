@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
@@ -51,7 +52,7 @@ func raise(path string) (addresses []net.IPNet, err error) {
 		if err := h.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("set lo up: %w", err)
 		}
-		list, err := h.AddrList(lo, netlink.FAMILY_ALL)
+		list, err := dump.Complete(func() ([]netlink.Addr, error) { return h.AddrList(lo, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list addresses of lo: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/nat"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -116,10 +117,7 @@ func vouch(label string) (bool, error) {
 
 // hasPort says whether any attachment to the network has its host veth.
 func hasPort(networkLabel string) (bool, error) {
-	links, err := netlink.LinkList()
-	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 10; tries++ {
-		links, err = netlink.LinkList()
-	}
+	links, err := dump.Complete(netlink.LinkList)
 	if err != nil {
 		return false, fmt.Errorf("look whether anybody is on network %s: %w", networkLabel, err)
 	}

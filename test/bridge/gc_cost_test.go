@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/test/host"
@@ -71,5 +72,35 @@ func TestGCFindsLinks(t *testing.T) {
 		if left != fmt.Sprintln(others) {
 			t.Errorf("got %s of %d other links left", left, others)
 		}
+	}
+}
+
+// TestGCBelievesTheList: what the runtime names as valid is kept, also where its network
+// namespace is gone, until the runtime names it no more.
+func TestGCBelievesTheList(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	config := host.BridgeConfig(object{
+		"ipam": host.Leases("10.9.0.0/24"), "runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}},
+	})
+	c := h.Container("stopped")
+	c.MustAdd(config)
+	c.Remove()
+	gc := func(valid ...any) {
+		h.Must(host.Call{Plugin: "bridge", Command: "GC", Config: host.BridgeConfig(object{
+			"ipam": host.Leases("10.9.0.0/24"), "cni.dev/valid-attachments": append([]any{}, valid...),
+		})})
+	}
+	has := func() (lease, mapping bool) {
+		dump := h.Dump()
+		return strings.Contains(dump, "/10.9.0.2"), strings.Contains(dump, "8080")
+	}
+	gc(object{"containerID": "stopped", "ifname": "eth0"})
+	if lease, mapping := has(); !lease || !mapping {
+		t.Errorf("named as valid: got lease %t, mapped port %t, want both kept", lease, mapping)
+	}
+	gc()
+	if lease, mapping := has(); lease || mapping {
+		t.Errorf("not named: got lease %t, mapped port %t, want neither", lease, mapping)
 	}
 }

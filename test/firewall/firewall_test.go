@@ -658,6 +658,42 @@ func TestFirewallKilled(t *testing.T) {
 	}
 }
 
+// TestFirewallKilledAtTable: an ADD that finds the table of iptables gone makes it, for all
+// containers. Whatever it is killed at, those that were there before are let through by
+// the next ADD.
+func TestFirewallKilledAtTable(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	first, second, third := w.container(1, 5), w.container(1, 6), w.container(1, 7)
+	network := w.network(1, "")
+	for _, c := range []firewalled{first, second, third} {
+		w.add(network, c)
+	}
+	w.Must(w.call(first, "ADD", ""))
+	kills, unfilled := 0, 0
+	for when, killed := 1, true; killed; when++ {
+		w.MustRun("nft", "delete", "table", "ip", "filter")
+		add := w.call(second, "ADD", "")
+		add.Strace = &host.Strace{Syscalls: "openat", Inject: []string{fmt.Sprintf("openat:signal=KILL:when=%d", when)}}
+		if killed = w.Exec(add).Trace.Injected > 0; killed {
+			kills++
+		}
+		rules := func() string { return w.MustRun("sh", "-c", "iptables -S CNI-FORWARD 2>/dev/null || true") }
+		if got := rules(); strings.Contains(got, "CNI-FORWARD") && !strings.Contains(got, "-d 10.1.0.5/32") {
+			unfilled++
+		}
+		w.Must(w.call(third, "ADD", ""))
+		if got := rules(); !strings.Contains(got, "-d 10.1.0.5/32") {
+			t.Fatalf("killed at openat %d: the container that was there before is not let through:\n%s", when, got)
+		}
+		w.Must(w.call(third, "DEL", ""), w.call(second, "DEL", ""))
+		if when > 200 {
+			t.Fatal("no end")
+		}
+	}
+	t.Logf("killed at %d of openat, of which %d left a table without rules", kills, unfilled)
+}
+
 // TestFirewallIsUndone: where one backend refuses, the other's rules go.
 func TestFirewallIsUndone(t *testing.T) {
 	t.Parallel()

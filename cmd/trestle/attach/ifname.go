@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -57,7 +57,7 @@ func linksIn(path string) (names map[string]bool, err error) {
 		return nil, fmt.Errorf("look into %s: %w", path, err)
 	}
 	defer handle.Close()
-	links, err := inventory.Complete(handle.LinkList)
+	links, err := dump.Complete(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links of %s: %w", path, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
@@ -138,7 +139,7 @@ func sysctlCommand(name, value string) string { return "sysctl -w " + name + "="
 // advertised asks for the routes that router advertisements made.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
-	routes, err := inventory.Complete(func() ([]netlink.Route, error) {
+	routes, err := dump.Complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V6, filter, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {

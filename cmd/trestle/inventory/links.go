@@ -1,18 +1,17 @@
 package inventory
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/bridge"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Link is an interface of the host.
@@ -66,7 +65,7 @@ type Route struct {
 
 // links reads all links, their addresses, and routes, by one question each.
 func (t *taking) links() error {
-	links, err := Complete(netlink.LinkList)
+	links, err := dump.Complete(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -79,7 +78,7 @@ func (t *taking) links() error {
 		at[link.Attrs().Index] = i
 		t.snapshot.Links = append(t.snapshot.Links, linkOf(link, names))
 	}
-	addresses, err := Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
@@ -94,20 +93,9 @@ func (t *taking) links() error {
 	return t.routes(names)
 }
 
-// Complete asks for a list until nothing has changed in the middle of it
-// (NLM_F_DUMP_INTR), which on a busy host happens; for ten seconds at most.
-func Complete[T any](list func() ([]T, error)) ([]T, error) {
-	for end := time.Now().Add(10 * time.Second); ; {
-		found, err := list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || time.Now().After(end) {
-			return found, err
-		}
-	}
-}
-
 func (t *taking) routes(names map[int]string) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+		routes, err := dump.Complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // PortVLANs are VLANs in a row that a port of a bridge lets through.
@@ -23,7 +25,7 @@ func (t *taking) vlans() error {
 	if !slices.ContainsFunc(t.snapshot.Links, func(l Link) bool { return l.VLANFiltering }) {
 		return nil
 	}
-	all, err := netlink.BridgeVlanList()
+	all, err := dump.Complete(netlink.BridgeVlanList)
 	if err != nil {
 		return fmt.Errorf("list the VLANs of bridge ports: %w", err)
 	}

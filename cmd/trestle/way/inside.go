@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
@@ -126,7 +126,7 @@ func neighbourOf(link netlink.Link, address netip.Addr) string {
 	if address.Is4() {
 		family = netlink.FAMILY_V4
 	}
-	list, err := inventory.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, family) })
+	list, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, family) })
 	if err != nil {
 		return err.Error()
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
@@ -123,7 +123,7 @@ func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 	if mac == "" {
 		return remote, t.stops("tunnel", "systemctl restart trestle-node", "%s has no entry for the neighbour %s, which the route leads to", r.link, hop)
 	}
-	forwards, err := inventory.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE) })
+	forwards, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE) })
 	if err != nil {
 		return remote, t.maybe("tunnel", "", "the forwarding database of %s cannot be read: %v", r.link, err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // mostFlows is how many connections are read through at most: the kernel hands out all.
@@ -28,7 +30,9 @@ func (t *traveller) tracked() bool {
 	if address.Is4() {
 		family = unix.AF_INET
 	}
-	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, family)
+	flows, err := dump.Complete(func() ([]*netlink.ConntrackFlow, error) {
+		return netlink.ConntrackTableList(netlink.ConntrackTable, family)
+	})
 	if err != nil {
 		return t.maybe("connections", "", "they cannot be listed: %v", err)
 	}
