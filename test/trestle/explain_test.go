@@ -190,5 +190,5 @@ func TestExplainForPeople(t *testing.T) {
 	refused(t, p.Host, []string{"--protocol", "sctp"}, "explain", "web", "--protocol", "sctp")
 	refused(t, p.Host, []string{"--network", "other", "trestle"}, "explain", "web", "--network", "other")
 	refused(t, p.Host, []string{"one way at a time"}, "explain", "web", "--to", "192.0.2.1", "--from", "192.0.2.1", "--port", "1")
-	refused(t, p.Host, []string{"accepts 1 arg"}, "explain")
+	refused(t, p.Host, []string{"CONTAINER", "nothing is given"}, "explain")
 }

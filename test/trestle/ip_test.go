@@ -47,7 +47,7 @@ func TestIPRelease(t *testing.T) {
 		{[]string{"10.40.0.9", "lab", "two", "--network"}, "10.40.0.9"},
 		{[]string{"10.40.0.9", "other"}, "10.40.0.9 --network lab"},
 		{[]string{"nowhere"}, "10.40.0.9 --network nowhere"},
-		{[]string{"at least 1"}, ""},
+		{[]string{"ADDRESS", "nothing is given"}, ""},
 	} {
 		refused(t, h, test.words, append([]string{"ip", "release"}, strings.Fields(test.args)...)...)
 	}

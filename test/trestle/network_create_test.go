@@ -50,7 +50,7 @@ func TestNetworkCreateRefused(t *testing.T) {
 		args  string
 	}{
 		{[]string{"name", "web", "90-web.conflist", "network rm web"}, "web"},
-		{[]string{"name", "former", "1 containers"}, "former"},
+		{[]string{"name", "former", "1 container"}, "former"},
 		{[]string{"--bridge", "br-web", "network web"}, "x --bridge br-web"},
 		{[]string{"--bridge", "br9", "bridge"}, "x --bridge br9"},
 		{[]string{"--bridge", host.Uplink, "veth"}, "x --bridge " + host.Uplink},
@@ -62,7 +62,7 @@ func TestNetworkCreateRefused(t *testing.T) {
 		{[]string{"--bridge", "empty"}, "x --bridge="},
 		{[]string{"--mtu", `"large"`, "a number"}, "x --mtu large"},
 		{[]string{"nothing is left"}, "x --subnet 10.60.0.0/30 --exclude 10.60.0.0/30"},
-		{[]string{"accepts 1 arg"}, ""},
+		{[]string{"NETWORK", "nothing is given"}, ""},
 		{[]string{"--mtu"}, "x --mtu large"},
 	} {
 		refused(t, h, test.words, append([]string{"network", "create"}, strings.Fields(test.args)...)...)

@@ -63,7 +63,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	h.AssertUnchanged(before)
-	refused(t, h, []string{"accepts 1 arg"}, "report")
+	refused(t, h, []string{"FILE.html", "nothing is given"}, "report")
 	refused(t, h, []string{"FILE", "/none"}, "report", "/none/r.html")
 	refused(t, h, []string{"--maks"}, "report", "x.html", "--maks")
 }

@@ -250,6 +250,25 @@ func TestRunSaysWhere(t *testing.T) {
 	nothingLeft(t, h)
 }
 
+// TestStopWhileItClearsAway: the command is killed after the grace period, and no plugin
+// that takes the container off its network, however long that takes.
+func TestStopWhileItClearsAway(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	plugins := t.TempDir()
+	h.MustRun("sh", "-c", fmt.Sprintf(`cd %s && for p in host-local portmap; do ln -s %[2]s/$p; done
+		printf '#!/bin/sh\n[ $CNI_COMMAND = DEL ] && touch %[1]s/begun && sleep 2\nexec %[2]s/bridge\n' >bridge; chmod +x bridge`, plugins, h.Dirs().Trestle))
+	output := run(t, h, "run", "-d", "--name", "app", "--net", "lab", "--plugins", plugins, "--", "sleep", "1000")
+	if output.Code != 0 {
+		t.Fatalf("got %+v", output)
+	}
+	h.MustRun("sh", "-c", "kill -9 $(pgrep -P $(grep -o '[0-9]*}' /run/trestle/run/app | tr -d '}'))")
+	await(t, "it clears away", func() bool { return h.MustRun("sh", "-c", "ls "+plugins+" | grep -c begun; true") == "1\n" })
+	must(t, h, "stop", "--time", "0", "app")
+	nothingLeft(t, h)
+}
+
 // TestRunKilledOnItsWay: trestle is killed while a plugin makes the interface, and before
 // anybody knows of it. The next call finds all of it.
 func TestRunKilledOnItsWay(t *testing.T) {

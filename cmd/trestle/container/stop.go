@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -101,7 +103,8 @@ func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
 	}
 }
 
-// killCommand kills the only child of the container's trestle.
+// killCommand kills the command: the child of the container's trestle that is in the
+// container's namespace. Another child is a plugin that clears away already.
 func (s *Container) killCommand() error {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.PID))
 	failed := []error{err}
@@ -110,10 +113,22 @@ func (s *Container) killCommand() error {
 		if err != nil {
 			continue // the thread has ended
 		}
-		var pid int
-		if _, err := fmt.Sscan(string(data), &pid); err == nil {
-			failed = append(failed, unix.Kill(pid, unix.SIGKILL))
+		for _, child := range strings.Fields(string(data)) {
+			pid, err := strconv.Atoi(child)
+			if err == nil && s.hasInside(pid) {
+				err = unix.Kill(pid, unix.SIGKILL)
+			}
+			failed = append(failed, err)
 		}
 	}
 	return errors.Join(failed...)
+}
+
+func (s *Container) hasInside(pid int) bool {
+	container, err := os.Stat(s.NetNS)
+	if err != nil {
+		return false // cleared away
+	}
+	process, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return err == nil && os.SameFile(container, process)
 }
