@@ -118,6 +118,7 @@ func TestDoctorHosts(t *testing.T) {
 				m.list(`["10.40.0.0/24", "fd40::/64"]`, `["10.40.9.0/24", "fd40:0:0:9::/64"]`)
 				m.list(`["10.40.1.0/24", "fd40:0:0:1::/64"]`, `["10.40.0.0/24", "fd40::/64"]`)
 				m.await("fenced", func(s lab.Status) bool { return s.State == "fenced" && len(s.Restart) > 0 })
+				m.sh("until ip route show proto 116 | grep -q '^10.40.0.0/24 ' && ip -6 route show proto 116 | grep -q '^fd40::/64 '; do sleep 0.05; done")
 			},
 			"fenced",
 			[]string{"10.40.0.0/24", "web (10.40.0.2)", "trestle node accept"},
