@@ -351,7 +351,7 @@ func (r *Request) Valid() (Valid, error) {
 		}
 		delete(keys, key)
 		var list *[]inUse
-		if err := json.Unmarshal(value, &list); err != nil {
+		if err := Unmarshal(value, &list); err != nil {
 			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
 		}
 		if list != nil {
