@@ -120,7 +120,8 @@ func Without(elements, others []Element) []Element {
 }
 
 // Compare gives those of the elements wanted that are not found as they shall be, nobody's
-// or another's, and those found whose key is not wanted at all.
+// or another's, and those found whose key is not wanted at all. What is found twice is
+// one: the kernel may list it so, if it makes a set's hash table larger meanwhile.
 func Compare(wanted, found []Element) (lacking, spare []Element) {
 	has := make(map[elementPlace]int, len(found))
 	for i, e := range found {
@@ -137,7 +138,7 @@ func Compare(wanted, found []Element) (lacking, spare []Element) {
 		}
 	}
 	for i, e := range found {
-		if !isWanted[i] {
+		if has[e.place()] == i && !isWanted[i] {
 			spare = append(spare, e)
 		}
 	}
