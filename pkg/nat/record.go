@@ -57,7 +57,7 @@ func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
 // networkRule is the network's masquerade by the backend: the policy m, for its own
 // subnets and those of all others on the network that are recorded.
 func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) NetworkRule {
-	rule := NetworkRule{network, m, m}
+	rule := NetworkRule{Network: network, Masquerade: m, asked: m}
 	m.Prefixes = slices.Clone(m.Prefixes)
 	for _, rec := range all {
 		if rec.Owner.Network != network || rec.Value.Masquerade == nil || rec.Value.Masquerade.Backend != backend {

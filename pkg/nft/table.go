@@ -39,6 +39,9 @@ type Table struct {
 	// Key names what was asked for, for people and for Commit: a table that has been
 	// found to hold that is not compared again until its rules change.
 	Key string
+	// Whole is asked for the table to compare with, where that costs a search and the
+	// table is known, as a rule; nil: it is this one.
+	Whole func() (Table, error)
 }
 
 // Set is a set, or a map where it has Data. Elements of several Types are
