@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
@@ -243,6 +245,26 @@ func masqueradeSingleAddresses(t *testing.T, backend Backend) {
 		must(t, h.AddMasquerade(o, m))
 		if diffs, err := h.CheckMasquerade(o, m); err != nil || len(diffs) > 0 {
 			t.Fatalf("CheckMasquerade of %s: got %q, %v, want no difference", o, diffs, err)
+		}
+	}
+}
+
+// TestMasqueradeAsLastAsked: of attachments that were made before and after an edit of the
+// network, the last says how it is masqueraded, in whatever order records are listed.
+func TestMasqueradeAsLastAsked(t *testing.T) {
+	t.Parallel()
+	asked := func(id string, at int64, exclude ...netip.Prefix) attachmentRecord {
+		m := Masquerade{Prefixes: prefixes("10.1.0.0/24"), Exclude: exclude}
+		return attachmentRecord{
+			Owner: owner("blue", id), Stamp: record.Stamp{Time: time.Unix(at, 0)},
+			Value: translation{Masquerade: &recordedMasquerade{Backend: NFTables, Masquerade: m}},
+		}
+	}
+	before, after := asked("c1", 1000), asked("c2", 1001, prefixes("192.0.2.0/24")...)
+	for _, all := range [][]attachmentRecord{{before, after}, {after, before}} {
+		got := rulesOf(all, NFTables).Networks
+		if len(got) != 1 || len(got[0].Exclude) != 1 {
+			t.Errorf("%s first: got %+v, want one rule, with the exclusion", all[0].Owner.ContainerID, got)
 		}
 	}
 }
