@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -28,8 +31,8 @@ const (
 // reclaim is GC of a network by those of its list's plugins that are Trestle's, whatever
 // version the list says: 1.1.0 is the first that has GC. It is done in this process, and
 // of each kind of state once, though several plugins make it: to survey a thousand
-// attachments is nearly all that it costs. It goes on after a failure. asked are the
-// plugins' names.
+// attachments is nearly all that it costs. It goes on after a failure, and not where ctx
+// has ended. asked are the plugins' names.
 func reclaim(ctx context.Context, plugins []string, list network.List, s scope) (asked []string, err error) {
 	var failed []error
 	done := reclaimer{network: list.Name, plugins: plugins, scope: s, madeBy: map[[2]string]string{}}
@@ -38,7 +41,10 @@ func reclaim(ctx context.Context, plugins []string, list network.List, s scope) 
 		if err != nil || !attach.IsOurs(program) {
 			continue // a plugin that is told of no valid attachment may take it that there is none
 		}
-		if err := errors.Join(ctx.Err(), done.by(entry)); err != nil {
+		if ctx.Err() != nil {
+			return asked, errors.Join(append(failed, fmt.Errorf("%s: %s: %w", list.File, entry.Network.Type, ctx.Err()))...)
+		}
+		if err := done.by(entry); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %s: %w", list.File, entry.Network.Type, err))
 		}
 		asked = append(asked, entry.Network.Type)
@@ -83,12 +89,18 @@ func (c reclaimer) config(entry *libcni.PluginConfig) ([]byte, error) {
 	if err := json.Unmarshal(entry.Bytes, &keys); err != nil {
 		return nil, err
 	}
+	ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, c.plugins)
+	asksIPAM := err == nil && attach.IsOurs(ipam) // which the plugin asks in its turn
+	maps.DeleteFunc(keys, func(key string, _ any) bool {
+		lower := strings.ToLower(key) // as plugins read it
+		return lower == "ipam" && !asksIPAM || slices.Contains([]string{"name", "cniversion", validAttachments, "cni.dev/attachments"}, lower)
+	})
 	keys["name"], keys["cniVersion"] = c.network, "1.1.0"
 	if c.scope == everything {
-		keys["cni.dev/valid-attachments"] = []any{}
-	}
-	if ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, c.plugins); err != nil || !attach.IsOurs(ipam) {
-		delete(keys, "ipam") // which the plugin would ask in its turn
+		keys[validAttachments] = []any{}
 	}
 	return json.Marshal(keys)
 }
+
+// validAttachments is GC's list, which has no place in a file: it says what there is now.
+const validAttachments = "cni.dev/valid-attachments"

@@ -323,6 +323,24 @@ func TestValid(t *testing.T) {
 	}
 }
 
+// TestValidWithoutNames: an entry that does not tell whom it names may be of anybody who is
+// alive, so that nobody is taken by such a list.
+func TestValidWithoutNames(t *testing.T) {
+	for _, tt := range []struct{ entry, field string }{
+		{`{"containerID":"b"}`, "ifname"},
+		{`{"containerID":"b","ifname":""}`, "ifname"},
+		{`{"id":"b","ifname":"eth0"}`, "containerID"},
+		{`{}`, "containerID"},
+		{`null`, "containerID"},
+	} {
+		r := &Request{Owner: Owner{Network: "net"}, Stdin: []byte(`{"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},` + tt.entry + `]}`)}
+		valid, err := r.Valid()
+		if CodeOf(err) != CodeDecode || valid.Known || !strings.Contains(err.Error(), "cni.dev/valid-attachments[1]."+tt.field+":") {
+			t.Errorf("%s: got %+v, %v, want no list, and an error of code %d that names %s", tt.entry, valid, err, CodeDecode, tt.field)
+		}
+	}
+}
+
 // TestValidTwice: each kind of state of a plugin, and its IPAM plugin, reads the list and
 // decodes its own keys.
 func TestValidTwice(t *testing.T) {

@@ -354,9 +354,13 @@ func (r *Request) Valid() (Valid, error) {
 		if err := Unmarshal(value, &list); err != nil {
 			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
 		}
-		if list != nil {
-			valid.add(r.Owner.Network, *list)
+		if list == nil {
+			continue
 		}
+		if err := checkNamed(key, *list); err != nil {
+			return Valid{}, err
+		}
+		valid.add(r.Owner.Network, *list)
 	}
 	config, err := json.Marshal(keys)
 	if err != nil {
@@ -364,6 +368,23 @@ func (r *Request) Valid() (Valid, error) {
 	}
 	r.valid, r.config = &valid, config
 	return valid, nil
+}
+
+// checkNamed: an entry without a name tells of nobody, and whoever it is about is in use.
+func checkNamed(key string, list []inUse) error {
+	for i, a := range list {
+		var field string
+		switch {
+		case a.ContainerID == "":
+			field = "containerID"
+		case a.IfName == "":
+			field = "ifname"
+		default:
+			continue
+		}
+		return DecodeErrorf("network configuration: %s[%d].%s: missing; name the container and its interface, or nothing is taken back", key, i, field)
+	}
+	return nil
 }
 
 func (v *Valid) add(network string, list []inUse) {

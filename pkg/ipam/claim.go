@@ -44,7 +44,9 @@ func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e
 // Grant is what an ADD was given: the addresses, and how to give back what it took.
 type Grant struct {
 	Addresses []netip.Addr
-	claim     claim
+	// FromDead says that leases of owners who are proved dead were taken away for it.
+	FromDead bool
+	claim    claim
 }
 
 // Lease gives the owner one address of every set, or none at all. An owner that
@@ -56,7 +58,7 @@ type Grant struct {
 func (s *Store) Lease(w Want) (Grant, error) {
 	ns := record.Identify(w.NetNS)
 	dead := newLivenessProber()
-	reclaimed := false
+	reclaimed, fromDead := false, false
 	for range 100 { // each round answers for one more owner
 		c, err := s.attempt(w, ns, dead)
 		var open *needLivenessError
@@ -65,12 +67,14 @@ func (s *Store) Lease(w Want) (Grant, error) {
 		case errors.As(err, &open) && open.about.owner(s.network) == w.Owner:
 			dead.probeEnding(open.about)
 		case errors.As(err, &open):
-			dead.probe(open.about)
+			fromDead = dead.probe(open.about) == record.Dead || fromDead
 		case errors.As(err, &full) && !reclaimed:
 			reclaimed = true
-			if _, err := s.reclaim(dead); err != nil {
+			swept, err := s.reclaim(dead)
+			if err != nil {
 				return Grant{}, err
 			}
+			fromDead = fromDead || swept > 0
 		case errors.As(err, &full):
 			use, err := s.usage(w.Sets[full.set : full.set+1])
 			if err != nil {
@@ -78,7 +82,7 @@ func (s *Store) Lease(w Want) (Grant, error) {
 			}
 			return Grant{}, cni.ExhaustedErrorf("%s", s.exhausted(use))
 		default:
-			return Grant{c.record.Addresses, c}, s.writeError(err)
+			return Grant{c.record.Addresses, fromDead, c}, s.writeError(err)
 		}
 	}
 	return Grant{}, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)

@@ -211,7 +211,8 @@ const tries = 3
 
 // Change reads a table and applies to it what lines makes of that, for Restore. Where
 // somebody else has changed the table in between, so that a rule or chain that shall go is
-// gone, it looks again, and lines is asked again.
+// gone, it looks again, and lines is asked again. It does not where the lock of iptables
+// could not be had: to wait again would keep all of ours from their own lock.
 func Change(program, table string, lines func(have Table) ([]string, error)) error {
 	var failed error
 	for range tries {
@@ -223,11 +224,19 @@ func Change(program, table string, lines func(have Table) ([]string, error)) err
 		if err != nil {
 			return err
 		}
-		if failed = Restore(program, table, wanted); failed == nil {
-			return nil
+		if failed = Restore(program, table, wanted); failed == nil || isOutOfResources(failed) {
+			return failed
 		}
 	}
 	return failed
+}
+
+// isOutOfResources is true where the lock could not be had, or the kernel refused to talk
+// (RESOURCE_PROBLEM, xtables.h of iptables).
+func isOutOfResources(err error) bool {
+	const resourceProblem = 4
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() == resourceProblem
 }
 
 // ErrNoProgram says that a program is not installed. Its text avoids "not found",

@@ -237,20 +237,20 @@ func (h *Host) removeIPTables(unwanted []OwnedPorts) error {
 }
 
 // networkRule is the network's masquerade with the policy m. Where the kernel is known
-// to have it as m alone wants it, nobody else's subnets are looked up.
+// to have it as m alone wants it, nobody else's subnets are looked up, unless the
+// transaction fails.
 func (h *Host) networkRule(network string, m recordedMasquerade) (NetworkRule, error) {
-	own := NetworkRule{network, m.Masquerade, m.Masquerade}
+	whole := func() (NetworkRule, error) {
+		all, err := record.List[translation](h.store, place, network)
+		return networkRule(network, m.Backend, m.Masquerade, all), err
+	}
 	if m.Backend == NFTables {
-		known, err := h.conn.Known(masqueradeTable(own))
-		if err != nil || known {
+		own := NetworkRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, whole: whole}
+		if known, err := h.conn.Known(masqueradeTable(own)); err != nil || known {
 			return own, err
 		}
 	}
-	all, err := record.List[translation](h.store, place, network)
-	if err != nil {
-		return own, err
-	}
-	return networkRule(network, m.Backend, m.Masquerade, all), nil
+	return whole()
 }
 
 // explainTaken says who has a port for which there is no reservation.

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -33,6 +34,9 @@ func masqueradeTable(networks ...NetworkRule) nft.Table {
 	for _, n := range networks {
 		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
 		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
+		if n.whole != nil {
+			t.Whole = func() (nft.Table, error) { return wholeMasquerade(networks) }
+		}
 		for _, f := range families() {
 			if own := n.nftChain(f); n.hasMany(f) {
 				t.Chains = append(t.Chains, own)
@@ -44,6 +48,20 @@ func masqueradeTable(networks ...NetworkRule) nft.Table {
 	}
 	t.Chains = append(t.Chains, chain)
 	return t
+}
+
+// wholeMasquerade is masqueradeTable with the subnets of all that are recorded.
+func wholeMasquerade(networks []NetworkRule) (nft.Table, error) {
+	networks = slices.Clone(networks)
+	for i, n := range networks {
+		if n.whole != nil {
+			var err error
+			if networks[i], err = n.whole(); err != nil {
+				return nft.Table{}, err
+			}
+		}
+	}
+	return masqueradeTable(networks...), nil
 }
 
 // maxCompared bounds the destinations that one rule compares with. Each takes three

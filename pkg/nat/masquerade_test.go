@@ -3,10 +3,13 @@ package nat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/record"
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
@@ -244,5 +247,62 @@ func masqueradeSingleAddresses(t *testing.T, backend Backend) {
 		if diffs, err := h.CheckMasquerade(o, m); err != nil || len(diffs) > 0 {
 			t.Fatalf("CheckMasquerade of %s: got %q, %v, want no difference", o, diffs, err)
 		}
+	}
+}
+
+// TestMasqueradeAsLastAsked: of attachments that were made before and after an edit of the
+// network, the last says how it is masqueraded, in whatever order records are listed.
+func TestMasqueradeAsLastAsked(t *testing.T) {
+	t.Parallel()
+	asked := func(id string, at int64, exclude ...netip.Prefix) attachmentRecord {
+		m := Masquerade{Prefixes: prefixes("10.1.0.0/24"), Exclude: exclude}
+		return attachmentRecord{
+			Owner: owner("blue", id), Stamp: record.Stamp{Time: time.Unix(at, 0)},
+			Value: translation{Masquerade: &recordedMasquerade{Backend: NFTables, Masquerade: m}},
+		}
+	}
+	before, after := asked("c1", 1000), asked("c2", 1001, prefixes("192.0.2.0/24")...)
+	for _, all := range [][]attachmentRecord{{before, after}, {after, before}} {
+		got := rulesOf(all, NFTables).Networks
+		if len(got) != 1 || len(got[0].Exclude) != 1 {
+			t.Errorf("%s first: got %+v, want one rule, with the exclusion", all[0].Owner.ContainerID, got)
+		}
+	}
+}
+
+// TestMasqueradeManyAndFew: a network whose destinations were many, and are few by now,
+// has no chain of its own any more, and others keep theirs; and the other way round.
+func TestMasqueradeManyAndFew(t *testing.T) {
+	var many []netip.Prefix
+	for i := range maxCompared {
+		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24))
+	}
+	for _, backend := range []Backend{NFTables, IPTables} {
+		t.Run(string(backend), func(t *testing.T) {
+			h := openHost(t, backend)
+			must(t, h.AddMasquerade(owner("other", "c1"), Masquerade{Prefixes: prefixes("10.2.0.0/24", "fd00:2::/64"), Exclude: append(prefixes("fd00::/8"), many...)}))
+			few := Masquerade{Prefixes: prefixes("10.1.0.0/24"), Exclude: prefixes("192.0.2.0/24")}
+			must(t, h.AddMasquerade(owner("blue", "c1"), few))
+			want := state(t, backend)
+			lines := func(s string) string {
+				all := strings.Split(s, "\n")
+				slices.Sort(all)
+				return strings.Join(all, "\n")
+			}
+			for range 2 {
+				must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: few.Prefixes, Exclude: many}))
+				if got := state(t, backend); strings.Contains(got, "192.0.2.0") || lines(got) == lines(want) {
+					t.Errorf("many: got\n%s", got)
+				}
+				must(t, h.AddMasquerade(owner("blue", "c1"), few))
+				if got := state(t, backend); lines(got) != lines(want) {
+					t.Errorf("few again: got\n%s\nwant\n%s", got, want)
+				}
+			}
+			for _, network := range []string{"blue", "other"} {
+				must(t, h.Release(owner(network, "c1")))
+			}
+			nothingLeft(t, h)
+		})
 	}
 }

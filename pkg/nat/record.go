@@ -57,7 +57,7 @@ func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
 // networkRule is the network's masquerade by the backend: the policy m, for its own
 // subnets and those of all others on the network that are recorded.
 func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) NetworkRule {
-	rule := NetworkRule{network, m, m}
+	rule := NetworkRule{Network: network, Masquerade: m, asked: m}
 	m.Prefixes = slices.Clone(m.Prefixes)
 	for _, rec := range all {
 		if rec.Owner.Network != network || rec.Value.Masquerade == nil || rec.Value.Masquerade.Backend != backend {
@@ -76,18 +76,28 @@ func networkRule(network string, backend Backend, m Masquerade, all []attachment
 	return rule
 }
 
-// rulesOf are all that the records want of a backend.
+// rulesOf are all that the records want of a backend. Of a network whose configuration
+// was edited, the last attachment says how it is masqueraded, as it did at its ADD.
 func rulesOf(all []attachmentRecord, backend Backend) Rules {
 	var rules Rules
-	var done []string
+	var networks []string
+	last := map[string]attachmentRecord{}
 	for _, rec := range all {
 		rules.Ports = append(rules.Ports, rec.Value.ports(rec.Owner, backend)...)
-		m, network := rec.Value.Masquerade, rec.Owner.Network
-		if m == nil || m.Backend != backend || slices.Contains(done, network) {
+		network := rec.Owner.Network
+		if m := rec.Value.Masquerade; m == nil || m.Backend != backend {
 			continue
 		}
-		done = append(done, network)
-		rules.Networks = append(rules.Networks, networkRule(network, backend, m.Masquerade, all))
+		was, there := last[network]
+		if !there {
+			networks = append(networks, network)
+		}
+		if !there || rec.Stamp.Time.After(was.Stamp.Time) {
+			last[network] = rec
+		}
+	}
+	for _, network := range networks {
+		rules.Networks = append(rules.Networks, networkRule(network, backend, last[network].Value.Masquerade.Masquerade, all))
 	}
 	return rules
 }

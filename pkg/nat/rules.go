@@ -20,6 +20,8 @@ type NetworkRule struct {
 	Masquerade
 	// asked is what one attachment asked for, to which others' subnets were added.
 	asked Masquerade
+	// whole adds others' subnets, where they have not been looked up.
+	whole func() (NetworkRule, error)
 }
 
 // OwnedPorts are the port mappings of one attachment.

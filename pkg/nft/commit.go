@@ -177,6 +177,11 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 				continue
 			}
 		}
+		if t.Whole != nil {
+			if t, err = t.Whole(); err != nil {
+				return nil, nil, err
+			}
+		}
 		looked = append(looked, t)
 		s, err := c.read(t)
 		if err != nil {

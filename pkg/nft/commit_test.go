@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -437,5 +438,22 @@ func TestMalformed(t *testing.T) {
 		if found, err := c.Find([]Element{port(mine, 80, 2)}); err == nil {
 			t.Errorf("%d bytes of an answer: got %v and no error", len(data), found)
 		}
+	}
+}
+
+// TestEditThatFails: what was staged before the error goes into no later transaction.
+func TestEditThatFails(t *testing.T) {
+	t.Parallel()
+	m, c := newModel(t)
+	failed := errors.New("list rules: interrupted")
+	err := c.Edit(func(library *nftables.Conn) error {
+		library.FlushTable(&nftables.Table{Name: "theirs", Family: nftables.TableFamilyIPv4})
+		return failed
+	})
+	if !errors.Is(err, failed) {
+		t.Errorf("got %v, want %v", err, failed)
+	}
+	if err := c.Apply(); err != nil || len(m.sent) > 0 {
+		t.Errorf("got %q, %v, want nothing sent", m.sent, err)
 	}
 }

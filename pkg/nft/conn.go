@@ -230,6 +230,7 @@ func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
 	var failed error
 	for range tries {
 		if err := stage(c.library.Conn); err != nil {
+			_, _ = c.library.messages() // or the next transaction had half of them
 			return err
 		}
 		if failed = c.Apply(); !errors.Is(failed, unix.ENOENT) {

@@ -39,6 +39,9 @@ type Table struct {
 	// Key names what was asked for, for people and for Commit: a table that has been
 	// found to hold that is not compared again until its rules change.
 	Key string
+	// Whole is asked for the table to compare with, where that costs a search and the
+	// table is known, as a rule; nil: it is this one.
+	Whole func() (Table, error)
 }
 
 // Set is a set, or a map where it has Data. Elements of several Types are
@@ -120,7 +123,8 @@ func Without(elements, others []Element) []Element {
 }
 
 // Compare gives those of the elements wanted that are not found as they shall be, nobody's
-// or another's, and those found whose key is not wanted at all.
+// or another's, and those found whose key is not wanted at all. What is found twice is
+// one: the kernel may list it so, if it makes a set's hash table larger meanwhile.
 func Compare(wanted, found []Element) (lacking, spare []Element) {
 	has := make(map[elementPlace]int, len(found))
 	for i, e := range found {
@@ -137,7 +141,7 @@ func Compare(wanted, found []Element) (lacking, spare []Element) {
 		}
 	}
 	for i, e := range found {
-		if !isWanted[i] {
+		if has[e.place()] == i && !isWanted[i] {
 			spare = append(spare, e)
 		}
 	}

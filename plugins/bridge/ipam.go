@@ -11,6 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 	"github.com/trestle-cni/trestle/plugins/static"
+	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
 // ipam is the configuration's IPAM plugin. host-local and static run in this process where
@@ -114,7 +115,11 @@ type inProcess struct {
 	plugin cni.Plugin
 }
 
-func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) { return hostlocal.Lease(r) }
+// Add gives the dead's host ports back with their leases: nobody else's container shall be
+// reached by them.
+func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) {
+	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) })
+}
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
 func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }

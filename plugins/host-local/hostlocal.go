@@ -32,7 +32,8 @@ func Plugin() cni.Plugin {
 // gives them back by DEL, from under the attachment that stands. So what that has is
 // refused, as the reference refuses it (duplicate allocation).
 func add(r *cni.Request) (types.Result, error) {
-	result, _, err := lease(r, &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }})
+	executed := &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }}
+	result, _, err := lease(r, executed, func() error { return nil }) // GC is for what the dead have besides
 	if err != nil {
 		return nil, err
 	}
@@ -51,11 +52,13 @@ func isAttached(r *cni.Request) bool {
 
 // Lease is ADD for a main plugin in this process. undo releases what this call took, but
 // no address that the attachment had before, or that another ADD got for it meanwhile.
-func Lease(r *cni.Request) (result *cni.Result, undo func() error, err error) {
-	return lease(r, nil)
+// fromDead is called where leases of the dead were taken away: nothing else of theirs may
+// lead to their addresses any more.
+func Lease(r *cni.Request, fromDead func() error) (result *cni.Result, undo func() error, err error) {
+	return lease(r, nil, fromDead)
 }
 
-func lease(r *cni.Request, by *ipam.Executed) (result *cni.Result, undo func() error, err error) {
+func lease(r *cni.Request, by *ipam.Executed, fromDead func() error) (result *cni.Result, undo func() error, err error) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
 		return nil, nil, err
@@ -73,6 +76,11 @@ func lease(r *cni.Request, by *ipam.Executed) (result *cni.Result, undo func() e
 	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by})
 	if err != nil {
 		return nil, nil, err
+	}
+	if grant.FromDead {
+		if err := fromDead(); err != nil {
+			return nil, nil, errors.Join(err, store.Undo(grant))
+		}
 	}
 	for i, a := range grant.Addresses {
 		result.IPs = append(result.IPs, ipConfig(config.Sets[i], a))

@@ -1,0 +1,56 @@
+package iptables
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestChange: what fails is tried again, since somebody may have changed the table
+// meanwhile, but not where the lock of iptables could not be had in ten seconds.
+func TestChange(t *testing.T) {
+	one, two := "-A OURS -j ONE\n", "-A OURS -j TWO\n"
+	for _, test := range []struct {
+		name   string
+		tables []string // as they are read, one after the other
+		fails  int      // so many changes
+		status int      // of those
+		want   string
+		ok     bool
+	}{
+		{"at once", []string{one}, 0, 0, "-D OURS -j ONE\n", true},
+		{"changed meanwhile", []string{one, two}, 1, 1, "-D OURS -j ONE\n-D OURS -j TWO\n", true},
+		{"gone meanwhile", []string{one, ""}, 1, 1, "-D OURS -j ONE\n", true},
+		{"changed all the time", []string{one, two, one, two}, 9, 1, "-D OURS -j ONE\n-D OURS -j TWO\n-D OURS -j ONE\n", false},
+		{"locked by another", []string{one, one, one}, 9, 4, "-D OURS -j ONE\n", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			write := func(name, text string) {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			count := "#!/bin/sh\ncd " + dir + "\nn=$(cat $0.times 2>&- || echo 0)\necho $((n + 1)) >$0.times\n"
+			write("fake-save", count+"cat table$n\n")
+			write("fake-restore", count+fmt.Sprintf("grep '^-D' >>changes\ntest $n -ge %d || exit %d\n", test.fails, test.status))
+			write("changes", "")
+			for i, table := range test.tables {
+				write(fmt.Sprint("table", i), table)
+			}
+			err := Change("fake", "filter", func(have Table) (lines []string, err error) {
+				for _, rule := range have.Rules {
+					lines = append(lines, "-D"+strings.TrimPrefix(rule, "-A"))
+				}
+				return lines, nil
+			})
+			got, readErr := os.ReadFile(filepath.Join(dir, "changes"))
+			if string(got) != test.want || (err == nil) != test.ok || readErr != nil {
+				t.Errorf("got changes\n%s%v, %v, want\n%sand success %v", got, err, readErr, test.want, test.ok)
+			}
+		})
+	}
+}
