@@ -243,3 +243,13 @@ func TestKubernetesWatchTellsAll(t *testing.T) {
 		t.Errorf("got %v, which is older than the list", change)
 	}
 }
+
+// TestSeeLooksOnce: where a store has no signs of life they are not looked for at each
+// heartbeat, which would be a list of all Nodes.
+func TestSeeLooksOnce(t *testing.T) {
+	s := storeAt(t, nodesAPI(t, "120"), "")
+	a := &agent{listing: &cluster.Listing{Nodes: map[string]cluster.Node{"n2": {}}}}
+	if err := a.see(context.Background(), s); err != nil || a.looked != 1 {
+		t.Errorf("got %d, %v, want that the host was looked at", a.looked, err)
+	}
+}
