@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -329,7 +330,14 @@ func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 }
 
 func sameState(a, b overlay.State) bool {
-	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true, WireGuardUp: true}).Empty()
+	published := map[string]netip.AddrPort{} // of a peer's endpoints two differ only by what it says
+	if b.WireGuard != nil {
+		for _, p := range b.WireGuard.Peers {
+			published[p.Key] = p.Endpoint
+		}
+	}
+	there := overlay.Found{State: b, TunnelUp: true, WireGuardUp: true, Endpoints: overlay.Endpoints{Published: published}}
+	return overlay.Diff(a, there).Empty()
 }
 
 // dropLost takes the gateways of subnets that are another's off the bridges.
