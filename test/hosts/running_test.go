@@ -32,3 +32,16 @@ func TestAgentInPod(t *testing.T) {
 	stop()
 	l.Await(h, "stopped", func(s lab.Status) bool { return s.State == "stopped" })
 }
+
+// TestStartAfterAnother: an agent that is started while another one ends, as after leave, waits
+// for that.
+func TestStartAfterAnother(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	h := alone(l)
+	h.MustRun("mkdir", "-p", "/run/trestle/node")
+	h.Start(host.Command{Args: []string{"flock", "--exclusive", "/run/trestle/node/lock", "sh", "-c", "touch /run/held; exec sleep 2"}})
+	h.MustRun("sh", "-c", "until [ -e /run/held ]; do sleep 0.05; done")
+	l.Agent(h, lab.Settings{"name": "a"})
+	l.Ready(h, 0)
+}
