@@ -45,3 +45,32 @@ func TestStartAfterAnother(t *testing.T) {
 	l.Agent(h, lab.Settings{"name": "a"})
 	l.Ready(h, 0)
 }
+
+// TestForeignDeviceUnwanted: a device with the name of ours, of somebody else, is in the way of
+// nothing where that name is not wanted: neither of routes, nor of leaving.
+func TestForeignDeviceUnwanted(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	h := alone(l)
+	list := h.MustRun("cat", "/etc/trestle/cluster.json")
+	h.Write("/etc/trestle/cluster.json", strings.Replace(list, `"nodes": [`,
+		`"nodes": [{"name": "b", "underlay": ["203.0.113.99/24"], "subnets": {"pods": ["10.40.1.0/24"]}}, `, 1))
+	h.MustRun("ip", "link", "add", "trestle-wg", "type", "bridge")
+	l.Agent(h, lab.Settings{"name": "a"})
+	l.Await(h, "no problems", func(s lab.Status) bool { return s.State == "ready" && len(s.Peers) == 1 && len(s.Problems) == 0 })
+	if got := h.MustRun("ip", "route", "show", "proto", "116"); !strings.Contains(got, "10.40.1.0/24") {
+		t.Errorf("got routes %s, want that to b", got)
+	}
+	h.MustRun("sh", "-c", `printf 'link delete trestle-vx\nlink add trestle-vx type bridge\n' | ip -batch -`) // before the agent makes it again
+	if out := h.Node("node", "leave"); out.Code != 0 {
+		t.Errorf("leave: %v", out)
+	}
+	for show, want := range map[string]string{
+		"ip route show proto 116; ls /etc/cni/net.d; nft list tables | grep trestle-node; true": "",
+		"ip -br link show type bridge | grep -c trestle-":                                       "2\n",
+	} {
+		if got := h.MustRun("sh", "-c", show); got != want {
+			t.Errorf("left, and %s: got %q, want %q", show, got, want)
+		}
+	}
+}
