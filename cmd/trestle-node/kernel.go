@@ -205,9 +205,7 @@ func (k *kernel) bring(why string) {
 			problems = append(problems, fmt.Sprintf("the route to %s is of %s, and is left to it; delete that (ip route del %s), and ours is made", dst, who, dst))
 		}
 	}
-	if err == nil {
-		err = k.dropLost(w)
-	}
+	err = errors.Join(err, k.dropLost(w)) // another host's, whatever else cannot be made
 	slices.Sort(problems)
 	k.report(w, state, problems, err)
 	if err == nil {

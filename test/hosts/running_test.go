@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -46,6 +47,11 @@ func TestStartAfterAnother(t *testing.T) {
 	l.Ready(h, 0)
 }
 
+// takeTunnel puts another device in the place of the tunnel, before the agent makes it again.
+func takeTunnel(h *lab.Host) {
+	h.MustRun("sh", "-c", `until printf 'link delete trestle-vx\nlink add trestle-vx type bridge\n' | ip -batch - 2>/dev/null; do sleep 0.01; done`)
+}
+
 // TestForeignDeviceUnwanted: a device with the name of ours, of somebody else, is in the way of
 // nothing where that name is not wanted: neither of routes, nor of leaving.
 func TestForeignDeviceUnwanted(t *testing.T) {
@@ -61,7 +67,7 @@ func TestForeignDeviceUnwanted(t *testing.T) {
 	if got := h.MustRun("ip", "route", "show", "proto", "116"); !strings.Contains(got, "10.40.1.0/24") {
 		t.Errorf("got routes %s, want that to b", got)
 	}
-	h.MustRun("sh", "-c", `printf 'link delete trestle-vx\nlink add trestle-vx type bridge\n' | ip -batch -`) // before the agent makes it again
+	takeTunnel(h)
 	if out := h.Node("node", "leave"); out.Code != 0 {
 		t.Errorf("leave: %v", out)
 	}
@@ -73,4 +79,24 @@ func TestForeignDeviceUnwanted(t *testing.T) {
 			t.Errorf("left, and %s: got %q, want %q", show, got, want)
 		}
 	}
+}
+
+// TestFencedWithFault: a host whose subnet is another's now takes the gateway off its bridge,
+// though something else of the kernel's cannot be made.
+func TestFencedWithFault(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	h := alone(l)
+	l.Agent(h, lab.Settings{"name": "a"})
+	l.Ready(h, 0)
+	l.Attach(h, "at-a")
+	takeTunnel(h)
+	h.Write("/etc/trestle/cluster.json", strings.Replace(h.MustRun("cat", "/etc/trestle/cluster.json"), "10.40.0.0/24", "10.40.5.0/24", 1))
+	l.Await(h, "fenced", func(s lab.Status) bool { return s.State == "fenced" })
+	l.Eventually("the gateway is gone", func() error {
+		if got := h.MustRun("ip", "-br", "address", "show", "dev", "tn-pods"); strings.Contains(got, "10.40.0.1/") {
+			return errors.New(got)
+		}
+		return nil
+	})
 }
