@@ -525,10 +525,13 @@ const lookEvery = 10
 // see notes who has given a sign of life.
 func (a *agent) see(ctx context.Context, st store) error {
 	view, err := st.Get(ctx, cluster.PrefixAlive)
-	if err != nil || view.Complete { // a list that is complete has no signs of life
+	if err != nil {
 		return err
 	}
 	a.looked = len(a.listing.Nodes)
+	if view.Complete {
+		return nil // such a list has no signs of life
+	}
 	now, alive := time.Now().UTC(), view.Under(cluster.PrefixAlive)
 	for id := range a.listing.Nodes {
 		if _, ok := alive[id]; ok {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -86,7 +87,7 @@ func checkPeers(ctx context.Context, s Status) []checkedPeer {
 		if !target.IsValid() {
 			c.Fault = fmt.Sprintf("no way to it (%s)", p.Way)
 		} else if said, err := exec.CommandContext(ctx, "ping", "-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size), target.String()).CombinedOutput(); err != nil {
-			c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", target, c.Way, firstFault(string(said)))
+			c.Fault = faultOf(c, string(said), err)
 		}
 		all = append(all, c)
 	}
@@ -115,6 +116,14 @@ func probe(s Status, p PeerInfo) (netip.Addr, int) {
 		}
 	}
 	return netip.Addr{}, 0
+}
+
+// faultOf says what a failed ping means.
+func faultOf(c checkedPeer, said string, err error) string {
+	if errors.Is(err, exec.ErrNotFound) || strings.Contains(said, "invalid option") || strings.Contains(said, "unrecognized option") {
+		return "not looked at: that needs the ping of iputils (the package iputils-ping, or iputils), which can forbid that a packet is cut up (-M do)"
+	}
+	return fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", c.Target, c.Way, firstFault(said))
 }
 
 // firstFault is the line of ping's that says what went wrong.

@@ -127,8 +127,8 @@ func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config
 	if err := writeNew(clusterPath, config); err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; copy it to each host, and there: trestle node join --kubeconfig %s\n", clusterPath, kubeconfig)
-	return nil
+	text := fmt.Sprintf("wrote %s; copy it to each host, and there: trestle node join --kubeconfig %s\n", clusterPath, kubeconfig)
+	return answer(cmd, map[string]string{"file": clusterPath}, text)
 }
 
 // writeNew writes a file that is not there yet.
@@ -181,7 +181,7 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 }
 
 func newConfigCommand() *cobra.Command {
-	config := &cobra.Command{Use: "config", Short: "The configuration that all hosts share"}
+	config := group("config", "The configuration that all hosts share")
 	config.AddCommand(
 		onStore(&cobra.Command{Use: "get", Short: "Print it", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
 			view, err := st.Get(cmd.Context(), cluster.KeyConfig)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -204,9 +205,7 @@ func (k *kernel) bring(why string) {
 			problems = append(problems, fmt.Sprintf("the route to %s is of %s, and is left to it; delete that (ip route del %s), and ours is made", dst, who, dst))
 		}
 	}
-	if err == nil {
-		err = k.dropLost(w)
-	}
+	err = errors.Join(err, k.dropLost(w)) // another host's, whatever else cannot be made
 	slices.Sort(problems)
 	k.report(w, state, problems, err)
 	if err == nil {
@@ -329,7 +328,14 @@ func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 }
 
 func sameState(a, b overlay.State) bool {
-	return overlay.Diff(a, overlay.Found{State: b, TunnelUp: true, WireGuardUp: true}).Empty()
+	published := map[string]netip.AddrPort{} // of a peer's endpoints two differ only by what it says
+	if b.WireGuard != nil {
+		for _, p := range b.WireGuard.Peers {
+			published[p.Key] = p.Endpoint
+		}
+	}
+	there := overlay.Found{State: b, TunnelUp: true, WireGuardUp: true, Endpoints: overlay.Endpoints{Published: published}}
+	return overlay.Diff(a, there).Empty()
 }
 
 // dropLost takes the gateways of subnets that are another's off the bridges.

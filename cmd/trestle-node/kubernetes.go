@@ -29,8 +29,11 @@ type kubernetesStore struct {
 	timeout time.Duration
 
 	mu  sync.Mutex
-	uid types.UID                // of this host's Node, as it was seen last
-	had map[string]cluster.Value // the records that Get has given last, by the nodes' names
+	uid types.UID // of this host's Node, as it was seen last
+	// had are the records that Get was asked for last, by the nodes' names, and listed is
+	// their revision: Watch tells of what differs from them, and is newer.
+	had    map[string]cluster.Value
+	listed int64
 }
 
 func openKubernetes(s settings) (*kubernetesStore, error) {
@@ -102,7 +105,7 @@ func (s *kubernetesStore) Get(ctx context.Context, keys ...string) (cluster.View
 		}
 	}
 	view.Revision, view.Lacking = revision, lacking
-	return view, s.fill(view, nodes, config.Networks[0], whole)
+	return view, s.fill(view, nodes, config.Networks[0], slices.Contains(keys, cluster.PrefixNodes))
 }
 
 // isOthers says whether a key is, or may be, another host's.
@@ -155,8 +158,9 @@ func (s *kubernetesStore) remember(uid types.UID) {
 	s.uid = uid
 }
 
-// fill puts what the nodes say into the view.
-func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network cluster.Network, whole bool) error {
+// fill puts what the nodes say into the view. Where the records were asked for, whoever
+// asks knows them from now on.
+func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network cluster.Network, asked bool) error {
 	records := map[string]cluster.Value{}
 	for i := range nodes {
 		n := &nodes[i]
@@ -176,9 +180,9 @@ func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network c
 			}
 		}
 	}
-	if whole {
+	if asked {
 		s.mu.Lock()
-		s.had = records
+		s.had, s.listed = records, view.Revision
 		s.mu.Unlock()
 	}
 	return nil
@@ -303,8 +307,12 @@ func (s *kubernetesStore) changeOf(n *corev1.Node, deleted bool, network cluster
 	if deleted || !listed {
 		value, listed = cluster.Value{}, false
 	}
+	revision := revisionOf(n.ResourceVersion)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if revision != 0 && revision <= s.listed {
+		return cluster.Change{}, false // all were listed since
+	}
 	had, known := s.had[n.Name]
 	if listed == known && sameValue(had, value) {
 		return cluster.Change{}, false
@@ -314,7 +322,7 @@ func (s *kubernetesStore) changeOf(n *corev1.Node, deleted bool, network cluster
 	} else {
 		delete(s.had, n.Name)
 	}
-	value.Revision = revisionOf(n.ResourceVersion)
+	value.Revision = revision
 	return cluster.Change{Key: cluster.PrefixNodes + n.Name, Value: value}, true
 }
 

@@ -204,3 +204,52 @@ func TestKubernetesSettings(t *testing.T) {
 		t.Errorf("got %v, want a word about $HOST_IPS", err)
 	}
 }
+
+// nodesAPI answers each list with these Nodes, at this version.
+func nodesAPI(t *testing.T, version string, nodes ...*corev1.Node) string {
+	t.Helper()
+	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: version}}
+	for _, n := range nodes {
+		list.Items = append(list.Items, *n)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(list) // the test fails otherwise
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// TestKubernetesWatchTellsAll: a change that a look at something else has come across before
+// the watch did is told all the same, and one that is older than the list is not.
+func TestKubernetesWatchTellsAll(t *testing.T) {
+	before, after := node(`{"mtu":1500}`, "10.244.1.0/24"), node(`{"mtu":1400}`, "10.244.1.0/24")
+	before.Name, before.ResourceVersion = "n2", "100"
+	after.Name, after.ResourceVersion = "n2", "110"
+	s := storeAt(t, nodesAPI(t, "120", after), "")
+	network := cluster.Network{Name: "pods", IPv4: dualStack(t).IPv4}
+	s.had["n2"], _ = recordOf(before, network)
+	s.listed = 105
+	if _, err := s.Get(context.Background(), cluster.PrefixAlive); err != nil {
+		t.Fatal(err)
+	}
+	if _, told := s.changeOf(after, false, network); !told {
+		t.Error("signs of life were looked at, and the change of a record is lost")
+	}
+	if _, err := s.Get(context.Background(), cluster.PrefixNodes); err != nil {
+		t.Fatal(err)
+	}
+	if change, told := s.changeOf(before, true, network); told {
+		t.Errorf("got %v, which is older than the list", change)
+	}
+}
+
+// TestSeeLooksOnce: where a store has no signs of life they are not looked for at each
+// heartbeat, which would be a list of all Nodes.
+func TestSeeLooksOnce(t *testing.T) {
+	s := storeAt(t, nodesAPI(t, "120"), "")
+	a := &agent{listing: &cluster.Listing{Nodes: map[string]cluster.Node{"n2": {}}}}
+	if err := a.see(context.Background(), s); err != nil || a.looked != 1 {
+		t.Errorf("got %d, %v, want that the host was looked at", a.looked, err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -29,7 +30,7 @@ func main() {
 	case err == nil:
 		return
 	case errors.Is(err, errSaid):
-	case asJSON(cmd):
+	case asJSON(cmd) || slices.Contains(os.Args, "--"+jsonFlag): // the mistake may stand before it
 		_ = printJSON(os.Stdout, map[string]string{"error": cni.Plain(err).Error()}) // the exit status says it, too
 	default:
 		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err)) // of what people wrote
@@ -53,15 +54,25 @@ func newRootCommand() *cobra.Command {
 	return root
 }
 
+// group is a command that has others, and does nothing itself but to say which.
+func group(use, short string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+		}
+		return cmd.Help()
+	}}
+}
+
 func newNodeCommand() *cobra.Command {
-	node := &cobra.Command{Use: "node", Short: "This host's part in a network over several hosts"}
+	node := group("node", "This host's part in a network over several hosts")
 	node.AddCommand(newRunCommand(), newJoinCommand(), newStatusCommand(), newLeaveCommand(), newDrainCommand(),
 		newUndrainCommand(), newAcceptCommand(), newResetIDCommand())
 	return node
 }
 
 func newClusterCommand() *cobra.Command {
-	c := &cobra.Command{Use: "cluster", Short: "What all hosts of the network share: its configuration, hosts and subnets"}
+	c := group("cluster", "What all hosts of the network share: its configuration, hosts and subnets")
 	c.AddCommand(newInitCommand(), newConfigCommand(), newNodesCommand(), newSubnetsCommand(), newReserveCommand(),
 		newReleaseCommand(), newCheckCommand(), newRestoreCommand(), newAcceptAllCommand(), newImportFlannelCommand())
 	return c

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -128,28 +129,33 @@ all the same, and the agent tells the store when it does.
 	return cmd
 }
 
-// forget removes what is ours and the state, and keeps the id.
+// forget removes what is ours and the state, and keeps the id. It asks neither node.json nor
+// the store: where a DaemonSet is gone, node.json is, too.
 func forget(cmd *cobra.Command) error {
 	lock, err := lockNode()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lock.Unlock() }() // ends with the process
-	a, err := newAgent(logger(asJSON(cmd)))
+	state, err := cluster.ReadState(statePath)
 	if err != nil {
 		return err
 	}
+	key, err := wireGuardKey()
+	if err != nil {
+		return err
+	}
+	a := &agent{kernel: &kernel{key: key}, member: &cluster.Member{State: state}}
 	if err := a.mayLeave(false); err != nil {
 		return err
 	}
-	s := a.member.State
-	if err := a.kernel.removeOnce(wanted{id: s.ID, config: s.Config, gone: true}); err != nil {
+	if err := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true}); err != nil {
 		return err
 	}
 	if err := os.Remove(statePath); err != nil && !isMissing(err) {
 		return err
 	}
-	return say(cmd, "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", s.Name)
+	return say(cmd, "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", cmp.Or(state.Name, "NAME"))
 }
 
 func callAndPrint(cmd *cobra.Command, operation string, force bool) error {

@@ -84,9 +84,13 @@ func hangUp(server *http.Server) {
 	_ = server.Shutdown(ctx) // who still waits is told by the end of the connection
 }
 
+// patienceWithAnother is how long an agent may take to end: after leave it lets whoever asked
+// read the answer (hangUp), and lets go of its store.
+const patienceWithAnother = 4 * time.Second
+
 // lockNode keeps a second agent, and commands that act in its place, away.
 func lockNode() (*flock.Lock, error) {
-	lock, err := flock.Create(lockPath, flock.Exclusive, 100*time.Millisecond)
+	lock, err := flock.Create(lockPath, flock.Exclusive, patienceWithAnother)
 	if err != nil {
 		return nil, fmt.Errorf("trestle-node runs already: %w", err)
 	}

@@ -26,7 +26,7 @@ const (
 	runDir       = "/run/trestle/node"
 	statusPath   = hosts.StatusPath
 	socketPath   = runDir + "/socket"
-	lockPath     = runDir + "/lock"
+	lockPath     = hosts.LockPath
 	nftDir       = runDir + "/nft"
 	conflistDir  = "/etc/cni/net.d"
 	leaseDir     = "/var/lib/cni/networks"

@@ -142,6 +142,22 @@ func TestUnknownFieldsStay(t *testing.T) {
 	}
 }
 
+// TestNodeRefusals: a record that nobody could be reached by, or that would cut off others.
+func TestNodeRefusals(t *testing.T) {
+	t.Parallel()
+	for record, want := range map[string]string{
+		`{"name": "a"}`:                                       "id: missing",
+		`{"id": "a", "underlay": [""]}`:                       "underlay: an address is empty",
+		`{"id": "a", "subnets": [{"subnet": "10.0.0.1/24"}]}`: `subnets: "10.0.0.1/24" is not a prefix`,
+		`{"id": "a", "mtu": -5}`:                              "mtu: -5 is less than 576",
+		`{"id": "a", "mtu": 60}`:                              "mtu: 60 is less than 576",
+	} {
+		if _, err := cluster.ParseNode([]byte(record)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", record, err, want)
+		}
+	}
+}
+
 func TestState(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "new", "state.json")

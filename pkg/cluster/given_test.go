@@ -193,3 +193,40 @@ func TestSubnetLen(t *testing.T) {
 		t.Errorf("got %v, %v, want 24 and 64", c.Networks, err)
 	}
 }
+
+// TestKeyOfAnother: a host that publishes the WireGuard key of another, which had it before,
+// cuts that off from nobody; once the other has gone or has another key, it may have it.
+func TestKeyOfAnother(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "c")
+	c := hosts[0]
+	record := func(id, key string) {
+		store.revision++
+		store.keys[cluster.PrefixNodes+id] = cluster.Value{Data: []byte(`{"id": "` + id + `", "name": "` + id + `", "wgKey": "` + key + `"}`), Revision: store.revision}
+	}
+	believe := func() (cluster.Verdict, map[string]string) {
+		view, err := store.Get(t.Context(), cluster.PrefixNodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, keys := c.State.Believe(cluster.NewListing(view)), map[string]string{}
+		for _, p := range c.State.Peers {
+			keys[p.ID] = p.WGKey
+		}
+		return v, keys
+	}
+	record("a", "A")
+	record("b", "B")
+	believe()
+	record("a", "B")
+	for range 2 {
+		v, keys := believe()
+		if keys["b"] != "B" || keys["a"] != "" || len(v.Problems) != 1 || !strings.Contains(v.Problems[0], "node a (a) says that it has the WireGuard key of node b") {
+			t.Errorf("got keys %v, problems %v, want b's left to it", keys, v.Problems)
+		}
+	}
+	record("b", "C")
+	if v, keys := believe(); keys["b"] != "C" || keys["a"] != "B" || len(v.Problems) != 0 {
+		t.Errorf("got keys %v, problems %v, want what each says", keys, v.Problems)
+	}
+}

@@ -31,6 +31,9 @@ type Node struct {
 	extra extra
 }
 
+// leastMTU is what each host of IPv4 takes (RFC 791, section 3.2).
+const leastMTU = 576
+
 // ParseNode reads a record and refuses one that nobody could be reached by.
 func ParseNode(data []byte) (Node, error) {
 	var n Node
@@ -39,6 +42,9 @@ func ParseNode(data []byte) (Node, error) {
 	}
 	if n.ID == "" {
 		return Node{}, errors.New("id: missing")
+	}
+	if n.MTU != 0 && n.MTU < leastMTU {
+		return Node{}, fmt.Errorf("mtu: %d is less than %d, which each host takes", n.MTU, leastMTU)
 	}
 	for _, a := range n.Underlay {
 		if !a.IsValid() {

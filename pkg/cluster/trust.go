@@ -108,6 +108,7 @@ func (s *State) Believe(l *Listing) Verdict {
 	for _, id := range slices.Sorted(maps.Keys(l.Unreadable)) {
 		v.Problems = append(v.Problems, fmt.Sprintf("the record of node %s cannot be read, and is left aside: %v", id, l.Unreadable[id]))
 	}
+	s.keepKeys(next, &v)
 	peers := s.divide(next, l, &v)
 	v.Changed = !slices.EqualFunc(peers, s.Peers, Node.Equal)
 	s.Peers = peers
@@ -177,6 +178,26 @@ func taken(l *Listing, o Owned) bool {
 // has says whether the subnet is this host's own.
 func (s *State) has(o Owned) bool {
 	return slices.ContainsFunc(s.Claims, func(mine Owned) bool { return mine.Subnet.Overlaps(o.Subnet) })
+}
+
+// keepKeys takes the WireGuard key from whoever says that it has one that another peer had
+// before and still has: the kernel knows peers by their keys, and would know one of the two.
+func (s *State) keepKeys(next map[string]Node, v *Verdict) {
+	had := map[string]string{}
+	for _, held := range s.Peers {
+		if n := next[held.ID]; held.WGKey != "" && n.WGKey == held.WGKey && had[held.WGKey] == "" {
+			had[held.WGKey] = held.ID
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(next)) {
+		n := next[id]
+		if holder := had[n.WGKey]; holder != "" && holder != id {
+			v.Problems = append(v.Problems, fmt.Sprintf("node %s (%s) says that it has the WireGuard key of node %s (%s), which had it before; was a disk copied? (trestle node reset-id)",
+				n.Name, n.ID, next[holder].Name, holder))
+			n.WGKey = ""
+			next[id] = n
+		}
+	}
 }
 
 // divide gives each subnet to one peer: of two, to the one that is listed, or, while

@@ -13,14 +13,17 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// StatusPath is where the agent keeps the status, and SettingsPath what says that this
-// host shall have an agent.
+// StatusPath is where the agent keeps the status, SettingsPath what says that this host
+// shall have an agent, and LockPath its lock.
 const (
 	StatusPath   = "/run/trestle/node/status.json"
 	SettingsPath = "/etc/trestle/node.json"
+	LockPath     = "/run/trestle/node/lock"
 )
 
 // The states of a host, the worst that is true of it. Stopped is what a reader finds, not
@@ -143,14 +146,35 @@ func Read(path string) (*Status, error) {
 // program is the agent's name, as the kernel has it.
 const program = "trestle-node"
 
-// Running says whether the agent that wrote the status lives: a process of its number may
-// be another one by now.
-func (s *Status) Running() bool {
+// Running says whether the agent that wrote the status lives.
+func (s *Status) Running() bool { return s.runs(LockPath) }
+
+// runs goes by the agent's lock: its process number is that of its pod, where it has one of
+// its own. Who may not open the lock goes by the number, which may be another process's by now.
+func (s *Status) runs(lock string) bool {
+	if held, err := isLocked(lock); err == nil {
+		return held
+	}
 	if s.PID <= 0 {
 		return false
 	}
 	name, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/comm")
 	return err == nil && strings.TrimSpace(string(name)) == program
+}
+
+// isLocked says whether somebody has the lock of a file to itself. Nobody is kept from it but
+// for the moment of the question.
+func isLocked(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = f.Close() }() // and with it the lock
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
 }
 
 // Shown is the way to a peer in a word for people: whether it is encrypted is of interest.

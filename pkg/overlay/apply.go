@@ -109,7 +109,7 @@ func (h *Host) applyRoutes(c Changes, device int) error {
 
 // Remove takes away all that is ours, and nothing else. mac is the tunnel's.
 func (h *Host) Remove(mac string) error {
-	have, err := h.Observe(State{Tunnel: &Tunnel{MAC: mac}})
+	have, err := h.observe(State{Tunnel: &Tunnel{MAC: mac}}, true)
 	if err != nil {
 		return err
 	}

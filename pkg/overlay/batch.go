@@ -63,11 +63,22 @@ func (h *Host) sendBatch(batch []message) []error {
 			continue
 		}
 		if err != nil {
+			h.drain(buffer)
 			errs[0] = fmt.Errorf("%s, and %d more: wait for the kernel's answer: %w", batch[0].what, len(batch)-1, err)
 			return errs
 		}
 		if answered(batch, first, buffer[:n], errs) {
 			return errs
+		}
+	}
+}
+
+// drain reads what is left of answers of which some are lost: the kernel sends none to a
+// socket that had no room until that has been emptied (netlink_rcv_wake).
+func (h *Host) drain(buffer []byte) {
+	for {
+		if _, _, err := unix.Recvfrom(h.fd, buffer, 0); err != nil && !errors.Is(err, unix.EINTR) {
+			return
 		}
 	}
 }

@@ -18,8 +18,19 @@ func overhead(remote netip.Addr) int {
 // mtuTo is what the links of both hosts take.
 func mtuTo(self Self, peer Peer) int { return min(self.MTU, cmp.Or(peer.MTU, self.MTU)) }
 
-// MTU is what containers may send to any host: what the smallest uplink leaves.
+// leastOfPeers is what IPv6 takes at least (RFC 8200, section 5).
+const leastOfPeers = 1280
+
+// MTU is what containers may send to any host: what the smallest uplink leaves. No peer
+// brings it below leastOfPeers, with which no container would have IPv6: the route to such
+// a peer has its MTU, and senders are told.
 func MTU(self Self, peers []Peer) int {
+	alone := leftOf(self, nil)
+	return max(leftOf(self, peers), min(alone, leastOfPeers))
+}
+
+// leftOf is what the smallest uplink leaves.
+func leftOf(self Self, peers []Peer) int {
 	least := self.MTU
 	family4 := self.family4()
 	for _, p := range peers {

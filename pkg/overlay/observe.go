@@ -13,13 +13,17 @@ import (
 
 // Observe reads what the kernel has of a State, ours and what is in its way. port is the
 // tunnel's, for the table of nftables.
-func (h *Host) Observe(want State) (Found, error) {
+func (h *Host) Observe(want State) (Found, error) { return h.observe(want, false) }
+
+// observe is Observe; where all of ours is to go, what has its name and is not ours is
+// in the way of nothing.
+func (h *Host) observe(want State, leaving bool) (Found, error) {
 	var f Found
-	tunnel, err := h.observeTunnel(&f, want)
+	tunnel, err := h.observeTunnel(&f, want, leaving)
 	if err != nil {
 		return f, err
 	}
-	wireGuard, err := h.observeWireGuard(&f)
+	wireGuard, err := h.observeWireGuard(&f, want.WireGuard != nil)
 	if err != nil {
 		return f, err
 	}
@@ -42,13 +46,16 @@ func (h *Host) Observe(want State) (Found, error) {
 // observeTunnel tells the tunnel as ours by its alias or, since the kernel takes none
 // while it makes a device and Apply may be killed right after, by its MAC, which is a
 // hash of this host's id.
-func (h *Host) observeTunnel(f *Found, want State) (index int, err error) {
+func (h *Host) observeTunnel(f *Found, want State, leaving bool) (index int, err error) {
 	link, err := h.link(TunnelName)
 	if err != nil || link == nil {
 		return 0, err
 	}
 	vx, ok := link.(*netlink.Vxlan)
 	isOurs := ok && (vx.Alias == alias || want.Tunnel != nil && vx.HardwareAddr.String() == want.Tunnel.MAC)
+	if !isOurs && (leaving || want.Tunnel == nil) {
+		return 0, nil
+	}
 	if !isOurs {
 		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", TunnelName, link.Type())
 	}

@@ -327,6 +327,19 @@ func TestMTU(t *testing.T) {
 	}
 }
 
+// TestMTUOfOnePeer: what one host says of itself leaves the others what IPv6 takes.
+func TestMTUOfOnePeer(t *testing.T) {
+	t.Parallel()
+	if got := MTU(dual, []Peer{{Name: "small", MTU: 600}}); got != 1280 {
+		t.Errorf("got %d with a peer that takes 600, want 1280", got)
+	}
+	own := dual
+	own.MTU = 1000
+	if got := MTU(own, []Peer{{Name: "small", MTU: 600}}); got != 950 {
+		t.Errorf("got %d with 1000 of its own and a peer that takes 600, want 950", got)
+	}
+}
+
 // TestDirectIsSymmetric: two hosts choose the same way to each other, whatever they
 // have published.
 func TestDirectIsSymmetric(t *testing.T) {

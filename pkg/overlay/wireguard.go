@@ -39,11 +39,14 @@ func (h *Host) CheckBackend(b Backend) error {
 }
 
 // observeWireGuard tells the device as ours by its alias or, where Apply was killed
-// before it could give one, by its key.
-func (h *Host) observeWireGuard(f *Found) (index int, err error) {
+// before it could give one, by its key. One that is not is in the way where ours is wanted.
+func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	link, err := h.link(WireGuardName)
 	if err != nil || link == nil {
 		return 0, err
+	}
+	if link.Type() != "wireguard" && !wanted {
+		return 0, nil
 	}
 	if link.Type() != "wireguard" {
 		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", WireGuardName, link.Type())
@@ -54,7 +57,11 @@ func (h *Host) observeWireGuard(f *Found) (index int, err error) {
 	}
 	attrs := link.Attrs()
 	isNew := device.PublicKey == wgtypes.Key{} && len(device.Peers) == 0
-	if attrs.Alias != alias && !isNew && device.PrivateKey != h.key {
+	isOurs := attrs.Alias == alias || isNew || device.PrivateKey == h.key
+	if !isOurs && !wanted {
+		return 0, nil
+	}
+	if !isOurs {
 		return 0, fmt.Errorf("%s is a WireGuard device with another key, which Trestle did not make; rename or delete it", WireGuardName)
 	}
 	f.WireGuardUp = attrs.Flags&net.FlagUp != 0 && attrs.Alias == alias

@@ -216,3 +216,24 @@ func TestKubernetesBlackHole(t *testing.T) {
 	a.MustRun("nft", "delete", "table", "inet", "block")
 	l.Ready(a, 1)
 }
+
+// TestKubernetesUninstalled: a node from which the DaemonSet is gone, and with it node.json and
+// the environment that said how the Node is called, forgets its network (docs/kubernetes.md).
+func TestKubernetesUninstalled(t *testing.T) {
+	t.Parallel()
+	k := newKubernetes(t, "node.example")
+	a := k.hosts[0]
+	list := a.MustRun("cat", "/etc/cni/net.d/10-pods.conflist")
+	a.Kill()
+	a.MustRun("rm", "/etc/trestle/node.json", "/etc/trestle/cluster.json", "/etc/trestle/kubeconfig")
+	if out := a.Node("node", "leave", "--local"); out.Code == 0 || !strings.Contains(out.Stderr, "c-node.example") {
+		t.Errorf("leave --local with a container: got %v, want it named", out)
+	}
+	if err := k.containers[0].Detach(list); err != nil {
+		t.Error(err)
+	}
+	if out := a.Node("node", "leave", "--local"); out.Code != 0 || !strings.HasPrefix(out.Stdout, "forgotten") {
+		t.Errorf("leave --local: got %v", out)
+	}
+	nothingLeft(t, a)
+}

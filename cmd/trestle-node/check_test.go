@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/trestle-cni/trestle/pkg/hosts"
+)
+
+// TestCheckNeedsPing: a host without ping, or with one that cannot forbid fragments, is told so,
+// and not that its peers do not answer.
+func TestCheckNeedsPing(t *testing.T) {
+	s := Status{MTU: 1450, Peers: []PeerInfo{{Name: "b", Way: hosts.Direct, Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")}}}}
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	const want = "needs the ping of iputils"
+	if got := checkPeers(context.Background(), s)[0].Fault; !strings.Contains(got, want) || strings.Contains(got, "no answer") {
+		t.Errorf("no ping: got %q, want %q", got, want)
+	}
+	const busybox = "#!/bin/sh\necho \"ping: invalid option -- 'M'\" >&2\necho 'BusyBox v1.36.1' >&2\nexit 1\n"
+	if err := os.WriteFile(filepath.Join(dir, "ping"), []byte(busybox), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := checkPeers(context.Background(), s)[0].Fault; !strings.Contains(got, want) || strings.Contains(got, "no answer") {
+		t.Errorf("BusyBox's ping: got %q, want %q", got, want)
+	}
+}
