@@ -81,7 +81,7 @@ func TestSteady(t *testing.T) {
 		t.Errorf("etcd was written to: revision %s, it was %s", got, revision)
 	}
 	beats := 2 * (1 + int(time.Since(began)/(2*time.Second*4/5))) // of both; each is two seconds, or a fifth less
-	const life = 2 // each may look for signs of life, which it does at every tenth
+	const life = 2                                                // each may look for signs of life, which it does at every tenth
 	if got := n.asked(t) - asked; got > beats+life {
 		t.Errorf("got %d transactions in %d heartbeats, want one each, and %d more", got, beats, life)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -250,15 +251,25 @@ func TestRunSaysWhere(t *testing.T) {
 	nothingLeft(t, h)
 }
 
+// pluginsAfter is a directory of plugins, of which bridge does something before.
+func pluginsAfter(t *testing.T, h *host.Host, before string) string {
+	t.Helper()
+	dir, bin := t.TempDir(), h.Dirs().Trestle
+	h.MustRun("ln", "-s", bin+"/host-local", bin+"/portmap", dir)
+	script := fmt.Sprintf("#!/bin/sh\n%s\nexec %s/bridge\n", before, bin)
+	if err := os.WriteFile(dir+"/bridge", []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestStopWhileItClearsAway: the command is killed after the grace period, and no plugin
 // that takes the container off its network, however long that takes.
 func TestStopWhileItClearsAway(t *testing.T) {
 	t.Parallel()
 	h, web := labHost(t)
 	web.Remove()
-	plugins := t.TempDir()
-	h.MustRun("sh", "-c", fmt.Sprintf(`cd %s && for p in host-local portmap; do ln -s %[2]s/$p; done
-		printf '#!/bin/sh\n[ $CNI_COMMAND = DEL ] && touch %[1]s/begun && sleep 2\nexec %[2]s/bridge\n' >bridge; chmod +x bridge`, plugins, h.Dirs().Trestle))
+	plugins := pluginsAfter(t, h, "[ $CNI_COMMAND = DEL ] && touch $0.begun && sleep 2")
 	output := run(t, h, "run", "-d", "--name", "app", "--net", "lab", "--plugins", plugins, "--", "sleep", "1000")
 	if output.Code != 0 {
 		t.Fatalf("got %+v", output)
@@ -275,9 +286,7 @@ func TestRunKilledOnItsWay(t *testing.T) {
 	t.Parallel()
 	h, web := labHost(t)
 	web.Remove()
-	plugins := t.TempDir()
-	h.MustRun("sh", "-c", fmt.Sprintf(`cd %s && for p in host-local portmap; do ln -s %[2]s/$p; done
-		printf '#!/bin/sh\n[ $CNI_COMMAND = ADD ] && kill -9 $PPID\nexec %[2]s/bridge\n' >bridge; chmod +x bridge`, plugins, h.Dirs().Trestle))
+	plugins := pluginsAfter(t, h, "[ $CNI_COMMAND = ADD ] && kill -9 $PPID")
 	output := run(t, h, "run", "--name", "web", "--net", "lab", "--plugins", plugins, "--", "true")
 	if output.Code != 128+int(syscall.SIGKILL) {
 		t.Fatalf("got exit status %d: %s, want it killed", output.Code, output.Stderr)
