@@ -22,18 +22,26 @@ func Init(ctx context.Context, store Store, c Config) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	data, err := json.Marshal(c)
+	txn, err := firstConfig(c)
 	if err != nil {
 		return err
 	}
-	var txn Txn
-	txn.absent(KeyConfig)
-	txn.put(KeyConfig, data)
 	done, err := store.Commit(ctx, txn)
 	if err == nil && !done {
 		err = errors.New("the store has a configuration of this cluster already; trestle cluster config shows it, and trestle cluster config set changes it")
 	}
 	return err
+}
+
+// firstConfig writes a configuration where there is none.
+func firstConfig(c Config) (txn Txn, err error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return txn, err
+	}
+	txn.absent(KeyConfig)
+	txn.put(KeyConfig, data)
+	return txn, nil
 }
 
 // SetConfig replaces the configuration, unless hosts have subnets that the new one has

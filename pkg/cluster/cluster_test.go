@@ -394,7 +394,7 @@ func TestBelieve(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, o := range h[1].State.Claims {
-				delete(s.keys, cluster.ReleasedKey("n", o.Subnet))
+				delete(s.keys, cluster.PrefixReleased+strings.TrimPrefix(cluster.ClaimKey("n", o.Subnet), cluster.PrefixClaims))
 			}
 			put(s, "f", "192.0.2.6/24", h[1].State.Claims[0].Subnet.String(), h[1].State.Claims[1].Subnet.String())
 		}, peers: []string{"c", "d", "e", "f"}},

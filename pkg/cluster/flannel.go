@@ -235,13 +235,10 @@ func Import(ctx context.Context, store Store, f Flannel, id string) error {
 	if isThere {
 		return nil
 	}
-	data, err := json.Marshal(config)
+	txn, err := firstConfig(config)
 	if err != nil {
 		return err
 	}
-	var txn Txn
-	txn.absent(KeyConfig)
-	txn.put(KeyConfig, data)
 	return commitImport(ctx, store, txn)
 }
 

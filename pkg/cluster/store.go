@@ -118,14 +118,9 @@ func parseSubnetKey(key string) (netip.Prefix, error) {
 	return netip.ParsePrefix(key[:i] + "/" + key[i+1:])
 }
 
-// ClaimKey is the key of a claim, and ReleasedKey of its tombstone.
+// ClaimKey is the key of a claim; its tombstone has PrefixReleased instead.
 func ClaimKey(network string, s netip.Prefix) string {
 	return PrefixClaims + network + "/" + subnetKey(s)
-}
-
-// ReleasedKey is the key of the tombstone of a claim.
-func ReleasedKey(network string, s netip.Prefix) string {
-	return PrefixReleased + network + "/" + subnetKey(s)
 }
 
 // parseOwnedKey is the inverse of both, without their prefix.
