@@ -60,9 +60,10 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	}
 	changes.Remove = Without(changes.Remove, changes.Create)
 	var replace []Element
+	var since uint32 // the generation that everything was looked at in
 	var last error
 	for try := range tries {
-		err := c.try(changes, replace, try == 0)
+		err := c.try(changes, replace, since, try == 0)
 		switch {
 		case err == nil:
 			return c.finish(changes.Remove)
@@ -82,7 +83,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 		default:
 			return err
 		}
-		last = err
+		last, since = err, c.generation()
 		if changes.Create, replace, err = c.resolve(changes.Create, vouch, err); err != nil {
 			return err
 		}
@@ -94,12 +95,9 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 }
 
 // try sends the transaction once. Tables that are known to be as they shall are not
-// looked at if trust.
-func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
-	var before uint32
-	if !trust {
-		before = c.generation()
-	}
+// looked at if trust; otherwise nothing of the changes was looked at before the
+// generation since.
+func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool) error {
 	messages, looked, err := c.tableMessages(changes.Tables, trust)
 	if err != nil {
 		return err
@@ -128,10 +126,10 @@ func (c *Conn) try(changes Changes, replace []Element, trust bool) error {
 	}
 	if err != nil {
 		// Of a transaction that makes tables nothing else can be unsupported but expiry,
-		// nor missing but a set, of a table that was trusted, or what others took away
-		// after it was looked at ("nft flush ruleset").
+		// nor missing but a set, of a table that was trusted, or what went after it was
+		// looked at: with everything else ("nft flush ruleset"), or by itself, at its end.
 		unsupported := isUnsupported(err) && (!trust || len(changes.Remove) == 0)
-		missing := !trust && errors.Is(err, unix.ENOENT) && c.generation() == before
+		missing := !trust && len(replace) == 0 && errors.Is(err, unix.ENOENT) && c.generation() == since
 		if made && (unsupported || missing) {
 			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
 		}

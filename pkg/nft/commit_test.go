@@ -33,6 +33,8 @@ type model struct {
 	generation uint32
 	// answer, if it is set, is asked before a transaction is made.
 	answer func(number int) (made bool, err error)
+	// found, if it is set, is called after an element was looked up.
+	found func()
 	// withoutExpiry is a kernel before 6.12: an element that is there keeps its timeout.
 	withoutExpiry bool
 }
@@ -71,6 +73,9 @@ func (m *model) serve(messages []netlink.Message) ([]netlink.Message, error) {
 			return nil, err
 		}
 		found, there := m.elements[asked[0].place()]
+		if m.found != nil {
+			m.found()
+		}
 		if !there {
 			return nil, unix.ENOENT
 		}
@@ -421,6 +426,43 @@ func TestFlushedMeanwhile(t *testing.T) {
 	}
 	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
 	m.mustHaveSent(t, slices.Repeat([]string{"table, set, chain, rule, create ports " + key80 + " " + mine}, 4)...)
+}
+
+// TestFlushedAfterTheLook: nor is what they take away between the look at what is in
+// the way of an element, or at what is to be removed, and the transaction.
+func TestFlushedAfterTheLook(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		changes Changes
+		flush   bool // or the element's own time has come
+	}{
+		{"flush, an element to replace", Changes{Create: []Element{port(mine, 80, 3)}}, true},
+		{"expiry, an element to replace", Changes{Create: []Element{port(mine, 80, 3)}}, false},
+		{"flush, an element to remove", Changes{Create: []Element{port(mine, 90, 3)}, Remove: []Element{port(mine, 80, 2)}}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t, port(mine, 80, 2))
+			m.found = func() {
+				m.found = nil
+				clear(m.elements)
+				if test.flush {
+					m.generation++
+				}
+			}
+			m.answer = func(number int) (bool, error) {
+				if number == 1 || (number == 2 && len(test.changes.Remove) > 0) {
+					return false, unix.ENOENT // no set
+				}
+				return true, nil
+			}
+			test.changes.Tables = []Table{sample()}
+			commit(t, c, test.changes, everybody)
+			wanted := test.changes.Create[0]
+			if got := m.elements[wanted.place()]; string(got.Value) != string(wanted.Value) || len(m.elements) != 1 {
+				t.Errorf("got %v, want %v alone", m.elements, wanted)
+			}
+		})
+	}
 }
 
 // TestMalformed: an answer that is cut off is an error and no empty set.
