@@ -218,7 +218,10 @@ func hasLocalRoutes(index int, addresses []netip.Addr) (bool, error) {
 			own = append(own, a)
 		}
 	}
-	return containsAll(own, addresses), err
+	if containsAll(own, addresses) {
+		return true, nil // whatever else has changed meanwhile
+	}
+	return false, err
 }
 
 func containsAll(list, wanted []netip.Addr) bool {

@@ -8,23 +8,40 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // ErrInterrupted is what the library, and whoever reads a dump without it, says of a list
 // in the middle of which something changed.
 var ErrInterrupted = netlink.ErrDumpInterrupted
 
-// Limit bounds how long a list that changes all the time is asked for.
-const Limit = 10 * time.Second
+// A list is asked for again at once a few times, since most changes pass: then after pauses
+// that double, the longest of half a second. What changes a list all the time needs the CPU
+// and the kernel's lock that asking again takes, and an ADD waits for one second, not more.
+const (
+	atOnce    = 4
+	tries     = atOnce + 10
+	firstWait = time.Millisecond
+)
 
-// Complete asks for the list again while the error is ErrInterrupted. One that
-// is not complete after Limit is given with that error: who only looks for something may
-// go by what is in it, and nobody by what is not.
+// Complete asks for the list again while the error is ErrInterrupted. One that is not
+// complete after some ten tries, within a second or so, is given with that error, which has
+// code 11: who only looks for something may go by what is in it, and nobody by what is not.
 func Complete[T any](list func() (T, error)) (T, error) {
-	for end := time.Now().Add(Limit); ; {
+	start, wait := time.Now(), firstWait
+	for try := 1; ; try++ {
 		found, err := list()
-		if !errors.Is(err, ErrInterrupted) || time.Now().After(end) {
+		if !errors.Is(err, ErrInterrupted) {
 			return found, err
+		}
+		if try == tries {
+			return found, cni.TryAgainErrorf("the list changed while it was read, each of %d times in %s; try again, or look what changes it all the time (ip monitor): %w",
+				tries, time.Since(start).Round(time.Millisecond), err)
+		}
+		if try >= atOnce {
+			time.Sleep(wait)
+			wait *= 2
 		}
 	}
 }

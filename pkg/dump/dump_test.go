@@ -4,8 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 func TestComplete(t *testing.T) {
@@ -30,4 +34,26 @@ func TestComplete(t *testing.T) {
 			t.Errorf("%s: got %q, %v, want %q, %v", test.name, got, err, test.want, test.fails)
 		}
 	}
+}
+
+// TestNeverComplete: a list that changes all the time is given up before an ADD is felt to
+// hang, and asked for a handful of times rather than as often as the CPU can.
+func TestNeverComplete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, asked := time.Now(), 0
+		got, err := Complete(func() (string, error) {
+			asked++
+			time.Sleep(time.Microsecond) // on the clock of this test
+			return fmt.Sprint("list ", asked), netlink.ErrDumpInterrupted
+		})
+		if want := fmt.Sprint("list ", asked); got != want {
+			t.Errorf("got %q, want what was there last, %q", got, want)
+		}
+		if !errors.Is(err, ErrInterrupted) || cni.CodeOf(err) != cni.CodeTryAgain {
+			t.Errorf("got %v with code %d, want ErrInterrupted with code 11", err, cni.CodeOf(err))
+		}
+		if took := time.Since(start); asked > 20 || took > 2*time.Second {
+			t.Errorf("asked %d times in %s, want at most 20 times in 2 seconds", asked, took)
+		}
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -59,16 +60,7 @@ func (h *Host) Close() error {
 }
 
 // whole repeats a listing that changed while it was read.
-func whole[T any](list func() ([]T, error)) ([]T, error) {
-	var all []T
-	var err error
-	for range 10 {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return all, err
-}
+func whole[T any](list func() ([]T, error)) ([]T, error) { return dump.Complete(list) }
 
 func (h *Host) link(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)

@@ -15,7 +15,7 @@ const module = "github.com/trestle-cni/trestle/"
 // those of ours that it may import itself.
 var base = map[string][]string{
 	"pkg/cni":      nil,
-	"pkg/dump":     {},
+	"pkg/dump":     {"pkg/cni"},
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
 	"pkg/netns":    {"pkg/cni"},
