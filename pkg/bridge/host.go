@@ -46,6 +46,9 @@ func (h *Host) Close() { h.rt.close() }
 func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
 	at, err := h.join(s, container, undo)
 	if former := (formerLinkError{}); errors.As(err, &former) { // without the lock of bridges
+		if where := former.livesAt(); where != "" {
+			return cni.ConflictErrorf("%w (%s, which is alive)", err, where)
+		}
 		if waitErr := h.awaitFormer(s.Port); waitErr != nil {
 			return errors.Join(err, waitErr)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/netns"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // createVeth makes the pair in place by one RTM_NEWLINK: both names, both
@@ -68,10 +69,14 @@ func (h *Host) explainTaken(s *State, container *netns.Handle) error {
 	if err != nil {
 		return err
 	}
+	former, err := h.rt.link(lookUp(s.Port.Name))
 	if !inside {
-		return formerLinkError{cni.ConflictErrorf("%s, the host veth of this very attachment, exists already, and leads to another namespace; DEL the attachment first", s.Port.Name)}
+		return formerLinkError{
+			cni.ConflictErrorf("%s, the host veth of this very attachment, exists already, and leads to another namespace; DEL the attachment first", s.Port.Name),
+			former,
+		}
 	}
-	if _, err := h.rt.link(lookUp(s.Port.Name)); err == nil {
+	if err == nil {
 		return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", s.Port.Name)
 	}
 	return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", s.Container.Name)
@@ -91,9 +96,24 @@ func hasLink(container *netns.Handle, name string) (there bool, err error) {
 
 // formerLinkError says that the host veth is that of a former namespace, which may be
 // about to go.
-type formerLinkError struct{ error }
+type formerLinkError struct {
+	error
+	link link // the host veth; a zero link where it has gone meanwhile
+}
 
 func (e formerLinkError) Unwrap() error { return e.error }
+
+// livesAt is a path to the former namespace where one shows that it is alive, and that
+// there is nothing to wait for; "" where none does.
+func (e formerLinkError) livesAt() string {
+	switch {
+	case e.link.index == 0 || e.link.elsewhere && e.link.belowNS < 0:
+		return ""
+	case !e.link.elsewhere:
+		return "that of the host"
+	}
+	return record.PathTo(e.link.belowNS)
+}
 
 // formerLimit bounds the wait for it, which takes some ten milliseconds on an idle host,
 // and longer where many namespaces end at once.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -256,6 +257,43 @@ func TestNumbersOfTheKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, s, Dead)
+}
+
+// TestPathTo: what a mount or a process leads to is found by its number; what only a
+// descriptor holds is not.
+func TestPathTo(t *testing.T) {
+	needIDs(t)
+	held, heldPath := newNetNS(t)
+	mounted := filepath.Join(t.TempDir(), "a b")
+	if err := os.WriteFile(mounted, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	process := exec.Command("unshare", "--net", "sh", "-c", "echo; read forever")
+	stdin, err := process.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer start(t, process)()
+	defer func() { _ = stdin.Close() }() // the process has ended
+	other, otherPath := newNetNS(t)
+	if err := unix.Mount(otherPath, mounted, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) }) // TempDir would say so
+	of := fmt.Sprintf("/proc/%d/ns/net", process.Process.Pid)
+	for path, want := range map[string]string{heldPath: "", otherPath: mounted, of: of} {
+		_, number, _ := strings.Cut(assignID(path), ":")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatalf("%s has no number: %v", path, err)
+		}
+		if got := PathTo(n); got != want {
+			t.Errorf("%s: got %q, want %q", path, got, want)
+		}
+	}
+	if err := errors.Join(held.Close(), other.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Of what is not the namespace's own there is no proof.

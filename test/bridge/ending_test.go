@@ -28,6 +28,39 @@ func TestBridgeAddWhileANamespaceEnds(t *testing.T) {
 	}
 }
 
+// TestBridgeAddBesideALivingNamespace: where the former namespace is alive, as a path to it
+// shows, nothing is about to go, and an ADD without a lease of ours does not wait for it.
+func TestBridgeAddBesideALivingNamespace(t *testing.T) {
+	t.Parallel()
+	for name, changes := range map[string]object{
+		"static":  {"ipam": object{"type": "static", "addresses": []any{object{"address": "10.9.0.2/24"}}}},
+		"layer 2": {"ipam": nil, "isGateway": nil, "isDefaultGateway": nil, "ipMasq": nil},
+		"looking": {"ipam": object{"type": "looking"}, "ipMasq": nil, "isDefaultGateway": nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := host.NewRouting(t)
+			h.WriteProgram("/opt/ipam/looking", lookingIPAM)
+			h.WriteProgram("/run/ipam.answer", leaseOfBoth)
+			former, again := h.Container("c1"), h.Container("c2")
+			add := former.Call("ADD", "bridge", host.BridgeConfig(changes))
+			add.Path = h.Dirs().Trestle + ":/opt/ipam"
+			h.Must(add)
+			before := h.Dump()
+			add.NetNS = again.NetNS
+			add.Strace = &host.Strace{Syscalls: "bind"}
+			answer := h.Exec(add)
+			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), former.NetNS) {
+				t.Errorf("got %v, want code 102, and where the former namespace is", err)
+			}
+			if strings.Contains(answer.Trace.Text, "nl_groups=0x00000001") {
+				t.Errorf("got a wait for links, want none:\n%s", answer.Trace.Text)
+			}
+			h.AssertUnchanged(before, "ipam.log")
+		})
+	}
+}
+
 func addWhileEnding(t *testing.T, config string, ends bool) {
 	h := host.NewRouting(t)
 	former := h.Container("c1")
