@@ -177,7 +177,7 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 		return err
 	}
 	return h.locked(func() (err error) {
-		if err := errors.Join(h.makeTables(rules), h.fill()); err != nil {
+		if err := h.prepareTables(rules); err != nil {
 			return err
 		}
 		if rules.Programs, err = h.programs(rules.Addresses, rules.IPTables); err != nil {

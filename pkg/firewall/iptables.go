@@ -72,6 +72,15 @@ func (e entry) ipRules() []string {
 	return lines
 }
 
+// prepareTables makes iptables' tables and fills them, for rules that are of them. What
+// is wrong with them is no business of others.
+func (h *Host) prepareTables(r Rules) error {
+	if r.IPTables == never {
+		return nil
+	}
+	return errors.Join(h.makeTables(r), h.fill())
+}
+
 // makeTables makes the tables that nobody has made yet, of the addresses' families. One
 // that cannot be made drops nothing either.
 func (h *Host) makeTables(r Rules) error {
@@ -142,17 +151,21 @@ func (h *Host) noteFilled(f iptables.Family) error {
 }
 
 // fill lets everybody through tables that were just made, or that a kill has left so: a
-// flush may have taken those that were there.
+// flush may have taken those that were there. The note of a table whose program is not
+// installed, or no longer, stays.
 func (h *Host) fill() error {
 	for _, f := range iptables.Families() {
 		if unix.Access(h.unfilled(f), unix.F_OK) != nil {
 			continue
 		}
-		all, err := h.everybody()
+		programs, err := h.variantsOf(f)
 		if err != nil {
 			return err
 		}
-		programs, err := h.variantsOf(f)
+		if slices.ContainsFunc(programs, func(p string) bool { return !iptables.Installed(p) }) {
+			continue // whoever comes after it is installed fills the table; who needs that now fails by himself
+		}
+		all, err := h.everybody()
 		if err == nil {
 			err = h.letAllThrough(programs, all)
 		}

@@ -282,6 +282,33 @@ func TestFirewallTableWithoutPrograms(t *testing.T) {
 	}
 }
 
+// TestFirewallUnfilledWithoutPrograms: an ADD was killed between the making of a table and
+// its rules, and then iptables was uninstalled. Nobody else's ADD fails by that; the table is
+// filled when the program is back.
+func TestFirewallUnfilledWithoutPrograms(t *testing.T) {
+	t.Parallel()
+	w := newWalled(t)
+	first, second, third := w.container(1, 5), w.container(1, 6), w.container(1, 7)
+	w.Must(w.call(first, "ADD", ""))
+	const notes = "/run/trestle/firewall.unfilled-"
+	w.MustRun("sh", "-ec", "nft flush chain ip filter CNI-FORWARD; nft flush chain ip filter FORWARD; touch "+notes+"iptables "+notes+"ip6tables")
+	for _, keys := range []string{"", `"backend": "nftables", "ingressPolicy": "same-bridge"`} {
+		call := w.call(second, "ADD", keys)
+		call.Env = []string{"PATH=/nowhere"}
+		w.Must(call)
+	}
+	if got := w.MustRun("sh", "-c", "ls "+notes+"*; true"); !strings.Contains(got, "unfilled-iptables") {
+		t.Errorf("got the notes %q, want that of a table that could not be filled", got)
+	}
+	w.Must(w.call(third, "ADD", ""))
+	if got := w.MustRun("iptables", "-S", "CNI-FORWARD"); !strings.Contains(got, "10.1.0.5/32") || !strings.Contains(got, "10.1.0.7/32") {
+		t.Errorf("got %s, want everybody let through", got)
+	}
+	if got := w.MustRun("sh", "-c", "ls "+notes+"*; true"); got != "" {
+		t.Errorf("got the notes %q left, want none", got)
+	}
+}
+
 // TestFirewallIsNotLostNAT: the firewall's part of the table that NAT shares is no sign that
 // NAT's records were lost, after which everything is looked through.
 func TestFirewallIsNotLostNAT(t *testing.T) {
