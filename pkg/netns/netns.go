@@ -72,6 +72,12 @@ func (h *Handle) Do(inside func(*netlink.Handle) error) error {
 func (h *Handle) Enter(inside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
+	atHome := true // a thread that cannot leave stays locked, and ends with its goroutine
+	defer func() {
+		if atHome {
+			runtime.UnlockOSThread()
+		}
+	}()
 	home, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", self, err)
@@ -87,9 +93,7 @@ func (h *Handle) Enter(inside func() error) (err error) {
 			err = errors.Join(err, fmt.Errorf("leave %s: %w", h, homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}
-		if homeErr == nil {
-			runtime.UnlockOSThread()
-		}
+		atHome = homeErr == nil
 	}()
 	return inside()
 }
