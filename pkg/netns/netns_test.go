@@ -19,7 +19,7 @@ func TestOpenWhereNoneIs(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"", plain + ".gone", plain} {
+	for _, path := range []string{"", plain + ".gone", plain, "/proc/self/ns/mnt"} {
 		if _, err := Open(path); !IsGone(err) || cni.CodeOf(err) != cni.CodeEnvironment {
 			t.Errorf("%q: got %v with code %d, want that it is gone, with code %d", path, err, cni.CodeOf(err), cni.CodeEnvironment)
 		}
