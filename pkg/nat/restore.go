@@ -13,31 +13,31 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// survey is what records, reservations and the kernel say, each read once, and what is
-// to become of it. What takes a question for each attachment is the proof that it is
-// alive. It is made and used under the lock.
-type survey struct {
+// snapshot is what records, reservations and the kernel hold, each read once, and what
+// has been decided about it: which attachments are kept, which are gone. Only the
+// liveness check costs a query for each attachment. It is made and used under the lock.
+type snapshot struct {
 	*Host
-	network string // whose attachments it is about; "": everybody's
+	network string // limits it to one network's attachments; "": all
 	valid   cni.Valid
 
 	records  []attachmentRecord
 	elements []nft.Element     // in nftables
-	reserved map[string]string // reservations: the record that each leads to
+	reserved map[string]string // reservations: the record that each links to
 
 	kept    []attachmentRecord
 	gone    []cni.Owner
-	taken   []string        // labels of those that had no record, and have one now
-	void    []string        // labels that nobody stands for
-	decided map[string]bool // the labels of all three, and paths of their records: what they have and none of the kept wants goes
-	idle    []NetworkRule   // of networks that nobody stands for
-	refused []string        // port mappings of records whose port another has, for people
+	taken   []string        // labels of attachments that had no record and were given one
+	stale   []string        // labels without a live owner
+	decided map[string]bool // the labels of the three above and their records' paths: whatever these have beyond what the kept want is removed
+	idle    []NetworkRule   // of networks without a live attachment
+	refused []string        // port mappings in records whose port another attachment holds, as text
 }
 
-// look reads all of it. The error of a record that cannot be read is kept apart: it
-// harms no other.
-func (h *Host) look(network string, valid cni.Valid) (s *survey, unread, err error) {
-	s = &survey{Host: h, network: network, valid: valid, decided: map[string]bool{}}
+// takeSnapshot reads everything. A record that cannot be read is reported in unread and
+// does not affect the others.
+func (h *Host) takeSnapshot(network string, valid cni.Valid) (s *snapshot, unread, err error) {
+	s = &snapshot{Host: h, network: network, valid: valid, decided: map[string]bool{}}
 	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
 	if err != nil {
 		return s, nil, err
@@ -56,7 +56,7 @@ func (h *Host) look(network string, valid cni.Valid) (s *survey, unread, err err
 	return s, unread, err
 }
 
-// list are all elements of ours in the kernel.
+// list returns all of our elements in the kernel.
 func (h *Host) list() ([]nft.Element, error) {
 	there, err := h.conn.Exists(inetTable())
 	if err != nil || !there {
@@ -74,67 +74,67 @@ func (h *Host) listTable() ([]nft.Element, error) {
 	return append(ports, loopback...), err
 }
 
-// survey looks, takes in what no record tells of, and judges who is gone. What the error
-// is about is left unchanged; commit is for the rest.
-func (h *Host) survey(network string, valid cni.Valid, anew bool) (*survey, error) {
-	s, unread, err := h.look(network, valid)
+// decide takes a snapshot, adopts what has no record, and finds the stale attachments.
+// What an error concerns is left unchanged; commit handles the rest.
+func (h *Host) decide(network string, valid cni.Valid, anew bool) (*snapshot, error) {
+	s, unread, err := h.takeSnapshot(network, valid)
 	if err != nil {
 		return nil, errors.Join(unread, err)
 	}
 	errs := []error{unread}
-	if unread == nil { // whose label it may be
+	if unread == nil { // an unreadable record may own any label
 		errs = append(errs, s.adopt(anew))
 	}
-	return s, errors.Join(append(errs, s.judge())...)
+	return s, errors.Join(append(errs, s.findStale())...)
 }
 
-// unrecorded is what the kernel has of an attachment, or a network, that no record tells
-// of.
+// unrecorded is what the kernel holds for an attachment or a network that has no record.
 type unrecorded struct {
 	elements []nft.Element
 	chains   []foundChain
 }
 
-// adopt makes records of what is in the kernel and has none, where a link, a lease, or
-// the runtime's list stands for it. The rest is void; so is, if anew, the masquerade of
-// networks that nobody stands for, which otherwise outlives the last container.
-func (s *survey) adopt(anew bool) error {
+// adopt writes records for what the kernel holds without one, if a link, a lease, or the
+// runtime's list shows that the owner is alive. The rest is stale. With anew, so is the
+// masquerade of networks without a live attachment, which otherwise outlives the last
+// container.
+func (s *snapshot) adopt(anew bool) error {
 	found, err := s.unrecorded(anew)
 	if err != nil {
 		return err
 	}
-	var void []foundChain
+	var stale []foundChain
 	for label, u := range found {
-		stands, err := s.vouches(label)
+		alive, err := s.isAlive(label)
 		if err != nil {
 			return err
 		}
 		network, isNetwork := strings.CutSuffix(label, "/")
 		switch {
-		case stands || s.valid.KeepsLabel(label):
-			// a label that was shortened does not tell whose record to make
+		case alive || s.valid.KeepsLabel(label):
+			// a shortened label does not identify the owner
 			if !isNetwork && !strings.Contains(label, "~") {
-				err = s.takeIn(label, u, stands)
+				err = s.takeIn(label, u, alive)
 			}
 		case isNetwork:
 			s.idle = append(s.idle, NetworkRule{Network: network})
-			s.void, void = append(s.void, label), append(void, u.chains...)
+			s.stale, stale = append(s.stale, label), append(stale, u.chains...)
 		default:
-			s.isVoid(label)
-			void = append(void, u.chains...)
+			s.markStale(label)
+			stale = append(stale, u.chains...)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if old, err := s.isOld(); err != nil || old { // in the middle of upgrade, which has not taken over all of it yet
-		return errors.Join(err, removeChains(void))
+	if old, err := s.isOld(); err != nil || old { // upgrade is still running and has not adopted all of it yet
+		return errors.Join(err, removeChains(stale))
 	}
-	return errors.Join(removeChains(void), ipTables{s.Host}.removeFormer())
+	return errors.Join(removeChains(stale), ipTables{s.Host}.removeFormer())
 }
 
-// unrecorded are those attachments by their labels and, if asked for, networks by theirs.
-func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
+// unrecorded returns such attachments by label and, if asked, such networks by theirs.
+func (s *snapshot) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	known := make(map[string]bool, len(s.records))
 	for _, rec := range s.records {
 		known[rec.Owner.String()], known[cni.NetworkLabel(rec.Owner.Network)] = true, true
@@ -173,45 +173,45 @@ func (s *survey) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	return all, err
 }
 
-func (s *survey) isVoid(label string) {
-	s.void = append(s.void, label)
+func (s *snapshot) markStale(label string) {
+	s.stale = append(s.stale, label)
 	s.decided[label] = true
 }
 
-// takeIn makes a record of what the kernel has of an attachment.
-func (s *survey) takeIn(label string, u *unrecorded, byVouch bool) error {
-	owner, _ := cni.ParseOwner(label) // nobody stands for what is no owner's
-	stamp, err := record.NewStamp("") // which proves nothing but this boot
+// takeIn writes a record for what the kernel holds for an attachment.
+func (s *snapshot) takeIn(label string, u *unrecorded, adopted bool) error {
+	owner, _ := cni.ParseOwner(label) // a label that is alive is an owner's
+	stamp, err := record.NewStamp("") // it proves this boot only
 	if err != nil {
 		return err
 	}
 	ports := portsOf(u.elements)
-	if len(ports.Mappings) == 0 { // iptables has them, with 127.0.0.1 in nftables
+	if len(ports.Mappings) == 0 { // they are in iptables, with those of 127.0.0.1 in nftables
 		ports.Backend = IPTables
 		for _, c := range u.chains {
 			c.table.read(c.chain, c.family, &ports.Ports)
 		}
 	}
 	if len(ports.Mappings) == 0 {
-		s.isVoid(label)
+		s.markStale(label)
 		return nil
 	}
-	rec := attachmentRecord{Stamp: stamp, Owner: owner, Value: translation{Ports: &ports, ByVouch: byVouch}}
+	rec := attachmentRecord{Stamp: stamp, Owner: owner, Value: translation{Ports: &ports, Adopted: adopted}}
 	s.records, s.taken = append(s.records, rec), append(s.taken, label)
 	return s.write(rec)
 }
 
-// vouches says whether a link or a lease stands for what has that label.
-func (h *Host) vouches(label string) (bool, error) {
-	if h.vouch == nil {
+// isAlive says whether a link or a lease shows that the label's owner is alive.
+func (h *Host) isAlive(label string) (bool, error) {
+	if h.alive == nil {
 		return false, nil
 	}
-	return h.vouch(label)
+	return h.alive(label)
 }
 
-// judge says of each record whether somebody stands for it. What the gone have in
-// iptables is removed at once; where that fails, the record stays.
-func (s *survey) judge() error {
+// findStale decides for each record whether its owner is alive. The iptables rules of
+// those that are gone are removed at once; if that fails, the record stays.
+func (s *snapshot) findStale() error {
 	var errs []error
 	s.kept = make([]attachmentRecord, 0, len(s.records))
 	for _, rec := range s.records {
@@ -238,18 +238,20 @@ func (s *survey) judge() error {
 	return errors.Join(errs...)
 }
 
-// isGone says whether the list does not keep the attachment or, where there is none, its
-// death is proved. What the runtime names is in use, and the kernel is not asked for it.
-func (s *survey) isGone(rec attachmentRecord) (bool, error) {
+// isGone says whether the runtime's list leaves the attachment out or, without a list,
+// whether its container is proved dead. What the list names is in use without asking the
+// kernel.
+func (s *snapshot) isGone(rec attachmentRecord) (bool, error) {
 	if s.valid.Known {
 		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
 	}
 	return s.isDead(rec)
 }
 
-// keepHeld leaves out of a record the mappings whose reservation another has: an ADD
-// was killed before it reserved them; path is the record's. A reservation that was lost is made again.
-func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, error) {
+// keepHeld drops from a record the mappings that another attachment has reserved: the ADD
+// was killed before it reserved them. A lost reservation is made again. path is the
+// record's file.
+func (s *snapshot) keepHeld(rec attachmentRecord, path string) (attachmentRecord, error) {
 	if rec.Value.Ports == nil {
 		return rec, nil
 	}
@@ -274,19 +276,19 @@ func (s *survey) keepHeld(rec attachmentRecord, path string) (attachmentRecord, 
 	return rec, all.take(lost)
 }
 
-// changes bring nftables to what the kept shall have, and take away what else they, the
-// gone and nobody have there.
-func (s *survey) changes() (nft.Changes, error) {
+// changes brings nftables to what the kept attachments need, and removes everything else
+// that they, the gone ones and stale owners have there.
+func (s *snapshot) changes() (nft.Changes, error) {
 	want := rulesOf(s.kept, NFTables)
 	loopback, err := s.loopback(rulesOf(s.kept, IPTables).Ports, nil)
 	if err != nil {
 		return nft.Changes{}, err
 	}
 	changes := changesOf(change{want: want, unwanted: Rules{Networks: s.idle}, also: loopback})
-	if slices.ContainsFunc(s.elements, isOfPorts) { // whoever's, they are in sets that this release may have another idea of
+	if slices.ContainsFunc(s.elements, isOfPorts) { // an earlier release may have laid out these sets differently
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	var spare []nft.Element // but what is another's by now
+	var spare []nft.Element // less what belongs to another owner by now
 	changes.Create, spare = nft.Compare(changes.Create, s.elements)
 	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
 	return changes, nil
@@ -294,8 +296,9 @@ func (s *survey) changes() (nft.Changes, error) {
 
 func isOfPorts(e nft.Element) bool { return e.Set != loopbackPorts && e.Set != loopbackAddresses }
 
-// commit makes it so, by one transaction; records and reservations of the gone go last.
-func (s *survey) commit() error {
+// commit applies this in one transaction; records and reservations of the gone are
+// removed last.
+func (s *snapshot) commit() error {
 	changes, err := s.changes()
 	if err == nil {
 		err = s.conn.Commit(changes, nobody)
@@ -309,9 +312,9 @@ func (s *survey) commit() error {
 	return errors.Join(err, s.sweepReservations())
 }
 
-// sweepReservations removes those that lead nowhere, or to a record that says nothing of
-// them.
-func (s *survey) sweepReservations() error {
+// sweepReservations removes reservations that are dangling, or that their record does not
+// list.
+func (s *snapshot) sweepReservations() error {
 	all, wanted := s.reservations(), map[string]bool{}
 	for _, rec := range s.kept {
 		for _, p := range append(rec.Value.ports(rec.Owner, NFTables), rec.Value.ports(rec.Owner, IPTables)...) {
@@ -325,11 +328,11 @@ func (s *survey) sweepReservations() error {
 		if wanted[file] {
 			continue
 		}
-		void, err := path == "" || s.decided[path], error(nil)
-		if !void {
-			void, err = isDangling(file)
+		stale, err := path == "" || s.decided[path], error(nil)
+		if !stale {
+			stale, err = isDangling(file)
 		}
-		if err == nil && void {
+		if err == nil && stale {
 			err = drop(file)
 		}
 		errs = append(errs, err)
@@ -337,8 +340,8 @@ func (s *survey) sweepReservations() error {
 	return errors.Join(errs...)
 }
 
-// restoreIPTables makes again what iptables lacks of the kept.
-func (s *survey) restoreIPTables() error {
+// restoreIPTables adds the iptables rules that the kept attachments lack.
+func (s *snapshot) restoreIPTables() error {
 	want := rulesOf(s.kept, IPTables)
 	if want.empty() {
 		return nil
@@ -346,16 +349,16 @@ func (s *survey) restoreIPTables() error {
 	return ipTables{s.Host}.apply(change{want: want, recorded: true})
 }
 
-// heal takes in what the kernel tells of and no record does, at the first use after a
-// boot or the loss of /run under running containers: a ruleset of before was loaded, and
-// leads to containers of before. It costs something only then. A runtime's list of what is
-// valid vouches, too.
+// heal adopts what the kernel holds without a record, at the first use after a boot or
+// after /run was lost under running containers: a saved ruleset was loaded that leads to
+// earlier containers. It costs something only then. An owner in the runtime's list of
+// valid attachments counts as alive.
 func (h *Host) heal(valid cni.Valid) error {
 	lost, err := h.isLost()
 	if err != nil || !lost {
 		return err
 	}
-	s, unread, err := h.look("", valid)
+	s, unread, err := h.takeSnapshot("", valid)
 	if err := errors.Join(unread, err); err != nil {
 		return err
 	}
@@ -363,15 +366,15 @@ func (h *Host) heal(valid cni.Valid) error {
 	if err := s.adopt(true); err != nil {
 		return err
 	}
-	s.records = s.records[known:] // of the others it is known who stands for them
-	s.valid = cni.Valid{}         // which is of one network, and says nothing of the others' containers
-	if err := errors.Join(s.judge(), s.commit()); err != nil {
+	s.records = s.records[known:] // the others are known to be alive or not
+	s.valid = cni.Valid{}         // it covers one network and says nothing about others
+	if err := errors.Join(s.findStale(), s.commit()); err != nil {
 		return err
 	}
 	return h.noteIPTables()
 }
 
-// isLost says whether there may be something in the kernel of which no record ever told.
+// isLost says whether the kernel may hold something that never had a record.
 func (h *Host) isLost() (bool, error) {
 	lost, err := h.lostIPTables()
 	if err != nil || lost {
@@ -380,22 +383,22 @@ func (h *Host) isLost() (bool, error) {
 	return h.lostRecords()
 }
 
-// Restored is what Restore did, for people.
+// Restored is a report of what Restore did.
 type Restored struct {
-	Networks []string // the labels of those with a record, without "/"
-	// Made are the labels of attachments whose mapped ports, and of networks
-	// (cni.NetworkLabel) whose masquerade was made again.
+	Networks []string // labels of those with a record, without "/"
+	// Made are the labels of attachments whose mapped ports were restored, and of
+	// networks (cni.NetworkLabel) whose masquerade was.
 	Made     []string
-	Released []string // whose container is gone
-	Taken    []string // who had no record, and a link or a lease
-	Void     []string // of whom the kernel told alone
-	Refused  []string // recorded port mappings that another has: whose, which, and who
+	Released []string // their container is gone
+	Taken    []string // they had no record, but a link or a lease
+	Void     []string // only the kernel had anything of them
+	Refused  []string // recorded port mappings whose port another attachment holds
 }
 
-// Restore makes again, from the records, whatever of ours was lost in the kernel, by
-// "nft flush ruleset" or a reload of firewalld; and takes away what is there and
-// nobody's. Where nothing is missing it changes nothing. A record that cannot be
-// restored is named, and harms no other.
+// Restore adds from the records whatever the kernel has lost, after "nft flush ruleset"
+// or a reload of firewalld, and removes what has no live owner. If nothing is missing it
+// changes nothing. A record that cannot be restored is reported and does not affect the
+// others.
 func (h *Host) Restore() (done Restored, err error) {
 	err = h.locked(func() error {
 		done, err = h.restore()
@@ -409,7 +412,7 @@ func (h *Host) restore() (done Restored, err error) {
 	if err != nil {
 		return done, err
 	}
-	s, err := h.survey("", cni.Valid{}, lost)
+	s, err := h.decide("", cni.Valid{}, lost)
 	if s == nil {
 		return done, err
 	}
@@ -421,9 +424,9 @@ func (h *Host) restore() (done Restored, err error) {
 	return done, err
 }
 
-// missing says what commit and restoreIPTables are going to do.
-func (s *survey) missing() (Restored, error) {
-	done := Restored{Taken: s.taken, Void: s.void, Refused: s.refused}
+// missing reports what commit and restoreIPTables are going to do.
+func (s *snapshot) missing() (Restored, error) {
+	done := Restored{Taken: s.taken, Void: s.stale, Refused: s.refused}
 	for _, rec := range s.kept {
 		done.Networks = append(done.Networks, strings.TrimSuffix(cni.NetworkLabel(rec.Owner.Network), "/"))
 	}
@@ -455,14 +458,14 @@ func (s *survey) missing() (Restored, error) {
 	return done, err
 }
 
-// GC releases every attachment of the network that valid does not keep, by its record
-// or by what the kernel says, and makes again what was lost of the others. Where the
-// runtime sent no list, only what is proved dead goes. With an empty list nobody uses
-// the network, and its masquerade goes too.
+// GC releases every attachment of the network that valid does not keep, found by its
+// record or in the kernel, and restores what the others have lost. If the runtime sent no
+// list, only what is proved dead is released. An empty list means that nobody uses the
+// network: its masquerade is removed too.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
 		healErr := h.heal(valid)
-		s, err := h.survey(network, valid, false)
+		s, err := h.decide(network, valid, false)
 		if s == nil {
 			return errors.Join(healErr, err)
 		}
