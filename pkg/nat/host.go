@@ -193,3 +193,21 @@ func (h *Host) Status(b Backend) error {
 	}
 	return nil
 }
+
+// isAlive says whether a link or a lease shows that the label's owner is alive.
+func (h *Host) isAlive(label string) (bool, error) {
+	if h.alive == nil {
+		return false, nil
+	}
+	return h.alive(label)
+}
+
+// isKnown says whether we have made anything in our table since the records began.
+func (h *Host) isKnown() (bool, error) {
+	for _, t := range natTables() {
+		if known, err := h.conn.IsKnown(t); err != nil || known {
+			return known, err
+		}
+	}
+	return false, nil
+}

@@ -64,22 +64,7 @@ func NAT(status func(*cni.Request) error) cni.State {
 func restore(done *cni.Restored) error {
 	conn, host := Open()
 	defer conn.Close()
-	found, err := host.Restore()
-	for _, network := range found.Networks {
-		done.Add(network + "/")
-	}
-	for _, label := range found.Made {
-		switch {
-		case !strings.Contains(label, "/"):
-			done.Shared = true
-		case strings.HasSuffix(label, "/"):
-			done.Add(label, cni.Made{What: "masquerade"})
-		default:
-			done.Add(label, cni.Made{What: "mapped ports"})
-		}
-	}
-	done.Released, done.Taken, done.Void, done.Refused = found.Released, found.Taken, found.Void, found.Refused
-	return err
+	return host.Restore(done)
 }
 
 // AddressesOf are the container's addresses by prevResult, none where it is missing or
