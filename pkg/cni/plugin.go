@@ -186,15 +186,19 @@ func (r *Request) checkNetNS(override string) error {
 	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
 }
 
-// isNetNS asks the namespace for its kind (ioctl_ns(2)). Kernels before 4.11 and
-// emulations do not answer that; there it is at least some namespace by its file
-// system, which is what the reference plugins ask.
 func isNetNS(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = unix.Close(fd) }() // only asked
+	return IsNetNS(fd)
+}
+
+// IsNetNS says whether an open file is a network namespace: it asks the namespace for its
+// kind (ioctl_ns(2)). Kernels before 4.11 and emulations do not answer that; there it is at
+// least some namespace by its file system, which is what the reference plugins ask.
+func IsNetNS(fd int) bool {
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if err == nil {
 		return kind == unix.CLONE_NEWNET

@@ -1,10 +1,10 @@
-// Package nat knows what leaves and enters a host under another address: masquerade
-// of networks and mapped host ports.
+// Package nat does address translation at the edge of the host: masquerade for networks
+// and mapped host ports.
 //
-// What is wanted is plain data (Rules); it goes one way: to a backend, nftables or
-// iptables, which brings the kernel to it, after a record of it was written. Start at
-// Host.Add and Host.Release. To debug: nft list table inet trestle, or iptables-save;
-// the records are in /run/trestle/translations.
+// Rules says what is wanted as plain data. A record of it is written first, then a
+// backend, nftables or iptables, applies it to the kernel. Start at Host.Add and
+// Host.Release. To debug: nft list table inet trestle, or iptables-save; the records are
+// in /run/trestle/translations.
 package nat
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Backend is the part of the kernel that shall have the rules.
+// Backend is the kernel interface that gets the rules.
 type Backend string
 
 // The backends. Auto is nftables, or iptables where the kernel has no nf_tables.
@@ -26,8 +26,8 @@ const (
 	IPTables Backend = "iptables"
 )
 
-// ParseBackend reads a configuration's value. The caller adds the field's name
-// to the error, which has code 7.
+// ParseBackend reads a configuration's value. The caller adds the field's name to the
+// error, which has code 7.
 func ParseBackend(s string) (Backend, error) {
 	switch b := Backend(s); b {
 	case Auto, NFTables, IPTables:
@@ -37,27 +37,26 @@ func ParseBackend(s string) (Backend, error) {
 	}
 }
 
-// Vouch says whether a link or a lease stands for the attachment with that label
-// (cni.Owner's), or for any of the network with that one (cni.NetworkLabel): asked only
-// for what has no record.
-type Vouch func(label string) (bool, error)
+// Alive says whether a link or a lease shows that the attachment with that label
+// (cni.Owner's) is alive, or any attachment to the network with that label
+// (cni.NetworkLabel). It is asked only where there is no record.
+type Alive func(label string) (bool, error)
 
-// Host is the NAT state of the host: kernel rules, and the records of who they
-// are for. Several processes may have one at once; a Host itself is for one
-// goroutine.
+// Host is the NAT state of the host: kernel rules, and the records of their owners.
+// Several processes may use it at once; a Host value is for one goroutine.
 type Host struct {
 	store record.Store
 	conn  *nft.Conn
-	vouch Vouch
+	alive Alive
 	probe record.Prober
-	// Warn is told, for people, what is left for later; it may be nil.
+	// Warn receives messages about what is left for later; it may be nil.
 	Warn func(string)
 }
 
-// Open gives the NAT state whose records are in store and whose rules are reached by
-// conn. vouch may be nil: then only records vouch for anybody. Nothing is touched yet.
-func Open(store record.Store, conn *nft.Conn, vouch Vouch) *Host {
-	return &Host{store: store, conn: conn, vouch: vouch}
+// Open returns the NAT state whose records are in store and whose rules are reached by
+// conn. alive may be nil: then only records count. It touches nothing yet.
+func Open(store record.Store, conn *nft.Conn, alive Alive) *Host {
+	return &Host{store: store, conn: conn, alive: alive}
 }
 
 func (h *Host) warn(format string, args ...any) {
@@ -66,25 +65,24 @@ func (h *Host) warn(format string, args ...any) {
 	}
 }
 
-// kernel has rules of ours; nftables and iptables are the two ways to.
+// kernel is a backend that holds our rules: nftables or iptables.
 type kernel interface {
-	// apply makes what of want is not there yet and removes what is there of
-	// unwanted, in one transaction for each table; also goes along where the
-	// backend can.
+	// apply adds what is missing of want and removes what is there of unwanted, in one
+	// transaction for each table; also joins that transaction where the backend can.
 	apply(change) error
-	// diff says what is not as in rules, for people.
+	// diff describes what differs from the rules.
 	diff(Rules) ([]string, error)
-	// usable says whether the kernel would take rules.
+	// usable says whether the kernel would accept rules.
 	usable() error
 }
 
-// change is what a backend is brought to.
+// change is the state that a backend is brought to.
 type change struct {
 	want     Rules
 	unwanted Rules
 	also     nft.Changes
-	// recorded says that what is wanted is what records have, and reservations: whoever
-	// else has a port of it in the kernel has it by a ruleset that was loaded.
+	// recorded says that what is wanted is what records and reservations have: if another
+	// owner has one of these ports in the kernel, that came from a loaded ruleset.
 	recorded bool
 }
 
@@ -95,7 +93,7 @@ func (h *Host) kernel(b Backend) kernel {
 	return nfTables{h}
 }
 
-// resolve is the backend that rules for which b is asked go to.
+// resolve chooses the backend for rules that ask for b.
 func (h *Host) resolve(b Backend) (Backend, error) {
 	if b != Auto {
 		return b, nil
@@ -112,8 +110,7 @@ func (h *Host) resolve(b Backend) (Backend, error) {
 	return NFTables, nil
 }
 
-// locked runs do as the only one on this host, with records that this release
-// understands.
+// locked calls do under the lock, with records in the format of this release.
 func (h *Host) locked(do func() error) error {
 	lock, err := h.store.Lock()
 	if err != nil {
@@ -127,18 +124,17 @@ func (h *Host) locked(do func() error) error {
 	return errors.Join(err, lock.Unlock())
 }
 
-// stands says whether a record, a lease or a link vouches for the attachment with
-// that label.
-func (h *Host) stands(label string) (bool, error) {
+// isInUse says whether a record, a lease or a link shows that the label's owner is alive.
+func (h *Host) isInUse(label string) (bool, error) {
 	recorded, err := h.recorded(label)
 	if err != nil || recorded {
 		return recorded, err
 	}
-	return h.vouches(label)
+	return h.isAlive(label)
 }
 
-// recorded says whether there is a record of the attachment with that label that is
-// not proved dead.
+// recorded says whether the attachment with that label has a record that is not proved
+// dead.
 func (h *Host) recorded(label string) (bool, error) {
 	owner, ok := cni.ParseOwner(label)
 	if !ok {
@@ -157,7 +153,7 @@ func (h *Host) recorded(label string) (bool, error) {
 	return !dead, err
 }
 
-// findLabel looks through all records for a label that was shortened.
+// findLabel searches all records for a shortened label.
 func (h *Host) findLabel(label string) (rec record.Record[translation], there bool, err error) {
 	all, err := record.List[translation](h.store, place, "")
 	for _, rec := range all {
@@ -168,22 +164,22 @@ func (h *Host) findLabel(label string) (rec record.Record[translation], there bo
 	return rec, false, err
 }
 
-// isDead says whether nobody stands for the record: its container is proved dead, or
-// was deleted while a rule of its could not be reached.
+// isDead says whether the record is stale: its container is proved dead, or it was
+// deleted while one of its rules could not be reached.
 func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
 	if rec.Value.Released {
 		return true, nil
 	}
 	life, err := h.probe.Life(rec.Stamp)
-	if err != nil || life == record.Dead || !rec.Value.ByVouch || h.vouch == nil {
+	if err != nil || life == record.Dead || !rec.Value.Adopted || h.alive == nil {
 		return life == record.Dead, err
 	}
-	stands, err := h.vouches(rec.Owner.String())
-	return !stands, err
+	alive, err := h.isAlive(rec.Owner.String())
+	return !alive, err
 }
 
-// Status says whether an ADD would get its rules by the backend; the error has code
-// 50. The kernel is asked, not whether some program is installed.
+// Status says whether an ADD with that backend would get its rules; the error has code
+// 50. It asks the kernel rather than look for programs.
 func (h *Host) Status(b Backend) error {
 	backend, err := h.resolve(b)
 	if err == nil {
@@ -196,4 +192,22 @@ func (h *Host) Status(b Backend) error {
 		return cni.UnavailableErrorf("NAT: %w", err)
 	}
 	return nil
+}
+
+// isAlive says whether a link or a lease shows that the label's owner is alive.
+func (h *Host) isAlive(label string) (bool, error) {
+	if h.alive == nil {
+		return false, nil
+	}
+	return h.alive(label)
+}
+
+// isKnown says whether we have made anything in our table since the records began.
+func (h *Host) isKnown() (bool, error) {
+	for _, t := range natTables() {
+		if known, err := h.conn.IsKnown(t); err != nil || known {
+			return known, err
+		}
+	}
+	return false, nil
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ipTables has rules by iptables and ip6tables: what is made is made by the variant of
-// them that the host prefers, and what goes is looked for in both. Each change of a
-// table is one iptables-save, to see what is there, and one iptables-restore, which
-// changes all or nothing. Where nothing of ours can be, no program is run.
+// ipTables has rules in iptables and ip6tables. They are made with the variant (nft or
+// legacy) that the host prefers, and looked for in both when they are removed. Each
+// change of a table is one iptables-save, to see what is there, and one iptables-restore,
+// which is atomic. Where nothing of ours can be, no program is run.
 type ipTables struct{ h *Host }
 
 func (f family) iptables() iptables.Family {
@@ -24,7 +24,7 @@ func (f family) iptables() iptables.Family {
 	return iptables.IPv6()
 }
 
-// usable asks the programs, for there is no other way to have the kernel's answer.
+// usable runs the programs: there is no other way to ask the kernel.
 func (ipTables) usable() error { return family4().iptables().Usable(natTable) }
 
 func (t ipTables) apply(c change) error {
@@ -47,7 +47,7 @@ func (t ipTables) apply(c change) error {
 	return nil
 }
 
-// chains are those that the rules may have of their own, in either family.
+// chains are the chains of their own that the rules may have, in either family.
 func (r Rules) chains() []string {
 	var chains []string
 	for _, n := range r.Networks {
@@ -67,8 +67,8 @@ func chainsOf(groups []ipGroup) []string {
 	return chains
 }
 
-// programs are those that have one of the chains, behind the host's own if rules are to
-// be made.
+// programs returns the programs that have one of the chains; the host's own comes first
+// if rules are to be made.
 func (t ipTables) programs(f iptables.Family, wanted bool, chains []string) ([]string, error) {
 	var programs []string
 	if wanted {
@@ -105,7 +105,7 @@ func (t ipTables) hasAny(program string, chains []string) (bool, error) {
 	return false, nil
 }
 
-// changeTable adds and removes groups in one transaction, where anything is to be done.
+// changeTable adds and removes groups in one transaction, if there is anything to do.
 func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
 	return changeNAT(program, func(have ipTable) ([]string, error) {
 		unreadable, err := t.isUnreadable(program, f, have)
@@ -117,16 +117,16 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 				return nil, err
 			}
 		}
-		void, err := t.void(program, have, f, want)
-		return have.change(want, append(void, unwanted...)), err
+		stale, err := t.stale(program, have, f, want)
+		return have.change(want, append(stale, unwanted...)), err
 	})
 }
 
-// void are the chains of attachments that are in the way of the groups and that nobody
-// stands for. One that somebody stands for is an error with code 102; of those that are
-// recorded the reservations have decided.
-func (t ipTables) void(program string, have ipTable, f family, want ipRules) ([]string, error) {
-	var void []string
+// stale returns the chains in the way of the groups whose owner is not alive. A live
+// owner's is an error with code 102. For recorded owners the reservations have decided
+// already.
+func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([]string, error) {
+	var stale []string
 	for _, g := range want.groups {
 		if g.ports == nil {
 			continue
@@ -135,24 +135,24 @@ func (t ipTables) void(program string, have ipTable, f family, want ipRules) ([]
 			if m.owner == g.label || m.reference && m.owner == g.ports.Owner.ContainerID {
 				continue
 			}
-			nobodys, err := t.isVoid(program, m)
+			nobodys, err := t.isStale(program, m)
 			if want.recorded && cni.CodeOf(err) == cni.CodeConflict {
-				continue // its chain may have other ports: the next restore takes it in, without this one
+				continue // its chain may have other ports: the next restore adopts it without this one
 			}
 			if err != nil {
 				return nil, err
 			}
 			if nobodys {
-				void = append(void, m.chain)
+				stale = append(stale, m.chain)
 			}
 		}
 	}
-	return void, nil
+	return stale, nil
 }
 
-// isVoid says whether nobody stands for the mapping. It is an error if somebody does of
-// whom no record tells.
-func (t ipTables) isVoid(program string, m foundMapping) (bool, error) {
+// isStale says whether the mapping has no live owner. A live owner without a record is an
+// error.
+func (t ipTables) isStale(program string, m foundMapping) (bool, error) {
 	if m.reference { // refuseReference sees those of the nft variant, and before the lock
 		nobodys, err := isNobodys(m.Container.Addr())
 		if err == nil && !nobodys {
@@ -164,12 +164,12 @@ func (t ipTables) isVoid(program string, m foundMapping) (bool, error) {
 	if err != nil || recorded {
 		return false, err
 	}
-	alive, err := t.h.stands(m.owner)
+	alive, err := t.h.isInUse(m.owner)
 	if err != nil || !alive {
 		return err == nil, err
 	}
 	owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
-	return false, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, of which chain %s of iptables tells and no record does; stop that container or choose another host port (trestle restore takes in what is alive)",
+	return false, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, by chain %s of iptables and without a record; stop that container or choose another host port (trestle restore writes the missing record)",
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
 
@@ -183,14 +183,14 @@ func (t ipTables) diff(want Rules) ([]string, error) {
 	return diffs, err
 }
 
-// lost are the labels of those whose rules are missing or changed.
+// lost returns the labels of those whose rules are missing or changed.
 func (t ipTables) lost(want Rules) ([]string, error) {
 	var labels []string
 	err := t.compare(want, func(_ string, g ipGroup) { labels = append(labels, g.label) }, func(string, string) { labels = append(labels, mappedComment) })
 	return labels, err
 }
 
-// compare tells of groups, and of shared chains, that are not as they shall be.
+// compare reports groups and shared chains that differ from what is wanted.
 func (ipTables) compare(want Rules, group func(program string, g ipGroup), shared func(program, chain string)) error {
 	for _, f := range families() {
 		rules := want.ipRules(f)
@@ -214,7 +214,7 @@ func (ipTables) compare(want Rules, group func(program string, g ipGroup), share
 	return nil
 }
 
-// ipTable is the table as a program prints it, and its rules by chain and by target.
+// ipTable is the table as a program prints it, with its rules by chain and by target.
 type ipTable struct {
 	iptables.Table
 	in, to map[string][]string
@@ -228,12 +228,12 @@ func saveNAT(program string) (ipTable, error) {
 	return index(have), nil
 }
 
-// changeNAT is iptables.Change of the table.
+// changeNAT is iptables.Change for table nat.
 func changeNAT(program string, lines func(have ipTable) ([]string, error)) error {
 	return iptables.Change(program, natTable, func(have iptables.Table) ([]string, error) { return lines(index(have)) })
 }
 
-// deleteChains deletes those of the chains that the program shows.
+// deleteChains deletes those of the chains that the program lists.
 func deleteChains(program string, chains []string) error {
 	return changeNAT(program, func(have ipTable) ([]string, error) { return have.deleteChains(chains), nil })
 }
@@ -269,7 +269,7 @@ func (t ipTable) hasMark(mark string) bool {
 	return slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return strings.Contains(rule, " --mark "+mark+" ") })
 }
 
-// lacking are the shared chains that are not as the rules want them.
+// lacking returns the shared chains that differ from what the rules need.
 func (t ipTable) lacking(rules ipRules) []string {
 	var chains []string
 	for _, jump := range rules.jumps {
@@ -283,9 +283,9 @@ func (t ipTable) lacking(rules ipRules) []string {
 	return chains
 }
 
-// change are the lines of iptables-restore that make the groups wanted and take those
-// chains away. With what is made all that an earlier release made goes: by then
-// Host.upgrade has records of who had it.
+// change returns the lines for iptables-restore that make the wanted groups and delete
+// the unwanted chains. Chains of an earlier release are deleted along with it:
+// Host.upgrade has written records for their owners by then.
 func (t ipTable) change(want ipRules, unwanted []string) []string {
 	kept := chainsOf(want.groups)
 	if len(kept) > 0 {
@@ -301,7 +301,7 @@ func (t ipTable) change(want ipRules, unwanted []string) []string {
 	return lines
 }
 
-// addShared makes what is lacking of the chains that all share, also with the reference
+// addShared completes the chains that all attachments share, also with the reference
 // plugins. A line ":CHAIN -" makes a chain, or empties it.
 func (t ipTable) addShared(want ipRules) []string {
 	var lines []string
@@ -341,8 +341,8 @@ func (t ipTable) addGroup(g ipGroup) []string {
 	return lines
 }
 
-// deleteChains deletes those of the chains that are there, and the jumps to them. The
-// nft variant takes no deletion of a rule beside a flush of its chain.
+// deleteChains deletes those of the chains that exist, and the jumps to them. The nft
+// variant refuses to delete a rule in the same transaction as a flush of its chain.
 func (t ipTable) deleteChains(chains []string) []string {
 	chains = slices.DeleteFunc(slices.Clone(chains), func(chain string) bool { return !t.hasChain(chain) })
 	slices.Sort(chains)
@@ -363,7 +363,7 @@ func (t ipTable) deleteChains(chains []string) []string {
 	return lines
 }
 
-// line is a command of iptables-restore.
+// line is one command for iptables-restore.
 func line(option, chain string, args []string) string {
 	words := []string{option, chain}
 	for _, arg := range args {
@@ -375,19 +375,19 @@ func line(option, chain string, args []string) string {
 	return strings.Join(words, " ")
 }
 
-// quote is how iptables-save and -restore have what is not a word
+// quote writes text that is not a plain word as iptables-save and -restore do
 // (xtables_save_string, libxtables/xtables.c).
 func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `'`, `\'`).Replace(s) + `"`
 }
 
-// unreachableError says that rules may be there which no program took away.
+// unreachableError says that rules may remain because no program could remove them.
 type unreachableError struct{ error }
 
 func (e unreachableError) Unwrap() error { return e.error }
 
-// remove takes an attachment's port mappings away. A program that is missing is not
-// needed where the kernel has them in nftables.
+// remove deletes an attachment's port mappings. A missing program does not matter where
+// the kernel has them in nftables.
 func (t ipTables) remove(p OwnedPorts) error {
 	err := t.apply(change{unwanted: Rules{Ports: []OwnedPorts{p}}})
 	if errors.Is(err, iptables.ErrNoProgram) {
@@ -399,7 +399,7 @@ func (t ipTables) remove(p OwnedPorts) error {
 	return nil
 }
 
-// removeWithout is that. It gives back cause where chains are left.
+// removeWithout does it without programs. It returns cause if chains are left.
 func (t ipTables) removeWithout(o cni.Owner, cause error) error {
 	err := t.h.conn.Usable()
 	if err == nil {

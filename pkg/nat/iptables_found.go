@@ -16,7 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// foundMapping is a port mapping as a table has it.
+// foundMapping is a port mapping found in a table.
 type foundMapping struct {
 	Mapping
 	chain     string
@@ -33,7 +33,7 @@ type foundJump struct {
 	chain     string
 }
 
-// jumps are those to attachments' chains.
+// jumps are the rules that lead to attachments' chains.
 func (t ipTable) jumps() []foundJump {
 	var jumps []foundJump
 	for _, rule := range t.in[dnatChain] {
@@ -59,7 +59,7 @@ func (t ipTable) jumps() []foundJump {
 	return jumps
 }
 
-// overlapping are the mappings of others that one of p is in the way of.
+// overlapping returns other owners' mappings that conflict with one of p's.
 func (t ipTable) overlapping(p OwnedPorts, f family) []foundMapping {
 	var all []foundMapping
 	for _, j := range t.jumps() {
@@ -78,7 +78,7 @@ func (t ipTable) overlapping(p OwnedPorts, f family) []foundMapping {
 	return all
 }
 
-// mappings are those that a chain of an attachment's makes.
+// mappings are those that an attachment's chain makes.
 func (t ipTable) mappings(chain string, f family) []Mapping {
 	var all []Mapping
 	for _, rule := range t.in[chain] {
@@ -86,7 +86,7 @@ func (t ipTable) mappings(chain string, f family) []Mapping {
 		port, portErr := strconv.ParseUint(option(words, "--dport"), 10, 16)
 		to, toErr := netip.ParseAddrPort(option(words, "--to-destination"))
 		if portErr != nil || toErr != nil {
-			continue // a rule that marks, or guards
+			continue // it marks packets, or returns those of loopback
 		}
 		host := f.unspecified()
 		if on, err := netip.ParsePrefix(option(words, "-d")); err == nil {
@@ -97,7 +97,7 @@ func (t ipTable) mappings(chain string, f family) []Mapping {
 	return all
 }
 
-// read adds the ports that a chain maps, and how, to what was found of them before.
+// read adds the ports that a chain maps, and how, to those found so far.
 func (t ipTable) read(chain string, f family, p *Ports) {
 	found := t.mappings(chain, f)
 	p.Mappings = append(p.Mappings, found...)
@@ -172,7 +172,7 @@ func wordsOf(rule string) []string {
 	return words
 }
 
-// option is the word behind a name; a condition that is turned round is none.
+// option returns the word after an option; a negated match counts as absent.
 func option(words []string, name string) string {
 	i := slices.Index(words, name)
 	if i < 0 || i+1 == len(words) || i > 0 && words[i-1] == "!" {
@@ -181,14 +181,14 @@ func option(words []string, name string) string {
 	return words[i+1]
 }
 
-// place of a chain of an attachment's.
+// foundChain is where a chain of an attachment's was found.
 type foundChain struct {
 	program, chain string
 	table          ipTable
 	family         family
 }
 
-// removeChains removes chains that were found, and the jumps to them.
+// removeChains removes such chains and the jumps to them.
 func removeChains(chains []foundChain) error {
 	byProgram := map[string][]foundChain{}
 	for _, c := range chains {
@@ -205,9 +205,9 @@ func removeChains(chains []foundChain) error {
 	return errors.Join(errs...)
 }
 
-// seenIPTables is there once the tables of iptables were looked at: since then whoever
-// has mappings in them has a record. It goes with a reboot, as they do, and ours with the
-// last network.
+// seenIPTables is a file that exists once the tables of iptables were looked at: from
+// then on every owner of mappings in them has a record. A reboot removes it together with
+// the tables; we remove it with the last network.
 func (h *Host) seenIPTables() string { return filepath.Join(h.store.Dir("nft"), "iptables") }
 
 func (h *Host) lostIPTables() (bool, error) {
@@ -229,17 +229,17 @@ func (h *Host) noteIPTables() error {
 	return nil
 }
 
-// isOutOfReach says, and warns, that a table may have something of ours, or of the
-// reference plugins' under the same names, and that the program for it is not there.
+// isOutOfReach says, with a warning, that a table may hold chains of ours, or of the
+// reference plugins under the same names, and that the program to change it is missing.
 func (t ipTables) isOutOfReach(err error) bool {
 	if !errors.Is(err, iptables.ErrNoProgram) {
 		return false
 	}
-	t.h.warn("what is in it stays: %v", err)
+	t.h.warn("rules in it stay: %v", err)
 	return true
 }
 
-// list are the chains of attachments and networks of ours, by label.
+// list returns our chains, of attachments and networks, by label.
 func (t ipTables) list() (map[string][]foundChain, error) {
 	found := map[string][]foundChain{}
 	for _, f := range families() {
@@ -283,8 +283,8 @@ func (t ipTable) chainsOfOurs() map[string]string {
 	return chains
 }
 
-// forget removes the network's masquerade, and the shared chains that are of use to
-// nobody then.
+// forget removes the network's masquerade, and the shared chains that nobody uses
+// afterwards.
 func (t ipTables) forget(network string) error {
 	chain := chainName(networkPrefix, network)
 	for _, f := range families() {
@@ -308,8 +308,8 @@ func (t ipTables) forget(network string) error {
 	return nil
 }
 
-// idle are the shared chains that lead to nobody once this one is gone. A chain that
-// the reference plugin alone makes says that it has been here: what it shares stays.
+// idle are the shared chains that lead to nobody once this one is gone. If a chain is
+// there that only the reference plugin makes, the chains shared with it stay.
 func (t ipTable) idle(gone string) []string {
 	var chains []string
 	if !slices.ContainsFunc(t.in[natPostrouting], func(rule string) bool { return !strings.HasSuffix(rule, " -j "+gone) }) {
@@ -325,8 +325,8 @@ func (t ipTable) idle(gone string) []string {
 	return chains
 }
 
-// Earlier releases had chains of other names for mapped ports, and in table raw a guard
-// of loopback addresses for each bridge.
+// isFormer says whether an earlier release made the chain: those had other names for
+// mapped ports, and in table raw a loopback filter for each bridge.
 func isFormer(chain string) bool {
 	return slices.ContainsFunc([]string{"TRESTLE-PORTS", "TRESTLE-P-", "TRESTLE-MARK-", "TRESTLE-LOOPBACK", "TRESTLE-L-"},
 		func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
@@ -342,7 +342,7 @@ func (t ipTable) former() []string {
 	return chains
 }
 
-// removeFormer removes what is left of an earlier release's chains.
+// removeFormer removes the chains of earlier releases.
 func (t ipTables) removeFormer() error {
 	var errs []error
 	for _, f := range families() {
@@ -372,8 +372,8 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 	return err
 }
 
-// loopback are what port mappings that iptables has need of nftables: 127.0.0.1. Where
-// the kernel has no nf_tables they do without.
+// loopback is what port mappings in iptables need in nftables: 127.0.0.1. Without
+// nf_tables they work on the other addresses only.
 func (h *Host) loopback(want, unwanted []OwnedPorts) (nft.Changes, error) {
 	changes := loopbackChanges(want, unwanted)
 	if changes.Empty() {

@@ -168,22 +168,22 @@ func (f OwnedPorts) ipGroup(family family) ipGroup {
 		g.rules = append(g.rules, f.ipRules(family, m)...)
 	}
 	if len(g.rules) > 0 {
-		g.rules = append(family.guardRules(), g.rules...)
+		g.rules = append(family.loopbackRules(), g.rules...)
 	}
 	g.jumps = f.ipJumps(family)
 	return g
 }
 
-// guardRules keep what has an address that only lo may have from being mapped (RFC
+// loopbackRules keep what has an address that only lo may have from being mapped (RFC
 // 1122, 3.2.1.3 (g)), however it came to be here: the reference plugin sets
 // route_localnet on bridges, and jumps here with everything. What this host sends to
 // 127.0.0.1 has another source by now (loopbackTable); ::1 is never mapped.
-func (f family) guardRules() [][]string {
-	guarded := [][]string{{"-s", f.loopback.String(), "-j", "RETURN"}}
+func (f family) loopbackRules() [][]string {
+	rules := [][]string{{"-s", f.loopback.String(), "-j", "RETURN"}}
 	if !f.is4 {
-		return append(guarded, []string{"-d", f.loopback.String(), "-j", "RETURN"})
+		return append(rules, []string{"-d", f.loopback.String(), "-j", "RETURN"})
 	}
-	return append(guarded, []string{"-d", f.loopback.String(), "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN"})
+	return append(rules, []string{"-d", f.loopback.String(), "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN"})
 }
 
 // exactFirst are the family's mappings, those on all addresses last: the first

@@ -237,7 +237,7 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 				ports.MarkBit = defaultMarkBit
 				must(t, h.AddPorts(owner("blue", "c1"), ports))
 				lost := openAt(t, IPTables, t.TempDir())
-				lost.vouch = func(string) (bool, error) { return alive, nil }
+				lost.alive = func(string) (bool, error) { return alive, nil }
 				must(t, act(lost))
 				if !alive {
 					if got := saved(t); strings.Contains(got, "CNI-DN-") {

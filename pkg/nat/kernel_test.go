@@ -65,10 +65,7 @@ func (h testHost) CheckPorts(o cni.Owner, p Ports) ([]string, error) {
 
 func (h testHost) Release(o cni.Owner) error { return h.Host.Release(o, Also{}) }
 
-func (h testHost) Restore() error {
-	_, err := h.Host.Restore()
-	return err
-}
+func (h testHost) Restore() error { return h.Host.Restore(&cni.Restored{}) }
 
 func owner(network, container string) cni.Owner {
 	return cni.Owner{Network: network, ContainerID: container, IfName: "eth0"}

@@ -12,17 +12,17 @@ import (
 type nfTables struct{ h *Host }
 
 func (n nfTables) apply(c change) error {
-	vouch := n.h.stands
+	inUse := n.h.isInUse
 	if c.recorded {
-		vouch = nobody
+		inUse = nobody
 	}
-	return n.h.conn.Commit(changesOf(c), vouch)
+	return n.h.conn.Commit(changesOf(c), inUse)
 }
 
 func nobody(string) (bool, error) { return false, nil }
 
-// changesOf are the elements that the wanted mappings have and the unwanted ones had
-// beside them, and the table where any rule is wanted.
+// changesOf returns the elements of the wanted mappings, those to remove of the unwanted
+// ones, and the table if any rule is wanted.
 func changesOf(c change) nft.Changes {
 	var changes nft.Changes
 	networks := append(slices.Clone(c.want.Networks), c.unwanted.Networks...)
@@ -32,7 +32,7 @@ func changesOf(c change) nft.Changes {
 	case len(networks) > 0:
 		changes.Tables = []nft.Table{masqueradeTable(networks...)}
 	}
-	const each = 3 // for a port mapping as most are
+	const each = 3 // elements of a usual port mapping
 	changes.Create = make([]nft.Element, 0, each*len(c.want.Ports))
 	for _, p := range c.want.Ports {
 		changes.Create = append(changes.Create, p.elements()...)
@@ -43,7 +43,7 @@ func changesOf(c change) nft.Changes {
 	return changes.With(c.also)
 }
 
-// loopbackChanges are what port mappings that iptables has need of nftables.
+// loopbackChanges is what port mappings in iptables need in nftables as well.
 func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 	var changes nft.Changes
 	for _, p := range want {
@@ -62,7 +62,7 @@ func (n nfTables) diff(want Rules) ([]string, error) {
 	return n.h.conn.Diff(changesOf(change{want: want}))
 }
 
-// usable asks the kernel, not for programs.
+// usable asks the kernel; no program is needed.
 func (n nfTables) usable() error {
 	err := n.h.conn.Usable()
 	if errors.Is(err, nft.ErrUnsupported) {
@@ -71,7 +71,7 @@ func (n nfTables) usable() error {
 	return err
 }
 
-// textOf is the name of an interface at the beginning of a key.
+// textOf returns the interface name at the beginning of a key.
 func textOf(key []byte) string {
 	name, _, _ := strings.Cut(string(key), "\x00")
 	return name

@@ -151,7 +151,7 @@ func TestPortTakenWithoutARecord(t *testing.T) {
 			h := openHost(t, backend)
 			must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
 			lost := openAt(t, backend, t.TempDir())
-			lost.vouch = func(string) (bool, error) { return alive, nil }
+			lost.alive = func(string) (bool, error) { return alive, nil }
 			other := Ports{Mappings: []Mapping{mapping(TCP, "0.0.0.0:8080", "10.1.0.6:80")}, Subnets: prefixes("10.1.0.6/24")}
 			err := lost.AddPorts(owner("red", "c2"), other)
 			if !alive {
@@ -238,7 +238,7 @@ func TestReservedBesideALoadedRuleset(t *testing.T) {
 	} {
 		both(t, name, func(t *testing.T, backend Backend) {
 			h := openHost(t, backend)
-			h.vouch = func(string) (bool, error) { return true, nil }
+			h.alive = func(string) (bool, error) { return true, nil }
 			must(t, h.AddPorts(owner("red", "c2"), twoPorts()))
 			for _, e := range (OwnedPorts{owner("red", "c2"), twoPorts()}).elements() {
 				e.Owner = owner("blue", "c1").String()
@@ -264,7 +264,7 @@ func TestGCOfOneNetworkAfterRecordsWereLost(t *testing.T) {
 		valid, err := (&cni.Request{Stdin: []byte(`{"cni.dev/valid-attachments": []}`)}).Valid()
 		must(t, err)
 		h = openAt(t, backend, h.dir)
-		h.vouch = func(label string) (bool, error) { return label == other.String(), nil }
+		h.alive = func(label string) (bool, error) { return label == other.String(), nil }
 		must(t, h.GC("blue", valid))
 		if _, there, err := h.read(other); err != nil || !there {
 			t.Errorf("got a record %v, %v, want one", there, err)

@@ -9,21 +9,21 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// place is where the records of NAT are: one for each attachment that has a
-// masquerade or mapped ports.
+// place is the directory of NAT's records: one for each attachment with a masquerade or
+// mapped ports.
 const place = "translations"
 
-// translation is what an attachment has of NAT, and by which backend. In a chain of
+// translation is what NAT does for an attachment, and by which backend. In a chain of
 // plugins bridge writes the masquerade and portmap the ports.
 type translation struct {
 	Masquerade *recordedMasquerade `json:",omitempty"`
 	Ports      *recordedPorts      `json:",omitempty"`
-	// Released says that its attachment was deleted, and that what is left of it could
-	// not be reached then.
+	// Released says that the attachment was deleted while a part of its rules could not
+	// be reached.
 	Released bool `json:",omitempty"`
-	// ByVouch says that its record was lost, and that a link or a lease stood for it:
-	// without the namespace, they tell when it is gone.
-	ByVouch bool `json:"ByLink,omitempty"`
+	// Adopted says that the record was lost and written again because a link or a lease
+	// was there. Without the namespace, only these show when the attachment is gone.
+	Adopted bool `json:"ByLink,omitempty"`
 }
 
 type recordedMasquerade struct {
@@ -45,8 +45,7 @@ func (h *Host) read(o cni.Owner) (attachmentRecord, bool, error) {
 
 func (h *Host) write(rec attachmentRecord) error { return record.Write(h.store, place, rec) }
 
-// rules are what the translation wants of a backend. Of its network's masquerade it
-// has its own subnets; see Host.networkRule.
+// ports are the mappings that the translation has in the backend.
 func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
 	if t.Ports == nil || t.Ports.Backend != backend {
 		return nil
@@ -54,8 +53,8 @@ func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
 	return []OwnedPorts{{o, t.Ports.Ports}}
 }
 
-// networkRule is the network's masquerade by the backend: the policy m, for its own
-// subnets and those of all others on the network that are recorded.
+// networkRule is the network's masquerade in the backend: the policy m, for its own
+// subnets and those of all recorded attachments to the network.
 func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) NetworkRule {
 	rule := NetworkRule{Network: network, Masquerade: m, asked: m}
 	m.Prefixes = slices.Clone(m.Prefixes)
@@ -76,8 +75,8 @@ func networkRule(network string, backend Backend, m Masquerade, all []attachment
 	return rule
 }
 
-// rulesOf are all that the records want of a backend. Of a network whose configuration
-// was edited, the last attachment says how it is masqueraded, as it did at its ADD.
+// rulesOf is everything the records want in a backend. If a network's configuration was
+// edited, its newest attachment's masquerade counts.
 func rulesOf(all []attachmentRecord, backend Backend) Rules {
 	var rules Rules
 	var networks []string

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -119,37 +118,6 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 	return h.isOld()
 }
 
-// lostRecords says whether there is anything of ours in our table, in which the firewall
-// has a part too, and nothing tells of it.
-func (h *Host) lostRecords() (bool, error) {
-	known, err := h.isKnown()
-	if err != nil || known {
-		return false, err
-	}
-	there, err := h.conn.Exists(inetTable())
-	if err != nil || !there {
-		return false, err
-	}
-	for _, t := range natTables() {
-		for _, chain := range t.Chains {
-			if there, err := h.conn.HasChain(t, chain.Name); err != nil || there {
-				return there, err
-			}
-		}
-	}
-	return false, nil
-}
-
-// isKnown says whether we have made anything in our table since the records began.
-func (h *Host) isKnown() (bool, error) {
-	for _, t := range natTables() {
-		if known, err := h.conn.IsKnown(t); err != nil || known {
-			return known, err
-		}
-	}
-	return false, nil
-}
-
 // release runs under the lock. What it does not reach, for an error or a kill,
 // another call does: the record goes last.
 func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
@@ -175,34 +143,4 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 		return h.store.Remove(place, o, nil)
 	}
 	return h.write(attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left})
-}
-
-// portsOf reads an attachment's port mappings back from its elements.
-func portsOf(elements []nft.Element) recordedPorts {
-	ports := recordedPorts{Backend: NFTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
-	for _, e := range elements {
-		if m, ok := mappingOf(e); ok {
-			ports.Mappings = append(ports.Mappings, m)
-		}
-		switch strings.TrimRight(e.Set, "46") {
-		case hairpinPorts, hairpinAddresses:
-			ports.SNAT, ports.Bridge = true, textOf(e.Key)
-		case loopbackPorts, loopbackAddresses:
-			ports.HostAddress, _ = netip.AddrFromSlice(e.Value) // of the length that an address has
-		case masqueradePorts, masqueradeAddresses:
-			ports.SNAT, ports.MasqueradeAll = true, true
-		}
-	}
-	return ports
-}
-
-// forgetNetwork removes the masquerade of a network that nobody uses, and all that
-// holds rules where there are no others.
-func (h *Host) forgetNetwork(network string) error {
-	idle := change{unwanted: Rules{Networks: []NetworkRule{{Network: network}}}}
-	var errs []error
-	if there, err := h.conn.Exists(inetTable()); err != nil || there {
-		errs = append(errs, err, nfTables{h}.apply(idle), h.conn.DeleteIdle(inetTable()))
-	}
-	return errors.Join(append(errs, ipTables{h}.forget(network))...)
 }

@@ -17,13 +17,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// reservations is the directory that tells who has a host port, whatever the backend,
-// and on which address. A reservation is a symbolic link to the holder's record,
+// reservations is the directory that records who has a host port, on which address,
+// whatever the backend. A reservation is a symbolic link to the holder's record,
 //
-//	/run/trestle/hostports/tcp-8080/127.0.0.1 -> ../../translations/<network>/<owner>
+//	/run/trestle/hostports/tcp-8080/127.0.0.1 ->
 //
-// so that one that leads nowhere is void. Who looks for a port reads the reservations
-// of that port only. Everything here runs under the store's lock.
+// ../../translations/<network>/<owner>
+//
+// so a dangling one is stale. Looking up a port reads that port's reservations only.
+// Everything here runs under the store's lock.
 type reservations struct {
 	h   *Host
 	dir string
@@ -39,9 +41,9 @@ func (r reservations) file(m Mapping) string {
 	return r.port(m) + "/" + m.Host.Addr().String()
 }
 
-// free are the mappings that the owner has or may have. One whose port the same
-// container has by another network is left out; one whose port another container has
-// is an error of code 102.
+// free returns the mappings that the owner has or may have. A port that the same
+// container has by another network is left out; one that another container has is an
+// error with code 102.
 func (r reservations) free(p OwnedPorts) ([]Mapping, error) {
 	var free []Mapping
 	for _, m := range p.Mappings {
@@ -60,8 +62,8 @@ func (r reservations) free(p OwnedPorts) ([]Mapping, error) {
 	return free, nil
 }
 
-// holder is who, beside the owner, has a port and address that m overlaps. A
-// container that is proved dead has nothing.
+// holder finds who else has a port and address that m overlaps. A container that is
+// proved dead holds nothing.
 func (r reservations) holder(m Mapping, owner cni.Owner) (holder attachmentRecord, taken bool, err error) {
 	addresses, err := names(r.port(m))
 	if err != nil {
@@ -86,7 +88,7 @@ func (r reservations) holder(m Mapping, owner cni.Owner) (holder attachmentRecor
 	return attachmentRecord{}, false, nil
 }
 
-// overlap says whether a reservation on one address stands against another one.
+// overlap says whether a reservation on one address conflicts with another address.
 func overlap(reserved string, host netip.Addr) bool {
 	address, err := netip.ParseAddr(reserved)
 	if err != nil || address.Is4() != host.Is4() {
@@ -95,7 +97,7 @@ func overlap(reserved string, host netip.Addr) bool {
 	return address == host || address.IsUnspecified() || host.IsUnspecified()
 }
 
-// target is where the holder of a port that m overlaps leads it.
+// target is where the holder of a port that m overlaps maps it to.
 func (t translation) target(m Mapping) string {
 	for _, had := range t.Ports.Mappings {
 		if had.Protocol == m.Protocol && had.Host.Port() == m.Host.Port() && overlap(had.Host.Addr().String(), m.Host.Addr()) {
@@ -112,7 +114,7 @@ func hostName(host netip.Addr) string {
 	return host.String()
 }
 
-// take reserves the owner's ports, of which free has said that it may have them.
+// take reserves the owner's ports, which free has allowed.
 func (r reservations) take(p OwnedPorts) error {
 	for _, m := range p.Mappings {
 		err := os.Mkdir(r.port(m), 0o700)
@@ -129,7 +131,7 @@ func (r reservations) take(p OwnedPorts) error {
 		err = os.Symlink(target, r.file(m))
 		if errors.Is(err, fs.ErrExist) {
 			ours, ourErr := r.ours(p.Owner, m)
-			if err = ourErr; !ours && err == nil { // void
+			if err = ourErr; !ours && err == nil { // stale
 				err = errors.Join(os.Remove(r.file(m)), os.Symlink(target, r.file(m)))
 			}
 		}
@@ -140,7 +142,7 @@ func (r reservations) take(p OwnedPorts) error {
 	return nil
 }
 
-// held are those of the mappings that are reserved for the owner.
+// held returns those of the mappings that are reserved for the owner.
 func (r reservations) held(p OwnedPorts) ([]Mapping, error) {
 	var held []Mapping
 	for _, m := range p.Mappings {
@@ -166,7 +168,7 @@ func (r reservations) ours(owner cni.Owner, m Mapping) (bool, error) {
 	return filepath.Join(r.port(m), target) == r.h.store.Path(place, owner), nil
 }
 
-// giveUp drops the reservations of mappings that are the owner's.
+// giveUp removes the owner's reservations of the mappings.
 func (r reservations) giveUp(p OwnedPorts) error {
 	held, err := r.held(p)
 	return errors.Join(err, r.drop(held))
@@ -180,7 +182,7 @@ func (r reservations) drop(mappings []Mapping) error {
 	return errors.Join(errs...)
 }
 
-// drop removes a reservation, and its port's directory if it was the last one there.
+// drop removes a reservation, and its port's directory if that is empty then.
 func drop(file string) error {
 	err := unix.Unlink(file)
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -192,7 +194,7 @@ func drop(file string) error {
 	return nil
 }
 
-// all are the reservations, and the record that each leads to; "" where it is no link.
+// all returns each reservation with the record that it links to; "" if it is no link.
 func (r reservations) all() (map[string]string, error) {
 	ports, err := names(r.dir)
 	all := make(map[string]string, len(ports))
@@ -213,7 +215,7 @@ func (r reservations) all() (map[string]string, error) {
 	return all, nil
 }
 
-// names are those in a directory; one that is not there is empty.
+// names lists a directory; a missing one is empty.
 func names(dir string) ([]string, error) {
 	all, err := rawfile.Names(dir)
 	return all, ignoreMissing(err)
@@ -234,8 +236,8 @@ func isDangling(file string) (bool, error) {
 	return false, err
 }
 
-// difference says whether the owner's reservation is not there. A port that the
-// container has by another network is as it should be.
+// difference says whether the owner's reservation is missing. A port that the container
+// has by another network is as wanted.
 func (r reservations) difference(owner cni.Owner, m Mapping) ([]string, error) {
 	ours, err := r.ours(owner, m)
 	if err != nil || ours {

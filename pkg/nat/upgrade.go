@@ -50,7 +50,7 @@ func (h *Host) upgrade() error {
 	if err != nil {
 		return cni.IOErrorf("read records of an earlier release: %w", err)
 	}
-	if _, err := h.restore(); err != nil {
+	if err := h.restore(&cni.Restored{}); err != nil {
 		return err
 	}
 	for _, file := range files { // only now is there another way

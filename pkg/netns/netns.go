@@ -1,11 +1,10 @@
 // Package netns is the one handle of a container's network namespace.
 //
 // Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
-// of the package do all of it for a path. How a namespace is known again after a
-// boot is the business of pkg/record. containernetworking/plugins' package ns tells
-// what is a namespace. Its own handle is not used: it opens the namespace through the
-// runtime's poller and enters it by a goroutine with a thread of its own, which came to
-// 40 system calls more for an ADD.
+// of the package do all of it for a path. Make makes a namespace. How one is known again
+// after a boot is the business of pkg/record. The handle of containernetworking/plugins
+// (package ns) is not used: it opens the namespace through the runtime's poller and enters
+// it by a goroutine with a thread of its own, which came to 40 system calls more for an ADD.
 package netns
 
 import (
@@ -13,8 +12,8 @@ import (
 	"fmt"
 	"runtime"
 
-	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -26,13 +25,30 @@ type Handle struct {
 	path string
 }
 
+// Make makes a namespace with a name, at /run/netns/NAME, as ip netns has them.
+func Make(name string) error {
+	made := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is in the new namespace then, and ends
+		handle, err := netns.NewNamed(name)
+		if err == nil {
+			err = handle.Close()
+		}
+		made <- err
+	}()
+	return <-made
+}
+
+// errNone is what Open says of a path at which there is no network namespace.
+var errNone = errors.New("not a network namespace")
+
 // Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
 // whether there is no namespace.
 func Open(path string) (*Handle, error) {
-	if err := ns.IsNSorErr(path); err != nil {
-		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == nil && !cni.IsNetNS(fd) {
+		err = errors.Join(errNone, unix.Close(fd))
 	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", path, err)
 	}
@@ -40,11 +56,7 @@ func Open(path string) (*Handle, error) {
 }
 
 // IsGone says whether Open found no namespace at its path: what was in it went with it.
-func IsGone(err error) bool {
-	var none ns.NSPathNotExistErr
-	var another ns.NSPathNotNSErr
-	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, unix.ENOENT)
-}
+func IsGone(err error) bool { return errors.Is(err, errNone) || errors.Is(err, unix.ENOENT) }
 
 // Close closes the namespace.
 func (h *Handle) Close() error { return unix.Close(h.fd) }
@@ -72,6 +84,12 @@ func (h *Handle) Do(inside func(*netlink.Handle) error) error {
 func (h *Handle) Enter(inside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
+	atHome := true // a thread that cannot leave stays locked, and ends with its goroutine
+	defer func() {
+		if atHome {
+			runtime.UnlockOSThread()
+		}
+	}()
 	home, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", self, err)
@@ -87,9 +105,7 @@ func (h *Handle) Enter(inside func() error) (err error) {
 			err = errors.Join(err, fmt.Errorf("leave %s: %w", h, homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}
-		if homeErr == nil {
-			runtime.UnlockOSThread()
-		}
+		atHome = homeErr == nil
 	}()
 	return inside()
 }

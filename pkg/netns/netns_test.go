@@ -1,6 +1,8 @@
 package netns
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,7 +19,7 @@ func TestOpenWhereNoneIs(t *testing.T) {
 	if err := os.WriteFile(plain, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"", plain + ".gone", plain} {
+	for _, path := range []string{"", plain + ".gone", plain, "/proc/self/ns/mnt"} {
 		if _, err := Open(path); !IsGone(err) || cni.CodeOf(err) != cni.CodeEnvironment {
 			t.Errorf("%q: got %v with code %d, want that it is gone, with code %d", path, err, cni.CodeOf(err), cni.CodeEnvironment)
 		}
@@ -56,6 +58,24 @@ func TestPanicComesHome(t *testing.T) {
 	})
 	if err == nil || inside == home || here(t) != home {
 		t.Errorf("got %v, in %s, now in %s, want the panic as an error, and to be in %s again", err, inside, here(t), home)
+	}
+}
+
+// TestThreadIsFreeAgain: a thread that stays locked serves nothing else.
+func TestThreadIsFreeAgain(t *testing.T) {
+	notOne, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Handle{fd: notOne, path: "/dev/null"}
+	defer func() { _ = h.Close() }()
+	if err := h.Enter(func() error { return nil }); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("got %v, want %v: it is no namespace", err, unix.EINVAL)
+	}
+	stack := make([]byte, 1<<10) // "goroutine 7 [running, locked to thread]:"
+	head, _, _ := bytes.Cut(stack[:runtime.Stack(stack, false)], []byte("\n"))
+	if bytes.Contains(head, []byte("locked to thread")) {
+		t.Errorf("after a namespace that could not be entered: %s", head)
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 func Open() (*nft.Conn, *nat.Host) {
 	store := record.Open(record.DefaultDir)
 	conn := nft.Open(store.Dir("nft"))
-	host := nat.Open(store, conn, vouch)
+	host := nat.Open(store, conn, isAlive)
 	host.Warn = func(text string) { fmt.Fprintln(os.Stderr, "NAT: "+text) }
 	return conn, host
 }
@@ -64,22 +64,7 @@ func NAT(status func(*cni.Request) error) cni.State {
 func restore(done *cni.Restored) error {
 	conn, host := Open()
 	defer conn.Close()
-	found, err := host.Restore()
-	for _, network := range found.Networks {
-		done.Add(network + "/")
-	}
-	for _, label := range found.Made {
-		switch {
-		case !strings.Contains(label, "/"):
-			done.Shared = true
-		case strings.HasSuffix(label, "/"):
-			done.Add(label, cni.Made{What: "masquerade"})
-		default:
-			done.Add(label, cni.Made{What: "mapped ports"})
-		}
-	}
-	done.Released, done.Taken, done.Void, done.Refused = found.Released, found.Taken, found.Void, found.Refused
-	return err
+	return host.Restore(done)
 }
 
 // AddressesOf are the container's addresses by prevResult, none where it is missing or
@@ -92,11 +77,11 @@ func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 	return addresses
 }
 
-// vouch says whether the attachment with that label is alive: it has a link of ours, or a
+// isAlive says whether the attachment with that label is alive: it has a link of ours, or a
 // lease whose container is alive (leases outlive a boot, and the link of another plugin
 // than bridge has no name that we know). A network (a label that ends in "/") is alive
 // if any link of it is there.
-func vouch(label string) (bool, error) {
+func isAlive(label string) (bool, error) {
 	if strings.HasSuffix(label, "/") {
 		return hasPort(label)
 	}

@@ -1,16 +1,15 @@
 package attach
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -46,24 +45,17 @@ func nameInterface(rt *libcni.RuntimeConf) error {
 }
 
 // linksIn are the names of the links in a namespace.
-func linksIn(path string) (names map[string]bool, err error) {
-	file, err := netns.GetFromPath(path)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	handle, err := netlink.NewHandleAt(file, 0)
-	if err != nil {
-		return nil, fmt.Errorf("look into %s: %w", path, err)
-	}
-	defer handle.Close()
-	links, err := dump.Complete(handle.LinkList)
+func linksIn(path string) (map[string]bool, error) {
+	names := map[string]bool{}
+	err := netns.Do(path, func(nl *netlink.Handle) error {
+		links, err := dump.Complete(nl.LinkList)
+		for _, link := range links {
+			names[link.Attrs().Name] = true
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list links of %s: %w", path, err)
-	}
-	names = map[string]bool{}
-	for _, link := range links {
-		names[link.Attrs().Name] = true
 	}
 	return names, nil
 }

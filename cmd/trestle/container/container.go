@@ -15,14 +15,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -49,7 +48,7 @@ func New(name string) (*Container, error) {
 	if err := s.write(); err != nil {
 		return nil, err
 	}
-	if err := makeNetNS(name); err != nil {
+	if err := s.makeNetNS(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make network namespace %s: %w", name, err), s.Close())
 	}
 	return s, nil
@@ -85,26 +84,18 @@ func (s *Container) write() error {
 
 func (s *Container) path() string { return filepath.Join(dir(), s.Name) }
 
-// makeNetNS runs on a thread that ends with it, since the thread is in the new namespace
-// then.
-func makeNetNS(name string) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		result <- func() error {
-			handle, err := netns.NewNamed(name)
-			if err != nil {
-				return err
-			}
-			defer handle.Close()
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return err
-			}
-			return netlink.LinkSetUp(lo)
-		}()
-	}()
-	return <-result
+// makeNetNS makes the container's namespace, with lo up.
+func (s *Container) makeNetNS() error {
+	if err := netns.Make(s.Name); err != nil {
+		return err
+	}
+	return netns.Do(s.NetNS, func(nl *netlink.Handle) error {
+		lo, err := nl.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return nl.LinkSetUp(lo)
+	})
 }
 
 // Close removes the network namespace, and then the file.

@@ -8,36 +8,38 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // Enter executes the program in place of this process, in the network namespace (empty:
 // ours) and with its own file at /etc/resolv.conf (empty: the host's). The kernel kills the
 // program when our parent ends. Enter returns only if that fails.
-func Enter(netns, resolvConf, program string, args []string) error {
+func Enter(netNS, resolvConf, program string, args []string) error {
 	runtime.LockOSThread() // the namespaces are this thread's, which exec makes the only one
 	// asked for by this thread, which need not be the one that the parent's fork made
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("ask to be killed with trestle: %w", err)
 	}
-	if netns != "" {
-		if err := join(netns); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", netns, err)
+	if netNS != "" {
+		if err := join(netNS); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", netNS, err)
 		}
 	}
-	if netns != "" || resolvConf != "" {
-		if err := ownMounts(netns != "", resolvConf); err != nil {
+	if netNS != "" || resolvConf != "" {
+		if err := ownMounts(netNS != "", resolvConf); err != nil {
 			return err
 		}
 	}
 	return &os.PathError{Op: "execute", Path: program, Err: syscall.Exec(program, args, os.Environ())}
 }
 
-func join(netns string) error {
-	fd, err := unix.Open(netns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func join(path string) error {
+	handle, err := netns.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
+	return errors.Join(unix.Setns(handle.FD(), unix.CLONE_NEWNET), handle.Close())
 }
 
 // ownMounts gives the process mounts of its own; later changes of the host's still arrive.

@@ -1,0 +1,105 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+)
+
+// GC releases every attachment of the network that valid does not keep, found by its
+// record or in the kernel, and restores what the others have lost. If the runtime sent no
+// list, only what is proved dead is released. An empty list means that nobody uses the
+// network: its masquerade is removed too.
+func (h *Host) GC(network string, valid cni.Valid) error {
+	return h.locked(func() error {
+		healErr := h.heal(valid)
+		s, err := h.decide(network, valid, false)
+		if s == nil {
+			return errors.Join(healErr, err)
+		}
+		err = errors.Join(healErr, err, s.commit(), s.restoreIPTables())
+		if valid.IsEmpty() && len(s.kept) == 0 {
+			err = errors.Join(err, h.forgetNetwork(network))
+		}
+		return err
+	})
+}
+
+// findStale decides for each record whether its owner is alive. The iptables rules of
+// those that are gone are removed at once; if that fails, the record stays.
+func (s *snapshot) findStale() error {
+	var errs []error
+	s.kept = make([]attachmentRecord, 0, len(s.records))
+	for _, rec := range s.records {
+		path := s.store.Path(place, rec.Owner)
+		gone, err := s.isGone(rec)
+		switch {
+		case gone:
+			if err = s.removeIPTables(rec.Value.ports(rec.Owner, IPTables)); err == nil {
+				s.gone = append(s.gone, rec.Owner)
+			}
+		default:
+			var heldErr error
+			if rec, heldErr = s.keepHeld(rec, path); heldErr == nil {
+				s.kept = append(s.kept, rec)
+			}
+			err = errors.Join(err, heldErr)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", rec.Owner, err))
+			continue
+		}
+		s.decided[rec.Owner.String()], s.decided[path] = true, true
+	}
+	return errors.Join(errs...)
+}
+
+// isGone says whether the runtime's list leaves the attachment out or, without a list,
+// whether its container is proved dead. What the list names is in use without asking the
+// kernel.
+func (s *snapshot) isGone(rec attachmentRecord) (bool, error) {
+	if s.valid.Known {
+		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
+	}
+	return s.isDead(rec)
+}
+
+// sweepReservations removes reservations that are dangling, or that their record does not
+// list.
+func (s *snapshot) sweepReservations() error {
+	all, wanted := s.reservations(), map[string]bool{}
+	for _, rec := range s.kept {
+		for _, p := range append(rec.Value.ports(rec.Owner, NFTables), rec.Value.ports(rec.Owner, IPTables)...) {
+			for _, m := range p.Mappings {
+				wanted[all.file(m)] = true
+			}
+		}
+	}
+	var errs []error
+	for file, path := range s.reserved {
+		if wanted[file] {
+			continue
+		}
+		stale, err := path == "" || s.decided[path], error(nil)
+		if !stale {
+			stale, err = isDangling(file)
+		}
+		if err == nil && stale {
+			err = drop(file)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forgetNetwork removes the masquerade of a network that nobody uses, and all that
+// holds rules where there are no others.
+func (h *Host) forgetNetwork(network string) error {
+	idle := change{unwanted: Rules{Networks: []NetworkRule{{Network: network}}}}
+	var errs []error
+	if there, err := h.conn.Exists(inetTable()); err != nil || there {
+		errs = append(errs, err, nfTables{h}.apply(idle), h.conn.DeleteIdle(inetTable()))
+	}
+	return errors.Join(append(errs, ipTables{h}.forget(network))...)
+}

@@ -1,0 +1,122 @@
+package nat
+
+import (
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
+)
+
+// snapshot is what records, reservations and the kernel hold, each read once, and what
+// has been decided about it: which attachments are kept, which are gone. Only the
+// liveness check costs a query for each attachment. It is made and used under the lock.
+type snapshot struct {
+	*Host
+	network string // limits it to one network's attachments; "": all
+	valid   cni.Valid
+
+	records  []attachmentRecord
+	elements []nft.Element     // in nftables
+	reserved map[string]string // reservations: the record that each links to
+
+	kept    []attachmentRecord
+	gone    []cni.Owner
+	taken   []string        // labels of attachments that had no record and were given one
+	stale   []string        // labels without a live owner
+	decided map[string]bool // the labels of the three above and their records' paths: whatever these have beyond what the kept want is removed
+	idle    []NetworkRule   // of networks without a live attachment
+	refused []string        // port mappings in records whose port another attachment holds, as text
+}
+
+// takeSnapshot reads everything. A record that cannot be read is reported in unread and
+// does not affect the others.
+func (h *Host) takeSnapshot(network string, valid cni.Valid) (s *snapshot, unread, err error) {
+	s = &snapshot{Host: h, network: network, valid: valid, decided: map[string]bool{}}
+	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
+	if err != nil {
+		return s, nil, err
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() {
+		err = cni.Catch(func() (err error) {
+			if s.reserved, err = h.reservations().all(); err == nil && there {
+				s.elements, err = h.listTable()
+			}
+			return err
+		})
+	})
+	s.records, unread = record.Sweep[translation](h.store, place, network)
+	wait.Wait()
+	return s, unread, err
+}
+
+// list returns all of our elements in the kernel.
+func (h *Host) list() ([]nft.Element, error) {
+	there, err := h.conn.Exists(inetTable())
+	if err != nil || !there {
+		return nil, err
+	}
+	return h.listTable()
+}
+
+func (h *Host) listTable() ([]nft.Element, error) {
+	ports, err := h.conn.List(portsTable())
+	if err != nil {
+		return nil, err
+	}
+	loopback, err := h.conn.List(loopbackTable())
+	return append(ports, loopback...), err
+}
+
+// decide takes a snapshot, adopts what has no record, and finds the stale attachments.
+// What an error concerns is left unchanged; commit handles the rest.
+func (h *Host) decide(network string, valid cni.Valid, anew bool) (*snapshot, error) {
+	s, unread, err := h.takeSnapshot(network, valid)
+	if err != nil {
+		return nil, errors.Join(unread, err)
+	}
+	errs := []error{unread}
+	if unread == nil { // an unreadable record may own any label
+		errs = append(errs, s.adopt(anew))
+	}
+	return s, errors.Join(append(errs, s.findStale())...)
+}
+
+// changes brings nftables to what the kept attachments need, and removes everything else
+// that they, the gone ones and stale owners have there.
+func (s *snapshot) changes() (nft.Changes, error) {
+	want := rulesOf(s.kept, NFTables)
+	loopback, err := s.loopback(rulesOf(s.kept, IPTables).Ports, nil)
+	if err != nil {
+		return nft.Changes{}, err
+	}
+	changes := changesOf(change{want: want, unwanted: Rules{Networks: s.idle}, also: loopback})
+	if slices.ContainsFunc(s.elements, isOfPorts) { // an earlier release may have laid out these sets differently
+		changes.Tables = natTables(append(want.Networks, s.idle...)...)
+	}
+	var spare []nft.Element // less what belongs to another owner by now
+	changes.Create, spare = nft.Compare(changes.Create, s.elements)
+	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
+	return changes, nil
+}
+
+func isOfPorts(e nft.Element) bool { return e.Set != loopbackPorts && e.Set != loopbackAddresses }
+
+// commit applies this in one transaction; records and reservations of the gone are
+// removed last.
+func (s *snapshot) commit() error {
+	changes, err := s.changes()
+	if err == nil {
+		err = s.conn.Commit(changes, nobody)
+	}
+	if err != nil {
+		return err
+	}
+	for _, o := range s.gone {
+		err = errors.Join(err, s.store.Remove(place, o, nil))
+	}
+	return errors.Join(err, s.sweepReservations())
+}
