@@ -139,6 +139,9 @@ func (a *agent) idle(ctx context.Context, d time.Duration) {
 func (a *agent) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if a.member.State.Told {
+		return a.goOnLeaving(ctx)
+	}
 	st, err := openStore(a.settings)
 	if err != nil {
 		return err
@@ -149,7 +152,8 @@ func (a *agent) session(ctx context.Context) error {
 			return err
 		}
 		a.log.Info("the store has heard that this host has left")
-		return errLeft
+		a.noteConnected(st)
+		return a.goOnLeaving(ctx)
 	}
 	if err := a.identify(ctx, st); err != nil {
 		return err
@@ -336,14 +340,15 @@ func (a *agent) want() {
 	}
 	a.kernel.set(wanted{
 		id: s.ID, config: s.Config, claims: slices.Clone(s.Claims), lost: slices.Clone(s.Lost), peers: slices.Clone(s.Peers),
-		missing: a.missing, ready: a.ready && !s.Drained,
+		missing: a.missing, ready: a.ready && !s.Drained, drained: s.Drained,
 	})
 }
 
 func (a *agent) show() {
 	s := a.member.State
 	if s.Leaving || a.left {
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = hosts.Left, "", nil, nil })
+		state, why := a.leaveState()
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
 		return
 	}
 	restart, err := leases(s.Lost)
@@ -400,13 +405,17 @@ func (a *agent) connected(ctx context.Context, st store) {
 	if !a.board.now().Store.Connected {
 		a.log.Info("connected", "store", st.Describe(), "peers", len(a.member.State.Peers))
 	}
+	a.noteConnected(st)
+	a.becomeReady(ctx)
+}
+
+func (a *agent) noteConnected(st store) {
 	a.board.problem("store")
 	a.board.update(func(s *Status) {
 		if !s.Store.Connected {
 			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
 		}
 	})
-	a.becomeReady(ctx)
 }
 
 // disconnected changes nothing of the network.

@@ -121,7 +121,7 @@ func (s *State) Believe(l *Listing) Verdict {
 // Accept is the administrator's word that what is not listed is gone.
 func (s *State) Accept(l *Listing) {
 	s.Suspect = ""
-	s.Peers = slices.DeleteFunc(s.Peers, func(n Node) bool {
+	s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(n Node) bool { // who goes back to the state before has all
 		_, listed := l.Nodes[n.ID]
 		_, unreadable := l.Unreadable[n.ID]
 		return !listed && !unreadable

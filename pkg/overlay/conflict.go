@@ -84,25 +84,26 @@ func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 // madeByTrestle begins the MAC of every bridge that the plugins make.
 const madeByTrestle = "02:74:72:"
 
-// RemoveBridge removes a network's bridge, unless it has ports or somebody else made it.
-func (h *Host) RemoveBridge(name string) error {
+// RemoveBridge removes a network's bridge, unless somebody else made it. One that has
+// ports stays, with the containers on it, and inUse says so.
+func (h *Host) RemoveBridge(name string) (inUse bool, err error) {
 	link, err := h.link(name)
 	if err != nil || link == nil || link.Type() != "bridge" || !strings.HasPrefix(link.Attrs().HardwareAddr.String(), madeByTrestle) {
-		return err
+		return false, err
 	}
 	links, err := whole(h.nl.LinkList)
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return false, fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
 		if l.Attrs().MasterIndex == link.Attrs().Index {
-			return nil
+			return true, nil
 		}
 	}
 	if err := h.nl.LinkDel(link); err != nil {
-		return fmt.Errorf("remove bridge %s: %w", name, err)
+		return false, fmt.Errorf("remove bridge %s: %w", name, err)
 	}
-	return nil
+	return false, nil
 }
 
 func inside(p netip.Prefix, all []netip.Prefix) bool {
