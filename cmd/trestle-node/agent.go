@@ -170,7 +170,7 @@ func (a *agent) session(ctx context.Context) error {
 // host off from what it has.
 func (a *agent) identify(ctx context.Context, st store) error {
 	s := &a.member.State
-	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID)
+	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID, cluster.PrefixNodes+s.ID)
 	if err != nil {
 		return err
 	}
@@ -178,6 +178,9 @@ func (a *agent) identify(ctx context.Context, st store) error {
 		if err := a.checkClone(value.Data); err != nil {
 			return err
 		}
+	}
+	if err := a.checkKey(ctx, st, view); err != nil {
+		return err
 	}
 	value, ok := view.Keys[cluster.KeyConfig]
 	if !ok || len(s.Claims) > 0 {
@@ -188,6 +191,27 @@ func (a *agent) identify(ctx context.Context, st store) error {
 		return err
 	}
 	return checkHost(config)
+}
+
+// checkKey refuses to publish a WireGuard key that another host has published before:
+// whoever this host spoke to would take it for that one. Once published it is this
+// host's, and another that comes with it is refused.
+func (a *agent) checkKey(ctx context.Context, st store, view cluster.View) error {
+	key, id := a.kernel.key.PublicKey().String(), a.member.State.ID
+	if own, err := cluster.ParseNode(view.Keys[cluster.PrefixNodes+id].Data); err == nil && own.WGKey == key {
+		return nil
+	}
+	all, err := st.Get(ctx, cluster.PrefixNodes)
+	if err != nil {
+		return err
+	}
+	for other, n := range cluster.NewListing(all).Nodes {
+		if other != id && n.WGKey == key {
+			return fmt.Errorf("the WireGuard key of this host is that of node %s (%s) at %v; %s; or, if that host is gone for good, trestle cluster release --node-is-dead %s",
+				n.Name, other, n.Underlay, cluster.WayOutOfOneKey, n.Name)
+		}
+	}
+	return nil
 }
 
 // checkHost looks for what would keep this host from being in the network: a kernel

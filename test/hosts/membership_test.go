@@ -175,6 +175,15 @@ func TestTwins(t *testing.T) {
 	if out := copied.Node("node", "reset-id"); out.Code != 0 {
 		t.Fatal(out)
 	}
+	// a copy of the WireGuard key alone would have the others take it for the first one
+	const key = nodeDir + "wg.key"
+	copied.Write(key, a.MustRun("cat", key))
+	clone = n.Agent(copied, n.etcd.Settings("c"))
+	n.Await(copied, "the key is refused", func(s lab.Status) bool {
+		return strings.Contains(s.Store.Error, "is that of node a ("+id.ID) && strings.Contains(s.Store.Error, "remove "+key)
+	})
+	clone.Kill()
+	copied.MustRun("rm", key)
 	n.Agent(copied, n.etcd.Settings("c"))
 	n.Ready(copied, 2)
 	n.Ready(a.Host, 2)
