@@ -58,18 +58,6 @@ func (h *Host) Close() error {
 	return unix.Close(h.fd)
 }
 
-// whole repeats a listing that changed while it was read.
-func whole[T any](list func() ([]T, error)) ([]T, error) {
-	var all []T
-	var err error
-	for range 10 {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return all, err
-}
-
 func (h *Host) link(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)
 	var missing netlink.LinkNotFoundError
