@@ -139,6 +139,9 @@ func (a *agent) idle(ctx context.Context, d time.Duration) {
 func (a *agent) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if a.member.State.Told {
+		return a.goOnLeaving(ctx)
+	}
 	st, err := openStore(a.settings)
 	if err != nil {
 		return err
@@ -149,7 +152,8 @@ func (a *agent) session(ctx context.Context) error {
 			return err
 		}
 		a.log.Info("the store has heard that this host has left")
-		return errLeft
+		a.noteConnected(st)
+		return a.goOnLeaving(ctx)
 	}
 	if err := a.identify(ctx, st); err != nil {
 		return err
@@ -166,7 +170,7 @@ func (a *agent) session(ctx context.Context) error {
 // host off from what it has.
 func (a *agent) identify(ctx context.Context, st store) error {
 	s := &a.member.State
-	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID)
+	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID, cluster.PrefixNodes+s.ID)
 	if err != nil {
 		return err
 	}
@@ -174,6 +178,9 @@ func (a *agent) identify(ctx context.Context, st store) error {
 		if err := a.checkClone(value.Data); err != nil {
 			return err
 		}
+	}
+	if err := a.checkKey(ctx, st, view); err != nil {
+		return err
 	}
 	value, ok := view.Keys[cluster.KeyConfig]
 	if !ok || len(s.Claims) > 0 {
@@ -184,6 +191,27 @@ func (a *agent) identify(ctx context.Context, st store) error {
 		return err
 	}
 	return checkHost(config)
+}
+
+// checkKey refuses to publish a WireGuard key that another host has published before:
+// whoever this host spoke to would take it for that one. Once published it is this
+// host's, and another that comes with it is refused.
+func (a *agent) checkKey(ctx context.Context, st store, view cluster.View) error {
+	key, id := a.kernel.key.PublicKey().String(), a.member.State.ID
+	if own, err := cluster.ParseNode(view.Keys[cluster.PrefixNodes+id].Data); err == nil && own.WGKey == key {
+		return nil
+	}
+	all, err := st.Get(ctx, cluster.PrefixNodes)
+	if err != nil {
+		return err
+	}
+	for other, n := range cluster.NewListing(all).Nodes {
+		if other != id && n.WGKey == key {
+			return fmt.Errorf("the WireGuard key of this host is that of node %s (%s) at %v; %s; or, if that host is gone for good, trestle cluster release --node-is-dead %s",
+				n.Name, other, n.Underlay, cluster.WayOutOfOneKey, n.Name)
+		}
+	}
+	return nil
 }
 
 // checkHost looks for what would keep this host from being in the network: a kernel
@@ -336,14 +364,15 @@ func (a *agent) want() {
 	}
 	a.kernel.set(wanted{
 		id: s.ID, config: s.Config, claims: slices.Clone(s.Claims), lost: slices.Clone(s.Lost), peers: slices.Clone(s.Peers),
-		missing: a.missing, ready: a.ready && !s.Drained,
+		missing: a.missing, ready: a.ready && !s.Drained, drained: s.Drained,
 	})
 }
 
 func (a *agent) show() {
 	s := a.member.State
 	if s.Leaving || a.left {
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = hosts.Left, "", nil, nil })
+		state, why := a.leaveState()
+		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
 		return
 	}
 	restart, err := leases(s.Lost)
@@ -400,13 +429,17 @@ func (a *agent) connected(ctx context.Context, st store) {
 	if !a.board.now().Store.Connected {
 		a.log.Info("connected", "store", st.Describe(), "peers", len(a.member.State.Peers))
 	}
+	a.noteConnected(st)
+	a.becomeReady(ctx)
+}
+
+func (a *agent) noteConnected(st store) {
 	a.board.problem("store")
 	a.board.update(func(s *Status) {
 		if !s.Store.Connected {
 			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
 		}
 	})
-	a.becomeReady(ctx)
 }
 
 // disconnected changes nothing of the network.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -223,29 +224,34 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// listedNode is one host, as the store knows it.
+// listedNode is one host, as the store knows it: its record, or why that cannot be read.
 type listedNode struct {
-	cluster.Node
+	ID       string          `json:"id"`
+	Name     string          `json:"name,omitempty"`
+	Underlay []netip.Prefix  `json:"underlay,omitempty"`
+	MTU      int             `json:"mtu,omitempty"`
+	Subnets  []cluster.Owned `json:"subnets,omitempty"`
+	Version  string          `json:"version,omitempty"`
 	// Up says that the host has given a sign of life within the last half minute.
-	Up bool `json:"up"`
+	Up    bool   `json:"up"`
+	Error string `json:"error,omitempty"`
 }
 
-func listNodes(ctx context.Context, st store) (nodes []listedNode, problems []string, err error) {
-	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixAlive)
-	if err != nil {
-		return nil, nil, err
+// listNodes are those that can be read, by their names, and then the others.
+func listNodes(view cluster.View) []listedNode {
+	listing, alive := cluster.NewListing(view), view.Under(cluster.PrefixAlive)
+	isUp := func(id string) bool { _, up := alive[id]; return up || view.Fixed }
+	nodes := []listedNode{}
+	for id, n := range listing.Nodes {
+		nodes = append(nodes, listedNode{
+			ID: id, Name: n.Name, Underlay: n.Underlay, MTU: n.MTU, Subnets: n.Subnets, Version: n.Version, Up: isUp(id),
+		})
 	}
-	listing := cluster.NewListing(view)
-	alive := view.Under(cluster.PrefixAlive)
-	for _, id := range slices.Sorted(maps.Keys(listing.Nodes)) {
-		_, up := alive[id]
-		nodes = append(nodes, listedNode{listing.Nodes[id], up || view.Fixed})
+	slices.SortFunc(nodes, func(a, b listedNode) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+	for _, id := range slices.Sorted(maps.Keys(listing.Unreadable)) {
+		nodes = append(nodes, listedNode{ID: id, Up: isUp(id), Error: listing.Unreadable[id].Error()})
 	}
-	slices.SortFunc(nodes, func(a, b listedNode) int { return strings.Compare(a.Name, b.Name) })
-	for id, err := range listing.Unreadable {
-		problems = append(problems, fmt.Sprintf("the record of node %s cannot be read: %v", id, err))
-	}
-	return nodes, problems, nil
+	return nodes
 }
 
 func newNodesCommand() *cobra.Command {
@@ -254,31 +260,23 @@ func newNodesCommand() *cobra.Command {
 		Short: "List the hosts",
 		Args:  cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
-		nodes, problems, err := listNodes(cmd.Context(), st)
+		view, err := st.Get(cmd.Context(), cluster.PrefixNodes, cluster.PrefixAlive)
 		if err != nil {
 			return err
 		}
-		list := []map[string]any{}
-		var text strings.Builder
+		nodes := listNodes(view)
+		var text, problems strings.Builder
 		table := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 		fmt.Fprintln(table, "NAME\tID\tADDRESS\tUP\tSUBNETS")
 		for _, n := range nodes {
+			if n.Error != "" {
+				fmt.Fprintf(&problems, "the record of node %s cannot be read: %s\n", n.ID, n.Error)
+				continue
+			}
 			fmt.Fprintf(table, "%s\t%s\t%s\t%v\t%s\n", n.Name, n.ID, spaced(n.Underlay), n.Up, spaced(prefixesOf(n.Subnets...)))
-			list = append(list, map[string]any{
-				"id":       n.ID,
-				"name":     n.Name,
-				"underlay": n.Underlay,
-				"mtu":      n.MTU,
-				"subnets":  n.Subnets,
-				"version":  n.Version,
-				"up":       n.Up,
-			})
-		}
-		for _, p := range problems {
-			fmt.Fprintln(table, p)
 		}
 		_ = table.Flush() // into memory
-		return answer(cmd, list, text.String())
+		return answer(cmd, nodes, text.String()+problems.String())
 	})
 }
 

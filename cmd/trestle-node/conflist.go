@@ -117,6 +117,9 @@ func withdrawConflists(gone func(network string) bool) error {
 	return failed
 }
 
+// allNetworks has every list of ours withdrawn.
+func allNetworks(string) bool { return true }
+
 func lists() []string {
 	paths, _ := filepath.Glob(filepath.Join(conflistDir, "*.conf*")) // the pattern is right
 	return paths

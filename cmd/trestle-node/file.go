@@ -88,12 +88,15 @@ func (d fileDocument) check() error {
 		subnet netip.Prefix
 	}
 	var before []holder
-	names := map[string]bool{}
+	names, keys := map[string]bool{}, map[string]string{}
 	for _, n := range d.Nodes {
 		if n.Name == "" || names[n.Name] {
 			return fmt.Errorf("nodes: the name %q is missing or there twice", n.Name)
 		}
-		names[n.Name] = true
+		if names[n.Name] = true; n.WGKey != "" && keys[n.WGKey] != "" {
+			return fmt.Errorf("node %s: wgKey: it is that of node %s, too; %s", n.Name, keys[n.WGKey], cluster.WayOutOfOneKey)
+		}
+		keys[n.WGKey] = n.Name
 		if i := slices.Index(n.Underlay, netip.Prefix{}); i >= 0 {
 			return fmt.Errorf(`node %s: underlay[%d]: empty; write it like "192.0.2.1/24"`, n.Name, i)
 		}

@@ -37,19 +37,27 @@ func identity(s settings) (string, error) {
 // since the other hosts know this one by it. It is there whatever the backend is, so that
 // all have published theirs when that becomes wireguard.
 func wireGuardKey() (wgtypes.Key, error) {
-	data, err := os.ReadFile(keyPath)
+	key, err := readWireGuardKey()
 	if errors.Is(err, fs.ErrNotExist) {
 		return newWireGuardKey()
 	}
+	if err != nil {
+		return key, err
+	}
+	if err := os.Chmod(keyPath, 0o600); err != nil {
+		return key, fmt.Errorf("keep the WireGuard key from others: %w", err)
+	}
+	return key, nil
+}
+
+func readWireGuardKey() (wgtypes.Key, error) {
+	data, err := os.ReadFile(keyPath)
 	if err != nil {
 		return wgtypes.Key{}, err
 	}
 	key, err := wgtypes.ParseKey(strings.TrimSpace(string(data)))
 	if err != nil {
 		return key, fmt.Errorf("%s is no WireGuard key; move it away, and this host makes another, which the others hear of: %w", keyPath, err)
-	}
-	if err := os.Chmod(keyPath, 0o600); err != nil {
-		return key, fmt.Errorf("keep the WireGuard key from others: %w", err)
 	}
 	return key, nil
 }

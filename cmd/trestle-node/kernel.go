@@ -31,14 +31,21 @@ type kernel struct {
 	wake   chan string   // why to look
 	moved  chan struct{} // the uplink is another
 	done   chan struct{} // closed when the first look is over
-	// flushes are closed after the next look.
-	flushes chan chan struct{}
+	// flushes are answered after the next look.
+	flushes chan chan brought
 	other   chan struct{} // the uplink is another device: listen to that
 
 	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
 	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
 	mtu  int           // what containers were compared with last
+}
+
+// brought is what came of a look.
+type brought struct {
+	// inUse are bridges that stay when all of ours goes, since containers are on them.
+	inUse []string
+	err   error
 }
 
 // wanted is what the kernel is made from.
@@ -49,8 +56,8 @@ type wanted struct {
 	lost    []cluster.Owned
 	peers   []cluster.Node
 	missing []string
-	// ready says that the runtime may start containers.
-	ready bool
+	// ready says that the runtime may start containers; drained that it may start none.
+	ready, drained bool
 	// gone says that all that is ours is to go.
 	gone bool
 }
@@ -65,7 +72,7 @@ func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel 
 		moved:    make(chan struct{}, 1),
 		done:     make(chan struct{}),
 		other:    make(chan struct{}, 1),
-		flushes:  make(chan chan struct{}),
+		flushes:  make(chan chan brought),
 	}
 }
 
@@ -85,17 +92,19 @@ func (k *kernel) trust(ctx context.Context) {
 	k.flush(ctx)
 }
 
-// flush waits until what was set has been brought about.
-func (k *kernel) flush(ctx context.Context) {
-	done := make(chan struct{})
+// flush waits until what was set has been brought about, and says what came of it.
+func (k *kernel) flush(ctx context.Context) brought {
+	done := make(chan brought, 1)
 	select {
 	case k.flushes <- done:
 	case <-ctx.Done():
-		return
+		return brought{err: ctx.Err()}
 	}
 	select {
-	case <-done:
+	case b := <-done:
+		return b
 	case <-ctx.Done():
+		return brought{err: ctx.Err()}
 	}
 }
 
@@ -133,7 +142,7 @@ func (k *kernel) run(ctx context.Context) error {
 	defer audit.Stop()
 	for {
 		why := "audit"
-		var flushed chan struct{}
+		var flushed chan brought
 		select {
 		case <-ctx.Done():
 			return nil
@@ -145,9 +154,9 @@ func (k *kernel) run(ctx context.Context) error {
 				pause(ctx, debounceTime)
 			}
 		}
-		k.bring(why)
+		b := k.bring(why)
 		if flushed != nil {
-			close(flushed)
+			flushed <- b
 		}
 	}
 }
@@ -181,18 +190,19 @@ func (k *kernel) listen(ctx context.Context) {
 }
 
 // bring makes the kernel what is wanted.
-func (k *kernel) bring(why string) {
+func (k *kernel) bring(why string) brought {
 	k.findUplink()
 	k.mu.Lock()
 	w, uplink := k.want, k.uplink
 	k.mu.Unlock()
 	if w.gone {
-		k.board.problem("kernel", problemsOf(k.remove(w))...)
-		return
+		b := k.remove(w)
+		k.board.problem("kernel", problemsOf(b.err)...)
+		return b
 	}
 	if w.config.ID == "" || len(w.claims)+len(w.lost) == 0 || len(uplink.Addresses) == 0 {
 		k.report(w, overlay.State{}, nil, nil)
-		return
+		return brought{}
 	}
 	self := k.selfOf(w, uplink)
 	state, problems := overlay.Plan(self, peersOf(w.peers))
@@ -215,6 +225,7 @@ func (k *kernel) bring(why string) {
 		k.mtu = mtu
 		k.compareContainers(w, mtu)
 	}
+	return brought{err: err}
 }
 
 // compareContainers names those that were started with a larger MTU than all hosts take
@@ -235,14 +246,16 @@ func (k *kernel) compareContainers(w wanted, mtu int) {
 }
 
 // remove takes away what is ours: lists, routes, tunnel, rules, and bridges without
-// containers.
-func (k *kernel) remove(w wanted) error {
-	failed := withdrawConflists(func(string) bool { return true })
-	failed = errors.Join(failed, k.host.Remove(overlay.MAC(w.id)))
+// containers. It goes on after a failure; what it could not do the next one does.
+func (k *kernel) remove(w wanted) (b brought) {
+	b.err = errors.Join(withdrawConflists(allNetworks), k.host.Remove(overlay.MAC(w.id)))
 	for _, name := range bridgesOf(w.config) {
-		failed = errors.Join(failed, k.host.RemoveBridge(name))
+		inUse, err := k.host.RemoveBridge(name)
+		if b.err = errors.Join(b.err, err); inUse {
+			b.inUse = append(b.inUse, name)
+		}
 	}
-	return failed
+	return b
 }
 
 func problemsOf(err error) []string {
@@ -375,16 +388,18 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 			s.Strangers = strangers
 		}
 	})
-	if !w.ready || uplink.MTU == 0 {
+	switch {
+	case w.drained:
+		err = withdrawConflists(allNetworks)
+	case !w.ready || uplink.MTU == 0:
 		return
+	default:
+		err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu, k.settings.Kubernetes != nil)
 	}
-	err = writeConflists(cluster.State{ID: w.id, Config: w.config, Claims: w.claims}, mtu, k.settings.Kubernetes != nil)
 	if err != nil {
-		k.log.Error("write the configuration for the runtime", "error", err)
-		k.board.problem("conflist", err.Error())
-		return
+		k.log.Error("write or withdraw the configuration for the runtime", "error", err)
 	}
-	k.board.problem("conflist")
+	k.board.problem("conflist", problemsOf(err)...)
 }
 
 // Who looks at the host tells the agent's routes by the same number.
@@ -437,10 +452,10 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 }
 
 // removeOnce is remove without a running agent.
-func (k *kernel) removeOnce(w wanted) error {
+func (k *kernel) removeOnce(w wanted) brought {
 	host, err := overlay.Open(nftDir)
 	if err != nil {
-		return err
+		return brought{err: err}
 	}
 	k.host = host
 	host.SetKey(k.key)

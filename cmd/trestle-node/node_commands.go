@@ -20,7 +20,7 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "How this host stands: its subnets, its peers and how they are reached, what is amiss",
 		Long: `How this host stands. The exit status is 0 where it is ready or drained, connected to its store or not, and 1
-where it is not running, not ready yet, suspects its store, or was fenced.`,
+where it is not running, not ready yet, suspects its store, was fenced, or is leaving and not done with it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return status(cmd) },
 	}
@@ -113,13 +113,14 @@ func newLeaveCommand() *cobra.Command {
 		Short: "Take this host out of the network: give its subnets back and remove what is ours",
 		Long: `Take this host out of the network: its routes, tunnel and network lists are removed, and its subnets are given
 back. It is refused while containers have addresses, unless it is forced. Where the store does not answer the host is cleaned up
-all the same, and the agent tells the store when it does.
+all the same, and the agent tells the store when it does. What could not be removed is named, with exit status 1, and the next
+leave goes on with it.
 
 --local makes this host forget a cluster that is gone for good, with the agent stopped.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if local {
-				return forget(cmd)
+				return leaveLocally(cmd, force)
 			}
 			return callAndPrint(cmd, "leave", force)
 		},
@@ -129,33 +130,43 @@ all the same, and the agent tells the store when it does.
 	return cmd
 }
 
-// forget removes what is ours and the state, and keeps the id. It asks neither node.json nor
-// the store: where a DaemonSet is gone, node.json is, too.
-func forget(cmd *cobra.Command) error {
+// forget removes what is ours from this host, and then the files, so that one which fails
+// is done again by the next. It is for a host whose agent does not run, and asks neither
+// node.json nor the store: where a DaemonSet is gone, node.json is, too. may refuses.
+func forget(may func(*agent) error, files ...string) (cluster.State, brought, error) {
 	lock, err := lockNode()
 	if err != nil {
-		return err
+		return cluster.State{}, brought{}, err
 	}
 	defer func() { _ = lock.Unlock() }() // ends with the process
 	state, err := cluster.ReadState(statePath)
 	if err != nil {
-		return err
+		return state, brought{}, err
 	}
-	key, err := wireGuardKey()
+	key, _ := readWireGuardKey() // without it the device is told by its alias alone
+	a := &agent{kernel: &kernel{key: key}, member: &cluster.Member{State: state}}
+	if err := may(a); err != nil {
+		return state, brought{}, err
+	}
+	here := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true})
+	if here.err != nil {
+		return state, here, fmt.Errorf("something is left on this host: %w; put that right, and do this again", here.err)
+	}
+	for _, path := range files {
+		if err := os.Remove(path); err != nil && !isMissing(err) {
+			return state, here, err
+		}
+	}
+	return state, here, nil
+}
+
+// leaveLocally keeps the id.
+func leaveLocally(cmd *cobra.Command, force bool) error {
+	state, here, err := forget(func(a *agent) error { return a.mayLeave(force) }, statePath)
 	if err != nil {
 		return err
 	}
-	a := &agent{kernel: &kernel{key: key}, member: &cluster.Member{State: state}}
-	if err := a.mayLeave(false); err != nil {
-		return err
-	}
-	if err := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true}); err != nil {
-		return err
-	}
-	if err := os.Remove(statePath); err != nil && !isMissing(err) {
-		return err
-	}
-	return say(cmd, "forgotten; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", cmp.Or(state.Name, "NAME"))
+	return say(cmd, "forgotten%s; the store, if there is one, still lists this host: trestle cluster release --node-is-dead %s", inUse(here), cmp.Or(state.Name, "NAME"))
 }
 
 func callAndPrint(cmd *cobra.Command, operation string, force bool) error {
@@ -200,25 +211,12 @@ func newResetIDCommand() *cobra.Command {
 another id and forgets the subnets, which are the other's; the containers that it has must be started anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			lock, err := lockNode()
+			// Its containers' addresses are the other's, so that they keep it from nothing.
+			_, here, err := forget(func(*agent) error { return nil }, statePath, idPath, keyPath)
 			if err != nil {
 				return err
 			}
-			defer func() { _ = lock.Unlock() }() // ends with the process
-			state, err := cluster.ReadState(statePath)
-			if err != nil {
-				return err
-			}
-			a := &agent{kernel: &kernel{}}
-			if err := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true}); err != nil {
-				return err
-			}
-			for _, path := range []string{statePath, idPath, keyPath} {
-				if err := os.Remove(path); err != nil && !isMissing(err) {
-					return err
-				}
-			}
-			return say(cmd, "this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json")
+			return say(cmd, "this host has a new id at the next start of trestle-node; give it another name, too, if it has one in node.json%s", inUse(here))
 		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // What the running agent does when it is asked. Each is called by its own goroutine;
@@ -18,22 +19,84 @@ func (a *agent) leave(ctx context.Context, st store, force bool) (said, error) {
 		return said{}, err
 	}
 	// First it believes in nothing any more, then the kernel is cleaned up, then the store
-	// hears of it: whoever is killed amidst that does the rest when it runs again.
+	// hears of it: whoever is killed amidst that does the rest when it runs again. Each of
+	// the two is done whatever becomes of the other.
 	if err := a.member.BeginLeave(); err != nil {
 		return said{}, err
 	}
 	a.tell()
-	a.kernel.flush(ctx)
+	here := a.kernel.flush(ctx)
 	var from cluster.Store = unreachable{}
 	if st != nil {
 		from = st
 	}
-	err := a.member.Leave(ctx, from)
-	a.left = err == nil
-	if err != nil {
-		return said{Message: "left on this host; the store does not know yet (" + err.Error() + "), and hears of it when it answers: let trestle-node run until then"}, nil
+	there := a.member.Leave(ctx, from)
+	a.show()
+	switch {
+	case here.err != nil && there != nil:
+		return said{}, fmt.Errorf("%w; and the store does not know yet (%w)", a.leftBehind(here.err), there)
+	case here.err != nil:
+		return said{}, a.leftBehind(here.err)
+	case there != nil:
+		return said{Message: "left on this host; the store does not know yet (" + there.Error() + "), and hears of it when it answers: let trestle-node run until then"}, nil
 	}
-	return said{Message: "left"}, nil
+	return said{Message: "left" + inUse(here)}, a.endLeave()
+}
+
+// goOnLeaving is for a host of which the store knows that it has left: it stays until
+// nothing of the network is left on it, too.
+func (a *agent) goOnLeaving(ctx context.Context) error {
+	for ctx.Err() == nil {
+		here := a.kernel.flush(ctx)
+		if here.err == nil {
+			here.err = a.endLeave()
+		}
+		if a.left {
+			return errLeft
+		}
+		a.log.Error("leave", "error", a.leftBehind(here.err))
+		a.show()
+		a.idle(ctx, a.settings.Audit.Duration)
+		if a.left {
+			return errLeft
+		}
+	}
+	return ctx.Err()
+}
+
+// endLeave forgets the network, and with it ends the agent.
+func (a *agent) endLeave() error {
+	if err := a.member.EndLeave(); err != nil {
+		return err
+	}
+	a.left = true
+	a.show()
+	return nil
+}
+
+// leftBehind says what is left on a host that is leaving.
+func (a *agent) leftBehind(err error) error {
+	return fmt.Errorf("this host is out of the network, and something of it is left here: %w; put that right, and run trestle node leave again "+
+		"(trestle-node tries again by itself every %v)", err, a.settings.Audit.Duration)
+}
+
+// leaveState is how a host stands that leaves or has left.
+func (a *agent) leaveState() (state, why string) {
+	switch {
+	case a.left:
+		return hosts.Left, ""
+	case a.member.State.Told:
+		return hosts.Leaving, "the store knows; trestle node leave says what is left on this host"
+	}
+	return hosts.Leaving, "the store does not know yet, and hears of it when it answers"
+}
+
+// inUse names the bridges that stay.
+func inUse(b brought) string {
+	if len(b.inUse) == 0 {
+		return ""
+	}
+	return "; containers are on " + strings.Join(b.inUse, ", ") + ", which stays: ip link del it when they are gone"
 }
 
 // mayLeave refuses to take the network away from under containers.
@@ -67,15 +130,26 @@ func (unreachable) Get(context.Context, ...string) (cluster.View, error) {
 	return cluster.View{}, errors.New("it is not connected")
 }
 
+// change changes the state on disk and in memory, or nowhere: a restart would forget what
+// cannot be saved.
+func (a *agent) change(change func(*cluster.State)) error {
+	before := a.member.State
+	change(&a.member.State)
+	if err := a.member.Save(a.member.State); err != nil {
+		a.member.State = before
+		return err
+	}
+	return nil
+}
+
 // drain keeps new containers away: the runtime has no network to start them in.
 func (a *agent) drain(ctx context.Context, _ store, _ bool) (said, error) {
-	a.member.State.Drained = true
-	if err := a.member.Save(a.member.State); err != nil {
+	if err := a.change(func(s *cluster.State) { s.Drained = true }); err != nil {
 		return said{}, err
 	}
 	a.tell()
 	a.kernel.flush(ctx) // what is under way might write the lists once more
-	if err := withdrawConflists(func(string) bool { return true }); err != nil {
+	if err := withdrawConflists(allNetworks); err != nil {
 		return said{}, err
 	}
 	running, err := leases(a.member.State.Claims)
@@ -86,8 +160,7 @@ func (a *agent) drain(ctx context.Context, _ store, _ bool) (said, error) {
 }
 
 func (a *agent) undrain(ctx context.Context, _ store, _ bool) (said, error) {
-	a.member.State.Drained = false
-	if err := a.member.Save(a.member.State); err != nil {
+	if err := a.change(func(s *cluster.State) { s.Drained = false }); err != nil {
 		return said{}, err
 	}
 	a.tell()
@@ -98,33 +171,39 @@ func (a *agent) undrain(ctx context.Context, _ store, _ bool) (said, error) {
 // accept is the administrator's word that what is gone is gone, and that lost subnets
 // are lost.
 func (a *agent) accept(ctx context.Context, st store, force bool) (said, error) {
-	s := &a.member.State
-	var notes []string
-	if len(s.Lost) > 0 {
-		running, err := leases(s.Lost)
+	lost, notes := a.member.State.Lost, []string(nil)
+	if len(lost) > 0 {
+		running, err := leases(lost)
 		if err != nil {
 			return said{}, err
 		}
 		if len(running) > 0 && !force {
 			return said{}, fmt.Errorf("%s addresses that are another host's:\n%srestart them first; --force takes note of it all the same", howMany(running), listOf(running))
 		}
-		notes = append(notes, fmt.Sprintf("noted: %v are another's", prefixesOf(s.Lost...)))
-		s.Lost = nil
+		notes = append(notes, fmt.Sprintf("noted: %v are another's", prefixesOf(lost...)))
 	}
-	if s.Suspect != "" || len(a.missing) > 0 {
-		if st == nil {
-			return said{}, errors.New("not connected to the store: what it lists is not known")
-		}
+	gone := a.member.State.Suspect != "" || len(a.missing) > 0
+	if gone && st == nil {
+		return said{}, errors.New("not connected to the store: what it lists is not known")
+	}
+	if gone {
 		if err := a.list(ctx, st); err != nil {
 			return said{}, err
 		}
-		before := len(s.Peers)
-		s.Accept(a.listing)
-		notes = append(notes, fmt.Sprintf("accepted; peers that are gone: %d, that are left: %d", before-len(s.Peers), len(s.Peers)))
-		a.missing = nil
 	}
-	if err := a.member.Save(*s); err != nil {
+	before := len(a.member.State.Peers)
+	err := a.change(func(s *cluster.State) {
+		if s.Lost = nil; gone {
+			s.Accept(a.listing)
+		}
+	})
+	if err != nil {
 		return said{}, err
+	}
+	if gone {
+		left := len(a.member.State.Peers)
+		notes = append(notes, fmt.Sprintf("accepted; peers that are gone: %d, that are left: %d", before-left, left))
+		a.missing = nil
 	}
 	a.tell()
 	if len(notes) == 0 {

@@ -93,20 +93,33 @@ func Claims(view View) []Owned {
 	return all
 }
 
-// BeginLeave is the part of Leave that needs no store.
+// A host leaves in three steps, each of which may be done again after it failed or was
+// killed: BeginLeave, Leave, EndLeave. In between the state says that it is leaving.
+
+// BeginLeave makes this host believe in none of its subnets any more. It needs no store.
+// A host whose state cannot be saved stays as it was.
 func (m *Member) BeginLeave() error {
+	if m.State.Leaving {
+		return nil
+	}
+	before := m.State
 	s := &m.State
 	s.Leaving, s.Claims, s.Pending, s.Lost, s.Peers = true, nil, nil, nil, nil
-	return m.save()
+	if err := m.save(); err != nil {
+		m.State = before
+		return err
+	}
+	return nil
 }
 
 // Leave gives this host's subnets back, and takes its record away. From its first moment
-// on the host believes in none of them, though it be killed before the store has heard
-// of it, or the store be out of reach: then Leave again.
+// on the host believes in none of them.
 func (m *Member) Leave(ctx context.Context, store Store) error {
-	s := &m.State
 	if err := m.BeginLeave(); err != nil {
 		return err
+	}
+	if m.State.Told {
+		return nil
 	}
 	for range reconcileTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
@@ -117,11 +130,18 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 			return err
 		}
 		if done {
-			m.State = State{ID: s.ID, Name: s.Name}
+			m.State.Told = true
 			return m.save()
 		}
 	}
 	return ErrBusy
+}
+
+// EndLeave forgets the cluster: the store knows that this host has left, and nothing of
+// the network is left on it.
+func (m *Member) EndLeave() error {
+	m.State = State{ID: m.State.ID, Name: m.State.Name}
+	return m.save()
 }
 
 // Release does for a host that is dead what it cannot do any more. A host that lives

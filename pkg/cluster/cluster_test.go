@@ -318,11 +318,37 @@ func TestLeave(t *testing.T) {
 	if err := a.reconcile(); !errors.Is(err, cluster.ErrLeaving) {
 		t.Errorf("reconcile: got %v, want that it is leaving", err)
 	}
-	if err := a.Leave(t.Context(), store); err != nil || disk.Leaving {
-		t.Errorf("again: got %v, leaving %v", err, disk.Leaving)
+	if err := a.Leave(t.Context(), store); err != nil || !disk.Leaving || !disk.Told {
+		t.Errorf("again: got %v, %+v on disk, want leaving, and the store told", err, disk)
+	}
+	if err := a.reconcile(); !errors.Is(err, cluster.ErrLeaving) {
+		t.Errorf("reconcile with something left on the host: got %v, want that it is leaving", err)
+	}
+	if err := a.Leave(t.Context(), nil); err != nil { // the store is not asked again
+		t.Error(err)
+	}
+	if err := a.EndLeave(); err != nil || disk.Leaving || disk.Told {
+		t.Errorf("at the end: got %v, %+v on disk, want nothing of it", err, disk)
 	}
 	if b.believe(t); len(b.peers()) != 0 {
 		t.Errorf("got peers %v after the leave, want none", b.peers())
+	}
+}
+
+// TestLeaveThatCannotBeSaved: a restart would not know of it, so that the host stays.
+func TestLeaveThatCannotBeSaved(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a := hosts[0]
+	a.believe(t)
+	full := errors.New("no space left on device")
+	a.Save = func(cluster.State) error { return full }
+	before := len(store.keys)
+	if err := a.Leave(t.Context(), store); !errors.Is(err, full) {
+		t.Errorf("got %v, want %v", err, full)
+	}
+	if s := a.State; s.Leaving || len(s.Claims) != 2 || len(s.Peers) != 1 || len(store.keys) != before {
+		t.Errorf("got state %+v, and %d keys of %d, want all as before", s, len(store.keys), before)
 	}
 }
 

@@ -229,4 +229,24 @@ func TestKeyOfAnother(t *testing.T) {
 	if v, keys := believe(); keys["b"] != "C" || keys["a"] != "B" || len(v.Problems) != 0 {
 		t.Errorf("got keys %v, problems %v, want what each says", keys, v.Problems)
 	}
+
+	// of two that come with one key neither has it, and nobody has this host's
+	record("d", "D")
+	record("e", "D")
+	c.State.Self.WGKey = "own"
+	record("f", "own")
+	for range 2 {
+		v, keys := believe()
+		problems := strings.Join(v.Problems, "\n")
+		if keys["d"]+keys["e"]+keys["f"] != "" || keys["a"] != "B" || len(v.Problems) != 2 ||
+			!strings.Contains(problems, "node d (d) and node e (e) have one WireGuard key, so that neither is reached by it") ||
+			!strings.Contains(problems, "node f (f) says that it has the WireGuard key of this host") {
+			t.Errorf("got keys %v, problems %v, want none for d, e and f", keys, v.Problems)
+		}
+	}
+	record("e", "E")
+	record("f", "F")
+	if v, keys := believe(); keys["d"] != "D" || keys["e"] != "E" || keys["f"] != "F" || len(v.Problems) != 0 {
+		t.Errorf("got keys %v, problems %v, want what each says", keys, v.Problems)
+	}
 }

@@ -176,7 +176,11 @@ func (h *modelHost) begin(reconcile bool) {
 	go func() {
 		defer func() { h.paused <- false }()
 		if !reconcile {
-			h.finish(member.Leave(context.Background(), h), "left")
+			err := member.Leave(context.Background(), h)
+			if err == nil {
+				err = member.EndLeave()
+			}
+			h.finish(err, "left")
 			return
 		}
 		self := cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500}

@@ -32,10 +32,13 @@ type State struct {
 	Peers []Node `json:"peers,omitempty"`
 	// Suspect says why removals are not believed, where they are not.
 	Suspect string `json:"suspect,omitempty"`
-	// Drained keeps the networks' configurations away from the runtime; Leaving says
-	// that the host has left, and the store does not know yet.
+	// Drained keeps the networks' configurations away from the runtime. Leaving says that
+	// the host is on its way out: the store does not know yet, or something of the network
+	// is left on the host.
 	Drained bool `json:"drained,omitempty"`
 	Leaving bool `json:"leaving,omitempty"`
+	// Told says of a host that is leaving that the store knows.
+	Told bool `json:"told,omitempty"`
 }
 
 // Owner is the peer that has the subnet, or a part of it.

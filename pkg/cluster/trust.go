@@ -121,7 +121,7 @@ func (s *State) Believe(l *Listing) Verdict {
 // Accept is the administrator's word that what is not listed is gone.
 func (s *State) Accept(l *Listing) {
 	s.Suspect = ""
-	s.Peers = slices.DeleteFunc(s.Peers, func(n Node) bool {
+	s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(n Node) bool { // who goes back to the state before has all
 		_, listed := l.Nodes[n.ID]
 		_, unreadable := l.Unreadable[n.ID]
 		return !listed && !unreadable
@@ -180,23 +180,41 @@ func (s *State) has(o Owned) bool {
 	return slices.ContainsFunc(s.Claims, func(mine Owned) bool { return mine.Subnet.Overlaps(o.Subnet) })
 }
 
-// keepKeys takes the WireGuard key from whoever says that it has one that another peer had
-// before and still has: the kernel knows peers by their keys, and would know one of the two.
+// WayOutOfOneKey is what to do where two hosts have one WireGuard key.
+const WayOutOfOneKey = "if a disk was copied, trestle node reset-id on the copy; or stop trestle-node there and remove /var/lib/trestle/node/wg.key, so that it makes another key"
+
+// keepKeys sees to it that no two peers have one WireGuard key: the kernel knows peers by
+// their keys, and would know one of the two. It stays with the one that had it before and
+// still has; where none had it, or it is this host's own, nobody who says so has it.
 func (s *State) keepKeys(next map[string]Node, v *Verdict) {
-	had := map[string]string{}
+	had, all := map[string]string{}, map[string][]string{}
 	for _, held := range s.Peers {
 		if n := next[held.ID]; held.WGKey != "" && n.WGKey == held.WGKey && had[held.WGKey] == "" {
 			had[held.WGKey] = held.ID
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(next)) {
+	ids := slices.Sorted(maps.Keys(next))
+	for _, id := range ids {
+		all[next[id].WGKey] = append(all[next[id].WGKey], id)
+	}
+	who := func(id string) string { return fmt.Sprintf("node %s (%s)", next[id].Name, id) }
+	for _, id := range ids {
 		n := next[id]
-		if holder := had[n.WGKey]; holder != "" && holder != id {
-			v.Problems = append(v.Problems, fmt.Sprintf("node %s (%s) says that it has the WireGuard key of node %s (%s), which had it before; was a disk copied? (trestle node reset-id)",
-				n.Name, n.ID, next[holder].Name, holder))
-			n.WGKey = ""
-			next[id] = n
+		holder := had[n.WGKey]
+		switch {
+		case n.WGKey == "" || holder == id:
+			continue
+		case n.WGKey == s.Self.WGKey:
+			v.Problems = append(v.Problems, fmt.Sprintf("%s says that it has the WireGuard key of this host; %s", who(id), WayOutOfOneKey))
+		case holder != "":
+			v.Problems = append(v.Problems, fmt.Sprintf("%s says that it has the WireGuard key of %s, which had it before; %s", who(id), who(holder), WayOutOfOneKey))
+		case len(all[n.WGKey]) == 1:
+			continue
+		case all[n.WGKey][0] == id:
+			v.Problems = append(v.Problems, fmt.Sprintf("%s and %s have one WireGuard key, so that neither is reached by it; %s", who(id), who(all[n.WGKey][1]), WayOutOfOneKey))
 		}
+		n.WGKey = ""
+		next[id] = n
 	}
 }
 

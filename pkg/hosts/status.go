@@ -34,6 +34,7 @@ const (
 	Drained  = "drained"
 	Suspect  = "suspect"
 	Fenced   = "fenced"
+	Leaving  = "leaving" // the store does not know yet, or something is left on the host
 	Left     = "left"
 	Stopped  = "stopped"
 )

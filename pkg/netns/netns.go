@@ -2,9 +2,10 @@
 //
 // Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
 // of the package do all of it for a path. Make makes a namespace. How one is known again
-// after a boot is the business of pkg/record. The handle of containernetworking/plugins
-// (package ns) is not used: it opens the namespace through the runtime's poller and enters
-// it by a goroutine with a thread of its own, which came to 40 system calls more for an ADD.
+// after a boot is the business of pkg/record. What a path must be for it to be one is
+// said by containernetworking/plugins' package ns. Its own handle is not used: it opens the
+// namespace through the runtime's poller and enters it by a goroutine with a thread of its
+// own, which came to 40 system calls more for an ADD.
 package netns
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -39,15 +41,18 @@ func Make(name string) error {
 	return <-made
 }
 
-// errNone is what Open says of a path at which there is no network namespace.
-var errNone = errors.New("not a network namespace")
+// errAnotherKind is what Open says of a namespace that is not a network's.
+var errAnotherKind = errors.New("it is a namespace of another kind")
 
 // Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
 // whether there is no namespace.
 func Open(path string) (*Handle, error) {
+	if err := ns.IsNSorErr(path); err != nil {
+		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
+	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil && !cni.IsNetNS(fd) {
-		err = errors.Join(errNone, unix.Close(fd))
+		err = errors.Join(errAnotherKind, unix.Close(fd))
 	}
 	if err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: open %s: %w", path, err)
@@ -56,7 +61,11 @@ func Open(path string) (*Handle, error) {
 }
 
 // IsGone says whether Open found no namespace at its path: what was in it went with it.
-func IsGone(err error) bool { return errors.Is(err, errNone) || errors.Is(err, unix.ENOENT) }
+func IsGone(err error) bool {
+	var none ns.NSPathNotExistErr
+	var another ns.NSPathNotNSErr
+	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
+}
 
 // Close closes the namespace.
 func (h *Handle) Close() error { return unix.Close(h.fd) }

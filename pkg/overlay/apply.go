@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Apply makes the changes. It goes on after a failure, since each peer that can be
@@ -48,7 +50,7 @@ func (h *Host) forward(f Families) error {
 // keepRouterAdvertisements raises accept_ra from 1 to 2 where a default route was
 // advertised: a host that forwards would lose it (kernel, networking/ip-sysctl).
 func (h *Host) keepRouterAdvertisements() error {
-	routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, unix.AF_INET6) })
+	routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, unix.AF_INET6) })
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

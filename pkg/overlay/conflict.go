@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Overlap is a prefix that the host has already, and what has it.
@@ -20,7 +22,7 @@ type Overlap struct {
 // Overlaps finds what of the host overlaps the pools, but for what is ours: the devices,
 // our routes, and the bridges, which are those of the networks.
 func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, error) {
-	links, err := whole(h.nl.LinkList)
+	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -35,7 +37,7 @@ func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, err
 		}
 		found = append(found, Overlap{p, what + " of " + names[link]})
 	}
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, unix.AF_UNSPEC) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -45,7 +47,7 @@ func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, err
 		}
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+		routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
@@ -65,7 +67,7 @@ func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 	if err != nil || link == nil {
 		return err
 	}
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
 	if err != nil {
 		return fmt.Errorf("list addresses of %s: %w", name, err)
 	}
@@ -84,25 +86,26 @@ func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 // madeByTrestle begins the MAC of every bridge that the plugins make.
 const madeByTrestle = "02:74:72:"
 
-// RemoveBridge removes a network's bridge, unless it has ports or somebody else made it.
-func (h *Host) RemoveBridge(name string) error {
+// RemoveBridge removes a network's bridge, unless somebody else made it. One that has
+// ports stays, with the containers on it, and inUse says so.
+func (h *Host) RemoveBridge(name string) (inUse bool, err error) {
 	link, err := h.link(name)
 	if err != nil || link == nil || link.Type() != "bridge" || !strings.HasPrefix(link.Attrs().HardwareAddr.String(), madeByTrestle) {
-		return err
+		return false, err
 	}
-	links, err := whole(h.nl.LinkList)
+	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
-		return fmt.Errorf("list links: %w", err)
+		return false, fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
 		if l.Attrs().MasterIndex == link.Attrs().Index {
-			return nil
+			return true, nil
 		}
 	}
 	if err := h.nl.LinkDel(link); err != nil {
-		return fmt.Errorf("remove bridge %s: %w", name, err)
+		return false, fmt.Errorf("remove bridge %s: %w", name, err)
 	}
-	return nil
+	return false, nil
 }
 
 func inside(p netip.Prefix, all []netip.Prefix) bool {

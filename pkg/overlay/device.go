@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // What both devices have in common: they are made, raised, and given addresses.
@@ -80,14 +82,22 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 	}
 	for _, step := range steps {
 		err := step.do()
-		if errors.Is(err, unix.EADDRINUSE) && c.Want.WireGuard != nil {
-			err = portTaken(c.Want.WireGuard.Port) // the socket is made with the device's rise
+		if errors.Is(err, unix.EADDRINUSE) { // the socket is made when the device is set up
+			err = h.socketTaken(c.Want, err)
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", step.what, name, err)
 		}
 	}
 	return nil
+}
+
+// socketTaken says who has the socket of the device.
+func (h *Host) socketTaken(want State, err error) error {
+	if want.WireGuard != nil {
+		return portTaken(want.WireGuard.Port)
+	}
+	return errors.Join(err, h.whoHas(*want.Tunnel))
 }
 
 func (h *Host) applyAddresses(c Changes, link netlink.Link) error {
@@ -109,7 +119,7 @@ func (h *Host) applyAddresses(c Changes, link netlink.Link) error {
 
 // addressesOf are the device's, but for those that the kernel gives it.
 func (h *Host) addressesOf(link netlink.Link) (all []netip.Prefix, err error) {
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", link.Attrs().Name, err)
 	}

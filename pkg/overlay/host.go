@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -58,9 +57,6 @@ func (h *Host) Close() error {
 	h.nft.Close()
 	return unix.Close(h.fd)
 }
-
-// whole repeats a listing that changed while it was read.
-func whole[T any](list func() ([]T, error)) ([]T, error) { return dump.Complete(list) }
 
 func (h *Host) link(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)

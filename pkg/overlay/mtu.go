@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // overhead is what VXLAN adds to a packet: the outer IP header, UDP's and its own, and
@@ -57,7 +59,7 @@ func (h *Host) LargerPorts(bridge string, mtu int) (int, error) {
 	if err != nil || link == nil {
 		return 0, err
 	}
-	links, err := whole(h.nl.LinkList)
+	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
 		return 0, fmt.Errorf("list links: %w", err)
 	}

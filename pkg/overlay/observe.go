@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // Observe reads what the kernel has of a State, ours and what is in its way. port is the
@@ -77,7 +79,7 @@ func (h *Host) observeRoutes(f *Found, devices map[int]Kind, want State) error {
 	}
 	f.Foreign = map[netip.Prefix]string{}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+		routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
 		if err != nil {
 			return fmt.Errorf("list routes: %w", err)
 		}
@@ -110,7 +112,7 @@ func routeOf(dst netip.Prefix, r netlink.Route, devices map[int]Kind) Route {
 }
 
 func (h *Host) observeNeighbours(f *Found, tunnel int) error {
-	forwards, err := whole(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, unix.AF_BRIDGE) })
+	forwards, err := dump.Complete(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, unix.AF_BRIDGE) })
 	if err != nil {
 		return fmt.Errorf("list the forwarding database of %s: %w", TunnelName, err)
 	}
@@ -118,7 +120,7 @@ func (h *Host) observeNeighbours(f *Found, tunnel int) error {
 		f.Forwards = append(f.Forwards, Forward{n.HardwareAddr.String(), addrOf(n.IP)})
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		neighbours, err := whole(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, family) })
+		neighbours, err := dump.Complete(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, family) })
 		if err != nil {
 			return fmt.Errorf("list neighbours on %s: %w", TunnelName, err)
 		}
@@ -148,7 +150,7 @@ func (h *Host) FindUplink(name string, only ...netip.Addr) (Uplink, error) {
 	}
 	attrs := link.Attrs()
 	u := Uplink{Name: attrs.Name, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
 	if err != nil {
 		return Uplink{}, fmt.Errorf("list addresses of %s: %w", attrs.Name, err)
 	}
@@ -183,7 +185,7 @@ func (h *Host) uplink(name string, only []netip.Addr) (netlink.Link, error) {
 }
 
 func (h *Host) linkWith(addr netip.Addr) (netlink.Link, error) {
-	addresses, err := whole(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, familyOf(addr)) })
+	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, familyOf(addr)) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -197,7 +199,7 @@ func (h *Host) linkWith(addr netip.Addr) (netlink.Link, error) {
 
 func (h *Host) defaultLink() (netlink.Link, error) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := whole(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
+		routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
 		if err != nil {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}

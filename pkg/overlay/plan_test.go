@@ -202,7 +202,7 @@ func TestPlanWireGuard(t *testing.T) {
 			near, keyed(near, "none"), keyed(far, keyA), six,
 		}, `
 			wireguard port 8473 MTU 1440 addresses 10.40.1.0/32 fd40:0:0:1::/128
-			peer near (192.0.2.2/24, 2001:db8::2/64) cannot be reached: it has published no WireGuard key; its trestle-node is of an older release or, in a list of hosts, its "wgKey" is missing
+			peer near (192.0.2.2/24, 2001:db8::2/64) cannot be reached: no WireGuard key of its own is known: its trestle-node is of an older release, another host has the same, or, in a list of hosts, its "wgKey" is missing
 			peer near (192.0.2.2/24, 2001:db8::2/64) cannot be reached: its WireGuard key "none" is none
 			peer far (198.51.100.3/24) cannot be reached: its WireGuard key is that of this host, too; was a disk copied? (trestle node reset-id)
 			peer six (2001:db8::9/64) cannot be reached: it has no address of the family of this host's 192.0.2.1/24`},

@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
 // applyTunnel makes or removes the device.
@@ -68,17 +70,32 @@ func (t Tunnel) attributes(data *nl.RtAttr) {
 	data.AddRtAttr(nl.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, bit(true)) // a peer may be without
 }
 
-// whoHas names what is in the way of a tunnel: another device of the same VNI and port.
+// wayOutOfTaken is for all hosts at once.
+const wayOutOfTaken = "set another vni or port (trestle cluster config set)"
+
+// whoHas names what is in the way of a tunnel: another device of its VNI and port, one
+// that takes all of the port (Cilium's, "external"), or whose packets have extensions, with
+// which the kernel shares no socket (vxlan_find_sock, drivers/net/vxlan); else what cannot be
+// seen from here.
 func (h *Host) whoHas(t Tunnel) error {
-	links, err := whole(h.nl.LinkList)
+	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
 	for _, link := range links {
 		vx, ok := link.(*netlink.Vxlan)
-		if ok && vx.Name != TunnelName && vx.Port == t.Port && (vx.VxlanId == t.VNI || vx.FlowBased) {
-			return fmt.Errorf("%s has VNI %d on port %d; set another vni or port (trestle cluster config set)", vx.Name, vx.VxlanId, vx.Port)
+		if !ok || vx.Name == TunnelName || vx.Port != t.Port {
+			continue
+		}
+		switch {
+		case vx.FlowBased:
+			return fmt.Errorf("%s has port %d for all VNIs; %s", vx.Name, vx.Port, wayOutOfTaken)
+		case vx.VxlanId == t.VNI:
+			return fmt.Errorf("%s has VNI %d on port %d; %s", vx.Name, vx.VxlanId, vx.Port, wayOutOfTaken)
+		case vx.GBP:
+			return fmt.Errorf("%s has port %d for packets with group policies; %s", vx.Name, vx.Port, wayOutOfTaken)
 		}
 	}
-	return nil
+	return fmt.Errorf("VNI %d or port %d is that of a program (ss -lunp), or of a device that was moved from here to another namespace, as Docker's overlay does; %s",
+		t.VNI, t.Port, wayOutOfTaken)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
@@ -38,8 +39,20 @@ func (h *Host) CheckBackend(b Backend) error {
 	return nil
 }
 
-// observeWireGuard tells the device as ours by its alias or, where Apply was killed
-// before it could give one, by its key. One that is not is in the way where ours is wanted.
+// deviceGroup is the group that the WireGuard device is made in (ip link show group 116).
+// It is all that the kernel takes in the message that makes a device, and that another's
+// device of this type has not: an alias comes later.
+const deviceGroup = uint32(Protocol)
+
+// isOurs tells our WireGuard device from another's of its name: by its alias; by its key;
+// or, where Apply was killed before it could give it either, by its group.
+func isOurs(attrs *netlink.LinkAttrs, device *wgtypes.Device, key wgtypes.Key) bool {
+	var none wgtypes.Key
+	isNew := device.PrivateKey == none && len(device.Peers) == 0
+	return attrs.Alias == alias || device.PrivateKey == key && key != none || attrs.Group == deviceGroup && isNew
+}
+
+// observeWireGuard reads the device. One that is not ours is in the way where ours is wanted.
 func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	link, err := h.link(WireGuardName)
 	if err != nil || link == nil {
@@ -56,13 +69,12 @@ func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 		return 0, err
 	}
 	attrs := link.Attrs()
-	isNew := device.PublicKey == wgtypes.Key{} && len(device.Peers) == 0
-	isOurs := attrs.Alias == alias || isNew || device.PrivateKey == h.key
-	if !isOurs && !wanted {
+	ours := isOurs(attrs, device, h.key)
+	if !ours && !wanted {
 		return 0, nil
 	}
-	if !isOurs {
-		return 0, fmt.Errorf("%s is a WireGuard device with another key, which Trestle did not make; rename or delete it", WireGuardName)
+	if !ours {
+		return 0, fmt.Errorf("%s is a WireGuard device that Trestle did not make: it has neither our alias nor this host's key; rename or delete it", WireGuardName)
 	}
 	f.WireGuardUp = attrs.Flags&net.FlagUp != 0 && attrs.Alias == alias
 	f.WireGuard = &WireGuard{PublicKey: device.PublicKey.String(), Port: device.ListenPort, MTU: attrs.MTU}
@@ -129,6 +141,7 @@ func (h *Host) applyWireGuard(c Changes) error {
 	}
 	if c.MakeWireGuard {
 		request, _ := newLink(WireGuardName, "wireguard")
+		request.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(deviceGroup)))
 		_, err := request.Execute(unix.NETLINK_ROUTE, 0)
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("make %s: %w", WireGuardName, errNoWireGuard)

@@ -71,7 +71,7 @@ func (p *planner) byWireGuard(peer Peer) {
 	is4, ok := p.commonFamily(peer)
 	switch _, err := wgtypes.ParseKey(peer.Key); {
 	case peer.Key == "":
-		p.problem(peer, `it has published no WireGuard key; its trestle-node is of an older release or, in a list of hosts, its "wgKey" is missing`)
+		p.problem(peer, `no WireGuard key of its own is known: its trestle-node is of an older release, another host has the same, or, in a list of hosts, its "wgKey" is missing`)
 		return
 	case err != nil:
 		p.problem(peer, "its WireGuard key %q is none", peer.Key)

@@ -175,6 +175,15 @@ func TestTwins(t *testing.T) {
 	if out := copied.Node("node", "reset-id"); out.Code != 0 {
 		t.Fatal(out)
 	}
+	// a copy of the WireGuard key alone would have the others take it for the first one
+	const key = nodeDir + "wg.key"
+	copied.Write(key, a.MustRun("cat", key))
+	clone = n.Agent(copied, n.etcd.Settings("c"))
+	n.Await(copied, "the key is refused", func(s lab.Status) bool {
+		return strings.Contains(s.Store.Error, "is that of node a ("+id.ID) && strings.Contains(s.Store.Error, "remove "+key)
+	})
+	clone.Kill()
+	copied.MustRun("rm", key)
 	n.Agent(copied, n.etcd.Settings("c"))
 	n.Ready(copied, 2)
 	n.Ready(a.Host, 2)
@@ -191,6 +200,16 @@ func TestLeave(t *testing.T) {
 	if out := b.Node("node", "leave"); out.Code == 0 || !strings.Contains(out.Stderr, "c-b") {
 		t.Errorf("leave with a container: got %v, want it named", out)
 	}
+	// what a restart would forget is not done
+	const inTheWay = nodeDir + ".state.json.new"
+	b.MustRun("mkdir", inTheWay)
+	if out := b.Node("node", "drain"); out.Code == 0 || !strings.Contains(out.Stderr, "is a directory") {
+		t.Errorf("drain that cannot be saved: got %v, want an error", out)
+	}
+	if s, err := b.Status(); err != nil || s.State != "ready" || b.MustRun("ls", "/etc/cni/net.d") != "10-pods.conflist\n" {
+		t.Errorf("drain that cannot be saved: got %+v, %v, want it ready, with its list", s, err)
+	}
+	b.MustRun("rmdir", inTheWay)
 	if out := b.Node("node", "drain"); out.Code != 0 || !strings.Contains(out.Stdout, "c-b") {
 		t.Errorf("drain: got %v, want the container named", out)
 	}
@@ -210,10 +229,7 @@ func TestLeave(t *testing.T) {
 	if err := n.containers[1].Detach(list); err != nil {
 		t.Error(err)
 	}
-	if out := b.Node("node", "leave"); out.Code != 0 || out.Stdout != "left\n" {
-		t.Errorf("leave: got %v", out)
-	}
-	nothingLeft(t, b)
+	n.leftBehind(t, b)
 	n.Ready(a.Host, 1)
 	if got, err := n.etcd.Out("get", "--prefix", "--keys-only", "/trestle/v1/default/"); err != nil || strings.Count(got, "claims/") != 4 || strings.Count(got, "released/") != 2 {
 		t.Errorf("got keys %s, %v, want the claims of a and c, and two tombstones", got, err)
@@ -243,6 +259,40 @@ func TestLeave(t *testing.T) {
 		t.Errorf("leave --local: got %v", out)
 	}
 	nothingLeft(t, a)
+}
+
+// leftBehind: a host that leaves while something keeps its list says so, and has told etcd;
+// killed and started anew it goes on; and the next leave ends it.
+func (n *network) leftBehind(t *testing.T, b *lab.Agent) {
+	t.Helper()
+	const list = "/etc/cni/net.d/10-pods.conflist"
+	b.MustRun("sh", "-c", "touch "+list+" && mount --bind "+list+" "+list)
+	b.MustRun("sh", "-c", `echo '{"io.trestle.node": "x"}' >`+list)
+	for range 2 {
+		out := b.Node("node", "leave")
+		if out.Code == 0 || !strings.Contains(out.Stderr, "something of it is left here: remove "+list) || !strings.Contains(out.Stderr, "run trestle node leave again") {
+			t.Errorf("leave with something in the way: got %v, want it named, and the way out", out)
+		}
+		if got := b.MustRun("sh", "-c", "ip route show proto 116; ip -br link show type vxlan"); got != "" {
+			t.Errorf("got %s, want all gone that could", got)
+		}
+		if claims, nodes := n.keys(t, "claims/"), n.keys(t, "nodes/"); claims != 4 || nodes != 2 {
+			t.Errorf("got %d claims and %d records, want those of a and c", claims, nodes)
+		}
+		if out := b.Node("node", "status"); out.Code == 0 || !strings.Contains(out.Stdout, ": leaving") || !strings.Contains(out.Stdout, list) {
+			t.Errorf("got status %v, want that it is leaving, and what is left", out)
+		}
+		b.Kill()
+		b.MustRun("rm", "-f", "/run/trestle/node/status.json")
+		b.Start()
+		n.Await(b.Host, "leaving", func(s lab.Status) bool { return s.State == "leaving" && len(s.Problems) > 0 })
+	}
+	b.MustRun("umount", list)
+	if out := b.Node("node", "leave"); out.Code != 0 && !strings.Contains(out.Stderr, "does not run") { // it tries by itself, too
+		t.Errorf("leave again: got %v", out)
+	}
+	n.Await(b.Host, "left", func(s lab.Status) bool { return s.State == "left" })
+	nothingLeft(t, b)
 }
 
 func nothingLeft(t *testing.T, h *lab.Agent) {

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -170,6 +171,10 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 	}
 	for _, other := range []struct{ name, make, show, want, undo string }{
 		{"flannel's VNI", "ip link add flannel.1 type vxlan id 7243 dstport 8473 dev eth0 nolearning", "ip -d link show flannel.1", "flannel.1 has VNI 7243 on port 8473", "ip link del flannel.1"},
+		{"the VNI of a device of any name", "ip link add some0 type vxlan id 7243 dstport 8473 group 239.1.1.1 dev eth0; ip link set some0 up", "ip -d link show some0", "some0 has VNI 7243 on port 8473", "ip link del some0"},
+		{"Cilium's port", "ip link add cilium_vxlan type vxlan external dstport 8473; ip link set cilium_vxlan up", "ip -d link show cilium_vxlan", "cilium_vxlan has port 8473 for all VNIs; set another", "ip link del cilium_vxlan"},
+		{"a port with group policies", "ip link add policy0 type vxlan id 5 gbp dstport 8473 dev eth0; ip link set policy0 up", "ip -d link show policy0", "policy0 has port 8473 for packets with group policies", "ip link del policy0"},
+		{"Docker's VNI, in a namespace of its own", "ip netns add sandbox; ip link add vx-1 type vxlan id 7243 dstport 8473; ip link set vx-1 netns sandbox; ip -n sandbox link set vx-1 up", "ip -d -n sandbox link show vx-1", "a device that was moved from here to another namespace", "ip netns del sandbox"},
 		{"a device of our name", "ip link add trestle-vx type bridge", "ip -d link show trestle-vx", "trestle-vx is a device of type bridge that Trestle did not make", "ip link del trestle-vx"},
 	} {
 		h.MustRun("sh", "-c", other.make)
@@ -180,7 +185,18 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 		if after := h.MustRun("sh", "-c", other.show); after != before {
 			t.Errorf("%s: it was\n%s\nand is\n%s", other.name, before, after)
 		}
-		h.MustRun("sh", "-c", other.undo)
+		h.MustRun("sh", "-c", other.undo+"; ip link del trestle-vx 2>/dev/null; true") // ours may be there, and down
+	}
+	var socket net.PacketConn
+	listen := func() (err error) { socket, err = net.ListenPacket("udp", ":8473"); return err }
+	if err := h.Do(listen); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := apply(); err == nil || !strings.Contains(err.Error(), "port 8473 is that of a program (ss -lunp)") {
+		t.Errorf("a program's port: got %v, want that said", err)
+	}
+	if err := socket.Close(); err != nil {
+		t.Error(err)
 	}
 	h.MustRun("ip", "route", "add", "10.40.2.0/24", "via", lab.SwitchIPv4.Addr().String(), "proto", "static")
 	have, err := apply()

@@ -129,6 +129,12 @@ func TestRecords(t *testing.T) {
 	n.Await(a.Host, "both are named", func(s lab.Status) bool {
 		return len(s.Peers) == 5 && strings.Contains(strings.Join(s.Problems, "\n"), "ghost0") && strings.Contains(strings.Join(s.Problems, "\n"), "ghost9")
 	})
+	if out := a.Node("cluster", "nodes", "--json"); !strings.Contains(out.Stdout, `"id": "ghost9"`) || strings.Count(out.Stdout, `"error"`) != 2 || strings.Count(out.Stdout, `"up": true`) != 2 {
+		t.Errorf("nodes: got %v, want all, two of them with an error, and two up", out)
+	}
+	if out := a.Node("cluster", "nodes"); !strings.Contains(out.Stdout, "the record of node ghost9 cannot be read: ") {
+		t.Errorf("nodes: got %v, want ghost9's error", out)
+	}
 	// one record, of a host that lives, comes back by itself
 	b, err := n.hosts[1].Status()
 	if err != nil {

@@ -251,6 +251,24 @@ func TestWireGuard(t *testing.T) {
 	if got := a.MustRun("ip", "-br", "link", "show", "type", "wireguard"); got != "" {
 		t.Errorf("by VXLAN: got %s, want no device of WireGuard's", got)
 	}
+
+	// somebody else's device of our name, which has no key yet, is named, and left as it is
+	a.MustRun("ip", "link", "add", "trestle-wg", "type", "wireguard")
+	w.list.Backend = "wireguard"
+	w.publish()
+	w.Await(a.Host, "the device is named", func(s lab.Status) bool {
+		return strings.Contains(strings.Join(s.Problems, "\n"), "trestle-wg is a WireGuard device that Trestle did not make")
+	})
+	if d := w.device("a"); d.PrivateKey != (wgtypes.Key{}) || len(d.Peers) > 0 {
+		t.Errorf("got %+v, want another's device as it was", d)
+	}
+	a.MustRun("ip", "link", "del", "trestle-wg")
+	w.Eventually("our device is in its place", func() error {
+		if got := a.MustRun("sh", "-c", "ip link show group 116; true"); !strings.Contains(got, "trestle-wg") || !strings.Contains(got, "alias trestle-node") {
+			return fmt.Errorf("got %s", got)
+		}
+		return nil
+	})
 }
 
 // fullSize: what fits the MTU arrives, unfragmented, and a byte more is refused with the MTU.

@@ -99,6 +99,18 @@ func TestClusterTouchesNoKernel(t *testing.T) {
 	}
 }
 
+// TestPluginsLinkTheFieldsModules: the plugins do by these four what they are made for.
+func TestPluginsLinkTheFieldsModules(t *testing.T) {
+	linked := strings.Join(goList(t, "-deps", module+"plugins"), "\n")
+	for _, path := range []string{
+		"github.com/containernetworking/cni", "github.com/containernetworking/plugins", "github.com/coreos/go-iptables", "github.com/vishvananda/netlink",
+	} {
+		if !strings.Contains(linked, path) {
+			t.Errorf("no package of %s is linked", path)
+		}
+	}
+}
+
 // TestPluginsStartLean: each start of each plugin pays for every package that is
 // linked, these most of all.
 func TestPluginsStartLean(t *testing.T) {
