@@ -105,6 +105,9 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 
 // mend fixes all that is fixable; it goes on after a failure.
 func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
+	if err := understood(ctx, o.plugins); err != nil {
+		return err
+	}
 	tools := doctor.Tools{
 		GC: func(ctx context.Context) error {
 			return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil)

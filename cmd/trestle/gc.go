@@ -43,6 +43,9 @@ any time, beside any runtime.`,
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
 	if !o.dryRun {
+		if err := understood(ctx, o.plugins); err != nil {
+			return err
+		}
 		failed = append(failed, o.sweep(ctx, p))
 	}
 	r, err := o.runtime(p)

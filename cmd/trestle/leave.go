@@ -54,6 +54,9 @@ type leaving struct {
 
 func (o leaveOptions) run(ctx context.Context, p *ui.Printer) error {
 	if !o.dryRun {
+		if err := understood(ctx, o.plugins); err != nil {
+			return err
+		}
 		o.tidy(ctx, p)
 	}
 	snapshot, err := o.take(p)

@@ -93,6 +93,9 @@ func users(snapshot *inventory.Snapshot, name string) []string {
 
 // removeNetworks goes on with the next one after a failure.
 func removeNetworks(ctx context.Context, p *ui.Printer, r attach.Runtime, names []string) error {
+	if err := understood(ctx, r.Plugins); err != nil {
+		return err
+	}
 	removed := []string{}
 	var failed []error
 	for _, name := range names {

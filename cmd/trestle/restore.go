@@ -26,6 +26,9 @@ found of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			p := a.printer(command)
+			if err := understood(command.Context(), a.plugins); err != nil {
+				return err
+			}
 			a.tidy(command.Context(), p)
 			done, err := restore()
 			return errors.Join(err, printRestored(p, done))

@@ -337,3 +337,6 @@ func (s SpoofChecks) convertFile(path string) error {
 	}
 	return nil
 }
+
+// Layouts are the Keys of all parts of our tables.
+func Layouts() []string { return []string{spoofTable().Key} }

@@ -300,3 +300,12 @@ func (b nftBackend) list() ([]nft.Element, error) {
 	}
 	return nft.Without(all, nil), nil
 }
+
+// Layouts are the Keys of all parts of our tables.
+func Layouts() []string {
+	var keys []string
+	for _, t := range tables() {
+		keys = append(keys, t.Key)
+	}
+	return keys
+}

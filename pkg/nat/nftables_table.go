@@ -371,3 +371,7 @@ func mappingOf(e nft.Element) (m Mapping, ok bool) {
 	}
 	return m, false
 }
+
+// Layouts are the Keys of all parts of our tables, of which each begins with the part's
+// name and its number.
+func Layouts() []string { return []string{masqueradeLayout, portsLayout, loopbackLayout} }

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -75,6 +77,44 @@ func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
 	}
 	lines := strings.Split(strings.TrimSuffix(string(data), "\n"), "\n")
 	return lines[0], lines[1:], nil
+}
+
+// Layouts are the numbers in the Keys that the directory's files tell of, by the part of a
+// table that each is about: of what was last found right there, by whichever release.
+func Layouts(dir string) (map[string]int, error) {
+	layouts := map[string]int{}
+	files, err := rawfile.Names(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read what is known of nftables' tables: %w", err)
+	}
+	for _, name := range files {
+		data, err := rawfile.Read(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // forgotten meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read what is known of nftables' tables: %w", err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if part, number, ok := ParseKey(line); ok {
+				layouts[part] = max(layouts[part], number)
+			}
+		}
+	}
+	return layouts, nil
+}
+
+var keyForm = regexp.MustCompile(`^([a-z][a-z, ]*) ([0-9]+)(?:;|$)`)
+
+// ParseKey takes a table's Key apart: the part that it is about, and the number of its
+// layout, which is higher in later releases.
+func ParseKey(key string) (part string, number int, ok bool) {
+	found := keyForm.FindStringSubmatch(strings.TrimSpace(key))
+	if found == nil {
+		return "", 0, false
+	}
+	number, err := strconv.Atoi(found[2])
+	return found[1], number, err == nil
 }
 
 // knowledge is what was read of a table since Refresh, by this Conn alone.

@@ -38,7 +38,7 @@ import (
 const DefaultDir = "/run/trestle"
 
 // Version is that of records as this release writes them. One with a higher version
-// is read as far as it is understood.
+// is read as far as it is understood by plugins; the command trestle changes nothing then.
 const Version = 1
 
 // Store is a directory of records.
@@ -230,6 +230,23 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 func List[T any](s Store, place, network string) ([]Record[T], error) {
 	all, _, err := list[T](s, place, network)
 	return all, err
+}
+
+// Newest is the highest Version of the records in all places, 0 where there is none.
+func (s Store) Newest() (int, error) {
+	places, err := names(s.dir)
+	newest, errs := 0, []error{err}
+	for _, place := range places {
+		if strings.HasSuffix(place, ".shared") {
+			continue // links to records
+		}
+		records, err := List[json.RawMessage](s, place, "")
+		errs = append(errs, err)
+		for _, r := range records {
+			newest = max(newest, r.Version)
+		}
+	}
+	return newest, errors.Join(errs...)
 }
 
 // Sweep is List, and removes what tells of nobody: files that hold no record, which a
