@@ -58,7 +58,7 @@ func (h *Host) refuse(s *State, at site) error {
 // cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
 // if it can.
 func (at site) cannotFilter(v VLAN) string {
-	if !v.filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || isOurBridge(at.bridge.mac) {
+	if !v.filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || IsOurs(at.bridge.mac) {
 		return ""
 	}
 	return fmt.Sprintf("vlan, vlanTrunk: %s: bridge %s does not filter VLANs, and is not Trestle's to change, since its ports would lose their tagged traffic; switch it on (ip link set %s type bridge vlan_filtering 1) and give its ports their VLANs, or choose another bridge",
@@ -144,7 +144,7 @@ func (h *Host) adaptBridge(b Bridge, bridge link, undo *cni.Undo) error {
 
 // quietBridge keeps containers from giving the host a default route by its bridge.
 func (h *Host) quietBridge(bridge link, undo *cni.Undo) {
-	for _, s := range quietIPv6(bridge, isOurBridge(bridge.mac)) {
+	for _, s := range quietIPv6(bridge, IsOurs(bridge.mac)) {
 		undo.Push("set net."+dotted(s.name)+" back", func() error {
 			return h.whileUnused(bridge.name, func(netlink.Link) error { return writeSysctl(s.name, s.value) })
 		})
@@ -179,7 +179,7 @@ func quietIPv6(l link, ours bool) (before []setting) {
 // without ports, where setting it to itself would fail.
 func (h *Host) pinMAC(bridge link) error {
 	mac := bridge.mac
-	if isOurBridge(mac) {
+	if IsOurs(mac) {
 		return nil // pinned at its birth
 	}
 	if len(mac) != 6 || slices.Max(mac) == 0 {
@@ -193,18 +193,15 @@ func (h *Host) pinMAC(bridge link) error {
 
 // ports lists the links on a bridge; none where there is no bridge.
 func (h *Host) ports(bridge string) ([]link, error) {
-	found, err := h.rt.link(lookUp(bridge))
-	if isLinkGone(err) {
-		return nil, nil
-	}
-	if err != nil {
+	found, there, err := h.rt.find(lookUp(bridge))
+	if err != nil || !there {
 		return nil, err
 	}
 	return h.rt.list(found.index)
 }
 
 func isContainer(port link) bool {
-	_, ok := ownerLabel(port.alias)
+	_, ok := Label(port.alias)
 	return ok
 }
 
@@ -212,11 +209,8 @@ func isContainer(port link) bool {
 // no container on it.
 func (h *Host) whileUnused(bridge string, fn func(netlink.Link) error) error {
 	return whileIdle(func() error {
-		found, err := h.rt.link(lookUp(bridge))
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
+		found, there, err := h.rt.find(lookUp(bridge))
+		if err != nil || !there {
 			return err
 		}
 		ports, err := h.rt.list(found.index)

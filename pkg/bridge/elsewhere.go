@@ -113,11 +113,8 @@ func (h *Host) isTunnel(index int) bool {
 // conflict is nil where the link is the network's own after all, made by another
 // ADD since the first look, or is gone and what it led to with it.
 func (h *Host) conflict(b Bridge, gateway netip.Prefix, r reach) error {
-	l, err := h.rt.link(lookUpIndex(r.link))
-	if isLinkGone(err) || err == nil && l.name == b.GatewayName() {
-		return nil
-	}
-	if err != nil {
+	l, there, err := h.rt.find(lookUpIndex(r.link))
+	if err != nil || !there || l.name == b.GatewayName() {
 		return err
 	}
 	wayOut := "give the network another subnet"

@@ -80,7 +80,7 @@ func (h *Host) addGateway(b Bridge, on link, gateway netip.Prefix, gone []netip.
 // idle bridge with an address of which nobody knows would stay for ever. On a bridge
 // that is not ours somebody else may have given them.
 func adoptGateways(b Bridge, at *site) error {
-	if !isOurBridge(at.bridge.mac) {
+	if !IsOurs(at.bridge.mac) {
 		return nil
 	}
 	for _, gateway := range b.Gateways {
@@ -103,18 +103,12 @@ func (h *Host) AdoptGateways(c Config, network string, gateways []netip.Prefix) 
 	if c.VLAN != 0 {
 		b.VLANInterface = vlanInterface(c.Bridge, c.VLAN)
 	}
-	bridge, err := h.rt.link(lookUp(b.Name))
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil || !c.Gateway {
+	bridge, there, err := h.rt.find(lookUp(b.Name))
+	if err != nil || !there || !c.Gateway {
 		return err
 	}
-	on, err := h.rt.link(lookUp(b.GatewayName()))
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil {
+	on, there, err := h.rt.find(lookUp(b.GatewayName()))
+	if err != nil || !there {
 		return err
 	}
 	has, err := h.rt.addresses(on.index, unix.AF_UNSPEC)
@@ -146,11 +140,8 @@ func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) 
 		if err != nil || used {
 			return err
 		}
-		on, err := h.rt.link(lookUp(b.GatewayName()))
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
+		on, there, err := h.rt.find(lookUp(b.GatewayName()))
+		if err != nil || !there {
 			return err
 		}
 		if err := h.deleteAddress(on, gateway); err != nil {
@@ -216,7 +207,7 @@ func (h *Host) usersOf(bridge string) string {
 	var networks []string
 	ports, err := h.ports(bridge)
 	for _, p := range ports {
-		if label, ok := ownerLabel(p.alias); ok {
+		if label, ok := Label(p.alias); ok {
 			network, _, _ := strings.Cut(label, "/") // a person may have written the alias
 			networks = append(networks, network)
 		}

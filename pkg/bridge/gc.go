@@ -24,11 +24,8 @@ func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 
 // HasLink says whether there is a link of that name.
 func (h *Host) HasLink(name string) (bool, error) {
-	_, err := h.nl.LinkByName(name)
-	if isLinkGone(err) {
-		return false, nil
-	}
-	return err == nil, err
+	_, there, err := h.rt.find(lookUp(name))
+	return there, err
 }
 
 // gcLinks looks once at all links that do not have the name of a valid attachment's.
@@ -45,7 +42,7 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	var nameless []link
 	bridges := map[int]bool{}
 	for _, l := range links {
-		label, ok := ownerLabel(l.alias)
+		label, ok := Label(l.alias)
 		switch {
 		case l.alias == "" && isHostName(l.name) && l.master != 0:
 			nameless = append(nameless, l)
@@ -72,20 +69,14 @@ func (h *Host) reapNameless(bridge string, seen []link) error {
 		return nil
 	}
 	return whileIdle(func() error {
-		on, err := h.rt.link(lookUp(bridge))
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
+		on, there, err := h.rt.find(lookUp(bridge))
+		if err != nil || !there {
 			return err
 		}
 		var failed error
 		for _, l := range seen {
-			now, err := h.rt.link(lookUpIndex(l.index))
-			if isLinkGone(err) {
-				continue
-			}
-			if err == nil && now.alias == "" && now.master == on.index {
+			now, there, err := h.rt.find(lookUpIndex(l.index))
+			if there && now.alias == "" && now.master == on.index {
 				_, err = h.rt.do(deleteIndex(now.index, now.name))
 			}
 			failed = errors.Join(failed, err)

@@ -132,8 +132,8 @@ func (h *Host) forgetGone() error {
 		if !ours || err != nil {
 			continue
 		}
-		_, err = h.rt.link(lookUpIndex(index))
-		if isLinkGone(err) {
+		_, there, err := h.rt.find(lookUpIndex(index))
+		if err == nil && !there {
 			err = os.Remove(filepath.Join(givenDir, e.Name()))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

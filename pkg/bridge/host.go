@@ -145,13 +145,13 @@ func (at site) lacksMTU(b Bridge) bool {
 		return true
 	}
 	another := b.MTU != 0 && b.MTU != at.bridge.mtu
-	return isOurBridge(at.bridge.mac) && (another || !at.bridge.isUp())
+	return IsOurs(at.bridge.mac) && (another || !at.bridge.isUp())
 }
 
 // readBridgeMAC looks again at a bridge that is not ours: its MAC was pinned
 // meanwhile, or is that of its lowest port.
 func (h *Host) readBridgeMAC(s *State, bridge link) (err error) {
-	if !isOurBridge(bridge.mac) {
+	if !IsOurs(bridge.mac) {
 		bridge, err = h.findBridge(s.Bridge.Name)
 	}
 	s.Bridge.MAC = bridge.mac
@@ -242,11 +242,8 @@ func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cn
 }
 
 func (h *Host) deleteMade(p Port) error {
-	found, err := h.rt.link(lookUp(p.Name))
-	if isLinkGone(err) || err == nil && !slices.Equal(found.mac, p.MAC) {
-		return nil
-	}
-	if err != nil {
+	found, there, err := h.rt.find(lookUp(p.Name))
+	if err != nil || !there || !slices.Equal(found.mac, p.MAC) {
 		return err
 	}
 	_, err = h.rt.do(deleteIndex(found.index, p.Name))
@@ -306,11 +303,8 @@ func (h *Host) defaultMTU() int {
 // has its name, and takes the container's end along. found is false if there was
 // none; where it is true with an error, the link may still be there.
 func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
-	port, err := h.rt.link(lookUp(HostName(o)))
-	if isLinkGone(err) {
-		return false, nil
-	}
-	if err != nil {
+	port, there, err := h.rt.find(lookUp(HostName(o)))
+	if err != nil || !there {
 		return false, err
 	}
 	// the name, a hash of the owner, is enough: a person or a monitoring agent may have
@@ -328,11 +322,8 @@ func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 }
 
 func (h *Host) deleteLink(name string) error {
-	found, err := h.rt.link(lookUp(name))
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil {
+	found, there, err := h.rt.find(lookUp(name))
+	if err != nil || !there {
 		return err
 	}
 	_, err = h.rt.do(deleteIndex(found.index, name))

@@ -16,39 +16,26 @@ import (
 // GC is told that no attachment is left, and where an ADD that made it fails; but
 // only if it is ours and carries nothing that is not.
 
-// reapIndex deletes the bridge if it is idle. While a port of the bridge is up the
-// bridge has a carrier, and this one look is enough.
-func (h *Host) reapIndex(index int) error {
-	bridge, err := h.rt.link(lookUpIndex(index))
-	return h.reapIfIdle(bridge, err)
-}
+// reapIndex deletes the bridge if it is idle.
+func (h *Host) reapIndex(index int) error { return h.reapIfIdle(lookUpIndex(index)) }
 
 // ReapBridge is reapIndex by name.
-func (h *Host) ReapBridge(name string) error {
-	bridge, err := h.rt.link(lookUp(name))
-	return h.reapIfIdle(bridge, err)
-}
+func (h *Host) ReapBridge(name string) error { return h.reapIfIdle(lookUp(name)) }
 
-func (h *Host) reapIfIdle(bridge link, err error) error {
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil {
+// reapIfIdle needs no more than one look while a port of the bridge is up: it has a
+// carrier then.
+func (h *Host) reapIfIdle(at step) error {
+	bridge, there, err := h.rt.find(at)
+	if err != nil || !there || !IsOurs(bridge.mac) || bridge.flags&unix.IFF_LOWER_UP != 0 {
 		return err
-	}
-	if !isOurBridge(bridge.mac) || bridge.flags&unix.IFF_LOWER_UP != 0 {
-		return nil
 	}
 	return whileIdle(func() error { return h.reap(bridge) })
 }
 
 // reap is called while no ADD is about to give the bridge a port.
 func (h *Host) reap(bridge link) error {
-	bridge, err := h.rt.link(lookUpIndex(bridge.index)) // as it is now, under the lock
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil || !isOurBridge(bridge.mac) {
+	bridge, there, err := h.rt.find(lookUpIndex(bridge.index)) // as it is now, under the lock
+	if err != nil || !there || !IsOurs(bridge.mac) {
 		return err
 	}
 	links, err := h.rt.list(0)

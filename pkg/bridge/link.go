@@ -207,6 +207,15 @@ func (c *rtnl) link(s step) (link, error) {
 	return readLink(replies[0])
 }
 
+// find is link, where there may be none.
+func (c *rtnl) find(s step) (l link, there bool, err error) {
+	l, err = c.link(s)
+	if isLinkGone(err) {
+		return link{}, false, nil
+	}
+	return l, err == nil, err
+}
+
 // links does steps that ask for links; a zero link stands for the answer that was
 // not asked for, or to a refusal that the step bears.
 func (c *rtnl) links(steps ...step) ([]link, error) {

@@ -28,20 +28,11 @@ const aliasPrefix = "trestle:"
 func aliasOf(o cni.Owner) string { return aliasPrefix + o.String() }
 
 // Label is the owner's label in the alias of one of our host veths.
-func Label(alias string) (string, bool) { return ownerLabel(alias) }
-
-// IsOurs says whether a bridge has a MAC as only those have that we made.
-func IsOurs(mac net.HardwareAddr) bool { return isOurBridge(mac) }
-
-// ownerLabel is the owner's label in the alias of one of our host veths.
-func ownerLabel(alias string) (string, bool) {
-	label, ok := strings.CutPrefix(alias, aliasPrefix)
-	return label, ok
-}
+func Label(alias string) (string, bool) { return strings.CutPrefix(alias, aliasPrefix) }
 
 // namesAttachment says whether an alias is one that we write.
 func namesAttachment(alias string) bool {
-	label, ok := ownerLabel(alias)
+	label, ok := Label(alias)
 	if ok {
 		_, ok = cni.ParseOwner(label)
 	}
@@ -91,7 +82,8 @@ var bridgeMark = [3]byte{0x02, 't', 'r'}
 
 func newBridgeMAC() net.HardwareAddr { return append(bridgeMark[:], randomMAC()[3:]...) }
 
-func isOurBridge(mac net.HardwareAddr) bool {
+// IsOurs says whether a bridge has a MAC as only those have that we made.
+func IsOurs(mac net.HardwareAddr) bool {
 	return len(mac) == 6 && [3]byte(mac[:3]) == bridgeMark
 }
 

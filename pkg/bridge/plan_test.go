@@ -205,10 +205,10 @@ func TestNames(t *testing.T) {
 	if isHostName("veth1a2b3c4d") || isHostName("vethpair-of-me1") {
 		t.Error("another suite's name is taken for ours")
 	}
-	if label, ok := ownerLabel(aliasOf(owner)); !ok || label != owner.String() {
+	if label, ok := Label(aliasOf(owner)); !ok || label != owner.String() {
 		t.Errorf("got %q from the alias, want %q", label, owner)
 	}
-	if mac := newBridgeMAC(); !isOurBridge(mac) || mac[0]&3 != 2 {
+	if mac := newBridgeMAC(); !IsOurs(mac) || mac[0]&3 != 2 {
 		t.Errorf("got %s, want a local unicast address with our mark", mac)
 	}
 }

@@ -51,11 +51,8 @@ func vethIn(container *netns.Handle, name string) (inside netlink.Link, err erro
 // indices of its own, so the link found by index must name the container's interface and
 // namespace as its other end.
 func (h *Host) deleteReference(bridge string, inside netlink.Link, container *netns.Handle) error {
-	port, err := h.rt.link(lookUpIndex(inside.Attrs().ParentIndex))
-	if isLinkGone(err) {
-		return nil
-	}
-	if err != nil {
+	port, there, err := h.rt.find(lookUpIndex(inside.Attrs().ParentIndex))
+	if err != nil || !there {
 		return err
 	}
 	containerID, err := h.nl.GetNetNsIdByFd(container.FD())
@@ -65,14 +62,11 @@ func (h *Host) deleteReference(bridge string, inside netlink.Link, container *ne
 	if port.kind != "veth" || !port.elsewhere || containerID < 0 || port.below != inside.Attrs().Index || port.belowNS != containerID {
 		return nil
 	}
-	master, err := h.rt.link(lookUp(bridge))
-	if isLinkGone(err) || err == nil && master.index != port.master {
-		return nil
-	}
-	if err != nil {
+	master, there, err := h.rt.find(lookUp(bridge))
+	if err != nil || !there || master.index != port.master {
 		return err
 	}
-	if _, ours := ownerLabel(port.alias); ours {
+	if _, ours := Label(port.alias); ours {
 		return nil
 	}
 	_, err = h.rt.do(deleteIndex(port.index, port.name))

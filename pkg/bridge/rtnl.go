@@ -129,6 +129,9 @@ func (s step) refused(data []byte) error {
 	if errno == 0 {
 		return nil
 	}
+	if errno == unix.ERANGE && s.reply == unix.RTM_NEWLINK {
+		errno = unix.ENODEV // the name is longer than any link's (ifla_policy, net/core/rtnetlink.c)
+	}
 	for _, borne := range s.bear {
 		if errno == borne {
 			return nil

@@ -123,11 +123,8 @@ const formerLimit = 5 * time.Second
 // ended, which it does after "ip netns del" has come back.
 func (h *Host) awaitFormer(p Port) error {
 	return await(p.Name+" of the former namespace is gone", unix.RTNLGRP_LINK, formerLimit, func() (bool, error) {
-		_, err := h.rt.link(lookUp(p.Name))
-		if isLinkGone(err) {
-			return true, nil
-		}
-		return false, err
+		_, there, err := h.rt.find(lookUp(p.Name))
+		return err == nil && !there, err
 	})
 }
 

@@ -78,11 +78,8 @@ func (h *Host) createVLANInterface(b Bridge, bridge link, undo *cni.Undo) error 
 
 func (h *Host) dropVLANInterface(b Bridge) error {
 	return whileIdle(func() error {
-		l, err := h.rt.link(lookUp(b.VLANInterface))
-		if isLinkGone(err) {
-			return nil
-		}
-		if err != nil {
+		l, there, err := h.rt.find(lookUp(b.VLANInterface))
+		if err != nil || !there {
 			return err
 		}
 		addresses, err := h.rt.addresses(l.index, unix.AF_UNSPEC)

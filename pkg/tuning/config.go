@@ -180,8 +180,8 @@ func (v values) linkSettings() (Settings, error) {
 		settings = append(settings, setting{promisc, on})
 	}
 	if v.MTU != nil && *v.MTU != 0 {
-		if *v.MTU < minMTU || *v.MTU > maxMTU {
-			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, minMTU, maxMTU)
+		if *v.MTU < cni.MinMTU || *v.MTU > maxMTU {
+			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, cni.MinMTU, maxMTU)
 		}
 		// of both ends: what is larger than the other end's MTU is dropped there
 		number := strconv.Itoa(*v.MTU)
@@ -199,8 +199,4 @@ func (v values) linkSettings() (Settings, error) {
 	return settings, nil
 }
 
-// An IPv4 link carries at least 68 bytes (RFC 791); lo has 65536.
-const (
-	minMTU = 68
-	maxMTU = 65536
-)
+const maxMTU = 65536 // of lo

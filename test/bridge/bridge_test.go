@@ -124,6 +124,7 @@ func TestBridgeLeavesNothing(t *testing.T) {
 func TestBridgeDelWithEditedConfig(t *testing.T) {
 	edits := map[string]object{
 		"another bridge":        {"bridge": "br9"},
+		"no bridge's name":      {"bridge": "longer-than-a-link-can-have"},
 		"another subnet":        {"ipam": host.Leases("172.16.0.0/16")},
 		"a wrong mtu":           {"mtu": -1},
 		"no ipMasq":             {"ipMasq": false},
@@ -144,6 +145,7 @@ func TestBridgeDelWithEditedConfig(t *testing.T) {
 			c.MustDel(host.BridgeConfig(edit))
 			h.AssertUnchanged(before, host.Kept...)
 			h.AssertNoLease()
+			c.MustDel(host.BridgeConfig(edit)) // now only the configuration tells of a bridge
 		})
 	}
 }
