@@ -46,6 +46,7 @@ type agent struct {
 	// notified is done when systemd knows.
 	notified sync.Once
 	said     map[string]bool // problems that were logged
+	outdated bool            // which was logged
 }
 
 // request is something that a person asks of the running agent.
@@ -59,7 +60,7 @@ type request struct {
 const patienceAtStart = 5 * time.Second
 
 func newMember(s settings, st cluster.State, save func(cluster.State) error) *cluster.Member {
-	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration}
+	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration, Version: release}
 }
 
 // errLeft ends the agent: this host has left.
@@ -309,6 +310,10 @@ func (a *agent) reconcile(ctx context.Context, st store) error {
 	}
 	lost := len(a.member.State.Lost)
 	err := a.member.Reconcile(ctx, st, a.self())
+	if old := a.member.Outdated() != nil; old != a.outdated {
+		a.outdated = old
+		a.log.Warn("the cluster's least version of agents has changed", "minAgent", a.member.State.Config.MinAgent, "this", release, "tooOld", old)
+	}
 	if len(a.member.State.Lost) > lost {
 		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
 	}
@@ -396,6 +401,8 @@ func (a *agent) standing(restart []container) (state, why string) {
 		return hosts.Fenced, "subnets of this host were given to another; trestle node accept takes note of it"
 	case s.Suspect != "":
 		return hosts.Suspect, s.Suspect
+	case a.member.Outdated() != nil:
+		return hosts.Outdated, a.member.Outdated().Error() + "; routes and containers go on, and nothing new is claimed or published"
 	case s.Drained:
 		return hosts.Drained, "the runtime starts no containers; trestle node undrain ends it"
 	case !a.ready:

@@ -208,13 +208,38 @@ func newConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := c.CheckAgent(release); err != nil {
+				return fmt.Errorf("config: minAgent: who asks for it must have it: %w", err)
+			}
 			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
 				return err
 			}
-			return say(cmd, "set; hosts take it over within a heartbeat")
+			older, err := olderHosts(cmd.Context(), st, c)
+			if err != nil {
+				return err
+			}
+			return say(cmd, "set; hosts take it over within a heartbeat%s", older)
 		}),
 	)
 	return config
+}
+
+// olderHosts names those that the configuration asks to be upgraded.
+func olderHosts(ctx context.Context, st store, c cluster.Config) (string, error) {
+	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixAlive)
+	if err != nil {
+		return "", err
+	}
+	var older []string
+	for _, n := range listNodes(view) {
+		if n.Error == "" && c.CheckAgent(n.Version) != nil {
+			older = append(older, fmt.Sprintf("%s (%s)", n.Name, n.Version))
+		}
+	}
+	if len(older) == 0 {
+		return "", nil
+	}
+	return "; these are too old, and keep only what they have until they are upgraded: " + strings.Join(older, ", "), nil
 }
 
 func readInput(cmd *cobra.Command, path string) ([]byte, error) {

@@ -148,6 +148,9 @@ func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 	if err != nil {
 		return cluster.Config{}, err
 	}
+	if err := config.CheckAgent(release); err != nil {
+		return cluster.Config{}, err
+	}
 	id, err := identity(s)
 	if err != nil {
 		return cluster.Config{}, err

@@ -20,7 +20,7 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "How this host stands: its subnets, its peers and how they are reached, what is amiss",
 		Long: `How this host stands. The exit status is 0 where it is ready or drained, connected to its store or not, and 1
-where it is not running, not ready yet, suspects its store, was fenced, or is leaving and not done with it.`,
+where it is not running, not ready yet, suspects its store, was fenced, is too old for the cluster, or is leaving and not done with it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return status(cmd) },
 	}

@@ -33,6 +33,8 @@ func TestParseConfig(t *testing.T) {
 		{"name", `{"networks": [{"name": "A network", "ipv4": {"pool": "10.0.0.0/16", "subnetLen": 24}}]}`, "1 to 12 lower case letters"},
 		{"backend", `{"backend": "udp", "networks": []}`, `"udp" is none of`},
 		{"mtu", `{"mtu": 900, "networks": []}`, "mtu: 900"},
+		{"agent", `{"minAgent": "2.1", "networks": []}`, `minAgent: "2.1" is no release; write it like 2.1.0`},
+		{"agent of no release", `{"minAgent": "2.1.0-rc1", "networks": []}`, `minAgent: "2.1.0-rc1" is no release`},
 		{"no JSON", `{`, "config:"},
 	} {
 		_, err := cluster.ParseConfig([]byte(test.config))

@@ -48,6 +48,9 @@ type Config struct {
 	// NoTxChecksum switches the checksum offload of the VXLAN device off, for kernels
 	// and network cards that get it wrong.
 	NoTxChecksum bool `json:"vxlanNoTxChecksum,omitempty"`
+	// MinAgent is the least version of agents that may publish and claim, like 2.1.0. An
+	// older one keeps what it has.
+	MinAgent string `json:"minAgent,omitempty"`
 
 	extra extra
 }
@@ -134,6 +137,9 @@ func (c Config) check() error {
 	}
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		return fmt.Errorf("config: mtu: %d is not between 1280, the least that IPv6 takes, and 65535", c.MTU)
+	}
+	if _, err := parseRelease(c.MinAgent); c.MinAgent != "" && (err != nil || strings.ContainsAny(c.MinAgent, "-+")) {
+		return fmt.Errorf("config: minAgent: %q is no release; write it like 2.1.0", c.MinAgent)
 	}
 	if len(c.Networks) == 0 {
 		return errors.New(`config: networks: there is none; name one with a pool, like {"name": "pods", "ipv4": {"pool": "10.40.0.0/16", "subnetLen": 24}}`)

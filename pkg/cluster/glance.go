@@ -20,7 +20,8 @@ func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	if m.suspectStore(view) || s.Leaving || !s.complete() || !s.sameConfig(view) {
+	outdated := m.Outdated() != nil
+	if m.suspectStore(view) || s.Leaving || !s.complete() && !outdated || !s.sameConfig(view) {
 		return false, nil
 	}
 	claims := readClaims(view)
@@ -30,7 +31,7 @@ func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, erro
 		}
 	}
 	s.Revision = view.Revision
-	if view.Fixed {
+	if view.Fixed || outdated {
 		return true, nil
 	}
 	self.ID, self.Name, self.Subnets = s.ID, s.Name, s.Claims

@@ -23,6 +23,8 @@ type Member struct {
 	Now   func() time.Time
 	// Quarantine is how long a subnet that was given up is left alone.
 	Quarantine time.Duration
+	// Version is this agent's: see Config.MinAgent.
+	Version string
 }
 
 // Errors of Reconcile that the caller tells apart.
@@ -52,6 +54,9 @@ const reconcileTries = 64
 // its subnets, is published. It may be called at any time and does nothing where
 // nothing is amiss.
 //
+// An agent that is too old for the cluster (Outdated) hears of what it has lost, and does
+// no more.
+//
 // Where it fails the state holds what is known all the same: an ErrFrozen host has the
 // subnets that it had.
 func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
@@ -70,6 +75,9 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 		}
 		if err := m.takeConfig(view); err != nil {
 			return err
+		}
+		if outdated := m.Outdated(); outdated != nil {
+			return m.keep(view, outdated)
 		}
 		done, err := m.reconcileOnce(ctx, store, view, self)
 		if done || err != nil {

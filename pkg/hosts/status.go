@@ -32,6 +32,7 @@ const (
 	Ready    = "ready"
 	Starting = "starting"
 	Drained  = "drained"
+	Outdated = "outdated" // the cluster asks for a newer agent: this one keeps what it has
 	Suspect  = "suspect"
 	Fenced   = "fenced"
 	Leaving  = "leaving" // the store does not know yet, or something is left on the host

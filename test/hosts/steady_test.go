@@ -155,3 +155,48 @@ func (n *network) byReference(t *testing.T, b *lab.Agent) {
 		t.Errorf("DEL by the reference plugins: %v", err)
 	}
 }
+
+// TestMinAgent: hosts that are too old for their cluster keep what they have, follow the others,
+// and say so; nobody joins with such an agent, and nobody asks by mistake for one that there is not.
+func TestMinAgent(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a", "b")
+	a, b := n.hosts[0], n.hosts[1]
+	before := routes(a.Host)
+	newer := strings.Replace(lab.Config, `"id": "lab"`, `"id": "lab", "minAgent": "99.0.0"`, 1)
+	a.Write("/run/newer", newer)
+	const tooOld = "it asks for 99.0.0 or newer"
+	if out := a.Node("cluster", "config", "set", "/run/newer"); out.Code == 0 || !strings.Contains(out.Stderr, tooOld) {
+		t.Errorf("set by one that is older: got %v, want it refused", out)
+	}
+	n.init(t, newer)
+	for _, h := range n.hosts {
+		n.Await(h.Host, "outdated", func(s lab.Status) bool {
+			return s.State == "outdated" && s.Store.Connected && len(s.Subnets) == 2 && len(s.Peers) == 1 && strings.Contains(s.Why, "upgrade trestle-node")
+		})
+	}
+	if out := a.Node("node", "status"); out.Code == 0 || !strings.Contains(out.Stdout, tooOld) {
+		t.Errorf("status: got %v, want exit status 1, and what is asked for", out)
+	}
+	join := []string{"node", "join", "--etcd", strings.Join(n.etcd.URLs(), ","), "--name", "j"}
+	if out := n.Host("j").Node(join...); out.Code == 0 || !strings.Contains(out.Stderr, tooOld) {
+		t.Errorf("join: got %v, want it refused", out)
+	}
+	if got := routes(a.Host); got != before {
+		t.Errorf("got routes\n%s\nwant\n%s", got, before)
+	}
+	n.Reach(n.Attach(a.Host, "another"), n.containers[1])
+	if err := n.etcd.Ctl("put", prefix+"nodes/ghost", record("ghost", 1, "")); err != nil {
+		t.Fatal(err)
+	}
+	n.Await(a.Host, "who comes is followed", func(s lab.Status) bool { return len(s.Peers) == 2 && s.Peers[1].Way == "tunnel" })
+	// what changes on the host is told when it may be
+	b.MustRun("ip", "link", "set", "eth0", "mtu", "1400")
+	n.Await(b.Host, "its own MTU", func(s lab.Status) bool { return s.MTU == 1350 })
+	if s, err := a.Status(); err != nil || s.MTU != 1450 {
+		t.Errorf("got MTU %d, %v, want 1450: b publishes nothing", s.MTU, err)
+	}
+	n.init(t, lab.Config)
+	n.Ready(b.Host, 2)
+	n.Await(a.Host, "ready, and told of b's MTU", func(s lab.Status) bool { return s.State == "ready" && s.MTU == 1350 })
+}
