@@ -64,7 +64,7 @@ func chapters() []chapter {
 		{title: "Many at once", sections: crowds},
 		{title: "How it grows", sections: growth},
 		{title: "What packets meet", sections: dataPath},
-		{title: "Networks over several hosts", sections: severalHosts, note: flannelNote, remarks: []func(host.T, size) (string, error){agentCounts}},
+		{title: "Networks over several hosts", sections: severalHosts, note: flannelNote, remarks: []func(host.T, size) (string, error){agentCounts, events}},
 	}
 }
 
