@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,14 +21,14 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/trestle-cni/trestle/cmd/trestle-node/etcdkeys"
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
 // etcdStore keeps the keys of one cluster under /trestle/v1/<cluster>/.
 type etcdStore struct {
-	client   *clientv3.Client
+	etcdkeys.Keys
 	settings *etcdSettings
-	prefix   string
 	timeout  time.Duration
 	alive    time.Duration
 	about    string
@@ -75,7 +74,8 @@ func openEtcd(s settings) (*etcdStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", about, e.explain(ctx, err))
 	}
-	return &etcdStore{client, e, "/trestle/v1/" + s.Cluster + "/", s.Timeout.Duration, s.Alive.Duration, about}, nil
+	keys := etcdkeys.Keys{Client: client, Prefix: "/trestle/v1/" + s.Cluster + "/"}
+	return &etcdStore{keys, e, s.Timeout.Duration, s.Alive.Duration, about}, nil
 }
 
 // tls never falls back to plain text, nor to a server that cannot be verified.
@@ -141,7 +141,7 @@ func (e *etcdSettings) explain(ctx context.Context, err error) error {
 	return err
 }
 
-func (s *etcdStore) Close() error     { return s.client.Close() }
+func (s *etcdStore) Close() error     { return s.Client.Close() }
 func (s *etcdStore) Describe() string { return s.about }
 
 func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
@@ -200,64 +200,34 @@ func passes(err error) bool {
 	return grpcstatus.Code(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
 }
 
-// Get is one transaction of reads, so that all is of one revision.
+// Get asks again while the error is of a moment.
 func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	var ops []clientv3.Op
-	for _, k := range keys {
-		var options []clientv3.OpOption
-		if strings.HasSuffix(k, "/") {
-			options = append(options, clientv3.WithPrefix())
-		}
-		ops = append(ops, clientv3.OpGet(s.prefix+k, options...))
-	}
-	answer, err := s.client.Txn(ctx).Then(ops...).Commit()
+	view, err := s.Keys.Get(ctx, keys...)
 	for err != nil && passes(err) && ctx.Err() == nil {
 		pause(ctx, retryPause)
-		answer, err = s.client.Txn(ctx).Then(ops...).Commit()
+		view, err = s.Keys.Get(ctx, keys...)
 	}
 	if err != nil {
 		return cluster.View{}, s.failed(ctx, "read "+strings.Join(keys, ", "), err)
 	}
-	view := cluster.View{
-		Store: strconv.FormatUint(answer.Header.ClusterId, 16), Revision: answer.Header.Revision,
-		Keys: map[string]cluster.Value{},
-	}
-	for _, r := range answer.Responses {
-		for _, kv := range r.GetResponseRange().Kvs {
-			view.Keys[strings.TrimPrefix(string(kv.Key), s.prefix)] = cluster.Value{Data: kv.Value, Revision: kv.ModRevision}
-		}
-	}
 	return view, nil
 }
 
+// Commit is not tried again: what seems to have failed may have been done.
 func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	var conditions []clientv3.Cmp
-	for _, c := range txn.If {
-		if c.Absent {
-			conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(s.prefix+c.Key), "=", 0))
-		} else {
-			conditions = append(conditions, clientv3.Compare(clientv3.Value(s.prefix+c.Key), "=", string(c.Data)))
-		}
-	}
-	var ops []clientv3.Op
-	var keys []string
-	for _, w := range txn.Then {
-		keys = append(keys, w.Key)
-		if w.Data == nil {
-			ops = append(ops, clientv3.OpDelete(s.prefix+w.Key))
-		} else {
-			ops = append(ops, clientv3.OpPut(s.prefix+w.Key, string(w.Data)))
-		}
-	}
-	answer, err := s.client.Txn(ctx).If(conditions...).Then(ops...).Commit()
+	done, err := s.Keys.Commit(ctx, txn)
 	if err != nil {
+		var keys []string
+		for _, w := range txn.Then {
+			keys = append(keys, w.Key)
+		}
 		return false, s.failed(ctx, "write "+strings.Join(keys, ", "), err)
 	}
-	return answer.Succeeded, nil
+	return done, nil
 }
 
 // Watch asks for a member that has a leader: one that is cut off from the others would
@@ -265,14 +235,14 @@ func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, changed func([]cluster.Change)) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	for answer := range s.client.Watch(ctx, s.prefix+prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
+	for answer := range s.Client.Watch(ctx, s.Prefix+prefix, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
 		if err := answer.Err(); err != nil {
 			return s.failed(ctx, "watch "+prefix, err)
 		}
 		var changes []cluster.Change
 		for _, event := range answer.Events {
 			c := cluster.Change{
-				Key:   strings.TrimPrefix(string(event.Kv.Key), s.prefix),
+				Key:   strings.TrimPrefix(string(event.Kv.Key), s.Prefix),
 				Value: cluster.Value{Revision: event.Kv.ModRevision},
 			}
 			if event.Type != clientv3.EventTypeDelete {
@@ -294,14 +264,14 @@ func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, chang
 func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) error {
 	grant, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	lease, err := s.client.Grant(grant, int64(max(s.alive/time.Second, 1)))
+	lease, err := s.Client.Grant(grant, int64(max(s.alive/time.Second, 1)))
 	if err != nil {
 		return s.failed(grant, "grant a lease", err)
 	}
-	if _, err := s.client.Put(grant, s.prefix+key, string(value), clientv3.WithLease(lease.ID)); err != nil {
+	if _, err := s.Client.Put(grant, s.Prefix+key, string(value), clientv3.WithLease(lease.ID)); err != nil {
 		return s.failed(grant, "write "+key, err)
 	}
-	answers, err := s.client.KeepAlive(ctx, lease.ID)
+	answers, err := s.Client.KeepAlive(ctx, lease.ID)
 	if err != nil {
 		return s.failed(ctx, "keep a lease", err)
 	}
@@ -310,7 +280,7 @@ func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) erro
 	if ctx.Err() != nil {
 		revoke, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_, _ = s.client.Revoke(revoke, lease.ID) // it ends by itself
+		_, _ = s.Client.Revoke(revoke, lease.ID) // it ends by itself
 		return ctx.Err()
 	}
 	return s.failed(ctx, "keep a lease", errors.New("it ended"))

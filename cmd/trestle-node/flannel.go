@@ -91,7 +91,7 @@ func (f flannelFlags) read(ctx context.Context, s settings) (cluster.Flannel, er
 		return cluster.Flannel{}, err
 	}
 	defer func() { _ = st.Close() }() // only read from
-	st.prefix = strings.TrimSuffix(f.prefix, "/") + "/"
+	st.Prefix = strings.TrimSuffix(f.prefix, "/") + "/"
 	const subnets = "subnets/"
 	view, err := st.Get(ctx, cluster.KeyConfig, subnets)
 	if err != nil {
@@ -99,7 +99,7 @@ func (f flannelFlags) read(ctx context.Context, s settings) (cluster.Flannel, er
 	}
 	config, ok := view.Keys[cluster.KeyConfig]
 	if !ok {
-		return cluster.Flannel{}, fmt.Errorf("%s: there is no key %sconfig; --prefix says where flannel's are", st.Describe(), st.prefix)
+		return cluster.Flannel{}, fmt.Errorf("%s: there is no key %sconfig; --prefix says where flannel's are", st.Describe(), st.Prefix)
 	}
 	leases := map[string][]byte{}
 	for key, value := range view.Under(subnets) {

@@ -222,13 +222,16 @@ func (s *State) keepKeys(next map[string]Node, v *Verdict) {
 // the store is suspect, to the one that had it.
 func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
 	ids := slices.Sorted(maps.Keys(next))
+	held := map[string]bool{} // of a thousand each is asked about often
+	for _, n := range s.Peers {
+		held[n.ID] = true
+	}
 	rank := func(id string) int {
 		_, listed := l.Nodes[id]
-		held := slices.ContainsFunc(s.Peers, func(n Node) bool { return n.ID == id })
 		switch {
-		case s.Suspect != "" && held:
+		case s.Suspect != "" && held[id]:
 			return 0
-		case listed && held:
+		case listed && held[id]:
 			return 1
 		case listed:
 			return 2

@@ -7,42 +7,62 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
+	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
 
-// agentCounts is what an agent takes of its host with its peers in a list.
+// agentCounts is what an agent takes of its host, and of its store.
 func agentCounts(t host.T, s size) (string, error) {
-	own := &scope{T: t}
-	defer own.close()
 	text := "| an agent | memory (RSS), MiB | CPU while nothing happens, % of one | log lines |\n|---|--:|--:|--:|\n"
 	for _, peers := range s.hosts {
-		m := newMember(own, peers)
-		status, err := m.Status()
-		if err != nil {
-			return "", err
+		for i := range beginners(t, peers) {
+			own := &scope{T: t}
+			line, err := beginners(own, peers)[i].counts(s, peers)
+			own.close()
+			if err != nil {
+				return "", err
+			}
+			text += line
 		}
-		before, err := m.ticks(status.PID)
-		if err != nil {
-			return "", err
-		}
-		time.Sleep(s.idle)
-		after, err := m.ticks(status.PID)
-		if err != nil {
-			return "", err
-		}
-		kib, err := strconv.Atoi(strings.Fields(m.MustRun("grep", "VmRSS", fmt.Sprintf("/proc/%d/status", status.PID)))[1])
-		if err != nil {
-			return "", err
-		}
-		const perSecond = 100 // USER_HZ
-		share := 100 * float64(after-before) / perSecond / s.idle.Seconds()
-		text += fmt.Sprintf("| with %d peers | %d | %.2f | %d |\n", peers, kib>>10, share, strings.Count(m.Kill(), "\n"))
 	}
-	return text + "\nAims with 1,000 peers: 30 MiB, 0.2 %, a line for each change of a peer at the most.\n", nil
+	text += "\nAims with 1,000 peers: 30 MiB, 0.2 %, a line for each change of a peer at the most.\n"
+	own := &scope{T: t}
+	defer own.close()
+	count := s.hosts[len(s.hosts)-1]
+	joined, err := joinAtOnce(lab.New(own).Etcd(1), "default", count, false)
+	if err != nil {
+		return "", err
+	}
+	return text + fmt.Sprintf("\n%d hosts that join at once take %.2f transactions each (aim: 1.5), and have %d different subnets, one of each family each.\n",
+		count, float64(joined.Commits)/float64(count), joined.Subnets), nil
+}
+
+func (b beginner) counts(s size, peers int) (string, error) {
+	m := b.make()
+	pid, err := m.pid(m.host)
+	if err != nil {
+		return "", err
+	}
+	before, err := m.ticks(pid)
+	if err != nil {
+		return "", err
+	}
+	time.Sleep(s.idle)
+	after, err := m.ticks(pid)
+	if err != nil {
+		return "", err
+	}
+	kib, err := strconv.Atoi(strings.Fields(m.host.MustRun("grep", "VmRSS", fmt.Sprintf("/proc/%d/status", pid)))[1])
+	if err != nil {
+		return "", err
+	}
+	const perSecond = 100 // USER_HZ
+	share := 100 * float64(after-before) / perSecond / s.idle.Seconds()
+	return fmt.Sprintf("| %s, %d peers | %d | %.2f | %d |\n", b.name, peers, kib>>10, share, strings.Count(m.stop(), "\n")), nil
 }
 
 // ticks is what the process has used of CPUs.
 func (m *member) ticks(pid int) (int, error) {
-	_, text, _ := strings.Cut(m.MustRun("cat", fmt.Sprintf("/proc/%d/stat", pid)), ") ")
+	_, text, _ := strings.Cut(m.host.MustRun("cat", fmt.Sprintf("/proc/%d/stat", pid)), ") ")
 	fields := strings.Fields(text) // proc(5): utime and stime are the 14th and 15th
 	user, err := strconv.Atoi(fields[11])
 	if err != nil {

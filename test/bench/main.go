@@ -29,6 +29,7 @@ type size struct {
 	peerCrowd   int // the largest, for the reference plugins
 	stream      int // bytes
 	hosts       []int
+	agents      int           // of as many hosts that are real, at the most
 	idle        time.Duration // that an agent is looked at
 	packets     int           // of UDP
 	counted     int           // rows of what is counted, at the most
@@ -37,12 +38,12 @@ type size struct {
 var sizes = map[string]size{
 	"full": {
 		rounds: 31, backends: backends, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
-		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, idle: 30 * time.Second,
+		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, agents: 20, idle: 30 * time.Second,
 		packets: 300_000, counted: 100,
 	},
 	"quick": {
 		rounds: 7, backends: backends[:1], attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
-		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, idle: 5 * time.Second,
+		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, agents: 5, idle: 5 * time.Second,
 		packets: 30_000, counted: 12,
 	},
 }
@@ -51,24 +52,26 @@ var sizes = map[string]size{
 type chapter struct {
 	title    string
 	sections func(t host.T, s size) []measure.Section
+	note     func() string
+	remarks  []func(t host.T, s size) (string, error) // what is no table of times
 }
 
 func chapters() []chapter {
 	return []chapter{
-		{"What a process costs", func(t host.T, _ size) []measure.Section { return []measure.Section{execFloor(t)} }},
-		{"One attachment beside the floor", targets},
-		{"One attachment beside the reference plugins", attachments},
-		{"Many at once", crowds},
-		{"How it grows", growth},
-		{"What packets meet", dataPath},
-		{"Networks over several hosts", severalHosts},
+		{title: "What a process costs", sections: func(t host.T, _ size) []measure.Section { return []measure.Section{execFloor(t)} }},
+		{title: "One attachment beside the floor", sections: targets},
+		{title: "One attachment beside the reference plugins", sections: attachments},
+		{title: "Many at once", sections: crowds},
+		{title: "How it grows", sections: growth},
+		{title: "What packets meet", sections: dataPath},
+		{title: "Networks over several hosts", sections: severalHosts, note: flannelNote, remarks: []func(host.T, size) (string, error){agentCounts, events}},
 	}
 }
 
 func bench(t host.T) {
 	name := flag.String("size", "full", "how much is measured: full or quick")
 	rounds := flag.Int("rounds", 0, "how often each variant is timed, if not as the size says")
-	only := flag.String("only", "", "run only the tables whose title has this in it, and write nothing")
+	only := flag.String("only", "", "run only the tables whose title, or chapter's title, has this in it, and write nothing")
 	docs := flag.String("docs", "", "the directory where benchmarks.md and its pictures are written")
 	flag.Parse()
 	s, ok := sizes[*name]
@@ -81,22 +84,11 @@ func bench(t host.T) {
 	page := newPage(*name)
 	fmt.Print(page.head())
 	for _, c := range chapters() {
-		page.chapter(c.title)
-		for i := range c.sections(t, s) {
-			table := c.measure(t, s, i, *only)
-			fmt.Print(table.Text())
-			page.add(table)
-		}
+		c.run(t, s, page, *only)
 	}
 	if *only != "" {
 		return // nor is there a page without the others
 	}
-	agents, err := agentCounts(t, s)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	fmt.Print(agents)
-	page.remark(agents)
 	counted, err := counts(t, s.counted)
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -108,6 +100,35 @@ func bench(t host.T) {
 	}
 	if err := page.write(*docs); err != nil {
 		t.Fatalf("%v", err)
+	}
+}
+
+// run goes through the chapter, writes it to the page, and prints it.
+func (c chapter) run(t host.T, s size, page *page, only string) {
+	page.chapter(c.title)
+	all := strings.Contains(c.title, only)
+	if all {
+		only = ""
+		if c.note != nil {
+			fmt.Print(c.note() + "\n\n")
+			page.remark(c.note() + "\n")
+		}
+	}
+	for i := range c.sections(t, s) {
+		table := c.measure(t, s, i, only)
+		fmt.Print(table.Text())
+		page.add(table)
+	}
+	if !all {
+		return
+	}
+	for _, remark := range c.remarks {
+		text, err := remark(t, s)
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		fmt.Println(text)
+		page.remark(text)
 	}
 }
 

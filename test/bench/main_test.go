@@ -18,20 +18,12 @@ func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 func TestTables(t *testing.T) {
 	tiny := size{
 		rounds: 1, backends: backends, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9},
-		mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, hosts: []int{3}, idle: time.Second, packets: 100, counted: 3,
+		mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, hosts: []int{3, 5}, agents: 2, idle: time.Second, packets: 100, counted: 3,
 	}
 	page := newPage("tiny")
 	for _, c := range chapters() {
-		page.chapter(c.title)
-		for i := range c.sections(t, tiny) {
-			page.add(c.measure(t, tiny, i, ""))
-		}
+		c.run(t, tiny, page, "")
 	}
-	agents, err := agentCounts(t, tiny)
-	if err != nil {
-		t.Fatal(err)
-	}
-	page.remark(agents)
 	counted, err := counts(t, tiny.counted)
 	if err != nil {
 		t.Fatal(err)

@@ -1,11 +1,8 @@
 package hosts
 
 import (
-	"context"
-	"net/netip"
 	"testing"
 
-	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
 
@@ -16,34 +13,20 @@ func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	n := &network{Lab: lab.New(t)}
 	n.etcd = n.Etcd(1)
-	n.init(t, `{"id": "lab", "networks": [{"name": "pods", "ipv4": {"pool": "10.0.0.0/8", "subnetLen": 24}, "ipv6": {"pool": "fd40::/48", "subnetLen": 64}}]}`)
+	n.init(t, lab.Wide)
 	const many = 100
-	store, hosts := n.etcd.Store(), lab.Simulated(many, "n")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*lab.Patience)
-	defer cancel()
-	reconcile := func(m *cluster.Member) error {
-		return m.Reconcile(ctx, store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
-	}
-	if _, err := lab.Join(hosts, reconcile); err != nil {
+	store := n.etcd.Store()
+	joined, err := store.Join(many, false)
+	if err != nil {
 		t.Fatal(err)
 	}
-	owner := map[netip.Prefix]string{}
-	for _, m := range hosts {
-		for _, s := range m.State.Subnets("pods") {
-			if other := owner[s]; other != "" {
-				t.Errorf("%s and %s both have %s", other, m.State.ID, s)
-			}
-			owner[s] = m.State.ID
-		}
+	if joined.Subnets != 2*many {
+		t.Errorf("got %d different subnets, want one of each family for each of %d hosts", joined.Subnets, many)
 	}
-	if len(owner) != 2*many {
-		t.Errorf("got %d subnets, want %d", len(owner), 2*many)
+	if joined.Commits > many*3/2 {
+		t.Errorf("got %d transactions for %d hosts, want 1.5 each at most", joined.Commits, many)
 	}
-	commits := store.Commits.Load()
-	if commits > many*3/2 {
-		t.Errorf("got %d transactions for %d hosts, want 1.5 each at most", commits, many)
-	}
-	if _, err := lab.Join(hosts, reconcile); err != nil || store.Commits.Load() != commits {
-		t.Errorf("again: got %d transactions more, %v, want none", store.Commits.Load()-commits, err)
+	if _, commits, err := store.Again(joined.Hosts); err != nil || commits != 0 {
+		t.Errorf("again: got %d transactions, %v, want none", commits, err)
 	}
 }

@@ -1,8 +1,14 @@
 package lab
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/trestle-cni/trestle/test/host"
 )
@@ -83,6 +89,27 @@ func (e *Etcd) URLs() []string {
 		urls = append(urls, m.URL)
 	}
 	return urls
+}
+
+// Client connects to it, until the end of the test.
+func (e *Etcd) Client() *clientv3.Client {
+	e.Helper()
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: e.URLs(), DialTimeout: Patience, Logger: zap.NewNop(),
+		// The library dials from goroutines of its own, which are in no namespace of ours.
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(_ context.Context, address string) (conn net.Conn, err error) {
+			err = e.Switch.Do(func() (err error) {
+				conn, err = net.DialTimeout("tcp", strings.TrimPrefix(address, "http://"), Patience)
+				return err
+			})
+			return conn, err
+		})},
+	})
+	if err != nil {
+		e.Fatalf("connect to etcd: %v", err)
+	}
+	e.Cleanup(func() { _ = client.Close() }) // nothing is under way
+	return client
 }
 
 // Ctl runs etcdctl, which must be the version's that Debian has or newer.

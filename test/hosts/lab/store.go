@@ -2,16 +2,15 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net"
-	"strings"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
+	"go.etcd.io/etcd/client/v3/concurrency"
 
+	"github.com/trestle-cni/trestle/cmd/trestle-node/etcdkeys"
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
@@ -19,84 +18,31 @@ import (
 // pkg/cluster's members do to one store is tried without as many agents. All use one
 // connection.
 type Store struct {
-	Client  *clientv3.Client
+	etcdkeys.Keys
 	Commits atomic.Int64 // transactions that were sent
-	prefix  string
 }
 
-// Store connects.
+// Store is that of the cluster which agents are in where nothing else is said.
 func (e *Etcd) Store() *Store {
 	e.Helper()
-	client, err := clientv3.New(clientv3.Config{
-		Endpoints: e.URLs(), DialTimeout: Patience, Logger: zap.NewNop(),
-		// The library dials from goroutines of its own, which are in no namespace of ours.
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(_ context.Context, address string) (conn net.Conn, err error) {
-			err = e.Switch.Do(func() (err error) {
-				conn, err = net.DialTimeout("tcp", strings.TrimPrefix(address, "http://"), Patience)
-				return err
-			})
-			return conn, err
-		})},
-	})
-	if err != nil {
-		e.Fatalf("connect to etcd: %v", err)
-	}
-	e.Cleanup(func() { _ = client.Close() }) // etcd is gone by then
-	return &Store{Client: client, prefix: "/trestle/v1/default/"}
+	return e.StoreOf("default")
 }
 
-// Get is one transaction of reads.
-func (s *Store) Get(ctx context.Context, keys ...string) (cluster.View, error) {
-	var ops []clientv3.Op
-	for _, k := range keys {
-		var options []clientv3.OpOption
-		if strings.HasSuffix(k, "/") {
-			options = append(options, clientv3.WithPrefix())
-		}
-		ops = append(ops, clientv3.OpGet(s.prefix+k, options...))
-	}
-	answer, err := s.Client.Txn(ctx).Then(ops...).Commit()
-	if err != nil {
-		return cluster.View{}, err
-	}
-	view := cluster.View{Store: "etcd", Revision: answer.Header.Revision, Keys: map[string]cluster.Value{}}
-	for _, r := range answer.Responses {
-		for _, kv := range r.GetResponseRange().Kvs {
-			view.Keys[strings.TrimPrefix(string(kv.Key), s.prefix)] = cluster.Value{Data: kv.Value, Revision: kv.ModRevision}
-		}
-	}
-	return view, nil
+// StoreOf is the named cluster's.
+func (e *Etcd) StoreOf(name string) *Store {
+	e.Helper()
+	return &Store{Keys: etcdkeys.Keys{Client: e.Client(), Prefix: "/trestle/v1/" + name + "/"}}
 }
 
 // Commit counts.
 func (s *Store) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	s.Commits.Add(1)
-	var conditions []clientv3.Cmp
-	for _, c := range txn.If {
-		if c.Absent {
-			conditions = append(conditions, clientv3.Compare(clientv3.CreateRevision(s.prefix+c.Key), "=", 0))
-		} else {
-			conditions = append(conditions, clientv3.Compare(clientv3.Value(s.prefix+c.Key), "=", string(c.Data)))
-		}
-	}
-	var ops []clientv3.Op
-	for _, w := range txn.Then {
-		if w.Data == nil {
-			ops = append(ops, clientv3.OpDelete(s.prefix+w.Key))
-		} else {
-			ops = append(ops, clientv3.OpPut(s.prefix+w.Key, string(w.Data)))
-		}
-	}
-	answer, err := s.Client.Txn(ctx).If(conditions...).Then(ops...).Commit()
-	if err != nil {
-		return false, err
-	}
-	return answer.Succeeded, nil
+	return s.Keys.Commit(ctx, txn)
 }
 
 // Put writes a key, whatever is there.
 func (s *Store) Put(ctx context.Context, key, value string) error {
-	_, err := s.Client.Put(ctx, s.prefix+key, value)
+	_, err := s.Client.Put(ctx, s.Prefix+key, value)
 	return err
 }
 
@@ -122,23 +68,87 @@ func Simulated(n int, name string) []*cluster.Member {
 	return all
 }
 
-// Join has so many simulated hosts ask for subnets at the same moment, and gives them as they
-// are then, and how long that took. reconcile is Member.Reconcile, or what comes around it.
-func Join(hosts []*cluster.Member, reconcile func(*cluster.Member) error) (took time.Duration, err error) {
+// Record is what the i-th simulated host says of itself.
+func Record(i int) cluster.Node {
+	high, low := byte(i>>8), byte(i)
+	return cluster.Node{
+		Underlay: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, high, low}), 15)},
+		MTU:      1500, MAC: fmt.Sprintf("02:00:00:00:%02x:%02x", high, low),
+	}
+}
+
+// Wide is the configuration of a cluster with room for thousands of hosts.
+const Wide = `{"id": "lab", "networks": [{"name": "pods", "ipv4": {"pool": "10.0.0.0/8", "subnetLen": 24}, "ipv6": {"pool": "fd40::/48", "subnetLen": 64}}]}`
+
+// Joined is how simulated hosts joined a cluster.
+type Joined struct {
+	Hosts   []*cluster.Member
+	Took    time.Duration
+	Commits int64 // transactions that all of them together took
+	Subnets int   // that are different
+}
+
+// Join has so many simulated hosts ask for subnets at the same moment, those of the
+// store's configuration; by a lock they take turns, as most programs would have them.
+func (s *Store) Join(n int, byLock bool) (Joined, error) {
+	j := Joined{Hosts: Simulated(n, "n")}
+	before := s.Commits.Load()
+	var err error
+	j.Took, err = s.again(j.Hosts, byLock)
+	j.Commits = s.Commits.Load() - before
+	subnets := map[netip.Prefix]bool{}
+	for _, m := range j.Hosts {
+		for _, subnet := range m.State.Subnets("pods") {
+			subnets[subnet] = true
+		}
+	}
+	j.Subnets = len(subnets)
+	return j, err
+}
+
+// Again has hosts that have joined come back at the same moment, and says how many
+// transactions that took.
+func (s *Store) Again(hosts []*cluster.Member) (took time.Duration, commits int64, err error) {
+	before := s.Commits.Load()
+	took, err = s.again(hosts, false)
+	return took, s.Commits.Load() - before, err
+}
+
+func (s *Store) again(hosts []*cluster.Member, byLock bool) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
+	defer cancel()
 	start := make(chan struct{})
 	failed := make(chan error, len(hosts))
-	for _, m := range hosts {
+	for i, m := range hosts {
 		go func() {
 			<-start
-			failed <- reconcile(m)
+			join := func() error { return m.Reconcile(ctx, s, Record(i)) }
+			if byLock {
+				failed <- s.locked(ctx, join)
+			} else {
+				failed <- join()
+			}
 		}()
 	}
 	began := time.Now()
 	close(start)
+	var err error
 	for range hosts {
-		if e := <-failed; e != nil {
-			err = e
-		}
+		err = errors.Join(err, <-failed)
 	}
 	return time.Since(began), err
+}
+
+// locked does it while no other host does.
+func (s *Store) locked(ctx context.Context, do func() error) error {
+	session, err := concurrency.NewSession(s.Client)
+	if err != nil {
+		return err
+	}
+	lock := concurrency.NewMutex(session, s.Prefix+"lock")
+	err = lock.Lock(ctx)
+	if err == nil {
+		err = errors.Join(do(), lock.Unlock(ctx))
+	}
+	return errors.Join(err, session.Close())
 }

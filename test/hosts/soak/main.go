@@ -6,17 +6,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/client/v3/concurrency"
-
-	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
@@ -79,66 +74,34 @@ func cpuOf(h *lab.Host) int {
 
 const peers = 1000
 
-const wide = `{"id": "lab", "networks": [{"name": "pods", "ipv4": {"pool": "10.0.0.0/8", "subnetLen": 24}, "ipv6": {"pool": "fd40::/48", "subnetLen": 64}}]}`
-
 // atOnce: a thousand hosts ask for subnets at the same moment, and 200 of them again; next to
 // that, a thousand that take turns by a lock, as most programs would have them.
 func atOnce(t host.T) {
-	joined := simulatedJoin(t, "at once", false)
-	turns := simulatedJoin(t, "by a lock", true)
-	fmt.Printf("at once takes %.2f of the time by a lock (0.25 is to be reached, on a machine with nothing else to do)\n", joined.Seconds()/turns.Seconds())
-}
-
-// simulatedJoin has all hosts join a new cluster.
-func simulatedJoin(t host.T, how string, byLock bool) time.Duration {
 	l := lab.New(t)
 	e := l.Etcd(1)
-	put(e, "config", wide)
-	store, ctx := e.Store(), context.Background()
-	reconcile := func(m *cluster.Member) error {
-		return m.Reconcile(ctx, store, cluster.Node{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}, MTU: 1500})
-	}
-	hosts := lab.Simulated(peers, "n")
-	join := reconcile
-	if byLock {
-		join = func(m *cluster.Member) error {
-			session, err := concurrency.NewSession(store.Client)
-			if err != nil {
-				return err
-			}
-			lock := concurrency.NewMutex(session, "/lock")
-			err = lock.Lock(ctx)
-			if err == nil {
-				err = errors.Join(reconcile(m), lock.Unlock(ctx))
-			}
-			return errors.Join(err, session.Close())
+	took := map[bool]time.Duration{}
+	for _, byLock := range []bool{false, true} {
+		store := e.StoreOf(fmt.Sprint("lock-", byLock))
+		if err := store.Put(context.Background(), "config", lab.Wide); err != nil {
+			l.Fatalf("%v", err)
 		}
-	}
-	took, err := lab.Join(hosts, join)
-	if err != nil {
-		l.Fatalf("join %s: %v", how, err)
-	}
-	owners := map[netip.Prefix]bool{}
-	for _, m := range hosts {
-		for _, s := range m.State.Subnets("pods") {
-			owners[s] = true
+		joined, err := store.Join(peers, byLock)
+		if err != nil {
+			l.Fatalf("join, by a lock: %v: %v", byLock, err)
 		}
+		took[byLock] = joined.Took
+		each := float64(joined.Commits) / peers
+		fmt.Printf("%d hosts join, by a lock: %v: %v, %.2f transactions each, %d subnets\n", peers, byLock, joined.Took.Round(time.Millisecond), each, joined.Subnets)
+		if joined.Subnets != 2*peers || !byLock && each > 1.5 {
+			l.Fatalf("want two subnets each, and 1.5 transactions at most")
+		}
+		again, commits, err := store.Again(joined.Hosts[:200])
+		if err != nil || commits != 0 {
+			l.Fatalf("200 of them again: %v, %d transactions, want none", err, commits)
+		}
+		fmt.Printf("200 of them again: %v, nothing written\n", again.Round(time.Millisecond))
 	}
-	each := float64(store.Commits.Load()) / float64(len(hosts))
-	fmt.Printf("%d hosts join %s: %v, %.2f transactions each, %d subnets\n", len(hosts), how, took.Round(time.Millisecond), each, len(owners))
-	if len(owners) != 2*len(hosts) || !byLock && each > 1.5 {
-		l.Fatalf("want two subnets each, and 1.5 transactions at most")
-	}
-	if byLock {
-		return took
-	}
-	before := store.Commits.Load()
-	again, err := lab.Join(hosts[:200], reconcile)
-	if err != nil || store.Commits.Load() != before {
-		l.Fatalf("200 of them again: %v, %d transactions more, want none", err, store.Commits.Load()-before)
-	}
-	fmt.Printf("200 of them again: %v, nothing written\n", again.Round(time.Millisecond))
-	return took
+	fmt.Printf("at once takes %.2f of the time by a lock (0.25 is to be reached, on a machine with nothing else to do)\n", took[false].Seconds()/took[true].Seconds())
 }
 
 // thousand: an agent that has a thousand peers, started anew.
