@@ -24,20 +24,20 @@ func newDoctorCommand(a *app) *cobra.Command {
 	o := doctorOptions{app: a}
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Find what is wrong with the host's networks, and say what mends it",
+		Short: "Find what is wrong with the host's networks, and say how to fix it",
 		Long: `Find what is wrong with the host's networks: forwarding that is off, chains that drop,
-rules that are gone, subnets and ports that somebody else has, files that no runtime
-takes, what dead containers have left. Each finding names the command that mends it.
+missing rules, subnets and ports that another program uses, files that no runtime
+accepts, what dead containers have left. Each finding names the command that fixes it.
 
-Nothing is changed without --fix, which does what harms nobody: it switches settings on
-that a network needs, takes rights from others than root, and does what trestle gc and
-trestle restore do. It looks again afterwards.
+Nothing is changed without --fix, which does only what cannot harm anybody: it sets
+sysctls that a network needs, removes write permissions of users other than root, and
+does what trestle gc and trestle restore do. It looks again afterwards.
 
-Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something is.`,
+Exit status: 0 if nothing is wrong, or all has been fixed; 3 if something is.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}
-	command.Flags().BoolVar(&o.fix, "fix", false, "mend what can be mended without harm to anybody")
+	command.Flags().BoolVar(&o.fix, "fix", false, "fix what can be fixed without harm to anybody")
 	return command
 }
 
@@ -84,7 +84,7 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	}
 	var failed error
 	if o.fix && slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Fixable }) {
-		failed = o.mend(ctx, found)
+		failed = o.fixAll(ctx, found)
 		_, left, err := o.examine(ctx, p)
 		if err != nil {
 			return errors.Join(failed, err)
@@ -103,8 +103,8 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// mend fixes all that is fixable; it goes on after a failure.
-func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
+// fixAll fixes what is fixable; it goes on after a failure.
+func (o doctorOptions) fixAll(ctx context.Context, found []doctor.Finding) error {
 	if err := understood(ctx, o.plugins); err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func printFindings(p *ui.Printer, found []doctor.Finding) error {
 		}
 		p.Printf("%s %s (%s)\n%s", p.Paint(tone, state+":"), p.Paint(ui.Strong, f.Subject), f.Check, p.Wrap("  ", f.Text))
 		if f.Command != "" && !f.Fixed {
-			p.Printf("  %s %s\n", p.Paint(ui.Faint, "mend:"), f.Command)
+			p.Printf("  %s %s\n", p.Paint(ui.Faint, "fix:"), f.Command)
 		}
 	}
 	return nil

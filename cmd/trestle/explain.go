@@ -27,7 +27,7 @@ func newExplainCommand(a *app) *cobra.Command {
 		Short: "Follow a packet from or to a container, and say where it stops",
 		Long: `Follow a packet from a container to an address, or from an address to a port that the
 container has published: interface, routes, bridge, everybody's rules with their
-counters, masquerade, connections. It says where the packet would stop, and what mends
+counters, masquerade, connections. It says where the packet would stop, and how to fix
 that. Nothing is sent and nothing changed. Without --to and --from both ways are
 followed, out to an address of the Internet and in to the ports.
 

@@ -18,7 +18,7 @@ func newIPVerifyCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify [NETWORK…]",
 		Short: "Look for what is wrong in the store of leases",
-		Long: `Look for what is wrong in the store of leases: empty or torn files, records that fit no
+		Long: `Look for what is wrong in the store of leases: empty or truncated files, records that fit no
 lease, an index that fits neither. None of it harms anybody, and what is wrong is put
 right by the next one who changes something; see repair. Exit status 3 says that
 something was found.`,
@@ -33,7 +33,7 @@ func newIPRepairCommand(a *app) *cobra.Command {
 		Use:   "repair [NETWORK…]",
 		Short: "Put right what verify finds",
 		Long: `Put right what verify finds, and say what that was. Leases stay, but for files that are
-empty or torn, and so nobody's.`,
+empty or truncated, and so nobody's.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}

@@ -85,7 +85,7 @@ func (o statusOptions) run(ctx context.Context, p *ui.Printer) error {
 		status.Runtimes = append(status.Runtimes, one)
 	}
 	status.count(snapshot)
-	status.judge()
+	status.decide()
 	if p.JSON {
 		return p.Document(status)
 	}
@@ -195,8 +195,8 @@ func (r runtimeStatus) suite() programs.Suite {
 	return suite
 }
 
-// judge: the network is Trestle's where no runtime and no container has another.
-func (s *hostStatus) judge() {
+// decide says that the network is Trestle's if no runtime and no container has another.
+func (s *hostStatus) decide() {
 	ours, others := s.Made[programs.Trestle] > 0, len(s.Others) > 0
 	for _, r := range s.Runtimes {
 		switch suite := r.suite(); {

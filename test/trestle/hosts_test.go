@@ -132,7 +132,7 @@ func TestDoctorHosts(t *testing.T) {
 				m.await("suspect", func(s lab.Status) bool { return s.State == "suspect" })
 			},
 			"suspect",
-			[]string{"no removal", "trestle node accept"},
+			[]string{"ignores removals", "trestle node accept"},
 			nil,
 		},
 		{
@@ -141,7 +141,7 @@ func TestDoctorHosts(t *testing.T) {
 				m.sh("ip route del 10.40.1.0/24")
 			},
 			"peer-route",
-			[]string{"10.40.1.0/24 of b", "not reached", "systemctl start trestle-node"},
+			[]string{"10.40.1.0/24 of b", "cannot be reached", "systemctl start trestle-node"},
 			[]string{"agent"},
 		},
 		{

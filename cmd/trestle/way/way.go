@@ -34,7 +34,7 @@ type Station struct {
 	Text  string `json:"text"`
 	// Rules are those that match the packet there.
 	Rules []rules.Step `json:"rules,omitempty"`
-	// Command mends it where it stops, or shows more.
+	// Command fixes it where the packet stops, or shows more.
 	Command string `json:"command,omitempty"`
 }
 
