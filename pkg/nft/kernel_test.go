@@ -199,16 +199,18 @@ func TestRemoveFromEarlierSet(t *testing.T) {
 // a change is made, and a question has an answer.
 func TestFlushedAnyTime(t *testing.T) {
 	golden.EnterNetNS(t)
-	other, err := nftables.New()
-	if err != nil {
+	// Their sockets are opened here: a subtest runs in another thread, and so elsewhere.
+	other := Open(t.TempDir())
+	if err := other.connect(); err != nil {
 		t.Fatal(err)
 	}
+	defer other.Close()
 	c := Open(t.TempDir())
 	defer c.Close()
 	table := sample("a/")
 	flush := func() {
-		other.FlushRuleset()
-		if err := other.Flush(); err != nil {
+		other.library.FlushRuleset()
+		if err := other.Apply(); err != nil {
 			t.Error(err)
 		}
 	}
