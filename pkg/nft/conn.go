@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,38 +98,52 @@ func (c *Conn) Exists(t Table) (bool, error) {
 // HasChain says whether the table, which may be another program's, has a chain of this
 // name.
 func (c *Conn) HasChain(t Table, chain string) (bool, error) {
+	_, there, err := c.findChain(t, chain)
+	return there, err
+}
+
+// Drops says whether the table, which may be another program's, has a base chain of
+// this name with the policy "drop".
+func (c *Conn) Drops(t Table, chain string) (bool, error) {
+	found, there, err := c.findChain(t, chain)
+	if err != nil || !there {
+		return false, err
+	}
+	attributes, err := netlink.NewAttributeDecoder(found.Data[min(4, len(found.Data)):]) // behind struct nfgenmsg
+	if err != nil {
+		return false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
+	}
+	attributes.ByteOrder = binary.BigEndian
+	drops := false
+	for attributes.Next() {
+		if attributes.Type() == unix.NFTA_CHAIN_POLICY {
+			drops = nftables.ChainPolicy(attributes.Uint32()) == nftables.ChainPolicyDrop
+		}
+	}
+	return drops, attributes.Err()
+}
+
+// findChain asks for one chain and no more: others may have thousands. The library
+// hides the kernel's error number.
+func (c *Conn) findChain(t Table, chain string) (found netlink.Message, there bool, err error) {
 	if err := c.connect(); err != nil {
-		return false, ignoreUnsupported(err)
+		return found, false, ignoreUnsupported(err)
 	}
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
 	attributes.String(unix.NFTA_CHAIN_NAME, chain)
 	request, err := message(unix.NFT_MSG_GETCHAIN, t.Family, 0, attributes)
 	if err != nil {
-		return false, err
+		return found, false, err
 	}
-	_, err = c.peer.ask(request)
-	if isMissing(err) {
-		return false, nil
+	answers, err := c.peer.ask(request)
+	if isMissing(err) || (err == nil && len(answers) == 0) {
+		return found, false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+		return found, false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
 	}
-	return true, nil
-}
-
-// Drops says whether the table, which may be another program's, has a base chain of
-// this name with the policy "drop".
-func (c *Conn) Drops(t Table, chain string) (bool, error) {
-	there, err := c.HasChain(t, chain) // the library hides the kernel's error number
-	if err != nil || !there {
-		return false, err
-	}
-	found, err := c.library.ListChain(t.library(), chain)
-	if err != nil {
-		return false, fmt.Errorf("look up chain %s of nftables table %s: %w", chain, t, err)
-	}
-	return found.Policy != nil && *found.Policy == nftables.ChainPolicyDrop, nil
+	return answers[0], true, nil
 }
 
 // DeleteTable deletes the table, whoever has anything in it.

@@ -195,6 +195,95 @@ func TestRemoveFromEarlierSet(t *testing.T) {
 	commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}, Remove: found}, nil)
 }
 
+// TestFlushedAnyTime: whenever others take all rules away, amid a look or between two,
+// a change is made, and a question has an answer.
+func TestFlushedAnyTime(t *testing.T) {
+	golden.EnterNetNS(t)
+	// Their sockets are opened here: a subtest runs in another thread, and so elsewhere.
+	other := Open(t.TempDir())
+	if err := other.connect(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	c := Open(t.TempDir())
+	defer c.Close()
+	table := sample("a/")
+	flush := func() {
+		other.library.FlushRuleset()
+		if err := other.Apply(); err != nil {
+			t.Error(err)
+		}
+	}
+	// Each question that the Conn asks the kernel is a moment for a flush: the first, the
+	// second …, until no change asks so many.
+	var asked, at int
+	kernel, err := openSocket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	moments := peerFunc(func(messages []netlink.Message) ([]netlink.Message, error) {
+		if asked++; asked == at {
+			flush()
+		}
+		if isQuestion(messages[0]) {
+			return kernel.ask(messages[0])
+		}
+		return nil, kernel.commit(messages)
+	})
+	if err := c.use(moments); err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	for _, step := range []struct {
+		name string
+		do   func() error
+	}{
+		{"create", func() error {
+			return c.Commit(Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}, everybody)
+		}},
+		{"create over one's own former", func() error {
+			return c.Commit(Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 3)}}, everybody)
+		}},
+		{"create and remove", func() error {
+			return c.Commit(Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 90, 3)}, Remove: []Element{port("a/c1/eth0", 80, 2)}}, everybody)
+		}},
+		{"a rule more", func() error { return c.Commit(Changes{Tables: []Table{sample("a/", "bb/")}}, everybody) }},
+		{"remove", func() error { return c.Commit(Changes{Remove: []Element{port("a/c1/eth0", 80, 2)}}, everybody) }},
+		{"compare", func() error { _, err := c.Diff(Changes{Tables: []Table{table}}); return err }},
+		{"list", func() error { _, err := c.ListAll(table); return err }},
+		{"owners", func() error { _, err := c.Owners(table, "postrouting"); return err }},
+		{"policy", func() error { _, err := c.Drops(table, "prerouting"); return err }},
+		{"delete an idle table", func() error { return c.DeleteIdle(sample()) }},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			for at = 1; ; at++ {
+				asked = -1 << 20 // no moment of these
+				c.Refresh()
+				commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}, nobody)
+				asked = 0
+				c.Refresh()
+				if err := step.do(); err != nil {
+					t.Errorf("flushed before question %d: %v", at, err)
+				}
+				if asked < at {
+					if at < 2 {
+						t.Error("asked the kernel nothing")
+					}
+					return
+				}
+			}
+		})
+	}
+}
+
+func isQuestion(m netlink.Message) bool {
+	switch kindOf(m) {
+	case unix.NFT_MSG_GETTABLE, unix.NFT_MSG_GETCHAIN, unix.NFT_MSG_GETRULE, unix.NFT_MSG_GETSET, unix.NFT_MSG_GETSETELEM, unix.NFT_MSG_GETGEN:
+		return true
+	}
+	return false
+}
+
 // lacking is a kernel without nf_tables (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
 type lacking struct{}
 

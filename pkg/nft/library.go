@@ -44,6 +44,10 @@ func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 	var all []netlink.Message
 	for _, request := range messages {
 		answers, err := l.peer.ask(request)
+		isDump := request.Header.Flags&netlink.Dump == netlink.Dump
+		if isDump && errors.Is(err, unix.ENOENT) {
+			err = nil // the table has gone since it was looked up, and the library would hide which error it was
+		}
 		if err != nil {
 			return nil, unwrapErrno(err)
 		}
