@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -97,38 +98,49 @@ func (c *Conn) Exists(t Table) (bool, error) {
 // HasChain says whether the table, which may be another program's, has a chain of this
 // name.
 func (c *Conn) HasChain(t Table, chain string) (bool, error) {
+	_, there, err := c.policyOf(t, chain)
+	return there, err
+}
+
+// Drops says whether the table, which may be another program's, has a base chain of
+// this name with the policy "drop".
+func (c *Conn) Drops(t Table, chain string) (bool, error) {
+	policy, _, err := c.policyOf(t, chain)
+	return policy == nftables.ChainPolicyDrop, err
+}
+
+// policyOf looks a chain up, by one question: it may go at any time. A chain that is no
+// base chain accepts.
+func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, there bool, err error) {
+	policy = nftables.ChainPolicyAccept
 	if err := c.connect(); err != nil {
-		return false, ignoreUnsupported(err)
+		return policy, false, ignoreUnsupported(err)
 	}
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
 	attributes.String(unix.NFTA_CHAIN_NAME, chain)
 	request, err := message(unix.NFT_MSG_GETCHAIN, t.Family, 0, attributes)
 	if err != nil {
-		return false, err
+		return policy, false, err
 	}
-	_, err = c.peer.ask(request)
+	answers, err := c.peer.ask(request)
 	if isMissing(err) {
-		return false, nil
+		return policy, false, nil
 	}
+	if err != nil || len(answers) == 0 || len(answers[0].Data) < 4 {
+		return policy, false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+	}
+	found, err := netlink.NewAttributeDecoder(answers[0].Data[4:])
 	if err != nil {
-		return false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+		return policy, false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
 	}
-	return true, nil
-}
-
-// Drops says whether the table, which may be another program's, has a base chain of
-// this name with the policy "drop".
-func (c *Conn) Drops(t Table, chain string) (bool, error) {
-	there, err := c.HasChain(t, chain) // the library hides the kernel's error number
-	if err != nil || !there {
-		return false, err
+	found.ByteOrder = binary.BigEndian
+	for found.Next() {
+		if found.Type() == unix.NFTA_CHAIN_POLICY {
+			policy = nftables.ChainPolicy(found.Uint32())
+		}
 	}
-	found, err := c.library.ListChain(t.library(), chain)
-	if err != nil {
-		return false, fmt.Errorf("look up chain %s of nftables table %s: %w", chain, t, err)
-	}
-	return found.Policy != nil && *found.Policy == nftables.ChainPolicyDrop, nil
+	return policy, true, nil
 }
 
 // DeleteTable deletes the table, whoever has anything in it.

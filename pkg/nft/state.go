@@ -19,7 +19,18 @@ type state struct {
 	rules  map[string][]Rule          // of the Table's own chains
 }
 
-func (c *Conn) read(t Table) (state, error) {
+// read looks again where others' changes have got in between, a flush as a rule.
+func (c *Conn) read(t Table) (s state, err error) {
+	for range tries {
+		before := c.generation()
+		if s, err = c.readOnce(t); err == nil || c.generation() == before {
+			break
+		}
+	}
+	return s, err
+}
+
+func (c *Conn) readOnce(t Table) (state, error) {
 	s := state{chains: map[string]*nftables.Chain{}, sets: map[string]*nftables.Set{}, rules: map[string][]Rule{}}
 	// the library's other questions hide the kernel's error number
 	if there, err := c.Exists(t); err != nil || !there {

@@ -217,12 +217,20 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 			path := filepath.Join(dir.Name(), name)
 			if _, err := os.Stat(path); err == nil {
 				return true, nil
+			} else if !leadsNowhere(err) {
+				return false, cni.IOErrorf("look who shares: %w", err)
 			}
 			if err := remove(path); err != nil {
 				return false, err
 			}
 		}
 	}
+}
+
+// leadsNowhere says whether the error of stat(2) is that of a link to nothing, rather than
+// of a look that failed.
+func leadsNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // List gives the records of a network, or of all where network is empty. It changes
