@@ -240,18 +240,25 @@ func List[T any](s Store, place, network string) ([]Record[T], error) {
 	return all, err
 }
 
-// Newest is the highest Version of the records in all places, 0 where there is none.
+// Newest is the highest Version of the records in all places, 0 where there is none. Earlier
+// releases had other directories and files beside, which are no records.
 func (s Store) Newest() (int, error) {
 	places, err := names(s.dir)
 	newest, errs := 0, []error{err}
 	for _, place := range places {
-		if strings.HasSuffix(place, ".shared") {
-			continue // links to records
-		}
-		records, err := List[json.RawMessage](s, place, "")
+		networks, err := names(filepath.Join(s.dir, place))
 		errs = append(errs, err)
-		for _, r := range records {
-			newest = max(newest, r.Version)
+		for _, network := range networks {
+			dir := filepath.Join(s.dir, place, network)
+			files, err := names(dir)
+			errs = append(errs, err)
+			found, err := readAll[json.RawMessage](dir, files)
+			errs = append(errs, err)
+			for i, name := range files {
+				if r := found[i]; r.err == nil && r.whole && name == key(r.record.Owner) {
+					newest = max(newest, r.record.Version)
+				}
+			}
 		}
 	}
 	return newest, errors.Join(errs...)
