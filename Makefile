@@ -191,7 +191,7 @@ cover: root deps peers ## coverage of unit tests and of the built programs, by p
 # Left out are tests that count programs, of which setpriv is one here, and those that run the reference's tuning, which
 # makes a directory that root cannot enter without CAP_DAC_OVERRIDE.
 CAPABILITIES ?= net_admin,sys_admin,net_raw
-test-capabilities: root deps build peers ## tests of the plugins, which have no other capabilities than CAPABILITIES
+test-capabilities: root deps build peers previous ## tests of the plugins, which have no other capabilities than CAPABILITIES
 	TRESTLE_CAPABILITIES='$(CAPABILITIES)' go test -count=1 -parallel 4 -timeout $(TIMEOUT) \
 		-skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|LostAnswers|Programs|BridgeMapsPorts|BridgeOtherIPAM|BridgeKnowsItsCopy|Firewalld|Tuning(SwitchOver|AsReference)' \
 		$(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite security)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -28,7 +29,8 @@ func newLsCommand(a *app) *cobra.Command {
 		Short:   "List attachments: who is on which network, with what",
 		Long: `List attachments: who is on which network, with which addresses, published ports and
 traffic, and whether its network namespace is alive. It joins what leases, links,
-records and the caches of runtimes tell, whichever runtime and suite made them.
+records and the caches of runtimes tell, whichever runtime and suite made them. Of a
+container of trestle run --detach it names the file that --log writes.
 
 On a host of a network over several hosts the other hosts follow: their subnets, how
 they are reached, and when they have last given a sign of life, as trestle-node has
@@ -67,7 +69,7 @@ func (o lsOptions) run(p *ui.Printer) error {
 		return err
 	}
 	if p.JSON {
-		return p.Document(attachments)
+		return p.Document(withLogs(attachments))
 	}
 	if err := p.Table(attachmentTable(p, snapshot, attachments, nil)); err != nil {
 		return err
@@ -110,9 +112,9 @@ func (o lsOptions) show(p *ui.Printer, snapshot *inventory.Snapshot, attachments
 	if !p.JSON {
 		return p.Table(attachmentTable(p, snapshot, attachments, per))
 	}
-	lines := []rateLine{}
+	lines, logs := []rateLine{}, container.Logs()
 	for _, a := range attachments {
-		lines = append(lines, rateLine{a, per[keyOf(a)]})
+		lines = append(lines, rateLine{listed{a, logs[a.Container]}, per[keyOf(a)]})
 	}
 	return p.Document(lines)
 }
@@ -125,8 +127,22 @@ type rate struct {
 
 // rateLine is an attachment with its rate.
 type rateLine struct {
-	inventory.Attachment
+	listed
 	rate
+}
+
+// listed is an attachment with the log of its container, where trestle run has one.
+type listed struct {
+	inventory.Attachment
+	Log string `json:"log,omitempty"`
+}
+
+func withLogs(attachments []inventory.Attachment) []listed {
+	all, logs := []listed{}, container.Logs()
+	for _, a := range attachments {
+		all = append(all, listed{a, logs[a.Container]})
+	}
+	return all
 }
 
 // rates are by keyOf. There are none of one that was not there before.
@@ -197,14 +213,16 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 		{Title: "NETNS"},
 		{Title: "RX", Right: true, Optional: per == nil},
 		{Title: "TX", Right: true, Optional: per == nil},
+		{Title: "LOG", Optional: true},
 	}}
+	logs := container.Logs()
 	if per != nil {
 		t.Columns[7].Title, t.Columns[8].Title = "RX/s", "TX/s"
 	}
 	for _, a := range attachments {
 		row := []string{
 			a.Network, called(a), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
-			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "",
+			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "", logs[a.Container],
 		}
 		switch speed, known := per[keyOf(a)]; {
 		case !a.Evidence.Link || per != nil && !known:

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +83,7 @@ where there is no such command, 128 and the signal's number where one ended it.`
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
 	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
-	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`")
+	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; of a FIFO the reader must be there already")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	completeFlag(command, "net", a.netModes)
@@ -133,7 +134,11 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 
 // runInContainer runs the command in a namespace of its own.
 func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
-	c, err := container.New(o.wish.Container)
+	output, err := openLog(o.log, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is made when nothing else can fail
+		return err
+	}
+	c, err := container.New(o.wish.Container, o.log)
 	if err != nil {
 		return err
 	}
@@ -154,7 +159,7 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
 	if o.detach {
-		if err := enterBackground(o.log); err != nil {
+		if err := enterBackground(o.log, output); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // The trestle that waits for a command in the background is this program once more, called
@@ -55,17 +56,35 @@ func runInBackground(p *ui.Printer) error {
 	return statusOf(cmd.Wait())
 }
 
-// enterBackground lets go of whoever called. What is written from here on is appended to the
-// log, if there is one.
-func enterBackground(log string) error {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+// openLog opens what is appended to: the null device where there is no log. A FIFO that
+// nobody reads would be waited for without a word.
+func openLog(path string, create int) (*os.File, error) {
+	if path == "" {
+		path = os.DevNull
+	}
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK|create, 0o600)
+	if errors.Is(err, unix.ENXIO) {
+		return nil, cni.ConfigErrorf("--log: %s is a FIFO, and nobody reads it; start its reader first, or name a file", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--log: %w", err)
+	}
+	if err := unix.SetNonblock(int(log.Fd()), false); err != nil { // the command expects to wait for a slow reader
+		return nil, errors.Join(fmt.Errorf("--log: %s: %w", path, err), log.Close())
+	}
+	return log, nil
+}
+
+// enterBackground lets go of whoever called. What is written from here on goes to output,
+// or is appended to a new log where there is none yet.
+func enterBackground(log string, output *os.File) error {
+	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return err
 	}
-	output := null
-	if log != "" {
-		if output, err = os.OpenFile(log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600); err != nil {
-			return fmt.Errorf("--log: %w", err)
+	if output == nil {
+		if output, err = openLog(log, os.O_CREATE); err != nil {
+			return err
 		}
 	}
 	if err := os.Unsetenv(backgroundVariable); err != nil {
@@ -77,8 +96,5 @@ func enterBackground(log string) error {
 	for fd, to := range []*os.File{null, output, output} {
 		err = errors.Join(err, unix.Dup3(int(to.Fd()), fd, 0))
 	}
-	if output != null {
-		err = errors.Join(err, output.Close())
-	}
-	return errors.Join(err, null.Close())
+	return errors.Join(err, output.Close(), null.Close())
 }

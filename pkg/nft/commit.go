@@ -27,6 +27,10 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("%s: taken by %q in set %s of nftables table %s %s", e.Element.What, e.Holder, e.Element.Set, familyName(e.Element.Family), e.Element.Table)
 }
 
+// errMoved says that others have changed nftables since the tables were looked at, so that
+// it is not certain what the transaction has made of them.
+var errMoved = errors.New("others have changed nftables meanwhile")
+
 // tries bounds how often a transaction is sent that somebody's own transaction, or
 // an element about to expire, got in the way of.
 const tries = 5
@@ -69,6 +73,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return c.finish(changes.Remove)
 		case errors.Is(err, ErrUnsupported):
 			return err
+		case errors.Is(err, errMoved): // whatever else it says
 		case isUnsupported(err) && len(changes.Remove) > 0:
 			// A set of an earlier release's has no expiry, and a kernel without
 			// nf_tables no sets.
@@ -98,7 +103,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 // looked at if trust; otherwise nothing of the changes was looked at before the
 // generation since.
 func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool) error {
-	messages, looked, err := c.tableMessages(changes.Tables, trust)
+	messages, looked, at, err := c.tableMessages(changes.Tables, trust)
 	if err != nil {
 		return err
 	}
@@ -125,6 +130,10 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		err = c.peer.commit(messages)
 	}
 	if err != nil {
+		err = fmt.Errorf("change nftables: %w", err)
+		if made && at != 0 && c.generation() != at {
+			return fmt.Errorf("%w (%w)", err, errMoved)
+		}
 		// Of a transaction that makes tables nothing else can be unsupported but expiry,
 		// nor missing but a set, of a table that was trusted, or what went after it was
 		// looked at: with everything else ("nft flush ruleset"), or by itself, at its end.
@@ -133,9 +142,16 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		if made && (unsupported || missing) {
 			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
 		}
-		return fmt.Errorf("change nftables: %w", err)
+		return err
 	}
-	return c.remember(looked)
+	if len(messages) > 0 && at != 0 {
+		at++ // by this transaction
+	}
+	settled, err := c.remember(looked, at)
+	if err == nil && made && !settled {
+		return errMoved
+	}
+	return err
 }
 
 // generation counts the transactions of the namespace, whoever makes them; one that
@@ -163,13 +179,13 @@ func (c *Conn) generation() uint32 {
 }
 
 // tableMessages bring the tables to what is wanted. looked are those that were
-// compared.
-func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, err error) {
+// compared, after the generation at; 0 where none was, or the kernel does not tell.
+func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, at uint32, err error) {
 	for _, t := range tables {
 		if trust {
 			known, err := c.Known(t)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, 0, err
 			}
 			if known {
 				continue
@@ -177,13 +193,15 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 		}
 		if t.Whole != nil {
 			if t, err = t.Whole(); err != nil {
-				return nil, nil, err
+				return nil, nil, 0, err
 			}
 		}
-		looked = append(looked, t)
+		if looked = append(looked, t); at == 0 {
+			at = c.generation()
+		}
 		s, err := c.read(t)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 		chains, sets := t.former(s)
 		if len(t.diff(s))+len(chains)+len(sets) == 0 {
@@ -191,11 +209,11 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 		}
 		more, err := c.bring(t, s)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, 0, err
 		}
 		messages = append(messages, more...)
 	}
-	return messages, looked, nil
+	return messages, looked, at, nil
 }
 
 // isSame says whether the element found is what e asks for.

@@ -49,7 +49,7 @@ func newModel(t *testing.T, elements ...Element) (*model, *Conn) {
 }
 
 func modelIn(dir string) (*model, *Conn) {
-	m := &model{elements: map[elementPlace]Found{}, rules: "as made"}
+	m := &model{elements: map[elementPlace]Found{}, rules: "as made", generation: 1}
 	c := Open(dir)
 	if err := c.use(peerFunc(m.serve)); err != nil {
 		panic(err) // it only allocates
@@ -462,6 +462,87 @@ func TestFlushedAfterTheLook(t *testing.T) {
 				t.Errorf("got %v, want %v alone", m.elements, wanted)
 			}
 		})
+	}
+}
+
+// TestFlushedBeforeTheDigest: what is left after a flush is not taken for the tables as they
+// were made, be it right after the transaction, after a look that found them right, or while
+// they are read.
+func TestFlushedBeforeTheDigest(t *testing.T) {
+	made := "table, set, chain, rule, create ports " + key80 + " " + mine
+	m, c := newModel(t)
+	m.answer = func(number int) (bool, error) {
+		if number == 1 {
+			m.rules = "" // and the element, which the second look finds gone
+			m.generation++
+			return true, nil
+		}
+		m.rules = "as made"
+		return true, nil
+	}
+	changes := Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}
+	commit(t, c, changes, everybody)
+	if len(m.sent) < 2 || m.sent[0] != made || !strings.HasPrefix(m.sent[1], "table, set, chain, rule") {
+		t.Errorf("got the transactions %q, want the tables made again after the flush", m.sent)
+	}
+	m.sent = nil
+	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 81, 2)}}, everybody)
+	if len(m.sent) != 1 || strings.Contains(m.sent[0], "table") {
+		t.Errorf("got the transactions %q, want the tables known by then", m.sent)
+	}
+}
+
+// TestRefusedBesideAChange: a refusal that comes with somebody else's change ("nft -f" has
+// loaded a set of other types) is no word about the kernel.
+func TestRefusedBesideAChange(t *testing.T) {
+	m, c := newModel(t)
+	m.answer = func(number int) (bool, error) {
+		if number == 1 {
+			m.generation++
+			return false, unix.EINVAL
+		}
+		return true, nil
+	}
+	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
+	if len(m.elements) != 1 {
+		t.Errorf("got %v, want the element", m.elements)
+	}
+}
+
+// TestFlushedWhileRead: a flush between two questions about a table leaves none, and is no
+// error.
+func TestFlushedWhileRead(t *testing.T) {
+	m, c := newModel(t)
+	there, flushed := true, 0
+	table, err := message(unix.NFT_MSG_NEWTABLE, sample().Family, 0, func() *netlink.AttributeEncoder {
+		a := netlink.NewAttributeEncoder()
+		a.String(unix.NFTA_TABLE_NAME, sample().Name)
+		return a
+	}())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	err = c.use(peerFunc(func(messages []netlink.Message) ([]netlink.Message, error) {
+		switch kind := kindOf(messages[0]); {
+		case kind == unix.NFT_MSG_GETTABLE && there:
+			return []netlink.Message{table}, nil
+		case kind == unix.NFT_MSG_GETCHAIN:
+			return nil, nil
+		case kind == unix.NFT_MSG_GETSET:
+			there = false
+			flushed++
+			m.generation++
+			return nil, unix.ENOENT
+		}
+		return m.serve(messages)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit(t, c, Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
+	if flushed != 1 || len(m.elements) != 1 {
+		t.Errorf("got %d flushes and %v, want one, and the element", flushed, m.elements)
 	}
 }
 

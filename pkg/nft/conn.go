@@ -98,52 +98,49 @@ func (c *Conn) Exists(t Table) (bool, error) {
 // HasChain says whether the table, which may be another program's, has a chain of this
 // name.
 func (c *Conn) HasChain(t Table, chain string) (bool, error) {
-	_, there, err := c.findChain(t, chain)
+	_, there, err := c.policyOf(t, chain)
 	return there, err
 }
 
 // Drops says whether the table, which may be another program's, has a base chain of
 // this name with the policy "drop".
 func (c *Conn) Drops(t Table, chain string) (bool, error) {
-	found, there, err := c.findChain(t, chain)
-	if err != nil || !there {
-		return false, err
-	}
-	attributes, err := netlink.NewAttributeDecoder(found.Data[min(4, len(found.Data)):]) // behind struct nfgenmsg
-	if err != nil {
-		return false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
-	}
-	attributes.ByteOrder = binary.BigEndian
-	drops := false
-	for attributes.Next() {
-		if attributes.Type() == unix.NFTA_CHAIN_POLICY {
-			drops = nftables.ChainPolicy(attributes.Uint32()) == nftables.ChainPolicyDrop
-		}
-	}
-	return drops, attributes.Err()
+	policy, _, err := c.policyOf(t, chain)
+	return policy == nftables.ChainPolicyDrop, err
 }
 
-// findChain asks for one chain and no more: others may have thousands. The library
-// hides the kernel's error number.
-func (c *Conn) findChain(t Table, chain string) (found netlink.Message, there bool, err error) {
+// policyOf looks a chain up, by one question: it may go at any time. A chain that is no
+// base chain accepts.
+func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, there bool, err error) {
+	policy = nftables.ChainPolicyAccept
 	if err := c.connect(); err != nil {
-		return found, false, ignoreUnsupported(err)
+		return policy, false, ignoreUnsupported(err)
 	}
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_CHAIN_TABLE, t.Name)
 	attributes.String(unix.NFTA_CHAIN_NAME, chain)
 	request, err := message(unix.NFT_MSG_GETCHAIN, t.Family, 0, attributes)
 	if err != nil {
-		return found, false, err
+		return policy, false, err
 	}
 	answers, err := c.peer.ask(request)
 	if isMissing(err) || (err == nil && len(answers) == 0) {
-		return found, false, nil
+		return policy, false, nil
 	}
 	if err != nil {
-		return found, false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
+		return policy, false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
 	}
-	return answers[0], true, nil
+	found, err := netlink.NewAttributeDecoder(answers[0].Data[min(4, len(answers[0].Data)):]) // behind struct nfgenmsg
+	if err != nil {
+		return policy, false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
+	}
+	found.ByteOrder = binary.BigEndian
+	for found.Next() {
+		if found.Type() == unix.NFTA_CHAIN_POLICY {
+			policy = nftables.ChainPolicy(found.Uint32())
+		}
+	}
+	return policy, true, nil
 }
 
 // DeleteTable deletes the table, whoever has anything in it.

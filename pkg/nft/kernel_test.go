@@ -259,7 +259,11 @@ func TestFlushedAnyTime(t *testing.T) {
 			for at = 1; ; at++ {
 				asked = -1 << 20 // no moment of these
 				c.Refresh()
-				commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}, nobody)
+				whole := Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}
+				commit(t, c, whole, nobody)
+				if diffs, err := c.Diff(whole); err != nil || len(diffs) > 0 {
+					t.Fatalf("flushed before question %d, and made again: got %v, %v, want no difference", at-1, diffs, err)
+				}
 				asked = 0
 				c.Refresh()
 				if err := step.do(); err != nil {

@@ -134,33 +134,50 @@ func (c *Conn) learn(t Table, k knowledge) {
 // Refresh forgets what was read before the caller took the lock.
 func (c *Conn) Refresh() { c.knowledge = nil }
 
-// remember says of tables that they are what is wanted.
-func (c *Conn) remember(tables []Table) error {
-	for _, t := range tables {
-		digest, err := c.digest(t)
-		if err != nil {
-			return err
-		}
-		was, keys, err := c.readKnown(t)
-		if err != nil {
-			return err
-		}
-		if was != digest {
-			keys = nil
-		}
-		keys = slices.Clone(keys)
-		if !slices.Contains(keys, t.Key) {
-			keys = append(keys, t.Key)
-		}
-		if err := os.MkdirAll(c.dir, 0o700); err != nil {
-			return fmt.Errorf("remember nftables table %s: %w", t, err)
-		}
-		content := digest + "\n" + strings.Join(keys, "\n") + "\n"
-		if err := rawfile.Write(c.knownFile(t), []byte(content), 0o600); err != nil {
-			return fmt.Errorf("remember nftables table %s: %w", t, err)
-		}
-		c.learn(t, knowledge{digest: digest, keys: keys, now: digest})
+// remember says of tables that they are what is wanted, as they were found or made at the
+// generation at. Where others have changed anything since, it remembers nothing: the tables
+// may be what is left after "nft flush ruleset".
+func (c *Conn) remember(tables []Table, at uint32) (settled bool, err error) {
+	if len(tables) == 0 {
+		return true, nil
 	}
+	digests := make([]string, len(tables))
+	for i, t := range tables {
+		if digests[i], err = c.digest(t); err != nil {
+			return false, err
+		}
+	}
+	if at != 0 && c.generation() != at {
+		return false, nil
+	}
+	for i, t := range tables {
+		if err := c.rememberTable(t, digests[i]); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (c *Conn) rememberTable(t Table, digest string) error {
+	was, keys, err := c.readKnown(t)
+	if err != nil {
+		return err
+	}
+	if was != digest {
+		keys = nil
+	}
+	keys = slices.Clone(keys)
+	if !slices.Contains(keys, t.Key) {
+		keys = append(keys, t.Key)
+	}
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return fmt.Errorf("remember nftables table %s: %w", t, err)
+	}
+	content := digest + "\n" + strings.Join(keys, "\n") + "\n"
+	if err := rawfile.Write(c.knownFile(t), []byte(content), 0o600); err != nil {
+		return fmt.Errorf("remember nftables table %s: %w", t, err)
+	}
+	c.learn(t, knowledge{digest: digest, keys: keys, now: digest})
 	return nil
 }
 

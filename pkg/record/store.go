@@ -217,12 +217,20 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 			path := filepath.Join(dir.Name(), name)
 			if _, err := os.Stat(path); err == nil {
 				return true, nil
+			} else if !leadsNowhere(err) {
+				return false, cni.IOErrorf("look who shares: %w", err)
 			}
 			if err := remove(path); err != nil {
 				return false, err
 			}
 		}
 	}
+}
+
+// leadsNowhere says whether the error of stat(2) is that of a link to nothing, rather than
+// of a look that failed.
+func leadsNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // List gives the records of a network, or of all where network is empty. It changes
@@ -232,18 +240,25 @@ func List[T any](s Store, place, network string) ([]Record[T], error) {
 	return all, err
 }
 
-// Newest is the highest Version of the records in all places, 0 where there is none.
+// Newest is the highest Version of the records in all places, 0 where there is none. Earlier
+// releases had other directories and files beside, which are no records.
 func (s Store) Newest() (int, error) {
 	places, err := names(s.dir)
 	newest, errs := 0, []error{err}
 	for _, place := range places {
-		if strings.HasSuffix(place, ".shared") {
-			continue // links to records
-		}
-		records, err := List[json.RawMessage](s, place, "")
+		networks, err := names(filepath.Join(s.dir, place))
 		errs = append(errs, err)
-		for _, r := range records {
-			newest = max(newest, r.Version)
+		for _, network := range networks {
+			dir := filepath.Join(s.dir, place, network)
+			files, err := names(dir)
+			errs = append(errs, err)
+			found, err := readAll[json.RawMessage](dir, files)
+			errs = append(errs, err)
+			for i, name := range files {
+				if r := found[i]; r.err == nil && r.whole && name == key(r.record.Owner) {
+					newest = max(newest, r.record.Version)
+				}
+			}
 		}
 	}
 	return newest, errors.Join(errs...)

@@ -3,6 +3,7 @@ package record
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -42,5 +43,30 @@ func TestListChangesNothing(t *testing.T) {
 				t.Errorf("swept %v: %s: got %v", sweep, name, err)
 			}
 		}
+	}
+}
+
+// Whoever cannot be looked at may need the share: only a link that leads nowhere is void.
+func TestOthersWhoCannotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	s := Open(t.TempDir())
+	o := cni.Owner{Network: "n", ContainerID: "c", IfName: "eth0"}
+	dir := s.share("place", "share")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for target, void := range map[string]bool{"nowhere": true, strings.Repeat("n", 300): false} { // more than NAME_MAX
+		link := filepath.Join(dir, "other")
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		shared, err := s.Others("place", "share", o)
+		if shared || (err == nil) != void {
+			t.Errorf("%.9s…: got %v, %v, want an error: %v", target, shared, err, !void)
+		}
+		if _, err := os.Lstat(link); os.IsNotExist(err) != void {
+			t.Errorf("%.9s…: got %v of the link, want it gone: %v", target, err, void)
+		}
+		_ = os.Remove(link) // the next one's name
 	}
 }

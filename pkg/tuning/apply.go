@@ -65,6 +65,9 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 		case errors.Is(err, errNoHostVeth):
 			continue
 		case isSysctl && errors.Is(err, fs.ErrNotExist):
+			if _, linkErr := t.link(); linkErr != nil && slices.Contains(strings.Split(path, "/"), t.ifName) {
+				return nil, nil, linkErr // its settings are gone with it
+			}
 			return nil, nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that brings it", path)
 		case err != nil && !isUnreadable(err):
 			return nil, nil, err

@@ -238,6 +238,13 @@ func TestRunSaysWhere(t *testing.T) {
 	}
 	check(output.Stdout, log, 1)
 	await(t, "the log has what it writes", func() bool { return h.MustRun("cat", log) == "before\nout\nerr\n" })
+	if got := must(t, h, "ls"); !strings.Contains(got, log) || !strings.Contains(got, "LOG") {
+		t.Errorf("got %s, want the log in it", got)
+	}
+	type line struct{ Container, Log string }
+	if got := decode[[]line](t, must(t, h, "ls", "--json")); len(got) != 1 || got[0] != (line{"app", log}) {
+		t.Errorf("got %v, want app and its log", got)
+	}
 	must(t, h, "stop", "--time", "0", "app")
 	output = run(t, h, "run", "--json", "--name", "app", "--net", "lab", "--", "echo", "mine")
 	if output.Code != 0 || output.Stdout != "mine\n" {
@@ -245,6 +252,9 @@ func TestRunSaysWhere(t *testing.T) {
 	}
 	check(output.Stderr, "", 1)
 	check(run(t, h, "run", "--json", "--name", "app", "--net", "none", "--", "true").Stderr, "", 0)
+	fifo := t.TempDir() + "/fifo"
+	h.MustRun("mkfifo", fifo)
+	refused(t, h, []string{"--log", fifo, "nobody reads it"}, "run", "-d", "--log", fifo, "--net", "lab", "--", "true")
 	refused(t, h, []string{"--log", "--detach"}, "run", "--log", log, "--net", "lab", "--", "true")
 	refused(t, h, []string{"--log", "/none/such"}, "run", "-d", "--log", "/none/such/x", "--net", "lab", "--", "true")
 	refused(t, h, []string{"--interval", "--watch"}, "ls", "--interval", "5s")

@@ -66,7 +66,7 @@ func TestTopologyFiles(t *testing.T) {
 	for _, file := range []string{svg, html} {
 		text := h.MustRun("cat", file)
 		assertXML(t, text)
-		for _, want := range []string{"shop/front", "fd6c:4ae9:71d3:22::2", "192.0.2.2:5353→53/udp"} {
+		for _, want := range []string{"shop/front", "fd6c:4ae9:71d3:22::2", "192.0.2.2:5353→53/udp", "prerouting of inet trestle"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: %q is missing", file, want)
 			}

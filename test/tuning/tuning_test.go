@@ -324,6 +324,17 @@ func TestTuningSaysWhy(t *testing.T) {
 	u.Must(u.call("ADD", `"sysctl": {"net.core.somaxconn": "512"}`))
 }
 
+// TestTuningWithoutTheInterface: settings that went with the interface are no misspelt names.
+func TestTuningWithoutTheInterface(t *testing.T) {
+	t.Parallel()
+	u := newTuned(t)
+	u.MustRun("ip", "-n", "c1", "link", "del", "eth0")
+	err := u.Exec(u.call("ADD", `"sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}`)).Err()
+	if err == nil || strings.Contains(err.Error(), "correct the name") || !strings.Contains(err.Error(), "look up eth0") {
+		t.Errorf("got %v, want it to say that eth0 is gone", err)
+	}
+}
+
 // TestTuningPassesThrough: without a change the answer is prevResult to the letter.
 func TestTuningPassesThrough(t *testing.T) {
 	t.Parallel()

@@ -33,6 +33,8 @@ type Container struct {
 	Name  string `json:"name"`
 	NetNS string `json:"netns"` // its path
 	PID   int    `json:"pid"`   // of its trestle
+	// Log is where what it writes is appended to, if it is in the background and anywhere.
+	Log string `json:"log,omitempty"`
 
 	file *os.File // open and locked
 }
@@ -40,8 +42,8 @@ type Container struct {
 func dir() string { return filepath.Join(record.DefaultDir, "run") }
 
 // New makes the container's file and its network namespace, with lo up.
-func New(name string) (*Container, error) {
-	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid()}
+func New(name, log string) (*Container, error) {
+	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid(), Log: log}
 	if _, err := os.Lstat(s.NetNS); err == nil {
 		return nil, cni.ConfigErrorf("--name: there is a network namespace %q already (%s); choose another name, or attach that one", name, s.NetNS)
 	}
@@ -114,6 +116,24 @@ func (s *Container) Close() error {
 		return errors.Join(fmt.Errorf("remove network namespace %s: %w", s.Name, err), s.file.Close())
 	}
 	return errors.Join(ignoreGone(os.Remove(s.resolvConf())), os.Remove(s.path()), s.file.Close())
+}
+
+// Logs are the containers' logs, of those that have one, by name. Who cannot be read has
+// none.
+func Logs() map[string]string {
+	entries, err := os.ReadDir(dir())
+	if err != nil {
+		return nil
+	}
+	logs := map[string]string{}
+	for _, entry := range entries {
+		var c Container
+		data, err := os.ReadFile(filepath.Join(dir(), entry.Name()))
+		if err == nil && json.Unmarshal(data, &c) == nil && c.Name == entry.Name() && c.Log != "" {
+			logs[c.Name] = c.Log
+		}
+	}
+	return logs
 }
 
 // Abandoned are the containers whose trestle was killed. They are held by this process

@@ -71,6 +71,9 @@ func newViewer(t Topology) viewer {
 	for _, i := range slices.Concat(t.Uplinks, t.Others) {
 		v.addLink(i, outside(i, t.DefaultRoutes))
 	}
+	if len(t.Chains) > 0 {
+		v.addChains(t)
+	}
 	if t.Hosts != nil {
 		v.addHosts(*t.Hosts)
 	}

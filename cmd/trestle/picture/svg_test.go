@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestSVG: the pictures are as they were looked at. That of a thousand containers is
@@ -16,6 +18,47 @@ import (
 func TestSVG(t *testing.T) {
 	for _, name := range []string{"0", "3", "40"} {
 		golden(t, "topology-"+name+".svg", NewTopology(samples()[name]).SVG())
+	}
+}
+
+// TestSVGChains: the chains that packets come to are in the picture and on the page, whatever
+// their names, by hook and within the picture's bounds.
+func TestSVGChains(t *testing.T) {
+	topology := NewTopology(samples()["3"])
+	without := topology.SVG()
+	for i := range 12 {
+		topology.Chains = append(topology.Chains, Chain{Hook: "forward", Table: "ip filter", Name: fmt.Sprintf("FORWARD<%d>", i), Program: "iptables", Drops: i == 0})
+	}
+	topology.Chains = append(topology.Chains, Chain{Hook: "postrouting of frames", Table: "bridge trestle", Name: strings.Repeat("long", 60), Program: "nft"})
+	if strings.Contains(without, "chains") {
+		t.Errorf("got chains in a picture of none")
+	}
+	var height, bottom float64
+	ids := map[string]int{}
+	for _, e := range elements(t, topology.SVG()) {
+		at := attributes(e)
+		if e.Name.Local == "svg" {
+			height = number(t, at["height"])
+		}
+		if e.Name.Local == "text" {
+			bottom = max(bottom, number(t, at["y"]))
+		}
+		ids[at["data-id"]]++
+	}
+	if ids[linkID(chainsName)] != 1 || bottom > height {
+		t.Errorf("got the chains %d times, and text down to %v of %v", ids[linkID(chainsName)], bottom, height)
+	}
+	page, err := Page(topology, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"FORWARD&lt;0&gt; of ip filter (iptables, drops what no rule accepts)", "FORWARD&lt;11&gt;", "postrouting of frames"} {
+		if !strings.Contains(topology.SVG(), want) || !strings.Contains(page, want) {
+			t.Errorf("got no %q in the picture or on the page", want)
+		}
+	}
+	if !strings.Contains(page, strings.Repeat("long", 60)) {
+		t.Errorf("got the long name cut on the page, want it whole in the details")
 	}
 }
 

@@ -73,6 +73,9 @@ func (s *sketch) draw() rect {
 	if len(s.topology.Others) > 0 {
 		s.others(left)
 	}
+	if len(s.topology.Chains) > 0 {
+		s.chains(left)
+	}
 	s.legend(left)
 	return rect{0, 0, left + s.width + margin, s.y + margin}
 }
