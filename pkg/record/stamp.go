@@ -37,13 +37,6 @@ func NewStamp(netns string) (Stamp, error) {
 	}, nil
 }
 
-// Dead says whether it is proved that what the stamp vouches for is gone. No
-// proof is not death: see Prober. Who asks for many stamps uses one Prober.
-func (s Stamp) Dead() (bool, error) {
-	life, err := new(Prober).Life(s)
-	return life == Dead, err
-}
-
 // Equal says whether both are the same stamp.
 func (s Stamp) Equal(other Stamp) bool {
 	return s.NetNS == other.NetNS && s.Boot == other.Boot && s.Machine == other.Machine && s.Time.Equal(other.Time)
@@ -96,7 +89,7 @@ func (p *Prober) Life(s Stamp) (Life, error) {
 	switch {
 	case p.host.Outlived(s):
 		return Dead, nil
-	case s.Boot != p.host.Boot || !s.NetNS.Known():
+	case s.Boot != p.host.Boot || !s.NetNS.known():
 		return Unknown, nil // another kernel's namespace, or none
 	case s.NetNS.isThere():
 		return Alive, nil

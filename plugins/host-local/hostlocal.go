@@ -21,7 +21,7 @@ import (
 // own process, with the request that it got.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: cni.Validates(ipam.ParseConfig),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{{Package: "pkg/ipam", What: "leases", GC: gc, Status: status}},
 	}
@@ -192,11 +192,6 @@ func gc(r *cni.Request, valid cni.Valid) error {
 		return err
 	}
 	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
-}
-
-func validate(r *cni.Request) error {
-	_, err := ipam.ParseConfig(r)
-	return err
 }
 
 func status(r *cni.Request) error {
