@@ -92,11 +92,7 @@ func lease(r *cni.Request, by *ipam.Executed, fromDead func() error) (result *cn
 func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
 	i := slices.IndexFunc(set, func(r ipam.Range) bool { return r.Contains(a) })
 	r := set[i] // the lease is of this set
-	ip := &types100.IPConfig{Address: net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(r.Subnet.Bits(), a.BitLen())}}
-	if r.Gateway.IsValid() {
-		ip.Gateway = r.Gateway.AsSlice()
-	}
-	return ip
+	return cni.IPConfig(netip.PrefixFrom(a, r.Subnet.Bits()), r.Gateway)
 }
 
 // del releases the attachment's leases in every data directory that we have used, so that
