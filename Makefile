@@ -193,7 +193,7 @@ cover: root deps peers ## coverage of unit tests and of the built programs, by p
 CAPABILITIES ?= net_admin,sys_admin,net_raw
 test-capabilities: root deps build peers ## tests of the plugins, which have no other capabilities than CAPABILITIES
 	TRESTLE_CAPABILITIES='$(CAPABILITIES)' go test -count=1 -parallel 4 -timeout $(TIMEOUT) \
-		-skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|LostAnswers|Programs|BridgeMapsPorts|BridgeForeignIPAM|BridgeKnowsItsCopy|Firewalld|Tuning(SwitchOver|AsReference)' \
+		-skip 'Cost|RunsNo|Syscalls|Messages|Killed|StepFails|LostAnswers|Programs|BridgeMapsPorts|BridgeOtherIPAM|BridgeKnowsItsCopy|Firewalld|Tuning(SwitchOver|AsReference)' \
 		$(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite security)
 
 race: DEPS := gcc=build-essential

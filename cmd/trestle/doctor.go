@@ -24,27 +24,27 @@ func newDoctorCommand(a *app) *cobra.Command {
 	o := doctorOptions{app: a}
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Find what is wrong with the host's networks, and say what mends it",
+		Short: "Find what is wrong with the host's networks, and say how to fix it",
 		Long: `Find what is wrong with the host's networks: forwarding that is off, chains that drop,
-rules that are gone, subnets and ports that somebody else has, files that no runtime
-takes, what dead containers have left. Each finding names the command that mends it.
+missing rules, subnets and ports that another program uses, files that no runtime
+accepts, what dead containers have left. Each finding names the command that fixes it.
 
-Nothing is changed without --fix, which does what harms nobody: it switches settings on
-that a network needs, takes rights from others than root, and does what trestle gc and
-trestle restore do. It looks again afterwards.
+Nothing is changed without --fix, which does only what cannot harm anybody: it sets
+sysctls that a network needs, removes write permissions of users other than root, and
+does what trestle gc and trestle restore do. It looks again afterwards.
 
-Exit status: 0 where nothing is wrong, or all has been fixed; 3 where something is.`,
+Exit status: 0 if nothing is wrong, or all has been fixed; 3 if something is.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}
-	command.Flags().BoolVar(&o.fix, "fix", false, "mend what can be mended without harm to anybody")
+	command.Flags().BoolVar(&o.fix, "fix", false, "fix what can be fixed without harm to anybody")
 	return command
 }
 
-// errNeedsRoot: who cannot read leases takes the links of the living for leaked ones.
-var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they rest on: sudo trestle …")
+// errNeedsRoot: without reading the leases, links of live containers would look leaked.
+var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they depend on: sudo trestle …")
 
-// examine looks at the whole host.
+// examine reads the whole host and runs all checks.
 func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, errNeedsRoot
@@ -62,8 +62,7 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, 
 	return snapshot, found, nil
 }
 
-// look is examine of a snapshot that is there; what could not be read is among the
-// host's Problems.
+// look runs the checks for a snapshot; what could not be read is among the host's Problems.
 func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.Host, []doctor.Finding) {
 	source := inventory.DefaultSource()
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
@@ -84,7 +83,7 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	}
 	var failed error
 	if o.fix && slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Fixable }) {
-		failed = o.mend(ctx, found)
+		failed = o.fixAll(ctx, found)
 		_, left, err := o.examine(ctx, p)
 		if err != nil {
 			return errors.Join(failed, err)
@@ -103,8 +102,8 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// mend fixes all that is fixable; it goes on after a failure.
-func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
+// fixAll fixes what is fixable; it goes on after a failure.
+func (o doctorOptions) fixAll(ctx context.Context, found []doctor.Finding) error {
 	tools := doctor.Tools{
 		GC: func(ctx context.Context) error {
 			return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil)
@@ -126,7 +125,7 @@ func (o doctorOptions) mend(ctx context.Context, found []doctor.Finding) error {
 	return errors.Join(failed...)
 }
 
-// compare says of the findings which are there no more, and adds what is new.
+// compare marks findings that are fixed, and adds new ones.
 func compare(found, left []doctor.Finding) []doctor.Finding {
 	same := func(f doctor.Finding) func(doctor.Finding) bool {
 		return func(other doctor.Finding) bool { return f.Check == other.Check && f.Subject == other.Subject }
@@ -157,7 +156,7 @@ func printFindings(p *ui.Printer, found []doctor.Finding) error {
 		}
 		p.Printf("%s %s (%s)\n%s", p.Paint(tone, state+":"), p.Paint(ui.Strong, f.Subject), f.Check, p.Wrap("  ", f.Text))
 		if f.Command != "" && !f.Fixed {
-			p.Printf("  %s %s\n", p.Paint(ui.Faint, "mend:"), f.Command)
+			p.Printf("  %s %s\n", p.Paint(ui.Faint, "fix:"), f.Command)
 		}
 	}
 	return nil

@@ -30,7 +30,7 @@ const (
 
 // reclaim is GC of a network by those of its list's plugins that are Trestle's, whatever
 // version the list says: 1.1.0 is the first that has GC. It is done in this process, and
-// of each kind of state once, though several plugins make it: to survey a thousand
+// of each kind of state once, though several plugins make it: to look at a thousand
 // attachments is nearly all that it costs. It goes on after a failure, and not where ctx
 // has ended. asked are the plugins' names.
 func reclaim(ctx context.Context, plugins []string, list network.List, s scope) (asked []string, err error) {

@@ -24,7 +24,7 @@ const latency = 25000
 // frameHeader is what an Ethernet frame has beside its MTU.
 const frameHeader = 14
 
-// newBucket is that of the reference plugin, with two faults mended: numbers
+// newBucket is that of the reference plugin, with two faults fixed: numbers
 // that are too large stop at the largest one, where they would wrap around
 // (containerd asks for a burst of 2^32-1 at whatever rate), and the bucket holds
 // a full frame, without which none ever passes.

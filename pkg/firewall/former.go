@@ -90,7 +90,7 @@ func (h *Host) convert() (err error) {
 		}
 		var former formerRecord
 		if json.Unmarshal(data, &former) != nil {
-			continue // torn: nothing was made
+			continue // truncated: nothing was made
 		}
 		now := former.now()
 		if err := record.Write(h.records, place, now); err != nil {

@@ -327,7 +327,7 @@ func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
 // ReleaseUnrecorded deletes what is there for a container with the result's links and
 // addresses although no record tells of it: because the record was lost, or because
 // the reference plugin made it, whose rules name nobody. What a container of ours has
-// now stays, and so do the bridges' policies, which GC judges. There may be no result.
+// now stays, and so do the bridges' policies, which are GC's. There may be no result.
 // What fails is left to GC.
 func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) error {
 	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}

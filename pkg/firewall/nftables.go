@@ -236,7 +236,8 @@ func linkOf(e nft.Element) string {
 	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
 }
 
-// nobody vouches for who had a port before: its name is that of the newcomer's.
+// nobody says that no earlier owner of an element is alive: the link names are reused, so an
+// element with the name of ours is a stale one.
 func nobody(string) (bool, error) { return false, nil }
 
 // nftBackend has entries of nftPlace.

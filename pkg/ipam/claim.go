@@ -103,7 +103,7 @@ func (s *Store) attempt(w Want, ns record.NetNS, dead *livenessProber) (claim, e
 		}
 		c, err := l.lease(w, ns, dead)
 		var full fullError
-		doubt := errors.Is(err, errTorn) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
+		doubt := errors.Is(err, errDamaged) || errors.Is(err, unix.EEXIST) || errors.As(err, &full) && l.owners == nil
 		if !doubt {
 			return c, err
 		}

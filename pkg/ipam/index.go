@@ -80,10 +80,10 @@ type bitmap struct {
 	whole bool
 }
 
-// errTorn says that a file of the index cannot be used.
-var errTorn = errors.New("the index is damaged")
+// errDamaged says that a file of the index cannot be used.
+var errDamaged = errors.New("the index is damaged")
 
-// block is the block that begins at base. It is errTorn if its file is damaged.
+// block is the block that begins at base. It is errDamaged if its file is damaged.
 func (m *bitmap) block(base netip.Addr) (*block, error) {
 	if b := m.blocks[base]; b != nil {
 		return b, nil
@@ -94,11 +94,11 @@ func (m *bitmap) block(base netip.Addr) (*block, error) {
 		switch {
 		case errors.Is(err, unix.ENOENT): // no leases there
 		case err != nil:
-			return nil, errors.Join(errTorn, err)
+			return nil, errors.Join(errDamaged, err)
 		default:
 			var sound bool
 			if b, sound = decodeBlock(data); !sound {
-				return nil, errTorn
+				return nil, errDamaged
 			}
 		}
 	}

@@ -304,7 +304,7 @@ func (l *locked) free(a netip.Addr) error {
 		return err
 	}
 	err := l.used.clear(a)
-	if errors.Is(err, errTorn) {
+	if errors.Is(err, errDamaged) {
 		return l.rebuild()
 	}
 	return err

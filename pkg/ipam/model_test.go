@@ -109,10 +109,10 @@ func playModel(t *testing.T, sets []Set, seed uint64) {
 			}
 			n.release(id)
 		case what < 19:
-			p.foreign(id)
+			p.hostLocal(id)
 		default:
 			p.damageIndex()
-			if err := s.Repair(); err != nil { // as an exhausted set or the next foreign change would
+			if err := s.Repair(); err != nil { // as an exhausted set or the next change by another program would
 				t.Fatal(err)
 			}
 		}
@@ -174,8 +174,8 @@ func (p player) request(id string) {
 	}
 }
 
-// foreign is host-local, or a person: writes and removes leases.
-func (p player) foreign(id string) {
+// hostLocal is host-local, or a person: writes and removes leases.
+func (p player) hostLocal(id string) {
 	n := p.naive
 	if had := n.of(id); had.IsValid() {
 		if err := os.Remove(filepath.Join(p.dir, had.String())); err != nil {

@@ -174,9 +174,9 @@ func (s *Store) records(kept map[string]bool) ([]ownerRecord, error) {
 		own := l.own
 		l.own.fd = -1 // stays open
 		l.unlock()
-		all, torn, err := readRecords(own, s.network, kept)
+		all, damaged, err := readRecords(own, s.network, kept)
 		own.close()
-		if err != nil || len(torn) == 0 {
+		if err != nil || len(damaged) == 0 {
 			return all, err
 		}
 		// Somebody is just writing a record, or was killed when about to: under

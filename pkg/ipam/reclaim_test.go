@@ -347,7 +347,7 @@ func TestVerify(t *testing.T) {
 	write(t, dir+"/10.1.0.7", "\x00\x00")
 	problems, err := s.Verify()
 	if err != nil || len(problems) < 3 {
-		t.Errorf("got %v, %v, want the torn record, the stray record, the torn lease", problems, err)
+		t.Errorf("got %v, %v, want the damaged record, the stray record, the truncated lease", problems, err)
 	}
 	if err := s.Repair(); err != nil {
 		t.Fatal(err)

@@ -57,7 +57,7 @@ func (s snapshot) planRepairs(host record.Host, last header) repairs {
 	for a, f := range s.files {
 		switch {
 		case f.kind == leaseGarbage:
-			m.dropFile(a, "empty or torn")
+			m.dropFile(a, "empty or truncated")
 		case dead[a]:
 			m.dropFile(a, "a lease of an earlier boot")
 		case f.kind == leaseHeld:
@@ -86,7 +86,7 @@ func (s snapshot) dead(host record.Host, last header) map[netip.Addr]bool {
 	}
 	for a, f := range s.files {
 		lost := record.Stamp{Boot: last.Boot, Machine: last.Machine, Time: time.Unix(f.time.Unix())}
-		if f.kind == leaseHeld && slices.Contains(s.torn, recordName(f.owner)) && host.Outlived(lost) {
+		if f.kind == leaseHeld && slices.Contains(s.damaged, recordName(f.owner)) && host.Outlived(lost) {
 			dead[a] = true
 		}
 	}
@@ -118,19 +118,19 @@ func (s snapshot) planRecords(m *repairs, held map[cni.Owner][]netip.Addr) {
 			m.note(name, "%s has no lease", o)
 		}
 	}
-	for _, name := range s.torn {
+	for _, name := range s.damaged {
 		m.dropRecords = append(m.dropRecords, name)
-		m.note(name, "empty or torn")
+		m.note(name, "empty or truncated")
 	}
 }
 
 // recordFor is the record of an owner who holds these addresses and had this one.
 func (s snapshot) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord) ownerRecord {
 	slices.SortFunc(addresses, netip.Addr.Compare)
-	foreign := ownerRecord{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
+	plain := ownerRecord{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
 	for _, a := range addresses {
 		if !slices.Contains(have.Addresses, a) || !s.files[a].tiedTo(have) {
-			return foreign
+			return plain
 		}
 	}
 	have.Addresses = slices.DeleteFunc(slices.Clone(have.Addresses), func(a netip.Addr) bool { return !slices.Contains(addresses, a) })

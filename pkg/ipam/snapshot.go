@@ -17,7 +17,7 @@ type snapshot struct {
 	network string
 	files   map[netip.Addr]leaseFile
 	records map[string]ownerRecord // by name
-	torn    []string               // records that cannot be read
+	damaged []string               // records that cannot be read
 	blocks  []string               // names of the bitmap's blocks
 }
 
@@ -86,17 +86,17 @@ func (s *snapshot) readIndex(own dir) error {
 		return err
 	}
 	s.blocks = slices.DeleteFunc(names, func(name string) bool { return !isBlockName(name) })
-	records, torn, err := readRecords(own, s.network, nil)
+	records, damaged, err := readRecords(own, s.network, nil)
 	for _, r := range records {
 		s.records[recordName(r.owner(s.network))] = r
 	}
-	s.torn = torn
+	s.damaged = damaged
 	return err
 }
 
 // readRecords reads all records but those of the names kept, and names those that cannot be
 // understood.
-func readRecords(own dir, network string, kept map[string]bool) (all []ownerRecord, torn []string, err error) {
+func readRecords(own dir, network string, kept map[string]bool) (all []ownerRecord, damaged []string, err error) {
 	names, err := own.names()
 	if err != nil {
 		return nil, nil, err
@@ -114,10 +114,10 @@ func readRecords(own dir, network string, kept map[string]bool) (all []ownerReco
 		case sound:
 			all = append(all, r)
 		default:
-			torn = append(torn, name)
+			damaged = append(damaged, name)
 		}
 	}
-	return all, torn, nil
+	return all, damaged, nil
 }
 
 // readRecord reads one record; ok is false where it cannot be understood. The

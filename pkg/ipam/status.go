@@ -71,7 +71,7 @@ func (s *Store) firstFull(sets []Set, sure bool) (int, error) {
 	}
 	for i, set := range sets {
 		_, ok, err := set.next(readCursor(l.net, i), l.used.block)
-		if errors.Is(err, errTorn) && l.owners == nil {
+		if errors.Is(err, errDamaged) && l.owners == nil {
 			ok = false // ask again, and be sure
 			err = nil
 		}

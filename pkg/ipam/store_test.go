@@ -168,7 +168,7 @@ func TestLeaseAllOrNothing(t *testing.T) {
 	mustBeSound(t, s)
 }
 
-func TestForeignLeases(t *testing.T) {
+func TestHostLocalLeases(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/29")
 	if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -21,7 +21,7 @@ type testHost struct {
 	dir     string
 }
 
-// openHost gives one in a fresh namespace. Nobody but records vouches for anybody.
+// openHost gives one in a fresh namespace. Only records show that an owner is alive.
 func openHost(t *testing.T, backend Backend) testHost {
 	t.Helper()
 	golden.EnterNetNS(t)

@@ -178,11 +178,11 @@ func TestPortTakenWithoutARecord(t *testing.T) {
 	}
 }
 
-// A claim whose record is gone, or torn, stands against nobody.
+// A reservation whose record is gone, or truncated, blocks nobody.
 func TestVoidClaims(t *testing.T) {
 	for name, spoil := range map[string]func(file string) error{
-		"gone": os.Remove,
-		"torn": func(file string) error { return os.Truncate(file, 1) },
+		"gone":      os.Remove,
+		"truncated": func(file string) error { return os.Truncate(file, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := openHost(t, NFTables)

@@ -282,7 +282,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestTaken: an element of another's is theirs as long as somebody vouches for them,
+// TestTaken: an element of another's is theirs as long as their owner is alive,
 // and replaced otherwise.
 func TestTaken(t *testing.T) {
 	want := port(mine, 80, 2)
@@ -308,9 +308,9 @@ func TestTaken(t *testing.T) {
 		sent  []string
 		holds func(error) bool
 	}{
-		{"vouched", port(theirs, 80, 3), everybody, nil, []string{create}, isTakenBy(theirs)},
+		{"alive", port(theirs, 80, 3), everybody, nil, []string{create}, isTakenBy(theirs)},
 		{"nobody is asked", port(theirs, 80, 3), nil, nil, []string{create}, isTakenBy(theirs)},
-		{"unvouched", port(theirs, 80, 3), nobody, nil, replaced, isNil},
+		{"stale", port(theirs, 80, 3), nobody, nil, replaced, isNil},
 		{"the question fails", port(theirs, 80, 3), func(string) (bool, error) { return false, unknown }, nil, []string{create}, func(err error) bool { return errors.Is(err, unknown) && errors.Is(err, unix.EEXIST) }},
 		{"our own, as it shall be", want, everybody, nil, []string{create}, isNil},
 		{"our own, that leads elsewhere", port(mine, 80, 3), everybody, nil, replaced, isNil},

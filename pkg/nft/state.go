@@ -111,7 +111,7 @@ func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
 	return lacking, len(have) == 0
 }
 
-// own are the rules found that are the Table's to judge.
+// own are the rules found that the Table owns.
 func (c Chain) own(found []Rule) []Rule {
 	return slices.DeleteFunc(slices.Clone(found), c.isOthers)
 }

@@ -3,7 +3,7 @@
 // with its owner as comment. Conn.Commit compares that with the kernel's and sends
 // the difference in one transaction; nothing is kept in memory between calls.
 //
-// Start at Conn.Commit; Conn.Diff says what Commit would mend. To see what a
+// Start at Conn.Commit; Conn.Diff says what Commit would change. To see what a
 // node has: nft list table inet trestle; to see what is sent: nft monitor. In tests the
 // kernel may be a function (peer), which needs no root.
 //

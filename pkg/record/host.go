@@ -43,7 +43,7 @@ func ThisHost() (Host, error) {
 // (a cluster file system), and a container may have a boot id of its own. So the
 // machine must be ours, and the time before our own boot: two machines cloned
 // from one image have one machine id. A clock that is behind (no battery) hides an
-// earlier boot until it is set. Releases that wrote no machine are judged by boot
+// earlier boot until it is set. Releases that wrote no machine are compared by boot
 // and time.
 func (h Host) Outlived(s Stamp) bool {
 	ofOurs := s.Machine == "" || s.Machine == h.Machine && h.Machine != noMachine

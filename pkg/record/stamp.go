@@ -7,13 +7,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stamp is who vouches that something is in use: the boot and the machine it was
-// made on, and the container's network namespace. Its JSON is read as it is in
-// records of every release, so that keys may be added and never change meaning.
+// Stamp is what decides whether something is still in use: the boot and the machine it was
+// made on, and the container's network namespace. Records of every release are read, so
+// keys of its JSON may be added but never change their meaning.
 type Stamp struct {
 	NetNS NetNS `json:"netns,omitzero"`
-	// Boot is the boot id; it is empty where nobody vouches, and then nothing is
-	// ever proved.
+	// Boot is the boot id; if it is empty, nothing can be
+	// proved.
 	Boot string `json:"boot,omitempty"`
 	// Machine is empty in records of releases that did not know it.
 	Machine string `json:"machine,omitempty"`
@@ -21,9 +21,8 @@ type Stamp struct {
 	Time time.Time `json:"time,omitzero"`
 }
 
-// NewStamp is a stamp of this boot of this machine. A path that is empty, leads
-// nowhere, or leads to what is no namespace gives a stamp whose namespace is not
-// known: until the machine boots again, nothing proves it dead.
+// NewStamp is a stamp of this boot of this machine. If the path is empty or is no network
+// namespace, the stamp has none: nothing proves it dead until the machine boots again.
 func NewStamp(netns string) (Stamp, error) {
 	boot, err := BootID()
 	if err != nil {

@@ -273,7 +273,7 @@ func TestUnknown(t *testing.T) {
 	}
 	waitFor(t, byID, Dead)
 	for name, change := range map[string]func(*Stamp){
-		"nobody vouches":                      func(s *Stamp) { s.Boot = "" },
+		"no boot id":                          func(s *Stamp) { s.Boot = "" },
 		"another boot, of another machine":    func(s *Stamp) { s.Boot, s.Machine, s.Time = "b", "m", time.Unix(1e9, 0) },
 		"another boot, since ours began":      func(s *Stamp) { s.Boot, s.Time = "b", time.Now() },
 		"another boot, at an unknown time":    func(s *Stamp) { s.Boot, s.Time = "b", time.Time{} },

@@ -9,7 +9,7 @@
 // Start at Read, Write and Remove; Store.Others tells whether a share has another
 // user. To debug: the files are JSON, and each names its owner.
 //
-// A record that is torn, or of another boot or machine (see Stamp), is none; a link
+// A record that is truncated, or of another boot or machine (see Stamp), is none; a link
 // that leads to no record is void. Neither harms anybody else.
 package record
 
@@ -59,7 +59,7 @@ func (s Store) Lock() (*flock.Lock, error) {
 // Record is what an attachment has in one place.
 type Record[T any] struct {
 	Version int
-	Stamp   Stamp // who vouches for it
+	Stamp   Stamp // whose life it depends on
 	Owner   cni.Owner
 	// Shares name what the attachment needs and others may need too; they are made
 	// names of directories.
@@ -145,7 +145,7 @@ func (s Store) makeDir(name string) error {
 	return nil
 }
 
-// Has says whether there is a file of the owner's, by one system call; it may be torn.
+// Has says whether there is a file of the owner's, by one system call; it may be truncated.
 func (s Store) Has(place string, o cni.Owner) (bool, error) {
 	err := unix.Access(s.file(place, o), unix.F_OK)
 	if errors.Is(err, unix.ENOENT) {
@@ -157,7 +157,7 @@ func (s Store) Has(place string, o cni.Owner) (bool, error) {
 	return true, nil
 }
 
-// Read gives the owner's record; there is none where the file is missing or torn.
+// Read gives the owner's record; there is none where the file is missing or truncated.
 func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, err error) {
 	r, there, err = readFile[T](s.file(place, o))
 	return r, there && r.Owner == o, err

@@ -235,7 +235,7 @@ func writeFile(r saved) error {
 	return os.Rename(r.file+unfinishedSuffix, r.file)
 }
 
-// readFile reports whether there is a whole file at path. A torn one is of an
+// readFile reports whether there is a whole file at path. A truncated one is of an
 // ADD that was killed before it made anything.
 func readFile(path string) (r saved, whole bool, err error) {
 	data, err := os.ReadFile(path)
@@ -264,7 +264,7 @@ func isAbandoned(path string) bool {
 func isUnfinished(path string) bool { return strings.HasSuffix(path, unfinishedSuffix) }
 
 // find is what is kept of the owner: by the record, by the file of an earlier release or
-// of a record that was lost, or by the reference plugin's. A torn file says that nothing
+// of a record that was lost, or by the reference plugin's. A truncated file says that nothing
 // is to be restored.
 func (s Store) find(o cni.Owner) (r saved, there bool, err error) {
 	rec, there, err := record.Read[tuned](s.records, place, o)

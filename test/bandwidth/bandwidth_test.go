@@ -144,7 +144,7 @@ func TestBandwidthAsReference(t *testing.T) {
 		for i := range want.Interfaces {
 			want.Interfaces[i].Mac, got.Interfaces[i].Mac = "", ""
 			if i == 1 {
-				want.Interfaces[i].Name, got.Interfaces[i].Name = "", "" // the host ends have their own
+				want.Interfaces[i].Name, got.Interfaces[i].Name = "", "" // the host veths have their own
 			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -263,7 +263,7 @@ func TestBandwidthCheck(t *testing.T) {
 	for _, test := range []struct{ name, change, want string }{
 		{"nothing", "true", ""},
 		{"another rate", "tc qdisc replace dev $veth root tbf rate 1mbit burst 10k limit 20k", "want rate 1000000 bytes/s"},
-		{"no queue on the host end", "tc qdisc del dev $veth root", "have no token bucket"},
+		{"no queue on the host veth", "tc qdisc del dev $veth root", "have no token bucket"},
 		{"no redirection", "tc filter del dev $veth ingress", "have no such filter"},
 		{"no ingress", "tc qdisc del dev $veth ingress", "have no such filter"},
 		{"no queue on the ifb", "tc qdisc del dev $ifb root", "queue of bwp"},
@@ -332,7 +332,7 @@ func TestBandwidthIsUndone(t *testing.T) {
 	l := newLimited(t)
 	before, queues := l.Dump(), l.queues()
 	failed := 0
-	for when := 8; when < 30; when++ { // the first ones look for the host end
+	for when := 8; when < 30; when++ { // the first ones look for the host veth
 		add := l.call("ADD", bothLimits)
 		add.Strace = &host.Strace{Syscalls: "sendto", Inject: []string{fmt.Sprintf("sendto:error=ENOBUFS:when=%d", when)}}
 		if l.Exec(add).Err() == nil {

@@ -242,17 +242,17 @@ func TestBridgeCheck(t *testing.T) {
 	}{
 		{"untouched", nil, nil},
 		{"capture on the bridge", []string{"ip link set br0 promisc on"}, nil},
-		{"udev's MAC on the host end", []string{"ip link set $HOSTEND address 02:00:00:00:00:77"}, nil},
+		{"udev's MAC on the host end", []string{"ip link set $HOSTVETH address 02:00:00:00:00:77"}, nil},
 		{"extra address and route", []string{"@ip address add 10.77.0.1/24 dev eth0", "@ip route add 10.78.0.0/16 via 10.9.0.1"}, nil},
 		{"address gone", []string{"@ip address del 10.9.0.2/24 dev eth0"}, []string{"address", "10.9.0.2/24"}},
 		{"default route gone", []string{"@ip route del default"}, []string{"route 0.0.0.0/0 via 10.9.0.1", "have none"}},
 		{"IPv6 route another", []string{"@ip -6 route replace default via fd09::77 dev eth0"}, []string{"route ::/0", "fd09::77"}},
 		{"MAC changed", []string{"@ip link set eth0 down", "@ip link set eth0 address 02:00:00:00:00:99", "@ip link set eth0 up", "@ip route add default via 10.9.0.1"}, []string{"MAC", "02:00:00:00:00:99"}},
 		{"bridge down", []string{"ip link set br0 down"}, []string{"bridge br0 up: want on"}},
-		{"host end down", []string{"ip link set $HOSTEND down"}, []string{"up: want on, have off"}},
+		{"host veth down", []string{"ip link set $HOSTVETH down"}, []string{"up: want on, have off"}},
 		{"down", []string{"@ip link set eth0 down"}, []string{"up: want on, have off"}},
-		{"unplugged", []string{"ip link set $HOSTEND nomaster"}, []string{"master: want br0, have none"}},
-		{"hairpin off", []string{"bridge link set dev $HOSTEND hairpin off"}, []string{"hairpin: want on"}},
+		{"unplugged", []string{"ip link set $HOSTVETH nomaster"}, []string{"master: want br0, have none"}},
+		{"hairpin off", []string{"bridge link set dev $HOSTVETH hairpin off"}, []string{"hairpin: want on"}},
 		{"gateway gone", []string{"ip address del 10.9.0.1/24 dev br0"}, []string{"gateway", "10.9.0.1/24"}},
 		{"forwarding off", []string{"sysctl -qw net.ipv4.ip_forward=0"}, []string{"ip_forward"}},
 		{"rules flushed", []string{"nft flush ruleset"}, []string{"chain postrouting of nftables table inet trestle"}},
@@ -275,7 +275,7 @@ func TestBridgeCheck(t *testing.T) {
 				if command[0] == '@' {
 					where, command = c.Namespace, command[1:]
 				}
-				where.MustRun(strings.Fields(strings.ReplaceAll(command, "$HOSTEND", result.Interfaces[1].Name))...)
+				where.MustRun(strings.Fields(strings.ReplaceAll(command, "$HOSTVETH", result.Interfaces[1].Name))...)
 			}
 			err = h.Exec(c.Call("CHECK", "bridge", withPrev(t, config, added.Stdout))).Err()
 			if (err == nil) != (tt.want == nil) {

@@ -42,7 +42,7 @@ func TestBridgeMTU(t *testing.T) {
 				t.Fatal(err)
 			}
 			mustContain(t, "eth0", c.MustRun("ip", "link", "show", "eth0"), tt.want)
-			mustContain(t, "host end", h.MustRun("ip", "link", "show", result.Interfaces[1].Name), tt.want)
+			mustContain(t, "host veth", h.MustRun("ip", "link", "show", result.Interfaces[1].Name), tt.want)
 			mustContain(t, "bridge", h.MustRun("ip", "link", "show", "br0"), tt.want)
 			if got := fmt.Sprintf("mtu %d", result.Interfaces[2].Mtu); got != tt.want {
 				t.Errorf("result: got %s, want %s", got, tt.want)
@@ -394,7 +394,7 @@ func TestBridgeRoutesWithAllFields(t *testing.T) {
 }
 
 // An IPAM plugin of somebody else's is executed, and its errors keep their code.
-func TestBridgeForeignIPAM(t *testing.T) {
+func TestBridgeOtherIPAM(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	c := h.Container("c1")

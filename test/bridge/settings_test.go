@@ -23,7 +23,7 @@ END`)
 
 // A gateway outside the subnet, and none at all in its longest spelling, are taken
 // from any IPAM plugin.
-func TestBridgeGatewayOfForeignIPAM(t *testing.T) {
+func TestBridgeGatewayOfOtherIPAM(t *testing.T) {
 	tests := []struct {
 		name, ips string
 		want      []string // of `ip route` in the container

@@ -118,7 +118,7 @@ func TestVLANGateway(t *testing.T) {
 		}
 	}
 	if got := len(result.Interfaces); got != 4 {
-		t.Fatalf("got %d interfaces, want bridge, host end, container end and VLAN interface", got)
+		t.Fatalf("got %d interfaces, want bridge, host veth, container interface and VLAN interface", got)
 	}
 	gateway := result.Interfaces[3]
 	mac := strings.TrimSpace(h.MustRun("cat", "/sys/class/net/br0.100/address"))
@@ -314,12 +314,12 @@ func TestVLANCheck(t *testing.T) {
 		want  []string // in the message; none: CHECK passes
 	}{
 		{"untouched", nil, nil},
-		{"another VLAN let through by somebody", []string{"bridge vlan add dev $HOSTEND vid 500"}, nil},
-		{"access VLAN gone", []string{"bridge vlan del dev $HOSTEND vid 100"}, []string{"VLANs", "untagged 100", "have untagged 0"}},
-		{"access VLAN tagged", []string{"bridge vlan add dev $HOSTEND vid 100"}, []string{"have untagged 0"}},
-		{"VLAN of the trunk gone", []string{"bridge vlan del dev $HOSTEND vid 301"}, []string{"tagged 300-302", "have untagged 100, tagged 300 302"}},
-		{"VLAN of the trunk untagged", []string{"bridge vlan add dev $HOSTEND vid 301 untagged"}, []string{"tagged 300 302"}},
-		{"default VLAN back", []string{"bridge vlan add dev $HOSTEND vid 1"}, []string{"default VLAN gone", "default VLAN kept"}},
+		{"another VLAN let through by somebody", []string{"bridge vlan add dev $HOSTVETH vid 500"}, nil},
+		{"access VLAN gone", []string{"bridge vlan del dev $HOSTVETH vid 100"}, []string{"VLANs", "untagged 100", "have untagged 0"}},
+		{"access VLAN tagged", []string{"bridge vlan add dev $HOSTVETH vid 100"}, []string{"have untagged 0"}},
+		{"VLAN of the trunk gone", []string{"bridge vlan del dev $HOSTVETH vid 301"}, []string{"tagged 300-302", "have untagged 100, tagged 300 302"}},
+		{"VLAN of the trunk untagged", []string{"bridge vlan add dev $HOSTVETH vid 301 untagged"}, []string{"tagged 300 302"}},
+		{"default VLAN back", []string{"bridge vlan add dev $HOSTVETH vid 1"}, []string{"default VLAN gone", "default VLAN kept"}},
 		{"filtering off", []string{"ip link set br0 type bridge vlan_filtering 0"}, []string{"vlan_filtering: want on, have off"}},
 		{"bridge itself taken out", []string{"bridge vlan del dev br0 vid 100 self"}, []string{"reaches br0.100", "want 100, have none"}},
 		{"VLAN interface gone", []string{"ip link del br0.100"}, []string{"VLAN interface: want br0.100, have none"}},
@@ -338,7 +338,7 @@ func TestVLANCheck(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, command := range tt.spoil {
-				h.MustRun(strings.Fields(strings.ReplaceAll(command, "$HOSTEND", result.Interfaces[1].Name))...)
+				h.MustRun(strings.Fields(strings.ReplaceAll(command, "$HOSTVETH", result.Interfaces[1].Name))...)
 			}
 			err = h.Exec(c.Call("CHECK", "bridge", withPrev(t, config, added.Stdout))).Err()
 			if (err == nil) != (tt.want == nil) {

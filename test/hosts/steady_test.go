@@ -105,7 +105,7 @@ func TestSteady(t *testing.T) {
 	}
 	n.Ready(a.Host, 1)
 	noneLost(t, "an agent is stopped and started", pings)
-	n.byReference(t, b)
+	n.withReference(t, b)
 }
 
 // notified starts the agent as systemd does, and gives what it says.
@@ -136,8 +136,8 @@ func notified(t *testing.T, a *lab.Agent) string {
 	return string(message[:length])
 }
 
-// byReference: the list is one that the reference plugins can run, too.
-func (n *network) byReference(t *testing.T, b *lab.Agent) {
+// withReference: the list is one that the reference plugins can run, too.
+func (n *network) withReference(t *testing.T, b *lab.Agent) {
 	t.Helper()
 	list := b.Network(b.MustRun("cat", "/etc/cni/net.d/10-pods.conflist"))
 	list.Path = []string{b.Dirs().Reference}

@@ -20,8 +20,8 @@ func (n natNet) mapped(verb string, c *host.Container, keys string, mappings ...
 	return c.Call(verb, "portmap", natConfig("blue", keys, natResult(c, address), strings.Join(mappings, ", ")))
 }
 
-// byReference is the call by the reference's plugin.
-func (n natNet) byReference(call host.Call) host.Call {
+// withReference is the call by the reference's plugin.
+func (n natNet) withReference(call host.Call) host.Call {
 	call.Plugin = filepath.Join(n.Dirs().Reference, call.Plugin)
 	return call
 }
@@ -64,7 +64,7 @@ func TestPortmapSwitchedBack(t *testing.T) {
 	const keys = `"backend": "iptables"`
 	mapping := natMapping("tcp", "", 8080, 80)
 	n.Must(n.mapped("ADD", n.c1, keys, mapping))
-	n.Must(n.byReference(n.mapped("DEL", n.c1, keys, mapping)))
+	n.Must(n.withReference(n.mapped("DEL", n.c1, keys, mapping)))
 	if rules := n.MustRun("iptables-save", "-t", "nat"); strings.Contains(rules, "CNI-DN-") || strings.Contains(rules, "10.1.0.5") {
 		t.Errorf("got\n%s\nwant nothing of c1", rules)
 	}
@@ -81,7 +81,7 @@ func TestPortmapBesideTheReferences(t *testing.T) {
 				n := newNATNet(t, false)
 				n.neighbour.Serve("tcp", ":80")
 				n.MustRun("ip", "address", "add", "192.0.2.9/24", "dev", "br1")
-				reference := n.byReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "192.0.2.2", 8080, 80)))
+				reference := n.withReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "192.0.2.2", 8080, 80)))
 				n.Must(reference)
 				keys := fmt.Sprintf(`"backend": %q`, ours)
 				n.Must(n.mapped("ADD", n.c1, keys, natMapping("tcp", "192.0.2.9", 8080, 80)))
@@ -118,7 +118,7 @@ func TestPortmapAfterALeak(t *testing.T) {
 			t.Run(theirs+", its network "+network, func(t *testing.T) {
 				t.Parallel()
 				n := newNATNet(t, false)
-				n.Must(n.byReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "", 8080, 80))))
+				n.Must(n.withReference(n.mapped("ADD", n.neighbour, fmt.Sprintf(`"backend": %q`, theirs), natMapping("tcp", "", 8080, 80))))
 				n.MustRun("ip", "link", "delete", "veth-c2") // its namespace goes some time after its last process
 				n.neighbour.Remove()
 				from := n.c1

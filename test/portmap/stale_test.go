@@ -190,10 +190,10 @@ func TestLoadedAgain(t *testing.T) {
 	}
 }
 
-// TestPortmapLeaseVouches: /run/trestle was lost, and the container is not bridge's, so
+// TestPortmapLeaseKeepsPort: /run/trestle was lost, and the container is not bridge's, so
 // that no link is known to be its. Its lease says that it is alive: it keeps its port, and
 // DEL finds it. After the lease nobody does.
-func TestPortmapLeaseVouches(t *testing.T) {
+func TestPortmapLeaseKeepsPort(t *testing.T) {
 	t.Parallel()
 	for _, backend := range host.NATBackends {
 		t.Run(backend, func(t *testing.T) {

@@ -24,11 +24,11 @@ var base = map[string][]string{
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
 }
 
-// rooms are those below cmd/trestle, each with the others that it may import. Only
+// subpackages are those below cmd/trestle, each with the others that it may import. Only
 // those that may import pkg/, too, combine what is there.
-var rooms = map[string]struct {
-	pkg   bool
-	rooms []string
+var subpackages = map[string]struct {
+	pkg         bool
+	subpackages []string
 }{
 	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
 	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network", "cmd/trestle/programs", "cmd/trestle/rules"}},
@@ -45,7 +45,7 @@ var rooms = map[string]struct {
 	"cmd/trestle/validate":  {true, []string{"cmd/trestle/network"}},
 }
 
-// TestImportTable holds the walls of the house (docs/architecture.md): what is
+// TestImportTable holds the import table of docs/architecture.md: what is
 // under pkg/ knows nothing of its siblings; plugins/, cmd/ and test/ combine.
 func TestImportTable(t *testing.T) {
 	for name, imports := range ourImports(t) {
@@ -62,10 +62,10 @@ func mayImport(name, imported string) bool {
 		return slices.ContainsFunc(dirs, func(dir string) bool { return strings.HasPrefix(name+"/", dir+"/") })
 	}
 	_, isBase := base[imported]
-	room, isRoom := rooms[name]
+	sub, isSub := subpackages[name]
 	switch {
-	case isRoom:
-		return room.pkg && strings.HasPrefix(imported, "pkg/") || slices.Contains(room.rooms, imported)
+	case isSub:
+		return sub.pkg && strings.HasPrefix(imported, "pkg/") || slices.Contains(sub.subpackages, imported)
 	case base[name] != nil || name == "pkg/cni":
 		return slices.Contains(base[name], imported)
 	case under("pkg"):

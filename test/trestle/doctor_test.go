@@ -99,7 +99,7 @@ func (p *patient) examine(args ...string) []doctor.Finding {
 const dockerRules = `iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -P FORWARD DROP`
 
 // TestDoctor brings about each fault on a host of its own. The doctor finds that, and
-// nothing else but what the fault entails; --fix mends it where that harms nobody.
+// nothing else but what the fault entails; --fix fixes it where that harms nobody.
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -115,11 +115,11 @@ func TestDoctor(t *testing.T) {
 		{
 			"a file that is no list", func(p *patient) { p.InstallNetwork("20-x.conflist", `{"name": `) },
 			"network-list",
-			[]string{"20-x.conflist", "no runtime takes", "trestle validate /etc/cni/net.d/20-x.conflist"},
+			[]string{"20-x.conflist", "no runtime accepts", "trestle validate /etc/cni/net.d/20-x.conflist"},
 			false, nil,
 		},
 		{
-			"a name that no runtime takes", func(p *patient) {
+			"a name that no runtime accepts", func(p *patient) {
 				p.InstallNetwork("20-x.conflist", `{"cniVersion": "1.0.0", "name": "a b", "plugins": [{"type": "loopback"}]}`)
 			},
 			"network-list",
@@ -426,7 +426,7 @@ func TestDoctor(t *testing.T) {
 			true, nil,
 		},
 		{
-			"a link that nobody vouches for", func(p *patient) {
+			"a link without a live owner", func(p *patient) {
 				p.sh("rm -r /var/lib/cni/results /run/trestle/translations /var/lib/cni/networks/trestle; nft delete table inet trestle")
 			},
 			"leaked-link",
@@ -440,7 +440,7 @@ func TestDoctor(t *testing.T) {
 			false, nil,
 		},
 		{
-			"a torn lease", func(p *patient) { p.sh(">/var/lib/cni/networks/trestle/10.22.0.9") },
+			"a truncated lease", func(p *patient) { p.sh(">/var/lib/cni/networks/trestle/10.22.0.9") },
 			"leases",
 			[]string{"10.22.0.9", "trestle ip repair trestle"},
 			true, nil,
@@ -470,7 +470,7 @@ func TestDoctor(t *testing.T) {
 			}
 			for _, f := range p.examine("--fix") {
 				if f.Check == test.check && !f.Fixed {
-					t.Errorf("got %+v, want it mended", f)
+					t.Errorf("got %+v, want it fixed", f)
 				}
 			}
 			if left := p.examine(); len(left) > 0 {
@@ -562,7 +562,7 @@ func TestDoctorWithoutRoot(t *testing.T) {
 	}
 }
 
-// TestDoctorForPeople: what is wrong, what follows, what mends it, in 80 columns; and
+// TestDoctorForPeople: what is wrong, what follows, what fixes it, in 80 columns; and
 // what --fix did.
 func TestDoctorForPeople(t *testing.T) {
 	t.Parallel()
@@ -571,8 +571,8 @@ func TestDoctorForPeople(t *testing.T) {
 	output := run(t, p.Host, "doctor")
 	want := `fault: network trestle (forwarding)
   the host does not forward IPv4 (net/ipv4/ip_forward is 0): containers reach
-  nothing but the host and each other
-  mend: sysctl -w net/ipv4/ip_forward=1
+  only the host and each other
+  fix: sysctl -w net/ipv4/ip_forward=1
 `
 	if output.Stdout != want || output.Code != 3 {
 		t.Errorf("got exit status %d and\n%swant 3 and\n%s", output.Code, output.Stdout, want)

@@ -132,7 +132,7 @@ func TestDoctorHosts(t *testing.T) {
 				m.await("suspect", func(s lab.Status) bool { return s.State == "suspect" })
 			},
 			"suspect",
-			[]string{"no removal", "trestle node accept"},
+			[]string{"ignores removals", "trestle node accept"},
 			nil,
 		},
 		{
@@ -141,7 +141,7 @@ func TestDoctorHosts(t *testing.T) {
 				m.sh("ip route del 10.40.1.0/24")
 			},
 			"peer-route",
-			[]string{"10.40.1.0/24 of b", "not reached", "systemctl start trestle-node"},
+			[]string{"10.40.1.0/24 of b", "cannot be reached", "systemctl start trestle-node"},
 			[]string{"agent"},
 		},
 		{
@@ -292,7 +292,7 @@ func TestExplainHosts(t *testing.T) {
 				m.sh("ip -6 neigh flush dev trestle-vx nud permanent")
 			},
 			"10.40.1.7:80", way.Stops, "tunnel",
-			[]string{"no entry for the neighbour"},
+			[]string{"no neighbour entry"},
 		},
 		{
 			"the underlay has no route", "vxlan", func(m *member) { m.sh("ip route add unreachable 203.0.113.12") },

@@ -75,7 +75,7 @@ func TestIPVerify(t *testing.T) {
 	if got := must(t, h, "ip", "verify"); got != "" {
 		t.Errorf("got %q of a sound store", got)
 	}
-	h.MustRun("sh", "-c", "cd /var/lib/cni/networks/lab && : >10.40.0.7 && echo torn >.trestle/owner.0123")
+	h.MustRun("sh", "-c", "cd /var/lib/cni/networks/lab && : >10.40.0.7 && echo damaged >.trestle/owner.0123")
 	before := h.Dump()
 	output := run(t, h, "ip", "verify")
 	if output.Code != 3 || !strings.Contains(output.Stdout, "lab: 10.40.0.7: ") || !strings.Contains(output.Stdout, "owner.0123") {

@@ -28,7 +28,7 @@ func LockNetNS(path string) (unlock func(), err error) {
 	return func() { _ = lock.Unlock() }, nil // what was done under it is done
 }
 
-// nameInterface settles the interface's name, under LockNetNS.
+// nameInterface chooses the interface's name, under LockNetNS.
 func nameInterface(rt *libcni.RuntimeConf) error {
 	taken, err := linksIn(rt.NetNS)
 	switch {

@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// advertisements finds uplinks whose default route comes from router advertisements, which
-// a host that forwards believes at accept_ra 2 only (ip-sysctl): the route ends some
-// minutes after forwarding was switched on. And bridges by which containers could
-// announce themselves as the host's router.
+// advertisements finds uplinks that are about to lose their default route: a forwarding
+// host accepts router advertisements only at accept_ra 2 (ip-sysctl), so the route that
+// one made expires some minutes after forwarding was switched on. It also finds bridges
+// at accept_ra 2, on which a container can announce itself as the host's router.
 func advertisements(h *Host) []Finding {
 	var all []Finding
 	forwards, _ := h.sysctl("net/ipv6/conf/all/forwarding")
@@ -17,7 +17,7 @@ func advertisements(h *Host) []Finding {
 		if value, ok := h.sysctl(setting); ok && value == "1" && forwards != "0" {
 			all = append(all, Finding{
 				Severity: Fault, Subject: "link " + name,
-				Text:    fmt.Sprintf("the host forwards, and %s is 1: router advertisements are ignored, and the default route by %s ends", setting, name),
+				Text:    fmt.Sprintf("the host forwards, and %s is 1: router advertisements are ignored, and the default route by %s will expire", setting, name),
 				Command: sysctlCommand(setting, "2"), fix: setSysctl(setting, "2"),
 			})
 		}

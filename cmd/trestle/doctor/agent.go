@@ -12,18 +12,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// agent finds a host that shall be one of several, and whose agent does not run.
+// agent finds a host that is set up for networks over several hosts and whose agent is
+// down.
 func agent(h *Host) []Finding {
 	if h.Node == nil || h.Node.Running || h.Node.State == hosts.Left {
 		return nil
 	}
 	f := Finding{
 		Severity: Fault, Subject: "trestle-node",
-		Text:    "it does not run, and " + hosts.SettingsPath + " says that it shall: routes to other hosts stay as they are, and nobody follows who joins or leaves, or repairs what is changed",
+		Text:    "it is not running, though " + hosts.SettingsPath + " says that it should be: routes to other hosts stay as they are; hosts that join or leave are not noticed, and nothing is repaired",
 		Command: "systemctl start trestle-node",
 	}
 	if h.Node.Updated.IsZero() {
-		f.Text = "it has not run since the host was booted, and " + hosts.SettingsPath + " says that it shall: other hosts' containers are not reached"
+		f.Text = "it has not run since the host was booted, and " + hosts.SettingsPath + " says that it should be running: containers on other hosts cannot be reached"
 	}
 	if h.systemd {
 		f.fix = startAgent
@@ -46,8 +47,8 @@ func startAgent(ctx context.Context, _ Tools) error {
 	return err
 }
 
-// store finds an agent that is cut off from its store: nothing is lost by it, and nothing
-// new is heard of.
+// store finds an agent without a connection to its store. Everything keeps working, but
+// changes are not noticed.
 func store(h *Host) []Finding {
 	if h.Node == nil || !h.Node.Running || h.Node.Store.Connected {
 		return nil
@@ -56,14 +57,14 @@ func store(h *Host) []Finding {
 	if name == "" {
 		name = "its store"
 	}
-	text := fmt.Sprintf("not connected to %s since %s: everything stays as it is, and hosts that join or move are not heard of", name, h.Node.Store.Since.Format(time.RFC3339))
+	text := fmt.Sprintf("not connected to %s since %s: everything stays as it is, and hosts that join or move are not noticed", name, h.Node.Store.Since.Format(time.RFC3339))
 	if h.Node.Store.Error != "" {
 		text += " (" + h.Node.Store.Error + ")"
 	}
 	return []Finding{{Severity: Warning, Subject: "trestle-node", Text: text, Command: "trestle cluster nodes   # asks the same store"}}
 }
 
-// fenced finds a host whose subnets were given to another.
+// fenced finds a host whose subnets were given to another host.
 func fenced(h *Host) []Finding {
 	if h.Node == nil || h.Node.State != hosts.Fenced {
 		return nil
@@ -81,26 +82,26 @@ func fenced(h *Host) []Finding {
 		Command: "trestle node accept",
 	}
 	if len(restart) > 0 {
-		f.Text += "; nobody but this host reaches the containers that have addresses of it: " + some(restart)
-		f.Command += "   # when these containers have been started anew"
+		f.Text += "; only this host reaches the containers with addresses in it: " + some(restart)
+		f.Command += "   # when these containers have been restarted"
 	}
 	return []Finding{f}
 }
 
-// suspect finds a host that believes no removal, since its store does not look like the
-// one that it was.
+// suspect finds a host that ignores removals because its store does not look like the one
+// it knew.
 func suspect(h *Host) []Finding {
 	if h.Node == nil || h.Node.State != hosts.Suspect {
 		return nil
 	}
 	return []Finding{{
 		Severity: Warning, Subject: "trestle-node",
-		Text:    "this host suspects its store, and takes no removal for true: " + h.Node.Why,
+		Text:    "this host does not trust its store, and ignores removals: " + h.Node.Why,
 		Command: "trestle cluster nodes   # then trestle cluster restore, or, if they are gone, trestle node accept",
 	}}
 }
 
-// some names a few of many.
+// some lists the first few names, and how many more there are.
 func some(names []string) string {
 	const most = 3
 	if len(names) > most {

@@ -9,8 +9,9 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// bridgeNetfilter finds frames between neighbours that pass the chains for packets, and
-// are dropped there; and where they do not, although kube-proxy needs it.
+// bridgeNetfilter finds bridges whose frames between neighbours pass the IP chains and
+// are dropped there, and those whose frames do not pass them although kube-proxy needs
+// that.
 func bridgeNetfilter(h *Host) []Finding {
 	var all []Finding
 	for _, family := range []struct {
@@ -27,7 +28,7 @@ func bridgeNetfilter(h *Host) []Finding {
 			case value == "0" && h.servesByRules(family.is4) && len(h.alive(n.Name)) > 0:
 				all = append(all, Finding{
 					Severity: Warning, Subject: "network " + n.Name,
-					Text:    fmt.Sprintf("kube-proxy is here, and %s is 0: a pod that calls a service which leads to its neighbour gets no answer", family.setting),
+					Text:    fmt.Sprintf("kube-proxy runs here, and %s is 0: a pod that calls a service whose endpoint is on the same bridge gets no answer", family.setting),
 					Command: sysctlCommand(family.setting, "1"), fix: setSysctl(family.setting, "1"),
 				})
 			}
@@ -42,20 +43,20 @@ func (h *Host) neighbours(n inventory.Network, is4 bool) (Finding, bool) {
 		return Finding{}, false
 	}
 	packet := rules.Packet{In: n.Bridge, Out: n.Bridge, Source: address, Destination: address.Next(), Protocol: "tcp", Port: 80}
-	way := h.walk(h.foreign("forward", false), packet)
+	way := h.walk(h.otherChains("forward", false), packet)
 	if !way.Dropped() {
 		return Finding{}, false
 	}
-	return h.dropped(n, "what one sends to another", way), true
+	return h.dropped(n, "traffic from one to another", way), true
 }
 
-// servesByRules: kube-proxy's chain for services is asked.
+// servesByRules says whether kube-proxy's chain for services is there.
 func (h *Host) servesByRules(is4 bool) bool {
 	family := rules.IPv6
 	if is4 {
 		family = rules.IPv4
 	}
-	for _, base := range h.foreign("prerouting", true) {
+	for _, base := range h.otherChains("prerouting", true) {
 		found, err := base.Rules(base.Chain)
 		jumps := func(r rules.Rule) bool { return strings.HasPrefix(r.Jump, "KUBE-SERVICES") }
 		if err == nil && base.Family == family && slices.ContainsFunc(found, jumps) {

@@ -6,7 +6,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// dead finds what is left of containers that are provably gone.
+// dead finds what containers that are proved gone have left.
 func dead(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {

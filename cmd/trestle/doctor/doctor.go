@@ -1,9 +1,9 @@
-// Package doctor knows what goes wrong with the networks of a host: it finds it, says
-// what follows from it, names the command that mends it, and mends what can be mended
-// without harm to anybody.
+// Package doctor finds faults in the networks of a host. Each finding says what is wrong,
+// what follows from it and which command fixes it; --fix does so where that cannot harm
+// anybody.
 //
-// Look reads what the inventory does not have; Examine is pure. There is one file for
-// each finding, named after it, and a line for it in checks.
+// Start at Look, which reads what the inventory lacks, and Examine, which is pure. Each
+// check has a file named after it and a line in checks.
 package doctor
 
 import (
@@ -16,44 +16,46 @@ import (
 // Severity is how bad a finding is.
 type Severity string
 
-// The severities.
+// The severities. A fault does not work, or will not at the next ADD; a warning works but
+// fails in some case that the text names.
 const (
-	Fault   Severity = "fault"   // something does not work, or will not at the next ADD
-	Warning Severity = "warning" // it works, and will not in some case that the text names
+	Fault   Severity = "fault"
+	Warning Severity = "warning"
 )
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	// Check is the name of what found it: "forwarding".
+	// Check is the name of the check that found it: "forwarding".
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
 	// Subject is what it is about: a network, a link, a file.
 	Subject string `json:"subject"`
-	// Text says what is so, and what follows.
+	// Text says what is wrong, and what follows.
 	Text string `json:"text"`
-	// Command mends it, by hand.
+	// Command fixes it by hand.
 	Command string `json:"command,omitempty"`
-	// Fixable says that --fix mends it.
+	// Fixable says that --fix can fix it.
 	Fixable bool `json:"fixable"`
-	// Fixed says that it has.
+	// Fixed says that --fix has fixed it.
 	Fixed bool `json:"fixed,omitempty"`
 
 	fix func(context.Context, Tools) error
 }
 
-// Tools are what mends: the commands of the same names.
+// Tools are the commands that fixes call.
 type Tools struct {
 	GC      func(context.Context) error
 	Restore func() error
 }
 
-// check is a kind of finding. A check is pure: it reads the Host and nothing else.
+// check looks for one kind of fault. It is pure: it reads the Host and nothing else.
 type check struct {
 	name string
 	find func(*Host) []Finding
 }
 
-// checks are in the order in which a packet, and a reader, meets their subjects.
+// checks lists the checks in the order in which a packet, and a reader, meets their
+// subjects.
 func checks() []check {
 	return []check{
 		{"network-list", networkLists},
@@ -87,7 +89,7 @@ func checks() []check {
 	}
 }
 
-// Names are those of all checks.
+// Names are the names of all checks.
 func Names() []string {
 	var names []string
 	for _, c := range checks() {
@@ -96,7 +98,7 @@ func Names() []string {
 	return names
 }
 
-// Examine looks for everything. The faults come first.
+// Examine runs all checks. Faults come first.
 func Examine(h *Host) []Finding {
 	all := []Finding{}
 	for _, c := range checks() {
@@ -126,7 +128,7 @@ func plural(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// oneOr is the word for one thing, or that for several.
+// oneOr is the first word for one thing, the other for several.
 func oneOr(n int, one, several string) string {
 	if n == 1 {
 		return one
@@ -134,10 +136,10 @@ func oneOr(n int, one, several string) string {
 	return several
 }
 
-// Fix mends what can be mended without harm. The same fix is done once, whoever asks.
+// Fix fixes it. A fix that several findings share runs once.
 func (f Finding) Fix(ctx context.Context, tools Tools) error { return f.fix(ctx, tools) }
 
-// gcFix and restoreFix are what `trestle gc` and `trestle restore` do.
+// gcFix and restoreFix do what `trestle gc` and `trestle restore` do.
 func gcFix(ctx context.Context, tools Tools) error { return tools.GC(ctx) }
 
 func restoreFix(_ context.Context, tools Tools) error { return tools.Restore() }

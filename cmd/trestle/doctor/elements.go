@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// strayElements finds elements of Trestle's tables whose owner is nobody. They are in
-// nobody's way: who needs their place takes it.
+// strayElements finds elements of Trestle's tables without a live owner. They do no harm:
+// whoever needs the same key replaces them.
 func strayElements(h *Host) []Finding {
 	known := map[string]bool{}
 	for _, n := range h.Networks {
@@ -31,7 +31,7 @@ func strayElements(h *Host) []Finding {
 	}
 	return []Finding{{
 		Severity: Warning, Subject: "nftables",
-		Text:    fmt.Sprintf("Trestle's tables have elements of %s that %s gone, %s for one", plural(len(owners), "owner"), oneOr(len(owners), "is", "are"), owners[0]),
+		Text:    fmt.Sprintf("Trestle's tables have elements of %s that %s gone, for example %s", plural(len(owners), "owner"), oneOr(len(owners), "is", "are"), owners[0]),
 		Command: "trestle gc", fix: gcFix,
 	}}
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// elsewhere are addresses that nobody has (RFC 5737, RFC 3849), as those of a packet
-// that leaves the host.
+// elsewhere are documentation addresses (RFC 5737, RFC 3849), as the destination of
+// packets that leave the host.
 var elsewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8:ffff::1")}
 
-// forwardDrops finds a chain of another program that drops what containers send, or what
-// comes for them: what Trestle's table accepts that may still drop.
+// forwardDrops finds another program's chain that drops what containers send or receive.
+// An accept in Trestle's table does not prevent that: each base chain decides for itself.
 func forwardDrops(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -31,8 +31,8 @@ func forwardDrops(h *Host) []Finding {
 	return all
 }
 
-// forwardDrop tries the packets of one container: a chain that drops knows of no single
-// ones, as a rule.
+// forwardDrop tries the packets of one container, as chains that drop rarely name single
+// ones.
 func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 	address, ok := h.someone(n.Name, is4)
 	uplink, routed := h.uplink(is4)
@@ -44,7 +44,7 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 		what   string
 		packet rules.Packet
 	}{
-		{"what containers send", rules.Packet{In: n.Bridge, Out: uplink, Source: address, Destination: far, Protocol: "tcp", Port: 443}},
+		{"traffic from containers", rules.Packet{In: n.Bridge, Out: uplink, Source: address, Destination: far, Protocol: "tcp", Port: 443}},
 		{"answers to containers", rules.Packet{
 			In:          uplink,
 			Out:         n.Bridge,
@@ -54,7 +54,7 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 			Port:        40000,
 			Answer:      true,
 		}},
-		{"what comes for published ports", rules.Packet{
+		{"traffic to published ports", rules.Packet{
 			In:          uplink,
 			Out:         n.Bridge,
 			Source:      far,
@@ -67,7 +67,7 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 		if try.packet.Translated && !h.publishes(n.Name) {
 			continue
 		}
-		if way := h.walk(h.foreign("forward", false), try.packet); way.Dropped() {
+		if way := h.walk(h.otherChains("forward", false), try.packet); way.Dropped() {
 			return h.dropped(n, try.what, way), true
 		}
 	}
@@ -88,10 +88,10 @@ func (h *Host) dropped(n inventory.Network, what string, way rules.Way) Finding 
 	return f
 }
 
-// letThrough is the command by which whoever made the chain lets a bridge through.
+// letThrough is the command that allows a bridge, for the program that made the chain.
 func letThrough(base rules.Base, bridge string) string {
 	jumps := func(beginning string) bool {
-		found, _ := base.Rules(base.Chain) // read before
+		found, _ := base.Rules(base.Chain) // read before, so no error now
 		return slices.ContainsFunc(found, func(r rules.Rule) bool { return strings.HasPrefix(r.Jump, beginning) })
 	}
 	switch {
@@ -110,12 +110,12 @@ func letThrough(base rules.Base, bridge string) string {
 		base.Program, bridge, base.Program, bridge)
 }
 
-// foreign are the chains of others than Trestle.
-func (h *Host) foreign(hook string, nat bool) []rules.Base {
+// otherChains are the base chains of other programs.
+func (h *Host) otherChains(hook string, nat bool) []rules.Base {
 	return slices.DeleteFunc(h.Rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
 }
 
-// someone is the address of one who lives on the network.
+// someone returns the address of a live container on the network.
 func (h *Host) someone(network string, is4 bool) (netip.Addr, bool) {
 	for _, a := range h.alive(network) {
 		for _, address := range a.Addresses {

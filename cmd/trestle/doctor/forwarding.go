@@ -2,8 +2,8 @@ package doctor
 
 import "fmt"
 
-// forwarding finds a host that does not route for its containers. ADD switches it on;
-// something else has switched it off again.
+// forwarding finds a host that does not forward for its containers: ADD switches it on,
+// and something else has switched it off since.
 func forwarding(h *Host) []Finding {
 	var all []Finding
 	for _, family := range []struct {
@@ -23,7 +23,7 @@ func forwarding(h *Host) []Finding {
 				if value, ok := h.sysctl(setting); ok && value == "0" {
 					all = append(all, Finding{
 						Severity: Fault, Subject: "network " + n.Name,
-						Text:    fmt.Sprintf("the host does not forward %s (%s is 0): containers reach nothing but the host and each other", family.name, setting),
+						Text:    fmt.Sprintf("the host does not forward %s (%s is 0): containers reach only the host and each other", family.name, setting),
 						Command: sysctlCommand(setting, "1"), fix: setSysctl(setting, "1"),
 					})
 					break
@@ -34,7 +34,7 @@ func forwarding(h *Host) []Finding {
 	return all
 }
 
-// uses says that somebody who lives has an address of the family on the network.
+// uses says whether a live container on the network has an address of the family.
 func (h *Host) uses(network string, is4 bool) bool {
 	for _, a := range h.alive(network) {
 		for _, address := range a.Addresses {

@@ -18,30 +18,30 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Host is what the checks look at.
+// Host is what the checks read.
 type Host struct {
 	*inventory.Snapshot
-	// Rules are those of every program.
+	// Rules are the rules of every program.
 	Rules rules.Host
-	// ReferenceRules are those of the reference plugins that name a container.
+	// ReferenceRules are the reference plugins' rules that name a container.
 	ReferenceRules []ReferenceRule
 	Files          []ListFile
-	// Programs are what stands in the directories of plugins, Plugins.
+	// Programs are the files in the directories of plugins, Plugins.
 	Programs programs.All
 	Plugins  []string
-	// HasIPTables says that its programs are installed.
+	// HasIPTables says that the programs of iptables are installed.
 	HasIPTables bool
 	// Release is this command's version.
 	Release string
-	// Paths are directories and files that only root may write.
+	// Paths are directories and files that only root should be able to write.
 	Paths []Path
-	// Answers are what Trestle's plugins say to STATUS.
+	// Answers are what Trestle's plugins answer to STATUS.
 	Answers []Status
-	// Advertised are the links by which a router has announced a default route.
+	// Advertised are the links with a default route from router advertisements.
 	Advertised []string
-	// UDPPorts are those that programs of the host have.
+	// UDPPorts are those that programs of the host have open.
 	UDPPorts []int
-	// Problems say what could not be looked at.
+	// Problems say what could not be read.
 	Problems []string
 
 	sysctl  func(name string) (string, bool)
@@ -50,10 +50,10 @@ type Host struct {
 	close   func()
 }
 
-// Close ends the reading of rules, which are looked up when a check comes to them.
+// Close releases what reads the rules: a check reads them when it gets there.
 func (h *Host) Close() { h.close() }
 
-// walk is rules.Walk; what cannot be read is among the problems.
+// walk is rules.Walk; errors go to Problems.
 func (h *Host) walk(bases []rules.Base, packet rules.Packet) rules.Way {
 	way, err := rules.Walk(bases, packet)
 	h.problem(err)
@@ -63,7 +63,7 @@ func (h *Host) walk(bases []rules.Base, packet rules.Packet) rules.Way {
 	return way
 }
 
-// leaseDir is where the network's leases are.
+// leaseDir is the directory of the network's leases.
 func (h *Host) leaseDir(n inventory.Network) string {
 	if n.DataDir != "" {
 		return n.DataDir
@@ -71,7 +71,7 @@ func (h *Host) leaseDir(n inventory.Network) string {
 	return h.leases
 }
 
-// Sources say where things are kept.
+// Sources says where things are kept.
 type Sources struct {
 	Lists   []string
 	Plugins []string
@@ -80,7 +80,7 @@ type Sources struct {
 	Release string
 }
 
-// Look reads what the snapshot does not have.
+// Look reads what the snapshot lacks.
 func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
 	h := &Host{Snapshot: snapshot, Plugins: s.Plugins, Release: s.Release, sysctl: readSysctl, leases: s.Leases}
 	conn := nft.Open("")
@@ -117,26 +117,26 @@ func (h *Host) problem(err error) {
 	}
 }
 
-// patience is how long a lock of leases is waited for: who holds it longer is stuck.
+// patience is how long to wait for a lock of leases; a longer holder is stuck.
 const patience = 3 * time.Second
 
 const sysctls = "/proc/sys/"
 
-// readSysctl takes names with "/" where a link's own has a dot.
+// readSysctl takes names with "/" as separator, since link names may contain dots.
 func readSysctl(name string) (string, bool) {
 	data, err := os.ReadFile(sysctls + name)
 	return strings.TrimSpace(string(data)), err == nil
 }
 
-// setSysctl is a fix.
+// setSysctl returns a fix that sets it.
 func setSysctl(name, value string) func(context.Context, Tools) error {
 	return func(context.Context, Tools) error { return os.WriteFile(sysctls+name, []byte(value), 0o644) }
 }
 
-// sysctlCommand is that by hand.
+// sysctlCommand is the same by hand.
 func sysctlCommand(name, value string) string { return "sysctl -w " + name + "=" + value }
 
-// advertised asks for the routes that router advertisements made.
+// advertised lists the links with routes that router advertisements made.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
 	routes, err := dump.Complete(func() ([]netlink.Route, error) {
@@ -156,8 +156,8 @@ func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	return names, nil
 }
 
-// alive are the attachments of a network that have not been proved dead, with at least
-// one address; each of them has a link on the host.
+// alive are the network's attachments that have an address and are not proved dead; each
+// has a link on the host.
 func (h *Host) alive(name string) []inventory.Attachment {
 	var all []inventory.Attachment
 	for _, a := range h.On(name) {

@@ -6,12 +6,13 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// servicesLink is where kube-proxy, in mode ipvs, has the addresses of all services.
+// servicesLink is the link on which kube-proxy, in mode ipvs, has the addresses of all
+// services.
 const servicesLink = "kube-ipvs0"
 
 // ipvs finds ports that nftables maps on all addresses beside a kube-proxy in mode ipvs.
-// There the addresses of services are the host's, and what is for a service with that
-// port goes to the container; iptables' rules tell the two apart.
+// There services' addresses are local to the host, so traffic for a service with that
+// port goes to the container instead. The rules for iptables tell the two apart.
 func ipvs(h *Host) []Finding {
 	if _, ok := h.LinkOf(servicesLink); !ok {
 		return nil
@@ -30,10 +31,10 @@ func ipvs(h *Host) []Finding {
 		return nil
 	}
 	f := Finding{Severity: Warning, Subject: "link " + servicesLink, Command: `editor LIST   # at portmap: "backend": "iptables"`}
-	f.Text = "kube-proxy works by IPVS, and the next published port takes what is for services with that port: install iptables, whose rules tell them apart"
+	f.Text = "kube-proxy works by IPVS, and the next published port would take the traffic of services with that port: install iptables, whose rules tell the two apart"
 	if count > 0 {
 		f.Severity = Fault
-		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %s on all addresses, taking what is for services with the same port", plural(count, "port"))
+		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %s on all addresses, taking the traffic of services with the same port", plural(count, "port"))
 	}
 	return []Finding{f}
 }

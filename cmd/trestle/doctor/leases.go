@@ -7,7 +7,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// brokenLeases finds files of leases that do not agree with each other.
+// brokenLeases finds lease files that contradict each other.
 func brokenLeases(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {

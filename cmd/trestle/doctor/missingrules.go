@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// missingRules finds what the records say that somebody has, and the kernel does not:
-// a flush, or a reload of firewalld, has taken it.
+// missingRules finds rules that are recorded and that the kernel has lost, by a flush or
+// a reload of firewalld.
 func missingRules(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -28,7 +28,7 @@ func missingRules(h *Host) []Finding {
 		if len(lacking) > 0 {
 			all = append(all, Finding{
 				Severity: Fault, Subject: "network " + n.Name,
-				Text:    "rules are gone from the kernel: " + strings.Join(lacking, ", "),
+				Text:    "rules are missing in the kernel: " + strings.Join(lacking, ", "),
 				Command: "trestle restore", fix: restoreFix,
 			})
 		}
@@ -76,7 +76,8 @@ func (h *Host) lackingPorts(network string) int {
 	return count
 }
 
-// lacksPolicy: the bridge's elements belong to all networks on it, and name one.
+// lacksPolicy says whether the bridge has no element of the policy. Networks that share a
+// bridge share its elements, which name one of them.
 func (h *Host) lacksPolicy(n inventory.Network) bool {
 	if n.IngressPolicy == "" || n.IngressPolicy == "open" || len(h.alive(n.Name)) == 0 {
 		return false

@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// mtus finds packets that are too large for the next link: those of a network for the
-// host's uplink, and those of a port for its bridge.
+// mtus finds packets that are too large for the next link: a network's for the uplink, a
+// port's for its bridge.
 func mtus(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -21,7 +21,7 @@ func mtus(h *Host) []Finding {
 			if bridge.MTU > uplink.MTU && !n.Internal {
 				all = append(all, Finding{
 					Severity: Warning, Subject: "network " + n.Name,
-					Text: fmt.Sprintf("its MTU is %d and that of the uplink %s %d: large packets are lost where the hint to send smaller ones is (ICMP)",
+					Text: fmt.Sprintf("its MTU is %d and that of the uplink %s is %d: large packets are lost if the ICMP error fragmentation needed does not reach the sender",
 						bridge.MTU, uplink.Name, uplink.MTU),
 					Command: fmt.Sprintf(`editor %s   # "mtu": %d`, n.File, uplink.MTU),
 				})
@@ -32,8 +32,8 @@ func mtus(h *Host) []Finding {
 	return all
 }
 
-// ports finds a bridge whose ports differ, or that is not what the list says; one of them
-// is named. A bridge's MTU is that of its smallest port, unless somebody sets it.
+// ports finds a bridge whose ports have different MTUs, or whose MTU is not the list's;
+// one port is named. Unless it is set, a bridge's MTU is that of its smallest port.
 func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
 	var all []Finding
 	if n.MTU != 0 && bridge.MTU != n.MTU {
@@ -58,7 +58,7 @@ func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
 	if smallest.MTU != largest.MTU {
 		all = append(all, Finding{
 			Severity: Warning, Subject: "network " + n.Name,
-			Text: fmt.Sprintf("ports of bridge %s differ: %s has MTU %d, %s %d; larger packets from one to the other are dropped without a word",
+			Text: fmt.Sprintf("ports of bridge %s differ: %s has MTU %d, %s %d; larger packets from one to the other are dropped silently",
 				bridge.Name, smallest.Name, smallest.MTU, largest.Name, largest.MTU),
 			Command: fmt.Sprintf("ip link set %s mtu %d   # and in its container", smallest.Name, largest.MTU),
 		})
@@ -66,7 +66,7 @@ func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
 	return all
 }
 
-// uplinks are the links by which default routes lead.
+// uplinks are the links of the default routes.
 func (h *Host) uplinks() []inventory.Link {
 	var all []inventory.Link
 	for _, r := range h.Routes {

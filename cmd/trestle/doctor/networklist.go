@@ -14,7 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// ListFile is a file in which runtimes look for a network.
+// ListFile is a file in a directory of network lists.
 type ListFile struct {
 	Path string
 	List *network.List
@@ -41,8 +41,8 @@ func readLists(dirs []string) ([]ListFile, error) {
 	return all, errors.Join(failed...)
 }
 
-// networkLists finds files that no runtime takes, and networks that it cannot attach
-// anybody to.
+// networkLists finds files that no runtime accepts, and networks to which no container
+// can be attached.
 func networkLists(h *Host) []Finding {
 	var all []Finding
 	first := map[string]string{}
@@ -50,7 +50,7 @@ func networkLists(h *Host) []Finding {
 		if f.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault, Subject: f.Path,
-				Text:    fmt.Sprintf("no runtime takes this file: %v", f.Err),
+				Text:    fmt.Sprintf("no runtime accepts this file: %v", f.Err),
 				Command: "trestle validate " + f.Path,
 			})
 			continue
@@ -61,7 +61,7 @@ func networkLists(h *Host) []Finding {
 		if other, twice := first[f.List.Name]; twice {
 			all = append(all, Finding{
 				Severity: Fault, Subject: f.Path,
-				Text:    fmt.Sprintf("network %q is also in %s, and runtimes take that one", f.List.Name, other),
+				Text:    fmt.Sprintf("network %q is also in %s, and runtimes use that one", f.List.Name, other),
 				Command: "mv " + f.Path + " " + f.Path + ".off",
 			})
 			continue
@@ -72,17 +72,17 @@ func networkLists(h *Host) []Finding {
 	return all
 }
 
-// refusals are what libcni would say at the first ADD.
+// refusals are the errors that libcni would give at the first ADD.
 func refusals(l network.List) []string {
 	var all []string
 	if err := utils.ValidateNetworkName(l.Name); err != nil {
-		all = append(all, fmt.Sprintf("name: %q: no runtime takes a name like this: letters, digits, and . _ - between them", l.Name))
+		all = append(all, fmt.Sprintf("name: %q: no runtime accepts this name; use letters and digits, with . _ - between them", l.Name))
 	}
 	if len(l.Plugins) == 0 {
-		all = append(all, "plugins: there is none")
+		all = append(all, "plugins: the list is empty")
 	}
 	if !slices.Contains(version.All.SupportedVersions(), l.CNIVersion) {
-		all = append(all, fmt.Sprintf("cniVersion: %q is no version of CNI; it is one of %s", l.CNIVersion, strings.Join(version.All.SupportedVersions(), ", ")))
+		all = append(all, fmt.Sprintf("cniVersion: %q is not a version of CNI; use one of %s", l.CNIVersion, strings.Join(version.All.SupportedVersions(), ", ")))
 	}
 	return all
 }
@@ -99,7 +99,7 @@ func (h *Host) missingPlugins(f ListFile) []Finding {
 		}
 		all = append(all, Finding{
 			Severity: Fault, Subject: f.Path,
-			Text:    fmt.Sprintf("plugin %q is in none of %s: every attachment to network %s fails", name, strings.Join(h.Plugins, ", "), f.List.Name),
+			Text:    fmt.Sprintf("plugin %q is not in %s: every attachment to network %s fails", name, strings.Join(h.Plugins, ", "), f.List.Name),
 			Command: "make install PREFIX=" + first(h.Plugins),
 		})
 	}

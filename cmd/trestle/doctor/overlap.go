@@ -7,8 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// overlaps finds a network whose subnet the host has a route to by another link: one of
-// the two is not reached.
+// overlaps finds a network whose subnet overlaps a route of the host's by another link:
+// one of the two cannot be reached.
 func overlaps(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -19,7 +19,7 @@ func overlaps(h *Host) []Finding {
 				}
 				all = append(all, Finding{
 					Severity: Fault, Subject: "network " + n.Name,
-					Text:    fmt.Sprintf("its subnet %s overlaps the host's route to %s by %s: containers do not reach what is there, or the host does not reach them", p.Subnet, r.To, r.Link),
+					Text:    fmt.Sprintf("its subnet %s overlaps the host's route to %s by %s: containers cannot reach what is there, or the host cannot reach the containers", p.Subnet, r.To, r.Link),
 					Command: "trestle network create NAME   # finds a free subnet",
 				})
 			}
@@ -28,9 +28,9 @@ func overlaps(h *Host) []Finding {
 	return all
 }
 
-// isInner is for routes that say nothing of where a subnet is: those to a single address,
-// as hosts with policy routing have, what belongs to every link, and what keeps packets to
-// subnets that no host has from leaving by the default route.
+// isInner says whether the route tells nothing about where a subnet is: routes to a
+// single address, as policy routing has, routes that every link has, and unreachable
+// routes, which keep packets for unused subnets off the default route.
 func (h *Host) isInner(r inventory.Route) bool {
 	return r.Unreachable || r.To.IsSingleIP() || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback()
 }
@@ -43,14 +43,14 @@ func sharedNetworks(h *Host) []Finding {
 			if subnet, ok := sharedSubnet(a, b); ok {
 				all = append(all, Finding{
 					Severity: Fault, Subject: "network " + b.Name,
-					Text:    fmt.Sprintf("networks %s and %s both give addresses of %s: two containers may have the same one", a.Name, b.Name, subnet),
+					Text:    fmt.Sprintf("networks %s and %s both lease addresses of %s: two containers may get the same one", a.Name, b.Name, subnet),
 					Command: "trestle network create NAME   # finds a free subnet",
 				})
 			}
 			if a.Bridge != "" && a.Bridge == b.Bridge && a.File != "" && b.File != "" {
 				all = append(all, Finding{
 					Severity: Warning, Subject: "network " + b.Name,
-					Text:    fmt.Sprintf("networks %s and %s are on one bridge, %s: their containers reach each other whatever a policy says", a.Name, b.Name, a.Bridge),
+					Text:    fmt.Sprintf("networks %s and %s are on one bridge, %s: their containers reach each other whatever the firewall's policy is", a.Name, b.Name, a.Bridge),
 					Command: "editor " + b.File + `   # "bridge": another name`,
 				})
 			}
@@ -59,7 +59,7 @@ func sharedNetworks(h *Host) []Finding {
 	return all
 }
 
-// sharedSubnet is what two networks both lease from, unless they share the leases.
+// sharedSubnet is a subnet that both networks lease from with separate leases.
 func sharedSubnet(a, b inventory.Network) (netip.Prefix, bool) {
 	for _, p := range a.Pools {
 		for _, q := range b.Pools {

@@ -9,9 +9,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// peerRoutes finds other hosts to whose containers no route of ours leads.
+// peerRoutes finds other hosts without a route of ours to their containers.
 func peerRoutes(h *Host) []Finding {
-	var missing, foreign, unreached []string
+	var missing, others, unreached []string
 	command := ""
 	for _, p := range h.Peers() {
 		if p.Way == hosts.None && len(p.Subnets) > 0 {
@@ -24,34 +24,34 @@ func peerRoutes(h *Host) []Finding {
 			}
 			routes := h.routesTo(s)
 			what := fmt.Sprintf("%s of %s", s.Subnet, p.Name)
-			switch i := slices.IndexFunc(routes, isForeign); {
+			switch i := slices.IndexFunc(routes, isOthers); {
 			case i >= 0:
-				foreign = append(foreign, fmt.Sprintf("%s (by %s, protocol %s)", what, routes[i].Link, routes[i].Protocol))
+				others = append(others, fmt.Sprintf("%s (by %s, protocol %s)", what, routes[i].Link, routes[i].Protocol))
 				if command == "" {
-					command = "ip route del " + s.Subnet.String() + "   # and trestle-node makes its own"
+					command = "ip route del " + s.Subnet.String() + "   # then trestle-node adds its own"
 				}
 			case !slices.ContainsFunc(routes, h.leads(h.Node.Device(p))):
 				missing = append(missing, what)
 			}
 		}
 	}
-	return h.peerFindings(missing, foreign, unreached, command)
+	return h.peerFindings(missing, others, unreached, command)
 }
 
-func (h *Host) peerFindings(missing, foreign, unreached []string, command string) []Finding {
+func (h *Host) peerFindings(missing, others, unreached []string, command string) []Finding {
 	var all []Finding
 	add := func(names []string, text, command string) {
 		if len(names) > 0 {
 			all = append(all, Finding{Severity: Fault, Subject: "other hosts", Text: fmt.Sprintf(text, some(names)), Command: command})
 		}
 	}
-	repair := "trestle node status   # trestle-node makes them again: what keeps it from that?"
+	repair := "trestle node status   # shows why trestle-node does not add them"
 	if !h.RunsAgent() {
 		repair = "systemctl start trestle-node"
 	}
-	add(missing, "there is no route by which trestle-node leads to %s: their containers are not reached", repair)
-	add(foreign, "routes of others stand where trestle-node's would, and are left to them: %s", command)
-	add(unreached, "no way leads to %s: their containers are not reached", "trestle node status   # says why")
+	add(missing, "the route of trestle-node to %s is missing: their containers cannot be reached", repair)
+	add(others, "another program's routes are in the place of trestle-node's, which leaves them alone: %s", command)
+	add(unreached, "there is no path to %s: their containers cannot be reached", "trestle node status   # says why")
 	return all
 }
 
@@ -65,15 +65,15 @@ func (h *Host) routesTo(s hosts.Subnet) []inventory.Route {
 	return all
 }
 
-func isForeign(r inventory.Route) bool { return r.Protocol != strconv.Itoa(hosts.RouteProtocol) }
+func isOthers(r inventory.Route) bool { return r.Protocol != strconv.Itoa(hosts.RouteProtocol) }
 
-// leads is for routes by the link; it is up, or no packet takes it.
+// leads accepts routes by the link, if it is up: otherwise no packet takes them.
 func (h *Host) leads(link string) func(inventory.Route) bool {
 	found, ok := h.LinkOf(link)
 	return func(r inventory.Route) bool { return r.Link == link && ok && found.Up }
 }
 
-// peerMTUs finds hosts whose uplinks differ: the smallest one rules.
+// peerMTUs finds hosts whose uplinks have different MTUs: the smallest one decides.
 func peerMTUs(h *Host) []Finding {
 	if h.Node == nil {
 		return nil
@@ -101,7 +101,7 @@ func peerMTUs(h *Host) []Finding {
 	}
 	return []Finding{{
 		Severity: Warning, Subject: "other hosts",
-		Text: fmt.Sprintf("their uplinks differ: %s has MTU %d, %s %d; all containers have what the smallest leaves, %d, and those that were started before have more until they are started anew",
+		Text: fmt.Sprintf("their uplinks differ: %s has MTU %d, %s %d; all containers get what the smallest leaves, %d; those started before keep a larger one until they are restarted",
 			smallest.Name, smallest.MTU, largest.Name, largest.MTU, h.Node.MTU),
 		Command: "trestle ls --hosts   # then give the uplinks one MTU",
 	}}

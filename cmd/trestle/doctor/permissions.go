@@ -7,20 +7,19 @@ import (
 	"path/filepath"
 )
 
-// Path is a file or directory whose content root acts on.
+// Path is a file or directory that root trusts.
 type Path struct {
 	Name string
 	Mode os.FileMode
 	UID  uint32
 }
 
-// changeMode is a fix.
+// changeMode returns a fix that sets the mode.
 func changeMode(path string, mode os.FileMode) func(context.Context, Tools) error {
 	return func(context.Context, Tools) error { return os.Chmod(path, mode) }
 }
 
-// permissions finds what somebody else than root could change: what root runs, believes
-// or reads.
+// permissions finds what users other than root could change of what root runs or reads.
 func permissions(h *Host) []Finding {
 	var all []Finding
 	for _, p := range h.Paths {
@@ -28,7 +27,7 @@ func permissions(h *Host) []Finding {
 			mode := p.Mode.Perm() &^ 0o022
 			all = append(all, Finding{
 				Severity: Fault, Subject: p.Name,
-				Text:    fmt.Sprintf("its mode is %04o: others than root may change what root runs or believes", p.Mode.Perm()),
+				Text:    fmt.Sprintf("its mode is %04o: users other than root can change what root runs or trusts", p.Mode.Perm()),
 				Command: fmt.Sprintf("chmod %04o %s", mode, p.Name), fix: changeMode(p.Name, mode),
 			})
 		}
@@ -36,7 +35,7 @@ func permissions(h *Host) []Finding {
 			all = append(all, Finding{
 				Severity: Fault,
 				Subject:  p.Name,
-				Text:     fmt.Sprintf("it belongs to user %d, who may change what root runs or believes", p.UID),
+				Text:     fmt.Sprintf("it belongs to user %d, who can change what root runs or trusts", p.UID),
 				Command:  "chown root: " + p.Name,
 			})
 		}
@@ -44,8 +43,8 @@ func permissions(h *Host) []Finding {
 	return all
 }
 
-// readPaths looks at the directories, at the lists and the plugins in them; what is not
-// there has no mode.
+// readPaths looks at the directories, the lists and the plugins in them; a missing one
+// has no mode.
 func readPaths(s Sources) []Path {
 	var all []Path
 	add := func(path string) {

@@ -9,8 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 )
 
-// plugins finds a directory with programs of two suites, or of two releases of ours: one
-// does not always find again what the other made.
+// plugins finds directories with programs of two suites, or of two of our releases: one
+// does not always find what the other made.
 func plugins(h *Host) []Finding {
 	inUse := h.pluginsInUse()
 	bySuite := map[programs.Suite][]string{}
@@ -50,7 +50,7 @@ func plugins(h *Host) []Finding {
 	return all
 }
 
-// pluginsInUse are the programs that runtimes take for the plugins of the lists.
+// pluginsInUse are the programs that runtimes run for the lists' plugins.
 func (h *Host) pluginsInUse() programs.All {
 	var all programs.All
 	for _, name := range h.pluginNames() {
@@ -61,7 +61,7 @@ func (h *Host) pluginsInUse() programs.All {
 	return all
 }
 
-// pluginNames are those of the lists' plugins, each once.
+// pluginNames are the names of the lists' plugins, each once.
 func (h *Host) pluginNames() []string {
 	var names []string
 	for _, f := range h.Files {

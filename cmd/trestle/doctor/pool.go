@@ -2,11 +2,11 @@ package doctor
 
 import "fmt"
 
-// nearlyFull is the share of a pool, in percent, from which it is said to be.
+// nearlyFull is the percentage of leased addresses from which a pool is reported.
 const nearlyFull = 90
 
-// pools finds ranges in which no address is left, or hardly one. What a dead one has is
-// free: the next ADD that needs it takes it.
+// pools finds ranges with few or no free addresses. A dead container's address counts as
+// free: the next ADD that needs one reclaims it.
 func pools(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -21,7 +21,7 @@ func pools(h *Host) []Finding {
 				Command: "trestle ip ls " + n.Name,
 			}
 			if used >= p.Size {
-				f.Severity, f.Text = Fault, fmt.Sprintf("all %d addresses of %s are leased: nobody can be attached", p.Size, p.Subnet)
+				f.Severity, f.Text = Fault, fmt.Sprintf("all %d addresses of %s are leased: no container can be attached", p.Size, p.Subnet)
 			}
 			all = append(all, f)
 		}

@@ -13,11 +13,11 @@ import (
 type ReferenceRule struct {
 	Base        rules.Base
 	Chain, Text string
-	Jump        string // its container's own chain
+	Jump        string // the chain of its container
 	Container   string
 }
 
-// referenceChains are where they are (plugins: pkg/ip/ipmasq_iptables_linux.go,
+// referenceChains are the chains they are in (plugins: pkg/ip/ipmasq_iptables_linux.go,
 // pkg/ip/ipmasq_nftables_linux.go, plugins/meta/portmap).
 var referenceChains = map[string][]string{
 	"POSTROUTING": {"POSTROUTING"},
@@ -27,7 +27,7 @@ var referenceChains = map[string][]string{
 	"postrouting": {"masq_checks"},
 }
 
-// What the reference writes in a comment: in iptables, in the two tables of nftables.
+// The comments of the reference plugins: in iptables, and in the two tables of nftables.
 var (
 	inIPTables = regexp.MustCompile(`name: \\"[^"]*\\" id: \\"([^"\\]+)\\"`)
 	inMasq     = regexp.MustCompile(`net: .*, if: .*, id: ([^"]+)"`)
@@ -66,14 +66,14 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 	return found, errors.Join(failed...)
 }
 
-// leadsTo says whether the base has the chain: one that nobody jumps to need not be there.
+// leadsTo says whether the base has the chain; one that nothing jumps to may be missing.
 func leadsTo(base rules.Base, chain string) bool {
 	list, err := base.Rules(base.Chain)
 	return chain == base.Chain || err == nil && anyOf(list, func(r rules.Rule) bool { return r.Jump == chain })
 }
 
-// referenceRules finds those whose container is attached nowhere any more: they masquerade
-// or map what somebody else may have now.
+// referenceRules finds rules whose container is attached nowhere any more: they
+// masquerade or map an address that another container may have by now.
 func referenceRules(h *Host) []Finding {
 	known := map[string]bool{}
 	for _, a := range h.Attachments {
@@ -93,7 +93,7 @@ func referenceRules(h *Host) []Finding {
 	return all
 }
 
-// beginsKnown is for ids that a comment has no room for.
+// beginsKnown says whether a container's id begins so: comments cut long ids off.
 func (h *Host) beginsKnown(id string) bool {
 	const short = 30
 	return len(id) >= short && len(h.Of(id)) > 0

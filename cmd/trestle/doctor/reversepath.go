@@ -6,15 +6,15 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// reversePath finds links on which the kernel drops packets that come by another way than
-// the one back (rp_filter 1, RFC 3704 strict), where they may come so: bridges of a
+// reversePath finds links with strict reverse path filtering (rp_filter 1, RFC 3704)
+// where packets may legitimately arrive by another link than the route back: bridges of a
 // container that is on two networks, and uplinks of a host that has two.
 func reversePath(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
 		if c, other, ok := h.onTwo(n); ok && h.isStrict(n.Bridge) {
 			all = append(all, strictFinding(n.Bridge, "network "+n.Name, fmt.Sprintf(
-				"container %s is also on %s: what it sends from the address there by this network is dropped", c, other)))
+				"container %s is also on %s: what it sends from its address there by this network is dropped", c, other)))
 		}
 	}
 	uplinks := map[string]bool{}
@@ -26,7 +26,7 @@ func reversePath(h *Host) []Finding {
 	for _, l := range h.Links {
 		if len(uplinks) > 1 && uplinks[l.Name] && h.isStrict(l.Name) && h.publishesAny() {
 			all = append(all, strictFinding(l.Name, "link "+l.Name,
-				"the host has several default routes: who comes for a published port by one that is not the way back gets no answer"))
+				"the host has several default routes: clients of a published port that come by one that is not the route back get no answer"))
 		}
 	}
 	return all
@@ -35,19 +35,19 @@ func reversePath(h *Host) []Finding {
 func strictFinding(link, subject, text string) Finding {
 	setting := "net/ipv4/conf/" + link + "/rp_filter"
 	return Finding{
-		Severity: Warning, Subject: subject, Text: fmt.Sprintf("%s checks the way back strictly (rp_filter is 1), and %s", link, text),
+		Severity: Warning, Subject: subject, Text: fmt.Sprintf("%s filters by reverse path strictly (rp_filter is 1), and %s", link, text),
 		Command: sysctlCommand(setting, "2"),
 	}
 }
 
-// isStrict: the larger of the link's value and everybody's counts (ip-sysctl, rp_filter).
+// isStrict: the larger value of the link's and of "all" counts (ip-sysctl, rp_filter).
 func (h *Host) isStrict(link string) bool {
 	everybody, _ := h.sysctl("net/ipv4/conf/all/rp_filter")
 	own, ok := h.sysctl("net/ipv4/conf/" + link + "/rp_filter")
 	return ok && max(everybody, own) == "1"
 }
 
-// onTwo is a container on this network that is on another one, too.
+// onTwo returns a container on this network that is on another one, too.
 func (h *Host) onTwo(n inventory.Network) (container, other string, ok bool) {
 	networks := map[string]string{}
 	for _, a := range h.Attachments {

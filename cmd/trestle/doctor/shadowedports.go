@@ -7,9 +7,9 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// shadowedPorts finds published ports that rules of another program lead elsewhere.
+// shadowedPorts finds published ports that another program's rules translate first.
 func shadowedPorts(h *Host) []Finding {
-	bases := h.foreign("prerouting", true)
+	bases := h.otherChains("prerouting", true)
 	if len(bases) == 0 {
 		return nil
 	}
@@ -41,7 +41,7 @@ func shadowedPorts(h *Host) []Finding {
 	return all
 }
 
-// remove is the command that deletes a rule, or shows where it is.
+// remove is the command that deletes a rule, or that shows where it is.
 func remove(base rules.Base, step rules.Step) string {
 	_, table, _ := cutLast(base.Table)
 	if base.Program == "nft" {
@@ -59,7 +59,7 @@ func cutLast(text string) (before, after string, found bool) {
 	return "", text, false
 }
 
-// reachedAt is an address at which others reach a port that is published on this one, and
+// reachedAt is an address at which other hosts reach a port published on this one, and
 // the link by which they come.
 func (h *Host) reachedAt(published netip.Addr) (host netip.Addr, link string, ok bool) {
 	uplink, _ := h.uplink(published.Is4())

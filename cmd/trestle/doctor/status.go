@@ -7,13 +7,13 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 )
 
-// Status is what one of Trestle's plugins says of the next ADD.
+// Status is the answer of one of Trestle's plugins to STATUS.
 type Status struct {
 	File, Network, Plugin string
 	Err                   error
 }
 
-// askStatus asks each plugin of ours in each list. They change nothing.
+// askStatus asks each of our plugins in each list. STATUS changes nothing.
 func askStatus(ctx context.Context, files []ListFile, all programs.All, path []string) []Status {
 	var answers []Status
 	for _, f := range files {
@@ -32,15 +32,15 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 	return answers
 }
 
-// statuses finds what the plugins themselves know of: features that the kernel lacks,
-// IPv6 that is off, programs and directories that are missing.
+// statuses finds what the plugins themselves report: missing kernel features, disabled
+// IPv6, missing programs and directories.
 func statuses(h *Host) []Finding {
 	var all []Finding
 	for _, a := range h.Answers {
 		if a.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault, Subject: "network " + a.Network,
-				Text: fmt.Sprintf("nobody can be attached; plugin %s says: %v", a.Plugin, a.Err), Command: "trestle validate " + a.File,
+				Text: fmt.Sprintf("no container can be attached; plugin %s says: %v", a.Plugin, a.Err), Command: "trestle validate " + a.File,
 			})
 		}
 	}

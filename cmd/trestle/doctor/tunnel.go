@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// tunnel finds what keeps packets between hosts back: the device is not there, its port is
-// somebody else's, or somebody drops what comes for it or leaves by it.
+// tunnel finds what blocks packets between hosts: the device is missing, another program
+// has its port, or a chain drops its packets.
 func tunnel(h *Host) []Finding {
 	if h.Node == nil || h.Node.Tunnel == nil || h.Node.State == hosts.Left {
 		return nil
@@ -23,7 +23,7 @@ func tunnel(h *Host) []Finding {
 	link, ok := h.LinkOf(d.Name)
 	switch {
 	case ok && link.Kind != d.Kind:
-		return []Finding{h.tunnelFault(d, "ip link del "+d.Name, "%s is a device of another kind, %s: it is in the place of the tunnel to other hosts", d.Name, link.Kind)}
+		return []Finding{h.tunnelFault(d, "ip link del "+d.Name, "%s is a device of another kind, %s: it has the name of the tunnel to other hosts", d.Name, link.Kind)}
 	case ok && link.Up:
 		return h.tunnelBlocked(d)
 	}
@@ -35,18 +35,18 @@ func tunnel(h *Host) []Finding {
 	}
 	if d.Port != 0 && slices.Contains(h.UDPPorts, d.Port) {
 		return []Finding{h.tunnelFault(d, fmt.Sprintf("ss -lunp 'sport = :%d'   # says which", d.Port),
-			"a program has UDP port %d, which the tunnel to other hosts needs: %s is not up", d.Port, d.Name)}
+			"a program has UDP port %d open, which the tunnel to other hosts needs: %s is not up", d.Port, d.Name)}
 	}
-	return []Finding{h.tunnelFault(d, "trestle node status   # trestle-node makes it again: what keeps it from that?",
-		"%s, the tunnel to other hosts, is not there, or down", d.Name)}
+	return []Finding{h.tunnelFault(d, "trestle node status   # shows why trestle-node does not make it",
+		"%s, the tunnel to other hosts, is missing or down", d.Name)}
 }
 
 func (h *Host) tunnelFault(d hosts.Device, command, format string, args ...any) Finding {
 	return Finding{Severity: Fault, Subject: "link " + d.Name, Text: fmt.Sprintf(format, args...), Command: command}
 }
 
-// tunnelBlocked tries a packet from a peer, and one to it: a chain that drops knows of no
-// single ones, as a rule.
+// tunnelBlocked tries a packet from a peer and one to it, as chains that drop rarely name
+// single ones.
 func (h *Host) tunnelBlocked(d hosts.Device) []Finding {
 	here, there, ok := h.underlay()
 	if !ok || d.Port == 0 {
@@ -60,7 +60,7 @@ func (h *Host) tunnelBlocked(d hosts.Device) []Finding {
 		{"goes to other hosts", "output", rules.Packet{Out: h.Node.Uplink, Source: here, Destination: there}},
 	} {
 		try.packet.Protocol, try.packet.Port = "udp", uint16(d.Port)
-		if way := h.walk(h.foreign(try.hook, false), try.packet); way.Dropped() {
+		if way := h.walk(h.otherChains(try.hook, false), try.packet); way.Dropped() {
 			last := way.Steps[len(way.Steps)-1]
 			return []Finding{h.tunnelFault(d, openPort(way.By, try.hook, d.Port), "what %s by UDP port %d is dropped by %q in chain %s of table %s (%s)",
 				try.what, d.Port, last.Rule, last.Chain, last.Table, way.By.Program)}
@@ -69,7 +69,7 @@ func (h *Host) tunnelBlocked(d hosts.Device) []Finding {
 	return nil
 }
 
-// underlay are an address of this host's and one of a peer's, of one family.
+// underlay returns an address of this host and one of a peer, of one family.
 func (h *Host) underlay() (here, there netip.Addr, ok bool) {
 	uplink, found := h.LinkOf(h.Node.Uplink)
 	if !found {
@@ -87,7 +87,7 @@ func (h *Host) underlay() (here, there netip.Addr, ok bool) {
 	return here, there, false
 }
 
-// openPort is the command by which whoever made the chain lets the port through.
+// openPort is the command that allows the port, for the program that made the chain.
 func openPort(base rules.Base, hook string, port int) string {
 	switch {
 	case base.Program == "nft" && strings.HasSuffix(base.Table, "firewalld"):
@@ -98,7 +98,7 @@ func openPort(base rules.Base, hook string, port int) string {
 	return fmt.Sprintf("%s -I %s -p udp --dport %d -j ACCEPT", base.Program, strings.ToUpper(hook), port)
 }
 
-// udpPorts are those that programs have; the kernel's own sockets have no inode.
+// udpPorts are those that programs have open; the kernel's own sockets have no inode.
 func udpPorts() []int {
 	var ports []int
 	for _, file := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {

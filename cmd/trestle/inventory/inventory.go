@@ -1,10 +1,10 @@
-// Package inventory takes one look at the host and joins what it finds by owner: which
-// networks there are, who is attached to them, with which addresses, links, ports and
-// rules, and whether they are alive. It changes nothing, takes no lock for longer than
-// it reads, and prints nothing: what it gives is plain data, for views.
+// Package inventory reads the state of the host and joins it by owner: which networks
+// there are, which containers are attached to them, with which addresses, links, ports
+// and rules, and whether they are alive. It changes nothing, holds a lock no longer than
+// it reads, and returns plain data for commands to show.
 //
-// Start at Source.Take. What is not to be had in one look at a thousand attachments (the
-// inside of namespaces, rules of iptables, conntrack) is not here: who needs it asks for
+// Start at Source.Take. What cannot be read cheaply for a thousand attachments (the
+// inside of namespaces, rules of iptables, conntrack) is not here; commands read that for
 // the container in question.
 package inventory
 
@@ -22,18 +22,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Source says where on the host things are kept. Links and rules are those of the
-// caller's network namespace.
+// Source says where on the host things are kept. Links and rules are read in the caller's
+// network namespace.
 type Source struct {
 	Lists   []string // directories of network lists
 	Results string   // libcni's cache: a file for each attachment
 	Leases  string   // host-local's default directory
-	Records string   // Trestle's
+	Records string   // Trestle's records
 	// Node is the status of trestle-node, and NodeSettings what says that there shall be one.
 	Node, NodeSettings string
 }
 
-// DefaultSource is where runtimes and plugins keep things unless told otherwise.
+// DefaultSource has the paths that runtimes and plugins use by default.
 func DefaultSource() Source {
 	return Source{
 		Lists:   []string{network.DefaultDir},
@@ -46,7 +46,7 @@ func DefaultSource() Source {
 	}
 }
 
-// Snapshot is the host at one time.
+// Snapshot is the host at one moment.
 type Snapshot struct {
 	Time        time.Time    `json:"time"`
 	Networks    []Network    `json:"networks"`
@@ -58,22 +58,22 @@ type Snapshot struct {
 	Elements []Element `json:"elements"`
 	// Node is the host's part in networks over several hosts; nil where it has none.
 	Node *Node `json:"node,omitempty"`
-	// Problems say what could not be read; the rest is right.
+	// Problems say what could not be read; everything else is correct.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// Network is a network list, or a network of which only leases, records or links are
-// left.
+// Network is a network list, or a network without a list of which leases, records or
+// links are left.
 type Network struct {
 	Name string `json:"name"`
-	// File is where the list stands; empty where there is none any more.
+	// File is the list's file; empty if there is none any more.
 	File       string `json:"file,omitempty"`
 	CNIVersion string `json:"cniVersion,omitempty"`
-	// Created is when network create made it, zero for any other.
+	// Created is when "network create" made it; zero for other lists.
 	Created time.Time         `json:"created,omitzero"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Plugins []string          `json:"plugins,omitempty"`
-	// Driver is the first of the plugins.
+	// Driver is the type of the first plugin.
 	Driver        string `json:"driver,omitempty"`
 	Bridge        string `json:"bridge,omitempty"`
 	MTU           int    `json:"mtu,omitempty"`
@@ -85,53 +85,53 @@ type Network struct {
 	IPAM          string `json:"ipam,omitempty"`
 	DataDir       string `json:"dataDir,omitempty"`
 	Pools         []Pool `json:"pools,omitempty"`
-	// Reserved are addresses that a person took out of the pools by a file of host-local's
-	// that names no container.
+	// Reserved are addresses that a person took out of the pools by a lease file that
+	// names no container.
 	Reserved []netip.Addr `json:"reserved,omitempty"`
-	// Faults are what is wrong with the files of its leases.
+	// Faults are inconsistencies of its lease files.
 	Faults []ipam.Problem `json:"-"`
-	// Attachments is how many there are, Dead how many of them are proved dead.
+	// Attachments counts all attachments, Dead those that are proved dead.
 	Attachments int `json:"attachments"`
 	Dead        int `json:"dead"`
 }
 
-// Pool is one range of addresses, and how much of it is taken.
+// Pool is one range of addresses and its use.
 type Pool struct {
 	Subnet  netip.Prefix `json:"subnet"`
 	First   netip.Addr   `json:"first"`
 	Last    netip.Addr   `json:"last"`
 	Gateway netip.Addr   `json:"gateway,omitzero"`
-	// Size counts what can be leased at all; math.MaxUint64 stands for more.
+	// Size counts the addresses that can be leased; math.MaxUint64 stands for more.
 	Size uint64 `json:"size"`
 	Used uint64 `json:"used"`
-	// Dead are those of Used that the next one who finds the pool full may take.
+	// Dead counts those of Used that an ADD reclaims when the pool is full.
 	Dead uint64 `json:"dead"`
-	// Range is the same for who asks of single addresses.
+	// Range is the same range, to ask about single addresses.
 	Range ipam.Range `json:"-"`
 }
 
-// Free is how many addresses can still be leased.
+// Free is how many addresses are left to lease.
 func (p Pool) Free() uint64 { return p.Size - min(p.Used, p.Size) }
 
-// State is whether a container's network namespace is there.
+// State says whether the container of an attachment is alive.
 type State string
 
-// The states. What has no proof either way is Unknown, and in use until there is one.
+// The states. Unknown is what cannot be proved either way; it counts as in use.
 const (
 	Unknown State = "unknown"
 	Alive   State = "alive"
 	Dead    State = "dead"
 )
 
-// Attachment is one interface of one container on a network, joined from all that
+// Attachment is one interface of one container on a network, joined from everything that
 // names it.
 type Attachment struct {
 	Network   string `json:"network"`
 	Container string `json:"container"`
 	// IfName is the interface in the container; empty in leases of host-local before 0.8.
 	IfName string `json:"ifname"`
-	// Pod is "namespace/name" where the runtime is Kubernetes', and Name what else a
-	// runtime calls the container.
+	// Pod is "namespace/name" under Kubernetes; Name is what another runtime calls the
+	// container.
 	Pod  string `json:"pod,omitempty"`
 	Name string `json:"name,omitempty"`
 
@@ -140,26 +140,26 @@ type Attachment struct {
 	Since time.Time `json:"since,omitzero"`
 
 	Addresses []netip.Addr `json:"addresses"` // never nil
-	// MAC is the container's, where the runtime's cache has it.
+	// MAC is the container's, if the runtime's cache has it.
 	MAC string `json:"mac,omitempty"`
-	// HostLink is the host's end of the interface, and Bridge what it is a port of;
-	// empty where there is no such link.
+	// HostLink is the host veth, and Bridge the bridge that it is a port of; empty if
+	// there is no such link.
 	HostLink string `json:"hostLink,omitempty"`
 	Bridge   string `json:"bridge,omitempty"`
 	Ports    []Port `json:"ports,omitempty"`
-	// Traffic is as the container sees it.
+	// Traffic is counted from the container's side.
 	Traffic Traffic `json:"traffic"`
 
-	// ByTrestle says that Trestle made it; another suite did otherwise.
+	// ByTrestle says that Trestle made it rather than another suite.
 	ByTrestle bool `json:"byTrestle"`
-	// Masquerade is the backend that has its masquerade, by Trestle's records.
+	// Masquerade is the backend of its masquerade, by Trestle's records.
 	Masquerade string `json:"masquerade,omitempty"`
-	// Evidence is what names the attachment.
+	// Evidence says where the attachment was found.
 	Evidence Evidence `json:"evidence"`
 }
 
-// Called is what people call the container: its pod, its name, or the beginning of its
-// id, where that is as long as runtimes make them (64 hex digits).
+// Called is the name for people: the pod, the container's name, or the beginning of an id
+// of 64 hex digits.
 func (a Attachment) Called() string {
 	switch {
 	case a.Pod != "":
@@ -172,27 +172,27 @@ func (a Attachment) Called() string {
 	return a.Container
 }
 
-// Evidence is where an attachment was found. One that is alive and whole has all that
-// its network's plugins make.
+// Evidence says where an attachment was found. A complete one has everything that its
+// network's plugins make.
 type Evidence struct {
 	Lease  bool `json:"lease"`
 	Record bool `json:"record"` // of NAT
 	Link   bool `json:"link"`
-	Cache  bool `json:"cache"` // a runtime's: libcni's result
+	Cache  bool `json:"cache"` // a result in libcni's cache
 }
 
 // Port is a mapped host port.
 type Port struct {
 	Protocol string `json:"protocol"`
-	// Host has an unspecified address where the port is on each of the host's.
+	// Host has an unspecified address if the port is mapped on all of the host's.
 	Host      netip.AddrPort `json:"host"`
 	Container netip.AddrPort `json:"container"`
-	// Backend has the rule, "nftables" or "iptables"; empty where only the runtime's cache
-	// tells of the port.
+	// Backend has the rule, "nftables" or "iptables"; empty if only the runtime's cache
+	// names the port.
 	Backend string `json:"backend,omitempty"`
 }
 
-// Traffic is what passed an interface since it was made.
+// Traffic is what an interface has transferred since it was made.
 type Traffic struct {
 	RxBytes   uint64 `json:"rxBytes"`
 	TxBytes   uint64 `json:"txBytes"`
@@ -202,7 +202,7 @@ type Traffic struct {
 	TxDropped uint64 `json:"txDropped"`
 }
 
-// Element is an element or entry of one of Trestle's tables of nftables.
+// Element is an element of a set or map in one of Trestle's tables.
 type Element struct {
 	Table string `json:"table"` // "inet trestle"
 	Set   string `json:"set"`
@@ -239,9 +239,9 @@ func (s *Snapshot) On(name string) []Attachment {
 	return on
 }
 
-// Of are the attachments of a container, by its id, its name, its pod ("namespace/name"
-// or the name), its namespace's path or an address; else those of all containers whose
-// id begins so.
+// Of returns the attachments of a container, given by id, name, pod ("namespace/name" or
+// the name), path of its namespace, or address; failing these, of all containers whose id
+// begins so.
 func (s *Snapshot) Of(container string) []Attachment {
 	var of, begin []Attachment
 	for _, a := range s.Attachments {

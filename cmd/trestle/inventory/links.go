@@ -22,15 +22,16 @@ type Link struct {
 	MAC   string `json:"mac,omitempty"`
 	MTU   int    `json:"mtu"`
 	Up    bool   `json:"up"`
-	// Operational is the kernel's word for it: "up", "down", "lowerlayerdown", "unknown".
+	// Operational is the operstate: "up", "down", "lowerlayerdown", "unknown".
 	Operational string `json:"operational"`
-	// Master is the name of what it is a port of.
+	// Master is the name of the bridge or bond that it is a port of.
 	Master string `json:"master,omitempty"`
-	// Peer is the index of a veth's other end or of the link below a VLAN's, in the
-	// namespace that PeerNetNS is the id of here; -1 stands for this one.
+	// Peer is the index of a veth's other end, or of the link below a VLAN, in the
+	// namespace whose id here is PeerNetNS; -1 stands for this namespace.
 	Peer      int `json:"peer,omitempty"`
 	PeerNetNS int `json:"peerNetNS"`
-	// PeerNetNSName is that namespace's name, where it has one and no attachment has the veth.
+	// PeerNetNSName is that namespace's name, if it has one and the veth is no
+	// attachment's.
 	PeerNetNSName string `json:"peerNetNSName,omitempty"`
 	VLAN          int    `json:"vlan,omitempty"`
 	// VNI and VXLANPort are of a VXLAN device.
@@ -57,13 +58,14 @@ type Route struct {
 	Gateway netip.Addr   `json:"gateway,omitzero"`
 	Link    string       `json:"link,omitempty"`
 	Metric  int          `json:"metric,omitempty"`
-	// Protocol is who made it: "kernel", "static", or a number (ip-route(8)).
+	// Protocol is what made it: "kernel", "static", or a number (ip-route(8)).
 	Protocol string `json:"protocol,omitempty"`
-	// Unreachable says that it leads nowhere, for what no other route leads to.
+	// Unreachable says that it is an unreachable route, for addresses without a better
+	// one.
 	Unreachable bool `json:"unreachable,omitempty"`
 }
 
-// links reads all links, their addresses, and routes, by one question each.
+// links reads all links, addresses and routes, with one dump each.
 func (t *taking) links() error {
 	links, err := dump.Complete(netlink.LinkList)
 	if err != nil {
@@ -109,7 +111,7 @@ func (t *taking) routes(names map[int]string) error {
 			}
 			gateway, _ := netip.AddrFromSlice(r.Gw) // none: the zero Addr
 			if via, ok := r.Via.(*netlink.Via); ok {
-				gateway, _ = netip.AddrFromSlice(via.Addr) // IPv4 by a neighbour of IPv6
+				gateway, _ = netip.AddrFromSlice(via.Addr) // IPv4 via an IPv6 next hop
 			}
 			t.snapshot.Routes = append(t.snapshot.Routes, Route{
 				To:      to,
@@ -165,8 +167,8 @@ func linkOf(link netlink.Link, names map[int]string) Link {
 	return l
 }
 
-// aliases joins the host veths with their owners, by alias, by the name that the owner's
-// hash gives, or by that which the runtime's cache tells.
+// aliases joins the host veths with their owners: by alias, by the name made of the
+// owner's hash, or by the name in the runtime's cache.
 func (t *taking) aliases() {
 	byName := map[string]*Link{}
 	for i := range t.snapshot.Links {
@@ -189,7 +191,8 @@ func (t *taking) aliases() {
 	}
 }
 
-// plug notes the host's end; its counters are the other end's, the other way round.
+// plug notes the host veth; its counters are the container's, with both directions
+// swapped.
 func (a *Attachment) plug(l *Link) {
 	a.HostLink, a.Bridge, a.Evidence.Link = l.Name, l.Master, true
 	a.ByTrestle = a.ByTrestle || l.Ours

@@ -7,10 +7,10 @@ import (
 )
 
 // Node is the host's part in networks over several hosts, as its agent, trestle-node, has
-// noted it.
+// written it down.
 type Node struct {
 	hosts.Status
-	// Running says that the agent lives; without it all stays as it was when it ended.
+	// Running says that the agent is alive; without it everything stays as it last was.
 	Running bool `json:"running"`
 }
 
@@ -44,8 +44,8 @@ func (s *Snapshot) Peers() []hosts.Peer {
 	return s.Node.Peers
 }
 
-// node reads what the agent has noted. A host that shall have an agent, and has had none
-// since it was booted, has a node all the same.
+// node reads the agent's status. A host that should run an agent has a node even if the
+// agent has not run since boot.
 func (t *taking) node() {
 	status, err := hosts.Read(t.source.Node)
 	t.problem(err)

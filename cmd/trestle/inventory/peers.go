@@ -8,12 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespaceDirs are where namespaces have names: those of ip-netns(8), which runtimes
-// use, too, and Docker's.
+// namespaceDirs hold named namespaces: those of ip-netns(8), which runtimes use as well,
+// and Docker's.
 func namespaceDirs() []string { return []string{"/run/netns", "/run/docker/netns"} }
 
-// peers names the namespaces in which the other ends of veths are that no attachment
-// has. The kernel tells their numbers; whose number it is has to be asked name by name.
+// peers names the namespaces of veth peers that are no attachment's. The kernel reports
+// ids; which namespace has which id must be asked for each name.
 func (t *taking) peers() {
 	taken := map[string]bool{}
 	for _, a := range t.order {
@@ -34,7 +34,7 @@ func (t *taking) peers() {
 	}
 }
 
-// namespaces are the names of those that have a number here.
+// namespaces maps the ids that namespaces have here to their names.
 func namespaces(dirs []string) map[int]string {
 	names := map[int]string{}
 	for _, dir := range dirs {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Published is a run of host ports that lead to as long a run of a container's: what a
-// person asked for, where the snapshot has a Port for each port and family.
+// Published is a range of host ports mapped to a range of container ports, as a person
+// asked for it; the snapshot has a Port for each port and family.
 type Published struct {
 	Protocol string `json:"protocol"`
 	// Hosts are the host's addresses; none: all of them.

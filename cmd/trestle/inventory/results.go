@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// cached is what libcni keeps of an attachment (libcni's cachedInfo, version 1). It has
-// a function that lists them (GetCachedAttachments), which leaves out the result.
+// cached is libcni's record of an attachment (its cachedInfo, version 1). libcni's
+// GetCachedAttachments would list them, but without the result.
 type cached struct {
 	Kind           string         `json:"kind"`
 	ContainerID    string         `json:"containerId"`
@@ -79,8 +79,8 @@ func (t *taking) results() {
 	}
 }
 
-// fill adds what the runtime knows: addresses where no lease of host-local's tells
-// them, links by their names, and what ports were asked for.
+// fill adds what the runtime knows: addresses if no lease has them, names of links, and
+// the ports that were asked for.
 func (a *Attachment) fill(c cached) {
 	a.Evidence.Cache = true
 	a.NetNS = c.NetNS
@@ -107,8 +107,8 @@ func (a *Attachment) fill(c cached) {
 	}
 }
 
-// to is the mapping to one of the container's addresses; ok is false for one of the other
-// family, and for what is no mapping.
+// to is the mapping to one of the container's addresses; ok is false for an address of
+// the other family, and if it is not a valid mapping.
 func (m cachedMapping) to(address netip.Addr) (port Port, ok bool) {
 	host := netip.IPv4Unspecified()
 	if address.Is6() {

@@ -21,8 +21,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Take looks at the host. The error is for a kernel that does not answer at all;
-// whatever else cannot be read is among the snapshot's Problems.
+// Take reads the host. It is an error if the kernel does not answer at all; everything
+// else that cannot be read is among the snapshot's Problems.
 func (s Source) Take() (*Snapshot, error) {
 	t := taking{source: s, snapshot: &Snapshot{Time: time.Now()}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
 	if err := t.links(); err != nil {
@@ -39,8 +39,8 @@ func (s Source) Take() (*Snapshot, error) {
 	return t.finish(), nil
 }
 
-// taking is a snapshot in the making. Attachments are joined by their owners' labels,
-// since that is all that a link tells.
+// taking is a snapshot under construction. Attachments are joined by their owners'
+// labels, as a link has nothing but its label.
 type taking struct {
 	source   Source
 	snapshot *Snapshot
@@ -62,7 +62,7 @@ func (t *taking) problem(err error) {
 	}
 }
 
-// at is the attachment with that owner, made if need be.
+// at returns the attachment with that owner, and adds it if need be.
 func (t *taking) at(o cni.Owner) *Attachment {
 	label := o.String()
 	if a := t.byLabel[label]; a != nil {
@@ -75,7 +75,7 @@ func (t *taking) at(o cni.Owner) *Attachment {
 	return a
 }
 
-// network is the one of that name, made if need be.
+// network returns the network of that name, and adds it if need be.
 func (t *taking) network(name string) *Network {
 	if n := t.networks[name]; n != nil {
 		return n
@@ -94,7 +94,7 @@ func (t *taking) lists() {
 	for _, list := range lists {
 		n := t.network(list.Name)
 		if n.File != "" {
-			t.problem(fmt.Errorf("%s: network %q is also in %s, which runtimes take", list.File, list.Name, n.File))
+			t.problem(fmt.Errorf("%s: network %q is also in %s, which runtimes use", list.File, list.Name, n.File))
 			continue
 		}
 		facts, err := list.Facts()
@@ -133,7 +133,7 @@ func (t *taking) leases() {
 	}
 }
 
-// patience is how long a lock of leases is waited for: who holds it longer is stuck.
+// patience is how long to wait for a lock of leases; a longer holder is stuck.
 const patience = 3 * time.Second
 
 func (t *taking) leasesIn(dir, name string) {
@@ -172,8 +172,8 @@ func rangesOf(pools []Pool) ipam.Set {
 	return set
 }
 
-// withIfName completes the owner of a lease that names no interface, where the
-// container has one attachment to the network.
+// withIfName completes the owner of a lease without an interface name, if the container
+// has one attachment to the network.
 func (t *taking) withIfName(o cni.Owner) cni.Owner {
 	if o.IfName != "" {
 		return o
@@ -260,8 +260,8 @@ func (a *Attachment) note(netns string, since time.Time) {
 	}
 }
 
-// finish sorts, counts, and decides about what nobody has vouched for: a link's other end is in
-// a namespace that is there; a path of a namespace says as much.
+// finish sorts and counts. An attachment of unknown state is alive if its link is there,
+// whose peer must be in some namespace, or if its path is still a network namespace.
 func (t *taking) finish() *Snapshot {
 	s := t.snapshot
 	for _, a := range t.order {

@@ -10,17 +10,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// PortVLANs are VLANs in a row that a port of a bridge lets through.
+// PortVLANs is a range of VLANs that a bridge port lets through.
 type PortVLANs struct {
 	First uint16 `json:"first"`
 	Last  uint16 `json:"last"`
-	// Untagged says that frames leave the port without the tag, and those that come
-	// without one are of this VLAN.
+	// Untagged says that frames of this VLAN leave the port untagged, and that untagged
+	// frames that arrive belong to it.
 	Untagged bool `json:"untagged"`
 }
 
-// vlans reads those of all ports by one question, if there is a bridge that looks at
-// them.
+// vlans reads the VLANs of all ports in one dump, if some bridge filters VLANs.
 func (t *taking) vlans() error {
 	if !slices.ContainsFunc(t.snapshot.Links, func(l Link) bool { return l.VLANFiltering }) {
 		return nil
@@ -36,7 +35,7 @@ func (t *taking) vlans() error {
 	return nil
 }
 
-// inRows joins VLANs, which the kernel lists one by one and in order.
+// inRows joins VLANs, which the kernel lists one by one and in order, to ranges.
 func inRows(single []*nl.BridgeVlanInfo) []PortVLANs {
 	var rows []PortVLANs
 	for _, v := range single {

@@ -73,7 +73,7 @@ func TestConfigure(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := k.configure(&got); err == nil {
-			t.Errorf("%s: got no error of a file that is torn", test.runtime)
+			t.Errorf("%s: got no error of a truncated file", test.runtime)
 		}
 	}
 }
