@@ -33,11 +33,11 @@ func newAttachCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "attach (CONTAINER | --netns PATH | --pid PID) NETWORK",
 		Short: "Attach a container to a network",
-		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace
-of "ip netns"; any other is given by its path, or by a process in it. The result is
-kept where libcni's runtimes keep theirs, so that detach needs the container alone.
+		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace of
+"ip netns"; any other is given by its path, or by a process in it. The result is stored
+where runtimes that use libcni store theirs, so that detach needs only the container.
 
-A host port that is left out (-p 80) is chosen free, and printed.`,
+If the host port is left out (-p 80), a free one is chosen and printed.`,
 		Example: `  ip netns add web && trestle attach web lab -p 8080:80
   trestle attach --pid 4711 lab --ip 10.24.0.9 --ifname eth1
   trestle attach web lab -p 80 -p 127.0.0.1:5353:53/udp`,
@@ -76,8 +76,8 @@ func netnsNames() []string {
 
 // addConnectionFlags are those that attach and run have in common.
 func addConnectionFlags(flags *pflag.FlagSet, wish *attach.Wish, publish *[]string) {
-	flags.StringSliceVar(&wish.IPs, "ip", nil, "address that the container shall have, one of each subnet (default: the next free ones)")
-	flags.StringVar(&wish.MAC, "mac", "", "MAC address (default: one that follows from the IP address)")
+	flags.StringSliceVar(&wish.IPs, "ip", nil, "address of the container, one for each subnet (default: the next free ones)")
+	flags.StringVar(&wish.MAC, "mac", "", "MAC address (default: made from the IP address)")
 	flags.StringSliceVarP(publish, "publish", "p", nil, "publish a port: [HOSTIP:][HOSTPORT[-LAST]:]PORT[-LAST][/udp]")
 }
 
@@ -92,7 +92,7 @@ func (o *attachOptions) checkArgs(args []string) error {
 	case len(args) == 0:
 		return cni.ConfigErrorf("attach: no network is named; see trestle attach --help")
 	case len(args) > 2:
-		return cni.ConfigErrorf("attach: %q is too much; name one container and one network", strings.Join(args[2:], " "))
+		return cni.ConfigErrorf("attach: unexpected argument %q; name one container and one network", strings.Join(args[2:], " "))
 	case given == 0:
 		return cni.ConfigErrorf("attach: no container is named; give its name before the network's, or --netns or --pid")
 	case given > 1:
@@ -150,7 +150,7 @@ func (o *attachOptions) container(args []string) (name, path string, err error) 
 		}
 		name = filepath.Base(path)
 	case o.pid < 0:
-		return "", "", cni.ConfigErrorf("--pid: %d is no process", o.pid)
+		return "", "", cni.ConfigErrorf("--pid: %d is not a process id", o.pid)
 	case o.pid > 0:
 		name, path = fmt.Sprintf("pid-%d", o.pid), fmt.Sprintf("/proc/%d/ns/net", o.pid)
 		if _, err := os.Stat(path); err != nil {

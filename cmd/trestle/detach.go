@@ -22,9 +22,9 @@ func newDetachCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "detach CONTAINER [NETWORK…]",
 		Short: "Detach a container from its networks",
-		Long: `Detach a container from the networks that are named, or from all. Its addresses, links,
-rules and published ports go, whether its network namespace is there or not. CONTAINER
-is a name as ls shows it, or the beginning of one that only one container has.`,
+		Long: `Detach a container from the named networks, or from all. Its addresses, links, rules and
+published ports are removed, even if its network namespace no longer exists. CONTAINER is
+a name as ls shows it, or the beginning of one that only one container has.`,
 		Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -90,7 +90,7 @@ func (o detachOptions) choose(snapshot *inventory.Snapshot, container string, ne
 		}
 	}
 	if len(names) > 1 {
-		return nil, cni.ConfigErrorf("container %q: it may be %s; say more of its name", container, sentence(names))
+		return nil, cni.ConfigErrorf("container %q: it may be %s; give more of its name", container, sentence(names))
 	}
 	for _, name := range networks {
 		if !slices.ContainsFunc(all, func(a inventory.Attachment) bool { return a.Network == name }) {

@@ -41,10 +41,10 @@ Exit status: 0 if nothing is wrong, or all has been fixed; 3 if something is.`,
 	return command
 }
 
-// errNeedsRoot: who cannot read leases takes the links of the living for leaked ones.
-var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they rest on: sudo trestle …")
+// errNeedsRoot: without reading the leases, links of live containers would look leaked.
+var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they depend on: sudo trestle …")
 
-// examine looks at the whole host.
+// examine reads the whole host and runs all checks.
 func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, errNeedsRoot
@@ -62,8 +62,7 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, 
 	return snapshot, found, nil
 }
 
-// look is examine of a snapshot that is there; what could not be read is among the
-// host's Problems.
+// look runs the checks for a snapshot; what could not be read is among the host's Problems.
 func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.Host, []doctor.Finding) {
 	source := inventory.DefaultSource()
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
@@ -129,7 +128,7 @@ func (o doctorOptions) fixAll(ctx context.Context, found []doctor.Finding) error
 	return errors.Join(failed...)
 }
 
-// compare says of the findings which are there no more, and adds what is new.
+// compare marks findings that are fixed, and adds new ones.
 func compare(found, left []doctor.Finding) []doctor.Finding {
 	same := func(f doctor.Finding) func(doctor.Finding) bool {
 		return func(other doctor.Finding) bool { return f.Check == other.Check && f.Subject == other.Subject }

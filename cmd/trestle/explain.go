@@ -26,14 +26,14 @@ func newExplainCommand(a *app) *cobra.Command {
 		Use:   "explain CONTAINER [--to ADDRESS[:PORT] | --from ADDRESS --port PORT]",
 		Short: "Follow a packet from or to a container, and say where it stops",
 		Long: `Follow a packet from a container to an address, or from an address to a port that the
-container has published: interface, routes, bridge, everybody's rules with their
+container has published: interface, routes, bridge, the rules of all programs with their
 counters, masquerade, connections. It says where the packet would stop, and how to fix
-that. Nothing is sent and nothing changed. Without --to and --from both ways are
-followed, out to an address of the Internet and in to the ports.
+that. Nothing is sent and nothing is changed. Without --to and --from both directions
+are followed, out to an address of the Internet and in to the ports.
 
 CONTAINER is a name, an id or its beginning, a pod, or an address.
 
-Exit status: 0; 3 where the packet would stop.`,
+Exit status: 0; 3 if the packet would stop.`,
 		Example: `  trestle explain web --to 192.0.2.1:443
   trestle explain web --from 192.0.2.1 --port 8080`,
 		Args:              cobra.ExactArgs(1),
@@ -41,15 +41,15 @@ Exit status: 0; 3 where the packet would stop.`,
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args[0]) },
 	}
 	flags := command.Flags()
-	flags.StringVar(&o.to, "to", "", "where the container sends to; without a port it is a ping")
-	flags.StringVar(&o.from, "from", "", "who comes to the host for the container's port")
+	flags.StringVar(&o.to, "to", "", "destination of the container's packet; without a port it is a ping")
+	flags.StringVar(&o.from, "from", "", "source address of a client of the published port")
 	flags.Uint16Var(&o.port, "port", 0, "the host's port, with --from")
 	flags.StringVar(&o.protocol, "protocol", "tcp", "tcp or udp")
 	flags.StringVar(&o.network, "network", "", "which of the container's networks")
 	return command
 }
 
-// question is what was asked, found sound.
+// question is the validated request.
 type question struct {
 	to   netip.AddrPort
 	from netip.Addr
@@ -60,22 +60,22 @@ func (o explainOptions) question() (q question, err error) {
 		return q, cni.ConfigErrorf("--protocol: %q is neither tcp nor udp", o.protocol)
 	}
 	if o.to != "" && o.from != "" {
-		return q, cni.ConfigErrorf("--to, --from: there is one way at a time")
+		return q, cni.ConfigErrorf("--to, --from: use only one of them")
 	}
 	if o.from == "" && o.port != 0 {
 		return q, cni.ConfigErrorf("--port: it goes with --from; a port to send to is written --to ADDRESS:PORT")
 	}
 	if o.to != "" {
 		if q.to, err = parseEnd(o.to); err != nil {
-			return q, cni.ConfigErrorf("--to: %q is no address and no ADDRESS:PORT, as 192.0.2.1:443 or [2001:db8::1]:443 are", o.to)
+			return q, cni.ConfigErrorf("--to: %q is neither an address nor ADDRESS:PORT; write it like 192.0.2.1:443 or [2001:db8::1]:443", o.to)
 		}
 	}
 	if o.from != "" {
 		if q.from, err = netip.ParseAddr(o.from); err != nil {
-			return q, cni.ConfigErrorf("--from: %q is no address", o.from)
+			return q, cni.ConfigErrorf("--from: %q is not an address", o.from)
 		}
 		if o.port == 0 {
-			return q, cni.ConfigErrorf("--port: which of the host's ports does %s come for?", o.from)
+			return q, cni.ConfigErrorf("--port: missing; give the host port that %s connects to", o.from)
 		}
 	}
 	return q, nil
@@ -138,7 +138,7 @@ func attachmentsOf(snapshot *inventory.Snapshot, container, network string) ([]i
 	var networks []string
 	for _, a := range all {
 		if a.Container != all[0].Container {
-			return nil, cni.ConfigErrorf("container %q: it may be %s or %s; say more of its name", container, all[0].Container, a.Container)
+			return nil, cni.ConfigErrorf("container %q: it may be %s or %s; give more of its name", container, all[0].Container, a.Container)
 		}
 		networks = append(networks, a.Network)
 		if network == "" || network == a.Network {
@@ -151,7 +151,7 @@ func attachmentsOf(snapshot *inventory.Snapshot, container, network string) ([]i
 	return of, nil
 }
 
-// somewhere is an address of the Internet that nobody has (RFC 5737, RFC 3849).
+// somewhere is a documentation address, as one of the Internet (RFC 5737, RFC 3849).
 var somewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8:ffff::1")}
 
 func (o explainOptions) follow(host *way.Host, attachments []inventory.Attachment, q question) []way.Way {
@@ -216,7 +216,7 @@ func printWay(p *ui.Printer, w way.Way) {
 			p.Printf("%s%s %s\n", left, p.Paint(ui.Faint, "see:"), s.Command)
 		}
 	}
-	verdicts := map[way.State]string{way.Passes: "it gets there", way.Maybe: "it gets there, if the stations marked maybe let it", way.Stops: "it stops there"}
+	verdicts := map[way.State]string{way.Passes: "it gets there", way.Maybe: "it gets there, if the stations marked maybe let it pass", way.Stops: "it stops there"}
 	p.Printf("%s\n", p.Paint(tones[w.State], verdicts[w.State]))
 }
 

@@ -23,23 +23,23 @@ func newGCCommand(a *app) *cobra.Command {
 	o := gcOptions{app: a}
 	command := &cobra.Command{
 		Use:   "gc [NETWORK…]",
-		Short: "Take back what belongs to containers that are provably gone",
-		Long: `Take back addresses, links, rules and host ports of containers that are provably
-gone: of an earlier boot, or of a network namespace that is no more. It does what GC of
-Trestle's plugins does, for each network list or for those that are named, and has no
-list of containers, living or dead: what cannot be proved dead stays. It may be run at
-any time, beside any runtime.`,
+		Short: "Free what belongs to containers that are provably gone",
+		Long: `Free addresses, links, rules and host ports of containers that are provably gone: those
+of an earlier boot, or whose network namespace no longer exists. It runs GC of Trestle's
+plugins for each network list, or for those that are named, without a list of valid
+attachments: whatever cannot be proved dead stays. You can run it at any time, beside
+any runtime.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
 	}
-	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say what would go, and change nothing")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would be freed, and change nothing")
 	return command
 }
 
-// run goes on with the next list after a failure. What a "trestle run" that was killed
-// has left goes first, since its network namespace is what keeps the rest alive.
+// run goes on with the next list after a failure. What a killed "trestle run" left comes
+// first, since its network namespace keeps the rest alive.
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
 	if !o.dryRun {
@@ -62,7 +62,7 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 	}
 	failed = append(failed, o.collect(ctx, p, r, networks))
 	dead := deadOf(before)
-	progress := p.Progress("clear away after the dead", len(dead))
+	progress := p.Progress("clean up after dead containers", len(dead))
 	for _, a := range dead {
 		progress.Step()
 		if n, ok := r.Snapshot.NetworkOf(a.Network); ok && (n.File == "" || a.Evidence.Cache) {
@@ -80,13 +80,13 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 	return errors.Join(append(failed, o.print(p, gone(before, after)))...)
 }
 
-// unreadable is an error for a file that is no network list: its attachments stay.
+// unreadable returns an error for each file that is not a network list: its attachments stay.
 func unreadable(dirs []string) error {
 	_, err := network.Read(dirs)
 	return err
 }
 
-// collect does GC for each list, and prints for which plugins.
+// collect runs GC for each list, and prints with which plugins.
 func (o gcOptions) collect(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) error {
 	var failed []error
 	for _, list := range r.Lists {
@@ -109,7 +109,7 @@ func deadOf(attachments []inventory.Attachment) []inventory.Attachment {
 	return slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool { return a.State != inventory.Dead })
 }
 
-// gone are the attachments that were proved dead before, and are not there any more.
+// gone are the attachments that were proved dead before and no longer exist.
 func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.Attachment {
 	return slices.DeleteFunc(deadOf(before), func(a inventory.Attachment) bool {
 		return slices.ContainsFunc(after.Attachments, func(b inventory.Attachment) bool {
@@ -122,9 +122,9 @@ func (o gcOptions) print(p *ui.Printer, attachments []inventory.Attachment) erro
 	if p.JSON {
 		return p.Document(append([]inventory.Attachment{}, attachments...))
 	}
-	what := "took back"
+	what := "freed"
 	if o.dryRun {
-		what = "would take back"
+		what = "would free"
 	}
 	for _, a := range attachments {
 		has := slices.Concat(texts(a.Addresses), texts(a.Published()))

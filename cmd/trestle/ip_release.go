@@ -25,16 +25,16 @@ func newIPReleaseCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "release ADDRESS…",
 		Short: "Free addresses, whoever has them",
-		Long: `Free addresses whose container is proved dead or that were reserved by hand, or with
---force any: a container that is alive keeps using its address then, and the next one
-gets it as well. To free all that the dead have, use trestle gc.`,
+		Long: `Free addresses whose container is proved dead or that were reserved by hand. With --force
+free any: a container that is alive then keeps using its address, and the next one gets
+it as well. To free everything that dead containers have, use trestle gc.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
 		},
 	}
-	command.Flags().StringVar(&o.network, "network", "", "the network that they are of (default: the one that has them)")
-	command.Flags().BoolVarP(&o.force, "force", "f", false, "free also what a living container has, or one of which nothing is proved")
+	command.Flags().StringVar(&o.network, "network", "", "the network of the addresses (default: the one that has them)")
+	command.Flags().BoolVarP(&o.force, "force", "f", false, "free addresses of containers that are alive, or not proved dead, too")
 	return command
 }
 

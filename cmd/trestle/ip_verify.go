@@ -17,11 +17,11 @@ func newIPVerifyCommand(a *app) *cobra.Command {
 	o := ipVerifyOptions{app: a}
 	return &cobra.Command{
 		Use:   "verify [NETWORK…]",
-		Short: "Look for what is wrong in the store of leases",
-		Long: `Look for what is wrong in the store of leases: empty or truncated files, records that fit no
-lease, an index that fits neither. None of it harms anybody, and what is wrong is put
-right by the next one who changes something; see repair. Exit status 3 says that
-something was found.`,
+		Short: "Look for damage in the store of leases",
+		Long: `Look for damage in the store of leases: empty or truncated files, records without a
+lease, an index that differs from the leases. None of it does harm, and the next command
+that changes the store repairs it; see repair. Exit status 3 says that something was
+found.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
@@ -31,9 +31,9 @@ func newIPRepairCommand(a *app) *cobra.Command {
 	o := ipVerifyOptions{app: a, repair: true}
 	return &cobra.Command{
 		Use:   "repair [NETWORK…]",
-		Short: "Put right what verify finds",
-		Long: `Put right what verify finds, and say what that was. Leases stay, but for files that are
-empty or truncated, and so nobody's.`,
+		Short: "Repair what verify finds",
+		Long: `Repair what verify finds, and report it. Leases stay, except for files that are empty or
+truncated and so name no container.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}

@@ -31,11 +31,11 @@ func newLeaveCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "leave",
 		Short: "After going back to other plugins, remove what only Trestle could",
-		Long: `After a node has gone back to the reference plugins, and the last container that Trestle
-attached is gone, remove what they know nothing of: tables of nftables with masquerade,
-ports and policies, records, bridges that Trestle made and nobody uses, and the index
-beside the leases. It refuses while runtimes still execute Trestle's plugins, or a
-container of its own lives. Leases and links of other plugins' containers stay. See
+		Long: `When a node has gone back to the reference plugins, and the last container that Trestle
+attached is gone, remove what those plugins do not know: nftables tables with masquerade,
+ports and policies, records, unused bridges that Trestle made, and the index beside the
+leases. It refuses while runtimes still run Trestle's plugins, or while one of Trestle's
+containers is alive. Leases and links of other plugins' containers stay. See
 docs/switching-over.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {

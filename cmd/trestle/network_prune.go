@@ -10,7 +10,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
-	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -42,20 +41,11 @@ func (o networkPruneOptions) run(ctx context.Context, p *ui.Printer) (err error)
 	if asks && !term.IsTerminal(int(os.Stdin.Fd())) {
 		return cni.ConfigErrorf("--force: not given, and there is no terminal to ask at; give it, or --dry-run")
 	}
-	release, err := locked(network.Lock)
+	r, release, err := o.alone(ctx, p, o.dryRun)
 	if err != nil {
 		return err
 	}
 	defer release(&err)
-	if !o.dryRun {
-		if err := o.sweep(ctx, p); err != nil {
-			return err
-		}
-	}
-	r, err := o.runtime(p)
-	if err != nil {
-		return err
-	}
 	names := unused(r.Snapshot)
 	switch {
 	case o.dryRun && p.JSON:

@@ -45,18 +45,11 @@ A bridge that Trestle did not make, or that carries what is not the network's, s
 }
 
 func (o networkRmOptions) run(ctx context.Context, p *ui.Printer, names []string) (err error) {
-	release, err := locked(network.Lock)
+	r, release, err := o.alone(ctx, p, false)
 	if err != nil {
 		return err
 	}
 	defer release(&err)
-	if err := o.sweep(ctx, p); err != nil {
-		return err
-	}
-	r, err := o.runtime(p)
-	if err != nil {
-		return err
-	}
 	for _, name := range names { // all of them, before any goes
 		if err := o.mayGo(r.Snapshot, name); err != nil {
 			return err

@@ -17,12 +17,12 @@ import (
 func newRestoreCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "restore",
-		Short: "Make masquerade, mapped ports and policies again after a flush",
-		Long: `Make masquerade and mapped ports again from their records, in one transaction, and the
-MAC spoof checks and the policies of the firewall plugin in others, after "nft flush
-ruleset", a reload of firewalld or the like has taken them. Where nothing is missing,
-nothing is changed. It says what was made again, network by network, and what was
-found of containers that are gone.`,
+		Short: "Restore masquerade, mapped ports and policies after a flush",
+		Long: `Restore masquerade and mapped ports from their records in one transaction, and MAC spoof
+checks and the firewall plugin's policies in others, after "nft flush ruleset", a reload
+of firewalld or the like has deleted them. If nothing is missing, nothing is changed. It
+reports what was restored, network by network, and what it found of containers that are
+gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			p := a.printer(command)
@@ -58,23 +58,23 @@ func printRestored(p *ui.Printer, r cni.Restored) error {
 		}
 		if len(parts) > 0 {
 			changed = true
-			p.Printf("%s: made again %s\n", network, strings.Join(parts, "; "))
+			p.Printf("%s: restored %s\n", network, strings.Join(parts, "; "))
 		}
 	}
 	if r.Shared {
-		p.Printf("made again the rules that all networks' mapped ports share\n")
+		p.Printf("restored the rules that all networks' mapped ports share\n")
 	}
 	for _, label := range r.Released {
 		p.Printf("%s: the container is gone; its ports are free\n", label)
 	}
 	for _, label := range r.Taken {
-		p.Printf("%s: had no record any more, and is alive; its ports are recorded again\n", label)
+		p.Printf("%s: had no record but is alive; its ports are recorded again\n", label)
 	}
 	for _, label := range r.Void {
-		p.Printf("%s: nobody has it, by record, link or lease; what nftables or iptables had of it is removed\n", label)
+		p.Printf("%s: stale, without record, link or lease; what nftables or iptables had of it is removed\n", label)
 	}
 	for _, text := range r.Refused {
-		p.Printf("%s; not made: DEL the one whose ADD did not end\n", text)
+		p.Printf("%s; not restored: DEL the attachment whose ADD did not end\n", text)
 	}
 	if !changed {
 		p.Printf("nothing was missing (%s with records)\n", counted(len(r.Networks), "network"))

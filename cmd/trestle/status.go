@@ -24,30 +24,30 @@ func newStatusCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Say whether the host's network is Trestle's",
-		Long: `Say whether the host's network is Trestle's: where each runtime takes plugins and lists
-from, by its configuration, whose plugins these are, and of which version; which suite
-has made the containers' networks; and what the next container will get. The runtimes
-are containerd, CRI-O, podman and nerdctl, as they are installed, and trestle itself.`,
+		Long: `Say whether the host's network is Trestle's: from where each runtime takes plugins and
+lists, by its configuration, which suite these plugins belong to, and their version;
+which suite made the containers' networks; and what the next container will get. It
+looks at containerd, CRI-O, podman and nerdctl, where installed, and at trestle itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}
 }
 
-// hostStatus is the answer.
+// hostStatus is the command's answer.
 type hostStatus struct {
 	// Trestle is "yes", "partly" or "no".
 	Trestle  string          `json:"trestle"`
 	Release  string          `json:"release"`
 	Runtimes []runtimeStatus `json:"runtimes"`
-	// Made counts the attachments that live, by who made them; Others are those of others.
+	// Made counts the live attachments by suite; Others are those that Trestle did not make.
 	Made   map[programs.Suite]int `json:"made"`
 	Others []string               `json:"others,omitempty"`
 }
 
-// runtimeStatus is a runtime with what its next container meets.
+// runtimeStatus is a runtime, and what its next container gets.
 type runtimeStatus struct {
 	runtimes.Runtime
-	// Programs are those that it runs for its network's plugins.
+	// Programs are what it runs as its network's plugins.
 	Programs []programs.Program `json:"programs"`
 	// Missing are plugins that it does not find.
 	Missing []string `json:"missing,omitempty"`
@@ -103,7 +103,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapsho
 	list, ok := defaultList(r, lists)
 	names := []string{"bridge"} // where there is no network yet
 	if ok {
-		facts, _ := list.Facts() // what is wrong with it validate tells
+		facts, _ := list.Facts() // trestle validate reports mistakes
 		if names = list.Types(); facts.IPAM != "" {
 			names = append(names, facts.IPAM)
 		}
@@ -121,7 +121,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapsho
 	return s, errors.Join(listErr, err)
 }
 
-// defaultList is the network that a container gets who asks for none.
+// defaultList is the network of a container that asks for none.
 func defaultList(r runtimes.Runtime, lists []network.List) (network.List, bool) {
 	if r.Network != "" {
 		return network.Find(lists, r.Network)
@@ -143,7 +143,7 @@ func nextOf(list network.List, facts network.Facts) *next {
 	}
 }
 
-// freeOf are the list's subnets, and how many addresses of each are.
+// freeOf returns the list's subnets, and how many addresses of each are free.
 func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot) (subnets []string, addresses []uint64) {
 	if n, ok := snapshot.NetworkOf(list.Name); ok && n.File == list.File { // counted already
 		for _, pool := range n.Pools {
@@ -158,7 +158,7 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	}
 	leases, err := store.Leases()
 	if err != nil {
-		return nil, nil // nobody may look
+		return nil, nil // not allowed to read it
 	}
 	for _, u := range ipam.Count(facts.Sets, leases) {
 		subnets = append(subnets, u.Range.Subnet.String())
@@ -167,7 +167,7 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	return subnets, addresses
 }
 
-// count tells who made what lives.
+// count counts the live attachments by suite.
 func (s *hostStatus) count(snapshot *inventory.Snapshot) {
 	for _, a := range snapshot.Attachments {
 		switch {
@@ -181,7 +181,7 @@ func (s *hostStatus) count(snapshot *inventory.Snapshot) {
 	}
 }
 
-// suite is whose the runtime's plugins are; empty where it has none.
+// suite is the suite of the runtime's plugins; empty if it has none.
 func (r runtimeStatus) suite() programs.Suite {
 	var suite programs.Suite
 	for _, program := range r.Programs {
@@ -254,7 +254,7 @@ func (s *hostStatus) print(p *ui.Printer) error {
 	return nil
 }
 
-// dirs are those that the programs are in, or may be.
+// dirs are the directories of the programs, or where they are searched.
 func (r runtimeStatus) dirs() string {
 	var dirs []string
 	for _, program := range r.Programs {
@@ -287,7 +287,7 @@ func (r runtimeStatus) suiteText() string {
 	return ui.List(lines...)
 }
 
-// text is what a container gets beside its address.
+// text describes the network without its addresses.
 func (n *next) text() string {
 	lines := []string{n.Network}
 	if n.Bridge != "" {

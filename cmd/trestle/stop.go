@@ -22,8 +22,9 @@ func newStopCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "stop CONTAINER…",
 		Short: "Stop what trestle run has started",
-		Long: `Stop what trestle run has started, in the background or not: its command gets SIGTERM,
-and after a while SIGKILL. When stop returns, the container has left its networks.`,
+		Long: `Stop containers that trestle run has started, in the background or not: the command gets
+SIGTERM, and after a while SIGKILL. When stop returns, the container is detached from its
+networks.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(container.Names, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -36,7 +37,7 @@ and after a while SIGKILL. When stop returns, the container has left its network
 
 func (o stopOptions) run(ctx context.Context, p *ui.Printer, names []string) error {
 	if o.seconds < 0 {
-		return cni.ConfigErrorf("--time: %d is in the past; use 0 or more", o.seconds)
+		return cni.ConfigErrorf("--time: %d is negative; use 0 or more", o.seconds)
 	}
 	var all []*container.Container
 	for _, name := range names {

@@ -12,22 +12,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// DefaultDir holds a lock file.
-const DefaultDir = "/run/trestle/bandwidth"
+// lockDir holds a lock file.
+const lockDir = "/run/trestle/bandwidth"
 
 // Host is the network namespace that the host veths are in: the caller's.
-type Host struct {
-	nl  *netlink.Handle
-	dir string
-}
+type Host struct{ nl *netlink.Handle }
 
 // Open opens a netlink socket in the caller's namespace.
-func Open(dir string) (*Host, error) {
+func Open() (*Host, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Host{h, dir}, nil
+	return &Host{h}, nil
 }
 
 // Close closes the socket.

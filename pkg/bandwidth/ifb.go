@@ -205,5 +205,5 @@ func (h *Host) deleteUnnamed(network string) (err error) {
 }
 
 func (h *Host) lock(mode flock.Mode) (*flock.Lock, error) {
-	return flock.Create(filepath.Join(h.dir, "lock"), mode, flock.DefaultWait)
+	return flock.Create(filepath.Join(lockDir, "lock"), mode, flock.DefaultWait)
 }

@@ -26,9 +26,9 @@ func (s *State) Result(c Config, leased *cni.Result, netns string) *cni.Result {
 		result.Interfaces = append(result.Interfaces, &types100.Interface{Name: s.Bridge.VLANInterface, Mac: s.Bridge.MAC.String()})
 	}
 	for _, a := range s.Container.Addresses {
-		result.IPs = append(result.IPs, &types100.IPConfig{
-			Interface: types100.Int(2), Address: *toIPNet(a.Prefix), Gateway: a.Gateway.AsSlice(),
-		})
+		ip := cni.IPConfig(a.Prefix, a.Gateway)
+		ip.Interface = types100.Int(2)
+		result.IPs = append(result.IPs, ip)
 	}
 	for _, gateway := range s.Container.AddedDefaults {
 		result.Routes = append(result.Routes, &types.Route{Dst: *toIPNet(defaultRoute(gateway).Dst), GW: gateway.AsSlice()})

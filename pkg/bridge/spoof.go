@@ -267,26 +267,27 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, e
 	return changes, err
 }
 
-// Restore makes again what the records ask for, and nothing else for their ports. made
-// are the labels of those whose checks were missing.
-func (s SpoofChecks) Restore() (made []string, err error) {
+// Restore makes again what the records ask for, and nothing else for their ports.
+func (s SpoofChecks) Restore(done *cni.Restored) error {
 	if err := s.convert(); err != nil {
-		return nil, err
+		return err
 	}
-	return s.remake()
+	return s.remake(done)
 }
 
-func (s SpoofChecks) remake() (made []string, err error) {
+func (s SpoofChecks) remake(done *cni.Restored) error {
 	changes, err := s.wanted(nft.Changes{})
 	if err == nil {
 		changes, err = s.repairs(changes.Create, func(string) (bool, error) { return true, nil })
 	}
+	var made []string
 	for _, e := range changes.Create {
 		if !slices.Contains(made, e.Owner) {
 			made = append(made, e.Owner)
+			done.Add(e.Owner, cni.Made{What: "MAC checks"})
 		}
 	}
-	return made, errors.Join(err, s.conn.Commit(changes, nil))
+	return errors.Join(err, s.conn.Commit(changes, nil))
 }
 
 // convert takes over the table and the records of releases before pkg/record: files
@@ -316,8 +317,7 @@ func (s SpoofChecks) convert() error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return cni.IOErrorf("records of MAC spoof checks: %w", err)
 	}
-	_, err = s.remake()
-	return err
+	return s.remake(&cni.Restored{})
 }
 
 func (s SpoofChecks) convertFile(path string) error {

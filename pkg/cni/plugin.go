@@ -40,6 +40,14 @@ type Plugin struct {
 	Check    func(*Request) error
 }
 
+// Validates is a Plugin's Validate that only parses.
+func Validates[T any](parse func(*Request) (T, error)) func(*Request) error {
+	return func(r *Request) error {
+		_, err := parse(r)
+		return err
+	}
+}
+
 // Main serves one call and returns the exit status of the process. release is
 // the version of this build, "1.2.3".
 func Main(p Plugin, release string) int {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -116,6 +117,12 @@ func refuseNulls(name string, raw []byte) error {
 		}
 	}
 	return nil
+}
+
+// IPConfig is an address of the container's as a result has it; the gateway may be zero.
+func IPConfig(address netip.Prefix, gateway netip.Addr) *types100.IPConfig {
+	mask := net.CIDRMask(address.Bits(), address.Addr().BitLen())
+	return &types100.IPConfig{Address: net.IPNet{IP: address.Addr().AsSlice(), Mask: mask}, Gateway: gateway.AsSlice()}
 }
 
 // AddressesOf are the addresses that a result gives to the container's interface

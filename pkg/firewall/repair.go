@@ -17,14 +17,18 @@ import (
 // ruleset" or a reload of firewalld; lets containers through tables of iptables that
 // came after them; and removes what DELs had to leave. It
 // says, by network, how many rules and elements were missing.
-func (h *Host) Restore() (missing map[string]int, err error) {
-	err = h.locked(func() error {
-		var missingErr error
-		missing, missingErr = h.missing()
+func (h *Host) Restore(done *cni.Restored) error {
+	return h.locked(func() error {
+		missing, missingErr := h.missing()
+		for network, n := range missing {
+			done.Add(cni.NetworkLabel(network))
+			if n > 0 {
+				done.Add(cni.NetworkLabel(network), cni.Made{What: "rules of the firewall plugin", Count: n})
+			}
+		}
 		_, err := h.repair(func(ruleRecord) bool { return false }, func(nft.Element, map[cni.Owner]bool) bool { return false })
 		return errors.Join(missingErr, err)
 	})
-	return missing, err
 }
 
 func (h *Host) missing() (map[string]int, error) {

@@ -35,7 +35,7 @@ func FuzzRead(f *testing.F) {
 		if there && r.Owner != owner {
 			t.Errorf("got the record of %s, want that of %s", r.Owner, owner)
 		}
-		if _, err := r.Stamp.Dead(); err != nil {
+		if _, err := new(Prober).Life(r.Stamp); err != nil {
 			t.Errorf("stamp: %v", err)
 		}
 	})

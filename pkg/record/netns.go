@@ -26,12 +26,12 @@ type NetNS struct {
 	ID string `json:"id,omitempty"`
 }
 
-// Known says whether there was a namespace at the path.
-func (n NetNS) Known() bool { return n.Ino != 0 }
+// known says whether there was a namespace at the path.
+func (n NetNS) known() bool { return n.Ino != 0 }
 
 // Same says whether both are one namespace, whatever path leads there.
 func (n NetNS) Same(other NetNS) bool {
-	return n.Known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
+	return n.known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
 }
 
 // isThere says whether the namespace is still at its path. A handle tells by itself, by
@@ -79,7 +79,7 @@ func onNSFS(path string) bool {
 // proved later. A path that leads nowhere, or to something else, gives the path alone.
 func Identify(path string) NetNS {
 	n := look(path)
-	if n.Known() && (n.Handle == "" || !handlesProve() || !inInitialUserNS()) {
+	if n.known() && (n.Handle == "" || !handlesProve() || !inInitialUserNS()) {
 		n.ID = assignID(path)
 	}
 	return n
@@ -87,7 +87,7 @@ func Identify(path string) NetNS {
 
 // IsNetNS says whether a network namespace is at the path. It leaves no trace, as Identify
 // may.
-func IsNetNS(path string) bool { return look(path).Known() }
+func IsNetNS(path string) bool { return look(path).known() }
 
 // open sees whether the kernel has a namespace of that handle.
 func (n NetNS) open() error {

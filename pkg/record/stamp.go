@@ -36,13 +36,6 @@ func NewStamp(netns string) (Stamp, error) {
 	}, nil
 }
 
-// Dead says whether it is proved that the container is gone; without a proof it counts as
-// alive (see Prober). To check many stamps use one Prober.
-func (s Stamp) Dead() (bool, error) {
-	life, err := new(Prober).Life(s)
-	return life == Dead, err
-}
-
 // Equal says whether both are the same stamp.
 func (s Stamp) Equal(other Stamp) bool {
 	return s.NetNS == other.NetNS && s.Boot == other.Boot && s.Machine == other.Machine && s.Time.Equal(other.Time)
@@ -95,7 +88,7 @@ func (p *Prober) Life(s Stamp) (Life, error) {
 	switch {
 	case p.host.Outlived(s):
 		return Dead, nil
-	case s.Boot != p.host.Boot || !s.NetNS.Known():
+	case s.Boot != p.host.Boot || !s.NetNS.known():
 		return Unknown, nil // another kernel's namespace, or none
 	case s.NetNS.isThere():
 		return Alive, nil

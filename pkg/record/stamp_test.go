@@ -396,7 +396,7 @@ func TestMakeMachineID(t *testing.T) {
 // say of it: /dev/null has a handle too.
 func TestLookAtSomethingElse(t *testing.T) {
 	for _, path := range []string{"", "/nonexistent", "/dev/null", "/", "/proc/self/status"} {
-		if n := Identify(path); n.Known() || n.Path != path || n.Handle != "" || n.ID != "" {
+		if n := Identify(path); n.known() || n.Path != path || n.Handle != "" || n.ID != "" {
 			t.Errorf("%q: got %+v", path, n)
 		}
 	}

@@ -234,14 +234,7 @@ func checkVersion(addresses []Address, version string) error {
 func (c Config) Result() *cni.Result {
 	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: c.Routes, DNS: c.DNS}
 	for _, a := range c.Addresses {
-		ip := &types100.IPConfig{Address: net.IPNet{
-			IP:   a.Prefix.Addr().AsSlice(),
-			Mask: net.CIDRMask(a.Prefix.Bits(), a.Prefix.Addr().BitLen()),
-		}}
-		if a.Gateway.IsValid() {
-			ip.Gateway = a.Gateway.AsSlice()
-		}
-		result.IPs = append(result.IPs, ip)
+		result.IPs = append(result.IPs, cni.IPConfig(a.Prefix, a.Gateway))
 	}
 	return result
 }

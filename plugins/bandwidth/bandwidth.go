@@ -13,10 +13,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Plugin wires the commands.
+// Plugin wires the commands. STATUS does not ask whether the kernel has token buckets,
+// since most containers ask for no limit.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "bandwidth", EntersNetNS: true, Keys: bandwidth.Keys, Validate: validate,
+		Name: "bandwidth", EntersNetNS: true, Keys: bandwidth.Keys, Validate: cni.Validates(bandwidth.ParseLimits),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{{Package: "pkg/bandwidth", What: "limits, and the ifb of each", GC: gc}},
 	}
@@ -39,7 +40,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	if limits.IsNone() {
 		return r.PassThrough()
 	}
-	host, err := bandwidth.Open(bandwidth.DefaultDir)
+	host, err := bandwidth.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func name(result *cni.Result, device netlink.Link) {
 // del needs neither a sound configuration nor the host veth.
 func del(r *cni.Request) error {
 	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
-	host, err := bandwidth.Open(bandwidth.DefaultDir)
+	host, err := bandwidth.Open()
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func check(r *cni.Request) error {
 	if err != nil || limits.IsNone() {
 		return err
 	}
-	host, err := bandwidth.Open(bandwidth.DefaultDir)
+	host, err := bandwidth.Open()
 	if err != nil {
 		return err
 	}
@@ -104,17 +105,10 @@ func check(r *cni.Request) error {
 }
 
 func gc(r *cni.Request, valid cni.Valid) error {
-	host, err := bandwidth.Open(bandwidth.DefaultDir)
+	host, err := bandwidth.Open()
 	if err != nil {
 		return err
 	}
 	defer host.Close()
 	return host.GC(r.Owner.Network, valid)
-}
-
-// validate is STATUS, too. It does not ask whether the kernel has token buckets, since
-// most containers ask for no limit.
-func validate(r *cni.Request) error {
-	_, err := bandwidth.ParseLimits(r)
-	return err
 }

@@ -202,13 +202,7 @@ func spoofChecks() cni.State {
 			return host.Status(nat.NFTables)
 		},
 		Restore: func(done *cni.Restored) error {
-			return byThemselves(func(checks bridge.SpoofChecks) error {
-				labels, err := checks.Restore()
-				for _, label := range labels {
-					done.Add(label, cni.Made{What: "MAC checks"})
-				}
-				return err
-			})
+			return byThemselves(func(checks bridge.SpoofChecks) error { return checks.Restore(done) })
 		},
 	}
 }

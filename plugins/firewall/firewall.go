@@ -18,7 +18,7 @@ import (
 // Plugin wires the commands.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "firewall", Keys: firewall.Keys, Validate: validate,
+		Name: "firewall", Keys: firewall.Keys, Validate: cni.Validates(firewall.ParseConfig),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{{Package: "pkg/firewall", What: "policies, and rules that let through", GC: gc, Status: status, Restore: restore}},
 	}
@@ -82,11 +82,6 @@ func check(r *cni.Request) (err error) {
 	return errors.Join(err, cni.Mismatches(diffs))
 }
 
-func validate(r *cni.Request) error {
-	_, err := firewall.ParseConfig(r)
-	return err
-}
-
 func gc(r *cni.Request, valid cni.Valid) error {
 	host := open()
 	defer host.Close()
@@ -106,12 +101,5 @@ func status(r *cni.Request) error {
 func restore(done *cni.Restored) error {
 	host := open()
 	defer host.Close()
-	missing, err := host.Restore()
-	for network, n := range missing {
-		done.Add(cni.NetworkLabel(network))
-		if n > 0 {
-			done.Add(cni.NetworkLabel(network), cni.Made{What: "rules of the firewall plugin", Count: n})
-		}
-	}
-	return err
+	return host.Restore(done)
 }

@@ -21,7 +21,7 @@ import (
 // own process, with the request that it got.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: validate,
+		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: cni.Validates(ipam.ParseConfig),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{{Package: "pkg/ipam", What: "leases", GC: gc, Status: status}},
 	}
@@ -92,11 +92,7 @@ func lease(r *cni.Request, by *ipam.Executed, fromDead func() error) (result *cn
 func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
 	i := slices.IndexFunc(set, func(r ipam.Range) bool { return r.Contains(a) })
 	r := set[i] // the lease is of this set
-	ip := &types100.IPConfig{Address: net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(r.Subnet.Bits(), a.BitLen())}}
-	if r.Gateway.IsValid() {
-		ip.Gateway = r.Gateway.AsSlice()
-	}
-	return ip
+	return cni.IPConfig(netip.PrefixFrom(a, r.Subnet.Bits()), r.Gateway)
 }
 
 // del releases the attachment's leases in every data directory that we have used, so that
@@ -192,11 +188,6 @@ func gc(r *cni.Request, valid cni.Valid) error {
 		return err
 	}
 	return errors.Join(store.GC(valid), store.ReclaimElsewhere())
-}
-
-func validate(r *cni.Request) error {
-	_, err := ipam.ParseConfig(r)
-	return err
 }
 
 func status(r *cni.Request) error {

@@ -16,7 +16,7 @@ import (
 // Plugin wires the commands.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "portmap", Keys: nat.PortKeys, Validate: validate,
+		Name: "portmap", Keys: nat.PortKeys, Validate: cni.Validates(nat.ReadPorts),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{translator.NAT(status)},
 	}
@@ -63,11 +63,6 @@ func check(r *cni.Request) error {
 	}
 	diffs, err := host.Diff(a)
 	return errors.Join(err, cni.Mismatches(diffs))
-}
-
-func validate(r *cni.Request) error {
-	_, err := nat.ReadPorts(r)
-	return err
 }
 
 func status(r *cni.Request) error {

@@ -12,7 +12,7 @@ import (
 // Plugin wires the commands. ADD keeps nothing, so DEL and GC have nothing to release.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "static", ReadsArgs: true, Keys: static.Keys, Validate: validate,
+		Name: "static", ReadsArgs: true, Keys: static.Keys, Validate: cni.Validates(static.ParseConfig),
 		Add: add, Del: func(*cni.Request) error { return nil }, Check: check,
 	}
 }
@@ -35,9 +35,4 @@ func check(r *cni.Request) error {
 		return err
 	}
 	return cni.Mismatches(config.Diff(prev))
-}
-
-func validate(r *cni.Request) error {
-	_, err := static.ParseConfig(r)
-	return err
 }

@@ -18,7 +18,7 @@ import (
 // Plugin wires the commands.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
-		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys, Validate: validate,
+		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys, Validate: cni.Validates(parse),
 		Add: add, Del: del, Check: check,
 		States: []cni.State{{Package: "pkg/tuning", What: "settings, and what was before them", GC: gc}},
 	}
@@ -97,10 +97,4 @@ func check(r *cni.Request) error {
 func gc(r *cni.Request, valid cni.Valid) error {
 	config, _ := tuning.ParseConfig(r) // as for DEL
 	return store(config).GC(r.Owner.Network, valid)
-}
-
-// validate says whether the configuration could be served on this host.
-func validate(r *cni.Request) error {
-	_, err := parse(r)
-	return err
 }

@@ -42,7 +42,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// TestRestoreTells: what was made again, network by network; of what nobody stands for;
+// TestRestoreTells: what was made again, network by network; of what is stale;
 // and, where nothing was missing, that.
 func TestRestoreTells(t *testing.T) {
 	t.Parallel()
@@ -61,10 +61,10 @@ func TestRestoreTells(t *testing.T) {
 				want []string
 			}{
 				{"true", []string{"nothing was missing (2 networks with records)\n"}},
-				{flush, []string{"blue: made again masquerade; mapped ports of c1/eth0; MAC checks of c1/eth0\n", "red: made again masquerade\n"}},
+				{flush, []string{"blue: restored masquerade; mapped ports of c1/eth0; MAC checks of c1/eth0\n", "red: restored masquerade\n"}},
 				{"true", []string{"nothing was missing (2 networks with records)\n"}},
-				{"rm -r /run/trestle/translations/blue", []string{"blue/c1/eth0: had no record any more, and is alive"}},
-				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"blue/c1/eth0: nobody has it"}},
+				{"rm -r /run/trestle/translations/blue", []string{"blue/c1/eth0: had no record but is alive"}},
+				{"rm -r /run/trestle/translations/blue /var/lib/cni/networks/blue; ip -n c1 link del eth0", []string{"blue/c1/eth0: stale, without record"}},
 			} {
 				h.MustRun("sh", "-ec", tt.lost)
 				got := h.MustRun(filepath.Join(h.Dirs().Trestle, "trestle"), "restore")

@@ -12,7 +12,7 @@ import (
 )
 
 // tookBack is a line of trestle gc that says what went.
-var tookBack = regexp.MustCompile(`(?m)^  took back trestle/.*/eth0: 10\.22\.0\.3, fd6c:4ae9:71d3:22::3\n`)
+var tookBack = regexp.MustCompile(`(?m)^  freed trestle/.*/eth0: 10\.22\.0\.3, fd6c:4ae9:71d3:22::3\n`)
 
 // TestGCCommand: trestle gc takes back the addresses of a container whose network
 // namespace is gone, in a list of a version that has no GC. A living container

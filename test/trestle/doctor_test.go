@@ -119,7 +119,7 @@ func TestDoctor(t *testing.T) {
 			false, nil,
 		},
 		{
-			"a name that no runtime takes", func(p *patient) {
+			"a name that no runtime accepts", func(p *patient) {
 				p.InstallNetwork("20-x.conflist", `{"cniVersion": "1.0.0", "name": "a b", "plugins": [{"type": "loopback"}]}`)
 			},
 			"network-list",

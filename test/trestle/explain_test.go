@@ -41,7 +41,7 @@ func TestChains(t *testing.T) {
 			said = s.Text
 		}
 	}
-	if !strings.Contains(said, "nobody drops it: FORWARD of ip filter (iptables") {
+	if !strings.Contains(said, "no chain drops it: FORWARD of ip filter (iptables") {
 		t.Errorf("explain: got %q", said)
 	}
 	if tree := must(t, p.Host, "topology"); !strings.Contains(tree, "FORWARD of ip filter (iptables") || !strings.Contains(tree, "drops what no rule accepts") || !strings.Contains(tree, "postrouting of inet trestle") {
@@ -98,11 +98,11 @@ func TestExplain(t *testing.T) {
 		}, []string{"c", "--to", "203.0.113.9:80"}, way.Maybe, "masquerade", []string{"no ipMasq", "10.63.0.2"}},
 		{"another network's policy", func(p *patient) {
 			p.add(p.network("walled", "br3", "10.61.0.0/24", `, {"type": "firewall", "ingressPolicy": "published"}`), p.Container("c"), "eth0")
-		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle", "by what a network asks for", "trestle network inspect trestle walled"}},
+		}, []string{"web", "--to", "10.61.0.2:80"}, way.Stops, "rules, forward", []string{"inet trestle", "by the network's configuration", "trestle network inspect trestle walled"}},
 
 		{"in", func(p *patient) { p.web.Serve("tcp", ":80") }, in, way.Passes, "program", []string{"tcp/80"}},
 		{"in from the host", func(p *patient) { p.web.Serve("tcp", ":80") }, []string{"web", "--from", "192.0.2.2", "--port", "8080"}, way.Passes, "program", []string{"tcp/80"}},
-		{"nothing listens", func(*patient) {}, in, way.Stops, "program", []string{"none listens at tcp/80"}},
+		{"nothing listens", func(*patient) {}, in, way.Stops, "program", []string{"no program listens on tcp/80"}},
 		{"it listens to itself", func(p *patient) { p.web.Serve("tcp", "127.0.0.1:80") }, in, way.Stops, "program", []string{"not on 10.22.0.2"}},
 		{"another port", func(*patient) {}, []string{"web", "--from", "192.0.2.1", "--port", "80"}, way.Stops, "published port", []string{"tcp/80", "8080->80/tcp"}},
 		{"no port", func(p *patient) { p.add(p.network("four", "br4", "10.62.0.0/24", ""), p.Container("c"), "eth0") }, []string{"c", "--from", "192.0.2.1", "--port", "80"}, way.Stops, "published port", []string{"publishes none"}},
@@ -189,6 +189,6 @@ func TestExplainForPeople(t *testing.T) {
 	refused(t, p.Host, []string{"--port", "--from"}, "explain", "web", "--port", "80")
 	refused(t, p.Host, []string{"--protocol", "sctp"}, "explain", "web", "--protocol", "sctp")
 	refused(t, p.Host, []string{"--network", "other", "trestle"}, "explain", "web", "--network", "other")
-	refused(t, p.Host, []string{"one way at a time"}, "explain", "web", "--to", "192.0.2.1", "--from", "192.0.2.1", "--port", "1")
+	refused(t, p.Host, []string{"use only one of them"}, "explain", "web", "--to", "192.0.2.1", "--from", "192.0.2.1", "--port", "1")
 	refused(t, p.Host, []string{"CONTAINER", "nothing is given"}, "explain")
 }

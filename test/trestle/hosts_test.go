@@ -292,7 +292,7 @@ func TestExplainHosts(t *testing.T) {
 				m.sh("ip -6 neigh flush dev trestle-vx nud permanent")
 			},
 			"10.40.1.7:80", way.Stops, "tunnel",
-			[]string{"no entry for the neighbour"},
+			[]string{"no neighbour entry"},
 		},
 		{
 			"the underlay has no route", "vxlan", func(m *member) { m.sh("ip route add unreachable 203.0.113.12") },

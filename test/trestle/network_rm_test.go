@@ -113,12 +113,12 @@ func TestGC(t *testing.T) {
 	awaitVeths(t, h, 1)
 	await(t, "web is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
 	before := h.Dump()
-	if got, want := must(t, h, "gc", "--dry-run"), "  would take back lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"; got != want {
+	if got, want := must(t, h, "gc", "--dry-run"), "  would free lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	h.AssertUnchanged(before)
 	refused(t, h, []string{"nowhere", "lab"}, "gc", "nowhere")
-	want := "lab (/etc/cni/net.d/90-lab.conflist): bridge, portmap\n  took back lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"
+	want := "lab (/etc/cni/net.d/90-lab.conflist): bridge, portmap\n  freed lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"
 	if got := must(t, h, "gc", "lab"); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -30,9 +30,9 @@ func TestValidate(t *testing.T) {
 	h.InstallNetwork("20-bad.conflist", "{\n  \"cniVersion\": \"1.0.0\", \"name\": \"good\",\n  \"plugins\": [\n    {\"type\": \"tuning\", \"sysctls\": {}},\n    {\"type\": \"macvlan\"}\n  ]\n}")
 	before = h.Dump()
 	output := run(t, h, "validate")
-	want := `/etc/cni/net.d/20-bad.conflist:2:34: name: "good" is also the name of /etc/cni/net.d/10-good.conflist, and runtimes take that one
+	want := `/etc/cni/net.d/20-bad.conflist:2:34: name: "good" is also the name of /etc/cni/net.d/10-good.conflist, and runtimes use that one
 /etc/cni/net.d/20-bad.conflist:4:24: plugins[0].sysctls: nobody reads this key; is it sysctl?
-/etc/cni/net.d/20-bad.conflist:5:14: plugins[1].type: plugin "macvlan" is in none of ` + h.Dirs().Trestle + "\n"
+/etc/cni/net.d/20-bad.conflist:5:14: plugins[1].type: plugin "macvlan" is not in ` + h.Dirs().Trestle + "\n"
 	if output.Stdout != want || output.Code != 3 {
 		t.Errorf("got exit status %d and\n%swant 3 and\n%s", output.Code, output.Stdout, want)
 	}

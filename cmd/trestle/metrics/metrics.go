@@ -1,5 +1,5 @@
-// Package metrics counts for Prometheus what the inventory and the doctor know. It is
-// pure.
+// Package metrics turns the inventory and doctor's findings into metrics for Prometheus.
+// It is pure. Start at Samples and Write.
 package metrics
 
 import (
@@ -15,20 +15,20 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Sample is one value.
+// Sample is one value of a metric.
 type Sample struct {
 	Name   string            `json:"name"`
 	Help   string            `json:"-"`
 	Labels map[string]string `json:"labels,omitempty"`
 	Value  float64           `json:"value"`
-	// order of Labels, since a map has none
+	// names has the order of Labels, since a map has none.
 	names []string
 }
 
-// label is one of a sample's.
+// label is one label of a sample.
 type label struct{ name, value string }
 
-// collector puts samples together, those of one name one after the other.
+// collector groups samples by name.
 type collector struct{ samples []Sample }
 
 func (c *collector) add(name, help string, value float64, labels ...label) {
@@ -40,7 +40,7 @@ func (c *collector) add(name, help string, value float64, labels ...label) {
 	c.samples = append(c.samples, s)
 }
 
-// Samples are all, in order.
+// Samples returns all samples, in order.
 func Samples(snapshot *inventory.Snapshot, found []doctor.Finding, release string) []Sample {
 	var c collector
 	c.add("info", "This build; the value is 1.", 1, label{"version", release})
@@ -91,7 +91,7 @@ func (c *collector) attachments(snapshot *inventory.Snapshot) {
 	}
 }
 
-// leaks counts what containers that are gone have left, each thing by itself.
+// leaks counts what containers that are gone have left, by kind.
 func (c *collector) leaks(snapshot *inventory.Snapshot) {
 	counts := map[string]int{}
 	known := map[string]bool{}
@@ -113,11 +113,11 @@ func (c *collector) leaks(snapshot *inventory.Snapshot) {
 		}
 	}
 	for _, kind := range []string{"element", "lease", "link", "record"} {
-		c.add("leaks", "Things of containers that are gone, until trestle gc or who needs their place takes them.", float64(counts[kind]), label{"kind", kind})
+		c.add("leaks", "Things left by containers that are gone, until trestle gc frees them or an ADD needs them.", float64(counts[kind]), label{"kind", kind})
 	}
 }
 
-// hosts counts the other hosts, not each by itself: there may be thousands.
+// hosts counts the other hosts rather than list them: there may be thousands.
 func (c *collector) hosts(snapshot *inventory.Snapshot) {
 	node := snapshot.Node
 	if node == nil {
@@ -134,13 +134,13 @@ func (c *collector) hosts(snapshot *inventory.Snapshot) {
 	for _, way := range slices.Sorted(maps.Keys(ways)) {
 		c.add("peers", "Other hosts, by the way that leads to them.", float64(ways[way]), label{"way", way})
 	}
-	c.add("peers_missing", "Other hosts that the store does not list any more, and that nothing proves gone.", float64(missing))
+	c.add("peers_missing", "Other hosts that the store no longer lists, without a proof that they are gone.", float64(missing))
 	for _, state := range []string{"drained", "fenced", "left", "ready", "starting", "stopped", "suspect"} {
-		c.add("node_state", "How trestle-node stands, by its own word: 1 for what is so.", oneIf(node.State == state), label{"state", state})
+		c.add("node_state", "The state that trestle-node reports: 1 for the current one.", oneIf(node.State == state), label{"state", state})
 	}
 	c.add("node_running", "Whether trestle-node runs.", oneIf(node.Running))
 	c.add("node_connected", "Whether trestle-node is connected to its store.", oneIf(node.Running && node.Store.Connected))
-	c.add("node_repairs", "What of the kernel's others have changed, and trestle-node has made again.", float64(node.Repairs))
+	c.add("node_repairs", "Kernel state that other programs changed and trestle-node repaired.", float64(node.Repairs))
 	c.add("node_strangers_dropped_packets", "Packets of the tunnel that came from no peer.", float64(node.Strangers))
 }
 
@@ -161,7 +161,7 @@ func (c *collector) findings(found []doctor.Finding) {
 	}
 }
 
-// Write writes them as Prometheus' text format has it.
+// Write writes the samples in Prometheus' text format.
 func Write(w io.Writer, samples []Sample) error {
 	for first := 0; first < len(samples); {
 		last := first
@@ -176,7 +176,7 @@ func Write(w io.Writer, samples []Sample) error {
 	return nil
 }
 
-// family is that of samples with one name, which are all gauges.
+// family makes a metric family of samples with one name; all are gauges.
 func family(samples []Sample) *dto.MetricFamily {
 	kind := dto.MetricType_GAUGE
 	f := &dto.MetricFamily{Name: &samples[0].Name, Help: &samples[0].Help, Type: &kind}

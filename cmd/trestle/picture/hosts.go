@@ -11,13 +11,12 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Hosts are the other hosts of networks that lead over several, and how this one stands
-// with them.
+// Hosts are the other hosts of networks over several hosts, and this host's own state.
 type Hosts struct {
-	// State is this host's, as trestle-node has it, and Why what is amiss.
+	// State is this host's, as trestle-node reports it; Why is what is wrong.
 	State string `json:"state"`
 	Why   string `json:"why,omitempty"`
-	// Running says that trestle-node does; Store is where it hears of the others.
+	// Running says that trestle-node runs; Store is where it finds the others.
 	Running bool   `json:"running"`
 	Store   string `json:"store,omitempty"`
 	Peers   []Peer `json:"peers"`
@@ -28,20 +27,19 @@ type Peer struct {
 	ID       string   `json:"id"`
 	Name     string   `json:"name"`
 	Networks []string `json:"networks"`
-	// Subnets are its own; their containers are reached by it.
+	// Subnets are its own; its containers are in them.
 	Subnets  []netip.Prefix `json:"subnets"`
 	Underlay []netip.Prefix `json:"underlay"`
 	Way      string         `json:"way"` // "direct", "vxlan" …; "none"
 	Device   string         `json:"device,omitempty"`
 	MTU      int            `json:"mtu,omitempty"`
-	// Seen is when it has last given a sign of life, and Ago the same for people; empty
-	// where nobody knows.
+	// Seen is its last sign of life, and Ago the same for people; empty if unknown.
 	Seen    time.Time `json:"seen,omitzero"`
 	Ago     string    `json:"ago,omitempty"`
 	Missing bool      `json:"missing,omitempty"`
 }
 
-// hosts are the other hosts with a subnet of the networks that are drawn.
+// hosts are the other hosts with a subnet in the networks that are drawn.
 func (d *drafting) hosts() {
 	node := d.snapshot.Node
 	if node == nil {
@@ -100,7 +98,7 @@ func (h Hosts) String() string {
 	return text
 }
 
-// state is the peer's in the colours that containers have: nobody has proved one dead.
+// state is the peer's, in the colours of containers: it is never proved dead.
 func (p Peer) state() inventory.State {
 	switch {
 	case p.Device == "":
@@ -111,7 +109,7 @@ func (p Peer) state() inventory.State {
 	return inventory.Alive
 }
 
-// ago is a time span without what does not matter: "12s ago", "3m ago", "5h ago".
+// ago is a time span for people: "12s ago", "3m ago", "5h ago".
 func ago(span time.Duration) string {
 	switch {
 	case span >= 2*time.Hour:
@@ -122,7 +120,7 @@ func ago(span time.Duration) string {
 	return fmt.Sprintf("%ds ago", max(span, 0)/time.Second)
 }
 
-// facts are what is told of the peer beside its addresses, in lines.
+// facts are the peer's details beside its addresses, by line.
 func (p Peer) facts() []string {
 	words := []string{p.Way}
 	if p.Device == "" {
@@ -141,11 +139,10 @@ func (p Peer) facts() []string {
 	return lines
 }
 
-// hostsName is the name of the panel that other hosts are drawn in.
+// hostsName is the name of the panel of other hosts.
 const hostsName = "other hosts"
 
-// drawn are the segments with one more for the other hosts, if there are any: what is
-// plugged into it are they.
+// drawn are the segments, with one more for the other hosts, if any, as its members.
 func (t Topology) drawn() []Segment {
 	if t.Hosts == nil || len(t.Hosts.Peers) == 0 {
 		return t.Segments
@@ -193,10 +190,10 @@ func (w treeWriter) hosts(h Hosts) branch {
 	return b
 }
 
-// plug is by which device the peer is reached.
+// plug names the device by which the peer is reached.
 func (p Peer) plug() string { return cmp.Or(p.Device, "no way") }
 
-// remark is what is amiss with the peer.
+// remark is what is wrong with the peer.
 func (w treeWriter) remark(p Peer) string {
 	switch {
 	case p.Device == "":

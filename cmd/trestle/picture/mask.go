@@ -12,20 +12,20 @@ import (
 	"strings"
 )
 
-// Masker hides addresses, the same address always behind the same other one, and those of
-// one subnet behind those of one other: it is a prefix-preserving permutation for each
-// key (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). What says nothing of a host is
-// kept, so that the picture can still be read: loopback, multicast, unspecified addresses
-// and netmasks; which private range an address is of, or else its first octet or group;
-// and the end of an IPv6 address that a pool has counted up to.
+// Masker replaces addresses: the same address always by the same other one, and those of
+// one subnet by those of one other subnet. It is a keyed prefix-preserving permutation
+// (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). What does not identify a host is
+// kept, so that the picture stays readable: loopback, multicast, unspecified addresses
+// and netmasks; the private range that an address is in, or else its first octet or
+// group; and the end of an IPv6 address that a pool has counted up to.
 type Masker struct {
 	cipher cipher.Block
 	pad    [16]byte
 	known  map[netip.Addr]netip.Addr
 }
 
-// NewMasker is the masker of the key, which nobody should know: who has it can look
-// behind the masks.
+// NewMasker makes the masker of a key, which must be secret: with it the masks can be
+// undone.
 func NewMasker(key [16]byte) (*Masker, error) {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -36,13 +36,13 @@ func NewMasker(key [16]byte) (*Masker, error) {
 	return m, nil
 }
 
-// shown is a range of addresses of which so many bits are kept.
+// shown is a range of addresses of which that many bits are kept.
 type shown struct {
 	of   netip.Prefix
 	bits int
 }
 
-// shownBits are looked through in order.
+// shownBits are searched in order.
 func shownBits() []shown {
 	var all []shown
 	for _, s := range []struct {
@@ -69,7 +69,7 @@ func shownBits() []shown {
 	return all
 }
 
-// Addr is what stands for the address.
+// Addr is the mask of the address.
 func (m *Masker) Addr(a netip.Addr) netip.Addr {
 	a = a.WithZone("").Unmap()
 	if masked, ok := m.known[a]; ok {
@@ -103,8 +103,7 @@ func (m *Masker) mask(a netip.Addr) netip.Addr {
 	return out
 }
 
-// flip is the top bit of what the cipher makes of the address's bits before this one: 0
-// or 0x80.
+// flip is the top bit of the cipher over the address's bits before this one: 0 or 0x80.
 func (m *Masker) flip(raw []byte, bit int) byte {
 	block := m.pad
 	copy(block[:], raw[:bit/8])
@@ -116,15 +115,15 @@ func (m *Masker) flip(raw []byte, bit int) byte {
 	return block[0] & 0x80
 }
 
-// Text is the text with each address masked that it has: alone, as a prefix, with a port,
-// in a name ("ip-10-0-0-7"), and in a MAC.
+// Text masks each address in the text: alone, as a prefix, with a port, in a name
+// ("ip-10-0-0-7"), and in a MAC.
 func (m *Masker) Text(s string) string {
 	var out strings.Builder
 	m.scan(&out, s, false)
 	return out.String()
 }
 
-// masked is the value, which must be plain data, with all its texts masked.
+// masked is a copy of the value, which must be plain data, with all its texts masked.
 func masked[T any](m *Masker, v T) (T, error) {
 	var masked T
 	data, err := json.Marshal(v)
@@ -139,8 +138,8 @@ func masked[T any](m *Masker, v T) (T, error) {
 	return masked, nil
 }
 
-// scan copies s with addresses masked. In JSON a backslash begins what is no part of a
-// word.
+// scan copies s with addresses masked. In JSON a backslash begins an escape, which is not
+// part of a word.
 func (m *Masker) scan(out *strings.Builder, s string, isJSON bool) {
 	for len(s) > 0 {
 		n := strings.IndexFunc(s, func(r rune) bool { return !isWord(r) })
@@ -170,7 +169,7 @@ func isWord(r rune) bool {
 	return r == '.' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
-// word masks a word, and with it as much of what follows as it says.
+// word masks a word, and as much of what follows as belongs to it.
 func (m *Masker) word(word, rest string) (text string, taken int) {
 	trimmed := strings.TrimRight(word, ".:")
 	if strings.HasSuffix(word, "::") {
@@ -211,7 +210,7 @@ func prefixLength(rest string) (bits, taken int) {
 	return bits, n
 }
 
-// prefix is the address of a prefix: of a subnet again the first.
+// prefix masks the address of a prefix; a subnet's first address stays the first.
 func (m *Masker) prefix(p netip.Prefix) string {
 	a := netip.PrefixFrom(m.Addr(p.Addr()), p.Bits())
 	if p == p.Masked() {
@@ -220,8 +219,8 @@ func (m *Masker) prefix(p netip.Prefix) string {
 	return a.Addr().String()
 }
 
-// mac keeps a MAC's maker, and what those of containers begin with: these go on with
-// the container's address.
+// mac keeps a MAC's vendor part, and the prefix of containers' MACs, whose rest is masked
+// like the container's address.
 func (m *Masker) mac(s string) (string, bool) {
 	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
 	if err != nil || len(raw) != 6 || len(s) != 17 {
@@ -243,7 +242,7 @@ func (m *Masker) mac(s string) (string, bool) {
 	return strings.Join(text, ":"), true
 }
 
-// dashed reads an IPv4 address in a name, "10-0-0-7": its first number is the word.
+// dashed reads an IPv4 address in a name, "10-0-0-7", whose first number is the word.
 func dashed(word, rest string) (a netip.Addr, taken int) {
 	text := word
 	for range 3 {

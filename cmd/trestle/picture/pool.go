@@ -19,20 +19,20 @@ type PoolMap struct {
 	Size    uint64       `json:"size"`
 	Used    uint64       `json:"used"`
 	Dead    uint64       `json:"dead"`
-	// Drawn is the subnet, or the smallest part of a vast one that holds all leases.
+	// Drawn is the subnet, or the smallest part of a huge one that holds all leases.
 	Drawn netip.Prefix `json:"drawn"`
-	// CellBits is the length of the prefix that a cell is.
+	// CellBits is the prefix length of a cell.
 	CellBits int    `json:"cellBits"`
 	Cells    []Cell `json:"cells"`
 }
 
-// Cell is a block of addresses. A number of more than 64 bits is math.MaxUint64.
+// Cell is a block of addresses. Counts beyond 64 bits are math.MaxUint64.
 type Cell struct {
 	Block    netip.Prefix `json:"block"`
 	Free     uint64       `json:"free"`
-	Leased   uint64       `json:"leased"` // to the living, and to whom nobody has proved dead
+	Leased   uint64       `json:"leased"` // to containers that are alive or not proved dead
 	Dead     uint64       `json:"dead"`
-	Reserved uint64       `json:"reserved"` // never leased: gateways, exclusions, reservations, what is out of the range
+	Reserved uint64       `json:"reserved"` // never leased: gateways, exclusions, reservations, what is outside the range
 }
 
 // What a pool is drawn as.
@@ -42,7 +42,7 @@ const (
 	leastBits = 8  // of the number of addresses in such a part
 )
 
-// NewPoolMaps are the pools of the networks named, or of all, in order.
+// NewPoolMaps are the pools of the named networks, or of all, in order.
 func NewPoolMaps(s *inventory.Snapshot, networks ...string) []PoolMap {
 	maps := []PoolMap{}
 	for _, n := range s.Networks {
@@ -109,7 +109,7 @@ func newPoolMap(network string, p inventory.Pool, taken []lease) PoolMap {
 	return m
 }
 
-// rest counts what is free in the cell, and what is none of the range's.
+// rest counts the cell's free addresses, and those outside the range.
 func (c *Cell) rest(p inventory.Pool) {
 	leasable := p.Range.SizeIn(c.Block)
 	c.Free = leasable - min(c.Leased+c.Dead+c.Reserved, leasable)
@@ -123,7 +123,7 @@ func (c *Cell) rest(p inventory.Pool) {
 	}
 }
 
-// drawn is the part of the pool that is looked at.
+// drawn is the part of the pool that is drawn.
 func drawn(p inventory.Pool, taken []lease) netip.Prefix {
 	subnet := p.Subnet.Masked()
 	length := subnet.Addr().BitLen()
@@ -139,8 +139,7 @@ func drawn(p inventory.Pool, taken []lease) netip.Prefix {
 	return part
 }
 
-// place is the number that the address's bits from one to another are: which block of
-// that length it is in.
+// place is the value of the address's bits between two positions: the index of its block.
 func place(a netip.Addr, from, to int) int {
 	raw := a.AsSlice()
 	n := 0
@@ -161,11 +160,11 @@ func block(p netip.Prefix, bits, i int) netip.Prefix {
 	return netip.PrefixFrom(address, bits)
 }
 
-// title says what the pool is, and how full.
+// title names the pool, and its use.
 func (m PoolMap) title() string {
 	text := fmt.Sprintf("%d of %s leased", m.Used, amount(m.Size))
 	if m.Dead > 0 {
-		text += fmt.Sprintf(", %d of them to the dead", m.Dead)
+		text += fmt.Sprintf(", %d of them to dead containers", m.Dead)
 	}
 	return text
 }
@@ -185,7 +184,7 @@ func (m PoolMap) scale() string {
 	return text
 }
 
-// look is what a cell is drawn as.
+// look is how a cell is drawn.
 type look int
 
 // The looks, in the order of the legend.
@@ -199,7 +198,7 @@ const (
 	lookReserved
 )
 
-// looksLike is what matters most of a cell: what is dead can be had back.
+// looksLike picks what matters most about a cell: dead leases can be freed.
 func (c Cell) looksLike() look {
 	switch {
 	case c.Dead > 0:
@@ -221,7 +220,7 @@ func (c Cell) looksLike() look {
 	return lookLeased3
 }
 
-// tip is the cell in words.
+// tip describes the cell.
 func (c Cell) tip() string {
 	text := c.Block.String()
 	if c.Block.IsSingleIP() {

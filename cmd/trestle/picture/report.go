@@ -7,13 +7,13 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Report is all that somebody needs who looks for a fault from afar.
+// Report is everything that somebody needs to find a fault remotely.
 type Report struct {
-	// Time is when the host was looked at, for people.
+	// Time is when the host was read, for people.
 	Time string `json:"time"`
-	// Facts are versions and the like, each a name and a value; they are never masked.
+	// Facts are versions and the like, as name and value; they are never masked.
 	Facts [][2]string `json:"facts"`
-	// Findings are nil where nobody has looked for any.
+	// Findings are nil if no checks were run.
 	Findings []Finding `json:"findings"`
 	Topology Topology  `json:"topology"`
 	Pools    []PoolMap `json:"pools"`
@@ -25,7 +25,7 @@ type Report struct {
 	Masked   bool     `json:"masked"`
 }
 
-// Finding is one of doctor's.
+// Finding is one of doctor's findings.
 type Finding struct {
 	Severity string `json:"severity"`
 	Check    string `json:"check"`
@@ -34,7 +34,7 @@ type Finding struct {
 	Command  string `json:"command,omitempty"`
 }
 
-// Port is a mapped port and who has it.
+// Port is a mapped port and its holder.
 type Port struct {
 	Host      string          `json:"host"`
 	Protocol  string          `json:"protocol"`
@@ -45,7 +45,7 @@ type Port struct {
 	State     inventory.State `json:"state"`
 }
 
-// Route is one of the host's, in words.
+// Route is one of the host's routes, as text.
 type Route struct {
 	To      string `json:"to"`
 	Gateway string `json:"gateway"`
@@ -53,13 +53,13 @@ type Route struct {
 	Metric  int    `json:"metric"`
 }
 
-// List is a network list as it stands in its file.
+// List is a network list as its file has it.
 type List struct {
 	File    string `json:"file"`
 	Content string `json:"content"`
 }
 
-// NewReport is what the snapshot tells; facts, findings and lists are the caller's to add.
+// NewReport reports on the snapshot; the caller adds facts, findings and lists.
 func NewReport(s *inventory.Snapshot) Report {
 	r := Report{Time: s.Time.Format(timeLayout), Topology: NewTopology(s), Pools: NewPoolMaps(s), Problems: s.Problems}
 	for _, a := range s.Attachments {
@@ -77,8 +77,7 @@ func NewReport(s *inventory.Snapshot) Report {
 	return r
 }
 
-// Mask is the report with all addresses masked, also where they are part of a name or a
-// text.
+// Mask is the report with all addresses masked, also within names and texts.
 func (r Report) Mask(m *Masker) (Report, error) {
 	facts := r.Facts
 	hidden, err := masked(m, r)
@@ -86,7 +85,7 @@ func (r Report) Mask(m *Masker) (Report, error) {
 	return hidden, err
 }
 
-// Page is the report as a page for a browser, as topology's is.
+// Page is the report as a page for a browser.
 func (r Report) Page() (string, error) {
 	remark := r.Topology.Counts.String()
 	if r.Masked {
@@ -95,7 +94,7 @@ func (r Report) Page() (string, error) {
 	return render(page{Title: "Trestle report", Remark: remark, Time: r.Time, Viewer: newViewer(r.Topology), Report: &r})
 }
 
-// Looked says whether anybody has looked for faults.
+// Looked says whether checks were run.
 func (r Report) Looked() bool { return r.Findings != nil }
 
 // PoolsSVG is the picture of the pools.

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// canvas is an SVG in the making. (svgo knows whole numbers alone, and writes attributes
-// as they come, which names of containers must not be.)
+// canvas is an SVG under construction. (svgo supports integers only, and does not escape
+// attributes, which may contain names of containers.)
 type canvas struct{ out strings.Builder }
 
 // open begins an element; attributes are pairs of a name and a value.
@@ -64,7 +64,7 @@ func (c *canvas) textEnd(class string, at point, content string) {
 	c.out.WriteString(">" + escape(content) + "</text>\n")
 }
 
-// title is what a browser shows under the pointer.
+// title is the tooltip.
 func (c *canvas) title(content string) { c.out.WriteString("<title>" + escape(content) + "</title>\n") }
 
 // wrapped is the drawing as a document of that size.
@@ -81,7 +81,7 @@ func (c *canvas) wrapped(size rect, label string) string {
 
 type point struct{ x, y float64 }
 
-// rect has its left upper corner at x, y.
+// rect has its upper left corner at x, y.
 type rect struct{ x, y, w, h float64 }
 
 func coordinate(v float64) string {
@@ -91,13 +91,13 @@ func coordinate(v float64) string {
 func escape(s string) string {
 	var out strings.Builder
 	if xml.EscapeText(&out, []byte(s)) != nil {
-		return "" // a strings.Builder takes everything
+		return "" // a strings.Builder never fails
 	}
 	return out.String()
 }
 
-// Sizes of type. Widths are those of DejaVu, the widest of the fonts that the styles
-// name: what fits there fits with each.
+// Font sizes. Widths are those of DejaVu, the widest of the fonts in the style sheet:
+// what fits with it fits with each.
 const (
 	monoEm  = 0.605
 	smallPx = 10.5
@@ -106,10 +106,10 @@ const (
 	headPx  = 16
 )
 
-// monoWidth is how wide text of the class "mono" gets.
+// monoWidth is the width of text of class "mono".
 func monoWidth(s string, size float64) float64 { return float64(len([]rune(s))) * size * monoEm }
 
-// sansWidth is the same of proportional text.
+// sansWidth is the width of proportional text.
 func sansWidth(s string, size float64) float64 {
 	width := 0.0
 	for _, r := range s {
@@ -127,8 +127,7 @@ func sansWidth(s string, size float64) float64 {
 	return width * size
 }
 
-// fit cuts s where it would be wider, in the middle: names and addresses differ at
-// their ends.
+// fit shortens s in the middle to a width: names and addresses differ at their ends.
 func fit(s string, width float64, measure func(string) float64) string {
 	runes := []rune(s)
 	for cut := len(runes) - 1; measure(s) > width && cut > 1; cut-- {
@@ -146,8 +145,8 @@ func fitSans(s string, width, size float64) string {
 	return fit(s, width, func(s string) float64 { return sansWidth(s, size) })
 }
 
-// flow places boxes of the widths side by side, in rows not wider than width; it gives
-// where each begins, and how high all are.
+// flow places boxes side by side in rows of at most that width; it returns the position
+// of each, and the height of all.
 func flow(widths []float64, width, gap, rowHeight float64) (at []point, height float64) {
 	var p point
 	for i, w := range widths {
@@ -163,7 +162,7 @@ func flow(widths []float64, width, gap, rowHeight float64) (at []point, height f
 	return at, p.y + rowHeight
 }
 
-// colour is one for light backgrounds and one for dark ones.
+// colour is one for light and one for dark backgrounds.
 type colour struct{ light, dark string }
 
 // The palette.
@@ -183,7 +182,7 @@ var (
 	goodBar = colour{"#8cc4a8", "#3c7d5f"}
 )
 
-// rules are the style sheet: a selector, a property and its colour.
+// rules are the style sheet: selector, property, colour.
 func rules() []struct {
 	selector, property string
 	colour             colour
@@ -217,7 +216,7 @@ func rules() []struct {
 	}
 }
 
-// styles are written out for both backgrounds: not all that draw SVG know variables.
+// styles are written out for both backgrounds: not all SVG renderers support variables.
 func styles() string {
 	var light, dark strings.Builder
 	for _, r := range rules() {

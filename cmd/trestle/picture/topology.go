@@ -1,10 +1,9 @@
 // Package picture draws the host: as a tree for the terminal, as SVG, as a graph for
-// Graphviz, and as a page for a browser. It draws what the inventory has found, and
-// looks at nothing itself: each of its functions gives the same picture of the same
-// snapshot.
+// Graphviz, and as a page for a browser. It draws what the inventory has found and reads
+// nothing from the host itself, so that the same snapshot always gives the same picture.
 //
-// NewTopology says what there is to draw; tree.go, svg_topology.go, dot.go and page.go
-// draw it. NewPoolMaps does the same for pools of addresses, drawn by pool_text.go and
+// NewTopology collects what there is to draw; tree.go, svg_topology.go, dot.go and
+// page.go draw it. NewPoolMaps does the same for address pools, drawn by pool_text.go and
 // svg_pool.go.
 package picture
 
@@ -19,8 +18,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Topology is the host as pictures have it: ways out, and bridges with what is plugged
-// into them.
+// Topology is the host as it is drawn: uplinks, and bridges with what is plugged into
+// them.
 type Topology struct {
 	Counts Counts `json:"counts"`
 	// DefaultRoutes lead outside.
@@ -29,10 +28,10 @@ type Topology struct {
 	Segments      []Segment      `json:"segments"`
 	// Others are links that are neither uplinks nor on a bridge.
 	Others []Interface `json:"others"`
-	// Hosts are the other hosts; nil where there is no network over several.
+	// Hosts are the other hosts; nil without a network over several hosts.
 	Hosts *Hosts `json:"hosts,omitempty"`
-	// Chains are those that the kernel asks about packets, of nftables and of iptables, in
-	// that order; the caller adds them, since the inventory does not have them.
+	// Chains are the base chains of nftables and iptables, in the order in which the
+	// kernel calls them; the caller adds them, since the inventory does not have them.
 	Chains []Chain `json:"chains,omitempty"`
 }
 
@@ -41,8 +40,8 @@ type Chain struct {
 	Hook    string `json:"hook"` // "forward"; "forward of frames" for those of bridges
 	Table   string `json:"table"`
 	Name    string `json:"name"`
-	Program string `json:"program"` // that shows it: "nft", "iptables" …
-	// Drops says that what none of its rules decides is dropped.
+	Program string `json:"program"` // the program that lists it: "nft", "iptables" …
+	// Drops says that its policy is drop.
 	Drops bool `json:"drops,omitempty"`
 }
 
@@ -61,12 +60,12 @@ func (c Chain) String() string {
 	return c.Name + " of " + c.Table + " (" + strings.Join(remarks, ", ") + ")"
 }
 
-// Counts is the topology in one line.
+// Counts sums the topology up.
 type Counts struct {
 	Networks   int `json:"networks"`
 	Containers int `json:"containers"`
 	Dead       int `json:"dead"`
-	Ports      int `json:"ports"` // runs of published ports
+	Ports      int `json:"ports"` // ranges of published ports
 }
 
 // String is a line for people.
@@ -81,7 +80,7 @@ func (c Counts) String() string {
 	return text
 }
 
-// DefaultRoute is a way to everywhere.
+// DefaultRoute is a default route.
 type DefaultRoute struct {
 	Via  netip.Addr `json:"via,omitzero"`
 	Link string     `json:"link"`
@@ -96,33 +95,33 @@ type Interface struct {
 	MAC       string         `json:"mac,omitempty"`
 	VLAN      int            `json:"vlan,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
-	// Peer is a veth's other end: its name, or its index and its namespace's name or number
-	// (link-netnsid), which is all that can be seen from outside.
+	// Peer is a veth's other end: its name, or its index and its namespace's name or id
+	// (link-netnsid), which is all that is visible from outside.
 	Peer string `json:"peer,omitempty"`
-	// PortVLANs are those that it lets through as a port of a bridge that looks at them.
+	// PortVLANs are those that it lets through as a port of a bridge that filters VLANs.
 	PortVLANs string `json:"portVLANs,omitempty"`
-	// Below are VLANs on the link, and links that it is made of (a bond's).
+	// Below are VLANs on the link, and the members of a bond.
 	Below []Interface `json:"below,omitempty"`
 }
 
-// Segment is a bridge with all that is plugged into it, or a network without one.
+// Segment is a bridge with everything plugged into it, or a network without a bridge.
 type Segment struct {
-	// Name is the bridge's, or the network's that has none.
+	// Name is the bridge's name, or that of a network without a bridge.
 	Name string `json:"name"`
-	// Kind is "bridge" or what else the network's driver is; empty where nobody knows.
+	// Kind is "bridge" or the network's driver; empty if unknown.
 	Kind string `json:"kind"`
-	// Bridge is nil where there is none: the network's driver makes none, or has not yet.
+	// Bridge is nil if there is none: the driver makes none, or has not made it yet.
 	Bridge        *Interface `json:"bridge,omitempty"`
 	VLANFiltering bool       `json:"vlanFiltering,omitempty"`
 	Networks      []Network  `json:"networks"`
 	// Ports are links on the bridge that are no attachment's.
 	Ports   []Interface `json:"ports,omitempty"`
 	Members []Member    `json:"members"`
-	// hosts are what the members stand for where they are no containers.
+	// hosts is set if the members stand for other hosts.
 	hosts *Hosts
 }
 
-// Network is what a picture says of a network.
+// Network is a network as it is drawn.
 type Network struct {
 	Name string `json:"name"`
 	// Badges are its properties, each a word or two ("masquerade", "internal").
@@ -130,7 +129,7 @@ type Network struct {
 	Pools  []Use    `json:"pools,omitempty"`
 }
 
-// Use is how full a pool is.
+// Use is the use of a pool.
 type Use struct {
 	Subnet netip.Prefix `json:"subnet"`
 	Used   uint64       `json:"used"`
@@ -142,7 +141,7 @@ func (u Use) String() string { return fmt.Sprintf("%d of %s in %s", u.Used, amou
 
 // Member is an attachment.
 type Member struct {
-	Name      string          `json:"name"` // what people call the container
+	Name      string          `json:"name"` // the container's name for people
 	Network   string          `json:"network"`
 	Container string          `json:"container"`
 	IfName    string          `json:"ifname"`
@@ -150,21 +149,21 @@ type Member struct {
 	NetNS     string          `json:"netns,omitempty"`
 	State     inventory.State `json:"state"`
 	HostLink  string          `json:"hostLink,omitempty"`
-	// PortVLANs are those of the host's end.
+	// PortVLANs are the host veth's.
 	PortVLANs string       `json:"portVLANs,omitempty"`
 	MAC       string       `json:"mac,omitempty"`
 	Addresses []netip.Addr `json:"addresses"`
-	// Published are its ports as people asked for them ("8080→80/tcp").
+	// Published are its ports as they were asked for ("8080→80/tcp").
 	Published []string `json:"published,omitempty"`
 	// Also are other attachments of the same container ("eth1 on db").
 	Also []string `json:"also,omitempty"`
-	// prefixes stand for the addresses where they are given, and lesser below them.
+	// prefixes are drawn in place of the addresses, if there are any; lesser ones below.
 	prefixes []netip.Prefix
 	lesser   []string
 }
 
-// NewTopology is what there is to draw, of the networks named, or of all. What is not a
-// network's is there only if none is named.
+// NewTopology collects what there is to draw of the named networks, or of all. What
+// belongs to no network is included only if none is named.
 func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 	d := drafting{snapshot: s, only: networks, places: map[string]int{}, hostLinks: map[string]bool{}}
 	d.links()
@@ -182,7 +181,7 @@ func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 	return t
 }
 
-// rank puts bridges of networks first, and what is no network's last.
+// rank sorts bridges of networks first, and what is no network's last.
 func (s Segment) rank() int {
 	switch {
 	case s.Bridge != nil && len(s.Networks) > 0:
@@ -198,7 +197,7 @@ func compareMembers(x, y Member) int {
 		cmp.Compare(x.Name, y.Name), cmp.Compare(x.IfName, y.IfName))
 }
 
-// drafting is a topology in the making.
+// drafting is a topology under construction.
 type drafting struct {
 	snapshot  *inventory.Snapshot
 	only      []string
@@ -214,7 +213,7 @@ func (d *drafting) wants(network string) bool {
 	return len(d.only) == 0 || slices.Contains(d.only, network)
 }
 
-// links tells uplinks, and what stands on which link.
+// links finds uplinks, and which link is on top of which.
 func (d *drafting) links() {
 	s := d.snapshot
 	for _, a := range s.Attachments {
@@ -239,8 +238,8 @@ func (d *drafting) links() {
 	}
 }
 
-// under is the link that l is drawn below: that which a VLAN is on, or a bond that it
-// is in; empty for links that stand for themselves.
+// under is the link below which l is drawn: a VLAN's parent, or a member's bond; empty
+// for links of their own.
 func (d *drafting) under(l inventory.Link) string {
 	if l.Kind == "vlan" && l.PeerNetNS < 0 {
 		return d.names[l.Peer]
@@ -251,7 +250,7 @@ func (d *drafting) under(l inventory.Link) string {
 	return ""
 }
 
-// drawn is the link as pictures have it, without what is below.
+// drawn is the link without what is below it.
 func (d *drafting) drawn(l inventory.Link) Interface {
 	i := Interface{
 		Name: l.Name, Kind: l.Kind, MTU: l.MTU, MAC: l.MAC, VLAN: l.VLAN, Addresses: global(l.Addresses), PortVLANs: vlansOf(l),
@@ -269,8 +268,7 @@ func (d *drafting) drawn(l inventory.Link) Interface {
 	return i
 }
 
-// vlansOf are a port's VLANs in words; none where all is as the kernel makes it: VLAN 1,
-// untagged.
+// vlansOf are a port's VLANs as text; empty for the kernel's default, VLAN 1 untagged.
 func vlansOf(l inventory.Link) string {
 	if len(l.PortVLANs) == 1 && l.PortVLANs[0] == (inventory.PortVLANs{First: 1, Last: 1, Untagged: true}) {
 		return ""
@@ -304,7 +302,7 @@ func global(addresses []netip.Prefix) []netip.Prefix {
 	return kept
 }
 
-// withBelow is the link with all that stands on it.
+// withBelow is the link with everything on top of it.
 func (d *drafting) withBelow(l inventory.Link) Interface {
 	i := d.drawn(l)
 	i.Below = d.below[l.Name]
@@ -314,7 +312,7 @@ func (d *drafting) withBelow(l inventory.Link) Interface {
 	return i
 }
 
-// segments makes one for each bridge, and for each network without.
+// segments makes one for each bridge, and for each network without a bridge.
 func (d *drafting) segments() {
 	for _, l := range d.snapshot.Links {
 		if l.Kind == "bridge" && (len(d.only) == 0 || d.isWanted(l.Name)) {
@@ -336,14 +334,15 @@ func (d *drafting) segments() {
 	}
 }
 
-// isWanted: some network that is asked for has this bridge, or an attachment on it.
+// isWanted says whether a network that is asked for has this bridge or an attachment on
+// it.
 func (d *drafting) isWanted(bridge string) bool {
 	return slices.ContainsFunc(d.snapshot.Networks, func(n inventory.Network) bool { return n.Bridge == bridge && d.wants(n.Name) }) ||
 		slices.ContainsFunc(d.snapshot.Attachments, func(a inventory.Attachment) bool { return a.Bridge == bridge && d.wants(a.Network) })
 }
 
-// segmentOf is the one of the network's bridge, or the network's own, made if need be.
-// A network whose list is gone is where its attachments are.
+// segmentOf is the segment of the network's bridge, or the network's own, added if need
+// be. A network without a list is where its attachments are.
 func (d *drafting) segmentOf(n inventory.Network) *Segment {
 	bridge := n.Bridge
 	if bridge == "" {
@@ -384,7 +383,7 @@ func networkOf(n inventory.Network) Network {
 	return drawn
 }
 
-// plug puts attachments and links where they belong.
+// plug assigns attachments and links to segments.
 func (d *drafting) plug() {
 	on := map[string][]string{} // of each container: "eth0 on web"
 	for _, a := range d.snapshot.Attachments {
@@ -411,7 +410,7 @@ func (d *drafting) plug() {
 	}
 }
 
-// plugLink places a link that is no attachment's and no bridge.
+// plugLink assigns a link that is neither an attachment's nor a bridge.
 func (d *drafting) plugLink(l inventory.Link) {
 	place, onBridge := d.places[l.Master]
 	switch {
@@ -425,7 +424,7 @@ func (d *drafting) plugLink(l inventory.Link) {
 	}
 }
 
-// loopback has 127.0.0.1 and ::1, which is nothing to tell of.
+// loopback is not drawn.
 const loopback = "lo"
 
 func memberOf(a inventory.Attachment) Member {

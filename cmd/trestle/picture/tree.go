@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Tone is what a piece of text says by its colour; it has the same words without.
+// Tone is the meaning of a text's colour; the text says the same without.
 type Tone int
 
 // The tones.
@@ -23,13 +23,13 @@ const (
 	Strong
 )
 
-// TreeOptions say what a tree may take.
+// TreeOptions limit a tree.
 type TreeOptions struct {
-	// Width is how wide it may become; 0: as wide as it is.
+	// Width is the maximum width; 0: no limit.
 	Width int
-	// All says that every container is shown, however many there are.
+	// All shows every container, however many there are.
 	All bool
-	// Paint gives a text its tone's colour; nil: there are none.
+	// Paint colours a text; nil: no colours.
 	Paint func(Tone, string) string
 }
 
@@ -74,7 +74,7 @@ func (t Topology) Tree(o TreeOptions) string {
 	return out.String()
 }
 
-// chains are the rules that packets come to, hook by hook.
+// chains are the chains that packets pass, hook by hook.
 func (w treeWriter) chains(all []Chain) branch {
 	b := branch{lines: []string{w.Paint(Strong, "chains")}}
 	for first := 0; first < len(all); {
@@ -88,7 +88,7 @@ func (w treeWriter) chains(all []Chain) branch {
 	return b
 }
 
-// branch is a part of the tree: lines of its own, and what hangs on it.
+// branch is a part of the tree: lines of its own, and branches below.
 type branch struct {
 	lines    []string
 	children []branch
@@ -96,11 +96,11 @@ type branch struct {
 
 func (b *branch) add(children ...branch) { b.children = append(b.children, children...) }
 
-// indent is how wide a level's connectors are.
+// indent is the width of a level's connectors.
 const indent = 3
 
-// write writes the branch: first begins its first line, and rest all others. Lines are
-// cut to the width.
+// write writes the branch: first begins its first line, rest all others. Lines are cut to
+// the width.
 func (b branch) write(out *strings.Builder, width int, first, rest string) {
 	for i, line := range b.lines {
 		begin := first
@@ -127,8 +127,7 @@ func (b branch) write(out *strings.Builder, width int, first, rest string) {
 
 type treeWriter struct{ TreeOptions }
 
-// room is how much of a line a branch of that depth has, with the connector that stands
-// before its second line.
+// room is the width left for a branch of that depth.
 func (w treeWriter) room(depth int) int {
 	if w.Width == 0 {
 		return 0
@@ -136,8 +135,8 @@ func (w treeWriter) room(depth int) int {
 	return max(w.Width-(depth+1)*indent, 20)
 }
 
-// wrap joins the words by commas, into as many lines as they need; the first begins with
-// head, the others below its end where that leaves room.
+// wrap joins the words by commas into as many lines as needed. The first begins with
+// head; the others are aligned with its end if there is room.
 func (w treeWriter) wrap(head string, words []string, depth int) []string {
 	room := w.room(depth)
 	hang := min(text.StringWidthWithoutEscSequences(head), 24)
@@ -174,7 +173,7 @@ func (w treeWriter) uplink(i Interface, routes []DefaultRoute) branch {
 	return b
 }
 
-// outside says by whom the link leads outside; empty where it does not.
+// outside names the gateways of the link's default routes; empty if it has none.
 func outside(i Interface, routes []DefaultRoute) string {
 	leads := false
 	var vias []string
@@ -208,7 +207,7 @@ func (w treeWriter) down(i Interface) string {
 	return " " + w.Paint(Bad, "down")
 }
 
-// kind is the link's, as people say it.
+// kind is the link's kind for people.
 func (i Interface) kind() string {
 	switch {
 	case i.VLAN > 0:
@@ -262,8 +261,8 @@ func (s Segment) lack() string {
 	return strings.TrimPrefix(s.Kind+", no bridge", ", ")
 }
 
-// members are the segment's containers: one by one where they are not too many, else
-// by group, and of each as many as there is room for.
+// members are the segment's containers: one by one if they are few, else by group, each
+// with as many as there is room for.
 func (w treeWriter) members(s Segment) []branch {
 	groups := s.Groups()
 	if w.All || len(s.Members) <= mostMembers {
@@ -301,11 +300,11 @@ func (w treeWriter) grouped(groups []Group) []branch {
 	return all
 }
 
-// shortestName is what a name is never cut below.
+// shortestName is the length to which names may be cut.
 const shortestName = 20
 
-// rows are members in columns, with a line for each address and port, or below each other
-// where columns find no room. Long names are cut if the rest then fits.
+// rows are members in columns, with a line for each address and port; without room for
+// columns, one below the other. Long names are cut if the rest then fits.
 func (w treeWriter) rows(members []Member, depth int) []branch {
 	rows := make([][4][]string, len(members))
 	var widths [4]int
@@ -338,7 +337,7 @@ func (w treeWriter) rows(members []Member, depth int) []branch {
 	return all
 }
 
-// ports are the member's, not more than a person reads.
+// ports are the member's ports, up to a readable number.
 func (w treeWriter) ports(m Member) []string {
 	if w.All {
 		return m.Published
@@ -371,7 +370,7 @@ func table(row [4][]string, widths [4]int) []string {
 	return lines
 }
 
-// plugOf is both ends of the member's veth.
+// plugOf shows both ends of the member's veth.
 func (w treeWriter) plugOf(m Member) string {
 	if m.HostLink == "" {
 		return w.Paint(Faint, "no link") + " ─ " + m.IfName

@@ -24,8 +24,7 @@ func Bytes(n uint64) string {
 	return fmt.Sprintf("%.0f%cB", value, units[0])
 }
 
-// Age is a time span as kubectl has it ("12s", "5m", "3h", "12d"); "" for one that is
-// not known.
+// Age is a time span in kubectl's format ("12s", "5m", "3h", "12d"); "" if it is unknown.
 func Age(since, now time.Time) string {
 	if since.IsZero() {
 		return ""
@@ -42,8 +41,8 @@ func Age(since, now time.Time) string {
 	}
 }
 
-// Short is the beginning of a container's id as runtimes make them (64 hex digits);
-// other names stay whole.
+// Short is the beginning of a container's id of 64 hex digits; other names are not
+// shortened.
 func Short(id string) string {
 	if len(id) == 64 {
 		return id[:12]

@@ -8,8 +8,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/progress"
 )
 
-// Progress shows how far a long work is: a bar where the remarks go to a terminal, a line
-// for each tenth elsewhere, nothing for what is short.
+// Progress shows the progress of a long operation: a bar on a terminal, a line for each
+// tenth elsewhere, nothing for short ones.
 type Progress struct {
 	what        string
 	total, done int
@@ -18,10 +18,10 @@ type Progress struct {
 	tracker     *progress.Tracker
 }
 
-// few is work that is over before anybody wonders.
+// few is a number of steps that needs no progress.
 const few = 20
 
-// Progress begins a work of so many steps.
+// Progress starts an operation of so many steps.
 func (p *Printer) Progress(what string, total int) *Progress {
 	progressing := &Progress{what: what, total: total, p: p}
 	if total < few || p.JSON {
@@ -49,7 +49,7 @@ func (g *Progress) bar(out io.Writer, colour bool) {
 	go w.Render()
 }
 
-// Step says that one more is done.
+// Step counts one step.
 func (g *Progress) Step() {
 	g.done++
 	switch {
@@ -60,7 +60,7 @@ func (g *Progress) Step() {
 	}
 }
 
-// Done ends the bar; what follows begins on a line of its own.
+// Done ends the bar, so that what follows begins on a new line.
 func (g *Progress) Done() {
 	if g.writer == nil {
 		return

@@ -12,20 +12,20 @@ import (
 // Column is a column of a table.
 type Column struct {
 	Title string
-	// Least is how narrow the column may become, longer text being cut and ended by
-	// "…", for the table to fit the terminal; 0: never narrower than its text.
+	// Least is the width to which the column may be cut, with "…", to fit the table to
+	// the terminal; 0: it is never cut.
 	Least int
-	// Optional leaves the column out, from the last one on, where the table does not fit
-	// even so.
+	// Optional columns are left out, from the last on, if the table does not fit
+	// otherwise.
 	Optional bool
-	// Dear is cut only where no optional column is left: half an address says nothing.
+	// Dear is cut only when no optional column is left: half an address is useless.
 	Dear bool
 	// Right aligns numbers.
 	Right bool
 }
 
-// Table is a table as docker and kubectl have them: titles, and columns two spaces
-// apart. A cell of several lines is a list.
+// Table is a table in the style of docker and kubectl: titles, columns two spaces apart.
+// A cell may have several lines.
 type Table struct {
 	Columns []Column
 	Rows    [][]string
@@ -34,14 +34,13 @@ type Table struct {
 // Add appends a row.
 func (t *Table) Add(cells ...string) { t.Rows = append(t.Rows, cells) }
 
-// List makes a cell of several values.
+// List makes a cell of several lines.
 func List(values ...string) string { return strings.Join(values, "\n") }
 
-// gap is what stands between two columns.
+// gap is the space between two columns.
 const gap = 2
 
-// Table writes the table, so that it fits the terminal if it can. Columns in which no
-// row has anything are left out.
+// Table writes the table, fitted to the terminal if possible. Empty columns are left out.
 func (p *Printer) Table(t Table) error {
 	t, widths := t.withoutEmpty().fit(p.Width)
 	writer := table.NewWriter()
@@ -90,7 +89,7 @@ func (t Table) withoutEmpty() Table {
 	})
 }
 
-// with is the table with those columns that are kept.
+// with is the table with some of its columns.
 func (t Table) with(keep func(column int) bool) Table {
 	slim := Table{Rows: make([][]string, len(t.Rows))}
 	for i := range t.Columns {
@@ -105,8 +104,8 @@ func (t Table) with(keep func(column int) bool) Table {
 	return slim
 }
 
-// fit makes the table no wider than the terminal (0: none), and says how wide each column
-// becomes: names are cut first, then optional columns left out, then the rest is cut.
+// fit makes the table no wider than the terminal (0: none), and returns each column's
+// width: it cuts names first, then leaves out optional columns, then cuts the rest.
 func (t Table) fit(width int) (Table, []int) {
 	for {
 		widths := t.widths()
@@ -128,7 +127,7 @@ func (t Table) fit(width int) (Table, []int) {
 	}
 }
 
-// widths are those of the columns' text.
+// widths are the columns' natural widths.
 func (t Table) widths() []int {
 	widths := make([]int, len(t.Columns))
 	for i, column := range t.Columns {
@@ -140,8 +139,8 @@ func (t Table) widths() []int {
 	return widths
 }
 
-// cut takes from the widest of the columns that may be cut until all fit, and says how
-// much is left over.
+// cut narrows the widest column that may be cut until all fit, and returns the excess
+// that is left.
 func (t Table) cut(widths []int, width int, may func(Column) bool) (over int) {
 	over = -gap - width
 	for _, w := range widths {

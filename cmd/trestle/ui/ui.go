@@ -1,6 +1,6 @@
-// Package ui knows how trestle speaks: as tables for people, no wider than their
-// terminal, as JSON for programs, in colour only where that is welcome. It knows
-// nothing of networks.
+// Package ui formats the answers of trestle: tables for people, fitted to their terminal,
+// JSON for programs, and colour on terminals only. It knows nothing of networks. Start at
+// New.
 package ui
 
 import (
@@ -13,21 +13,21 @@ import (
 	"golang.org/x/term"
 )
 
-// Printer is where a command's answer goes.
+// Printer writes a command's answer.
 type Printer struct {
 	Out io.Writer
-	// Err takes what is no answer: progress and remarks.
+	// Err receives progress and remarks, which are not part of the answer.
 	Err io.Writer
-	// JSON says that the answer shall be one JSON document.
+	// JSON says that the answer is one JSON document.
 	JSON bool
-	// Width is that of the terminal, in columns; 0 where Out is none, and then nothing
-	// is cut short.
+	// Width is the terminal's, in columns; 0 if Out is not a terminal: then nothing is
+	// cut.
 	Width int
 	// Colour says that Out is a terminal and NO_COLOR is not set (no-color.org).
 	Colour bool
 }
 
-// New looks what kind of thing out is.
+// New finds out what out is.
 func New(out, err io.Writer, asJSON bool) *Printer {
 	p := &Printer{Out: out, Err: err, JSON: asJSON}
 	if fd, ok := terminal(out); ok {
@@ -56,24 +56,23 @@ func (p *Printer) Document(v any) error {
 	return encoder.Encode(v)
 }
 
-// Printf writes a line, or a part of one, of the answer.
+// Printf writes a part of the answer.
 func (p *Printer) Printf(format string, args ...any) { fmt.Fprintf(p.Out, format, args...) }
 
-// Notef writes a remark, which is no part of the answer.
+// Notef writes a remark, which is not part of the answer.
 func (p *Printer) Notef(format string, args ...any) { fmt.Fprintf(p.Err, format+"\n", args...) }
 
-// Screen begins a view that takes the place of the one before it; where there is no
-// terminal it comes after it.
+// Screen begins a view that replaces the one before; without a terminal it follows it.
 func (p *Printer) Screen() {
 	if p.Width > 0 && !p.JSON {
 		p.Printf("\x1b[H\x1b[2J")
 	}
 }
 
-// Tone is what a colour says.
+// Tone is the meaning of a colour.
 type Tone int
 
-// The tones. A text has the same words without them.
+// The tones. The text says the same without them.
 const (
 	Plain Tone = iota
 	Good
@@ -83,7 +82,7 @@ const (
 	Strong
 )
 
-// Paint gives s its tone's colour, where there are colours.
+// Paint colours s, if there are colours.
 func (p *Printer) Paint(tone Tone, s string) string {
 	colours := map[Tone]text.Color{Good: text.FgGreen, Warning: text.FgYellow, Bad: text.FgRed, Faint: text.Faint, Strong: text.Bold}
 	colour, ok := colours[tone]

@@ -6,10 +6,10 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// widest is how long lines of prose become where no terminal says otherwise.
+// widest is the width of prose without a terminal.
 const widest = 80
 
-// Wrap breaks prose into lines, each of which begins with indent.
+// Wrap breaks prose into lines that begin with indent.
 func (p *Printer) Wrap(indent, prose string) string {
 	width := p.Width
 	if width == 0 || width > widest {

@@ -9,7 +9,7 @@ import (
 	"github.com/tailscale/hujson"
 )
 
-// document is JSON with the place of each value.
+// document is JSON with the position of each value.
 type document struct {
 	data []byte
 	root hujson.Value
@@ -24,13 +24,13 @@ func newDocument(data []byte) *document {
 
 func asSyntax(err error, wrong **json.SyntaxError) bool { return errors.As(err, wrong) }
 
-// position is the line and the column of an offset, both from 1; columns count bytes.
+// position converts an offset to line and column, both from 1; columns count bytes.
 func (d *document) position(offset int) (line, column int) {
 	before := string(d.data[:min(max(offset, 0), len(d.data))])
 	return strings.Count(before, "\n") + 1, len(before) - strings.LastIndex(before, "\n")
 }
 
-// members are those of an object; none for any other value.
+// members are an object's; none for any other value.
 func members(v hujson.Value) []hujson.ObjectMember {
 	if object, ok := v.Value.(*hujson.Object); ok {
 		return object.Members
@@ -50,7 +50,7 @@ func nameOf(m hujson.ObjectMember) string {
 	return literal.String()
 }
 
-// text is a string's; ok is false for any other value.
+// text is the value of a string; ok is false for any other value.
 func text(v hujson.Value) (s string, ok bool) {
 	literal, isLiteral := v.Value.(hujson.Literal)
 	if !isLiteral || literal.Kind() != '"' {
@@ -59,7 +59,7 @@ func text(v hujson.Value) (s string, ok bool) {
 	return literal.String(), true
 }
 
-// member is that with the name, in whatever case.
+// member is the member of that name, in any letter case.
 func member(v hujson.Value, name string) (found hujson.Value, ok bool) {
 	for _, m := range members(v) {
 		if strings.EqualFold(nameOf(m), name) {
@@ -70,7 +70,7 @@ func member(v hujson.Value, name string) (found hujson.Value, ok bool) {
 }
 
 // locate is the offset of the value at a path such as "plugins[0].ipam.type", or of the
-// last one on the way to it that is there.
+// nearest one above it.
 func (d *document) locate(path string) int {
 	at := d.root
 	offset := at.StartOffset
@@ -91,7 +91,7 @@ func (d *document) locate(path string) int {
 	return offset
 }
 
-// steps are the names and indexes of a path.
+// steps splits a path into names and indexes.
 func steps(path string) []string {
 	return strings.FieldsFunc(strings.ReplaceAll(path, "]", ""), func(r rune) bool { return r == '.' || r == '[' })
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// known are the keys of one object, by their paths.
+// known are the keys of one object, by path.
 type known struct {
 	keys  []cni.Key
 	rules Rules
@@ -19,8 +19,8 @@ type known struct {
 	ipam bool
 }
 
-// find is the key at a path, in whatever case; open says that one of the paths may have
-// any key below it. A key may be there more than once, if several read it.
+// find returns the key at a path, in any letter case. A path may occur more than once, if
+// several parsers read it; its value is open to any key if one of them says so.
 func (k known) find(path string) (key cni.Key, ok bool) {
 	for _, one := range k.keys {
 		if strings.EqualFold(one.Path, path) {
@@ -32,7 +32,7 @@ func (k known) find(path string) (key cni.Key, ok bool) {
 	return key, ok
 }
 
-// hasBelow says that some key stands below this path.
+// hasBelow says whether there is a key below this path.
 func (k known) hasBelow(path string) bool {
 	return slices.ContainsFunc(k.keys, func(key cni.Key) bool { return beginsFold(key.Path, path+".") || beginsFold(key.Path, path+"[") })
 }
@@ -41,8 +41,8 @@ func beginsFold(s, beginning string) bool {
 	return len(s) >= len(beginning) && strings.EqualFold(s[:len(beginning)], beginning)
 }
 
-// place is where a value stands: its path as keys have it, "ipam.ranges[][]", and as the
-// file has it, "plugins[0].ipam.ranges[0][0]".
+// place is the position of a value: its path in terms of keys, "ipam.ranges[][]", and in
+// the file, "plugins[0].ipam.ranges[0][0]".
 type place struct{ key, file string }
 
 func (p place) member(name string) place { return place{p.key + name, p.file + name} }
@@ -51,14 +51,14 @@ func (p place) inside() place { return place{p.key + ".", p.file + "."} }
 
 func (p place) element(i int) place { return place{p.key + "[]", fmt.Sprintf("%s[%d]", p.file, i)} }
 
-// object holds the members of v against the keys that begin with at.key ("" or "ipam.").
+// object checks the members of v against the keys that begin with at.key ("" or "ipam.").
 func (k known) object(f *file, v hujson.Value, at place) {
 	seen := map[string]bool{}
 	for _, m := range members(v) {
 		name := nameOf(m)
 		folded := strings.ToLower(name)
 		if seen[folded] {
-			f.at(m.Name.StartOffset, at.file+name, "this key stands here twice, and the last one counts")
+			f.at(m.Name.StartOffset, at.file+name, "this key occurs twice; the last one counts")
 		}
 		seen[folded] = true
 		key, ok := k.find(at.key + name)
@@ -76,12 +76,12 @@ func (k known) object(f *file, v hujson.Value, at place) {
 	}
 }
 
-// isRemark: people write remarks by such keys, since JSON has none.
+// isRemark: such keys are used for remarks, since JSON has no comments.
 func isRemark(name string) bool {
 	return strings.HasPrefix(name, "_") || strings.HasPrefix(name, "//") || strings.HasPrefix(name, "#")
 }
 
-// below looks into an object, or a list of some.
+// below checks an object, or a list of objects.
 func (k known) below(f *file, v hujson.Value, open bool, at place) {
 	switch v.Value.(type) {
 	case *hujson.Object:
@@ -96,7 +96,7 @@ func (k known) below(f *file, v hujson.Value, open bool, at place) {
 	}
 }
 
-// fits says whether the value is of the type, and what it is. null is left out.
+// fits says whether the value has the type, and what it is. null counts as absent.
 func fits(v hujson.Value, kind string) (got string, ok bool) {
 	if of, isList := strings.CutPrefix(kind, "list of "); isList {
 		if _, isArray := v.Value.(*hujson.Array); !isArray {
@@ -161,8 +161,8 @@ func article(kind string) string {
 	return kind
 }
 
-// unknown says of a key that nobody reads what was meant, if it can be told: one that is
-// written much like it, one that stands elsewhere, or one of another plugin.
+// unknown describes a key that nothing reads, and suggests what was meant: a key of
+// similar spelling, of another place, or of another plugin.
 func (k known) unknown(path, name string) string {
 	const nobody = "nobody reads this key"
 	var siblings []string
@@ -185,7 +185,7 @@ func (k known) unknown(path, name string) string {
 		}
 	}
 	if slices.ContainsFunc(cni.ProtocolKeys(), func(key cni.Key) bool { return strings.EqualFold(key.Path, name) }) {
-		return nobody + " here; it belongs into a plugin's {…}"
+		return nobody + " here; it belongs in a plugin's {…}"
 	}
 	for _, plugin := range k.rules.Ours {
 		reads := func(key cni.Key) bool {
@@ -198,7 +198,7 @@ func (k known) unknown(path, name string) string {
 	return nobody
 }
 
-// nearest is the candidate that is written most alike, if it is much.
+// nearest is the candidate of the most similar spelling, if it is similar enough.
 func nearest(name string, candidates []string) (string, bool) {
 	best, distance := "", max(2, len(name)/4)+1
 	for _, candidate := range candidates {

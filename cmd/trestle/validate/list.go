@@ -17,8 +17,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// listKeys are those of a list itself (CNI spec 1.1, section 1, and libcni's), and what
-// trestle and nerdctl keep in it.
+// listKeys are the keys of the list itself (CNI spec 1.1, section 1, and libcni's), and
+// those that trestle and nerdctl add.
 func listKeys() []cni.Key {
 	return []cni.Key{
 		{Path: "cniVersion", Type: "string"},
@@ -34,7 +34,7 @@ func listKeys() []cni.Key {
 	}
 }
 
-// list looks at one file that is JSON.
+// list checks one file that is valid JSON.
 func (r Rules) list(f *file) {
 	if _, ok := f.root.Value.(*hujson.Object); !ok {
 		f.at(0, "", "a network list is an object, {…}")
@@ -60,17 +60,17 @@ func (r Rules) list(f *file) {
 	if list, err := network.ReadFile(f.name); err == nil {
 		f.list = &list
 	} else if len(f.problems) == 0 {
-		f.at(0, "", "no runtime takes this file: %v", err)
+		f.at(0, "", "no runtime accepts this file: %v", err)
 	}
 }
 
-// head is what belongs to the network.
+// head checks what belongs to the network.
 func (r Rules) head(f *file) {
 	name, _ := member(f.root, "name")
 	if s, ok := text(name); !ok || s == "" {
 		f.on("name", "missing: a network has a name")
 	} else if utils.ValidateNetworkName(s) != nil {
-		f.on("name", "%q: no runtime takes a name like this; it has letters, digits, and . _ - between them", s)
+		f.on("name", "%q: no runtime accepts this name; use letters and digits, with . _ - between them", s)
 	}
 	for _, v := range r.versionsOf(f) {
 		for _, runtime := range r.Runtimes {
@@ -81,16 +81,16 @@ func (r Rules) head(f *file) {
 	}
 }
 
-// versionsOf are the versions of the list that there are.
+// versionsOf returns the versions of the list that exist.
 func (r Rules) versionsOf(f *file) []string {
 	at, ok := member(f.root, "cniVersion")
 	s, isText := text(at)
 	switch {
 	case !ok:
 		f.on("cniVersion", "missing, and then it is 0.1.0, without GC and STATUS; say 1.0.0")
-	case !isText: // told by its type
+	case !isText: // its type is reported already
 	case !slices.Contains(version.All.SupportedVersions(), s):
-		f.on("cniVersion", "%q is no version of CNI; there are %s", s, strings.Join(version.All.SupportedVersions(), ", "))
+		f.on("cniVersion", "%q is not a version of CNI; use one of %s", s, strings.Join(version.All.SupportedVersions(), ", "))
 	default:
 		return []string{s}
 	}
@@ -102,7 +102,7 @@ func newer(a, than string) bool {
 	return err == nil && is
 }
 
-// plugin looks at one plugin's object; where is its path in the file, with a dot.
+// plugin checks one plugin's object; where is its path in the file, with a dot.
 func (r Rules) plugin(f *file, v hujson.Value, where string) {
 	typeValue, _ := member(v, "type")
 	name, ok := text(typeValue)
@@ -118,13 +118,13 @@ func (r Rules) plugin(f *file, v hujson.Value, where string) {
 	}
 	before := len(f.problems)
 	known{slices.Concat(keys, ipam), r, ipam != nil}.object(f, v, place{"", where})
-	if len(f.problems) == before { // else the same would be said twice
+	if len(f.problems) == before { // else the same would be reported twice
 		r.values(f, v, name, where)
 	}
 	r.capabilities(f, v, name, where)
 }
 
-// ipam are the keys of the plugin that is named there; nil for one that is not ours.
+// ipam returns the keys of the IPAM plugin that is named; nil if it is not ours.
 func (r Rules) ipam(f *file, v hujson.Value, where string) []cni.Key {
 	object, ok := member(v, "ipam")
 	if !ok {
@@ -142,7 +142,7 @@ func (r Rules) ipam(f *file, v hujson.Value, where string) []cni.Key {
 
 func (r Rules) installed(f *file, name, path string) {
 	if !r.Installed(name) {
-		message := fmt.Sprintf("plugin %q is in none of %s", name, strings.Join(r.Path, ", "))
+		message := fmt.Sprintf("plugin %q is not in %s", name, strings.Join(r.Path, ", "))
 		if like, ok := nearest(name, r.Ours); ok && !slices.Contains(r.Ours, name) {
 			message += "; is it " + like + "?"
 		}
@@ -152,15 +152,15 @@ func (r Rules) installed(f *file, name, path string) {
 	versions := r.Versions(name)
 	at, _ := member(f.root, "cniVersion")
 	if v, ok := text(at); ok && len(versions) > 0 && !slices.Contains(versions, v) {
-		f.on("cniVersion", "plugin %s knows no %s; it knows %s", name, v, strings.Join(versions, ", "))
+		f.on("cniVersion", "plugin %s does not support %s; it supports %s", name, v, strings.Join(versions, ", "))
 	}
 }
 
 // capabilityNames are those of the conventions (containernetworking/cni, CONVENTIONS.md).
 var capabilityNames = []string{"portMappings", "ipRanges", "bandwidth", "dns", "ips", "mac", "infinibandGUID", "deviceID", "aliases", "cgroupPath"}
 
-// capabilities finds a plugin that is good for nothing without what it is not sent, and
-// names that no runtime knows.
+// capabilities reports a plugin that does nothing because it does not ask for a
+// capability, and capabilities that no runtime knows.
 func (r Rules) capabilities(f *file, v hujson.Value, name, where string) {
 	object, _ := member(v, "capabilities")
 	for _, m := range members(object) {
@@ -174,11 +174,11 @@ func (r Rules) capabilities(f *file, v hujson.Value, name, where string) {
 	}
 	asked, ok := member(object, needs)
 	if literal, isLiteral := asked.Value.(hujson.Literal); !ok || isLiteral && literal.Kind() == 'f' {
-		f.on(where+"capabilities", `"capabilities": {%q: true} is missing: runtimes send nothing, and the plugin does nothing`, needs)
+		f.on(where+"capabilities", `"capabilities": {%q: true} is missing: without it runtimes send nothing, and the plugin does nothing`, needs)
 	}
 }
 
-// says: the list has the values itself.
+// says reports whether the list has the values itself.
 func says(v hujson.Value, capability string) bool {
 	config, _ := member(v, "runtimeConfig")
 	_, inConfig := member(config, capability)
@@ -187,14 +187,14 @@ func says(v hujson.Value, capability string) bool {
 	return inConfig || ingress || egress
 }
 
-// field is how the plugins' errors begin: with the key.
+// field matches the key at the beginning of a plugin's error.
 var field = regexp.MustCompile(`^(?:network configuration: )?([A-Za-z][\w.-]*(?:\[\d+\][\w.]*)*): `)
 
-// values asks the plugin, and the IPAM plugin, what they make of the configuration.
+// values asks the plugin, and its IPAM plugin, whether they accept the configuration.
 func (r Rules) values(f *file, v hujson.Value, name, where string) {
 	config, version, err := r.config(f, v)
 	if err != nil {
-		return // not an object: told by its type
+		return // not an object: its type is reported already
 	}
 	names := []string{name}
 	object, _ := member(v, "ipam")
@@ -227,13 +227,13 @@ func (r Rules) config(f *file, v hujson.Value) (config []byte, version string, e
 	if version == "" {
 		version = "0.1.0"
 	}
-	keys["cniVersion"], _ = json.Marshal(version) // a string always can be
+	keys["cniVersion"], _ = json.Marshal(version) // a string always marshals
 	keys["name"] = json.RawMessage(`"n"`)
 	config, err = json.Marshal(keys)
 	return config, version, err
 }
 
-// split are the errors that were joined.
+// split returns joined errors one by one.
 func split(err error) []error {
 	var joined interface{ Unwrap() []error }
 	switch {

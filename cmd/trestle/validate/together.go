@@ -6,7 +6,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// together finds what two lists cannot both have.
+// together finds conflicts between two lists.
 func together(files []*file) {
 	for i, f := range files {
 		for _, earlier := range files[:i] {
@@ -14,7 +14,7 @@ func together(files []*file) {
 				continue
 			}
 			if f.list.Name == earlier.list.Name {
-				f.on("name", "%q is also the name of %s, and runtimes take that one", f.list.Name, earlier.name)
+				f.on("name", "%q is also the name of %s, and runtimes use that one", f.list.Name, earlier.name)
 				continue
 			}
 			overlap(f, earlier)
@@ -26,7 +26,7 @@ func overlap(f, earlier *file) {
 	mine, err := f.list.Facts()
 	theirs, otherErr := earlier.list.Facts()
 	if err != nil || otherErr != nil {
-		return // told by the plugin
+		return // the plugin reports it
 	}
 	for i, set := range mine.Sets {
 		for j, r := range set {

@@ -1,9 +1,9 @@
-// Package validate knows the mistakes that people make in network lists, and where in
-// the file they stand: keys that nobody reads, values of the wrong type, what a plugin
-// would refuse, and what two lists cannot both have.
+// Package validate finds the mistakes that people make in network lists, with their place
+// in the file: unknown keys, values of the wrong type, values that a plugin refuses, and
+// conflicts between two lists.
 //
-// Start at Rules.Files. Which keys there are is told by the plugins themselves, whose
-// structs read them, and what their values may be by the plugins' own parsers.
+// Start at Rules.Files. The plugins themselves tell which keys there are, and their own
+// parsers which values are valid.
 package validate
 
 import (
@@ -22,12 +22,12 @@ type Problem struct {
 	File   string `json:"file"`
 	Line   int    `json:"line"` // from 1
 	Column int    `json:"column"`
-	// Path is the key that it is about: "plugins[0].ipam.ranges[0][0].subnet".
+	// Path is the key: "plugins[0].ipam.ranges[0][0].subnet".
 	Path string `json:"path,omitempty"`
 	Text string `json:"text"`
 }
 
-// String is as compilers have it, so that editors jump there.
+// String has the format of compilers' errors, so that editors can jump there.
 func (p Problem) String() string {
 	at := fmt.Sprintf("%s:%d:%d: ", p.File, p.Line, p.Column)
 	if p.Path != "" {
@@ -36,16 +36,16 @@ func (p Problem) String() string {
 	return at + p.Text
 }
 
-// Rules are what the files are held against.
+// Rules are what the files are checked against.
 type Rules struct {
-	// Keys are those that one of Trestle's plugins reads; nil for any other plugin.
+	// Keys are the keys that one of Trestle's plugins reads; nil for any other plugin.
 	Keys func(plugin string) []cni.Key
 	// Ours are the names of Trestle's plugins.
 	Ours []string
-	// Parse is what the plugin says of its configuration.
+	// Parse returns the plugin's error for its configuration.
 	Parse func(plugin string, r *cni.Request) error
-	// Installed says whether runtimes find a plugin of that name, and Versions which
-	// versions of CNI it knows; none: it does not say.
+	// Installed says whether runtimes find a plugin of that name. Versions are the CNI
+	// versions that it supports; nil if it does not say.
 	Installed func(plugin string) bool
 	Versions  func(plugin string) []string
 	// Path is where runtimes look for plugins.
@@ -54,22 +54,22 @@ type Rules struct {
 	Runtimes []Runtime
 }
 
-// Runtime is one that is installed, and the newest version of CNI whose results it reads.
+// Runtime is an installed runtime, and the newest version of CNI whose results it reads.
 type Runtime struct{ Name, Version, Newest string }
 
 func (r Runtime) String() string { return r.Name + " " + r.Version }
 
-// file is one list on the way through the checks.
+// file is one list while it is checked.
 type file struct {
 	*document
 	name string
-	// list is nil where the file is no list.
+	// list is nil if the file is not a list.
 	list     *network.List
 	problems []Problem
 }
 
-// Files looks at each file by itself, and at all of them together. The error is for one
-// that cannot be read.
+// Files checks each file by itself, and all of them together. It is an error if one
+// cannot be read.
 func (r Rules) Files(names []string) ([]Problem, error) {
 	var files []*file
 	for _, name := range names {
@@ -94,16 +94,16 @@ func (r Rules) Files(names []string) ([]Problem, error) {
 	return all, nil
 }
 
-// at notes a problem at an offset.
+// at adds a problem at an offset.
 func (f *file) at(offset int, path, format string, args ...any) {
 	line, column := f.position(offset)
 	f.problems = append(f.problems, Problem{File: f.name, Line: line, Column: column, Path: path, Text: fmt.Sprintf(format, args...)})
 }
 
-// on notes a problem of the value at a path, or of what is nearest above it.
+// on adds a problem at the value of a path, or at the nearest one above it.
 func (f *file) on(path, format string, args ...any) { f.at(f.locate(path), path, format, args...) }
 
-// syntax: runtimes read JSON, without comments and commas at the end.
+// syntax checks for plain JSON: runtimes accept no comments and no trailing commas.
 func (r Rules) syntax(f *file) bool {
 	if f.err == nil && f.root.IsStandard() {
 		return true
@@ -115,9 +115,9 @@ func (r Rules) syntax(f *file) bool {
 	case len(f.data) == 0:
 		f.at(0, "", "the file is empty")
 	case asSyntax(err, &wrong):
-		f.at(int(wrong.Offset)-1, "", "this is no JSON: %v; runtimes take no comments, and no comma before a bracket that closes", wrong)
+		f.at(int(wrong.Offset)-1, "", "invalid JSON: %v; runtimes accept no comments, and no comma before a closing bracket", wrong)
 	default:
-		f.at(0, "", "this is no JSON: %v", cmp.Or(f.err, err))
+		f.at(0, "", "invalid JSON: %v", cmp.Or(f.err, err))
 	}
 	return false
 }

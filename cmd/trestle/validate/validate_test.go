@@ -78,9 +78,9 @@ func TestProblems(t *testing.T) {
 		{"a key that stands elsewhere", plugin(hostLocal + `, "subnet": "10.1.0.0/24"`), []string{"a.conflist:2:93: plugins[0].subnet: nobody reads this key here; it is ipam.subnet"}},
 		{"a key of another plugin", plugin(hostLocal + `, "ingressPolicy": "open"`), []string{"a.conflist:2:93: plugins[0].ingressPolicy: nobody reads this key here; plugin firewall does"}},
 		{"a key that nobody has", plugin(hostLocal + `, "frobnicate": 1`), []string{"a.conflist:2:93: plugins[0].frobnicate: nobody reads this key"}},
-		{"a plugin's key at the list", `{"cniVersion": "1.0.0", "name": "n", "capabilities": {}, "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:38: capabilities: nobody reads this key here; it belongs into a plugin's {…}"}},
+		{"a plugin's key at the list", `{"cniVersion": "1.0.0", "name": "n", "capabilities": {}, "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:38: capabilities: nobody reads this key here; it belongs in a plugin's {…}"}},
 		{"a key of the list", `{"cniVersion": "1.0.0", "name": "n", "plugin": [], "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:38: plugin: nobody reads this key; is it plugins?"}},
-		{"twice", plugin(hostLocal + `, "mtu": 1400, "MTU": 1500`), []string{"a.conflist:2:106: plugins[0].MTU: this key stands here twice, and the last one counts"}},
+		{"twice", plugin(hostLocal + `, "mtu": 1400, "MTU": 1500`), []string{"a.conflist:2:106: plugins[0].MTU: this key occurs twice; the last one counts"}},
 		{"other plugins' keys are not known", plugin(`"type": "macvlan", "master": "eth0", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]]}`), nil},
 
 		{"text for a number", plugin(hostLocal + `, "mtu": "1400"`), []string{`a.conflist:2:100: plugins[0].mtu: text "1400", where it takes a whole number`}},
@@ -93,24 +93,24 @@ func TestProblems(t *testing.T) {
 		{"one that the IPAM plugin refuses", plugin(`"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}`), []string{"a.conflist:2:100: plugins[0].ipam.ranges[0][0].gateway: 10.2.0.1 is outside 10.1.0.0/24"}},
 		{"one that portmap refuses", plugin(`"type": "portmap", "backend": "pf", "capabilities": {"portMappings": true}`), []string{`a.conflist:2:32: plugins[0].backend: unknown backend "pf"; use "nftables", "iptables", or leave it out`}},
 
-		{"no capabilities", plugin(`"type": "portmap"`), []string{`a.conflist:2:1: plugins[0].capabilities: "capabilities": {"portMappings": true} is missing: runtimes send nothing, and the plugin does nothing`}},
-		{"one that is off", plugin(`"type": "bandwidth", "capabilities": {"bandwidth": false}`), []string{`a.conflist:2:39: plugins[0].capabilities: "capabilities": {"bandwidth": true} is missing: runtimes send nothing, and the plugin does nothing`}},
+		{"no capabilities", plugin(`"type": "portmap"`), []string{`a.conflist:2:1: plugins[0].capabilities: "capabilities": {"portMappings": true} is missing: without it runtimes send nothing, and the plugin does nothing`}},
+		{"one that is off", plugin(`"type": "bandwidth", "capabilities": {"bandwidth": false}`), []string{`a.conflist:2:39: plugins[0].capabilities: "capabilities": {"bandwidth": true} is missing: without it runtimes send nothing, and the plugin does nothing`}},
 		{"what the list says itself", plugin(`"type": "bandwidth", "ingressRate": 1000000, "ingressBurst": 1000000`), nil},
 		{"one that no runtime knows", plugin(hostLocal + `, "capabilities": {"macs": true}`), []string{"a.conflist:2:110: plugins[0].capabilities.macs: no runtime knows this capability; is it mac?"}},
 
-		{"a plugin that is missing", plugin(`"type": "ipvlan"`), []string{`a.conflist:2:10: plugins[0].type: plugin "ipvlan" is in none of /opt/cni/bin`}},
-		{"one that is misspelt", plugin(`"type": "bidge"`), []string{`a.conflist:2:10: plugins[0].type: plugin "bidge" is in none of /opt/cni/bin; is it bridge?`}},
-		{"an IPAM plugin that is missing", plugin(`"type": "bridge", "ipam": {"type": "dhcp", "daemonSocketPath": "/x"}`), []string{`a.conflist:2:37: plugins[0].ipam.type: plugin "dhcp" is in none of /opt/cni/bin`}},
+		{"a plugin that is missing", plugin(`"type": "ipvlan"`), []string{`a.conflist:2:10: plugins[0].type: plugin "ipvlan" is not in /opt/cni/bin`}},
+		{"one that is misspelt", plugin(`"type": "bidge"`), []string{`a.conflist:2:10: plugins[0].type: plugin "bidge" is not in /opt/cni/bin; is it bridge?`}},
+		{"an IPAM plugin that is missing", plugin(`"type": "bridge", "ipam": {"type": "dhcp", "daemonSocketPath": "/x"}`), []string{`a.conflist:2:37: plugins[0].ipam.type: plugin "dhcp" is not in /opt/cni/bin`}},
 		{"no type", plugin(`"bridge": "br0"`), []string{`a.conflist:2:1: plugins[0].type: missing: which plugin?`}},
 
 		{"no name", `{"cniVersion": "1.0.0", "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:1: name: missing: a network has a name"}},
-		{"a name that no runtime takes", `{"cniVersion": "1.0.0", "name": "a b", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:33: name: "a b": no runtime takes a name like this; it has letters, digits, and . _ - between them`}},
+		{"a name that no runtime takes", `{"cniVersion": "1.0.0", "name": "a b", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:33: name: "a b": no runtime accepts this name; use letters and digits, with . _ - between them`}},
 		{"no version", `{"name": "n", "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:1: cniVersion: missing, and then it is 0.1.0, without GC and STATUS; say 1.0.0"}},
-		{"a version that nobody knows", `{"cniVersion": "1.5.0", "name": "n", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:16: cniVersion: "1.5.0" is no version of CNI; there are 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0`}},
+		{"a version that nobody knows", `{"cniVersion": "1.5.0", "name": "n", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:16: cniVersion: "1.5.0" is not a version of CNI; use one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0`}},
 		{"no plugins", `{"cniVersion": "1.0.0", "name": "n", "plugins": []}`, []string{"a.conflist:1:49: plugins: a network list has plugins, and this one has none"}},
 
-		{"a comma at the end", "{\"cniVersion\": \"1.0.0\",\n}", []string{"a.conflist:2:1: this is no JSON: invalid character '}' looking for beginning of object key string; runtimes take no comments, and no comma before a bracket that closes"}},
-		{"half of it", `{"cniVersion": `, []string{"a.conflist:1:15: this is no JSON: unexpected end of JSON input; runtimes take no comments, and no comma before a bracket that closes"}},
+		{"a comma at the end", "{\"cniVersion\": \"1.0.0\",\n}", []string{"a.conflist:2:1: invalid JSON: invalid character '}' looking for beginning of object key string; runtimes accept no comments, and no comma before a closing bracket"}},
+		{"half of it", `{"cniVersion": `, []string{"a.conflist:1:15: invalid JSON: unexpected end of JSON input; runtimes accept no comments, and no comma before a closing bracket"}},
 		{"nothing in it", "", []string{"a.conflist:1:1: the file is empty"}},
 		{"no object", "[]", []string{"a.conflist:1:1: a network list is an object, {…}"}},
 	} {
@@ -127,7 +127,7 @@ func TestTogether(t *testing.T) {
 	one := plugin(hostLocal)
 	got := problems(t, usual(), one, one, strings.Replace(strings.Replace(one, `"n"`, `"m"`, 1), "10.1.0.0/24", "10.1.0.128/25", 1))
 	want := []string{
-		`b.conflist:1:33: name: "n" is also the name of a.conflist, and runtimes take that one`,
+		`b.conflist:1:33: name: "n" is also the name of a.conflist, and runtimes use that one`,
 		`c.conflist:2:74: plugins[0].ipam.ranges[0][0].subnet: 10.1.0.128/25 overlaps with 10.1.0.0/24 of network n (a.conflist): two containers may get the same address`,
 		`c.conflist:2:74: plugins[0].ipam.ranges[0][0].subnet: 10.1.0.128/25 overlaps with 10.1.0.0/24 of network n (b.conflist): two containers may get the same address`,
 	}
@@ -144,7 +144,7 @@ func TestVersions(t *testing.T) {
 	list := strings.Replace(plugin(`"type": "bridge", "ipam": {"type": "dhcp"}`), "1.0.0", "1.1.0", 1)
 	want := []string{
 		"a.conflist:1:16: cniVersion: containerd 1.6.20 cannot read results of 1.1.0; say 1.0.0",
-		"a.conflist:1:16: cniVersion: plugin dhcp knows no 1.1.0; it knows 0.4.0, 1.0.0",
+		"a.conflist:1:16: cniVersion: plugin dhcp does not support 1.1.0; it supports 0.4.0, 1.0.0",
 	}
 	if got := problems(t, r, list); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

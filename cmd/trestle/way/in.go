@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// In is the way of who comes from an address for a port of the host, to the container.
+// In is the path from a client to a port of the host, and on to the container.
 func (h *Host) In(a inventory.Attachment, from netip.Addr, port uint16, protocol string) Way {
 	t := h.traveller(a, protocol)
 	t.way.From = netip.AddrPortFrom(from, 0)
@@ -24,11 +24,11 @@ func (h *Host) In(a inventory.Attachment, from netip.Addr, port uint16, protocol
 		func() bool { return t.listens(mapped.Container.Addr(), mapped.Container.Port()) }, t.tracked)
 }
 
-// arrives tells by which link it comes, and for which address of the host.
+// arrives finds the link by which the packet comes, and the host address that it is for.
 func (t *traveller) arrives() bool {
 	r, err := routeTo(t.packet.Source, "", netip.Addr{})
 	if err != nil {
-		return t.stops("arrival", "ip route get "+t.packet.Source.String(), "the host knows no way back to %s: %v", t.packet.Source, err)
+		return t.stops("arrival", "ip route get "+t.packet.Source.String(), "the host has no route back to %s: %v", t.packet.Source, err)
 	}
 	t.packet.In, t.packet.Destination = r.link, r.source
 	for _, p := range t.of.Ports { // one that is published on a single address
@@ -55,7 +55,8 @@ func (t *traveller) hook() string {
 	return "prerouting"
 }
 
-// untranslated: rules of others may drop it, or lead it elsewhere.
+// untranslated checks other programs' rules, which may drop the packet or translate it
+// first.
 func (t *traveller) untranslated() bool {
 	if !t.filter(t.hook(), false) {
 		return false
@@ -70,12 +71,13 @@ func (t *traveller) untranslated() bool {
 		state = Maybe
 	}
 	return t.at(Station{
-		Name: "rules, NAT", State: state, Text: fmt.Sprintf("table %s (%s) leads it elsewhere", result.By.Table, result.By.Program),
+		Name: "rules, NAT", State: state, Text: fmt.Sprintf("table %s (%s) translates it to another destination", result.By.Table, result.By.Program),
 		Rules: last(result.Steps), Command: "trestle doctor",
 	})
 }
 
-// isOurs: with backend iptables ports are in a table that all share.
+// isOurs says whether the rule is ours: iptables rules of ports are in a table that all
+// share.
 func (t *traveller) isOurs(result rules.Way) bool {
 	return slices.ContainsFunc(t.of.Ports, func(p inventory.Port) bool { return p.Backend == "iptables" }) &&
 		slices.ContainsFunc(result.Steps, func(s rules.Step) bool { return strings.HasPrefix(s.Chain, "CNI-") })
@@ -95,20 +97,20 @@ func (t *traveller) published() (inventory.Port, bool) {
 		}
 	}
 	if len(texts) == 0 {
-		return inventory.Port{}, t.stops("published port", "", "the container publishes none: what comes for %s/%d is for a program of the host", t.packet.Protocol, t.packet.Port)
+		return inventory.Port{}, t.stops("published port", "", "the container publishes none: %s/%d goes to a program of the host", t.packet.Protocol, t.packet.Port)
 	}
 	return inventory.Port{}, t.stops("published port", "", "%s/%d is not among the container's: %s", t.packet.Protocol, t.packet.Port, strings.Join(texts, ", "))
 }
 
-// translated looks whether the kernel has what the record says.
+// translated checks that the kernel has what the record says.
 func (t *traveller) translated(p inventory.Port) bool {
 	owner := t.of.Label()
 	has := slices.ContainsFunc(t.Elements, func(e inventory.Element) bool { return e.Owner == owner && strings.Contains(e.Set, "_ports") })
 	if p.Backend == "nftables" && !has {
-		return t.stops("published port", "trestle restore", "the record has it, and the kernel does not: the rules were flushed")
+		return t.stops("published port", "trestle restore", "it is recorded, but not in the kernel: the rules were flushed")
 	}
 	if p.Backend == "" {
-		t.maybe("published port", "", "%s/%d was asked for; no record of Trestle's tells who has made it", p.Protocol, p.Host.Port())
+		t.maybe("published port", "", "%s/%d was asked for; it is not in Trestle's records", p.Protocol, p.Host.Port())
 	} else {
 		t.passes("published port", "%s/%d leads to %s (%s)", p.Protocol, p.Host.Port(), p.Container, p.Backend)
 	}
@@ -117,14 +119,14 @@ func (t *traveller) translated(p inventory.Port) bool {
 	return true
 }
 
-// inwards is the host's part after the translation.
+// inwards is the path after the translation.
 func (t *traveller) inwards() bool {
 	if t.packet.In != "" && !t.forwards() {
 		return false
 	}
 	r, err := routeTo(t.packet.Destination, "", netip.Addr{})
 	if err != nil || r.link != t.inner() {
-		return t.stops("host's route", "trestle doctor", "%s is %s's, and the host sends it %s", t.packet.Destination, t.inner(), r)
+		return t.stops("host's route", "trestle doctor", "%s is on %s, but the host's route to it is %s", t.packet.Destination, t.inner(), r)
 	}
 	t.packet.Out = r.link
 	t.passes("host's route", "%s", r)

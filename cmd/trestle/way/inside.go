@@ -17,7 +17,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// route is how somebody would send a packet.
+// route is the outcome of a route lookup.
 type route struct {
 	link    string
 	gateway netip.Addr
@@ -36,8 +36,8 @@ func (r route) String() string {
 	return text
 }
 
-// routeTo asks the namespace that the caller is in; in and source are those of a packet
-// that is forwarded, or nothing.
+// routeTo looks up a route in the caller's namespace; in and source are those of a
+// forwarded packet, or empty.
 func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 	options := &netlink.RouteGetOptions{Iif: in}
 	if source.IsValid() {
@@ -51,14 +51,14 @@ func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 		return route{}, errors.New("no route")
 	}
 	r := route{gateway: addr(found[0].Gw), source: addr(found[0].Src), table: found[0].Table}
-	if via, ok := found[0].Via.(*netlink.Via); ok { // IPv4 by a neighbour of IPv6
+	if via, ok := found[0].Via.(*netlink.Via); ok { // IPv4 via an IPv6 next hop
 		r.gateway = addr(via.Addr)
 	}
 	if link, err := netlink.LinkByIndex(found[0].LinkIndex); err == nil {
 		r.link = link.Attrs().Name
 	}
 	if found[0].Type == unix.RTN_UNREACHABLE || found[0].Type == unix.RTN_BLACKHOLE || found[0].Type == unix.RTN_PROHIBIT {
-		return r, errors.New("the route there says that it is unreachable")
+		return r, errors.New("the route to it is an unreachable one")
 	}
 	return r, nil
 }
@@ -71,12 +71,12 @@ func addr(ip net.IP) netip.Addr {
 // inside calls look in the container's namespace.
 func (t *traveller) inside(look func() error) error {
 	if t.of.NetNS == "" {
-		return errors.New("nobody has noted where its namespace is")
+		return errors.New("the path of its namespace is not recorded")
 	}
 	return netns.Enter(t.of.NetNS, look)
 }
 
-// interfaceAndRoute look at the container's interface, and how it sends to an address.
+// interfaceAndRoute checks the container's interface and its route to an address.
 func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
 	var link netlink.Link
 	var way route
@@ -92,7 +92,7 @@ func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
 		return nil
 	})
 	if err != nil {
-		return t.maybe("interface", "", "the container cannot be looked into: %v", err)
+		return t.maybe("interface", "", "the container's namespace cannot be entered: %v", err)
 	}
 	attrs := link.Attrs()
 	if attrs.Flags&net.FlagUp == 0 {
@@ -101,11 +101,11 @@ func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
 	t.passes("interface", "%s, MAC %s, MTU %d, %s", attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.OperState)
 	switch {
 	case routeErr != nil && t.network.Internal:
-		return t.stops("route", "trestle network inspect "+t.network.Name, "the network is internal: nothing leads from it to %s", to)
+		return t.stops("route", "trestle network inspect "+t.network.Name, "the network is internal: it has no route to %s", to)
 	case routeErr != nil:
-		return t.stops("route", "trestle validate", `the container has none to %s (%v): "isDefaultGateway": true, or a route in ipam.routes, is missing`, to, routeErr)
+		return t.stops("route", "trestle validate", `the container has no route to %s (%v): "isDefaultGateway": true, or a route in ipam.routes, is missing`, to, routeErr)
 	case way.link != t.of.IfName:
-		return t.stops("route", "", "the container sends it %s, which is not this network", way)
+		return t.stops("route", "", "the container's route is %s, by another network", way)
 	}
 	return t.passes("route", "%s; next hop %s: %s", way, next(way, to), neighbour)
 }
@@ -117,10 +117,10 @@ func next(r route, to netip.Addr) netip.Addr {
 	return to
 }
 
-// silent is what neighbourOf says of one that has been asked in vain.
+// silent is neighbourOf's answer for a neighbour that did not answer.
 const silent = "it does not answer"
 
-// neighbourOf is what the namespace knows of a neighbour.
+// neighbourOf is what the namespace knows about a neighbour.
 func neighbourOf(link netlink.Link, address netip.Addr) string {
 	family := netlink.FAMILY_V6
 	if address.Is4() {
@@ -142,7 +142,7 @@ func neighbourOf(link netlink.Link, address netip.Addr) string {
 	return "not asked yet"
 }
 
-// listens says whether a program in the container waits at the port.
+// listens says whether a program in the container listens on the port.
 func (t *traveller) listens(address netip.Addr, port uint16) bool {
 	found, wrongAddress := false, false
 	err := t.inside(func() error {
@@ -165,19 +165,19 @@ func (t *traveller) listens(address netip.Addr, port uint16) bool {
 	})
 	switch {
 	case err != nil:
-		return t.maybe("program", "", "whether one listens cannot be seen: %v", err)
+		return t.maybe("program", "", "the sockets cannot be listed: %v", err)
 	case found:
-		return t.passes("program", "one listens at %s/%d", t.packet.Protocol, port)
+		return t.passes("program", "a program listens on %s/%d", t.packet.Protocol, port)
 	case wrongAddress:
-		return t.stops("program", "", "one listens at %s/%d, and not on %s: have it listen on all addresses", t.packet.Protocol, port, address)
+		return t.stops("program", "", "a program listens on %s/%d, but not on %s: make it listen on all addresses", t.packet.Protocol, port, address)
 	}
-	return t.stops("program", fmt.Sprintf("nsenter --net=%s ss -ln", t.of.NetNS), "none listens at %s/%d in the container", t.packet.Protocol, port)
+	return t.stops("program", fmt.Sprintf("nsenter --net=%s ss -ln", t.of.NetNS), "no program listens on %s/%d in the container", t.packet.Protocol, port)
 }
 
 // listening is the state of a TCP socket that does (TCP_LISTEN, include/net/tcp_states.h).
 const listening = "0A"
 
-// readSockets are the local ends of sockets that take what comes (proc(5), /proc/net/tcp).
+// readSockets returns the local addresses of listening or unconnected sockets (proc(5)).
 func readSockets(file string, tcp bool) ([]netip.AddrPort, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -201,7 +201,7 @@ func readSockets(file string, tcp bool) ([]netip.AddrPort, error) {
 	return all, lines.Err()
 }
 
-// parseEnd reads "0100007F:1F90": words in the host's order.
+// parseEnd reads "0100007F:1F90": 32-bit words in the host's byte order.
 func parseEnd(text string) (netip.AddrPort, bool) {
 	address, portText, _ := strings.Cut(text, ":")
 	port, err := strconv.ParseUint(portText, 16, 16)

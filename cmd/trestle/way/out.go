@@ -9,7 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// Out is the way of what the container sends to an address. Port 0 is an echo request.
+// Out is the path of a packet from the container to an address. Port 0 is an echo
+// request.
 func (h *Host) Out(a inventory.Attachment, to netip.AddrPort, protocol string) Way {
 	if to.Port() == 0 {
 		protocol = "icmp"
@@ -20,18 +21,18 @@ func (h *Host) Out(a inventory.Attachment, to netip.AddrPort, protocol string) W
 	return t.follow(t.lives, t.hasSource, func() bool { return t.interfaceAndRoute(to.Addr()) }, t.port, t.leaves, t.tracked)
 }
 
-// hasSource chooses the address that it sends from.
+// hasSource chooses the source address.
 func (t *traveller) hasSource() bool {
 	source, ok := t.address(t.packet.Destination.Is4())
 	if !ok {
-		return t.stops("address", "", "the container has no address of the family of %s, but %s", t.packet.Destination, join(t.of.Addresses))
+		return t.stops("address", "", "the container has no address in the family of %s, only %s", t.packet.Destination, join(t.of.Addresses))
 	}
 	t.packet.Source = source
 	t.way.From = netip.AddrPortFrom(source, 0)
 	return true
 }
 
-// leaves tells where it goes from the bridge: to a neighbour, the host, or on.
+// leaves follows the packet from the bridge: to a neighbour, the host, or beyond.
 func (t *traveller) leaves() bool {
 	t.packet.In = t.of.HostLink
 	if !t.filter("prerouting", true) {
@@ -51,7 +52,7 @@ func (t *traveller) leaves() bool {
 	return t.onwards()
 }
 
-// holder is who has the address.
+// holder is the attachment that has the address.
 func (h *Host) holder(address netip.Addr) (inventory.Attachment, bool) {
 	i := slices.IndexFunc(h.Attachments, func(a inventory.Attachment) bool {
 		return a.State != inventory.Dead && slices.Contains(a.Addresses, address)
@@ -68,7 +69,7 @@ func (h *Host) isLocal(address netip.Addr) bool {
 	})
 }
 
-// toNeighbour stays on the bridge; with br_netfilter the chains for packets see it, too.
+// toNeighbour stays on the bridge; with br_netfilter the IP chains see it, too.
 func (t *traveller) toNeighbour(neighbour inventory.Attachment) bool {
 	t.passes("destination", "container %s on the same bridge, by %s", neighbour.Container, neighbour.HostLink)
 	t.packet.In, t.packet.Out = t.of.HostLink, neighbour.HostLink
@@ -90,7 +91,7 @@ func (t *traveller) bridgeNetfilter() bool {
 	return sysctl("net/bridge/"+name) == "1"
 }
 
-// toHost may be for a published port; else a program of the host gets it.
+// toHost is for a published port, or else for a program of the host.
 func (t *traveller) toHost() bool {
 	t.packet.Local = true
 	for _, a := range t.Attachments {
@@ -105,7 +106,7 @@ func (t *traveller) toHost() bool {
 	return t.filter("input", false)
 }
 
-// onwards is what the host forwards.
+// onwards is a packet that the host forwards.
 func (t *traveller) onwards() bool {
 	if !t.forwards() {
 		return false
@@ -115,7 +116,7 @@ func (t *traveller) onwards() bool {
 	}
 	r, err := routeTo(t.packet.Destination, t.packet.In, t.packet.Source)
 	if err != nil {
-		return t.stops("host's route", "ip route get "+t.packet.Destination.String(), "the host does not know how to reach %s: %v", t.packet.Destination, err)
+		return t.stops("host's route", "ip route get "+t.packet.Destination.String(), "the host has no route to %s: %v", t.packet.Destination, err)
 	}
 	t.packet.Out = r.link
 	t.passes("host's route", "%s", r)
@@ -123,16 +124,16 @@ func (t *traveller) onwards() bool {
 	return t.filter("forward", false) && t.masquerade(r)
 }
 
-// tooLarge is a remark, since small packets pass.
+// tooLarge adds a remark only, since small packets pass.
 func (t *traveller) tooLarge() {
 	in, inOK := t.LinkOf(t.packet.In)
 	out, outOK := t.LinkOf(t.packet.Out)
 	if inOK && outOK && out.MTU < in.MTU {
-		t.maybe("MTU", "trestle doctor", "%s takes %d bytes, the network sends up to %d: larger packets need the hint by ICMP", out.Name, out.MTU, in.MTU)
+		t.maybe("MTU", "trestle doctor", "%s takes %d bytes, the network sends up to %d: larger packets depend on ICMP errors (path MTU discovery)", out.Name, out.MTU, in.MTU)
 	}
 }
 
-// masquerade says by which address the answer comes back.
+// masquerade tells to which address the answer goes.
 func (t *traveller) masquerade(r route) bool {
 	bases := slices.DeleteFunc(t.Rules.At("postrouting", false), func(b rules.Base) bool { return !b.NAT })
 	result, err := rules.Walk(bases, t.packet)
@@ -152,9 +153,9 @@ func (t *traveller) masquerade(r route) bool {
 		return t.passes("masquerade", "none: the destination sees %s", t.packet.Source)
 	}
 	if t.network.Masquerade {
-		return t.maybe("masquerade", "trestle restore", "the network has ipMasq, and no rule of it matches: others see %s", t.packet.Source)
+		return t.maybe("masquerade", "trestle restore", "the network has ipMasq, but no rule of its masquerade matches: the destination sees %s", t.packet.Source)
 	}
-	return t.maybe("masquerade", "", `the network has no ipMasq: answers come back only if %s knows a route to %s by this host`, r.gateway, t.packet.Source)
+	return t.maybe("masquerade", "", `the network has no ipMasq: answers come back only if %s has a route to %s via this host`, r.gateway, t.packet.Source)
 }
 
 func last(steps []rules.Step) []rules.Step { return steps[max(0, len(steps)-1):] }

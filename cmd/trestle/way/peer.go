@@ -15,8 +15,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// elsewhere says whether the address is of a network over several hosts, and no subnet of
-// this one has it: another host does, or nobody.
+// elsewhere says whether the address belongs to a network over several hosts and is in no
+// subnet of this host: another host has it, or none.
 func (t *traveller) elsewhere(a netip.Addr) bool {
 	if t.Node == nil {
 		return false
@@ -26,7 +26,7 @@ func (t *traveller) elsewhere(a netip.Addr) bool {
 	return peers || t.Node.IsPooled(a) && !own
 }
 
-// toPeer is the way to another host's container, up to that host.
+// toPeer is the path to another host's container, up to that host.
 func (t *traveller) toPeer() bool {
 	to := t.packet.Destination
 	peer, ok := t.Node.Holder(to)
@@ -34,11 +34,11 @@ func (t *traveller) toPeer() bool {
 	device := t.Node.Device(peer)
 	switch {
 	case !ok:
-		return t.stops("host's route", "trestle ls --hosts", "no host has a subnet with %s, which is of the pool %s: it is unreachable", to, t.poolOf(to))
+		return t.stops("host's route", "trestle ls --hosts", "no host has a subnet with %s, which is in the pool %s: it is unreachable", to, t.poolOf(to))
 	case err != nil:
-		return t.stops("host's route", "trestle doctor", "host %s has %s, and no route leads there: it is unreachable (%v)", peer.Name, to, err)
+		return t.stops("host's route", "trestle doctor", "host %s has %s, but there is no route to it: it is unreachable (%v)", peer.Name, to, err)
 	case r.link != device:
-		return t.stops("host's route", "trestle doctor", "host %s has %s, and is reached by %s (%s); the host sends it %s", peer.Name, to, orNothing(device), t.Node.WayTo(peer), r)
+		return t.stops("host's route", "trestle doctor", "host %s has %s, and is reached by %s (%s), but the route is %s", peer.Name, to, orNothing(device), t.Node.WayTo(peer), r)
 	}
 	t.packet.Out = r.link
 	t.passes("host's route", "%s, to host %s", r, peer.Name)
@@ -58,8 +58,8 @@ func (t *traveller) poolOf(a netip.Addr) netip.Prefix {
 	return t.Node.Pools[i]
 }
 
-// keepsSource: between hosts containers keep their addresses, or the other one's rules
-// and programs see a host.
+// keepsSource checks that nothing masquerades between hosts: there containers keep their
+// addresses, or the other host's rules and programs would see a host.
 func (t *traveller) keepsSource() bool {
 	bases := slices.DeleteFunc(t.Rules.At("postrouting", false), func(b rules.Base) bool { return !b.NAT })
 	result, err := rules.Walk(bases, t.packet)
@@ -75,7 +75,7 @@ func (t *traveller) keepsSource() bool {
 	return t.passes("masquerade", "none: the other host's container sees %s", t.packet.Source)
 }
 
-// overUnderlay is the way from this host to the other one.
+// overUnderlay is the path from this host to the other one.
 func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 	if peer.Way == hosts.Direct {
 		return t.answers("underlay", r, next(r, t.packet.Destination))
@@ -89,7 +89,7 @@ func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 	}
 	outer, err := routeTo(remote, "", netip.Addr{})
 	if err != nil {
-		return t.stops("underlay", "ip route get "+remote.String(), "the host knows no way to %s, where host %s is: %v", remote, peer.Name, err)
+		return t.stops("underlay", "ip route get "+remote.String(), "the host has no route to %s, the address of host %s: %v", remote, peer.Name, err)
 	}
 	if !t.answers("underlay", outer, next(outer, remote)) {
 		return false
@@ -100,7 +100,7 @@ func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 	return t.filter("output", false)
 }
 
-// remoteOf is an address of the peer's, of the family if it has one.
+// remoteOf is an address of the peer, in the family of the other if it has one.
 func remoteOf(peer hosts.Peer, like netip.Addr) netip.Addr {
 	var found netip.Addr
 	for _, p := range peer.Underlay {
@@ -111,8 +111,8 @@ func remoteOf(peer hosts.Peer, like netip.Addr) netip.Addr {
 	return found
 }
 
-// tunnelled finds the host that the tunnel's frames go to: by the neighbour that the route
-// names, and the entry of the forwarding database for that one's MAC.
+// tunnelled finds the host to which the tunnel sends the frames: by the route's next hop,
+// and the forwarding database's entry for its MAC.
 func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 	link, err := netlink.LinkByName(r.link)
 	if err != nil {
@@ -121,7 +121,7 @@ func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 	hop := next(r, t.packet.Destination)
 	mac := macOf(link, hop)
 	if mac == "" {
-		return remote, t.stops("tunnel", "systemctl restart trestle-node", "%s has no entry for the neighbour %s, which the route leads to", r.link, hop)
+		return remote, t.stops("tunnel", "systemctl restart trestle-node", "%s has no neighbour entry for the route's next hop %s", r.link, hop)
 	}
 	forwards, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE) })
 	if err != nil {
@@ -133,10 +133,10 @@ func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 			return remote, t.passes("tunnel", "%s, VNI %d, to %s: frames for %s go to %s", r.link, t.Node.Tunnel.VNI, hop, mac, remote)
 		}
 	}
-	return remote, t.stops("tunnel", "systemctl restart trestle-node", "the forwarding database of %s says of no host that it has %s, the MAC of %s", r.link, mac, hop)
+	return remote, t.stops("tunnel", "systemctl restart trestle-node", "the forwarding database of %s has no entry for %s, the MAC of %s", r.link, mac, hop)
 }
 
-// macOf is the MAC of a neighbour; empty where there is none that is good.
+// macOf is the MAC of a neighbour; empty without a valid entry.
 func macOf(link netlink.Link, address netip.Addr) string {
 	if _, err := net.ParseMAC(neighbourOf(link, address)); err != nil {
 		return ""
@@ -144,7 +144,7 @@ func macOf(link netlink.Link, address netip.Addr) string {
 	return neighbourOf(link, address)
 }
 
-// answers looks whether the next hop is known not to.
+// answers stops if the next hop is known not to answer.
 func (t *traveller) answers(station string, r route, hop netip.Addr) bool {
 	link, err := netlink.LinkByName(r.link)
 	if err != nil {
@@ -160,13 +160,13 @@ func (t *traveller) answers(station string, r route, hop netip.Addr) bool {
 	return t.passes(station, "%s, next hop %s: %s", r, hop, said)
 }
 
-// atPeer is what is known here of the other host.
+// atPeer is what this host knows about the other one.
 func (t *traveller) atPeer(peer hosts.Peer) bool {
 	text := fmt.Sprintf("%s, at %s", peer.Name, remoteOf(peer, t.packet.Destination))
 	if !peer.Seen.IsZero() {
 		text += fmt.Sprintf(", seen %s ago", t.Time.Sub(peer.Seen).Round(time.Second))
 	}
-	text += "; what its rules do to the packet is seen there"
+	text += "; run trestle explain there to see what its rules do"
 	if peer.Missing {
 		return t.maybe("other host", "trestle cluster nodes", "%s; the store does not list it any more", text)
 	}

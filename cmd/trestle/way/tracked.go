@@ -13,10 +13,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// mostFlows is how many connections are read through at most: the kernel hands out all.
+// mostFlows limits how many connections are read: the kernel always dumps all.
 const mostFlows = 20_000
 
-// tracked lists the connections of the container's address that the kernel knows.
+// tracked lists the conntrack entries of the container's address.
 func (t *traveller) tracked() bool {
 	address, ok := t.address(t.packet.Destination.Is4())
 	count, err := strconv.Atoi(sysctl("net/netfilter/nf_conntrack_count"))
@@ -53,7 +53,7 @@ func (t *traveller) tracked() bool {
 	return t.passes("connections", "%s", text)
 }
 
-// describe is a connection as it was asked for, and as it is answered.
+// describe shows both directions of a connection.
 func describe(f *netlink.ConntrackFlow) string {
 	names := map[uint8]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "icmp"}
 	end := func(address string, port uint16) string {

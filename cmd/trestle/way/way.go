@@ -1,6 +1,6 @@
-// Package way knows the way of one packet to or from a container: through its interface,
-// the bridge, the host's routes and everybody's rules, and where it would stop. It sends
-// none, and changes nothing: each station is asked what it would do.
+// Package way computes the path of one packet to or from a container: its interface, the
+// bridge, the host's routes and all programs' rules, and where the packet would stop. It
+// sends nothing and changes nothing: it asks each station what it would do.
 //
 // Start at Host.Out and Host.In.
 package way
@@ -23,11 +23,11 @@ type State string
 // The states.
 const (
 	Passes State = "ok"
-	Maybe  State = "maybe" // it depends on what is not known here
+	Maybe  State = "maybe" // it cannot be told from here
 	Stops  State = "stop"
 )
 
-// Station is one place that the packet comes to.
+// Station is one place on the packet's path.
 type Station struct {
 	Name  string `json:"name"`
 	State State  `json:"state"`
@@ -38,7 +38,7 @@ type Station struct {
 	Command string `json:"command,omitempty"`
 }
 
-// Way is all of them, up to the one that it stops at.
+// Way is the path, up to the station where the packet stops.
 type Way struct {
 	Container string         `json:"container"`
 	Network   string         `json:"network"`
@@ -46,11 +46,11 @@ type Way struct {
 	To        netip.AddrPort `json:"to"`
 	Protocol  string         `json:"protocol"`
 	Stations  []Station      `json:"stations"`
-	// State is Stops, Maybe where some station may stop it, or Passes.
+	// State is Stops, Maybe if some station may stop it, or Passes.
 	State State `json:"state"`
 }
 
-// Host is what the way leads through.
+// Host is the host that the packet passes.
 type Host struct {
 	*inventory.Snapshot
 	Rules rules.Host
@@ -64,10 +64,10 @@ func Open(snapshot *inventory.Snapshot) (host *Host, problem error) {
 	return &Host{snapshot, all, conn.Close}, problem
 }
 
-// Close ends the reading of rules.
+// Close releases what reads the rules.
 func (h *Host) Close() { h.close() }
 
-// traveller goes from station to station; what stops it makes further ones pointless.
+// traveller goes from station to station until one stops the packet.
 type traveller struct {
 	*Host
 	way     Way
@@ -76,7 +76,7 @@ type traveller struct {
 	packet  rules.Packet
 }
 
-// at notes a station, and says whether the packet goes on.
+// at adds a station, and says whether the packet goes on.
 func (t *traveller) at(s Station) bool {
 	t.way.Stations = append(t.way.Stations, s)
 	if s.State != Passes && t.way.State != Stops {
@@ -105,7 +105,7 @@ func (h *Host) traveller(a inventory.Attachment, protocol string) *traveller {
 	return &traveller{Host: h, of: a, network: *n, way: Way{Container: a.Container, Network: a.Network, Protocol: protocol, State: Passes}}
 }
 
-// follow goes through the stations until one stops the packet.
+// follow visits the stations until one stops the packet.
 func (t *traveller) follow(stations ...func() bool) Way {
 	for _, station := range stations {
 		if !station() {
@@ -115,7 +115,7 @@ func (t *traveller) follow(stations ...func() bool) Way {
 	return t.way
 }
 
-// address is the container's of that family.
+// address is the container's address of that family.
 func (t *traveller) address(is4 bool) (netip.Addr, bool) {
 	i := slices.IndexFunc(t.of.Addresses, func(a netip.Addr) bool { return a.Is4() == is4 })
 	if i < 0 {
@@ -124,7 +124,7 @@ func (t *traveller) address(is4 bool) (netip.Addr, bool) {
 	return t.of.Addresses[i], true
 }
 
-// lives looks at the container as a whole.
+// lives checks whether the container is alive.
 func (t *traveller) lives() bool {
 	text := "namespace " + t.of.NetNS
 	if t.of.NetNS == "" {
@@ -147,12 +147,12 @@ func join(addresses []netip.Addr) string {
 	return strings.Join(all, ", ")
 }
 
-// port is the host's end of the container's interface.
+// port checks the host veth.
 func (t *traveller) port() bool {
 	link, ok := t.LinkOf(t.of.HostLink)
 	switch {
 	case !ok:
-		return t.stops("port", "", "the host's end of the interface is gone; attach the container again")
+		return t.stops("port", "", "the host veth is gone; attach the container again")
 	case !link.Up:
 		return t.stops("port", "ip link set "+link.Name+" up", "%s is down", link.Name)
 	case link.Master == "" && t.network.Driver == "bridge":
@@ -167,7 +167,8 @@ func (t *traveller) port() bool {
 	return t.passes("port", "%s of bridge %s, MTU %d, %s", link.Name, bridge.Name, link.MTU, link.Operational)
 }
 
-// inner is the interface by which the host has the network.
+// inner is the host's interface on the network: the bridge, or the gateway's VLAN
+// interface.
 func (t *traveller) inner() string {
 	if t.of.Bridge != "" {
 		return t.of.Bridge
@@ -175,7 +176,7 @@ func (t *traveller) inner() string {
 	return t.of.HostLink
 }
 
-// forwards looks at the host's settings.
+// forwards checks that the host forwards.
 func (t *traveller) forwards() bool {
 	setting := "net/ipv6/conf/all/forwarding"
 	if t.packet.Destination.Is4() {
@@ -188,7 +189,7 @@ func (t *traveller) forwards() bool {
 	return t.passes("forwarding", "%s is %s", setting, strings.TrimSpace(string(value)))
 }
 
-// filter hands the packet to all chains of a hook, but for those that translate.
+// filter passes the packet through all chains of a hook except those that translate.
 func (t *traveller) filter(hook string, bridge bool) bool {
 	bases := slices.DeleteFunc(t.Rules.At(hook, bridge), func(b rules.Base) bool { return b.NAT })
 	name := "rules, " + hook
@@ -202,22 +203,22 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 	if len(bases) == 0 {
 		return true
 	}
-	station := Station{Name: name, State: Passes, Text: "nobody drops it: " + chainsOf(bases, t.packet), Rules: result.Steps}
+	station := Station{Name: name, State: Passes, Text: "no chain drops it: " + chainsOf(bases, t.packet), Rules: result.Steps}
 	switch {
 	case result.Dropped():
 		station.State, station.Text = Stops, fmt.Sprintf("dropped in table %s (%s)", result.By.Table, result.By.Program)
 		station.Command = "trestle doctor"
-		if result.By.Ours { // which is what somebody asked for, and no fault
-			station.Text = fmt.Sprintf("dropped in table %s, by what a network asks for (its policy, or macspoofchk)", result.By.Table)
+		if result.By.Ours { // it was configured so, and is no fault
+			station.Text = fmt.Sprintf("dropped in table %s, by the network's configuration (policy or macspoofchk)", result.By.Table)
 			station.Command = "trestle network inspect " + strings.Join(t.networks(), " ")
 		}
 	case result.Verdict == rules.Drop || slices.ContainsFunc(result.Steps, func(s rules.Step) bool { return s.Maybe && s.Verdict == rules.Drop }):
-		station.State, station.Text = Maybe, "a rule that is not understood here decides whether it is dropped"
+		station.State, station.Text = Maybe, "a rule that trestle does not understand decides whether it is dropped"
 	}
 	return t.at(station)
 }
 
-// chainsOf names the chains that look at the packet, those of iptables by its program.
+// chainsOf names the chains that see the packet, those of iptables by their program.
 func chainsOf(bases []rules.Base, packet rules.Packet) string {
 	var names []string
 	for _, b := range bases {
@@ -236,7 +237,7 @@ func chainsOf(bases []rules.Base, packet rules.Packet) string {
 	return strings.Join(names, ", ")
 }
 
-// networks are the container's own and, where it is another, that of who gets the packet.
+// networks are the container's network and, if it is another one, the receiver's.
 func (t *traveller) networks() []string {
 	names := []string{t.way.Network}
 	if to, ok := t.holder(t.packet.Destination); ok && to.Network != t.way.Network {
