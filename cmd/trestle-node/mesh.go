@@ -226,14 +226,21 @@ func (s *survey) mixtures() {
 			mtus[fmt.Sprint(n.MTU)] = append(mtus[fmt.Sprint(n.MTU)], n.Name)
 		}
 		if err := s.config.CheckAgent(n.Version); err != nil && !s.view.Fixed {
-			s.problem(finding{[]string{n.Name}, fmt.Sprintf(`its trestle-node, %s, is older than "minAgent", %s: it keeps what it has, and publishes nothing`, n.Version, s.config.MinAgent), "upgrade it"})
+			s.problem(finding{
+				[]string{n.Name},
+				fmt.Sprintf(`its trestle-node, %s, is older than "minAgent", %s: it keeps what it has, and publishes nothing`, n.Version, s.config.MinAgent),
+				"upgrade it",
+			})
 		}
 	}
 	if len(versions) > 1 {
 		s.note(finding{What: "trestle-node is of several releases: " + grouped(versions), WayOut: "upgrade the older ones"})
 	}
 	if len(mtus) > 1 {
-		s.note(finding{What: "uplinks have several MTUs: " + grouped(mtus), WayOut: "containers on all hosts have what the smallest leaves; raise it if the link takes more"})
+		s.note(finding{
+			What:   "uplinks have several MTUs: " + grouped(mtus),
+			WayOut: "containers on all hosts have what the smallest leaves; raise it if the link takes more",
+		})
 	}
 }
 
@@ -289,7 +296,10 @@ func (s *survey) clocks() {
 // pools finds what keeps hosts from getting subnets.
 func (s *survey) pools() {
 	if _, frozen := s.view.Keys[cluster.KeyFrozen]; frozen {
-		s.problem(finding{What: "no host gets a new subnet, since the store was lost or restored", WayOut: "when trestle cluster nodes lists every host that lives: trestle cluster accept"})
+		s.problem(finding{
+			What:   "no host gets a new subnet, since the store was lost or restored",
+			WayOut: "when trestle cluster nodes lists every host that lives: trestle cluster accept",
+		})
 	}
 	for _, u := range poolUse(s.config, cluster.Holders(s.view)) {
 		if u.isNearlyFull() {

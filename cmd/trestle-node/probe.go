@@ -93,7 +93,7 @@ func ping(ctx context.Context, target netip.Addr, size int, from netip.Addr) (sa
 	if target.Is6() {
 		headers = 48
 	}
-	args := []string{"-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size - headers)}
+	args := []string{"-n", "-c1", "-W2", "-M", "do", "-s", strconv.Itoa(size - headers)}
 	if from.IsValid() {
 		args = append(args, "-I", from.String())
 	}
