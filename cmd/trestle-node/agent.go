@@ -33,6 +33,7 @@ type agent struct {
 	kernel   *kernel
 	member   *cluster.Member
 	requests chan request
+	ended    chan struct{} // closed when run has returned
 
 	listing *cluster.Listing // of the session
 	missing []string
