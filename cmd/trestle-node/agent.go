@@ -24,8 +24,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// agent follows the store: it has this host's part in the cluster, and tells the kernel
-// what is wanted. All that it does is done by one goroutine, run.
+// agent is this host's member of the cluster: it follows the store, and hands what it
+// believes to the kernel's loop. Its fields belong to the goroutine that calls run.
 type agent struct {
 	settings settings
 	log      *slog.Logger
@@ -33,6 +33,7 @@ type agent struct {
 	kernel   *kernel
 	member   *cluster.Member
 	requests chan request
+	ended    chan struct{} // closed when run has returned
 
 	listing *cluster.Listing // of the session
 	missing []string
@@ -41,7 +42,7 @@ type agent struct {
 	beats   int // of this session
 	seen    map[string]time.Time
 	looked  int // how many hosts there were when their signs of life were looked at
-	// refused says that the store has answered, and this host is not to be in the network.
+	// refused says that another host is alive with this one's id: the disk is a copy.
 	refused atomic.Bool
 	// notified is done when systemd knows.
 	notified sync.Once
@@ -55,8 +56,8 @@ type request struct {
 	reply chan error
 }
 
-// patienceAtStart is how long a host waits for its store before it starts containers in
-// the subnets that its disk says: one that was released meanwhile should hear of it first.
+// patienceAtStart is how long a host waits for its store after it was started, before it
+// trusts the subnets on its disk: they may have been released while it was off.
 const patienceAtStart = 5 * time.Second
 
 func newMember(s settings, st cluster.State, save func(cluster.State) error) *cluster.Member {
@@ -66,8 +67,8 @@ func newMember(s settings, st cluster.State, save func(cluster.State) error) *cl
 // errLeft ends the agent: this host has left.
 var errLeft = errors.New("this host has left")
 
-// run follows the store until ctx ends, or this host has left. What the disk says is
-// wanted by then.
+// run follows the store until ctx ends or this host has left. It begins when the kernel
+// has been brought to what the disk says.
 func (a *agent) run(ctx context.Context) {
 	select {
 	case <-a.kernel.done:
@@ -94,10 +95,11 @@ func (a *agent) run(ctx context.Context) {
 	}
 }
 
-// trustDiskLater makes a host ready whose store does not answer. One that was never in
-// the network keeps waiting, and the boot does not wait for it; one that its store has
-// refused is not trusted. A question to the store may be under way, so the kernel's
-// loop is told first.
+// trustDiskLater makes this host ready by what its disk says, where the store has not
+// answered after patienceAtStart. A host that was never in the network goes on waiting, but
+// systemd, and with it the boot, does not; one that its store has refused is not made
+// ready. The agent's goroutine may be blocked in a question to the store, so the kernel's
+// loop is told directly, and the agent when it has time.
 func (a *agent) trustDiskLater(ctx context.Context) {
 	s := a.member.State
 	go func() {
@@ -119,7 +121,7 @@ func (a *agent) trustDiskLater(ctx context.Context) {
 	}()
 }
 
-// idle waits without a store, and answers requests meanwhile.
+// idle waits until d has passed or one request was answered, with no store at hand.
 func (a *agent) idle(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -136,7 +138,8 @@ func (a *agent) idle(ctx context.Context, d time.Duration) {
 	}
 }
 
-// session is one connection to the store, from IDENTIFY to whatever ends it.
+// session opens the store, joins or finds this host's subnets, and follows changes until
+// something fails.
 func (a *agent) session(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -167,8 +170,8 @@ func (a *agent) session(ctx context.Context) error {
 	return a.follow(ctx, st)
 }
 
-// identify refuses to be a host that is alive elsewhere, and a network that cuts this
-// host off from what it has.
+// identify is an error where another host is alive with this one's id, where another has
+// its WireGuard key, or where a host that has no subnet yet cannot be in the network.
 func (a *agent) identify(ctx context.Context, st store) error {
 	s := &a.member.State
 	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID, cluster.PrefixNodes+s.ID)
@@ -283,7 +286,7 @@ func (a *agent) checkClone(data []byte) error {
 // instance tells this process from others.
 var instance = newNonce()
 
-// reconcileAndList is everything that a host asks of its store before it follows.
+// reconcileAndList makes store and state agree on this host's subnets, and reads the peers.
 func (a *agent) reconcileAndList(ctx context.Context, st store) error {
 	if err := a.reconcile(ctx, st); err != nil {
 		a.tell() // what was lost is known all the same
@@ -330,7 +333,7 @@ func (a *agent) list(ctx context.Context, st store) error {
 	return a.believe()
 }
 
-// believe takes the listing over, and tells the kernel.
+// believe makes peers of the listing, saves them, reports problems, and tells the kernel.
 func (a *agent) believe() error {
 	suspect := a.member.State.Suspect
 	v := a.member.State.Believe(a.listing)
@@ -355,7 +358,7 @@ func (a *agent) believe() error {
 	return nil
 }
 
-// tell gives the kernel what is wanted, and shows it.
+// tell hands the state to the kernel's loop, and writes the status.
 func (a *agent) tell() {
 	a.want()
 	a.show()
@@ -391,7 +394,7 @@ func (a *agent) show() {
 	})
 }
 
-// standing is the worst that is true of this host.
+// standing is the state for people: the worst that is true of this host, and why.
 func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
@@ -411,7 +414,7 @@ func (a *agent) standing(restart []container) (state, why string) {
 	return hosts.Ready, ""
 }
 
-// becomeReady says so when the kernel and the runtime's lists are as they shall be.
+// becomeReady has the runtime's lists written, and then tells systemd.
 func (a *agent) becomeReady(ctx context.Context) {
 	if a.ready {
 		return
@@ -423,7 +426,7 @@ func (a *agent) becomeReady(ctx context.Context) {
 	a.notify()
 }
 
-// notify tells systemd, once, that what waits for this host may go on.
+// notify tells systemd, once, that units ordered after this one may start.
 func (a *agent) notify() {
 	a.notified.Do(func() {
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
@@ -449,7 +452,7 @@ func (a *agent) noteConnected(st store) {
 	})
 }
 
-// disconnected changes nothing of the network.
+// disconnected reports that the store is not reached. The network stays as it is.
 func (a *agent) disconnected(err error) {
 	text := "unknown"
 	if err != nil {
@@ -468,7 +471,8 @@ func (a *agent) disconnected(err error) {
 	})
 }
 
-// follow takes changes over until something is amiss.
+// follow is the session's main loop: it handles changes of peers, heartbeats, a changed
+// uplink and requests, until one of them fails.
 func (a *agent) follow(ctx context.Context, st store) error {
 	changes := make(chan []cluster.Change, 64)
 	failed := make(chan error, 2)
@@ -514,8 +518,8 @@ func (a *agent) follow(ctx context.Context, st store) error {
 	}
 }
 
-// drain takes all changes that have come, so that a thousand hosts that join at once
-// are looked at a few times rather than a thousand.
+// drain adds the changes that are already queued: when a thousand hosts join at once, the
+// peers are worked out a few times rather than a thousand.
 func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 	for {
 		select {
@@ -546,7 +550,8 @@ func (a *agent) nextBeat() time.Duration {
 	return d - d/5 + rand.N(2*d/5+1)
 }
 
-// take takes changes of nodes over. One that is gone may have left: the tombstones say so.
+// take applies changes of nodes' records. Where one was deleted the tombstones are read:
+// they prove whether its host has left.
 func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	if a.listing.Apply(c) {
 		view, err := st.Get(ctx, cluster.PrefixReleased)
@@ -558,8 +563,8 @@ func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	return a.believe()
 }
 
-// lookEvery is after how many heartbeats the host looks who has given a sign of life, if no
-// host has come meanwhile: the answer is as long as there are hosts, and is for people alone.
+// lookEvery is the number of heartbeats between two looks at the signs of life, unless a
+// host has joined: the answer grows with the hosts, and only people use it.
 const lookEvery = 10
 
 // see notes who has given a sign of life.
@@ -583,7 +588,7 @@ func (a *agent) see(ctx context.Context, st store) error {
 	return nil
 }
 
-// beat asks whether the store is still what it was.
+// beat is one heartbeat: it asks whether the store still holds what this host relies on.
 func (a *agent) beat(ctx context.Context, st store) error {
 	a.beats++
 	if a.beats%lookEvery == 1 || len(a.listing.Nodes) > a.looked {

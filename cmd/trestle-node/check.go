@@ -1,52 +1,68 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
-	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
 func newCheckCommand() *cobra.Command {
-	return &cobra.Command{
+	var flags storeFlags
+	probing := true
+	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Prove that this host reaches all others at full size, and name what is in the way",
-		Long: `Send a packet of the full MTU, which may not be fragmented, to each other host, by the way that containers'
-packets take, and look for settings of this host that would keep them back. Run it on each host. It needs ping.`,
+		Short: "Say what is amiss between all hosts, and prove that this host reaches all others at full size",
+		Long: `Look at what the store says of all hosts: who is down, subnets or keys that two of them have, pairs of which one cannot
+reach the other, releases that are too old, links of different MTU, clocks that differ.
+
+Then send a packet of the full MTU, which may not be fragmented, from this host to each other one, by the way that containers'
+packets take, and say what is likely in the way of one that is not answered; and look for settings of this host that would keep
+packets back. That part is of this host alone: run it on each. It needs ping. --probe=false leaves it out.
+
+The exit status is 0 where nothing is amiss but notes, and 1 where there is a problem, or something could not be looked at.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := readStatus()
-			if err != nil {
-				return err
-			}
-			c := checked{Peers: checkPeers(cmd.Context(), s)}
-			if c.Obstacles, err = obstacles(); err != nil {
-				return err
-			}
-			if err := answer(cmd, c, c.String()); err != nil {
-				return err
-			}
-			if !c.fine() {
-				return errSaid
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return check(cmd, &flags, probing) },
 	}
+	flags.add(cmd)
+	cmd.Flags().BoolVar(&probing, "probe", true, "send packets from this host to all others")
+	return cmd
+}
+
+func check(cmd *cobra.Command, flags *storeFlags, probing bool) error {
+	s, err := readStatus()
+	if err != nil && probing && (flags.areNone() || cmd.Flags().Changed("probe")) {
+		return err
+	}
+	c := checked{mesh: meshOf(cmd.Context(), flags, s), Peers: []checkedPeer{}, Obstacles: []string{}}
+	switch {
+	case !probing:
+	case err != nil: // a host that only asks the store
+		c.Notes = append(c.Notes, finding{What: "no packet was sent from this host: " + err.Error()})
+	default:
+		c.Peers = checkPeers(cmd.Context(), s)
+		if c.Obstacles, err = obstacles(); err != nil {
+			return err
+		}
+	}
+	if err := answer(cmd, c, c.String()); err != nil {
+		return err
+	}
+	if !c.fine() {
+		return errSaid
+	}
+	return nil
 }
 
 // checked is what came of a check.
 type checked struct {
+	mesh
 	Peers     []checkedPeer `json:"peers"`
 	Obstacles []string      `json:"obstacles"`
 }
@@ -58,82 +74,31 @@ type checkedPeer struct {
 	Target netip.Addr `json:"target,omitzero"`
 	Size   int        `json:"size,omitempty"` // of the whole packet
 	Fault  string     `json:"fault,omitempty"`
+	// Cause is what is likely in the way, and the way out.
+	Cause string `json:"cause,omitempty"`
 }
 
 func (c checked) fine() bool {
-	return len(c.Obstacles) == 0 && !slices.ContainsFunc(c.Peers, func(p checkedPeer) bool { return p.Fault != "" })
+	return c.mesh.fine() && len(c.Obstacles) == 0 && !slices.ContainsFunc(c.Peers, func(p checkedPeer) bool { return p.Fault != "" })
 }
 
 func (c checked) String() string {
 	var text strings.Builder
+	text.WriteString(c.mesh.String())
 	for _, p := range c.Peers {
-		if p.Fault == "" {
+		switch {
+		case p.Fault == "":
 			fmt.Fprintf(&text, "%s: fine, by %s\n", p.Name, p.Way)
-		} else {
+		case p.Cause == "":
 			fmt.Fprintf(&text, "%s: %s\n", p.Name, p.Fault)
+		default:
+			fmt.Fprintf(&text, "%s: %s; %s\n", p.Name, p.Fault, p.Cause)
 		}
 	}
 	for _, o := range c.Obstacles {
 		fmt.Fprintln(&text, o)
 	}
 	return text.String()
-}
-
-func checkPeers(ctx context.Context, s Status) []checkedPeer {
-	all := []checkedPeer{}
-	for _, p := range s.Peers {
-		target, size := probe(s, p)
-		c := checkedPeer{Name: p.Name, Way: s.Shown(p), Target: target, Size: s.MTU}
-		if !target.IsValid() {
-			c.Fault = fmt.Sprintf("no way to it (%s)", p.Way)
-		} else if said, err := exec.CommandContext(ctx, "ping", "-n", "-c1", "-W3", "-M", "do", "-s", strconv.Itoa(size), target.String()).CombinedOutput(); err != nil {
-			c.Fault = faultOf(c, string(said), err)
-		}
-		all = append(all, c)
-	}
-	return all
-}
-
-// probe is the address that answers for a peer, and how much a packet of full size
-// holds: through the tunnel its address there, else that of its link.
-func probe(s Status, p PeerInfo) (netip.Addr, int) {
-	headers := func(a netip.Addr) int {
-		if a.Is4() {
-			return 28
-		}
-		return 48
-	}
-	switch p.Way {
-	case string(overlay.ByTunnel):
-		if len(p.Subnets) > 0 {
-			a := p.Subnets[0].Subnet.Addr()
-			return a, s.MTU - headers(a)
-		}
-	case string(overlay.Direct):
-		if len(p.Underlay) > 0 {
-			a := p.Underlay[0].Addr()
-			return a, s.MTU - headers(a)
-		}
-	}
-	return netip.Addr{}, 0
-}
-
-// faultOf says what a failed ping means.
-func faultOf(c checkedPeer, said string, err error) string {
-	if errors.Is(err, exec.ErrNotFound) || strings.Contains(said, "invalid option") || strings.Contains(said, "unrecognized option") {
-		return "not looked at: that needs the ping of iputils (the package iputils-ping, or iputils), which can forbid that a packet is cut up (-M do)"
-	}
-	return fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", c.Target, c.Way, firstFault(said))
-}
-
-// firstFault is the line of ping's that says what went wrong.
-func firstFault(said string) string {
-	for line := range strings.Lines(said) {
-		if strings.Contains(line, "From ") || strings.Contains(line, "error") || strings.Contains(line, "unreachable") {
-			return strings.TrimSpace(line)
-		}
-	}
-	return "nothing was heard"
 }
 
 // obstacles are settings of this host that keep packets between containers back.

@@ -336,20 +336,8 @@ func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error 
 	if err != nil {
 		return err
 	}
-	for _, n := range config.Networks {
-		for _, p := range n.Pools() {
-			var used uint64
-			for _, h := range holders {
-				if p.Prefix.Overlaps(h.Subnet) {
-					used++
-				}
-			}
-			warning := ""
-			if used*5 >= p.Size()*4 {
-				warning = "; nearly full: release the subnets of dead hosts, or enlarge the pool"
-			}
-			fmt.Fprintf(out, "pool %s of %s: %d of %d subnets are taken%s\n", p.Prefix, n.Name, used, p.Size(), warning)
-		}
+	for _, u := range poolUse(config, holders) {
+		fmt.Fprintln(out, u)
 	}
 	return nil
 }

@@ -63,6 +63,11 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said
 	select {
 	case a.requests <- ask:
 		return answer, errors.Join(<-ask.reply, nil)
+	case <-a.ended:
+		if a.left {
+			return said{Message: "this host has left"}, nil
+		}
+		return said{}, errNotRunning
 	case <-r.Context().Done():
 		return said{}, r.Context().Err()
 	}

@@ -34,9 +34,9 @@ type etcdStore struct {
 	about    string
 }
 
-// Connections that hear nothing are asked every keepAlive, and given up after
-// keepAliveTimeout: a black hole says nothing else. Which is tried again soon, and not
-// after the minutes that gRPC comes to by itself.
+// A silent connection is pinged every keepAlive and closed after keepAliveTimeout: nothing
+// else shows that packets are dropped on the way. Connecting is tried again after
+// reconnectMost at the latest; gRPC's own backoff grows to two minutes.
 const (
 	keepAlive        = 5 * time.Second
 	keepAliveTimeout = 3 * time.Second
@@ -121,7 +121,7 @@ func readPassword(path string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// explain says what an error of etcd's means here.
+// explain adds to an error of etcd's which user it is about, and the way out.
 func (e *etcdSettings) explain(ctx context.Context, err error) error {
 	who := "nobody (no etcd.user)"
 	if e.User != "" {
@@ -148,8 +148,8 @@ func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", s.about, what, s.settings.explain(ctx, err))
 }
 
-// whyNot says what is in the way of a connection, which gRPC keeps to itself when it has
-// tried until the end.
+// whyNot connects once more by hand to find out what is in the way: of a deadline that has
+// passed gRPC does not say why no connection could be made.
 func (e *etcdSettings) whyNot() error {
 	const patience = time.Second
 	var all error
@@ -194,8 +194,8 @@ func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Durat
 // retryPause is between the tries of a read.
 const retryPause = 100 * time.Millisecond
 
-// passes says whether the error is of a moment, like that of an election. A read may be
-// asked again; a write may have happened.
+// passes says whether the error is temporary, as during an election. Only a read may be
+// tried again: a write may have happened.
 func passes(err error) bool {
 	return grpcstatus.Code(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
 }

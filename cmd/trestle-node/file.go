@@ -162,8 +162,8 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	return view, err
 }
 
-// Commit is what a host would have to do that the list does not know, or gives a
-// subnet no more.
+// Commit always fails: a host writes only where the list does not have it, or its subnets,
+// and that is the administrator's to change.
 func (s *fileStore) Commit(context.Context, cluster.Txn) (bool, error) {
 	return false, fmt.Errorf("%s does not list this host with the subnets that it has: %w", s.path, cluster.ErrReadOnly)
 }

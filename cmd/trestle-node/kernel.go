@@ -37,7 +37,7 @@ type kernel struct {
 
 	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
-	last overlay.State // what was applied last: whatever is found to differ from it somebody else has changed
+	last overlay.State // what was applied last: a difference from it is somebody else's doing
 	mtu  int           // what containers were compared with last
 }
 
@@ -108,7 +108,7 @@ func (k *kernel) flush(ctx context.Context) brought {
 	}
 }
 
-// look asks for a look at everything, soon.
+// look wakes the loop, which compares everything. why is for the log.
 func (k *kernel) look(why string) {
 	select {
 	case k.wake <- why:
@@ -189,7 +189,8 @@ func (k *kernel) listen(ctx context.Context) {
 	}
 }
 
-// bring makes the kernel what is wanted.
+// bring compares the kernel with what is wanted, changes what differs, and reports. why is
+// what woke it: a difference from what was applied before counts as a repair.
 func (k *kernel) bring(why string) brought {
 	k.findUplink()
 	k.mu.Lock()
@@ -228,9 +229,9 @@ func (k *kernel) bring(why string) brought {
 	return brought{err: err}
 }
 
-// compareContainers names those that were started with a larger MTU than all hosts take
-// now. What they send too large is answered by the kernel with the right size, which
-// most of them understand.
+// compareContainers counts containers whose MTU is larger than what all hosts take now. The
+// kernel answers their packets that are too large with the right size (ICMP, packet too
+// big), and most senders adapt.
 func (k *kernel) compareContainers(w wanted, mtu int) {
 	var found []string
 	for _, bridge := range bridgesOf(w.config) {
@@ -289,8 +290,8 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 	return peers
 }
 
-// findUplink keeps the one that was found last where there is none now: its routes are
-// the kernel's to take.
+// findUplink looks for the uplink. Where there is none now, the last one found is kept, and
+// so are the routes over it: the kernel deletes those that lead nowhere.
 func (k *kernel) findUplink() {
 	var uplink overlay.Uplink
 	var err error
@@ -327,7 +328,7 @@ func (k *kernel) findUplink() {
 	}
 }
 
-// count notes repairs: the same was wanted as before, and is not there.
+// count logs the changes. Where the same was wanted before they are repairs, and counted.
 func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 	if c.Empty() {
 		return
@@ -402,7 +403,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.board.problem("conflist", problemsOf(err)...)
 }
 
-// Who looks at the host tells the agent's routes by the same number.
+// Compiles only if pkg/hosts, by which others recognize our routes, has the same number.
 var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
 
 // tunnelOf is the device that the state has, if any.

@@ -61,17 +61,16 @@ func run(ctx context.Context, log *slog.Logger) error {
 	a.tell() // what the disk says needs no store
 	kernelDone := make(chan error, 1)
 	go func() { kernelDone <- a.kernel.run(ctx) }()
-	agentDone := make(chan struct{})
 	go func() {
-		defer close(agentDone)
+		defer close(a.ended)
 		a.run(ctx)
 	}()
 	select {
 	case err = <-kernelDone:
 		cancel()
-		<-agentDone
+		<-a.ended
 		return err
-	case <-agentDone:
+	case <-a.ended:
 		cancel()
 		return <-kernelDone
 	}
@@ -124,5 +123,6 @@ func newAgent(log *slog.Logger) (*agent, error) {
 		said: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),
+		ended:    make(chan struct{}),
 	}, nil
 }

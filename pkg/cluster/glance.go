@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 )
 
-// Glance says whether all is as Reconcile left it, by one small question: this host's own
-// keys, the configuration, and the store's id and revision. A watch tells none of that
-// when the store was wiped, or restored from a backup: it waits in silence for a
-// revision to come. Whoever is told false calls Reconcile.
+// Glance says whether all is as Reconcile left it, by one small read: this host's own keys,
+// the configuration, and the store's id and revision. A watch does not notice a store
+// that was wiped or restored from a backup: it waits silently for a revision in the
+// future. After false call Reconcile.
 func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, error) {
 	s := &m.State
 	ask := []string{KeyConfig, PrefixNodes + s.ID, PrefixNames + s.Name}

@@ -107,7 +107,8 @@ func (m *Member) takeConfig(view View) error {
 	return nil
 }
 
-// suspectStore notes where the store cannot be the one that was seen last.
+// suspectStore sets Suspect where the store cannot be the one that was seen last: another
+// cluster id, an older revision, or no configuration.
 func (m *Member) suspectStore(view View) bool {
 	s := &m.State
 	_, hasConfig := view.Keys[KeyConfig]
@@ -209,7 +210,8 @@ func readClaims(view View) map[string]claim {
 	return claims
 }
 
-// hear finds out what became of a transaction whose answer was lost.
+// hear resolves Pending: if the transaction whose answer was lost did happen, the claims in
+// the store have its nonces.
 func (m *Member) hear(claims map[string]claim) {
 	s := &m.State
 	for _, o := range s.Pending {
@@ -220,8 +222,8 @@ func (m *Member) hear(claims map[string]claim) {
 	s.Pending = nil
 }
 
-// compare finds what became of this host's claims: kept are still its own, again are
-// to be asserted, and those that are another's now are noted as lost.
+// compare sorts this host's claims by what the store says: kept are still its own, again are
+// missing and have to be written again, and those that another host has now move to Lost.
 func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned) {
 	s := &m.State
 	var lost []Owned
@@ -289,8 +291,8 @@ func overlapped(claims map[string]claim, o Owned) bool {
 	return false
 }
 
-// choose gives new claims for the networks that this host has no subnet of: what is reserved for it,
-// or one that nobody has.
+// choose picks a subnet for each pool that this host has none of: the one that is reserved
+// for it, or a free one.
 func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned, error) {
 	s := &m.State
 	has := map[slot]bool{}

@@ -218,8 +218,9 @@ func (s *State) keepKeys(next map[string]Node, v *Verdict) {
 	}
 }
 
-// divide gives each subnet to one peer: of two, to the one that is listed, or, while
-// the store is suspect, to the one that had it.
+// divide resolves conflicts, so that each subnet has one peer. Of two that say they have it,
+// one that is listed comes before one that is not, and then the one that had it before; while
+// the store is suspect, the one that had it before comes first.
 func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
 	ids := slices.Sorted(maps.Keys(next))
 	held := map[string]bool{} // of a thousand each is asked about often
@@ -254,8 +255,8 @@ func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
 	return peers
 }
 
-// division is who has which subnet, as they are given away. Subnets of one length, of
-// which there are many, are found by themselves.
+// division records which peer has which subnet. It is a map by prefix, asked once for each
+// length in use: overlaps are found without comparing all with all.
 type division struct {
 	state    *State
 	byPrefix map[string]string

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// ErrTooOld: the cluster asks for a newer agent than this one.
+// ErrTooOld says that the cluster asks for a newer agent than this one.
 var ErrTooOld = errors.New("this trestle-node is too old for the cluster")
 
 // release is a version's numbers: major, minor, patch.

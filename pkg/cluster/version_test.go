@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"net/netip"
@@ -16,8 +17,16 @@ func TestCheckAgent(t *testing.T) {
 		least, version string
 		want           bool
 	}{
-		{"", "", true}, {"2.1.0", "2.1.0", true}, {"2.1.0", "v2.1.0", false}, {"2.1.0", "2.0.9", false}, {"2.1.0", "2.1.0-dev", true},
-		{"2.1.0", "2.1.0+3", true}, {"2.9.0", "2.10.0", true}, {"2.1.0", "3.0.0", true}, {"2.1.0", "", false}, {"2.1.0", "unknown", false},
+		{"", "", true},
+		{"2.1.0", "2.1.0", true},
+		{"2.1.0", "v2.1.0", false},
+		{"2.1.0", "2.0.9", false},
+		{"2.1.0", "2.1.0-dev", true},
+		{"2.1.0", "2.1.0+3", true},
+		{"2.9.0", "2.10.0", true},
+		{"2.1.0", "3.0.0", true},
+		{"2.1.0", "", false},
+		{"2.1.0", "unknown", false},
 	} {
 		err := cluster.Config{MinAgent: test.least}.CheckAgent(test.version)
 		if (err == nil) != test.want || err != nil && !errors.Is(err, cluster.ErrTooOld) {
@@ -46,7 +55,7 @@ func TestMinAgent(t *testing.T) {
 	if err := late.reconcile(); !errors.Is(err, cluster.ErrTooOld) || !strings.Contains(err.Error(), "2.1.0") {
 		t.Errorf("one without a subnet: got %v, want %v", err, cluster.ErrTooOld)
 	}
-	if len(store.keys) != len(before) || string(store.keys["nodes/id-a"].Data) != string(before["nodes/id-a"].Data) {
+	if len(store.keys) != len(before) || !bytes.Equal(store.keys["nodes/id-a"].Data, before["nodes/id-a"].Data) {
 		t.Errorf("got %d keys of %d, a's record %s; want nothing written", len(store.keys), len(before), store.keys["nodes/id-a"].Data)
 	}
 	if fine, err := a.Glance(t.Context(), store, cluster.Node{}); !fine || err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// Apply makes the changes. It goes on after a failure, since each peer that can be
-// reached should be; the errors are joined. What a killed Apply has left undone the next
-// Observe finds.
+// Apply makes the changes. It goes on after an error, so that one peer's does not keep the
+// others from being reached, and returns all errors joined. After a killed Apply the next
+// Observe and Diff find the rest.
 func (h *Host) Apply(c Changes) error {
 	var failed error
 	do := func(err error) { failed = errors.Join(failed, err) }

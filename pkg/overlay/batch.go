@@ -16,7 +16,7 @@ import (
 type message struct {
 	what string // "add route 10.40.2.0/24 …", for its error
 	req  *nl.NetlinkRequest
-	bear []unix.Errno // refusals that do no harm
+	bear []unix.Errno // errors that count as success
 }
 
 // batchSize is how many messages go in one send: a thousand peers are three thousand
@@ -83,7 +83,7 @@ func (h *Host) drain(buffer []byte) {
 	}
 }
 
-// answered takes what the kernel has said, and is true after the answer to the last message.
+// answered reads the kernel's answers into errs, and is true once the last message's is there.
 func answered(batch []message, first uint32, data []byte, errs []error) (last bool) {
 	for len(data) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(data))
@@ -113,7 +113,7 @@ func (m message) refused(errno unix.Errno) error {
 	return fmt.Errorf("%s: %w", m.what, errno)
 }
 
-// gone are refusals to delete what is not there.
+// gone are the errors of deleting what is not there.
 var gone = []unix.Errno{unix.ESRCH, unix.ENOENT}
 
 // setNeigh makes a neighbour or an entry of the forwarding database, or replaces it.

@@ -49,8 +49,8 @@ func (h *Host) applyDevices(c Changes) (index int, err error) {
 	return link.Attrs().Index, h.applyAddresses(c, link)
 }
 
-// raise sets what can be changed, and brings the device up. It takes no address of its
-// own accord: the peers' neighbours are all that is needed.
+// raise sets MAC, MTU and alias, and brings the device up. The kernel is told not to give it
+// a link-local address: the permanent neighbours of the peers are all that is needed.
 func (h *Host) raise(link netlink.Link, c Changes) error {
 	name := link.Attrs().Name
 	steps := []struct {

@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// direct plans the way to a peer on the same link, if it is on one. Both hosts judge by
-// what both have published, so that they agree: a host that sends directly and is
-// answered by the tunnel would be dropped by strict rp_filter.
+// direct plans routes to a peer on the same link, and is false where it is on none. Both
+// hosts decide by the same published prefixes and so come to the same result: if one sent
+// directly and the other by the tunnel, strict rp_filter would drop the packets.
 func (p *planner) direct(peer Peer) bool {
 	var routes []Route
 	for _, s := range peer.Subnets {

@@ -75,7 +75,8 @@ func receive(conn *mdl.Conn, handle func(mdl.Message)) error {
 	}
 }
 
-// watcher tells what concerns us. It is used by one goroutine for each socket.
+// watcher picks the messages that concern us. Each of the two sockets has a goroutine that
+// calls it.
 type watcher struct {
 	uplink      string
 	changed     func(string)
@@ -125,8 +126,8 @@ func (w *watcher) rtnetlink(m mdl.Message) {
 	}
 }
 
-// link tells of the tunnel and the uplink alone, by their names: an index is another's
-// once the device was made anew.
+// link reports changes of our devices and the uplink. They are recognized by name: a device
+// that was deleted and made again has another index.
 func (w *watcher) link(m mdl.Message) {
 	if len(m.Data) < unix.SizeofIfInfomsg {
 		return

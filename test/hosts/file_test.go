@@ -103,9 +103,7 @@ func TestDirect(t *testing.T) {
 		}
 		n.Reach(n.containers[0], n.containers[1])
 		n.Reach(n.containers[1], n.containers[0])
-		if out := n.hosts[0].Node("cluster", "check"); out.Code != 0 || !strings.Contains(out.Stdout, "b: fine, by direct") {
-			t.Errorf("%s: check: got %v", backend, out)
-		}
+		n.check(n.hosts[0].Host, 0, "b: fine, by direct")
 		if backend == "auto" {
 			n.moved(t)
 		}
