@@ -42,6 +42,7 @@ func (b beginner) counts(s size, peers int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	time.Sleep(s.idle / 5) // what comes after the last route
 	before, err := m.ticks(pid)
 	if err != nil {
 		return "", err
