@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 	"github.com/google/nftables"
@@ -200,19 +201,23 @@ func Restore(program, table string, lines []string) error {
 		return nil
 	}
 	script := "*" + table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
-	if _, err := run(program+"-restore", script, "--wait=10", "--noflush"); err != nil {
+	if _, err := run(program+"-restore", script, fmt.Sprintf("--wait=%d", lockWait/time.Second), "--noflush"); err != nil {
 		return fmt.Errorf("change table %s: %w", table, err)
 	}
 	return nil
 }
 
+// lockWait is how long a program waits for the lock of iptables.
+const lockWait = 10 * time.Second
+
 // tries are those of Change.
 const tries = 3
 
 // Change reads a table and applies to it what lines makes of that, for Restore. Where
-// somebody else has changed the table in between, so that a rule or chain that shall go is
-// gone, it looks again, and lines is asked again. It does not where the lock of iptables
-// could not be had: to wait again would keep all of ours from their own lock.
+// somebody else has changed the table in between, so that a rule or chain is gone, or
+// while the program was at work ("nft flush ruleset"), it looks again, and lines is asked
+// again. It does not where the lock of iptables could not be had: to wait again would keep
+// all of ours from their own lock.
 func Change(program, table string, lines func(have Table) ([]string, error)) error {
 	var failed error
 	for range tries {
@@ -224,15 +229,17 @@ func Change(program, table string, lines func(have Table) ([]string, error)) err
 		if err != nil {
 			return err
 		}
-		if failed = Restore(program, table, wanted); failed == nil || isOutOfResources(failed) {
+		began := time.Now()
+		failed = Restore(program, table, wanted)
+		if failed == nil || (isOutOfResources(failed) && time.Since(began) >= lockWait) {
 			return failed
 		}
 	}
 	return failed
 }
 
-// isOutOfResources is true where the lock could not be had, or the kernel refused to talk
-// (RESOURCE_PROBLEM, xtables.h of iptables).
+// isOutOfResources is true where the lock could not be had in time, or the kernel refused
+// what the program asked of it (RESOURCE_PROBLEM, xtables.h of iptables).
 func isOutOfResources(err error) bool {
 	const resourceProblem = 4
 	var exit *exec.ExitError

@@ -84,7 +84,7 @@ func (s Store) Path(place string, o cni.Owner) string { return s.file(place, o) 
 
 // Write puts the record into place: the whole of it or, after a kill, the former.
 func Write[T any](s Store, place string, r Record[T]) error {
-	r.Version = version
+	r.Version = Version
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err

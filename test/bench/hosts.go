@@ -29,7 +29,7 @@ func severalHosts(t host.T, s size) []measure.Section {
 	for _, count := range s.hosts {
 		all = append(all, measure.Section{
 			Title: fmt.Sprintf("A host joins %d others", count-1), Operations: []string{"route on all others", "routes to all others"}, Rounds: 9,
-			Note: fmt.Sprintf("From the start of its agent, on an etcd of one member. %d of the others are real; the rest have joined, simulated, and watch etcd. Aim: at most flannel's.", s.real(count)),
+			Note: fmt.Sprintf("From the start of its agent, on an etcd of one member. %d of the others are real, on the CPUs that there are; the rest have joined, simulated, and watch etcd. Aim with two others: at most flannel's.", s.real(count)),
 			Setup: func() []measure.Variant {
 				return byEach(t, func(j joiner) round { return joining(t, j, s.real(count), count) })
 			},

@@ -12,7 +12,7 @@ import (
 
 // agentCounts is what an agent takes of its host, and of its store.
 func agentCounts(t host.T, s size) (string, error) {
-	text := "| an agent | memory (RSS), MiB | CPU while nothing happens, % of one | log lines |\n|---|--:|--:|--:|\n"
+	text := "| an agent | memory (RSS), MiB | of it not of the program's file | CPU while nothing happens, % of one | log lines |\n|---|--:|--:|--:|--:|\n"
 	for _, peers := range s.hosts {
 		for i := range beginners(t, peers) {
 			own := &scope{T: t}
@@ -42,6 +42,7 @@ func (b beginner) counts(s size, peers int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	time.Sleep(s.idle / 5) // what comes after the last route
 	before, err := m.ticks(pid)
 	if err != nil {
 		return "", err
@@ -51,13 +52,23 @@ func (b beginner) counts(s size, peers int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	kib, err := strconv.Atoi(strings.Fields(m.host.MustRun("grep", "VmRSS", fmt.Sprintf("/proc/%d/status", pid)))[1])
+	whole, err := m.memory(pid, "VmRSS")
+	if err != nil {
+		return "", err
+	}
+	own, err := m.memory(pid, "RssAnon")
 	if err != nil {
 		return "", err
 	}
 	const perSecond = 100 // USER_HZ
 	share := 100 * float64(after-before) / perSecond / s.idle.Seconds()
-	return fmt.Sprintf("| %s, %d peers | %d | %.2f | %d |\n", b.name, peers, kib>>10, share, strings.Count(m.stop(), "\n")), nil
+	return fmt.Sprintf("| %s, %d peers | %d | %d | %.2f | %d |\n", b.name, peers, whole, own, share, strings.Count(m.stop(), "\n")), nil
+}
+
+// memory is what the kernel says of the process, in MiB.
+func (m *member) memory(pid int, kind string) (int, error) {
+	kib, err := strconv.Atoi(strings.Fields(m.host.MustRun("grep", kind, fmt.Sprintf("/proc/%d/status", pid)))[1])
+	return kib >> 10, err
 }
 
 // ticks is what the process has used of CPUs.

@@ -15,15 +15,15 @@ import (
 )
 
 // joining is a round of a host that joins so many, itself among them, and leaves again.
-func joining(t host.T, j joiner, real, count int) round {
-	e, prefix, asks := j.etcd()
-	simulated := count - 1 - real
+func joining(t host.T, j joiner, agents, count int) round {
+	keys := j.watched()
+	simulated := count - 1 - agents
 	if err := j.prepare(nil, simulated); err != nil {
 		t.Fatalf("%v", err)
 	}
 	var others []*lab.Host
-	for i := range real {
-		h := e.Host(fmt.Sprintf("a%d", i))
+	for i := range agents {
+		h := keys.Host(fmt.Sprintf("a%d", i))
 		j.start(h)
 		others = append(others, h)
 		// one after the other: a flannel ends where another one was faster
@@ -31,9 +31,9 @@ func joining(t host.T, j joiner, real, count int) round {
 			t.Fatalf("%v", err)
 		}
 	}
-	c, rest := e.Host("c"), newAudience(t, e, prefix, simulated, asks)
+	c, rest := keys.Host("c"), newAudience(t, keys, simulated)
 	return func() ([]time.Duration, error) {
-		all, err := look(append(others[:real:real], c))
+		all, err := look(append(others[:agents:agents], c))
 		if err != nil {
 			return nil, err
 		}
@@ -42,12 +42,12 @@ func joining(t host.T, j joiner, real, count int) round {
 		own := make(chan error, 1)
 		var ownTook time.Duration
 		go func() {
-			err := all[real].await(count - 1)
+			err := all[agents].await(count - 1)
 			ownTook = time.Since(began)
 			own <- err
 		}()
 		err = rest.await(mvccpb.PUT)
-		for _, l := range all[:real] {
+		for _, l := range all[:agents] {
 			err = errors.Join(err, l.await(1))
 		}
 		took := time.Since(began)
@@ -88,12 +88,12 @@ type news struct {
 	err  error
 }
 
-func newAudience(t host.T, e *lab.Etcd, prefix string, count int, asks bool) *audience {
+func newAudience(t host.T, keys watched, count int) *audience {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &audience{count, make(chan news, 4*count)}
 	for i := range count {
-		client := e.Client()
-		watch := client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+		client := keys.Client()
+		watch := client.Watch(clientv3.WithRequireLeader(ctx), keys.prefix, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
 		if answer := <-watch; answer.Err() != nil {
 			t.Fatalf("watch: %v", answer.Err())
 		}
@@ -101,7 +101,7 @@ func newAudience(t host.T, e *lab.Etcd, prefix string, count int, asks bool) *au
 			for answer := range watch {
 				for _, event := range answer.Events {
 					n := news{i, event.Type, answer.Err()}
-					if asks && event.Type == mvccpb.PUT {
+					if keys.asks && event.Type == mvccpb.PUT {
 						_, n.err = client.TimeToLive(ctx, clientv3.LeaseID(event.Kv.Lease))
 					}
 					c.news <- n
@@ -147,7 +147,7 @@ func watches(t host.T, s size) []measure.Variant {
 // watching is a round of one put that all watchers hear of.
 func watching(t host.T, e *lab.Etcd, count int, asks bool) round {
 	prefix := fmt.Sprintf("/bench/%d-%v/", count, asks)
-	writer, all, ctx := e.Client(), newAudience(t, e, prefix, count, asks), context.Background()
+	writer, all, ctx := e.Client(), newAudience(t, watched{e, prefix, asks}, count), context.Background()
 	return func() ([]time.Duration, error) {
 		lease, err := writer.Grant(ctx, 3600)
 		if err != nil {

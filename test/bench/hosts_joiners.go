@@ -54,9 +54,15 @@ type joiner interface {
 	pid(h *lab.Host) (int, error)
 	// leave takes a host on which it runs out of the network, so that nothing is left over.
 	leave(h *lab.Host, stop func() string) error
-	// etcd is where its keys are, the prefix that all hosts watch, and whether they ask for the
-	// lease of each that has come.
-	etcd() (e *lab.Etcd, prefix string, asks bool)
+	// watched are its keys.
+	watched() watched
+}
+
+// watched are the keys of an etcd that all hosts watch.
+type watched struct {
+	*lab.Etcd
+	prefix string
+	asks   bool // for the lease of each that has come
 }
 
 // pool is what the subnets are of.
@@ -106,7 +112,7 @@ func (o *onEtcd) leave(h *lab.Host, stop func() string) error {
 	return nil
 }
 
-func (o *onEtcd) etcd() (*lab.Etcd, string, bool) { return o.Etcd, "/trestle/v1/default/nodes/", false }
+func (o *onEtcd) watched() watched { return watched{o.Etcd, "/trestle/v1/default/nodes/", false} }
 
 // rebooted is the same where a host that has left the kernel's state behind has that of its
 // disk: what a boot is.
@@ -138,7 +144,7 @@ func (o *onList) leave(h *lab.Host, stop func() string) error {
 	return nil
 }
 
-func (o *onList) etcd() (*lab.Etcd, string, bool) { return nil, "", false }
+func (o *onList) watched() watched { return watched{} } // a file is nobody else's
 
 // flannel is that, with vxlan, as ours has it.
 type flannel struct {
@@ -216,4 +222,4 @@ func (f *flannel) leave(h *lab.Host, stop func() string) error {
 	return errors.New("flannel's etcd knows nothing of " + h.Name)
 }
 
-func (f *flannel) etcd() (*lab.Etcd, string, bool) { return f.Etcd, flannelKeys + "subnets/", true }
+func (f *flannel) watched() watched { return watched{f.Etcd, flannelKeys + "subnets/", true} }

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 func TestTables(t *testing.T) {
 	tiny := size{
 		rounds: 1, backends: backends, attachments: []int{0, 3}, peers: 1, leases: []int{0, 9},
-		mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, hosts: []int{3, 5}, agents: 2, idle: time.Second, packets: 100, counted: 3,
+		mappings: 10, crowds: []int{3}, peerCrowd: 3, stream: 1 << 20, hosts: []int{3}, agents: 1, idle: time.Second, packets: 100, counted: 3,
 	}
 	page := newPage("tiny")
 	for _, c := range chapters() {

@@ -14,11 +14,12 @@ import (
 var newObject = regexp.MustCompile(`sendto\(.*RTM_NEW(ROUTE|NEIGH)`)
 
 // TestThousandPeers: what leads to a thousand peers, three objects each, goes to the
-// kernel by the hundred.
+// kernel by the hundred, and an agent that finds it there changes nothing.
 func TestThousandPeers(t *testing.T) {
 	t.Parallel()
 	const peers, most = 1000, 3*1000/128 + 10
-	h := lab.New(t).Host("a")
+	l := lab.New(t)
+	h := l.Host("a")
 	var nodes []string
 	for i := range peers {
 		nodes = append(nodes, fmt.Sprintf(`{"name": "n%d", "underlay": ["10.1.%d.%d/16"], "subnets": {"pods": ["10.64.%d.%d/28"]}}`, i, i/250, 1+i%250, i/16, i%16*16))
@@ -42,5 +43,14 @@ func TestThousandPeers(t *testing.T) {
 	}
 	if got := len(newObject.FindAllString(trace.Text, -1)); got == 0 || got > most {
 		t.Errorf("got %d sends for %d peers, want %d at most", got, peers, most)
+	}
+	again := l.Agent(h, slow(lab.Settings{"name": "a"})) // the first one was killed amidst the rest
+	l.Ready(h, peers)
+	again.Kill()
+	h.MustRun("rm", "/run/trestle/node/status.json")
+	again.Start()
+	l.Ready(h, peers)
+	if log := again.Kill(); strings.Contains(log, "bring the kernel") || strings.Contains(log, "repair") {
+		t.Errorf("started again over what is there it changed something:\n%s", log)
 	}
 }

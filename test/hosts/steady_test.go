@@ -1,10 +1,11 @@
 package hosts
 
 import (
-	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,34 +14,6 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
-
-// asked is how many transactions etcd was asked for, as it counts them.
-func (n *network) asked(t *testing.T) int {
-	t.Helper()
-	total := -1
-	err := n.Switch.Do(func() error {
-		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(n.etcd.URLs()[0], "http://"), lab.Patience)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = conn.Close() }() // all is read
-		if _, err := conn.Write([]byte("GET /metrics HTTP/1.0\r\n\r\n")); err != nil {
-			return err
-		}
-		lines := bufio.NewScanner(conn)
-		for lines.Scan() {
-			if line := lines.Text(); strings.HasPrefix(line, `grpc_server_started_total{grpc_method="Txn"`) {
-				total, err = strconv.Atoi(line[strings.LastIndexByte(line, ' ')+1:])
-				return err
-			}
-		}
-		return lines.Err()
-	})
-	if err != nil || total < 0 {
-		t.Fatalf("etcd's metrics: %v, %d", err, total)
-	}
-	return total
-}
 
 // revision is the one of the last write.
 func (n *network) revision(t *testing.T) string {
@@ -75,14 +48,21 @@ func TestSteady(t *testing.T) {
 		}
 	}
 
-	revision, asked, began := n.revision(t), n.asked(t), time.Now()
+	revision, began := n.revision(t), time.Now()
+	asked, alive, told := n.etcd.Metric(lab.Transactions), n.etcd.Metric(lab.KeepAlives), n.etcd.Metric(lab.Told)
 	n.looks(a, 4)
 	if got := n.revision(t); got != revision {
 		t.Errorf("etcd was written to: revision %s, it was %s", got, revision)
 	}
 	beats := 2 * (1 + int(time.Since(began)/(2*time.Second*4/5))) // of both; each is two seconds, or a fifth less
 	const life = 2                                                // each may look for signs of life, which it does at every tenth
-	if got := n.asked(t) - asked; got > beats+life {
+	if got := n.etcd.Metric(lab.Told) - told; got != 0 {
+		t.Errorf("etcd said %d times that something has changed", got)
+	}
+	if got, most := n.etcd.Metric(lab.KeepAlives)-alive, 2*(1+int(time.Since(began)/time.Second)); alive == 0 || got > most { // each says so thrice in the three seconds that it lasts
+		t.Errorf("got %d signs of life, of %d before, want %d at most", got, alive, most)
+	}
+	if got := n.etcd.Metric(lab.Transactions) - asked; asked == 0 || got > beats+life {
 		t.Errorf("got %d transactions in %d heartbeats, want one each, and %d more", got, beats, life)
 	}
 
@@ -199,4 +179,34 @@ func TestMinAgent(t *testing.T) {
 	n.init(t, lab.Config)
 	n.Ready(b.Host, 2)
 	n.Await(a.Host, "ready, and told of b's MTU", func(s lab.Status) bool { return s.State == "ready" && s.MTU == 1350 })
+}
+
+// TestLinesForChanges: peers that come, move and leave are a line of the log each, at the most.
+func TestLinesForChanges(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a")
+	a, store := n.hosts[0], n.etcd.Store()
+	const peers, atStart = 6, 4
+	joined, err := store.Join(peers, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Ready(a.Host, peers)
+	for i, m := range joined.Hosts {
+		if err := m.Reconcile(t.Context(), store, lab.Record(256+i)); err != nil {
+			t.Fatal(err)
+		}
+		n.Await(a.Host, "it has moved", func(s lab.Status) bool {
+			return slices.ContainsFunc(s.Peers, func(p lab.Peer) bool { return p.Underlay[0] == lab.Record(256 + i).Underlay[0] })
+		})
+	}
+	for i, m := range joined.Hosts {
+		if err := errors.Join(m.BeginLeave(), m.Leave(t.Context(), store)); err != nil {
+			t.Fatal(err)
+		}
+		n.Await(a.Host, "it is gone", func(s lab.Status) bool { return len(s.Peers) == peers-1-i })
+	}
+	if log := a.Kill(); strings.Count(log, "\n") > 3*peers+atStart {
+		t.Errorf("got %d lines for %d changes:\n%s", strings.Count(log, "\n"), 3*peers, log)
+	}
 }

@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -111,6 +113,42 @@ func (e *Etcd) Client() *clientv3.Client {
 	e.Cleanup(func() { _ = client.Close() }) // nothing is under way
 	return client
 }
+
+// Metric is one of those that the first member counts, by its name and the beginning of
+// its labels; 0 where there is none yet.
+func (e *Etcd) Metric(name string) int {
+	e.Helper()
+	var total int
+	err := e.Switch.Do(func() error {
+		conn, err := net.DialTimeout("tcp", strings.TrimPrefix(e.URLs()[0], "http://"), Patience)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }() // all is read
+		if _, err := conn.Write([]byte("GET /metrics HTTP/1.0\r\n\r\n")); err != nil {
+			return err
+		}
+		lines := bufio.NewScanner(conn)
+		for lines.Scan() {
+			if line := lines.Text(); strings.HasPrefix(line, name) {
+				total, err = strconv.Atoi(line[strings.LastIndexByte(line, ' ')+1:])
+				return err
+			}
+		}
+		return lines.Err()
+	})
+	if err != nil {
+		e.Fatalf("etcd's metrics: %v", err)
+	}
+	return total
+}
+
+// What etcd is asked, as it counts: transactions, signs of life, and answers to who watches.
+const (
+	Transactions = `grpc_server_started_total{grpc_method="Txn"`
+	KeepAlives   = `grpc_server_msg_received_total{grpc_method="LeaseKeepAlive"`
+	Told         = `grpc_server_msg_sent_total{grpc_method="Watch"`
+)
 
 // Ctl runs etcdctl, which must be the version's that Debian has or newer.
 func (e *Etcd) Ctl(args ...string) error {

@@ -99,17 +99,20 @@ type Status struct {
 		Network string
 		Subnet  netip.Prefix
 	}
-	Restart []struct{ Container string }
-	Peers   []struct {
-		ID, Name, Way string
-		Missing       bool
-		Seen          time.Time
-		Underlay      []netip.Prefix
-	}
+	Restart          []struct{ Container string }
+	Peers            []Peer
 	Tunnel           struct{ Kind string }
 	MTU, Repairs     int
 	StrangersDropped int
 	Problems         []string
+}
+
+// Peer is another host.
+type Peer struct {
+	ID, Name, Way string
+	Missing       bool
+	Seen          time.Time
+	Underlay      []netip.Prefix
 }
 
 // Status asks for it.

@@ -134,7 +134,9 @@ func (s *Store) again(hosts []*cluster.Member, byLock bool) (time.Duration, erro
 	close(start)
 	var err error
 	for range hosts {
-		err = errors.Join(err, <-failed)
+		if e := <-failed; err == nil {
+			err = e // a thousand would say the same
+		}
 	}
 	return time.Since(began), err
 }

@@ -1,5 +1,5 @@
-// Command soak runs what takes too long for the tests of networks over several hosts: an
-// etcd that stands still for 40 seconds, a thousand hosts that join at once, and a
+// Command soak runs what takes too long for the tests of networks over several hosts: two
+// minutes in which nothing happens, an etcd that stands still for 40 seconds, a thousand hosts that join at once, and a
 // thousand peers. It prints what it measures, and exits with 1 at the first thing that is
 // not as it should be.
 package main
@@ -19,6 +19,7 @@ import (
 func main() { os.Exit(host.Program(soak)) }
 
 func soak(t host.T) {
+	steady(t)
 	standStill(t)
 	atOnce(t)
 	thousand(t)
@@ -28,6 +29,43 @@ func put(e *lab.Etcd, key, value string) {
 	if err := e.Ctl("put", "/trestle/v1/default/"+key, value); err != nil {
 		e.Fatalf("%v", err)
 	}
+}
+
+// steady: where nothing happens hosts with times as they are where nothing is said ask etcd
+// once in 30 s, say three times that they live, and are told nothing.
+func steady(t host.T) {
+	l := lab.New(t)
+	e := l.Etcd(1)
+	put(e, "config", lab.Config)
+	var agents []*lab.Agent
+	for _, name := range []string{"a", "b"} {
+		agents = append(agents, l.Agent(l.Host(name), lab.Settings{"name": name, "etcd": map[string]any{"endpoints": e.URLs()}}))
+	}
+	cpu := 0
+	for _, a := range agents {
+		l.Ready(a.Host, 1)
+		cpu -= cpuOf(a.Host)
+	}
+	const spans = 4 // of 30 s
+	counted := []string{lab.Transactions, lab.KeepAlives, lab.Told}
+	// each span may have one more at its ends, and a heartbeat is a fifth early at the most
+	most := []int{len(agents) * (spans*5/4 + 1), len(agents) * (3*spans + 1), 0}
+	before := make([]int, len(counted))
+	for i, c := range counted {
+		before[i] = e.Metric(c)
+	}
+	time.Sleep(spans * 30 * time.Second)
+	for i, c := range counted {
+		got := e.Metric(c) - before[i]
+		fmt.Printf("%d hosts, %d s in which nothing happens: %d of %s…}\n", len(agents), spans*30, got, c)
+		if got > most[i] || before[i] == 0 {
+			l.Fatalf("want %d at most, and some before (there were %d)", most[i], before[i])
+		}
+	}
+	for _, a := range agents {
+		cpu += cpuOf(a.Host)
+	}
+	fmt.Printf("their agents took %.2f %% of a CPU each (0.2 is to be reached)\n", float64(cpu)/float64(len(agents)*spans*30))
 }
 
 // standStill: an etcd that answers nothing for 40 s costs neither routes nor CPU, nor a
@@ -130,7 +168,11 @@ func thousand(t host.T) {
 		return nil
 	})
 	fmt.Printf("with %d peers: %s", peers, rss(a.Host))
-	a.Kill()
+	lines := strings.Count(a.Kill(), "\n")
+	fmt.Printf("and wrote %d lines of log of that\n", lines)
+	if lines > peers+5 { // and a few of its start
+		l.Fatalf("want a line for each peer at the most")
+	}
 	began = time.Now()
 	a.Start()
 	l.Ready(a.Host, peers)
