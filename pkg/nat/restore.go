@@ -76,14 +76,14 @@ func (h *Host) listTable() ([]nft.Element, error) {
 
 // decide takes a snapshot, adopts what has no record, and finds the stale attachments.
 // What an error concerns is left unchanged; commit handles the rest.
-func (h *Host) decide(network string, valid cni.Valid, anew bool) (*snapshot, error) {
+func (h *Host) decide(network string, valid cni.Valid, lost bool) (*snapshot, error) {
 	s, unread, err := h.takeSnapshot(network, valid)
 	if err != nil {
 		return nil, errors.Join(unread, err)
 	}
 	errs := []error{unread}
 	if unread == nil { // an unreadable record may own any label
-		errs = append(errs, s.adopt(anew))
+		errs = append(errs, s.adopt(lost))
 	}
 	return s, errors.Join(append(errs, s.findStale())...)
 }
@@ -95,11 +95,11 @@ type unrecorded struct {
 }
 
 // adopt writes records for what the kernel holds without one, if a link, a lease, or the
-// runtime's list shows that the owner is alive. The rest is stale. With anew, so is the
+// runtime's list shows that the owner is alive. The rest is stale. If records were lost, so is the
 // masquerade of networks without a live attachment, which otherwise outlives the last
 // container.
-func (s *snapshot) adopt(anew bool) error {
-	found, err := s.unrecorded(anew)
+func (s *snapshot) adopt(lost bool) error {
+	found, err := s.unrecorded(lost)
 	if err != nil {
 		return err
 	}

@@ -325,9 +325,9 @@ func (m *member) routed() error {
 	return until(m.Agent.Host, netip.MustParsePrefix("10.40.0.0/16"), m.peers)
 }
 
-// anew starts the agent where all is there, and says how long it took until it was ready,
+// restart starts the agent where all is there, and says how long it took until it was ready,
 // and what it had to say.
-func (m *member) anew() (took time.Duration, said string, err error) {
+func (m *member) restart() (took time.Duration, said string, err error) {
 	began := time.Now()
 	m.Start()
 	for deadline := began.Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -357,7 +357,7 @@ func starting(t host.T, peers int) round {
 		first := time.Since(began)
 		m.Ready(m.Agent.Host, peers)
 		m.Kill()
-		again, said, errAgain := m.anew()
+		again, said, errAgain := m.restart()
 		if strings.Contains(said, "bring the kernel") || strings.Contains(said, "repair") {
 			errAgain = fmt.Errorf("started over what is there it changed something: %s", said)
 		}
