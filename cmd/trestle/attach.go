@@ -33,9 +33,10 @@ func newAttachCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "attach (CONTAINER | --netns PATH | --pid PID) NETWORK",
 		Short: "Attach a container to a network",
-		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace of
-"ip netns"; any other is given by its path, or by a process in it. The result is stored
-where runtimes that use libcni store theirs, so that detach needs only the container.
+		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace
+of "ip netns"; any other is given by its path, or by a process in it. The result is
+stored where runtimes that use libcni store theirs, so that detach needs only the
+container.
 
 If the host port is left out (-p 80), a free one is chosen and printed.`,
 		Example: `  ip netns add web && trestle attach web lab -p 8080:80

@@ -22,9 +22,10 @@ func newDetachCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "detach CONTAINER [NETWORK…]",
 		Short: "Detach a container from its networks",
-		Long: `Detach a container from the named networks, or from all. Its addresses, links, rules and
-published ports are removed, even if its network namespace no longer exists. CONTAINER is
-a name as ls shows it, or the beginning of one that only one container has.`,
+		Long: `Detach a container from the named networks, or from all. Its addresses, links, rules
+and published ports are removed, even if its network namespace no longer exists.
+CONTAINER is a name as ls shows it, or the beginning of one that only one container
+has.`,
 		Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {

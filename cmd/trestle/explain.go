@@ -26,10 +26,10 @@ func newExplainCommand(a *app) *cobra.Command {
 		Use:   "explain CONTAINER [--to ADDRESS[:PORT] | --from ADDRESS --port PORT]",
 		Short: "Follow a packet from or to a container, and say where it stops",
 		Long: `Follow a packet from a container to an address, or from an address to a port that the
-container has published: interface, routes, bridge, the rules of all programs with their
-counters, masquerade, connections. It says where the packet would stop, and how to fix
-that. Nothing is sent and nothing is changed. Without --to and --from both directions
-are followed, out to an address of the Internet and in to the ports.
+container has published: interface, routes, bridge, the rules of all programs with
+their counters, masquerade, connections. It says where the packet would stop, and how
+to fix that. Nothing is sent and nothing is changed. Without --to and --from both
+directions are followed, out to an address of the Internet and in to the ports.
 
 CONTAINER is a name, an id or its beginning, a pod, or an address.
 

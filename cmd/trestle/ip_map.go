@@ -20,11 +20,11 @@ func newIPMapCommand(a *app) *cobra.Command {
 		Use:   "map [NETWORK…]",
 		Short: "Draw pools of addresses: what is free, leased, dead, reserved",
 		Long: `Draw the pools of the networks, or of all: a cell for each address, or for a block of
-addresses in large pools. Of an IPv6 subnet only the part with leases is drawn. Dead are
-addresses of containers whose namespace is provably gone: they are reused when the pool
-is full, and freed by trestle gc. Reserved are addresses that no container gets: the
-gateway, the ends of the subnet, exclusions, what is outside the range, and reservations
-by hand.`,
+addresses in large pools. Of an IPv6 subnet only the part with leases is drawn. Dead
+are addresses of containers whose namespace is provably gone: they are reused when the
+pool is full, and freed by trestle gc. Reserved are addresses that no container gets:
+the gateway, the ends of the subnet, exclusions, what is outside the range, and
+reservations by hand.`,
 		Example: `  trestle ip map
   trestle ip map web --svg web.svg`,
 		RunE: func(command *cobra.Command, args []string) error {

@@ -25,9 +25,9 @@ func newIPReleaseCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "release ADDRESS…",
 		Short: "Free addresses, whoever has them",
-		Long: `Free addresses whose container is proved dead or that were reserved by hand. With --force
-free any: a container that is alive then keeps using its address, and the next one gets
-it as well. To free everything that dead containers have, use trestle gc.`,
+		Long: `Free addresses whose container is proved dead or that were reserved by hand. With
+--force free any: a container that is alive then keeps using its address, and the next
+one gets it as well. To free everything that dead containers have, use trestle gc.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)

@@ -19,9 +19,9 @@ func newIPVerifyCommand(a *app) *cobra.Command {
 		Use:   "verify [NETWORK…]",
 		Short: "Look for damage in the store of leases",
 		Long: `Look for damage in the store of leases: empty or truncated files, records without a
-lease, an index that differs from the leases. None of it does harm, and the next command
-that changes the store repairs it; see repair. Exit status 3 says that something was
-found.`,
+lease, an index that differs from the leases. None of it does harm, and the next
+command that changes the store repairs it; see repair. Exit status 3 says that
+something was found.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
@@ -32,8 +32,8 @@ func newIPRepairCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair [NETWORK…]",
 		Short: "Repair what verify finds",
-		Long: `Repair what verify finds, and report it. Leases stay, except for files that are empty or
-truncated and so name no container.`,
+		Long: `Repair what verify finds, and report it. Leases stay, except for files that are empty
+or truncated and so name no container.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}

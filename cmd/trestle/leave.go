@@ -31,12 +31,12 @@ func newLeaveCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "leave",
 		Short: "After going back to other plugins, remove what only Trestle could",
-		Long: `When a node has gone back to the reference plugins, and the last container that Trestle
-attached is gone, remove what those plugins do not know: nftables tables with masquerade,
-ports and policies, records, unused bridges that Trestle made, and the index beside the
-leases. It refuses while runtimes still run Trestle's plugins, or while one of Trestle's
-containers is alive. Leases and links of other plugins' containers stay. See
-docs/switching-over.md.`,
+		Long: `When a node has gone back to the reference plugins, and the last container that
+Trestle attached is gone, remove what those plugins do not know: nftables tables with
+masquerade, ports and policies, records, unused bridges that Trestle made, and the
+index beside the leases. It refuses while runtimes still run Trestle's plugins, or
+while one of Trestle's containers is alive. Leases and links of other plugins'
+containers stay. See docs/switching-over.md.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return o.run(command.Context(), a.printer(command))

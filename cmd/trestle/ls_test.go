@@ -16,7 +16,7 @@ func snapshotAt(at time.Time, rx uint64, containers ...string) *inventory.Snapsh
 }
 
 // TestRatesSince: what passed by the second; nothing of who was not there, nor of an
-// interface that began anew.
+// interface that started again from zero.
 func TestRatesSince(t *testing.T) {
 	at := time.Now()
 	got := ratesSince(snapshotAt(at, 1000, "a", "b"), snapshotAt(at.Add(2*time.Second), 5000, "a", "c"))

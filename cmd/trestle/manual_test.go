@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-var update = flag.Bool("update", false, "write docs/cli.md and the man pages anew")
+var update = flag.Bool("update", false, "rewrite docs/cli.md and the man pages")
 
 // docsDir is the repository's.
 const docsDir = "../../docs"
@@ -68,7 +68,7 @@ func TestManual(t *testing.T) {
 			t.Errorf("%v; make docs writes it", err)
 		}
 		if diff := cmp.Diff(string(have), string(want)); diff != "" {
-			t.Errorf("docs/%s is not current; make docs writes it anew (-have +want):\n%s", name, diff)
+			t.Errorf("docs/%s is not current; make docs rewrites it (-have +want):\n%s", name, diff)
 		}
 	}
 }

@@ -27,7 +27,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Long: `Say whether the host's network is Trestle's: from where each runtime takes plugins and
 lists, by its configuration, which suite these plugins belong to, and their version;
 which suite made the containers' networks; and what the next container will get. It
-looks at containerd, CRI-O, podman and nerdctl, where installed, and at trestle itself.`,
+looks at containerd, CRI-O, podman and nerdctl, where installed, and at trestle
+itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}

@@ -22,9 +22,9 @@ func newStopCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "stop CONTAINER…",
 		Short: "Stop what trestle run has started",
-		Long: `Stop containers that trestle run has started, in the background or not: the command gets
-SIGTERM, and after a while SIGKILL. When stop returns, the container is detached from its
-networks.`,
+		Long: `Stop containers that trestle run has started, in the background or not: the command
+gets SIGTERM, and after a while SIGKILL. When stop returns, the container is detached
+from its networks.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(container.Names, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {

@@ -24,10 +24,10 @@ func newValidateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "validate [FILE…]",
 		Short: "Find mistakes in network lists, with line and column",
-		Long: `Find mistakes in network lists, with line and column: unknown keys, values of the wrong
-type or that a plugin refuses, missing capabilities, plugins that are not installed,
-versions that an installed runtime cannot read, names and subnets that two lists share.
-Without FILE it checks the lists that runtimes read.
+		Long: `Find mistakes in network lists, with line and column: unknown keys, values of the
+wrong type or that a plugin refuses, missing capabilities, plugins that are not
+installed, versions that an installed runtime cannot read, names and subnets that two
+lists share. Without FILE it checks the lists that runtimes read.
 
 Exit status: 0 if there are none; 2 if a file cannot be read; 3 if there are some.`,
 		Example: `  trestle validate

@@ -107,7 +107,7 @@ func FD(fd int, name string, mode Mode, wait time.Duration) error {
 	return nil
 }
 
-// flock is flock(2), begun anew where a signal interrupts it.
+// flock is flock(2), repeated if a signal interrupts it.
 func flock(fd, how int) error {
 	for {
 		if err := unix.Flock(fd, how); !errors.Is(err, unix.EINTR) {

@@ -101,7 +101,7 @@ func TestCursor(t *testing.T) {
 			t.Errorf("got %s, want %s", got, text)
 		}
 	}
-	for name, data := range map[string]string{"empty": "", "torn": "10.1.", "zeros": "\x00\x00", "text": "none"} {
+	for name, data := range map[string]string{"empty": "", "truncated": "10.1.", "zeros": "\x00\x00", "text": "none"} {
 		write(t, d.path+"/last_reserved_ip.1", data)
 		if got := readCursor(d, 1); got.IsValid() {
 			t.Errorf("%s: got %s", name, got)

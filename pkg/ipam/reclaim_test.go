@@ -249,7 +249,7 @@ func TestEarlierBoot(t *testing.T) {
 	}
 	earlier := map[string]string{"10.1.0.4": "rewritten\r\neth0", "10.1.0.5": "theirs\r\neth0", "10.1.0.6": "new\r\neth0", "last_reserved_ip.0": "10.1.0.6"}
 	others := maps.Clone(earlier)
-	others["10.1.0.2"], others["10.1.0.3"] = "a\r\neth0", "torn\r\neth0"
+	others["10.1.0.2"], others["10.1.0.3"] = "a\r\neth0", "truncated\r\neth0"
 	for _, test := range []struct {
 		name, machine string
 		want          map[string]string
@@ -262,11 +262,11 @@ func TestEarlierBoot(t *testing.T) {
 			s, dir := testStore(t)
 			sets := testSets(t, "10.1.0.0/28")
 			netns, _ := newNetNS(t)
-			for _, id := range []string{"a", "torn", "rewritten"} {
+			for _, id := range []string{"a", "truncated", "rewritten"} {
 				from(t, s, sets).leaseIn(id, netns)
 			}
 			another(t, dir, test.machine)
-			write(t, filepath.Join(dir, indexDir, recordName(testOwner("torn"))), "")
+			write(t, filepath.Join(dir, indexDir, recordName(testOwner("truncated"))), "")
 			write(t, filepath.Join(dir, indexDir, headerName), fmt.Sprintf(`{"format":1,"boot":"another","machine":%q}`, test.machine))
 			if err := os.Remove(dir + "/10.1.0.4"); err != nil {
 				t.Fatal(err)

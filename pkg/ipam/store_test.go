@@ -176,7 +176,7 @@ func TestHostLocalLeases(t *testing.T) {
 	}
 	write(t, dir+"/10.1.0.2", "theirs\r\neth0")
 	write(t, dir+"/10.1.0.3", "old")
-	write(t, dir+"/10.1.0.4", "") // torn
+	write(t, dir+"/10.1.0.4", "") // truncated
 	write(t, dir+"/10.1.0.5", "reserved by hand\n")
 	if got, want := from(t, s, sets).lease("a"), addrs("10.1.0.4"); !slices.Equal(got, want) {
 		t.Errorf("avoid what is taken: got %v, want %v", got, want)

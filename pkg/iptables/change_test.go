@@ -17,14 +17,16 @@ func TestChange(t *testing.T) {
 		tables []string // as they are read, one after the other
 		fails  int      // so many changes
 		status int      // of those
+		locked bool     // those wait for the lock, as long as they are told to
 		want   string
 		ok     bool
 	}{
-		{"at once", []string{one}, 0, 0, "-D OURS -j ONE\n", true},
-		{"changed meanwhile", []string{one, two}, 1, 1, "-D OURS -j ONE\n-D OURS -j TWO\n", true},
-		{"gone meanwhile", []string{one, ""}, 1, 1, "-D OURS -j ONE\n", true},
-		{"changed all the time", []string{one, two, one, two}, 9, 1, "-D OURS -j ONE\n-D OURS -j TWO\n-D OURS -j ONE\n", false},
-		{"locked by another", []string{one, one, one}, 9, 4, "-D OURS -j ONE\n", false},
+		{"at once", []string{one}, 0, 0, false, "-D OURS -j ONE\n", true},
+		{"changed meanwhile", []string{one, two}, 1, 1, false, "-D OURS -j ONE\n-D OURS -j TWO\n", true},
+		{"gone meanwhile", []string{one, ""}, 1, 1, false, "-D OURS -j ONE\n", true},
+		{"changed all the time", []string{one, two, one, two}, 9, 1, false, "-D OURS -j ONE\n-D OURS -j TWO\n-D OURS -j ONE\n", false},
+		{"flushed while it was at work", []string{one, ""}, 1, 4, false, "-D OURS -j ONE\n", true},
+		{"locked by another", []string{one, one, one}, 9, 4, true, "-D OURS -j ONE\n", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -36,7 +38,11 @@ func TestChange(t *testing.T) {
 			}
 			count := "#!/bin/sh\ncd " + dir + "\nn=$(cat $0.times 2>&- || echo 0)\necho $((n + 1)) >$0.times\n"
 			write("fake-save", count+"cat table$n\n")
-			write("fake-restore", count+fmt.Sprintf("grep '^-D' >>changes\ntest $n -ge %d || exit %d\n", test.fails, test.status))
+			wait := ""
+			if test.locked {
+				wait = "sleep ${1#--wait=}\n"
+			}
+			write("fake-restore", count+"grep '^-D' >>changes\n"+wait+fmt.Sprintf("test $n -ge %d || exit %d\n", test.fails, test.status))
 			write("changes", "")
 			for i, table := range test.tables {
 				write(fmt.Sprint("table", i), table)

@@ -16,7 +16,7 @@ import (
 // A ruleset that was saved by "nft list ruleset" and loaded again has lost what only
 // iptables understands, the comments among it. iptables calls the table incompatible,
 // shows nothing of it, and empties each chain that it is asked to make. Nobody can tell
-// any more whose the rules in it are: ours are made anew from the records.
+// any more whose the rules in it are: ours are rebuilt from the records.
 
 // isUnreadable says whether the kernel has one of the shared chains in a table of which
 // the program shows none.
@@ -42,7 +42,7 @@ func (f family) natTable() nft.Table {
 // rebuild takes all such chains away, and gives what the table is to have instead: all
 // that is recorded, but for the unwanted chains.
 func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, error) {
-	t.h.warn("nft has loaded or changed table %s of %s, which it can no longer read: chains of mapped ports and masquerade in it are made anew", natTable, f.iptables().Program)
+	t.h.warn("nft has loaded or changed table %s of %s, which it can no longer read: chains of mapped ports and masquerade in it are rebuilt", natTable, f.iptables().Program)
 	if err := t.clear(f); err != nil {
 		return want, err
 	}

@@ -225,7 +225,7 @@ func masqueradeOfManySubnets(t *testing.T, backend Backend) {
 		must(t, h.Release(container(i)))
 	}
 	edited := subnet(0)
-	edited.RandomFully = true // asked for by nobody yet, so that the rules are made anew
+	edited.RandomFully = true // asked for by nobody yet, so that the rules are rebuilt
 	must(t, h.AddMasquerade(container(0), edited))
 	if got := state(t, backend); strings.Contains(got, "10.60.1.0") || strings.Contains(got, "chain masquerade_") {
 		t.Errorf("ruleset with one subnet left: got\n%s\nwant nothing of the others, and no chain for many", got)

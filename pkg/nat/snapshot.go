@@ -73,14 +73,14 @@ func (h *Host) listTable() ([]nft.Element, error) {
 
 // decide takes a snapshot, adopts what has no record, and finds the stale attachments.
 // What an error concerns is left unchanged; commit handles the rest.
-func (h *Host) decide(network string, valid cni.Valid, anew bool) (*snapshot, error) {
+func (h *Host) decide(network string, valid cni.Valid, lost bool) (*snapshot, error) {
 	s, unread, err := h.takeSnapshot(network, valid)
 	if err != nil {
 		return nil, errors.Join(unread, err)
 	}
 	errs := []error{unread}
 	if unread == nil { // an unreadable record may own any label
-		errs = append(errs, s.adopt(anew))
+		errs = append(errs, s.adopt(lost))
 	}
 	return s, errors.Join(append(errs, s.findStale())...)
 }

@@ -18,11 +18,11 @@ type unrecorded struct {
 }
 
 // adopt writes records for what the kernel holds without one, if a link, a lease, or the
-// runtime's list shows that the owner is alive. The rest is stale. With anew, so is the
+// runtime's list shows that the owner is alive. The rest is stale. If records were lost, so is the
 // masquerade of networks without a live attachment, which otherwise outlives the last
 // container.
-func (s *snapshot) adopt(anew bool) error {
-	found, err := s.unrecorded(anew)
+func (s *snapshot) adopt(lost bool) error {
+	found, err := s.unrecorded(lost)
 	if err != nil {
 		return err
 	}

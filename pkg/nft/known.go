@@ -25,7 +25,7 @@ import (
 //
 //	<dir>/inet-trestle
 //
-// Any change of a rule, by any program, and any rule loaded anew changes the listing;
+// Any change of a rule, by any program, and any rule loaded again changes the listing;
 // the file says nothing then, and the rules are compared again. Where the file is
 // missing although the table is there, the records were lost or are another boot's.
 func (c *Conn) knownFile(t Table) string {

@@ -428,8 +428,8 @@ func TestBridgeGC(t *testing.T) {
 	config := host.BridgeConfig(object{"macspoofchk": true})
 	other := transientConfig(object{"name": "other", "ipam": host.Leases("10.7.0.0/24")})
 	before := h.Dump()
-	keep, drop, foreign := h.Container("keep"), h.Container("drop"), h.Container("foreign")
-	foreign.MustAdd(other)
+	keep, drop, unlisted := h.Container("keep"), h.Container("drop"), h.Container("unlisted")
+	unlisted.MustAdd(other)
 	keep.MustAdd(config)
 	withKeep := h.Dump()
 	drop.MustAdd(config)
@@ -448,10 +448,10 @@ func TestBridgeGC(t *testing.T) {
 	h.AssertUnchanged(withKeep, host.Kept...)
 	gc(`,"cni.dev/valid-attachments":[]`)
 	h.AssertNoLease()
-	if err := foreign.Ping(host.OutsideIPv4.Addr()); err != nil {
+	if err := unlisted.Ping(host.OutsideIPv4.Addr()); err != nil {
 		t.Errorf("another network suffered: %v", err)
 	}
-	foreign.MustDel(other)
+	unlisted.MustDel(other)
 	h.AssertUnchanged(before, host.Kept...)
 }
 

@@ -206,23 +206,23 @@ func TestBridgeWhoseRecordsWereLost(t *testing.T) {
 func TestBridgeWhoseRecordsWereLostBeforeDel(t *testing.T) {
 	t.Parallel()
 	for _, lifetime := range []any{nil, "auto"} {
-		for _, foreign := range []bool{false, true} {
-			t.Run(fmt.Sprint(lifetime, foreign), func(t *testing.T) {
+		for _, shared := range []bool{false, true} {
+			t.Run(fmt.Sprint(lifetime, shared), func(t *testing.T) {
 				t.Parallel()
 				h := host.NewRouting(t)
 				c := h.Container("c1")
 				config := host.BridgeConfig(object{"bridgeLifetime": lifetime})
 				c.MustAdd(config)
 				h.MustRun("rm", "-rf", "/run/trestle")
-				if foreign {
+				if shared {
 					h.MustRun("ip", "address", "add", "10.77.0.1/24", "dev", "br0")
 				}
 				c.MustDel(config)
 				if err := h.Exec(gcCall(config, "[]")).Err(); err != nil {
 					t.Fatal(err)
 				}
-				if got := hasLink(t, h.Namespace, "br0"); got != foreign {
-					t.Errorf("got the idle bridge kept %v, want %v", got, foreign)
+				if got := hasLink(t, h.Namespace, "br0"); got != shared {
+					t.Errorf("got the idle bridge kept %v, want %v", got, shared)
 				}
 				h.MustRun("sh", "-c", "ip link delete br0 2>&-; true")
 			})

@@ -451,16 +451,16 @@ func TestVLANFailureSparesOthers(t *testing.T) {
 }
 
 // eachRequest runs ADDs with a fault at the first netlink request, the second …,
-// and mend after each; then the host must be as it was. Of the container the
+// and repair after each; then the host must be as it was. Of the container the
 // tests of the bridge without VLANs take care.
-func eachRequest(t *testing.T, h *host.Host, c *host.Container, fault string, mend func(host.Answer)) {
+func eachRequest(t *testing.T, h *host.Host, c *host.Container, fault string, repair func(host.Answer)) {
 	t.Helper()
 	before := h.Dump()
 	for n := 1; ; n++ {
 		call := c.Call("ADD", "bridge", vlanConfig(nil))
 		call.Strace = &host.Strace{Syscalls: "sendto", Inject: []string{fmt.Sprintf("sendto:%s:when=%d", fault, n)}}
 		answer := h.Exec(call)
-		mend(answer)
+		repair(answer)
 		h.AssertUnchanged(before, host.Kept...)
 		if t.Failed() || answer.Trace.Injected == 0 {
 			t.Logf("request %d: the plugin said %s", n, answer.Stdout)

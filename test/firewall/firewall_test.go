@@ -456,10 +456,10 @@ func TestFirewallKeepsNewHolder(t *testing.T) {
 	c := w.container(1, 5)
 	first, second := w.call(c, "ADD", ""), w.call(c, "ADD", "")
 	second.ContainerID = "second"
-	late, foreign := w.call(c, "DEL", ""), w.call(c, "DEL", "")
-	foreign.ContainerID = "of-the-reference-plugin"
-	foreign.Config = strings.TrimSuffix(foreign.Config, "}") + `, "prevResult": ` + firewallPrevResult(c) + "}"
-	for _, call := range []host.Call{first, second, late, foreign} {
+	late, reference := w.call(c, "DEL", ""), w.call(c, "DEL", "")
+	reference.ContainerID = "of-the-reference-plugin"
+	reference.Config = strings.TrimSuffix(reference.Config, "}") + `, "prevResult": ` + firewallPrevResult(c) + "}"
+	for _, call := range []host.Call{first, second, late, reference} {
 		if err := w.Exec(call).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -539,9 +539,9 @@ func TestFirewallCheck(t *testing.T) {
 		if (err == nil) != (test.want == "") || err != nil && (host.CodeOf(err) != 103 || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: got %v, want %q", test.name, err, test.want)
 		}
-		for _, mends := range []string{"ADD", "CHECK"} {
-			if err := call(mends); err != nil {
-				t.Fatalf("%s: %s: %v", test.name, mends, err)
+		for _, command := range []string{"ADD", "CHECK"} {
+			if err := call(command); err != nil {
+				t.Fatalf("%s: %s: %v", test.name, command, err)
 			}
 		}
 	}

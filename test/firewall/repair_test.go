@@ -84,7 +84,7 @@ func TestFirewallRecordsLost(t *testing.T) {
 		t.Errorf("got %s, want idle tables gone", got)
 	}
 
-	// one record of two, and what another network has is not this one's to judge
+	// one record of two, and what another network has is none of its business
 	w.Must(w.isolate(a, "ADD", "veth1"), w.isolate(b, "ADD", "veth2"))
 	other := w.isolate(c, "ADD", "veth3")
 	other.Config = strings.Replace(other.Config, `"n1"`, `"n2"`, 1)

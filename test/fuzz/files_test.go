@@ -148,7 +148,7 @@ func FuzzList(f *testing.F) {
 func FuzzAnswer(f *testing.F) {
 	p := newPlace(f)
 	script := "#!/bin/sh\ncat >/dev/null\ncat /run/fuzz/answer\nexit $(cat /run/fuzz/status)\n"
-	if err := p.Do(func() error { return os.WriteFile("/run/fuzz/foreign", []byte(script), 0o755) }); err != nil {
+	if err := p.Do(func() error { return os.WriteFile("/run/fuzz/other", []byte(script), 0o755) }); err != nil {
 		f.Fatal(err)
 	}
 	for _, answer := range []string{
@@ -159,7 +159,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Add([]byte(answer), uint8(0), uint64(0))
 		f.Add([]byte(answer), uint8(1), uint64(len(answer)))
 	}
-	config := mustJSON(object{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isDefaultGateway": true, "ipMasq": true, "ipam": object{"type": "foreign"}})
+	config := mustJSON(object{"cniVersion": "1.1.0", "name": "n", "type": "bridge", "bridge": "br0", "bridgeLifetime": "auto", "isDefaultGateway": true, "ipMasq": true, "ipam": object{"type": "other"}})
 	f.Fuzz(func(t *testing.T, answer []byte, status uint8, seed uint64) {
 		if seed != 0 {
 			answer = []byte(mutate(string(answer), random(seed)))

@@ -1,6 +1,6 @@
 // Package golden compares what tests find with what stands in their files: rulesets in
 // the syntax of nft(8), tables that hosts know by a name, lists. `go test -update` writes
-// the files anew, and their diff is what is to be read.
+// the files again; read their diff.
 package golden
 
 import (
@@ -18,7 +18,7 @@ import (
 )
 
 // Update says whether files are to be written rather than compared: -update.
-var Update = flag.Bool("update", false, "write the golden files anew")
+var Update = flag.Bool("update", false, "rewrite the golden files")
 
 // File compares with the file of that name in testdata.
 func File(t *testing.T, name, got string) {
@@ -34,7 +34,7 @@ func File(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s: -want +got (-update writes it anew)\n%s", path, diff)
+		t.Errorf("%s: -want +got (-update rewrites it)\n%s", path, diff)
 	}
 }
 

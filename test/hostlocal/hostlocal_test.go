@@ -541,7 +541,7 @@ var hostLocalSyscalls = []string{
 }
 
 // TestHostLocalKilledAnywhere kills ADD and DEL at each system call in turn: in
-// a directory that is new, that has leases, and whose index must be built anew.
+// a directory that is new, that has leases, and whose index must be rebuilt.
 // Afterwards a DEL, or GC, leaves what was there before, and an ADD repeated
 // gives addresses that nobody has.
 func TestHostLocalKilledAnywhere(t *testing.T) {

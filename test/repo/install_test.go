@@ -19,7 +19,7 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 	dir := filepath.Join(root, "opt/cni/bin")
 	install := func() {
 		t.Helper()
-		// -o build: what is under test is installed, not built anew
+		// -o build: what is under test is installed, not rebuilt
 		cmd := exec.Command("make", "-C", "../..", "-o", "build", "install", "DESTDIR="+root, "TRESTLE_BIN="+built)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("make install: %v\n%s", err, out)

@@ -151,7 +151,7 @@ func damageFile(path string, how int, random *rand.Rand) error {
 		return err
 	}
 	switch how {
-	case 1: // torn
+	case 1: // truncated
 		return os.Truncate(path, random.Int64N(int64(len(data))+1))
 	case 2: // a bit
 		if len(data) > 0 {

@@ -30,8 +30,8 @@ type shippedList struct {
 	// falseAlarm: the reference's CHECK fails of a bridge without an address, whose
 	// MAC changes with its ports, or of a network without IPAM.
 	falseAlarm bool
-	// foreign: the interface is made by a plugin that only the reference has.
-	foreign bool
+	// referenceOnly: the interface is made by a plugin that only the reference has.
+	referenceOnly bool
 }
 
 // shippedLists have the keys, addresses and plugins of the originals.
@@ -120,7 +120,7 @@ var shippedLists = []shippedList{
 		          "routes": [{"dst": "10.244.0.0/16"}, {"dst": "fd00:10:244::/48"}]}},
 		{"type": "portmap", "capabilities": {"portMappings": true}}]`},
 	// Its ptp is the reference's in both runs: host-local and portmap are ours beside it.
-	{name: "kindnet", version: "0.3.1", foreign: true, list: `"name": "kindnet", "plugins": [
+	{name: "kindnet", version: "0.3.1", referenceOnly: true, list: `"name": "kindnet", "plugins": [
 		{"type": "ptp", "ipMasq": false, "mtu": 1500,
 		 "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam-state", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
 		          "ranges": [[{"subnet": "10.244.0.0/24"}], [{"subnet": "fd00:10:244::/64"}]]}},
@@ -228,7 +228,7 @@ func (l shippedLife) live(path func(host.Dirs) []string) lived {
 		step("ADD of "+a.ContainerID, add(a))
 		got.Results = append(got.Results, l.result(h, network.List.Name, a))
 	}
-	if !l.foreign { // which gives the first ADD's lease back when the second one fails
+	if !l.referenceOnly { // which gives the first ADD's lease back when the second one fails
 		step("ADD of c1 again", add(first))
 	}
 	if l.version >= "0.4.0" {

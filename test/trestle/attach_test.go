@@ -115,7 +115,7 @@ func TestAttachRefused(t *testing.T) {
 		{[]string{"no network"}, ""},
 		{[]string{"no container"}, "lab"},
 		{[]string{"more than once"}, "web lab --pid 1"},
-		{[]string{"too much"}, "web lab db"},
+		{[]string{"unexpected argument"}, "web lab db"},
 		{[]string{"nobody", "ip netns add nobody"}, "nobody lab"},
 		{[]string{"../web"}, "../web lab"},
 		{[]string{"--netns", "/etc/passwd"}, "--netns /etc/passwd lab"},

@@ -11,7 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/test/host"
 )
 
-var update = flag.Bool("update", false, "draw the pictures of the pages anew")
+var update = flag.Bool("update", false, "redraw the pictures of the pages")
 
 // TestPicturesOfDocs: the pictures of the pages are what the commands draw: of the usual
 // network with two containers, one of which publishes a port.
@@ -47,7 +47,7 @@ func TestPicturesOfDocs(t *testing.T) {
 		}
 	}
 	if drawn, err := os.ReadFile(picture); err != nil || string(drawn) != svg {
-		t.Errorf("%s is not what trestle topology draws (%v); go test ./test/trestle -run PicturesOfDocs -update draws it anew", picture, err)
+		t.Errorf("%s is not what trestle topology draws (%v); go test ./test/trestle -run PicturesOfDocs -update redraws it", picture, err)
 	}
 	text, err := os.ReadFile(page)
 	if err != nil {

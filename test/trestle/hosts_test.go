@@ -205,13 +205,14 @@ func TestDoctorHosts(t *testing.T) {
 	}
 }
 
-// TestDoctorStartsTheAgent: where systemd runs, --fix has it start the agent.
+// TestDoctorStartsTheAgent: where systemd runs, --fix has it start the agent. Like systemd, the
+// fake systemctl returns when the agent is ready.
 func TestDoctorStartsTheAgent(t *testing.T) {
 	t.Parallel()
 	m := newMember(t, "vxlan")
 	m.Kill()
 	m.sh(`mkdir -p /run/systemd/system /run/fake; printf '#!/bin/sh\nset -e\ntest "$*" = "start trestle-node"\nsetsid ` + m.Dirs().Trestle + `/trestle-node node run >/dev/null 2>&1 &
-until grep -q "\"pid\": $!," /run/trestle/node/status.json; do sleep 0.05; done\n' >/run/fake/systemctl; chmod +x /run/fake/systemctl`)
+until grep -q "\"pid\": $!," /run/trestle/node/status.json && grep -q "\"connected\": true" /run/trestle/node/status.json; do sleep 0.05; done\n' >/run/fake/systemctl; chmod +x /run/fake/systemctl`)
 	output := m.MustRun("env", "PATH=/run/fake:/usr/sbin:/usr/bin:/sbin:/bin", "CNI_PATH="+m.Dirs().Trestle, m.Dirs().Trestle+"/trestle", "doctor", "--fix", "--json")
 	found := decode[[]doctor.Finding](t, output)
 	if !slices.ContainsFunc(found, func(f doctor.Finding) bool { return f.Check == "agent" && f.Fixed }) {

@@ -18,9 +18,9 @@ import (
 func TestTopology(t *testing.T) {
 	t.Parallel()
 	h := demoHost(t)
-	h.MustRun("ip", "netns", "add", "foreign")
-	h.MustRun("ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "inner", "netns", "foreign")
-	h.MustRun("ip", "link", "set", "foreign0", "master", "trestle0")
+	h.MustRun("ip", "netns", "add", "elsewhere")
+	h.MustRun("ip", "link", "add", "other0", "type", "veth", "peer", "name", "inner", "netns", "elsewhere")
+	h.MustRun("ip", "link", "set", "other0", "master", "trestle0")
 	h.MustRun("ip", "link", "add", "here0", "type", "veth", "peer", "name", "here1")
 	before := h.Dump()
 	got := answer[picture.Topology](t, h, "topology")
@@ -30,8 +30,8 @@ func TestTopology(t *testing.T) {
 	if len(got.Segments) != 1 || got.Segments[0].Name != "trestle0" || len(got.Segments[0].Members) != 2 || len(got.Segments[0].Ports) != 1 {
 		t.Fatalf("got %+v", got.Segments)
 	}
-	if port := got.Segments[0].Ports[0]; port.Name != "foreign0" || !strings.HasPrefix(port.Peer, "index ") || !strings.HasSuffix(port.Peer, " in foreign") {
-		t.Errorf("got %+v, want foreign0 with a peer in namespace foreign", port)
+	if port := got.Segments[0].Ports[0]; port.Name != "other0" || !strings.HasPrefix(port.Peer, "index ") || !strings.HasSuffix(port.Peer, " in elsewhere") {
+		t.Errorf("got %+v, want other0 with a peer in namespace elsewhere", port)
 	}
 	peers := map[string]string{}
 	for _, i := range got.Others {
@@ -41,7 +41,7 @@ func TestTopology(t *testing.T) {
 		t.Errorf("got %v, want here0 and here1 as each other's peers", peers)
 	}
 	tree := must(t, h, "topology")
-	for _, want := range []string{"host  1 network, 2 containers", host.Uplink, "outside via ", "shop/front", "10.22.0.2", "8080-8081→80-81/tcp", "no link ─ eth0", "foreign0  veth to index", "here0 (veth to here1)"} {
+	for _, want := range []string{"host  1 network, 2 containers", host.Uplink, "outside via ", "shop/front", "10.22.0.2", "8080-8081→80-81/tcp", "no link ─ eth0", "other0  veth to index", "here0 (veth to here1)"} {
 		if !strings.Contains(tree, want) {
 			t.Errorf("got\n%swant %q in it", tree, want)
 		}

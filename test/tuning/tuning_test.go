@@ -302,7 +302,7 @@ func TestTuningSaysWhy(t *testing.T) {
 	}{
 		{"no prevResult", without, 7, "prevResult: missing"},
 		{"unknown sysctl", u.call("ADD", `"sysctl": {"net.core.none": "1"}`), 7, "the container has no net/core/none"},
-		{"foreign sysctl", u.call("ADD", `"sysctl": {"kernel.panic": "1"}`), 7, "kernel.panic"},
+		{"sysctl outside net", u.call("ADD", `"sysctl": {"kernel.panic": "1"}`), 7, "kernel.panic"},
 		{"STATUS", u.call("STATUS", `"sysctl": {"kernel.panic": "1"}`), 7, "kernel.panic"},
 		{"CHECK", u.call("CHECK", `"mtu": 1400`), 103, "want 1400, have 1500"},
 	} {

@@ -39,8 +39,10 @@ func statuses(h *Host) []Finding {
 	for _, a := range h.Answers {
 		if a.Err != nil {
 			all = append(all, Finding{
-				Severity: Fault, Subject: "network " + a.Network,
-				Text: fmt.Sprintf("no container can be attached; plugin %s says: %v", a.Plugin, a.Err), Command: "trestle validate " + a.File,
+				Severity: Fault,
+				Subject:  "network " + a.Network,
+				Text:     fmt.Sprintf("no container can be attached; plugin %s says: %v", a.Plugin, a.Err),
+				Command:  "trestle validate " + a.File,
 			})
 		}
 	}

@@ -91,7 +91,7 @@ func reported() Report {
 	r.Facts = [][2]string{{"Trestle", "2.0.0"}, {"Kernel", "6.1.0-21-amd64"}}
 	r.Findings = []Finding{{"fault", "forwarding", "trestle", "net.ipv4.ip_forward is 0:\n10.22.0.2 reaches nobody", "sysctl -w net.ipv4.ip_forward=1"}}
 	r.Lists = []List{{"/etc/cni/net.d/10-trestle.conflist", "{\n\t\"subnet\": \"10.22.0.0/16\",\n\t\"name\": \"ip-10-22-0-2\"\n}"}}
-	r.Problems = []string{"lease 10.22.0.9: <odd> & torn"}
+	r.Problems = []string{"lease 10.22.0.9: <odd> & truncated"}
 	return r
 }
 

@@ -71,8 +71,11 @@ func (t *traveller) untranslated() bool {
 		state = Maybe
 	}
 	return t.at(Station{
-		Name: "rules, NAT", State: state, Text: fmt.Sprintf("table %s (%s) translates it to another destination", result.By.Table, result.By.Program),
-		Rules: last(result.Steps), Command: "trestle doctor",
+		Name:    "rules, NAT",
+		State:   state,
+		Text:    fmt.Sprintf("table %s (%s) translates it to another destination", result.By.Table, result.By.Program),
+		Rules:   last(result.Steps),
+		Command: "trestle doctor",
 	})
 }
 

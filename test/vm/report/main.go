@@ -19,7 +19,7 @@ func main() {
 	kernel := flag.String("kernel", "", "the kernel as it is asked for: 6.1")
 	release := flag.String("release", "", "the kernel as it calls itself")
 	listed := flag.String("listed", "", "a file of the tests that were to run: a package and a test on each line")
-	page := flag.String("page", "docs/kernels.md", "the page, whose part between the kernel's marks is written anew")
+	page := flag.String("page", "docs/kernels.md", "the page, whose part between the kernel's marks is rewritten")
 	flag.Parse()
 	if err := run(*kernel, *release, *listed, *page); err != nil {
 		fmt.Fprintln(os.Stderr, err)
