@@ -476,15 +476,17 @@ func (a *agent) disconnected(err error) {
 func (a *agent) follow(ctx context.Context, st store) error {
 	changes := make(chan []cluster.Change, 64)
 	failed := make(chan error, 2)
+	// The goroutines are given what they need: the state changes under them, as by leave.
+	after, key, sign := a.listing.View.Revision, cluster.PrefixAlive+a.member.State.ID, a.signOfLife()
 	go func() {
-		failed <- st.Watch(ctx, cluster.PrefixNodes, a.listing.View.Revision, func(c []cluster.Change) {
+		failed <- st.Watch(ctx, cluster.PrefixNodes, after, func(c []cluster.Change) {
 			select {
 			case changes <- c:
 			case <-ctx.Done():
 			}
 		})
 	}()
-	go func() { failed <- st.Announce(ctx, cluster.PrefixAlive+a.member.State.ID, a.signOfLife()) }()
+	go func() { failed <- st.Announce(ctx, key, sign) }()
 	a.beats = 0
 	beat := time.NewTimer(a.nextBeat())
 	defer beat.Stop()
