@@ -37,9 +37,9 @@ import (
 // tell of in the kernel is.
 const DefaultDir = "/run/trestle"
 
-// version is that of records as this release writes them. One with a higher version
+// Version is that of records as this release writes them. One with a higher version
 // is read as far as it is understood.
-const version = 1
+const Version = 1
 
 // Store is a directory of records.
 type Store struct{ dir string }
@@ -84,7 +84,7 @@ func (s Store) Path(place string, o cni.Owner) string { return s.file(place, o) 
 
 // Write puts the record into place: the whole of it or, after a kill, the former.
 func Write[T any](s Store, place string, r Record[T]) error {
-	r.Version = version
+	r.Version = Version
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
