@@ -40,7 +40,7 @@ func Complete[T any](list func() (T, error)) (T, error) {
 				tries, time.Since(start).Round(time.Millisecond), err)
 		}
 		if try >= atOnce {
-			time.Sleep(wait)
+			time.Sleep(wait) //nolint:forbidigo // no event says that others have stopped changing things
 			wait *= 2
 		}
 	}

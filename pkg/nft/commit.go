@@ -182,14 +182,15 @@ func (c *Conn) generation() uint32 {
 // compared, after the generation at; 0 where none was, or the kernel does not tell.
 func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, at uint32, err error) {
 	for _, t := range tables {
+		known, err := trust, error(nil)
 		if trust {
-			known, err := c.Known(t)
-			if err != nil {
-				return nil, nil, 0, err
-			}
-			if known {
-				continue
-			}
+			known, err = c.Known(t)
+		}
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		if known {
+			continue
 		}
 		if t.Whole != nil {
 			if t, err = t.Whole(); err != nil {

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -458,7 +459,7 @@ func TestFlushedAfterTheLook(t *testing.T) {
 			test.changes.Tables = []Table{sample()}
 			commit(t, c, test.changes, everybody)
 			wanted := test.changes.Create[0]
-			if got := m.elements[wanted.place()]; string(got.Value) != string(wanted.Value) || len(m.elements) != 1 {
+			if got := m.elements[wanted.place()]; !bytes.Equal(got.Value, wanted.Value) || len(m.elements) != 1 {
 				t.Errorf("got %v, want %v alone", m.elements, wanted)
 			}
 		})
