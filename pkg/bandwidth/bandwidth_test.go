@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink/nl"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
@@ -81,6 +83,22 @@ func TestBucket(t *testing.T) {
 				t.Errorf("got %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// TestQueueOfAnotherKind: the options of fq_codel, which Debian's kernels give a link whose
+// bucket was deleted, have the numbers of a bucket's and other sizes.
+func TestQueueOfAnotherKind(t *testing.T) {
+	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+	for number := range 12 {
+		options.AddRtAttr(number+1, nl.Uint32Attr(1))
+	}
+	reply := make([]byte, nl.SizeofTcMsg)
+	for _, a := range []*nl.RtAttr{nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("fq_codel")), options} {
+		reply = append(reply, a.Serialize()...)
+	}
+	if got, err := parseBucket(reply); err != nil || got != (bucket{}) {
+		t.Errorf("got %v, %v, want no bucket", got, err)
 	}
 }
 

@@ -100,22 +100,20 @@ func parseBucket(reply []byte) (bucket, error) {
 	if err != nil {
 		return bucket{}, err
 	}
-	var b bucket
-	isBucket := false
+	var kind string
+	var options []byte
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case nl.TCA_KIND:
-			isBucket = nl.BytesToString(a.Value) == "tbf"
+			kind = nl.BytesToString(a.Value)
 		case nl.TCA_OPTIONS:
-			if b, err = parseOptions(a.Value); err != nil {
-				return bucket{}, err
-			}
+			options = a.Value
 		}
 	}
-	if !isBucket {
+	if kind != "tbf" { // its options' numbers mean something else
 		return bucket{}, nil
 	}
-	return b, nil
+	return parseOptions(options)
 }
 
 func parseOptions(data []byte) (bucket, error) {

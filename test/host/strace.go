@@ -55,6 +55,14 @@ func (n *Namespace) Trace(s Strace, c Command) (Output, Trace, error) {
 	return output, parseTrace(string(text)), nil
 }
 
+// SaysWhatIsLeft says whether a command failed by more than one injected error, the last of
+// them in its undo, and tells of that. strace counts for each thread by itself, and Go goes
+// on with another one when it likes: so now and then each of two threads has one. The DEL
+// that follows has the rest, as after a kill.
+func SaysWhatIsLeft(injected int, err error) bool {
+	return injected > 1 && strings.Contains(err.Error(), "undo: ")
+}
+
 // The lines are "PID name(arguments) = result"; a call that another thread
 // interrupts goes on in a line "PID <... name resumed>".
 var (

@@ -75,7 +75,7 @@ func (l lostAnswers) run(command string) {
 		if err == nil && (command == "ADD" || command == "restore") {
 			l.check(what)
 		}
-		if err == nil && (command == "DEL" || command == "GC") || err != nil && command == "ADD" && !saysWhatIsLeft(injected, err) {
+		if err == nil && (command == "DEL" || command == "GC") || err != nil && command == "ADD" && !host.SaysWhatIsLeft(injected, err) {
 			l.leftNothing(what)
 		}
 		l.c.MustDel(l.config)
@@ -88,14 +88,6 @@ func (l lostAnswers) run(command string) {
 			return
 		}
 	}
-}
-
-// saysWhatIsLeft says whether an ADD lost answers twice, the second of them to its undo,
-// and tells of that. strace counts for each thread by itself, and Go goes on with another
-// one when it likes: so now and then each of two threads loses one. The DEL that follows
-// has the rest, as after a kill.
-func saysWhatIsLeft(injected int, err error) bool {
-	return injected > 1 && strings.Contains(err.Error(), "undo: ")
 }
 
 func (l lostAnswers) lose(command string, when int) (injected int, err error) {
