@@ -28,9 +28,9 @@ Ending it changes nothing of the network: containers and routes stay. trestle no
 	}
 }
 
-// gcPercent halves what lies about between two collections: the agent does little, and
-// stays on every host.
-const gcPercent = 50
+// gcPercent keeps what lies about between two collections to a fifth of what is used: the
+// agent does little, and stays on every host.
+const gcPercent = 20
 
 // logger writes to standard error, a line each, as systemd keeps it.
 func logger(asJSON bool) *slog.Logger {
