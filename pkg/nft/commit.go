@@ -108,6 +108,13 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		return err
 	}
 	made := len(messages) > 0
+	if !made {
+		// Nothing of the tables changes, and a transaction of elements that are all there
+		// is none to the kernel, so that no generation afterwards would say what was seen.
+		if _, err := c.remember(looked, at); err != nil {
+			return err
+		}
+	}
 	steps := []struct {
 		kind     int
 		flags    netlink.HeaderFlags
@@ -144,11 +151,14 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		}
 		return err
 	}
-	if len(messages) > 0 && at != 0 {
+	if !made {
+		return nil
+	}
+	if at != 0 {
 		at++ // by this transaction
 	}
 	settled, err := c.remember(looked, at)
-	if err == nil && made && !settled {
+	if err == nil && !settled {
 		return errMoved
 	}
 	return err

@@ -176,6 +176,25 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// TestRememberedUnchanged: tables that were found as they shall be are not looked at again,
+// also where the transaction changed nothing, since all elements were there.
+func TestRememberedUnchanged(t *testing.T) {
+	golden.EnterNetNS(t)
+	c := Open(t.TempDir())
+	defer c.Close()
+	table, element := sample("a/"), port("a/", 80, 2)
+	element.Shared = true
+	changes := Changes{Tables: []Table{table}, Create: []Element{element}}
+	commit(t, c, changes, nil)
+	if err := c.forget(table); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, c, changes, nil)
+	if known, err := c.Known(table); err != nil || !known {
+		t.Errorf("got %t, %v, want it known", known, err)
+	}
+}
+
 // TestRemoveFromEarlierSet: sets of earlier releases have no expiry, and "nft -f" may
 // bring one back at any time.
 func TestRemoveFromEarlierSet(t *testing.T) {

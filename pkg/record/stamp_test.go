@@ -281,6 +281,7 @@ func TestPathTo(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) }) // TempDir would say so
 	of := fmt.Sprintf("/proc/%d/ns/net", process.Process.Pid)
+	mountHidden(t, of)
 	for path, want := range map[string]string{heldPath: "", otherPath: mounted, of: of} {
 		_, number, _ := strings.Cut(assignID(path), ":")
 		n, err := strconv.Atoi(number)
@@ -293,6 +294,48 @@ func TestPathTo(t *testing.T) {
 	}
 	if err := errors.Join(held.Close(), other.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// mountHidden mounts the namespace where another mount hides it.
+func mountHidden(t *testing.T, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "hidden")
+	err := errors.Join(os.WriteFile(file, nil, 0o600), unix.Mount(path, file, "", unix.MS_BIND, ""), unix.Mount("none", dir, "tmpfs", 0, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unix.Unmount(dir, unix.MNT_DETACH), unix.Unmount(file, unix.MNT_DETACH) }) // TempDir would say so
+}
+
+// TestEnding: a process that was killed, or is at its end already, keeps no namespace.
+func TestEnding(t *testing.T) {
+	const fields = "1 4712 4712 0 -1 %d 118 0 0 0 0 0 0 0 20 0 1 0 4000272 0 0 18446744073709551615 0 0 0 0 0 %d 0 6 0 1 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 9\n"
+	for _, test := range []struct {
+		name, begin   string
+		flags, signal int
+		want          bool
+	}{
+		{"runs", "4712 (sleep) S ", 4194304, 0, false},
+		{"has SIGTERM, which it may ignore", "4712 (sleep) S ", 4194304, 1 << 14, false},
+		{"killed", "4712 (sleep) D ", 4194304, 1 << 8, true},
+		{"exits", "4712 (sleep) R ", 4194308, 0, true},
+		{"has any name", "4712 (a) S 4 (b) R ", 4194308, 0, true},
+	} {
+		if got := ends(test.begin + fmt.Sprintf(fields, test.flags, test.signal)); got != test.want {
+			t.Errorf("%s: got %t, want %t", test.name, got, test.want)
+		}
+	}
+	if ends("4712 (cut") || isEnding(strconv.Itoa(os.Getpid())) || isEnding("") {
+		t.Error("got that what cannot be read, or runs, or is no process, ends")
+	}
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if !isEnding(strconv.Itoa(gone.Process.Pid)) {
+		t.Error("got that a process that has gone does not end")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Strace says how a command is watched by strace(1), with all its threads and
@@ -17,6 +18,9 @@ type Strace struct {
 	// Inject tampers with system calls: "sendmsg:error=ENOBUFS:when=2" or
 	// "unlinkat:signal=KILL". strace counts `when` for each thread by itself.
 	Inject []string
+	// Stopped is called when the command has stopped by an injected SIGSTOP, and goes on
+	// afterwards; nil where none is injected.
+	Stopped func()
 }
 
 // Trace is what strace saw.
@@ -44,6 +48,9 @@ func (n *Namespace) Trace(s Strace, c Command) (Output, Trace, error) {
 		args = append(args, "-e", "inject="+inject)
 	}
 	c.Args = append(append(args, "--"), c.Args...)
+	if s.Stopped != nil {
+		defer n.watch(s, file)()
+	}
 	output, err := n.Run(c)
 	if err != nil {
 		return output, Trace{}, err
@@ -63,10 +70,39 @@ func SaysWhatIsLeft(injected int, err error) bool {
 	return injected > 1 && strings.Contains(err.Error(), "undo: ")
 }
 
+// watch lets the command go on each time that it is seen in what strace writes that a
+// thread has stopped, and calls Stopped before the first time.
+func (n *Namespace) watch(s Strace, file string) (end func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		seen := 0
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(2 * time.Millisecond):
+			}
+			text, _ := os.ReadFile(file) // strace may not have made it yet
+			stops := stopLine.FindAllSubmatch(text, -1)
+			if len(stops) > 0 && seen == 0 {
+				s.Stopped()
+			}
+			for _, stop := range stops[seen:] {
+				// its number is that of the namespace's processes, and it may have ended, as whole processes do by another thread
+				_, _ = n.Run(Command{Args: []string{"kill", "-CONT", string(stop[1])}})
+			}
+			seen = len(stops)
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
 // The lines are "PID name(arguments) = result"; a call that another thread
 // interrupts goes on in a line "PID <... name resumed>".
 var (
 	callLine = regexp.MustCompile(`^\d+ +(\w+)\(`)
+	stopLine = regexp.MustCompile(`(?m)^(\d+) +--- stopped by SIGSTOP ---$`)
 	execLine = regexp.MustCompile(`^\d+ +execve\("([^"]+)"`)
 )
 
@@ -83,7 +119,7 @@ func parseTrace(text string) Trace {
 		if exec := execLine.FindStringSubmatch(line); exec != nil && !strings.Contains(line, " = -1 E") {
 			trace.Execs = append(trace.Execs, exec[1])
 		}
-		if strings.HasSuffix(line, "(INJECTED)") || strings.Contains(line, " killed by SIGKILL") {
+		if strings.HasSuffix(line, "(INJECTED)") || strings.Contains(line, " killed by SIGKILL") || strings.Contains(line, " stopped by SIGSTOP") {
 			trace.Injected++
 		}
 	}

@@ -41,8 +41,8 @@ func TestOtherReleases(t *testing.T) {
 	// Older rules that nobody makes any more are brought up to date.
 	h.MustRun("sed", "-i", `s/^ports [0-9]*$/ports 1/`, "/run/trestle/nft/inet-trestle")
 	h.MustRun("nft", "flush", "chain", "inet", "trestle", "host_ports")
-	if got := must(t, h, "restore"); !strings.Contains(got, "made again") {
-		t.Errorf("got %q, want the rules made again", got)
+	if got := must(t, h, "restore"); !strings.Contains(got, "restored") {
+		t.Errorf("got %q, want the rules restored", got)
 	}
 }
 
