@@ -33,7 +33,7 @@ func understood(ctx context.Context, plugins []string) error {
 			older = fmt.Sprint(part, " ", number)
 		}
 	}
-	version, err := store.Newest()
+	version, err := store.LatestVersion()
 	if err != nil {
 		return err
 	}

@@ -24,8 +24,8 @@ func newTopologyCommand(a *app) *cobra.Command {
 		Long: `Draw the host's uplinks and bridges, the containers on them with both ends of their
 links, their addresses and published ports, and VLANs: as a tree, or into files, as a
 picture (--svg), for Graphviz (--dot), or as a page for a browser with search and
-details (--html), which needs nothing but itself. FILE may be "-", standard output. Tree,
-picture and page have the chains of nftables and iptables as well that packets come to.
+details (--html), which needs nothing but itself. FILE may be "-", standard output.
+Tree, picture and page also show the chains of nftables and iptables that packets pass.
 
 With NETWORK only these networks are drawn. On a bridge with many containers the tree
 shows some, or counts them by the namespace of their pods, unless --all is given; the

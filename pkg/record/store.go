@@ -240,28 +240,42 @@ func List[T any](s Store, place, network string) ([]Record[T], error) {
 	return all, err
 }
 
-// Newest is the highest Version of the records in all places, 0 where there is none. Earlier
-// releases had other directories and files beside, which are no records.
-func (s Store) Newest() (int, error) {
+// LatestVersion is the highest Version of the records that were written last, one of each
+// place and network: that of the plugins at work. 0 where there is none. Earlier releases
+// had other directories and files beside, which are no records, and what cannot be read
+// says nothing.
+func (s Store) LatestVersion() (int, error) {
 	places, err := names(s.dir)
-	newest, errs := 0, []error{err}
+	latest, errs := 0, []error{err}
 	for _, place := range places {
 		networks, err := names(filepath.Join(s.dir, place))
 		errs = append(errs, err)
 		for _, network := range networks {
-			dir := filepath.Join(s.dir, place, network)
-			files, err := names(dir)
+			path, err := lastWritten(filepath.Join(s.dir, place, network))
 			errs = append(errs, err)
-			found, err := readAll[json.RawMessage](dir, files)
-			errs = append(errs, err)
-			for i, name := range files {
-				if r := found[i]; r.err == nil && r.whole && name == key(r.record.Owner) {
-					newest = max(newest, r.record.Version)
-				}
+			r, whole, err := readFile[json.RawMessage](path)
+			if err == nil && whole && filepath.Base(path) == key(r.Owner) {
+				latest = max(latest, r.Version)
 			}
 		}
 	}
-	return newest, errors.Join(errs...)
+	return latest, errors.Join(errs...)
+}
+
+// lastWritten is the path of the directory's file that was written last.
+func lastWritten(dir string) (string, error) {
+	files, err := names(dir)
+	last, path := int64(0), ""
+	for _, name := range files {
+		var stat unix.Stat_t
+		if unix.Lstat(dir+"/"+name, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+			continue // it went meanwhile, or is a link of a share
+		}
+		if at := stat.Mtim.Nano(); at > last {
+			last, path = at, dir+"/"+name
+		}
+	}
+	return path, err
 }
 
 // Sweep is List, and removes what tells of nobody: files that hold no record, which a
