@@ -60,6 +60,10 @@ type request struct {
 // trusts the subnets on its disk: they may have been released while it was off.
 const patienceAtStart = 5 * time.Second
 
+// sessionPauseMost is how long a host waits at most until it tries its store again: with a
+// leader there again it is to be in within three seconds.
+const sessionPauseMost = 2 * time.Second
+
 func newMember(s settings, st cluster.State, save func(cluster.State) error) *cluster.Member {
 	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration, Version: release}
 }
@@ -88,7 +92,7 @@ func (a *agent) run(ctx context.Context) {
 			continue
 		}
 		a.disconnected(err)
-		if wait = min(max(2*wait, 500*time.Millisecond), 5*time.Second); time.Since(began) > time.Minute {
+		if wait = min(max(2*wait, 500*time.Millisecond), sessionPauseMost); time.Since(began) > time.Minute {
 			wait = 500 * time.Millisecond
 		}
 		a.idle(ctx, wait/2+rand.N(wait/2+1))

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -32,6 +33,8 @@ type etcdStore struct {
 	timeout  time.Duration
 	alive    time.Duration
 	about    string
+	// again says that whoever commits reads and does so again where no answer comes.
+	again bool
 }
 
 // A silent connection is pinged every keepAlive and closed after keepAliveTimeout: nothing
@@ -75,7 +78,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 		return nil, fmt.Errorf("%s: %w", about, e.explain(ctx, err))
 	}
 	keys := etcdkeys.Keys{Client: client, Prefix: "/trestle/v1/" + s.Cluster + "/"}
-	return &etcdStore{keys, e, s.Timeout.Duration, s.Alive.Duration, about}, nil
+	return &etcdStore{keys, e, s.Timeout.Duration, s.Alive.Duration, about, s.again}, nil
 }
 
 // tls never falls back to plain text, nor to a server that cannot be verified.
@@ -148,26 +151,33 @@ func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", s.about, what, s.settings.explain(ctx, err))
 }
 
-// whyNot connects once more by hand to find out what is in the way: of a deadline that has
-// passed gRPC does not say why no connection could be made.
+// whyNot connects once more by hand, to all at once, to find out what is in the way: of a
+// deadline that has passed gRPC does not say why no connection could be made.
 func (e *etcdSettings) whyNot() error {
-	const patience = time.Second
-	var all error
-	for _, endpoint := range e.Endpoints {
-		u, err := url.Parse(endpoint)
-		if err != nil {
-			return err
-		}
-		conn, err := net.DialTimeout("tcp", u.Host, patience)
-		if err == nil && u.Scheme == "https" {
-			err = e.handshake(conn, u.Hostname(), patience)
-		}
-		if conn != nil {
-			_ = conn.Close() // nothing was said
-		}
-		all = errors.Join(all, err)
+	all := make([]error, len(e.Endpoints))
+	var asked sync.WaitGroup
+	for i, endpoint := range e.Endpoints {
+		asked.Go(func() { all[i] = e.whyNotAt(endpoint) })
 	}
-	return all
+	asked.Wait()
+	return errors.Join(all...)
+}
+
+func (e *etcdSettings) whyNotAt(endpoint string) error {
+	const patience = time.Second
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, patience)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // nothing was said
+	if u.Scheme != "https" {
+		return nil
+	}
+	return e.handshake(conn, u.Hostname(), patience)
 }
 
 func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Duration) error {
@@ -194,20 +204,45 @@ func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Durat
 // retryPause is between the tries of a read.
 const retryPause = 100 * time.Millisecond
 
-// passes says whether the error is temporary, as during an election. Only a read may be
-// tried again: a write may have happened.
-func passes(err error) bool {
-	return grpcstatus.Code(err) == codes.Unavailable || errors.Is(err, rpctypes.ErrLeaderChanged) || errors.Is(err, rpctypes.ErrNoLeader)
+// codeOf is gRPC's code of an error, of which etcd's own errors do not tell its packages;
+// OK where it has none.
+func codeOf(err error) codes.Code {
+	var own rpctypes.EtcdError
+	if errors.As(err, &own) {
+		return own.Code()
+	}
+	if status, ok := grpcstatus.FromError(err); ok {
+		return status.Code()
+	}
+	return codes.OK
 }
 
-// Get asks again while the error is of a moment.
+// passes says whether the error is temporary, as during an election. Only a read may be
+// tried again: a write may have happened.
+func passes(err error) bool { return codeOf(err) == codes.Unavailable }
+
+// isSilence says that no answer came in time. A member that notices before this host does
+// says so by an error that etcd has no code for.
+func isSilence(err error) bool {
+	code := codeOf(err)
+	return errors.Is(err, context.DeadlineExceeded) || code == codes.DeadlineExceeded || code == codes.Unknown
+}
+
+// Get asks again while the error is of a moment, and where a member says nothing: one that
+// has lost the question while a leader was elected is silent to all for seconds, and the
+// next question goes to another member. Each try has twice the time of the one before, so
+// that an etcd which is slow as a whole is heard as well.
 func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	view, err := s.Keys.Get(ctx, keys...)
-	for err != nil && passes(err) && ctx.Err() == nil {
+	patience := s.timeout / 8
+	view, err := s.try(ctx, patience, keys)
+	for err != nil && ctx.Err() == nil && (isSilence(err) || passes(err)) {
+		if isSilence(err) {
+			patience *= 2
+		}
 		pause(ctx, retryPause)
-		view, err = s.Keys.Get(ctx, keys...)
+		view, err = s.try(ctx, patience, keys)
 	}
 	if err != nil {
 		return cluster.View{}, s.failed(ctx, "read "+strings.Join(keys, ", "), err)
@@ -215,19 +250,57 @@ func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, erro
 	return view, nil
 }
 
-// Commit is not tried again: what seems to have failed may have been done.
-func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	done, err := s.Keys.Commit(ctx, txn)
-	if err != nil {
-		var keys []string
-		for _, w := range txn.Then {
-			keys = append(keys, w.Key)
-		}
-		return false, s.failed(ctx, "write "+strings.Join(keys, ", "), err)
+func (s *etcdStore) try(ctx context.Context, patience time.Duration, keys []string) (cluster.View, error) {
+	ctx, enough := giveUp(ctx, patience)
+	defer enough()
+	view, err := s.Keys.Get(ctx, keys...)
+	return view, silence(ctx, err)
+}
+
+// giveUp ends ctx after the time, of which the member is not told, as it would be of a
+// deadline: it would answer at the end of it, and the client put the question to the next
+// member, with no time left, so that the next try would be at the silent one again.
+func giveUp(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(after, func() { cancel(context.DeadlineExceeded) })
+	return ctx, func() {
+		timer.Stop()
+		cancel(nil)
 	}
-	return done, nil
+}
+
+// silence is the error of what was given up.
+func silence(ctx context.Context, err error) error {
+	if why := context.Cause(ctx); err != nil && errors.Is(why, context.DeadlineExceeded) {
+		return why
+	}
+	return err
+}
+
+// Commit is not tried again: what seems to have failed may have been done. Where whoever
+// commits reads and tries again by itself, no answer soon, as from a member that has sent
+// it to a leader which is dead, is cluster.ErrUnsure.
+func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
+	patience := s.timeout
+	if s.again {
+		patience /= 4
+	}
+	short, enough := giveUp(ctx, patience)
+	defer enough()
+	done, err := s.Keys.Commit(short, txn)
+	err = silence(short, err)
+	if err == nil {
+		return done, nil
+	}
+	var keys []string
+	for _, w := range txn.Then {
+		keys = append(keys, w.Key)
+	}
+	what := "write " + strings.Join(keys, ", ")
+	if s.again && ctx.Err() == nil && (isSilence(err) || passes(err)) {
+		return false, fmt.Errorf("%s: %s: %w: %w", s.about, what, cluster.ErrUnsure, err)
+	}
+	return false, s.failed(short, what, err)
 }
 
 // Watch asks for a member that has a leader: one that is cut off from the others would

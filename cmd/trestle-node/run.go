@@ -101,6 +101,7 @@ func newAgent(log *slog.Logger) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.again = true
 	id, err := identity(s)
 	if err != nil {
 		return nil, err

@@ -59,6 +59,9 @@ type settings struct {
 	Timeout    duration `json:"timeout,omitzero"`
 	Alive      duration `json:"alive,omitzero"`
 	Quarantine duration `json:"quarantine,omitzero"`
+
+	// again says that who asks the store reads and tries again where an answer is lost.
+	again bool
 }
 
 // etcdSettings are how etcd is reached. https asks for the certificate authority in CA,

@@ -121,10 +121,15 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	if m.State.Told {
 		return nil
 	}
+	unsure := 0
 	for range reconcileTries {
 		done, err := bury(ctx, store, m.State.ID, m.Now())
-		if errors.Is(err, ErrReadOnly) {
+		switch {
+		case errors.Is(err, ErrReadOnly):
 			done, err = true, nil // the administrator's list is the administrator's to change
+		case errors.Is(err, ErrUnsure) && unsure < unsureTries:
+			unsure++
+			continue
 		}
 		if err != nil {
 			return err

@@ -383,6 +383,58 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
+// unsure loses the answers to so many transactions; it does those that it is asked to.
+type unsure struct {
+	*memory
+	lost, asked int
+	does        bool
+}
+
+func (u *unsure) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
+	if u.asked++; u.asked > u.lost {
+		return u.memory.Commit(ctx, txn)
+	}
+	var err error
+	if u.does {
+		_, err = u.memory.Commit(ctx, txn)
+	}
+	return false, errors.Join(cluster.ErrUnsure, err)
+}
+
+// TestUnsure: a host of whose transaction no answer came looks whether it was done, and
+// goes on at once; a store that never answers it does not ask for ever. So does one that leaves.
+func TestUnsure(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		lost  int
+		does  bool
+		asked int // for joining and leaving
+		want  error
+	}{
+		{"done", 1, true, 1, nil},
+		{"not done", 1, false, 2, nil},
+		{"twice not done", 2, false, 3, nil},
+		{"never", 100, false, 4, cluster.ErrUnsure},
+	} {
+		store, _ := newCluster(t)
+		a, u := newHost(store, "a"), &unsure{memory: store, lost: test.lost, does: test.does}
+		if err := a.Reconcile(t.Context(), u, cluster.Node{}); !errors.Is(err, test.want) || u.asked != test.asked {
+			t.Errorf("%s: join: got %v after %d transactions, want %v after %d", test.name, err, u.asked, test.want, test.asked)
+		}
+		if test.want == nil && (len(a.State.Claims) != 2 || len(store.keys) != 5) {
+			t.Errorf("%s: got claims %v and keys %v, want one of each family", test.name, a.State.Claims, store.keys)
+		}
+		if err := a.reconcile(); err != nil {
+			t.Fatal(err)
+		}
+		u.asked = 0
+		if err := a.Leave(t.Context(), u); !errors.Is(err, test.want) || u.asked != test.asked || a.State.Told != (test.want == nil) {
+			t.Errorf("%s: leave: got %v after %d transactions, want %v after %d", test.name, err, u.asked, test.want, test.asked)
+		}
+	}
+}
+
 // TestBelieve: which removals are believed.
 func TestBelieve(t *testing.T) {
 	t.Parallel()

@@ -48,6 +48,9 @@ var (
 // host's succeeded.
 const reconcileTries = 64
 
+// unsureTries bounds those of which no answer came.
+const unsureTries = 3
+
 // Reconcile makes store and state agree on this host's subnets: those that it has are
 // asserted again where the store has lost them, or given up at once where the store
 // gave them to another; those that it lacks are claimed; and self, which need not say
@@ -63,6 +66,7 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	if m.State.Leaving {
 		return ErrLeaving
 	}
+	unsure := 0
 	for range reconcileTries {
 		view, err := store.Get(ctx, KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes+m.State.ID, PrefixNames+m.State.Name)
 		if err != nil {
@@ -80,6 +84,10 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 			return m.keep(view, outdated)
 		}
 		done, err := m.reconcileOnce(ctx, store, view, self)
+		if errors.Is(err, ErrUnsure) && unsure < unsureTries {
+			unsure++
+			continue // Pending says what was asked for
+		}
 		if done || err != nil {
 			return err
 		}

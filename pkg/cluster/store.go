@@ -96,13 +96,18 @@ func (t *Txn) unchanged(key string, v Value) {
 type Store interface {
 	// Get reads keys at one moment: those named, and all below what ends in a slash.
 	Get(ctx context.Context, keys ...string) (View, error)
-	// Commit says whether the transaction happened. After an error that is not known.
+	// Commit says whether the transaction happened. After an error that is not known;
+	// after ErrUnsure it is worth while to look at once.
 	Commit(ctx context.Context, txn Txn) (bool, error)
 	// Watch calls changed for each change under the prefix after the revision, several
 	// at once where they come together, until ctx ends or something is amiss: then Get
 	// again. Where the store has been made anew it may be silent for ever.
 	Watch(ctx context.Context, prefix string, after int64, changed func([]Change)) error
 }
+
+// ErrUnsure says of a Commit that its answer was lost, or did not come soon: it may have
+// been done, or be done later.
+var ErrUnsure = errors.New("whether it was done is not known")
 
 // ErrReadOnly is for a store that only its administrator writes.
 var ErrReadOnly = errors.New("the store is the administrator's to write")
