@@ -108,31 +108,11 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		return err
 	}
 	made := len(messages) > 0
-	if !made {
-		// Nothing of the tables changes, and a transaction of elements that are all there
-		// is none to the kernel, so that no generation afterwards would say what was seen.
-		if _, err := c.remember(looked, at); err != nil {
-			return err
-		}
+	elements, err := changes.elementMessages(replace)
+	if err != nil {
+		return err
 	}
-	steps := []struct {
-		kind     int
-		flags    netlink.HeaderFlags
-		elements []Element
-		life     *lifetime
-	}{
-		{unix.NFT_MSG_DELSETELEM, 0, replace, nil},
-		{unix.NFT_MSG_NEWSETELEM, netlink.Create | netlink.Excl, only(changes.Create, false), nil},
-		{unix.NFT_MSG_NEWSETELEM, netlink.Create, only(changes.Create, true), nil},
-		{unix.NFT_MSG_NEWSETELEM, netlink.Create, changes.Remove, &lifetime{time.Second, time.Millisecond}},
-	}
-	for _, step := range steps {
-		more, err := elementMessages(step.kind, step.flags, step.elements, step.life)
-		if err != nil {
-			return err
-		}
-		messages = append(messages, more...)
-	}
+	messages = append(messages, elements...)
 	if len(messages) > 0 {
 		err = c.peer.commit(messages)
 	}
@@ -151,9 +131,6 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		}
 		return err
 	}
-	if !made {
-		return nil
-	}
 	if at != 0 {
 		at++ // by this transaction
 	}
@@ -162,6 +139,29 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		return errMoved
 	}
 	return err
+}
+
+// elementMessages are those about elements, in the order in which they have to come.
+func (c Changes) elementMessages(replace []Element) (messages []netlink.Message, err error) {
+	steps := []struct {
+		kind     int
+		flags    netlink.HeaderFlags
+		elements []Element
+		life     *lifetime
+	}{
+		{unix.NFT_MSG_DELSETELEM, 0, replace, nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create | netlink.Excl, only(c.Create, false), nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create, only(c.Create, true), nil},
+		{unix.NFT_MSG_NEWSETELEM, netlink.Create, c.Remove, &lifetime{time.Second, time.Millisecond}},
+	}
+	for _, step := range steps {
+		more, err := elementMessages(step.kind, step.flags, step.elements, step.life)
+		if err != nil {
+			return nil, err
+		}
+		messages = append(messages, more...)
+	}
+	return messages, nil
 }
 
 // generation counts the transactions of the namespace, whoever makes them; one that
@@ -189,27 +189,14 @@ func (c *Conn) generation() uint32 {
 }
 
 // tableMessages bring the tables to what is wanted. looked are those that were
-// compared, after the generation at; 0 where none was, or the kernel does not tell.
+// compared, after the generation at; 0 where none was, or the kernel does not tell. Where
+// there is nothing to bring they are remembered, and none is left to be.
 func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, at uint32, err error) {
-	for _, t := range tables {
-		known, err := trust, error(nil)
-		if trust {
-			known, err = c.Known(t)
-		}
-		if err != nil {
-			return nil, nil, 0, err
-		}
-		if known {
-			continue
-		}
-		if t.Whole != nil {
-			if t, err = t.Whole(); err != nil {
-				return nil, nil, 0, err
-			}
-		}
-		if looked = append(looked, t); at == 0 {
-			at = c.generation()
-		}
+	if looked, err = c.unknown(tables, trust); err != nil || len(looked) == 0 {
+		return nil, nil, 0, err
+	}
+	at = c.generation()
+	for _, t := range looked {
 		s, err := c.read(t)
 		if err != nil {
 			return nil, nil, 0, err
@@ -224,7 +211,33 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 		}
 		messages = append(messages, more...)
 	}
+	if len(messages) == 0 {
+		// A transaction of elements that are all there is none to the kernel, so that no
+		// generation afterwards would say that the tables were not changed.
+		_, err := c.remember(looked, at)
+		return nil, nil, at, err
+	}
 	return messages, looked, at, nil
+}
+
+// unknown are the tables that have to be looked at, each as a whole.
+func (c *Conn) unknown(tables []Table, trust bool) (unknown []Table, err error) {
+	for _, t := range tables {
+		known := false
+		if trust {
+			known, err = c.Known(t)
+		}
+		if err == nil && !known && t.Whole != nil {
+			t, err = t.Whole()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !known {
+			unknown = append(unknown, t)
+		}
+	}
+	return unknown, nil
 }
 
 // isSame says whether the element found is what e asks for.

@@ -18,7 +18,11 @@ func TestFlushedAtEachStep(t *testing.T) {
 			t.Run(backend+"/"+command, func(t *testing.T) {
 				t.Parallel()
 				l := newLostAnswers(t, backend, "")
-				for when := 1; l.flushAt(command, when) && !t.Failed(); when++ {
+				step := 1
+				if backend == "iptables" || command == "GC" {
+					step = 2 // they have fifty, of which many are of a kind
+				}
+				for when := 1; l.flushAt(command, when) && !t.Failed(); when += step {
 				}
 			})
 		}
