@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -384,6 +384,17 @@ func TestLeaveThatCannotBeSaved(t *testing.T) {
 	}
 	if s := a.State; s.Leaving || len(s.Claims) != 2 || len(s.Peers) != 1 || len(store.keys) != before {
 		t.Errorf("got state %+v, and %d keys of %d, want all as before", s, len(store.keys), before)
+	}
+	a.Save = func(cluster.State) error { return nil }
+	if err := a.Leave(t.Context(), store); err != nil {
+		t.Fatal(err)
+	}
+	a.Save = func(cluster.State) error { return full }
+	if err := a.EndLeave(); !errors.Is(err, full) || !a.State.Leaving || !a.State.Told {
+		t.Errorf("at the end: got %v, state %+v, want that it is leaving still", err, a.State)
+	}
+	if err := a.reconcile(); !errors.Is(err, cluster.ErrLeaving) {
+		t.Errorf("got %v, want %v rather than that it joins again", err, cluster.ErrLeaving)
 	}
 }
 
