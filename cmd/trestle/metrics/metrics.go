@@ -13,7 +13,6 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/doctor"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
-	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // Sample is one value of a metric.
@@ -136,7 +135,7 @@ func (c *collector) hosts(snapshot *inventory.Snapshot) {
 		c.add("peers", "Other hosts, by the way that leads to them.", float64(ways[way]), label{"way", way})
 	}
 	c.add("peers_missing", "Other hosts that the store no longer lists, without a proof that they are gone.", float64(missing))
-	for _, state := range hosts.States() {
+	for _, state := range node.States() {
 		c.add("node_state", "The state that trestle-node reports: 1 for the current one.", oneIf(node.State == state), label{"state", state})
 	}
 	c.add("node_running", "Whether trestle-node runs.", oneIf(node.Running))
