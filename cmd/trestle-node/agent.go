@@ -362,10 +362,11 @@ func (a *agent) believe() error {
 	return nil
 }
 
-// tell hands the state to the kernel's loop, and writes the status.
+// tell hands the state to the kernel's loop, which writes the status when it has done what
+// that asks for.
 func (a *agent) tell() {
+	a.note()
 	a.want()
-	a.show()
 }
 
 func (a *agent) want() {
@@ -380,18 +381,25 @@ func (a *agent) want() {
 	})
 }
 
+// show writes the status at once.
 func (a *agent) show() {
+	a.note()
+	a.board.write(true)
+}
+
+// note puts the state into the status.
+func (a *agent) note() {
 	s := a.member.State
 	if s.Leaving || a.left {
 		state, why := a.leaveState()
-		a.board.update(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
+		a.board.note(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
 		return
 	}
 	restart, err := leases(s.Lost)
 	if err != nil {
 		a.log.Error("list containers with addresses of lost subnets", "error", err)
 	}
-	a.board.update(func(b *Status) {
+	a.board.note(func(b *Status) {
 		b.ID, b.Name, b.Subnets, b.Lost, b.Restart = s.ID, s.Name, subnetsOf(s.Claims), subnetsOf(s.Lost), restart
 		b.Pools = s.Config.Pools()
 		b.State, b.Why = a.standing(restart)

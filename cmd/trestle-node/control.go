@@ -62,7 +62,8 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said
 	}}
 	select {
 	case a.requests <- ask:
-		return answer, errors.Join(<-ask.reply, nil)
+		err = <-ask.reply
+		return answer, err
 	case <-a.ended:
 		if a.left {
 			return said{Message: "this host has left"}, nil

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -34,6 +35,8 @@ type kernel struct {
 	// flushes are answered after the next look.
 	flushes chan chan brought
 	other   chan struct{} // the uplink is another device: listen to that
+	// stirred says that something of the kernel has changed, and not only what is wanted.
+	stirred atomic.Bool
 
 	key  wgtypes.Key   // WireGuard's
 	host *overlay.Host // of the goroutine
@@ -81,7 +84,7 @@ func (k *kernel) set(w wanted) {
 	k.mu.Lock()
 	k.want = w
 	k.mu.Unlock()
-	k.look("peers")
+	k.look(forPeers)
 }
 
 // trust lets the runtime start containers in the subnets that are wanted.
@@ -108,8 +111,14 @@ func (k *kernel) flush(ctx context.Context) brought {
 	}
 }
 
+// forPeers is why the loop looks where something else is wanted.
+const forPeers = "peers"
+
 // look wakes the loop, which compares everything. why is for the log.
 func (k *kernel) look(why string) {
+	if why != forPeers {
+		k.stirred.Store(true) // also where one is asked for because of the peers
+	}
 	select {
 	case k.wake <- why:
 	default: // one is asked for
@@ -148,9 +157,9 @@ func (k *kernel) run(ctx context.Context) error {
 			return nil
 		case <-audit.C:
 		case flushed = <-k.flushes:
-			why = "peers"
+			why = forPeers
 		case why = <-k.wake:
-			if why != "peers" {
+			if why != forPeers {
 				pause(ctx, debounceTime)
 			}
 		}
@@ -192,7 +201,11 @@ func (k *kernel) listen(ctx context.Context) {
 // bring compares the kernel with what is wanted, changes what differs, and reports. why is
 // what woke it: a difference from what was applied before counts as a repair.
 func (k *kernel) bring(why string) brought {
-	k.findUplink()
+	defer k.board.write(why == "audit") // which shows that this host looks
+	// To find the uplink all routes are read: not at each change of a peer.
+	if stirred := k.stirred.Swap(false); stirred || why != forPeers || len(k.currentUplink().Addresses) == 0 {
+		k.findUplink()
+	}
 	k.mu.Lock()
 	w, uplink := k.want, k.uplink
 	k.mu.Unlock()
@@ -338,7 +351,7 @@ func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 		return
 	}
 	k.log.Warn("repair what was changed by others", "noticed by", why, "changes", c.Strings())
-	k.board.update(func(s *Status) { s.Repairs += c.Count() })
+	k.board.note(func(s *Status) { s.Repairs += c.Count() })
 }
 
 func sameState(a, b overlay.State) bool {
@@ -383,7 +396,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 		mtu = overlay.MTU(k.selfOf(w, uplink), peersOf(w.peers))
 	}
 	strangers, strangersErr := k.host.Strangers()
-	k.board.update(func(s *Status) {
+	k.board.note(func(s *Status) {
 		s.Uplink, s.MTU, s.Tunnel, s.Peers = uplink.Name, mtu, tunnelOf(state), infoOf(w, state)
 		if strangersErr == nil {
 			s.Strangers = strangers

@@ -59,6 +59,7 @@ func run(ctx context.Context, log *slog.Logger) error {
 	}
 	defer hangUp(server)
 	a.tell() // what the disk says needs no store
+	a.show() // before the kernel has been looked at
 	kernelDone := make(chan error, 1)
 	go func() { kernelDone <- a.kernel.run(ctx) }()
 	go func() {

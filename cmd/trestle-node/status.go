@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -40,16 +41,37 @@ type board struct {
 	problems map[string][]string
 	// seen is when each peer was, by its id.
 	seen map[string]time.Time
+	// noted says that the file does not tell yet of everything.
+	noted bool
 }
 
-// update changes the status, and writes the file where that made a difference.
+// update changes the status, and writes the file, which says when it was.
 func (b *board) update(change func(*Status)) {
+	b.note(change)
+	b.write(true)
+}
+
+// note changes the status, of which the file tells after the next write: of a thousand peers
+// it is long. change replaces lists, and changes none in its place.
+func (b *board) note(change func(*Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	before := b.status
 	change(&b.status)
 	for i, p := range b.status.Peers {
 		b.status.Peers[i].Seen = b.seen[p.ID]
 	}
+	b.noted = b.noted || !reflect.DeepEqual(before, b.status)
+}
+
+// write writes the file where something was noted since it was written, or always.
+func (b *board) write(always bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.noted && !always {
+		return
+	}
+	b.noted = false
 	b.status.Problems = nil
 	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist", "mtu"} {
 		b.status.Problems = append(b.status.Problems, b.problems[who]...)
@@ -61,17 +83,18 @@ func (b *board) update(change func(*Status)) {
 	}
 }
 
+// problem replaces the problems that who has reported; the next write tells of them.
 func (b *board) problem(who string, problems ...string) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.problems == nil {
 		b.problems = map[string][]string{}
 	}
-	same := slices.Equal(b.problems[who], problems)
-	b.problems[who] = problems
-	b.mu.Unlock()
-	if !same {
-		b.update(func(*Status) {})
+	if slices.Equal(b.problems[who], problems) {
+		return
 	}
+	b.problems[who] = problems
+	b.noted = true
 }
 
 // see notes when each peer has given a sign of life.

@@ -143,10 +143,16 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 }
 
 // EndLeave forgets the cluster: the store knows that this host has left, and nothing of
-// the network is left on it.
+// the network is left on it. Where that cannot be saved the host goes on leaving: one that
+// has forgotten would join again.
 func (m *Member) EndLeave() error {
-	m.State = State{ID: m.State.ID, Name: m.State.Name}
-	return m.save()
+	before := m.State
+	m.State = State{ID: before.ID, Name: before.Name}
+	if err := m.save(); err != nil {
+		m.State = before
+		return err
+	}
+	return nil
 }
 
 // Release does for a host that is dead what it cannot do any more. A host that lives

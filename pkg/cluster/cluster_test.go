@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -145,6 +146,38 @@ func TestUnknownFieldsStay(t *testing.T) {
 }
 
 // TestNodeRefusals: a record that nobody could be reached by, or that would cut off others.
+// TestNodeEqual: whatever one says and the other does not makes them differ.
+func TestNodeEqual(t *testing.T) {
+	t.Parallel()
+	const record = `{"id": "a", "name": "a", "underlay": ["192.0.2.1/24"], "mtu": 1500, "mac": "m", "wgKey": "k", "nat": true,
+		"subnets": [{"network": "n", "subnet": "10.0.0.0/24", "nonce": "x"}], "version": "2.0.0", "later": {"b": 1, "a": 2}}`
+	parse := func(text string) cluster.Node {
+		n, err := cluster.ParseNode([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	n := parse(record)
+	if again := parse(strings.ReplaceAll(record, " ", "")); !n.Equal(again) || !again.Equal(n) {
+		t.Errorf("got that %v and %v differ", n, again)
+	}
+	for i := range reflect.TypeOf(n).NumField() {
+		if field := reflect.TypeOf(n).Field(i); field.IsExported() {
+			other := n
+			reflect.ValueOf(&other).Elem().Field(i).SetZero()
+			if n.Equal(other) || other.Equal(n) {
+				t.Errorf("%s: got that a record without it is the same", field.Name)
+			}
+		}
+	}
+	for _, other := range []string{strings.Replace(record, `"a": 2`, `"a": 3`, 1), strings.Replace(record, `, "later": {"b": 1, "a": 2}`, "", 1)} {
+		if o := parse(other); n.Equal(o) || o.Equal(n) {
+			t.Errorf("got that %s is the same", other)
+		}
+	}
+}
+
 func TestNodeRefusals(t *testing.T) {
 	t.Parallel()
 	for record, want := range map[string]string{
@@ -351,6 +384,17 @@ func TestLeaveThatCannotBeSaved(t *testing.T) {
 	}
 	if s := a.State; s.Leaving || len(s.Claims) != 2 || len(s.Peers) != 1 || len(store.keys) != before {
 		t.Errorf("got state %+v, and %d keys of %d, want all as before", s, len(store.keys), before)
+	}
+	a.Save = func(cluster.State) error { return nil }
+	if err := a.Leave(t.Context(), store); err != nil {
+		t.Fatal(err)
+	}
+	a.Save = func(cluster.State) error { return full }
+	if err := a.EndLeave(); !errors.Is(err, full) || !a.State.Leaving || !a.State.Told {
+		t.Errorf("at the end: got %v, state %+v, want that it is leaving still", err, a.State)
+	}
+	if err := a.reconcile(); !errors.Is(err, cluster.ErrLeaving) {
+		t.Errorf("got %v, want %v rather than that it joins again", err, cluster.ErrLeaving)
 	}
 }
 

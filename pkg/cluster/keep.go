@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"encoding/json"
 	"reflect"
 	"strings"
@@ -28,6 +29,16 @@ func unmarshalKeeping(data []byte, known any) (extra, error) {
 		return nil, nil
 	}
 	return all, nil
+}
+
+// equal says whether both are the same when they are written.
+func (e extra) equal(other extra) bool {
+	if len(e) == 0 || len(other) == 0 {
+		return len(e) == len(other)
+	}
+	a, errA := json.Marshal(e)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 func (e extra) marshal(known any) ([]byte, error) {

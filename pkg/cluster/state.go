@@ -71,7 +71,7 @@ func ReadState(path string) (State, error) {
 // SaveState replaces the file as a whole, and returns when it would survive a loss of
 // power: what it says is acted upon.
 func SaveState(path string, s State) error {
-	data, err := json.MarshalIndent(s, "", " ")
+	data, err := json.Marshal(s) // not for people; with a thousand peers to indent it costs as much again
 	if err != nil {
 		return fmt.Errorf("encode the state: %w", err)
 	}

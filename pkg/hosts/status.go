@@ -40,6 +40,11 @@ const (
 	Stopped  = "stopped"
 )
 
+// States are all of them, in alphabetical order.
+func States() []string {
+	return []string{Drained, Fenced, Leaving, Left, Outdated, Ready, Starting, Stopped, Suspect}
+}
+
 // The ways to another host. None is that of one without a subnet, or that cannot be reached.
 const (
 	Direct = "direct"

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -208,5 +209,46 @@ func TestLinesForChanges(t *testing.T) {
 	}
 	if log := a.Kill(); strings.Count(log, "\n") > 3*peers+atStart {
 		t.Errorf("got %d lines for %d changes:\n%s", strings.Count(log, "\n"), 3*peers, log)
+	}
+}
+
+// TestWritesForChanges: a change of a peer costs one write of the state, before it is acted
+// upon, and one of the status, which is long where there are many peers.
+func TestWritesForChanges(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	e := l.Etcd(1)
+	if err := e.Ctl("put", prefix+"config", lab.Config); err != nil {
+		t.Fatal(err)
+	}
+	h := l.Host("a")
+	settings, err := json.Marshal(slow(e.Settings("a")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write("/etc/trestle/node.json", string(settings))
+	const trace = "/run/renames"
+	stop := h.Start(host.Command{Args: []string{"strace", "-f", "-qq", "-o", trace, "-e", "trace=renameat", h.Dirs().Trestle + "/trestle-node", "node", "run"}})
+	defer stop()
+	l.Ready(h, 0)
+	writes := func(file string) int { return strings.Count(h.MustRun("cat", trace), file+`"`) }
+	store, changes := e.Store(), 0
+	joined, err := store.Join(1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Ready(h, 1)
+	states, statuses := writes(nodeDir+"state.json"), writes("node/status.json")
+	for ; changes < 6; changes++ {
+		if err := joined.Hosts[0].Reconcile(t.Context(), store, lab.Record(256+changes)); err != nil {
+			t.Fatal(err)
+		}
+		l.Await(h, "it has moved", func(s lab.Status) bool { return s.Peers[0].Underlay[0] == lab.Record(256 + changes).Underlay[0] })
+	}
+	if got := writes(nodeDir+"state.json") - states; got != changes {
+		t.Errorf("%d changes: got %d writes of the state, want one each", changes, got)
+	}
+	if got := writes("node/status.json") - statuses; got < changes || got > changes+2 { // 2: of what was before
+		t.Errorf("%d changes: got %d writes of the status, want one each", changes, got)
 	}
 }

@@ -101,6 +101,30 @@ func suspect(h *Host) []Finding {
 	}}
 }
 
+// outdated finds an agent that is older than its cluster asks for.
+func outdated(h *Host) []Finding {
+	if h.Node == nil || h.Node.State != hosts.Outdated {
+		return nil
+	}
+	return []Finding{{
+		Severity: Fault, Subject: "trestle-node",
+		Text:    h.Node.Why,
+		Command: "systemctl restart trestle-node   # when the newer one is installed",
+	}}
+}
+
+// leaving finds a host that has begun to leave the network and is not done with it.
+func leaving(h *Host) []Finding {
+	if h.Node == nil || h.Node.State != hosts.Leaving {
+		return nil
+	}
+	return []Finding{{
+		Severity: Warning, Subject: "trestle-node",
+		Text:    "this host is leaving the network, and not done with it: " + h.Node.Why,
+		Command: "trestle node leave   # goes on with it, or says what is in the way",
+	}}
+}
+
 // some lists the first few names, and how many more there are.
 func some(names []string) string {
 	const most = 3

@@ -79,6 +79,8 @@ func checks() []check {
 		{"store", store},
 		{"fenced", fenced},
 		{"suspect", suspect},
+		{"outdated", outdated},
+		{"leaving", leaving},
 		{"peer-route", peerRoutes},
 		{"peer-mtu", peerMTUs},
 		{"tunnel", tunnel},

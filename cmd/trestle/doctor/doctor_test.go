@@ -8,6 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // empty is a host without anything.
@@ -30,6 +31,28 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: empty, or twice", name)
 		}
 		seen[name] = true
+	}
+}
+
+// TestStandings: each state of the agent that a person has to end is a finding of its own,
+// with what the agent says of it.
+func TestStandings(t *testing.T) {
+	want := map[string]string{
+		hosts.Fenced: "fenced", hosts.Leaving: "leaving", hosts.Outdated: "outdated", hosts.Suspect: "suspect", hosts.Stopped: "agent",
+		hosts.Drained: "", hosts.Left: "", hosts.Ready: "", hosts.Starting: "",
+	}
+	if len(hosts.States()) != len(want) {
+		t.Errorf("got states %v, want those of %v", hosts.States(), want)
+	}
+	for _, state := range hosts.States() {
+		h := empty()
+		h.Node = &inventory.Node{Running: state != hosts.Stopped && state != hosts.Left}
+		h.Node.State, h.Node.Why, h.Node.Store.Connected = state, "as it is", true
+		check, known := want[state]
+		found := Examine(h)
+		if !known || check == "" && len(found) > 0 || check != "" && (len(found) != 1 || found[0].Check != check || found[0].Command == "") {
+			t.Errorf("%s: got %+v, want one of %q with a way out, or nothing", state, found, check)
+		}
 	}
 }
 

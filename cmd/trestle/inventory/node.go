@@ -14,6 +14,9 @@ type Node struct {
 	Running bool `json:"running"`
 }
 
+// States are all that an agent may report.
+func (Node) States() []string { return hosts.States() }
+
 // WayTo is how the peer is reached, in the words of the cluster's configuration.
 func (n Node) WayTo(p hosts.Peer) string {
 	if p.Way == hosts.Tunnel && n.Tunnel != nil {

@@ -135,7 +135,7 @@ func (c *collector) hosts(snapshot *inventory.Snapshot) {
 		c.add("peers", "Other hosts, by the way that leads to them.", float64(ways[way]), label{"way", way})
 	}
 	c.add("peers_missing", "Other hosts that the store no longer lists, without a proof that they are gone.", float64(missing))
-	for _, state := range []string{"drained", "fenced", "left", "ready", "starting", "stopped", "suspect"} {
+	for _, state := range node.States() {
 		c.add("node_state", "The state that trestle-node reports: 1 for the current one.", oneIf(node.State == state), label{"state", state})
 	}
 	c.add("node_running", "Whether trestle-node runs.", oneIf(node.Running))
