@@ -22,7 +22,6 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 type runOptions struct {
@@ -308,7 +307,7 @@ func netnsOf(r attach.Runtime, container string) (string, error) {
 	for _, a := range r.Snapshot.Of(container) {
 		paths = append(paths, a.NetNS)
 	}
-	if i := slices.IndexFunc(paths, record.IsNetNS); i >= 0 {
+	if i := slices.IndexFunc(paths, cni.IsNetNSAt); i >= 0 {
 		return paths[i], nil
 	}
 	return "", cni.ConfigErrorf("--net: container:%s: there is none of that name with a network namespace; see trestle ls and ip netns", container)

@@ -170,12 +170,12 @@ func (r *Request) checkNetNS(override string) error {
 	var theirs, ours unix.Stat_t
 	err := unix.Stat(r.NetNS, &theirs)
 	switch {
-	case r.Command == Del && (err != nil || !isNetNS(r.NetNS)):
+	case r.Command == Del && (err != nil || !IsNetNSAt(r.NetNS)):
 		r.NetNS = ""
 		return nil
 	case err != nil:
 		return EnvironmentErrorf("CNI_NETNS: %s: %w", r.NetNS, err)
-	case !isNetNS(r.NetNS):
+	case !IsNetNSAt(r.NetNS):
 		return EnvironmentErrorf("CNI_NETNS: %s is not a network namespace; it is a path like /run/netns/NAME or /proc/PID/ns/net", r.NetNS)
 	}
 	if override == "1" || override == "true" || override == "TRUE" {
@@ -194,7 +194,8 @@ func (r *Request) checkNetNS(override string) error {
 	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
 }
 
-func isNetNS(path string) bool {
+// IsNetNSAt says whether a network namespace is at the path. It leaves no trace there.
+func IsNetNSAt(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false

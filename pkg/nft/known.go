@@ -89,8 +89,8 @@ func Layouts(dir string) (map[string]int, error) {
 	}
 	for _, name := range files {
 		data, err := rawfile.Read(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // forgotten meanwhile
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EISDIR) {
+			continue // forgotten meanwhile, or none of ours
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read what is known of nftables' tables: %w", err)

@@ -85,10 +85,6 @@ func Identify(path string) NetNS {
 	return n
 }
 
-// IsNetNS says whether a network namespace is at the path. It leaves no trace, as Identify
-// may.
-func IsNetNS(path string) bool { return look(path).known() }
-
 // open sees whether the kernel has a namespace of that handle.
 func (n NetNS) open() error {
 	fd, err := n.openHandle()

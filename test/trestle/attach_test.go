@@ -119,6 +119,7 @@ func TestAttachRefused(t *testing.T) {
 		{[]string{"nobody", "ip netns add nobody"}, "nobody lab"},
 		{[]string{"../web"}, "../web lab"},
 		{[]string{"--netns", "/etc/passwd"}, "--netns /etc/passwd lab"},
+		{[]string{"--netns", "/proc/1/ns/mnt"}, "--netns /proc/1/ns/mnt lab"},
 		{[]string{"--pid", "999999999"}, "--pid 999999999 lab"},
 		{[]string{"--pid", "-1"}, "--pid=-1 lab"},
 		{[]string{"network", "lba", "lab"}, "web lba"},

@@ -39,6 +39,7 @@ func TestOtherReleases(t *testing.T) {
 		must(t, h, "restore")
 	}
 	// Older rules that nobody makes any more are brought up to date.
+	h.MustRun("mkdir", "/run/trestle/nft/of-somebody-else")
 	h.MustRun("sed", "-i", `s/^ports [0-9]*$/ports 1/`, "/run/trestle/nft/inet-trestle")
 	h.MustRun("nft", "flush", "chain", "inet", "trestle", "host_ports")
 	if got := must(t, h, "restore"); !strings.Contains(got, "restored") {

@@ -22,7 +22,6 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/pkg/cni"
-	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Runtime attaches and detaches with the plugins of these directories, on a host that
@@ -163,7 +162,7 @@ func (w Wish) check() error {
 			return cni.ConfigError("--mac", err)
 		}
 	}
-	if !record.IsNetNS(w.NetNS) {
+	if !cni.IsNetNSAt(w.NetNS) {
 		return cni.ConfigErrorf("--netns: %s is no network namespace; make one with ip netns add NAME", w.NetNS)
 	}
 	if isOwn(w.NetNS) {
@@ -333,7 +332,7 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 			config = of // that of the ADD, which has the plugins that were called
 		}
 	}
-	if !record.IsNetNS(rt.NetNS) {
+	if !cni.IsNetNSAt(rt.NetNS) {
 		rt.NetNS = ""
 	}
 	if config == nil {

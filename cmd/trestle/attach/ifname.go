@@ -10,7 +10,6 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
 	"github.com/trestle-cni/trestle/pkg/netns"
-	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // LockNetNS keeps others from attaching the container whose namespace that is. Whoever
@@ -18,7 +17,7 @@ import (
 // that attach one container at once, the second shall find the first one's interface and
 // ports taken. What is no namespace is not locked; Add refuses it.
 func LockNetNS(path string) (unlock func(), err error) {
-	if !record.IsNetNS(path) {
+	if !cni.IsNetNSAt(path) {
 		return func() {}, nil
 	}
 	lock, err := flock.Open(path, flock.Exclusive, flock.DefaultWait)

@@ -265,7 +265,7 @@ func (a *Attachment) note(netns string, since time.Time) {
 func (t *taking) finish() *Snapshot {
 	s := t.snapshot
 	for _, a := range t.order {
-		if a.State == Unknown && (a.Evidence.Link || a.NetNS != "" && record.IsNetNS(a.NetNS)) {
+		if a.State == Unknown && (a.Evidence.Link || a.NetNS != "" && cni.IsNetNSAt(a.NetNS)) {
 			a.State = Alive
 		}
 		slices.SortFunc(a.Addresses, netip.Addr.Compare)
