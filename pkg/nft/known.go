@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -104,12 +105,15 @@ func Layouts(dir string) (map[string]int, error) {
 	return layouts, nil
 }
 
-var keyForm = regexp.MustCompile(`^([a-z][a-z, ]*) ([0-9]+)(?:;|$)`)
+// keyForm is compiled when it is first needed, by the command line: plugins start without.
+var keyForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^([a-z][a-z, ]*) ([0-9]+)(?:;|$)`)
+})
 
 // ParseKey takes a table's Key apart: the part that it is about, and the number of its
 // layout, which is higher in later releases.
 func ParseKey(key string) (part string, number int, ok bool) {
-	found := keyForm.FindStringSubmatch(strings.TrimSpace(key))
+	found := keyForm().FindStringSubmatch(strings.TrimSpace(key))
 	if found == nil {
 		return "", 0, false
 	}
