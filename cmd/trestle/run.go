@@ -123,7 +123,7 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	child := process{netns: at.netns, program: program, args: args}
 	switch {
 	case !at.own:
-		return child.run()
+		return child.run(listen())
 	case o.detach && !isBackground():
 		return runInBackground(p)
 	}
@@ -157,12 +157,16 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	if child.resolvConf, err = c.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
+	signals := listen() // before anybody is told that there is something to stop
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("run %s: stopped before the command began: %w", c.Name, err)
+	}
 	if o.detach {
 		if err := enterBackground(o.log, output); err != nil {
 			return err
 		}
 	}
-	return child.run()
+	return child.run(signals)
 }
 
 // check refuses what is wrong whatever the host has, and fills in defaults.

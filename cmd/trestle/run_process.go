@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"syscall"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/container"
@@ -23,28 +22,26 @@ type process struct {
 }
 
 // enterCommand is what trestle calls itself with, in a process of its own that then becomes
-// the command.
+// the command. It is no command of the tree: until it is another program, a signal is to
+// end it as it would end that one.
 const enterCommand = "__enter"
 
-func newEnterCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:                enterCommand,
-		Hidden:             true,
-		DisableFlagParsing: true,
-		Args:               cobra.MinimumNArgs(4),
-		RunE: func(_ *cobra.Command, args []string) error {
-			err := container.Enter(args[0], args[1], args[2], args[3:])
-			const notExecutable = 126 // as shells have it
-			os.Stderr.WriteString("trestle: " + err.Error() + "\n")
-			return exitStatus(notExecutable)
-		},
+// enter becomes the command; it returns what to exit with if it cannot.
+func enter(args []string) int {
+	const netns, resolvConf, program, command = 0, 1, 2, 3
+	if len(args) <= command {
+		return exitInput
 	}
+	err := container.Enter(args[netns], args[resolvConf], args[program], args[command:])
+	os.Stderr.WriteString("trestle: " + err.Error() + "\n")
+	const notExecutable = 126 // as shells have it
+	return notExecutable
 }
 
-// run starts the command, hands signals on, and gives its exit status as an error. The
-// command is killed if trestle is: the kernel does that when the thread ends that started
-// it, so this one stays.
-func (c process) run() error {
+// run starts the command, hands signals on (those that listen has got before, too), and
+// gives its exit status as an error. The command is killed if trestle is: the kernel does
+// that when the thread ends that started it, so this one stays.
+func (c process) run(signals chan os.Signal) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	self, err := os.Executable()
@@ -54,8 +51,6 @@ func (c process) run() error {
 	cmd := exec.Command(self, append([]string{enterCommand, c.netns, c.resolvConf, c.program}, c.args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, handedOn()...)
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
 		return err
@@ -65,6 +60,13 @@ func (c process) run() error {
 	err = cmd.Wait()
 	close(done)
 	return statusOf(err)
+}
+
+// listen keeps the signals that come from here on for the command.
+func listen() chan os.Signal {
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, handedOn()...)
+	return signals
 }
 
 func handOn(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {

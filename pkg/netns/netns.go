@@ -29,16 +29,13 @@ type Handle struct {
 
 // Make makes a namespace with a name, at /run/netns/NAME, as ip netns has them.
 func Make(name string) error {
-	made := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread is in the new namespace then, and ends
+	return away(func() error {
 		handle, err := netns.NewNamed(name)
-		if err == nil {
-			err = handle.Close()
+		if err != nil {
+			return err
 		}
-		made <- err
-	}()
-	return <-made
+		return handle.Close()
+	})
 }
 
 // errAnotherKind is what Open says of a namespace that is not a network's.
@@ -90,10 +87,22 @@ func (h *Handle) Do(inside func(*netlink.Handle) error) error {
 
 // Enter runs a function in the namespace, on the calling thread. Sockets that it opens
 // stay in there.
-func (h *Handle) Enter(inside func() error) (err error) {
+func (h *Handle) Enter(inside func() error) error {
+	return away(func() error {
+		if err := unix.Setns(h.fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter %s: %w", h, err)
+		}
+		return inside()
+	})
+}
+
+// away runs a function that leaves the thread's namespace, and comes home. A thread of its
+// own that stays away would not do: the process's first thread cannot end, and whoever asks
+// where the process is looks at that one.
+func away(outside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
-	atHome := true // a thread that cannot leave stays locked, and ends with its goroutine
+	atHome := true // a thread that cannot come home stays locked, and ends with its goroutine
 	defer func() {
 		if atHome {
 			runtime.UnlockOSThread()
@@ -104,19 +113,16 @@ func (h *Handle) Enter(inside func() error) (err error) {
 		return fmt.Errorf("open %s: %w", self, err)
 	}
 	defer func() { _ = unix.Close(home) }() // opened for reading only
-	if err := unix.Setns(h.fd, unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", h, err)
-	}
 	defer func() {
 		homeErr := unix.Setns(home, unix.CLONE_NEWNET)
 		if homeErr != nil {
 			// what is to be undone now would be looked for in there
-			err = errors.Join(err, fmt.Errorf("leave %s: %w", h, homeErr))
+			err = errors.Join(err, fmt.Errorf("leave another network namespace: %w", homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}
 		atHome = homeErr == nil
 	}()
-	return inside()
+	return outside()
 }
 
 // Do is Handle.Do for the namespace at path.

@@ -290,6 +290,26 @@ func TestStopWhileItClearsAway(t *testing.T) {
 	nothingLeft(t, h)
 }
 
+// TestStopWhileItStarts: what is not in its namespace yet is stopped as well, and does not
+// run on with the signal lost.
+func TestStopWhileItStarts(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	const half = "setns:delay_enter=500000" // microseconds: the command enters that late
+	stop := h.Start(host.Command{
+		Args: []string{
+			"strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=setns", "-e", "inject=" + half,
+			h.Dirs().Trestle + "/trestle", "run", "--name", "web", "--net", "lab", "--", "sh", "-c", "trap : TERM; while :; do sleep 1000; done",
+		},
+		Env: []string{"CNI_PATH=" + h.Dirs().Trestle},
+	})
+	await(t, "the command is on its way", func() bool { return h.MustRun("sh", "-c", "pgrep -f '^[^ ]*trestle __enter'; true") != "" })
+	must(t, h, "stop", "--time", "0", "web")
+	stop()
+	nothingLeft(t, h)
+}
+
 // TestRunKilledOnItsWay: trestle is killed while a plugin makes the interface, and before
 // anybody knows of it. The next call finds all of it.
 func TestRunKilledOnItsWay(t *testing.T) {
@@ -324,8 +344,12 @@ func TestRunKilledIsClearedAway(t *testing.T) {
 		},
 	} {
 		stop := started(t, h, "--net", "lab", "--", "sleep", "1000")
-		await(t, "the command runs", func() bool { return strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web 2>&-; true")) != "" })
-		h.MustRun("sh", "-c", "kill -9 $(awk '{print $4}' /proc/$(ip netns pids web)/stat)")
+		var pid string // plugins are in there before, and nobody else beside it
+		await(t, "the command runs, alone in its namespace", func() bool {
+			pid = strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web 2>&-; true"))
+			return h.MustRun("sh", "-c", "cat /proc/$0/comm 2>&-; true", pid) == "sleep\n"
+		})
+		h.MustRun("sh", "-c", "kill -9 $(awk '{print $4}' /proc/$0/stat)", pid)
 		stop()
 		await(t, name+" clears the container away", func() bool { // the first may come before the kernel has let go of the lock
 			must(t, h, command()...)

@@ -67,15 +67,23 @@ func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if gone(ctx, fd, grace) {
 		return nil
 	}
-	// not trestle, which is to clear away
-	if err := s.killCommand(); err != nil {
-		return fmt.Errorf("kill container %s: %w", s.Name, err)
+	if ctx.Err() != nil { // whoever waits no longer has not asked for SIGKILL
+		return fmt.Errorf("stop container %s: it has got SIGTERM and has not ended yet: %w", s.Name, ctx.Err())
 	}
-	const clearing = 30 * time.Second
-	if !gone(ctx, fd, clearing) {
-		return fmt.Errorf("container %s: its trestle (process %d) does not end", s.Name, s.PID)
+	const clearing, again = 30 * time.Second, 100 * time.Millisecond
+	for end := time.Now().Add(clearing); ; {
+		// not trestle, which is to clear away; and again, since the command may only be on its
+		// way into the container
+		if err := s.killCommand(); err != nil {
+			return fmt.Errorf("kill container %s: %w", s.Name, err)
+		}
+		switch {
+		case gone(ctx, fd, again):
+			return nil
+		case ctx.Err() != nil || !time.Now().Before(end):
+			return fmt.Errorf("container %s: its trestle (process %d) does not end", s.Name, s.PID)
+		}
 	}
-	return nil
 }
 
 // isHeld says whether a trestle waits for the container.
@@ -118,7 +126,9 @@ func (s *Container) killCommand() error {
 			if err == nil && s.hasInside(pid) {
 				err = unix.Kill(pid, unix.SIGKILL)
 			}
-			failed = append(failed, err)
+			if !errors.Is(err, unix.ESRCH) { // it has ended since
+				failed = append(failed, err)
+			}
 		}
 	}
 	return errors.Join(failed...)
