@@ -164,7 +164,8 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 
 // del deletes the owner's rules, its link and its lease, in this order, and goes on after
 // a failure. Only the lease is kept where the link could not be deleted, which may still
-// use the address.
+// use the address. All three are found by the owner: CNI_NETNS leads to nothing but what
+// the reference plugin made.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
