@@ -150,11 +150,10 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 
 // lease asks the IPAM plugin for addresses. That one gives none is an error, of code 6.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
-	leased, giveBack, err := c.ipam.Add(c.Request)
+	leased, err := c.ipam.Add(c.Request, undo)
 	if err != nil {
 		return nil, bridge.Lease{}, err
 	}
-	undo.Push("release the lease", giveBack)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
