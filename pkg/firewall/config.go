@@ -50,7 +50,7 @@ type policy string
 const (
 	policyOpen       policy = "open"        // all
 	policySameBridge policy = "same-bridge" // from the same bridge, not from another with a policy
-	policyIsolated   policy = "isolated"    // from no container
+	policyIsolated   policy = "isolated"    // from outside; from no container of this bridge, or of another with a policy
 	// policyPublished lets in from the same bridge, and from anywhere what comes by a port
 	// mapping or answers the container.
 	policyPublished policy = "published"
