@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -13,6 +14,54 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 	"github.com/trestle-cni/trestle/test/golden"
 )
+
+// TestIPTablesRulesets: what iptables has of a container of both families, and of one that
+// has left.
+func TestIPTablesRulesets(t *testing.T) {
+	golden.EnterNetNS(t)
+	h := Open(record.Open(t.TempDir()))
+	defer h.Close()
+	attached := result(t, `{"cniVersion": "1.0.0", "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "x"}],
+		"ips": [{"address": "10.1.0.5/24", "interface": 1}, {"address": "fd00::5/64", "interface": 1}]}`)
+	plan := func() Rules {
+		t.Helper()
+		wanted, err := h.Plan(Config{Policy: policyOpen, AdminChain: defaultAdminChain}, attached)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return wanted
+	}
+	var undo cni.Undo
+	if err := h.Add(owner, plan(), &undo); err != nil {
+		t.Fatal(err)
+	}
+	golden.File(t, "open.iptables", savedFilter(t))
+	if diffs, err := h.Diff(owner, plan()); err != nil || len(diffs) > 0 {
+		t.Errorf("got %q, %v, want no difference", diffs, err)
+	}
+	if _, err := h.Release(owner, func(err error) { t.Error(err) }); err != nil {
+		t.Fatal(err)
+	}
+	golden.File(t, "released.iptables", savedFilter(t))
+}
+
+// savedFilter is table filter of both families, without what differs from time to time.
+func savedFilter(t *testing.T) string {
+	t.Helper()
+	var all string
+	for _, program := range []string{"iptables-nft-save", "ip6tables-nft-save"} {
+		out, err := exec.Command(program, "-t", filterTable).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", program, err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if !strings.HasPrefix(line, "#") {
+				all += regexp.MustCompile(` \[\d+:\d+\]`).ReplaceAllString(line, "")
+			}
+		}
+	}
+	return all
+}
 
 // TestTableMadeMeanwhile: somebody makes the table, and the admin's chain, while an ADD
 // waits for the lock. They stay, and ours is asked once.
