@@ -61,7 +61,7 @@ func parseAll(t *testing.T) map[string][]source {
 	packages := map[string][]source{}
 	set := token.NewFileSet()
 	for _, top := range []string{"pkg", "plugins", "cmd", "conflist", "test"} {
-		err := filepath.WalkDir(filepath.Join("../..", top), func(path string, entry fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join("../..", top), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || filepath.Ext(path) != ".go" {
 				return err
 			}
