@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -95,7 +96,7 @@ func TestBatch(t *testing.T) {
 			}).connect(t)
 			for range 2 { // the numbers begin anew in the first
 				replies, err := c.do(lookUp("br0"), deleteIndex(7, "old"), portFlags(Port{Name: "veth1", Alias: "a"}))
-				if test.want == "" && (err != nil || len(replies) != 3 || string(replies[0]) != string(link) || replies[1] != nil) {
+				if test.want == "" && (err != nil || len(replies) != 3 || !bytes.Equal(replies[0], link) || replies[1] != nil) {
 					t.Errorf("got %q, %v, want the link, and that all is done", replies, err)
 				}
 				if test.want != "" && (err == nil || err.Error() != test.want) {
