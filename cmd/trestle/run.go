@@ -39,7 +39,7 @@ func newRunCommand(a *app) *cobra.Command {
 	o := runOptions{app: a}
 	command := &cobra.Command{
 		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
-		Short: "Run a command on a network of its own",
+		Short: "Run a command in a network namespace of its own",
 		Long: `Run a command in a new network namespace, on one network or on several. The files are
 the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
 the new namespace. When the command ends, the namespace and all that it had on networks
