@@ -174,7 +174,7 @@ func asInput(command *cobra.Command) {
 			if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 				return cni.ConfigErrorf("unknown command %q for %q; is it %s?", args[0], c.CommandPath(), strings.Join(like, " or "))
 			}
-			return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+			return cni.ConfigErrorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
 		}
 	}
 	command.Args = func(c *cobra.Command, args []string) error {

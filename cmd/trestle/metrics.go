@@ -29,7 +29,7 @@ func newMetricsCommand(a *app) *cobra.Command {
 	o := metricsOptions{app: a}
 	command := &cobra.Command{
 		Use:   "metrics",
-		Short: "Count for Prometheus: pools, attachments, ports, leaks, findings",
+		Short: "Metrics for Prometheus: pools, attachments, ports, leaks, findings",
 		Long: `Write metrics in Prometheus' text format: how large pools are and how full,
 attachments, published ports, what dead containers have left, and what trestle doctor
 finds. With --output it replaces a file atomically: run it by a timer, for the textfile

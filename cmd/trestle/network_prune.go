@@ -32,7 +32,7 @@ somebody else put there, as for Kubernetes, stay.`,
 		},
 	}
 	command.Flags().BoolVarP(&o.force, "force", "f", false, "do not ask")
-	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say which would go, and change nothing")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "show which would be removed, and change nothing")
 	return command
 }
 

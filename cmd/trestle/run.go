@@ -39,7 +39,7 @@ func newRunCommand(a *app) *cobra.Command {
 	o := runOptions{app: a}
 	command := &cobra.Command{
 		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
-		Short: "Run a command on a network of its own",
+		Short: "Run a command in a network namespace of its own",
 		Long: `Run a command in a new network namespace, on one network or on several. The files are
 the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
 the new namespace. When the command ends, the namespace and all that it had on networks
@@ -81,7 +81,7 @@ status: 127 if there is no such command, 128 plus the signal's number if one end
 	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; several networks are several --net")
 	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
-	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
+	flags.StringSliceVar(&o.dns, "dns", nil, "name server, instead of the network's or the host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
 	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; a FIFO needs its reader first")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not print addresses and ports")
