@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Unmarshal is json.Unmarshal, whose errors people can read; see Plain.
+// Unmarshal is json.Unmarshal with readable errors; see Plain.
 func Unmarshal(data []byte, v any) error { return Plain(json.Unmarshal(data, v)) }
 
 // TypeError is a value of the wrong type in a document.
@@ -26,8 +26,8 @@ func (e *TypeError) Error() string {
 	return e.Field + ": " + e.text
 }
 
-// Plain is the error with what encoding/json says of Go's types put into the words of
-// whoever wrote the document: field, value, way out. What wraps it stays around it.
+// Plain rewords an error of encoding/json about Go's types for whoever wrote the document:
+// field, value, way out. Errors that wrap it stay as they are.
 func Plain(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
@@ -62,7 +62,7 @@ func typeText(wrong *json.UnmarshalTypeError) string {
 	return fmt.Sprintf("%s stands where %s belongs%s", haveOf(have), want, wayOut)
 }
 
-// haveOf is JSON's word for a value, with its article.
+// haveOf is the word for a JSON value, with its article.
 func haveOf(kind string) string {
 	switch kind {
 	case "array":
@@ -77,7 +77,7 @@ func haveOf(kind string) string {
 
 const wholeNumber = "a whole number"
 
-// wantOf is what a Go type is written as.
+// wantOf says how a value of a Go type is written in JSON.
 func wantOf(t reflect.Type) string {
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 		return "text"

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestPlain: whoever wrote the document is told field, value and way out, and nothing of
-// Go's types.
+// TestPlain: the message names field, value and way out, and no Go types.
 func TestPlain(t *testing.T) {
 	type inner struct {
 		Subnet string `json:"subnet"`
