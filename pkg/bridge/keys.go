@@ -2,7 +2,7 @@ package bridge
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseConfig. That of ipam leads to the keys of its plugin.
+// Keys are the keys that ParseConfig reads. Those below ipam are the IPAM plugin's.
 func Keys() []cni.Key {
 	return cni.KeysOf(wire{}, []cni.Key{
 		{Path: "bridge", Default: "`cni0`", Doc: "the bridge; made if missing, with a MAC of its own. One that exists keeps its MTU; it is brought up, gets the gateway address and, to have it, a MAC that stays"},

@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Observe finds in the kernel what a plan names: the same type, and zero values
-// where there is nothing. It changes nothing.
+// Observe reads from the kernel the links that the plan names, as a State; what does not
+// exist is zero. It changes nothing.
 func (h *Host) Observe(plan State, container *netns.Handle) (State, error) {
 	var s State
 	var err error
@@ -45,7 +45,7 @@ func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
 	return found, err
 }
 
-// GatewayName is the link that has the gateway addresses.
+// GatewayName is the name of the link that has the gateway addresses.
 func (b Bridge) GatewayName() string {
 	if b.VLANInterface != "" {
 		return b.VLANInterface
@@ -53,7 +53,7 @@ func (b Bridge) GatewayName() string {
 	return b.Name
 }
 
-// observePort asks for the port with its flags, which the library leaves out.
+// observePort reads the port with its flags, which the library's LinkByName does not read.
 func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -81,7 +81,7 @@ func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 	return p, err
 }
 
-// readFlags descends to IFLA_LINKINFO, IFLA_INFO_SLAVE_DATA (linux/if_link.h).
+// readFlags reads the port's flags, in IFLA_LINKINFO, IFLA_INFO_SLAVE_DATA (linux/if_link.h).
 func (p *Port) readFlags(reply []byte) error {
 	attrs, err := nl.ParseRouteAttr(reply[unix.SizeofIfInfomsg:])
 	for _, wanted := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA} {
@@ -134,8 +134,8 @@ func observeContainer(container *netns.Handle, plan Interface) (found Interface,
 	return found, err
 }
 
-// observeRoutes reads the tables that the plan has routes in, and all where it
-// does not tell.
+// observeRoutes reads the tables in which the plan has routes; all tables if the plan does
+// not know them.
 func observeRoutes(h *netlink.Handle, linkIndex int, plan Interface) ([]Route, error) {
 	if plan.AnyRouteFields && len(plan.Routes) > 0 {
 		return routesOf(h, linkIndex, unix.RT_TABLE_UNSPEC)
