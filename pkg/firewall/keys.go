@@ -2,7 +2,7 @@ package firewall
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseConfig.
+// Keys are the keys that ParseConfig reads.
 func Keys() []cni.Key {
 	return cni.KeysOf(wire{}, []cni.Key{
 		{Path: "ingressPolicy", Default: "`open`", Doc: "who reaches the container: `open` everybody; `same-bridge` nobody from another bridge that has a policy; `isolated` no container at all; `published`, which is ours, from outside of the bridge nobody, but by [published ports](meta-plugins.md#published-ports-only)"},
