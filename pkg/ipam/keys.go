@@ -2,7 +2,7 @@ package ipam
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseConfig.
+// Keys are the keys that ParseConfig reads.
 func Keys() []cni.Key {
 	return cni.KeysOf(wireConfig{}, append([]cni.Key{
 		{Path: "ipam.type", Type: "string", Doc: "`host-local`"},
