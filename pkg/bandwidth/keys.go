@@ -2,7 +2,7 @@ package bandwidth
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseLimits.
+// Keys are the keys that ParseLimits reads.
 func Keys() []cni.Key {
 	return cni.KeysOf(wire{}, []cni.Key{
 		{Path: "ingressRate", Doc: "to the container: bits a second"},

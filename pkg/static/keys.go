@@ -2,7 +2,7 @@ package static
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseConfig.
+// Keys are the keys that ParseConfig reads.
 func Keys() []cni.Key {
 	return cni.KeysOf(wire{}, append([]cni.Key{
 		{Path: "ipam.type", Type: "string", Doc: "`static`"},

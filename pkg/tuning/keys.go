@@ -2,7 +2,7 @@ package tuning
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// Keys are those of ParseConfig.
+// Keys are the keys that ParseConfig reads.
 func Keys() []cni.Key {
 	return cni.KeysOf(wire{}, []cni.Key{
 		{Path: "sysctl", Doc: "`{\"net.core.somaxconn\": \"512\", \"net.ipv4.conf.IFNAME.arp_filter\": \"1\"}`: of the network only; `IFNAME` stands for the interface"},
