@@ -8,7 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nat"
 )
 
-// keys are those of links and addresses, of the masquerade, and of mapped ports.
+// keys are the keys for links and addresses, masquerade, and port mappings.
 func keys() []cni.Key {
 	masquerade := cni.KeysOf(natWire{}, []cni.Key{
 		{Path: "ipMasq", Default: "`false`", Doc: "what leaves the network has the host's address: one rule for the network"},
