@@ -52,7 +52,7 @@ func TestMistakes(t *testing.T) {
 		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 1}}}`, 7, "runtimeConfig.bandwidth.egressBurst: missing"},
 		{"less than a byte", `{"ingressRate": 7, "ingressBurst": 8000}`, 7, "ingressRate: 7 bits"},
 		{"burst of 4 GB", `{"ingressRate": 8000, "ingressBurst": 34359738360}`, 7, "ingressBurst: 34359738360 bits"},
-		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "ingressRate: the number -1 is no whole number, or too large or too small"},
+		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "ingressRate: the number -1 is not a whole number, or too large or too small"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := ParseLimits(request(test.config))

@@ -82,7 +82,7 @@ func (l limit) check(field string) error {
 	case l.Rate == 0 && l.Burst != 0:
 		return cni.ConfigErrorf("%[1]sRate: missing, beside %[1]sBurst %[2]d; give both, or neither", field, l.Burst)
 	case l.Rate != 0 && l.Rate < 8:
-		return cni.ConfigErrorf("%sRate: %d bits a second are not one byte; use 8 or more", field, l.Rate)
+		return cni.ConfigErrorf("%sRate: %d bits per second are not one byte; use 8 or more", field, l.Rate)
 	case l.Burst >= tooManyBits: // not "l.Burst/8 >= math.MaxUint32", which Go 1.26 compiles to false on s390x
 		return cni.ConfigErrorf("%sBurst: %d bits are out of bounds; use less than %d", field, l.Burst, uint64(tooManyBits))
 	}

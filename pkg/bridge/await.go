@@ -27,7 +27,7 @@ func await(what string, group uint, limit time.Duration, done func() (bool, erro
 		}
 		left := time.Until(end)
 		if left <= 0 {
-			return fmt.Errorf("wait until %s: not so after %s", what, limit)
+			return fmt.Errorf("wait until %s: timed out after %s", what, limit)
 		}
 		timeout := unix.NsecToTimeval(left.Nanoseconds())
 		if err := events.SetReceiveTimeout(&timeout); err != nil {

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // link is a link as an RTM_NEWLINK describes it, with the attributes that matter here. We
@@ -32,6 +34,8 @@ type link struct {
 	promiscuity     int
 	vlan            int // the ID of a VLAN interface
 	filtersVLANs    bool
+	hairpin         bool // of a port of a bridge, as isolated
+	isolated        bool
 	defaultVLAN     int    // of a bridge: the VLAN of a new port, 0 for none
 	inet6           []byte // IFLA_INET6_CONF; see inet6At
 }
@@ -113,7 +117,7 @@ func attributes(b []byte) iter.Seq[attribute] {
 // readLink reads an RTM_NEWLINK (struct ifinfomsg and attributes).
 func readLink(b []byte) (link, error) {
 	if len(b) < unix.SizeofIfInfomsg {
-		return link{}, fmt.Errorf("a message of %d bytes is no link", len(b))
+		return link{}, fmt.Errorf("a message of %d bytes is too short for a link", len(b))
 	}
 	l := link{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), flags: binary.NativeEndian.Uint32(b[8:])}
 	for a := range attributes(b[unix.SizeofIfInfomsg:]) {
@@ -146,21 +150,41 @@ func readLink(b []byte) (link, error) {
 }
 
 func (l *link) readInfo(b []byte) {
+	master := ""
+	for a := range attributes(b) { // a kind precedes its data, whose meaning it determines
+		switch {
+		case a.kind == nl.IFLA_INFO_KIND:
+			l.kind = a.text()
+		case a.kind == nl.IFLA_INFO_DATA:
+			l.readKind(a.data)
+		case a.kind == nl.IFLA_INFO_SLAVE_KIND:
+			master = a.text()
+		case a.kind == nl.IFLA_INFO_SLAVE_DATA && master == "bridge":
+			l.readPort(a.data)
+		}
+	}
+}
+
+func (l *link) readKind(b []byte) {
+	for a := range attributes(b) {
+		switch {
+		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_FILTERING:
+			l.filtersVLANs = a.number() != 0
+		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_DEFAULT_PVID:
+			l.defaultVLAN = a.number()
+		case l.kind == "vlan" && a.kind == nl.IFLA_VLAN_ID:
+			l.vlan = a.number()
+		}
+	}
+}
+
+func (l *link) readPort(b []byte) {
 	for a := range attributes(b) {
 		switch a.kind {
-		case nl.IFLA_INFO_KIND:
-			l.kind = a.text()
-		case nl.IFLA_INFO_DATA: // follows the kind, which determines its meaning
-			for d := range attributes(a.data) {
-				switch {
-				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_FILTERING:
-					l.filtersVLANs = d.number() != 0
-				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_DEFAULT_PVID:
-					l.defaultVLAN = d.number()
-				case l.kind == "vlan" && d.kind == nl.IFLA_VLAN_ID:
-					l.vlan = d.number()
-				}
-			}
+		case nl.IFLA_BRPORT_MODE:
+			l.hairpin = a.number() != 0
+		case nl.IFLA_BRPORT_ISOLATED:
+			l.isolated = a.number() != 0
 		}
 	}
 }
@@ -197,7 +221,8 @@ func lookUpIndex(index int) step {
 	return step{what: fmt.Sprintf("look up link %d", index), req: req, reply: unix.RTM_NEWLINK}
 }
 
-// link does a step that asks for a link. isLinkGone recognizes the error if there is none.
+// link does a step that asks for a link. netns.IsLinkGone recognizes the error if there is
+// none.
 func (c *rtnl) link(s step) (link, error) {
 	replies, err := c.do(s)
 	if err != nil {
@@ -209,7 +234,7 @@ func (c *rtnl) link(s step) (link, error) {
 // find is link, but there is false, without an error, if there is none.
 func (c *rtnl) find(s step) (l link, there bool, err error) {
 	l, err = c.link(s)
-	if isLinkGone(err) {
+	if netns.IsLinkGone(err) {
 		return link{}, false, nil
 	}
 	return l, err == nil, err
@@ -269,11 +294,6 @@ func (c *rtnl) list(master int) ([]link, error) {
 	return list, nil
 }
 
-func isLinkGone(err error) bool {
-	var gone netlink.LinkNotFoundError
-	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
-}
-
 // listBut lists the links of the namespace except those with the names, of which there may
 // be a thousand. It reads all names and then looks up the few others, since an RTM_GETLINK
 // takes the kernel ten times as long as index and name alone, and for a veth the longer, the
@@ -288,7 +308,7 @@ func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
 	named := false
 	for _, index := range indices {
 		name, err := c.nameOf(index)
-		if err != nil && !isLinkGone(err) {
+		if err != nil && !netns.IsLinkGone(err) {
 			return nil, fmt.Errorf("look up the name of link %d: %w", index, err)
 		}
 		named = named || err == nil

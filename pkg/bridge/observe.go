@@ -1,12 +1,10 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
@@ -53,65 +51,24 @@ func (b Bridge) GatewayName() string {
 	return b.Name
 }
 
-// observePort reads the port with its flags, which the library's LinkByName does not read.
+// observePort reads the port, with its VLANs if the plan has any.
 func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
-	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	if errors.Is(err, unix.ENODEV) {
-		return Port{}, nil
+	l, there, err := h.rt.find(lookUp(plan.Name))
+	if err != nil || !there {
+		return Port{}, err
 	}
-	if err != nil || len(replies) == 0 {
-		return Port{}, fmt.Errorf("look up %s: %w", plan.Name, err)
+	p := Port{Name: l.name, Up: l.isUp(), Alias: l.alias, MAC: l.mac, MTU: l.mtu, Hairpin: l.hairpin, Isolated: l.isolated}
+	if master, there, err := h.rt.find(lookUpIndex(l.master)); there && err == nil {
+		p.Bridge = master.name
 	}
-	link, err := netlink.LinkDeserialize(nil, replies[0])
-	if err != nil {
-		return Port{}, fmt.Errorf("read %s: %w", plan.Name, err)
-	}
-	attrs := link.Attrs()
-	p := Port{Name: attrs.Name, Up: attrs.Flags&net.FlagUp != 0, Alias: attrs.Alias, MAC: attrs.HardwareAddr, MTU: attrs.MTU}
-	if master, err := h.nl.LinkByIndex(attrs.MasterIndex); attrs.MasterIndex != 0 && err == nil {
-		p.Bridge = master.Attrs().Name
-	}
-	if err := p.readFlags(replies[0]); err != nil {
-		return Port{}, fmt.Errorf("read port flags of %s: %w", plan.Name, err)
-	}
-	p.VLAN, err = observeVLAN(attrs.Index, vlanByDefault, plan.VLAN)
+	p.VLAN, err = observeVLAN(l.index, vlanByDefault, plan.VLAN)
 	return p, err
-}
-
-// readFlags reads the port's flags, in IFLA_LINKINFO, IFLA_INFO_SLAVE_DATA (linux/if_link.h).
-func (p *Port) readFlags(reply []byte) error {
-	attrs, err := nl.ParseRouteAttr(reply[unix.SizeofIfInfomsg:])
-	for _, wanted := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA} {
-		if err != nil {
-			return err
-		}
-		var inner []byte
-		for _, a := range attrs {
-			if a.Attr.Type&^unix.NLA_F_NESTED == wanted {
-				inner = a.Value
-			}
-		}
-		attrs, err = nl.ParseRouteAttr(inner)
-	}
-	for _, a := range attrs {
-		on := len(a.Value) > 0 && a.Value[0] != 0
-		switch a.Attr.Type {
-		case nl.IFLA_BRPORT_MODE:
-			p.Hairpin = on
-		case nl.IFLA_BRPORT_ISOLATED:
-			p.Isolated = on
-		}
-	}
-	return err
 }
 
 func observeContainer(container *netns.Handle, plan Interface) (found Interface, err error) {
 	err = container.Do(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(plan.Name)
-		if isLinkGone(err) {
+		if netns.IsLinkGone(err) {
 			return nil
 		}
 		if err != nil {

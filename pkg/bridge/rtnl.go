@@ -215,7 +215,7 @@ func (c *rtnl) await(limit time.Duration, seen func([]event) bool, lost func() (
 			return err
 		}
 		if errors.Is(err, unix.EAGAIN) {
-			return fmt.Errorf("not so after %s", limit)
+			return fmt.Errorf("timed out after %s", limit)
 		}
 	}
 	return nil

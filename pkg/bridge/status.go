@@ -29,7 +29,7 @@ func (h *Host) Status(c Config) error {
 	if v := planVLAN(c); failed == nil && v.filters() {
 		// a kernel that filters VLANs answers with another error, as no link has this index
 		if _, err := vlansOf(math.MaxInt32); errors.Is(err, unix.EOPNOTSUPP) {
-			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
+			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel has no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
 		}
 	}
 	return failed

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // nativeVLAN is the VLAN of a trunk's untagged frames, unless the configuration names
@@ -55,7 +56,7 @@ func (h *Host) setFiltering(bridge string, on bool) error {
 // the default one.
 func (h *Host) stopFiltering(name string) error {
 	bridge, err := h.findBridge(name)
-	if isLinkGone(err) {
+	if netns.IsLinkGone(err) {
 		return nil
 	}
 	if err != nil {
@@ -82,7 +83,7 @@ func (h *Host) stopFiltering(name string) error {
 // filtering.
 func explainFiltering(err error, v VLAN) error {
 	if v.filters() && errors.Is(err, unix.EOPNOTSUPP) {
-		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
+		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel has no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func (h *Host) ensureGatewayLink(b Bridge, at *site, undo *cni.Undo) error {
 			b.VLAN, b.VLANInterface, at.gateway.kind, b.VLAN, b.Name)
 	}
 	if err := editVLANs(unix.RTM_SETLINK, at.bridge.index, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN}); err != nil {
-		return fmt.Errorf("let VLAN %d reach bridge %s: %w", b.VLAN, b.Name, err)
+		return fmt.Errorf("add VLAN %d to bridge %s: %w", b.VLAN, b.Name, err)
 	}
 	quietIPv6(at.gateway, true)
 	_, err := h.rt.do(linkUp(at.gateway.index, b.VLANInterface))
@@ -86,7 +86,7 @@ func (h *Host) dropVLANInterface(b Bridge) error {
 		}
 		err = editVLANs(unix.RTM_DELLINK, l.iflink, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN})
 		if err != nil {
-			return fmt.Errorf("keep VLAN %d from bridge %s: %w", b.VLAN, b.Name, err)
+			return fmt.Errorf("remove VLAN %d from bridge %s: %w", b.VLAN, b.Name, err)
 		}
 		_, err = h.rt.do(deleteIndex(l.index, b.VLANInterface))
 		return err

@@ -12,18 +12,17 @@ import (
 // Unmarshal is json.Unmarshal with readable errors; see Plain.
 func Unmarshal(data []byte, v any) error { return Plain(json.Unmarshal(data, v)) }
 
-// TypeError is a value of the wrong type in a document.
-type TypeError struct {
-	// Field is the path of the value, with dots; empty for the whole document.
-	Field string
+// typeError says that a value of a document has the wrong type.
+type typeError struct {
+	field string // the path of the value, with dots; empty for the whole document
 	text  string
 }
 
-func (e *TypeError) Error() string {
-	if e.Field == "" {
+func (e *typeError) Error() string {
+	if e.field == "" {
 		return e.text
 	}
-	return e.Field + ": " + e.text
+	return e.field + ": " + e.text
 }
 
 // Plain rewords an error of encoding/json about Go's types for whoever wrote the document:
@@ -33,7 +32,7 @@ func Plain(err error) error {
 	if !errors.As(err, &wrong) {
 		return err
 	}
-	plain := &TypeError{Field: wrong.Field, text: typeText(wrong)}
+	plain := &typeError{field: wrong.Field, text: typeText(wrong)}
 	if before, after, ok := strings.Cut(err.Error(), wrong.Error()); ok && before+after != "" {
 		return fmt.Errorf("%s%w%s", before, plain, after)
 	}
@@ -47,7 +46,7 @@ func typeText(wrong *json.UnmarshalTypeError) string {
 	wayOut := ""
 	switch {
 	case value != "" && want == wholeNumber:
-		return fmt.Sprintf("the number %s is no whole number, or too large or too small; write another", value)
+		return fmt.Sprintf("the number %s is not a whole number, or too large or too small; write another", value)
 	case have == "string" && (want == wholeNumber || want == "a number" || want == "true or false"):
 		wayOut = "; write it without quotes"
 	case have != "array" && have != "object" && want == "text":

@@ -112,6 +112,11 @@ func writeError(w io.Writer, version string, code Code, message string) error {
 		Code       Code   `json:"code"`
 		Msg        string `json:"msg"`
 	}{version, code, message}
+	return writeIndented(w, answer)
+}
+
+// writeIndented writes JSON as the reference library does.
+func writeIndented(w io.Writer, answer any) error {
 	data, err := json.MarshalIndent(answer, "", "    ")
 	if err != nil {
 		return err

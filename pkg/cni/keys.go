@@ -71,15 +71,15 @@ func ProtocolKeys() []Key {
 		Spec          []inUse         `json:"cni.dev/valid-attachments"`
 		Libcni        []inUse         `json:"cni.dev/attachments"`
 	}{}, []Key{
-		{Path: "cniVersion", Default: "`0.1.0`", Doc: "of the list; results and errors are answered in it"},
-		{Path: "name", Doc: "of the list, and so of the network: part of each attachment's name"},
+		{Path: "cniVersion", Default: "`0.1.0`", Doc: "the version of the spec; results and errors are in it"},
+		{Path: "name", Doc: "the name of the list, and so of the network: each attachment is named by network, container and interface"},
 		{Path: "type", Doc: "the plugin's file in CNI_PATH"},
-		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: which parts of what the runtime knows the plugin is sent, as `runtimeConfig`"},
-		{Path: "runtimeConfig", Doc: "put in by the runtime, according to `capabilities`"},
-		{Path: "args", Doc: "put in by some runtimes, as `args.cni`"},
-		{Path: "prevResult", Doc: "put in by the runtime: what the plugin before this one answered, or for CHECK and DEL the whole list"},
-		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; absent, only what is provably dead goes"},
-		{Path: "cni.dev/attachments", Doc: "the same, as libcni names it"},
+		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: what the plugin wants from the runtime, in `runtimeConfig`"},
+		{Path: "runtimeConfig", Doc: "set by the runtime, according to `capabilities`"},
+		{Path: "args", Doc: "set by some runtimes, as `args.cni`"},
+		{Path: "prevResult", Doc: "set by the runtime: the result of the plugin before this one; for CHECK and DEL, that of the whole list"},
+		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; without it, GC removes only what is provably dead"},
+		{Path: "cni.dev/attachments", Doc: "the same, under libcni's name"},
 	})
 }
 

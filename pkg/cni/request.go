@@ -67,7 +67,7 @@ func (r *Request) Decode(v any) error {
 		config = r.Stdin
 	}
 	err := Unmarshal(config, v)
-	var wrong *TypeError
+	var wrong *typeError
 	switch {
 	case err == nil:
 		return nil
@@ -213,7 +213,7 @@ func (r *Request) checkHead() error {
 	if since := sinceVersion[r.Command]; since != "" {
 		// parsing cannot fail: both are versions of the list above
 		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
-			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Command, since)
+			return versionErrorf("cniVersion: %q has no %s; use %s or later", r.Version, r.Command, since)
 		}
 	}
 	if r.Owner.Network == "" {

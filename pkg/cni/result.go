@@ -247,12 +247,7 @@ func writeNewest(w io.Writer, version string, r *Result) error {
 	if !r.DNS.IsEmpty() {
 		answer.DNS = &r.DNS
 	}
-	data, err := json.MarshalIndent(answer, "", "    ")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(data, '\n'))
-	return err
+	return writeIndented(w, answer)
 }
 
 // without110 leaves out the fields of interfaces that are new in 1.1.0. It keeps those of

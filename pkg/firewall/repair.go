@@ -9,6 +9,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -160,7 +161,7 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 // isLinkGone says whether there is certainly no such link; false after another error.
 func isLinkGone(name string) bool {
 	_, err := netlink.LinkByName(name)
-	return isGone(err)
+	return netns.IsLinkGone(err)
 }
 
 // removeIdle deletes tables, chains and jumps that have no rule of a container.

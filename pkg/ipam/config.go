@@ -191,7 +191,7 @@ func parseWait(raw json.RawMessage) (time.Duration, error) {
 		wait, err = time.Duration(seconds*float64(time.Second)), nil
 	}
 	if err != nil || wait <= 0 {
-		return 0, cni.ConfigErrorf(`ipam.lockTimeout: %s is no time to wait; give seconds, or text like "500ms"`, raw)
+		return 0, cni.ConfigErrorf(`ipam.lockTimeout: %s is no duration; give seconds, or text like "500ms"`, raw)
 	}
 	return wait, nil
 }

@@ -64,6 +64,13 @@ func IsGone(err error) bool {
 	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
 }
 
+// IsLinkGone says whether err, of a look-up or a change of a link, means that there is no
+// such link in the namespace.
+func IsLinkGone(err error) bool {
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
+}
+
 // Close closes the namespace.
 func (h *Handle) Close() error { return unix.Close(h.fd) }
 

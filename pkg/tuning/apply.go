@@ -22,7 +22,7 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 	}
 	stamp, err := record.NewStamp(netns)
 	if err != nil {
-		return "", cni.IOErrorf("record what is tuned: %w", err)
+		return "", cni.IOErrorf("record the former settings: %w", err)
 	}
 	err = tune(netns, o.IfName, func(t tuner) error {
 		before, settings, err := t.read(settings)
@@ -102,7 +102,7 @@ func (s Store) Release(o cni.Owner, netns string) error {
 	if err != nil {
 		return err
 	}
-	files := []string{s.path(o) + unfinishedSuffix, filepath.Join(DefaultDataDir, fileName(o)) + unfinishedSuffix, s.link(o)}
+	files := []string{s.path(o) + unfinishedSuffix, filepath.Join(defaultDataDir, fileName(o)) + unfinishedSuffix, s.link(o)}
 	if known {
 		files = append(files, r.file)
 	}

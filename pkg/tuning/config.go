@@ -26,9 +26,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// DefaultDataDir is the directory in which the reference plugin keeps what its DEL restores,
+// defaultDataDir is the directory in which the reference plugin keeps what its DEL restores,
 // unless the configuration names another.
-const DefaultDataDir = "/run/cni/tuning"
+const defaultDataDir = "/run/cni/tuning"
 
 // Config is a network's configuration, validated.
 type Config struct {
@@ -76,7 +76,7 @@ func (s *sysctls) UnmarshalJSON(data []byte) error {
 		}
 		name, ok := token.(string)
 		if index%2 == 1 && ok && seen[name] {
-			return fmt.Errorf("sysctl: %q stands twice; leave one of them out", name)
+			return fmt.Errorf("sysctl: %q is given twice; leave one of them out", name)
 		}
 		seen[name] = seen[name] || index%2 == 1
 	}
@@ -93,7 +93,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	decodeErr := r.Decode(&w)
 	c := Config{DataDir: w.DataDir}
 	if c.DataDir == "" {
-		c.DataDir = DefaultDataDir
+		c.DataDir = defaultDataDir
 	}
 	if decodeErr != nil {
 		return c, decodeErr
@@ -142,7 +142,7 @@ func (v values) sysctlSettings(ifName string) (Settings, error) {
 			return nil, err
 		}
 		if twin := names[path]; twin != "" {
-			return nil, cni.ConfigErrorf("sysctl: %q and %q are one and the same; leave one of them out", twin, name)
+			return nil, cni.ConfigErrorf("sysctl: %q and %q are the same; leave one of them out", twin, name)
 		}
 		names[path] = name
 		settings = append(settings, setting{sysctl + path, joinFields(v.Sysctl[name])})

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // errNoHostVeth says that the interface has no end on the host, as most kinds of interfaces
@@ -24,8 +26,7 @@ func (t tuner) hostVeth() (netlink.Link, error) {
 		return nil, errNoHostVeth
 	}
 	outside, err := t.host.LinkByIndex(inside.Attrs().ParentIndex)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
+	if netns.IsLinkGone(err) {
 		return nil, errNoHostVeth
 	}
 	if err != nil {

@@ -28,7 +28,7 @@ type Store struct {
 func OpenStore(records record.Store, dataDir string) Store { return Store{records, dataDir} }
 
 // place is the place of our records in the store. Releases before pkg/record had links there,
-// named by the owner's hash, to files outside DefaultDataDir.
+// named by the owner's hash, to files outside defaultDataDir.
 const place = "tuning"
 
 // tuned is the value of a record.
@@ -208,7 +208,7 @@ func (s Store) write(r saved) error {
 		return err
 	}
 	if err := writeFile(r); err != nil {
-		return cni.IOErrorf("record what is tuned: %w", err)
+		return cni.IOErrorf("record the former settings: %w", err)
 	}
 	return nil
 }
@@ -243,7 +243,7 @@ func readFile(path string) (r saved, complete bool, err error) {
 		return saved{}, false, nil
 	}
 	if err != nil {
-		return saved{}, false, cni.IOErrorf("read the record of what is tuned: %w", err)
+		return saved{}, false, cni.IOErrorf("read the record of former settings: %w", err)
 	}
 	var f file
 	if json.Unmarshal(data, &f) != nil {
@@ -271,7 +271,7 @@ func (s Store) find(o cni.Owner) (r saved, there bool, err error) {
 	if err != nil || there {
 		return savedOf(rec), there, err
 	}
-	paths := []string{s.path(o), filepath.Join(DefaultDataDir, fileName(o))}
+	paths := []string{s.path(o), filepath.Join(defaultDataDir, fileName(o))}
 	if elsewhere, err := os.Readlink(s.link(o)); err == nil {
 		paths = append(paths, elsewhere)
 	}
@@ -297,7 +297,7 @@ func drop(paths ...string) error {
 	var errs []error
 	for _, p := range paths {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, cni.IOErrorf("forget what was tuned: %w", err))
+			errs = append(errs, cni.IOErrorf("remove the record of former settings: %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -360,10 +360,10 @@ func (s Store) takeOver(path string) (taken []saved, err error) {
 func (s Store) paths() ([]string, error) {
 	var paths []string
 	links := s.records.Dir(place)
-	for _, dir := range []string{s.dataDir, DefaultDataDir, links} {
+	for _, dir := range []string{s.dataDir, defaultDataDir, links} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, cni.IOErrorf("list the records of what is tuned: %w", err)
+			return nil, cni.IOErrorf("list the records of former settings: %w", err)
 		}
 		for _, entry := range entries {
 			isLink := dir == links && entry.Type() == fs.ModeSymlink

@@ -157,7 +157,7 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 	undo.Push("release the lease", release)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
-		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
+		err = cni.DecodeErrorf("ipam.type: the plugin %q returned no address; configure it to return one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}
 	return leased, lease, err
 }

@@ -11,9 +11,9 @@ import (
 // keys are the keys for links and addresses, masquerade, and port mappings.
 func keys() []cni.Key {
 	masquerade := cni.KeysOf(natWire{}, []cni.Key{
-		{Path: "ipMasq", Default: "`false`", Doc: "what leaves the network has the host's address: one rule for the network"},
-		{Path: "ipMasqBackend", Default: "nftables, or iptables where the kernel has no nf_tables", Doc: "`nftables` or `iptables`"},
-		{Path: "masquerade", Ours: true, Doc: "how, by the next four keys"},
+		{Path: "ipMasq", Default: "`false`", Doc: "packets that leave the network get the host's address; one rule for the network"},
+		{Path: "ipMasqBackend", Default: "nftables, or iptables if the kernel has no nf_tables", Doc: "`nftables` or `iptables`"},
+		{Path: "masquerade", Ours: true, Doc: "how packets are masqueraded, by the next four keys"},
 		{Path: "masquerade.exclude", Default: "none", Ours: true, Doc: "destinations that see the containers' own addresses"},
 		{Path: "masquerade.snatIP4", Default: "the address of the interface by which the packet leaves", Ours: true, Doc: "a fixed source address; it should be one of the host's"},
 		{Path: "masquerade.snatIP6", Default: "the same", Ours: true, Doc: "likewise for IPv6"},
