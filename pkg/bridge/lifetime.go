@@ -55,7 +55,7 @@ func (h *Host) reap(bridge link) error {
 
 // isIdle says whether the bridge has nothing on it that keeps it: a port of any kind, a link
 // over it other than our VLAN interfaces, an address that is nobody's gateway.
-func (h *Host) carries(bridge link, links []link) (idle bool, err error) {
+func (h *Host) isIdle(bridge link, links []link) (idle bool, err error) {
 	own := []int{bridge.index} // the links that would be deleted
 	for _, l := range links {
 		if l.master == bridge.index {
