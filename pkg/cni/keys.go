@@ -6,19 +6,19 @@ import (
 	"strings"
 )
 
-// Key describes one key of a plugin's configuration. docs/ has its tables from these, and
-// `trestle validate` its list of keys.
+// Key is one key of a plugin's configuration: the plugin's pages and `trestle
+// validate` know it from here.
 type Key struct {
 	// Path is where the key stands: "mtu", "ipam.dataDir", "vlanTrunk[].id"; or
-	// "CNI_ARGS MAC". Keys match without regard to case (Request.Decode). Only two have a
-	// dot in their own name; these begin with "cni.dev/".
+	// "CNI_ARGS MAC". Keys match without regard to case (Request.Decode). Of those
+	// with a dot in their own name there are two, which begin with "cni.dev/".
 	Path string
 	// Type is string, boolean, integer, object, any, or "list of" one of these.
 	Type string
-	// Default is the value if the key is missing, as Markdown; it may be empty.
+	// Default is what counts where the key is left out, as Markdown; it may be empty.
 	Default string
-	// Doc is what the key means, as Markdown; it is empty if the Doc of the key above says
-	// it already.
+	// Doc is what the key means, as Markdown; it is empty where that of the key
+	// above it tells.
 	Doc string
 	// Ours says that the reference plugin has no such key.
 	Ours bool
@@ -26,9 +26,9 @@ type Key struct {
 	Open bool
 }
 
-// KeysOf are the keys that decoding a configuration into wire, a struct, reads; with the
-// descriptions of docs, in the order of docs. docs may have further keys, with their type:
-// variables, and keys below one whose type has an UnmarshalJSON.
+// KeysOf are the keys that are read where a configuration is decoded into wire, a
+// struct, with what docs says of them, in the order of docs. docs may have further
+// ones, with their type: variables, and what stands below a key that reads itself.
 func KeysOf(wire any, docs []Key) []Key {
 	var read fields
 	read.addStruct("", reflect.TypeOf(wire))
@@ -44,7 +44,7 @@ func KeysOf(wire any, docs []Key) []Key {
 	return append(keys, read...)
 }
 
-// RouteKeys are the keys of a list of routes, which types.Route decodes by itself.
+// RouteKeys are a list of routes, which types.Route reads itself.
 func RouteKeys(path string) []Key {
 	return []Key{
 		{Path: path, Doc: "passed on into the result: `[{\"dst\": \"0.0.0.0/0\", \"gw\": \"10.1.0.1\"}]`, with all fields of spec 1.1: `mtu`, `advmss`, `priority`, `table`, `scope`"},
@@ -58,7 +58,7 @@ func RouteKeys(path string) []Key {
 	}
 }
 
-// ProtocolKeys are the keys that a runtime may send to every plugin.
+// ProtocolKeys are those that every plugin is sent, or may be.
 func ProtocolKeys() []Key {
 	return KeysOf(struct {
 		CNIVersion    string          `json:"cniVersion"`
@@ -71,15 +71,15 @@ func ProtocolKeys() []Key {
 		Spec          []inUse         `json:"cni.dev/valid-attachments"`
 		Libcni        []inUse         `json:"cni.dev/attachments"`
 	}{}, []Key{
-		{Path: "cniVersion", Default: "`0.1.0`", Doc: "the version of the spec; results and errors are in it"},
-		{Path: "name", Doc: "the name of the list, and so of the network: each attachment is named by network, container and interface"},
+		{Path: "cniVersion", Default: "`0.1.0`", Doc: "the list's version of the CNI spec; results and errors are answered in it"},
+		{Path: "name", Doc: "the list's, and so the network's, name: part of each attachment's owner"},
 		{Path: "type", Doc: "the plugin's file in CNI_PATH"},
-		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: what the plugin wants from the runtime, in `runtimeConfig`"},
-		{Path: "runtimeConfig", Doc: "set by the runtime, according to `capabilities`"},
-		{Path: "args", Doc: "set by some runtimes, as `args.cni`"},
-		{Path: "prevResult", Doc: "set by the runtime: the result of the plugin before this one; for CHECK and DEL, that of the whole list"},
-		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; without it, GC removes only what is provably dead"},
-		{Path: "cni.dev/attachments", Doc: "the same, under libcni's name"},
+		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: what the runtime shall send to the plugin, as `runtimeConfig`"},
+		{Path: "runtimeConfig", Doc: "put in by the runtime, according to `capabilities`"},
+		{Path: "args", Doc: "put in by some runtimes, as `args.cni`"},
+		{Path: "prevResult", Doc: "put in by the runtime: what the plugin before this one answered; for CHECK and DEL, what the whole list did"},
+		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; all others are removed. Without the key only what is provably dead is, and with an empty list everything"},
+		{Path: "cni.dev/attachments", Doc: "the same, as libcni names it"},
 	})
 }
 
@@ -159,8 +159,7 @@ func typeName(t reflect.Type) (name string, open bool) {
 	return "integer", false
 }
 
-// readsItself says whether the type has an UnmarshalJSON, so that its fields do not tell
-// its keys.
+// readsItself says that the fields of the type do not tell its keys.
 func readsItself(t reflect.Type) bool {
 	return reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]())
 }

@@ -30,16 +30,16 @@ type Config struct {
 	Zone        string // of firewalld
 }
 
-// backendName is the firewall that is told to let a container's packets through.
+// backendName is where the accept rules for a container's packets are made.
 type backendName string
 
 // The backends. backendAuto is firewalld if it runs, and every table "filter" of iptables
-// (see whenOf). backendNFTables is none: what nftables drops, we could not let through.
+// (see whenOf), which is made if it does not exist: its chain FORWARD may begin to drop later.
 const (
 	backendAuto      backendName = ""
 	backendIPTables  backendName = "iptables"
 	backendFirewalld backendName = "firewalld"
-	backendNFTables  backendName = "nftables"
+	backendNFTables  backendName = "nftables" // no accept rules
 )
 
 // policy says who reaches a container. This host always does. So do other hosts, as far as
@@ -50,7 +50,7 @@ type policy string
 const (
 	policyOpen       policy = "open"        // everybody
 	policySameBridge policy = "same-bridge" // not containers on another bridge with a policy
-	policyIsolated   policy = "isolated"    // no container
+	policyIsolated   policy = "isolated"    // no container of this bridge, or of another with a policy
 	// policyPublished lets in what comes from the same bridge and, from anywhere, what comes
 	// by a port mapping or answers the container.
 	policyPublished policy = "published"

@@ -23,8 +23,8 @@ type Want struct {
 	// Requested has, at the index of its set, a requested address; the zero value, or a
 	// shorter list, asks for any.
 	Requested []netip.Addr
-	// Executed is set if another process executes this ADD, which then cannot call
-	// Store.Undo.
+	// Executed is set if another plugin executes this ADD, so that it can undo it only by a
+	// DEL.
 	Executed *Executed
 }
 
@@ -41,21 +41,21 @@ type fullError struct{ set int }
 
 func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
 
-// Grant is what an ADD got: the addresses, and what Store.Undo needs to release them.
+// Grant is what an ADD got.
 type Grant struct {
 	Addresses []netip.Addr
 	// FromDead says that leases of owners who are proved dead were released for it.
 	FromDead bool
-	made     assignment
 }
 
 // Lease leases to the owner one address of every set, or none at all. An owner that already
 // has leases gets them again, as far as they are in the sets, if their namespace is this one
-// or is gone (but see Executed).
+// or is gone (but see Executed). Lease pushes its inverse to undo, which the caller runs if
+// the ADD fails.
 //
 // Errors have code 101 if a set is full, 102 if somebody else has a requested address, 11 if
 // the lock cannot be taken, 5 if the store cannot be written.
-func (s *Store) Lease(w Want) (Grant, error) {
+func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 	ns := record.Identify(w.NetNS)
 	dead := newLivenessProber()
 	reclaimed, fromDead := false, false
@@ -81,8 +81,11 @@ func (s *Store) Lease(w Want) (Grant, error) {
 				return Grant{}, err
 			}
 			return Grant{}, cni.ExhaustedErrorf("%s", s.exhausted(use))
+		case err != nil:
+			return Grant{}, s.writeError(err)
 		default:
-			return Grant{c.record.Addresses, fromDead, c}, s.writeError(err)
+			undo.Push("release the lease", func() error { return s.takeBack(c) })
+			return Grant{c.record.Addresses, fromDead}, nil
 		}
 	}
 	return Grant{}, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
@@ -287,20 +290,20 @@ func (l *lockedStore) restore(c assignment) error {
 	return l.writeRecord(*c.old)
 }
 
-// Undo releases the addresses that this ADD has leased, but keeps those that its owner had
+// takeBack releases the addresses that an ADD has leased, but keeps those that its owner had
 // before, or that another ADD of the same owner has got since.
-func (s *Store) Undo(g Grant) error {
+func (s *Store) takeBack(c assignment) error {
 	return s.whileLocked(change, func(l *lockedStore) error {
-		now, ok, err := l.lookup(g.made.record.owner(s.network))
-		if err != nil || !ok || now.Take != g.made.record.Take {
+		now, ok, err := l.lookup(c.record.owner(s.network))
+		if err != nil || !ok || now.Take != c.record.Take {
 			return err // nil if a DEL has released them already
 		}
 		defer l.saveIndex()
-		return l.undo(g.made, now)
+		return l.undo(c, now)
 	})
 }
 
-// undo is Undo, given the owner's record as it is now.
+// undo is takeBack, given the owner's record as it is now.
 func (l *lockedStore) undo(c assignment, now ownerRecord) error {
 	switch {
 	case c.old != nil && now.equal(c.record):

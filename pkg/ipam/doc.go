@@ -3,10 +3,10 @@
 // no operation reads more than a few small files, however many leases there are.
 //
 // A caller parses the configuration (ParseConfig) and opens its store (StoreOf). ADD is
-// Store.Lease, which leases an address of each Set or none at all, and Store.Undo if a later
-// step fails. DEL is Store.Release, and Store.ReleaseElsewhere in case the configuration has
-// named another data directory since the ADD. GC is Store.GC and Store.ReclaimElsewhere.
-// Start at Store.Lease.
+// Store.Lease, which leases an address of each Set or none at all, and pushes its inverse for
+// the case that a later step fails. DEL is Store.Release, and Store.ReleaseElsewhere in case
+// the configuration has named another data directory since the ADD. GC is Store.GC and
+// Store.ReclaimElsewhere. Start at Store.Lease.
 //
 // The files of host-local are the truth, the index is not: .trestle in a network's directory
 // may be removed at any time, and is rebuilt. To debug: grep . over the network's directory

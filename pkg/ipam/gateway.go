@@ -29,7 +29,8 @@ func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 }
 
 // defaultGateway is the first host of a subnet: its second address, or the first of a subnet
-// with two addresses (RFC 3021, RFC 6164). A subnet with one address has none.
+// with two addresses (RFC 3021, RFC 6164). A subnet with one address has none. If another
+// IPAM plugin names no gateway, pkg/bridge chooses one (withGateways).
 func defaultGateway(subnet netip.Prefix) netip.Addr {
 	switch subnet.Addr().BitLen() - subnet.Bits() {
 	case 0:

@@ -150,11 +150,10 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 
 // lease asks the IPAM plugin for addresses. If it returns none, the error has code 6.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
-	leased, release, err := c.ipam.Add(c.Request)
+	leased, err := c.ipam.Add(c.Request, undo)
 	if err != nil {
 		return nil, bridge.Lease{}, err
 	}
-	undo.Push("release the lease", release)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q returned no address; configure it to return one, or leave ipam out for a layer 2 network", c.config.IPAM)
@@ -164,7 +163,8 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 
 // del deletes the owner's rules, its link and its lease, in this order, and goes on after a
 // failure. But if the link could not be deleted, it keeps the lease, since the container may
-// still use the address.
+// still use the address. It finds all three by the owner; CNI_NETNS is only for what the
+// reference plugin has made.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {

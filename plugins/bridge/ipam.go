@@ -23,8 +23,9 @@ type ipam interface {
 	// be called before the link is deleted.
 	releasesByLink() bool
 
-	// Add returns the lease, and a function that releases what this call has leased.
-	Add(*cni.Request) (*cni.Result, func() error, error)
+	// Add returns the lease, and pushes to undo a function that releases what this call has
+	// leased.
+	Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
 	GC(*cni.Request) error
@@ -100,9 +101,8 @@ type noIPAM struct{}
 func (noIPAM) needsNoLink() bool    { return true }
 func (noIPAM) releasesByLink() bool { return false }
 
-func (noIPAM) Add(*cni.Request) (*cni.Result, func() error, error) {
-	return &cni.Result{}, func() error { return nil }, nil
-}
+func (noIPAM) Add(*cni.Request, *cni.Undo) (*cni.Result, error) { return &cni.Result{}, nil }
+
 func (noIPAM) Del(r *cni.Request) error  { return hostlocal.ReleaseFormer(r) } // the network may have had one
 func (noIPAM) Check(*cni.Request) error  { return nil }
 func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
@@ -116,8 +116,8 @@ type inProcess struct {
 
 // Add also removes the port mappings of attachments that are proved dead, if it reuses their
 // leases: the mappings would lead to the new container.
-func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) {
-	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) })
+func (inProcess) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
+	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) }, undo)
 }
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
@@ -132,13 +132,12 @@ type staticAddresses struct {
 	plugin cni.Plugin
 }
 
-func (g staticAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
+func (g staticAddresses) Add(r *cni.Request, _ *cni.Undo) (*cni.Result, error) {
 	result, err := g.plugin.Add(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	newest, err := types100.GetResult(result)
-	return newest, func() error { return nil }, err
+	return types100.GetResult(result)
 }
 
 func (g staticAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }

@@ -31,13 +31,15 @@ func Plugin() cni.Plugin {
 // addresses, then find that the container has its interface already, and release them by DEL,
 // which takes them from the existing attachment. So addresses that the attachment already has
 // are refused, as the reference refuses them (duplicate allocation); see ipam.Executed.
-func add(r *cni.Request) (types.Result, error) {
+func add(r *cni.Request) (result types.Result, err error) {
+	var undo cni.Undo
+	defer undo.OnError(&err)
 	executed := &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }}
-	result, _, err := lease(r, executed, func() error { return nil }) // GC removes what else the dead have
+	leased, err := lease(r, executed, func() error { return nil }, &undo) // GC removes what else the dead have
 	if err != nil {
 		return nil, err
 	}
-	return result, nil
+	return leased, nil
 }
 
 // isAttached says whether the container has the interface; false if that cannot be found out.
@@ -49,42 +51,43 @@ func isAttached(r *cni.Request) bool {
 	return err == nil
 }
 
-// Lease is ADD for a main plugin in this process. undo releases what this call has leased, but
-// no address that the attachment had before, or that another ADD has got for it since. Lease
-// calls fromDead if it has released leases of the dead, whose port mappings must not lead to
-// these addresses any more.
-func Lease(r *cni.Request, fromDead func() error) (result *cni.Result, undo func() error, err error) {
-	return lease(r, nil, fromDead)
+// Lease is ADD for a main plugin in this process. It pushes to undo a function that releases
+// what this call has leased, but no address that the attachment had before, or that another
+// ADD has got for it since. It calls fromDead if it has released leases of the dead, whose
+// port mappings must not lead to these addresses any more.
+func Lease(r *cni.Request, fromDead func() error, undo *cni.Undo) (*cni.Result, error) {
+	return lease(r, nil, fromDead, undo)
 }
 
-func lease(r *cni.Request, by *ipam.Executed, fromDead func() error) (result *cni.Result, undo func() error, err error) {
+func lease(r *cni.Request, by *ipam.Executed, fromDead func() error, undo *cni.Undo) (*cni.Result, error) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	result = &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
+	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
 	if config.ResolvConf != "" {
 		if result.DNS, err = ipam.ReadResolvConf(config.ResolvConf); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	store, err := ipam.StoreOf(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by})
+	want := ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by}
+	grant, err := store.Lease(want, undo)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if grant.FromDead {
 		if err := fromDead(); err != nil {
-			return nil, nil, errors.Join(err, store.Undo(grant))
+			return nil, err
 		}
 	}
 	for i, a := range grant.Addresses {
 		result.IPs = append(result.IPs, ipConfig(config.Sets[i], a))
 	}
-	return result, func() error { return store.Undo(grant) }, nil
+	return result, nil
 }
 
 // ipConfig is the leased address, which is in the set, in the form of a result.
