@@ -63,8 +63,8 @@ func savedFilter(t *testing.T) string {
 	return all
 }
 
-// TestTableMadeMeanwhile: somebody makes the table, and the admin's chain, while an ADD
-// waits for the lock. They stay, and ours is asked once.
+// TestTableMadeMeanwhile: somebody makes the table, and the admin's chain, while an ADD waits
+// for the lock. They stay, and there is one jump to our chain.
 func TestTableMadeMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
 	h := Open(record.Open(t.TempDir()))
@@ -93,36 +93,36 @@ func TestTableMadeMeanwhile(t *testing.T) {
 	}
 }
 
-// TestRuleGoneMeanwhile: somebody flushes the table between the look of a DEL and its change,
-// or takes our chain away between those of an ADD. Neither fails.
+// TestRuleGoneMeanwhile: somebody flushes the table between a DEL's iptables-save and its
+// iptables-restore, or deletes our chain between those of an ADD. Neither command fails.
 func TestRuleGoneMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
 	h := Open(record.Open(t.TempDir()))
 	defer h.Close()
 	rules := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: ifThere, Programs: []string{"iptables-legacy"}}
 	entries, backend := rules.entries(owner), ipBackend{"iptables-legacy", defaultAdminChain, h.conn}
-	if err := backend.add(entries, h.everybody); err != nil {
+	if err := backend.add(entries, h.allEntries); err != nil {
 		t.Fatal(err)
 	}
 	afterTheLook(t, "iptables-legacy-save", "iptables-legacy -F")
 	if err := backend.remove(entries); err != nil {
 		t.Error(err)
 	}
-	if err := backend.add(entries, h.everybody); err != nil {
+	if err := backend.add(entries, h.allEntries); err != nil {
 		t.Fatal(err)
 	}
 	afterTheLook(t, "iptables-legacy-save", "iptables-legacy -F; iptables-legacy -X")
 	other := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.6")}, IPTables: ifThere, Programs: rules.Programs}
-	if err := backend.add(other.entries(owner), h.everybody); err != nil {
+	if err := backend.add(other.entries(owner), h.allEntries); err != nil {
 		t.Error(err)
 	}
-	if missing, err := backend.missing(other.entries(owner)); err != nil || len(missing) > 0 {
+	if missing, err := backend.diff(other.entries(owner)); err != nil || len(missing) > 0 {
 		t.Errorf("got %v, %v missing, want none", missing, err)
 	}
 }
 
-// afterTheLook puts a program in the place of another: it does the same, and what is given
-// after the first time.
+// afterTheLook replaces a program by one that does the same and, after the first call, runs a
+// command.
 func afterTheLook(t *testing.T, program, then string) {
 	t.Helper()
 	path, err := exec.LookPath(program)
