@@ -37,7 +37,7 @@ func TestWaiterGivesUpAndNamesTheHolder(t *testing.T) {
 	if err := held.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	// what the waiter is given too late it must not keep
+	// a lock that the waiter gets after its deadline must be released again
 	if err := mustLock(t, path, Exclusive).Unlock(); err != nil {
 		t.Error(err)
 	}
@@ -75,8 +75,8 @@ func TestWaiterGetsTheLock(t *testing.T) {
 	}
 }
 
-// Who waits for a lock whose file is removed must not believe in having it: the
-// next one would lock another file.
+// A process that waited for a lock whose file is removed meanwhile does not hold the
+// lock: the next one would lock another file.
 func TestRemovedLockIsNotHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	var inside atomic.Int32

@@ -1,11 +1,11 @@
 // Package netns is the one handle of a container's network namespace.
 //
-// Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
-// of the package do all of it for a path. Make makes a namespace. How one is known again
-// after a boot is the business of pkg/record. What a path must be for it to be one is
-// said by containernetworking/plugins' package ns. Its own handle is not used: it opens the
-// namespace through the runtime's poller and enters it by a goroutine with a thread of its
-// own, which came to 40 system calls more for an ADD.
+// Open gives a Handle, whose methods Enter and Do run a function inside; the package's
+// functions Enter and Do open, enter and close the namespace at a path. Make makes a
+// namespace. pkg/record tells whether a namespace is still the one that an ADD had.
+// containernetworking/plugins' package ns decides whether a path is a namespace. Its handle
+// is not used: it opens the namespace through Go's poller and enters it on a goroutine with
+// a thread of its own, which cost an ADD 40 system calls more.
 package netns
 
 import (
@@ -21,13 +21,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Handle is a network namespace, open.
+// Handle is an open network namespace.
 type Handle struct {
 	fd   int
 	path string
 }
 
-// Make makes a namespace with a name, at /run/netns/NAME, as ip netns has them.
+// Make makes a named namespace, at /run/netns/NAME, as ip netns add does.
 func Make(name string) error {
 	return away(func() error {
 		handle, err := netns.NewNamed(name)
@@ -38,11 +38,11 @@ func Make(name string) error {
 	})
 }
 
-// errAnotherKind is what Open says of a namespace that is not a network's.
+// errAnotherKind is Open's error for a namespace that is not a network namespace.
 var errAnotherKind = errors.New("it is a namespace of another kind")
 
-// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
-// whether there is no namespace.
+// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone says whether
+// it means that there is no network namespace at path.
 func Open(path string) (*Handle, error) {
 	if err := ns.IsNSorErr(path); err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
@@ -57,7 +57,8 @@ func Open(path string) (*Handle, error) {
 	return &Handle{fd, path}, nil
 }
 
-// IsGone says whether Open found no namespace at its path: what was in it went with it.
+// IsGone says whether Open found no network namespace at its path. Whatever was inside is
+// then gone as well.
 func IsGone(err error) bool {
 	var none ns.NSPathNotExistErr
 	var another ns.NSPathNotNSErr
@@ -85,8 +86,8 @@ func (h *Handle) Do(inside func(*netlink.Handle) error) error {
 	})
 }
 
-// Enter runs a function in the namespace, on the calling thread. Sockets that it opens
-// stay in there.
+// Enter runs a function in the namespace, on the calling thread. Sockets that the function
+// opens stay in that namespace.
 func (h *Handle) Enter(inside func() error) error {
 	return away(func() error {
 		if err := unix.Setns(h.fd, unix.CLONE_NEWNET); err != nil {
@@ -96,13 +97,13 @@ func (h *Handle) Enter(inside func() error) error {
 	})
 }
 
-// away runs a function that leaves the thread's namespace, and comes home. A thread of its
-// own that stays away would not do: the process's first thread cannot end, and whoever asks
-// where the process is looks at that one.
+// away runs a function that changes the thread's namespace, and then returns to the former
+// one. To leave the thread in there and let it end would not do: a process's first thread
+// does not end, and /proc/PID/ns is that of the first thread.
 func away(outside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
-	atHome := true // a thread that cannot come home stays locked, and ends with its goroutine
+	atHome := true // a thread that cannot return stays locked, and ends with its goroutine
 	defer func() {
 		if atHome {
 			runtime.UnlockOSThread()
@@ -116,7 +117,7 @@ func away(outside func() error) (err error) {
 	defer func() {
 		homeErr := unix.Setns(home, unix.CLONE_NEWNET)
 		if homeErr != nil {
-			// what is to be undone now would be looked for in there
+			// without a second try, what is undone next would be looked for in that namespace
 			err = errors.Join(err, fmt.Errorf("leave another network namespace: %w", homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}

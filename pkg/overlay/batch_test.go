@@ -29,7 +29,7 @@ func TestLostAnswers(t *testing.T) {
 	var all []message
 	for range batchSize {
 		m := route.del()
-		m.bear = nil
+		m.pass = nil
 		all = append(all, m)
 	}
 	err = errors.Join(h.send(all)...)

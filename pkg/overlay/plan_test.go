@@ -138,7 +138,7 @@ func text(s State) string {
 			line(r.String())
 		}
 	}
-	for _, f := range s.Forwards {
+	for _, f := range s.FDB {
 		line(f.MAC, "at", f.Remote.String())
 	}
 	for _, n := range s.Neighbours {
@@ -292,15 +292,15 @@ func TestSighting(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	at := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
-	s := sighting{received: 10, sent: 10}.look(10, 10, at(0)).look(10, 10, at(60)) // nobody speaks
-	s = s.look(10, 20, at(61))
+	s := sighting{received: 10, sent: 10}.next(10, 10, at(0)).next(10, 10, at(60)) // nobody speaks
+	s = s.next(10, 20, at(61))
 	if s.isSilent(at(63)) || !s.isSilent(at(64)) {
 		t.Errorf("asked after an hour: silent after two minutes %v, after three %v; want false, true", s.isSilent(at(63)), s.isSilent(at(64)))
 	}
-	if s = s.look(11, 30, at(70)); s.isSilent(at(80)) {
+	if s = s.next(11, 30, at(70)); s.isSilent(at(80)) {
 		t.Error("it has answered, and is silent all the same")
 	}
-	if s = s.look(11, 0, at(81)); s.isSilent(at(90)) { // the device was made anew
+	if s = s.next(11, 0, at(81)); s.isSilent(at(90)) { // the device was made anew
 		t.Error("the device was made anew, and a peer is silent")
 	}
 }

@@ -1,8 +1,8 @@
-// Package rawfile reads and writes small files by their system calls alone. What
-// package os opens it offers to Go's poller, and asks and sets flags for that, which is
-// six calls a file that can never be polled: most of what an ADD has to do with files.
-// Write replaces what is there but not by a rename: who needs the whole of a file or the
-// former one renames (pkg/record).
+// Package rawfile reads and writes small files with as few system calls as possible.
+// Package os registers each file with Go's poller and queries and sets its flags, which is
+// six calls for a file that cannot be polled: more than an ADD needs to read or write it.
+// Write overwrites in place. A caller whose readers must find either the old or the new
+// content writes another file and renames it (pkg/record).
 package rawfile
 
 import (
@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Read gives all of the regular file at path. The error is an *fs.PathError.
+// Read returns the content of the regular file at path. The error is an *fs.PathError.
 func Read(path string) ([]byte, error) {
 	fd, err := open(path, unix.O_RDONLY, 0)
 	if err != nil {
@@ -35,13 +35,13 @@ func Read(path string) ([]byte, error) {
 			return data, nil
 		}
 		if data = data[:len(data)+n]; len(data) < cap(data) {
-			return data, nil // a regular file gives all that fits
+			return data, nil // a short read of a regular file is its end
 		}
 	}
 }
 
-// Write makes the file at path hold data, unless there is a symbolic link. Where it fails
-// the file may hold a part.
+// Write creates or overwrites the file at path; a symbolic link is an error. After an error
+// the file may be truncated.
 func Write(path string, data []byte, mode uint32) error {
 	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, mode)
 	if err != nil {
@@ -61,8 +61,7 @@ func Write(path string, data []byte, mode uint32) error {
 	return nil
 }
 
-// Names are those of all that is in the directory at path, in no order. The error is an
-// *fs.PathError.
+// Names lists the directory at path, unsorted. The error is an *fs.PathError.
 func Names(path string) ([]string, error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -89,8 +88,8 @@ func names(fd int, path string) ([]string, error) {
 	}
 }
 
-// Links are all that is in the directory at path, in no order, with what the symbolic
-// links among it lead to; "" stands for what is none. The error is an *fs.PathError.
+// Links lists the directory at path, unsorted, with the target of each symbolic link. The
+// error is an *fs.PathError.
 func Links(path string) (all []Link, err error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -109,7 +108,7 @@ func Links(path string) (all []Link, err error) {
 	return all, err
 }
 
-// Link is a name in a directory.
+// Link is a directory entry. Target is "" where it is not a symbolic link.
 type Link struct{ Name, Target string }
 
 func open(path string, flags int, mode uint32) (int, error) {
