@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 // FuzzSettings: settings that are not refused can be written and read again.
@@ -73,7 +74,7 @@ func FuzzStatus(f *testing.F) {
 	f.Add([]byte(`{"id":"a","name":"n","state":"ready","store":{"name":"etcd","connected":true,"since":"2001-02-03T04:05:06Z"},"subnets":[{"network":"n","subnet":"10.0.0.0/24"}],"lost":[{}],
 		"restart":[{"network":"n","address":"10.0.0.2","container":"c"}],"peers":[{"name":"b","underlay":["192.0.2.1/24"],"subnets":[{}],"way":"vxlan","missing":true}],"problems":["x"],"pid":1}`))
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		var s Status
+		var s hosts.Status
 		if json.Unmarshal(data, &s) != nil {
 			return
 		}

@@ -56,7 +56,7 @@ func TestNodeRecord(t *testing.T) {
 		{"left", node(`{"left":true}`, "10.244.1.0/24", "fd00:10:244:1::/64"), "none"},
 		{"no agent", node("", "10.244.1.0/24", "fd00:10:244:1::/64"), "error: it has no annotation trestle.io/node"},
 		{"nonsense", node("{", "10.244.1.0/24", "fd00:10:244:1::/64"), "error: annotation trestle.io/node: unexpected end of JSON"},
-		{"no podCIDRs", node(note), "error: node n1 has no podCIDRs yet, and IPv4 of them is wanted: kube-controller-manager gives them, with --allocate-node-cidrs=true and --cluster-cidr=10.244.0.0/16"},
+		{"no podCIDRs", node(note), "error: node n1 has no podCIDRs yet, and the network wants one of IPv4: kube-controller-manager assigns them, with --allocate-node-cidrs=true and --cluster-cidr=10.244.0.0/16"},
 		{"one family", node(note, "10.244.1.0/24"), "error: node n1 has no podCIDR of IPv6, only [10.244.1.0/24]: add fd00:10:244::/48"},
 		{"another cluster's", node(note, "10.245.1.0/24", "fd00:10:244:1::/64"), "error: node n1: podCIDR 10.245.1.0/24 is not within 10.244.0.0/16 of network pods"},
 		{"wider than the pool", node(note, "10.0.0.0/8", "fd00:10:244:1::/64"), "error: node n1: podCIDR 10.0.0.0/8 is not within"},
@@ -151,8 +151,8 @@ func TestKubernetesErrors(t *testing.T) {
 	trusted := fmt.Sprintf(`, "certificate-authority": %q`, ca)
 	for _, c := range []struct{ name, url, more, want string }{
 		{"forbidden", forbidden.URL, "", "Forbidden here; give it a ClusterRole with the rule {apiGroups: [\"\"], resources: [nodes], verbs: [get, list, watch, patch]}"},
-		{"unauthorized", unauthorized.URL, "", "its token or certificate is of another cluster, or has expired"},
-		{"nobody there", gone.URL, "", "connection refused; is it up, and is there a way to it"},
+		{"unauthorized", unauthorized.URL, "", "its token or certificate is another cluster's, or has expired"},
+		{"nobody there", gone.URL, "", "connection refused; is it up, and can this host reach it"},
 		{"another authority", secure.URL, "", "certificate signed by unknown authority; kubeconfig "},
 		{"the right authority", secure.URL, trusted, "Forbidden here"},
 		{"another name", secure.URL, trusted + `, "tls-server-name": "other"`, "has another certificate authority than the API server, or a name that its certificate does not have"},

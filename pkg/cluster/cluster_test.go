@@ -625,7 +625,7 @@ func TestSetConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.SetConfig(t.Context(), store, smaller); err == nil || !strings.Contains(err.Error(), "no place for: n 10.0.0.") {
+	if err := cluster.SetConfig(t.Context(), store, smaller); err == nil || !strings.Contains(err.Error(), "in no pool of the new configuration: n 10.0.0.") {
 		t.Errorf("a network that hosts are in: got %v, want it named", err)
 	}
 	more, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, `"networks": [`, `"networks": [{"name": "m", "ipv4": {"pool": "10.9.0.0/24", "subnetLen": 27}},`, 1)))

@@ -99,7 +99,7 @@ func FuzzStore(f *testing.F) {
 			t.Fatal(err)
 		}
 		member.State.Believe(cluster.NewListing(view))
-		if _, err := member.Glance(ctx, store, self); err != nil {
+		if _, err := member.Unchanged(ctx, store, self); err != nil {
 			t.Error(err)
 		}
 		for _, o := range member.State.Claims {

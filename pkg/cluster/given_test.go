@@ -131,7 +131,7 @@ func TestGivenRestored(t *testing.T) {
 	}
 	g.revision -= 3
 	delete(g.keys, cluster.PrefixNodes+b.State.ID)
-	if fine, err := a.Glance(t.Context(), g, cluster.Node{}); fine || err != nil {
+	if fine, err := a.Unchanged(t.Context(), g, cluster.Node{}); fine || err != nil {
 		t.Errorf("got %v, %v, want that it is noticed", fine, err)
 	}
 	if err := a.settleWith(g); err != nil || a.State.Suspect == "" || g.keys[cluster.KeyFrozen].Data != nil {
@@ -239,7 +239,7 @@ func TestKeyOfAnother(t *testing.T) {
 		v, keys := believe()
 		problems := strings.Join(v.Problems, "\n")
 		if keys["d"]+keys["e"]+keys["f"] != "" || keys["a"] != "B" || len(v.Problems) != 2 ||
-			!strings.Contains(problems, "node d (d) and node e (e) have one WireGuard key, so that neither is reached by it") ||
+			!strings.Contains(problems, "node d (d) and node e (e) have the same WireGuard key, so that neither is reached by it") ||
 			!strings.Contains(problems, "node f (f) says that it has the WireGuard key of this host") {
 			t.Errorf("got keys %v, problems %v, want none for d, e and f", keys, v.Problems)
 		}

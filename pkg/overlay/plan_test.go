@@ -191,7 +191,7 @@ func TestPlanWireGuard(t *testing.T) {
 			10.40.2.0/24 by trestle-wg, MTU 1440
 			fd40::/48 unreachable
 			fd40:0:0:2::/64 by trestle-wg, MTU 1440
-			peer far (198.51.100.3/24) cannot be reached: it is behind NAT, and so is this host: neither can speak to the other first`},
+			peer far (198.51.100.3/24) cannot be reached: it is behind NAT, and so is this host: neither can send to the other first`},
 		{"each family where it is", func(*Self) {}, []Peer{six}, `
 			wireguard port 8473 MTU 1440 addresses 10.40.1.0/32 fd40:0:0:1::/128
 			peer ` + keyC + ` with 10.40.9.0/24 at [2001:db8::9]:8473 keepalive 0s
