@@ -78,7 +78,7 @@ func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) er
 	return errors.Join(failed...)
 }
 
-// choose finds the attachments that are meant, all of one container.
+// choose finds the attachments that the arguments name, all of one container.
 func (o detachOptions) choose(snapshot *inventory.Snapshot, container string, networks []string) ([]inventory.Attachment, error) {
 	all := snapshot.Of(container)
 	if len(all) == 0 {

@@ -20,14 +20,14 @@ func newNetworkInspectCommand(a *app) *cobra.Command {
 	o := networkInspectOptions{app: a}
 	return &cobra.Command{
 		Use:               "inspect NETWORK…",
-		Short:             "Show all there is to know of a network",
+		Short:             "Show everything about a network",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 
-// inspection is a network with who is on it, and its list as it stands in the file.
+// inspection is a network with its attachments, and the content of its list.
 type inspection struct {
 	inventory.Network
 	Members []inventory.Attachment `json:"members"`
@@ -91,7 +91,7 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		}
 		dead := ""
 		if pool.Dead > 0 {
-			dead = fmt.Sprintf(", %d of them by the dead", pool.Dead)
+			dead = fmt.Sprintf(", %d of them by dead containers", pool.Dead)
 		}
 		line("Subnet", "%s, %s, %d of %s leased%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead)
 	}

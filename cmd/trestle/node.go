@@ -15,8 +15,8 @@ func newNodeCommand() *cobra.Command {
 	return newElsewhereCommand("node", "This host's part in a network over several hosts (trestle-node)")
 }
 
-// newElsewhereCommand is a command that trestle-node has: this program knows no store of
-// other hosts, and is the smaller for it.
+// newElsewhereCommand is a command that trestle-node runs: this program links no client of a
+// store, and stays small.
 func newElsewhereCommand(name, short string) *cobra.Command {
 	return &cobra.Command{
 		Use: name, Short: short, DisableFlagParsing: true,
@@ -24,7 +24,7 @@ func newElsewhereCommand(name, short string) *cobra.Command {
 	}
 }
 
-// becomeNode replaces this process by trestle-node, the one beside it or in PATH.
+// becomeNode replaces this process with trestle-node, found beside this program or in PATH.
 func becomeNode(args []string) error {
 	program, err := findNode()
 	if err != nil {

@@ -17,13 +17,13 @@ func newPortsCommand(a *app) *cobra.Command {
 	o := portsOptions{app: a}
 	return &cobra.Command{
 		Use:               "ports [NETWORK…]",
-		Short:             "List published ports: which of the host's lead to whom",
+		Short:             "List published ports: which port of the host leads to which container",
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}
 }
 
-// portLine is a port with its attachment.
+// portLine is a published port and its attachment, as it is listed.
 type portLine struct {
 	inventory.Port
 	Network string          `json:"network"`
@@ -46,7 +46,7 @@ func (o portsOptions) run(p *ui.Printer, networks []string) error {
 	lines := []portLine{}
 	for _, a := range attachments {
 		for _, port := range a.Ports {
-			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, called(a)})
+			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, a.Called()})
 		}
 	}
 	slices.SortFunc(lines, func(x, y portLine) int {

@@ -26,7 +26,7 @@ containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			p := a.printer(command)
-			if err := understood(command.Context(), a.plugins); err != nil {
+			if err := checkLayouts(command.Context(), a.plugins); err != nil {
 				return err
 			}
 			a.tidy(command.Context(), p)

@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// elsewhere are documentation addresses (RFC 5737, RFC 3849), as the destination of
-// packets that leave the host.
+// elsewhere stands for an address in the Internet: one for documentation (RFC 5737, RFC 3849),
+// by whether it is IPv4.
 var elsewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8:ffff::1")}
 
 // forwardDrops finds another program's chain that drops what containers send or receive.
@@ -31,8 +31,8 @@ func forwardDrops(h *Host) []Finding {
 	return all
 }
 
-// forwardDrop tries the packets of one container, as chains that drop rarely name single
-// ones.
+// forwardDrop tries the packets of one container, since chains that drop rarely name single
+// containers.
 func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 	address, ok := h.someone(n.Name, is4)
 	uplink, routed := h.uplink(is4)
@@ -91,7 +91,7 @@ func (h *Host) dropped(n inventory.Network, what string, way rules.Way) Finding 
 // letThrough is the command that allows a bridge, for the program that made the chain.
 func letThrough(base rules.Base, bridge string) string {
 	jumps := func(beginning string) bool {
-		found, _ := base.Rules(base.Chain) // read before, so no error now
+		found, _ := base.Rules(base.Chain) // it has been read before without an error
 		return slices.ContainsFunc(found, func(r rules.Rule) bool { return strings.HasPrefix(r.Jump, beginning) })
 	}
 	switch {
@@ -110,7 +110,7 @@ func letThrough(base rules.Base, bridge string) string {
 		base.Program, bridge, base.Program, bridge)
 }
 
-// otherChains are the base chains of other programs.
+// otherChains are other programs' base chains at a hook, those for NAT or the others.
 func (h *Host) otherChains(hook string, nat bool) []rules.Base {
 	return slices.DeleteFunc(h.Rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
 }

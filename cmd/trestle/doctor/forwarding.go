@@ -16,7 +16,7 @@ func forwarding(h *Host) []Finding {
 		{"IPv6", false, "net/ipv6/conf/all/forwarding", "net/ipv6/conf/%s/forwarding"},
 	} {
 		for _, n := range h.Networks {
-			if !n.Gateway || n.Internal || !h.uses(n.Name, family.is4) {
+			if _, used := h.someone(n.Name, family.is4); !used || !n.Gateway || n.Internal {
 				continue
 			}
 			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, n.Bridge)} {
@@ -32,16 +32,4 @@ func forwarding(h *Host) []Finding {
 		}
 	}
 	return all
-}
-
-// uses says whether a live container on the network has an address of the family.
-func (h *Host) uses(network string, is4 bool) bool {
-	for _, a := range h.alive(network) {
-		for _, address := range a.Addresses {
-			if address.Is4() == is4 {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -26,7 +26,7 @@ type Host struct {
 	// ReferenceRules are the reference plugins' rules that name a container.
 	ReferenceRules []ReferenceRule
 	Files          []ListFile
-	// Programs are the files in the directories of plugins, Plugins.
+	// Programs are the files in the directories of plugins, which are Plugins.
 	Programs programs.All
 	Plugins  []string
 	// HasIPTables says that the programs of iptables are installed.
@@ -35,11 +35,11 @@ type Host struct {
 	Release string
 	// Paths are directories and files that only root should be able to write.
 	Paths []Path
-	// Answers are what Trestle's plugins answer to STATUS.
+	// Answers are the answers of Trestle's plugins to STATUS.
 	Answers []Status
 	// Advertised are the links with a default route from router advertisements.
 	Advertised []string
-	// UDPPorts are those that programs of the host have open.
+	// UDPPorts are the ports that programs have open.
 	UDPPorts []int
 	// Problems say what could not be read.
 	Problems []string
@@ -50,10 +50,10 @@ type Host struct {
 	close   func()
 }
 
-// Close releases what reads the rules: a check reads them when it gets there.
+// Close closes the socket by which checks read rules.
 func (h *Host) Close() { h.close() }
 
-// walk is rules.Walk; errors go to Problems.
+// walk is rules.Walk. After an error, which goes to Problems, its result is uncertain (Maybe).
 func (h *Host) walk(bases []rules.Base, packet rules.Packet) rules.Way {
 	way, err := rules.Walk(bases, packet)
 	h.problem(err)
@@ -71,7 +71,7 @@ func (h *Host) leaseDir(n inventory.Network) string {
 	return h.leases
 }
 
-// Sources says where things are kept.
+// Sources has the paths that Look reads, and this command's version.
 type Sources struct {
 	Lists   []string
 	Plugins []string
@@ -117,7 +117,7 @@ func (h *Host) problem(err error) {
 	}
 }
 
-// patience is how long to wait for a lock of leases; a longer holder is stuck.
+// patience is how long to wait for a lock of leases; a process that holds it longer hangs.
 const patience = 3 * time.Second
 
 const sysctls = "/proc/sys/"
@@ -128,15 +128,15 @@ func readSysctl(name string) (string, bool) {
 	return strings.TrimSpace(string(data)), err == nil
 }
 
-// setSysctl returns a fix that sets it.
+// setSysctl returns a fix that sets a sysctl.
 func setSysctl(name, value string) func(context.Context, Tools) error {
 	return func(context.Context, Tools) error { return os.WriteFile(sysctls+name, []byte(value), 0o644) }
 }
 
-// sysctlCommand is the same by hand.
+// sysctlCommand is the command that does the same.
 func sysctlCommand(name, value string) string { return "sysctl -w " + name + "=" + value }
 
-// advertised lists the links with routes that router advertisements made.
+// advertised lists the links with a default route from router advertisements.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
 	routes, err := dump.Complete(func() ([]netlink.Route, error) {
@@ -156,8 +156,8 @@ func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	return names, nil
 }
 
-// alive are the network's attachments that have an address and are not proved dead; each
-// has a link on the host.
+// alive are the network's attachments that have an address and a host veth, and are not proved
+// dead.
 func (h *Host) alive(name string) []inventory.Attachment {
 	var all []inventory.Attachment
 	for _, a := range h.On(name) {

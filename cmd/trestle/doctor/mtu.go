@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// mtus finds packets that are too large for the next link: a network's for the uplink, a
-// port's for its bridge.
+// mtus finds networks whose packets can be too large for an uplink, and bridges with unequal
+// MTUs.
 func mtus(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -32,8 +32,8 @@ func mtus(h *Host) []Finding {
 	return all
 }
 
-// ports finds a bridge whose ports have different MTUs, or whose MTU is not the list's;
-// one port is named. Unless it is set, a bridge's MTU is that of its smallest port.
+// ports finds a bridge whose ports have different MTUs, or whose MTU is not the list's.
+// Unless it is set, a bridge's MTU is that of its smallest port.
 func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
 	var all []Finding
 	if n.MTU != 0 && bridge.MTU != n.MTU {

@@ -1,13 +1,11 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
@@ -22,23 +20,18 @@ type ListFile struct {
 }
 
 func readLists(dirs []string) ([]ListFile, error) {
+	files, err := network.Files(dirs)
 	var all []ListFile
-	var failed []error
-	for _, dir := range dirs {
-		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
-		failed = append(failed, err)
-		slices.Sort(files)
-		for _, file := range files {
-			f := ListFile{Path: file}
-			if list, err := network.ReadFile(file); err != nil {
-				f.Err = err
-			} else {
-				f.List = &list
-			}
-			all = append(all, f)
+	for _, file := range files {
+		f := ListFile{Path: file}
+		if list, err := network.ReadFile(file); err != nil {
+			f.Err = err
+		} else {
+			f.List = &list
 		}
+		all = append(all, f)
 	}
-	return all, errors.Join(failed...)
+	return all, err
 }
 
 // networkLists finds files that no runtime accepts, and networks to which no container
@@ -72,7 +65,7 @@ func networkLists(h *Host) []Finding {
 	return all
 }
 
-// refusals are the errors that libcni would give at the first ADD.
+// refusals are the errors that a runtime would give at the first ADD.
 func refusals(l network.List) []string {
 	var all []string
 	if err := utils.ValidateNetworkName(l.Name); err != nil {
@@ -89,12 +82,8 @@ func refusals(l network.List) []string {
 
 func (h *Host) missingPlugins(f ListFile) []Finding {
 	var all []Finding
-	names := f.List.Types()
-	if facts, err := f.List.Facts(); err == nil && facts.IPAM != "" {
-		names = append(names, facts.IPAM)
-	}
-	for _, name := range names {
-		if _, there := h.Programs.Find(name); there || name == "" {
+	for _, name := range f.List.Programs() {
+		if _, there := h.Programs.Find(name); there {
 			continue
 		}
 		all = append(all, Finding{

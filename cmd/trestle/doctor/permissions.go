@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 )
 
-// Path is a file or directory that root trusts.
+// Path is a file or directory that root trusts, with its mode and owner.
 type Path struct {
 	Name string
 	Mode os.FileMode
@@ -19,7 +19,7 @@ func changeMode(path string, mode os.FileMode) func(context.Context, Tools) erro
 	return func(context.Context, Tools) error { return os.Chmod(path, mode) }
 }
 
-// permissions finds what users other than root could change of what root runs or reads.
+// permissions finds files that root runs or reads and other users can change.
 func permissions(h *Host) []Finding {
 	var all []Finding
 	for _, p := range h.Paths {
@@ -43,8 +43,8 @@ func permissions(h *Host) []Finding {
 	return all
 }
 
-// readPaths looks at the directories, the lists and the plugins in them; a missing one
-// has no mode.
+// readPaths reads the modes of the directories, and of the lists and plugins in them. Missing
+// ones are left out.
 func readPaths(s Sources) []Path {
 	var all []Path
 	add := func(path string) {
@@ -58,7 +58,7 @@ func readPaths(s Sources) []Path {
 	for _, dirs := range [][]string{s.Lists, s.Plugins} {
 		for _, dir := range dirs {
 			add(dir)
-			entries, _ := os.ReadDir(dir) // missing: nothing to look at
+			entries, _ := os.ReadDir(dir) // a missing directory has no entries
 			for _, entry := range entries {
 				add(filepath.Join(dir, entry.Name()))
 			}

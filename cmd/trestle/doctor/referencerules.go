@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
@@ -17,7 +18,8 @@ type ReferenceRule struct {
 	Container   string
 }
 
-// referenceChains are the chains they are in (plugins: pkg/ip/ipmasq_iptables_linux.go,
+// referenceChains are the chains with such rules, by the base chain that leads to them
+// (containernetworking/plugins: pkg/ip/ipmasq_iptables_linux.go,
 // pkg/ip/ipmasq_nftables_linux.go, plugins/meta/portmap).
 var referenceChains = map[string][]string{
 	"POSTROUTING": {"POSTROUTING"},
@@ -66,14 +68,15 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 	return found, errors.Join(failed...)
 }
 
-// leadsTo says whether the base has the chain; one that nothing jumps to may be missing.
+// leadsTo says whether the base chain is the chain, or jumps to it; otherwise the chain may not
+// exist.
 func leadsTo(base rules.Base, chain string) bool {
 	list, err := base.Rules(base.Chain)
-	return chain == base.Chain || err == nil && anyOf(list, func(r rules.Rule) bool { return r.Jump == chain })
+	return chain == base.Chain || err == nil && slices.ContainsFunc(list, func(r rules.Rule) bool { return r.Jump == chain })
 }
 
-// referenceRules finds rules whose container is attached nowhere any more: they
-// masquerade or map an address that another container may have by now.
+// referenceRules finds rules whose container is not attached any more: they masquerade or map
+// an address that another container may have by now.
 func referenceRules(h *Host) []Finding {
 	known := map[string]bool{}
 	for _, a := range h.Attachments {
@@ -93,7 +96,8 @@ func referenceRules(h *Host) []Finding {
 	return all
 }
 
-// beginsKnown says whether a container's id begins so: comments cut long ids off.
+// beginsKnown says whether the id of an attached container begins with id: comments cut long ids
+// off.
 func (h *Host) beginsKnown(id string) bool {
 	const short = 30
 	return len(id) >= short && len(h.Of(id)) > 0

@@ -13,7 +13,8 @@ type Status struct {
 	Err                   error
 }
 
-// askStatus asks each of our plugins in each list. STATUS changes nothing.
+// askStatus runs STATUS, which changes nothing, of each of our plugins in each list; but for a
+// plugin whose IPAM plugin is missing, which could only repeat what network-list finds.
 func askStatus(ctx context.Context, files []ListFile, all programs.All, path []string) []Status {
 	var answers []Status
 	for _, f := range files {
@@ -24,6 +25,11 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 			p, ok := all.Find(plugin.Network.Type)
 			if !ok || p.Suite != programs.Trestle || !p.Executable {
 				continue
+			}
+			if ipam := plugin.Network.IPAM.Type; ipam != "" {
+				if _, ok := all.Find(ipam); !ok {
+					continue
+				}
 			}
 			err := p.Status(ctx, f.List.Name, plugin.Bytes, path)
 			answers = append(answers, Status{f.Path, f.List.Name, p.Name, err})
