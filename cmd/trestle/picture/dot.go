@@ -38,8 +38,7 @@ type graph struct{ out strings.Builder }
 
 func (g *graph) line(text string) { g.out.WriteString(text + "\n") }
 
-// quoted is a string of DOT, in which \n is a line's end, and only quotes and backslashes
-// need a backslash before them.
+// quoted is a string of DOT. In it \n ends a line, and only quotes and backslashes are escaped.
 func quoted(lines ...string) string {
 	for i, line := range lines {
 		line = strings.ReplaceAll(line, `\`, `\\`)

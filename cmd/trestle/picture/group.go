@@ -8,15 +8,15 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Group is members of a segment that people think of together.
+// Group is a group of a segment's members that belong together.
 type Group struct {
-	// Name is a namespace of pods or a network; empty where there is but one group.
+	// Name is a namespace of pods or a network; "" if there is only one group.
 	Name    string
 	Members []Member
 }
 
-// Groups are the segment's members by the namespace of their pods, or else by their
-// networks, in order.
+// Groups are the segment's members, grouped by the namespace of their pods or else by network,
+// sorted.
 func (s Segment) Groups() []Group {
 	byNetwork := len(s.Networks) > 1
 	byPod := slices.ContainsFunc(s.Members, func(m Member) bool { return m.Pod != "" })
@@ -45,8 +45,8 @@ func (s Segment) Groups() []Group {
 	return groups
 }
 
-// summary is many members in a few words: from which address to which, how many of them
-// are dead or publish ports.
+// summary describes many members: the first and last address, how many are dead, and how many
+// publish ports.
 func summary(members []Member) string {
 	var dead, publish int
 	first, last := "", ""

@@ -12,20 +12,19 @@ import (
 	"strings"
 )
 
-// Masker replaces addresses: the same address always by the same other one, and those of
-// one subnet by those of one other subnet. It is a keyed prefix-preserving permutation
-// (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). What does not identify a host is
-// kept, so that the picture stays readable: loopback, multicast, unspecified addresses
-// and netmasks; the private range that an address is in, or else its first octet or
-// group; and the end of an IPv6 address that a pool has counted up to.
+// Masker replaces addresses: an address always with the same other one, and the addresses of
+// a subnet with addresses of one other subnet. It is a keyed prefix-preserving permutation
+// (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). It keeps what does not identify a host, so
+// that the picture stays readable: loopback, multicast and unspecified addresses, and netmasks;
+// the private range that an address is in, or else its first octet or group; and the host part
+// of an IPv6 address if it is a small number, as pools count from 1.
 type Masker struct {
 	cipher cipher.Block
 	pad    [16]byte
 	known  map[netip.Addr]netip.Addr
 }
 
-// NewMasker makes the masker of a key, which must be secret: with it the masks can be
-// undone.
+// NewMasker makes a masker. The key must be secret: with it masked addresses can be restored.
 func NewMasker(key [16]byte) (*Masker, error) {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -36,7 +35,7 @@ func NewMasker(key [16]byte) (*Masker, error) {
 	return m, nil
 }
 
-// shown is a range of addresses of which that many bits are kept.
+// shown is a range of addresses whose first bits are kept.
 type shown struct {
 	of   netip.Prefix
 	bits int
@@ -69,7 +68,7 @@ func shownBits() []shown {
 	return all
 }
 
-// Addr is the mask of the address.
+// Addr is the masked address.
 func (m *Masker) Addr(a netip.Addr) netip.Addr {
 	a = a.WithZone("").Unmap()
 	if masked, ok := m.known[a]; ok {
@@ -93,13 +92,13 @@ func (m *Masker) mask(a netip.Addr) netip.Addr {
 		}
 	}
 	if a.Is6() && raw[8]|raw[9]|raw[10]|raw[11] == 0 {
-		end = 64 // a pool counts from 1; other ends (EUI-64, random) tell of a machine
+		end = 64 // pools count from 1; other host parts (EUI-64, random) identify a machine
 	}
 	masked := bytes.Clone(raw)
 	for bit := begin; bit < end; bit++ {
 		masked[bit/8] ^= m.flip(raw, bit) >> (bit % 8)
 	}
-	out, _ := netip.AddrFromSlice(masked) // 4 or 16 bytes, as they came
+	out, _ := netip.AddrFromSlice(masked) // masked has 4 or 16 bytes
 	return out
 }
 
@@ -123,7 +122,8 @@ func (m *Masker) Text(s string) string {
 	return out.String()
 }
 
-// masked is a copy of the value, which must be plain data, with all its texts masked.
+// masked is a copy of the value, which must be plain data, with the addresses in all its strings
+// masked.
 func masked[T any](m *Masker, v T) (T, error) {
 	var masked T
 	data, err := json.Marshal(v)
@@ -169,7 +169,7 @@ func isWord(r rune) bool {
 	return r == '.' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
-// word masks a word, and as much of what follows as belongs to it.
+// word masks a word, and what follows as far as it belongs to the word; taken is how much.
 func (m *Masker) word(word, rest string) (text string, taken int) {
 	trimmed := strings.TrimRight(word, ".:")
 	if strings.HasSuffix(word, "::") {
@@ -210,7 +210,8 @@ func prefixLength(rest string) (bits, taken int) {
 	return bits, n
 }
 
-// prefix masks the address of a prefix; a subnet's first address stays the first.
+// prefix masks the address of a prefix. A subnet's first address becomes a subnet's first
+// address.
 func (m *Masker) prefix(p netip.Prefix) string {
 	a := netip.PrefixFrom(m.Addr(p.Addr()), p.Bits())
 	if p == p.Masked() {
@@ -219,8 +220,8 @@ func (m *Masker) prefix(p netip.Prefix) string {
 	return a.Addr().String()
 }
 
-// mac keeps a MAC's vendor part, and the prefix of containers' MACs, whose rest is masked
-// like the container's address.
+// mac masks a MAC and keeps its vendor's part. A container's MAC that is made from its IPv4
+// address is masked like that address.
 func (m *Masker) mac(s string) (string, bool) {
 	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
 	if err != nil || len(raw) != 6 || len(s) != 17 {
@@ -242,7 +243,7 @@ func (m *Masker) mac(s string) (string, bool) {
 	return strings.Join(text, ":"), true
 }
 
-// dashed reads an IPv4 address in a name, "10-0-0-7", whose first number is the word.
+// dashed reads an IPv4 address in a name, "10-0-0-7"; word is its first number.
 func dashed(word, rest string) (a netip.Addr, taken int) {
 	text := word
 	for range 3 {
