@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// fleet is what a store holds of so many hosts that are well.
+// fleet is the view of a store with healthy hosts.
 func fleet(t *testing.T, backend string, now time.Time, names ...string) (view cluster.View, nodes map[string]*cluster.Node, write func()) {
 	t.Helper()
 	view = cluster.View{Store: "s", Revision: 100, Keys: map[string]cluster.Value{}}
@@ -44,7 +44,7 @@ func fleet(t *testing.T, backend string, now time.Time, names ...string) (view c
 	}
 }
 
-// TestMesh: of each thing that the store shows to be amiss, which hosts and what to do.
+// TestMesh: for each kind of problem in the store, the finding names the hosts and the way out.
 func TestMesh(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -123,7 +123,8 @@ func TestMesh(t *testing.T) {
 	}
 }
 
-// TestProbe: what is asked, by each way; and what of its answers says that the peer has it.
+// TestProbe: the address that is pinged for each way, and the answers which show that the peer got
+// the packet.
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	s := hosts.Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}}}

@@ -34,7 +34,7 @@ func newAttachCommand(a *app) *cobra.Command {
 		Use:   "attach (CONTAINER | --netns PATH | --pid PID) NETWORK",
 		Short: "Attach a container to a network",
 		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace
-of "ip netns"; any other is given by its path, or by a process in it. The result is
+of "ip netns"; any other is named by its path, or by a process in it. The result is
 stored where runtimes that use libcni store theirs, so that detach needs only the
 container.
 
@@ -56,7 +56,7 @@ If the host port is left out (-p 80), a free one is chosen and printed.`,
 	flags := command.Flags()
 	flags.StringVar(&o.netns, "netns", "", "path of the container's network namespace")
 	flags.IntVar(&o.pid, "pid", 0, "a process of the container")
-	flags.StringVar(&o.name, "name", "", "what to call the container (default: the namespace's name, or pid-PID)")
+	flags.StringVar(&o.name, "name", "", "the container's name (default: the namespace's name, or pid-PID)")
 	flags.StringVar(&o.wish.IfName, "ifname", "", "the interface's name in the container (default: the first free of eth0, eth1 …)")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	return command

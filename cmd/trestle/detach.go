@@ -24,8 +24,7 @@ func newDetachCommand(a *app) *cobra.Command {
 		Short: "Detach a container from its networks",
 		Long: `Detach a container from the named networks, or from all. Its addresses, links, rules
 and published ports are removed, even if its network namespace no longer exists.
-CONTAINER is a name as ls shows it, or the beginning of one that only one container
-has.`,
+CONTAINER is a name as ls shows it, or the unambiguous beginning of one.`,
 		Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -37,7 +36,7 @@ has.`,
 			return o.run(command.Context(), a.printer(command), args)
 		},
 	}
-	command.Flags().StringVar(&o.ifname, "ifname", "", "this interface alone")
+	command.Flags().StringVar(&o.ifname, "ifname", "", "only this interface")
 	return command
 }
 
@@ -82,7 +81,7 @@ func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) er
 func (o detachOptions) choose(snapshot *inventory.Snapshot, container string, networks []string) ([]inventory.Attachment, error) {
 	all := snapshot.Of(container)
 	if len(all) == 0 {
-		return nil, cni.ConfigErrorf("container %q: none of that name is on a network; see trestle ls", container)
+		return nil, cni.ConfigErrorf("container %q: no container with that name is on a network; see trestle ls", container)
 	}
 	var names []string
 	for _, a := range all {

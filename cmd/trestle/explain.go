@@ -132,7 +132,7 @@ func (o explainOptions) run(p *ui.Printer, container string) error {
 func attachmentsOf(snapshot *inventory.Snapshot, container, network string) ([]inventory.Attachment, error) {
 	all := snapshot.Of(container)
 	if len(all) == 0 {
-		return nil, cni.ConfigErrorf("container %q: none of that name is on a network; see trestle ls", container)
+		return nil, cni.ConfigErrorf("container %q: no container with that name is on a network; see trestle ls", container)
 	}
 	var of []inventory.Attachment
 	var networks []string

@@ -23,7 +23,7 @@ func newGCCommand(a *app) *cobra.Command {
 	o := gcOptions{app: a}
 	command := &cobra.Command{
 		Use:   "gc [NETWORK…]",
-		Short: "Free what belongs to containers that are provably gone",
+		Short: "Free what containers have left that are provably gone",
 		Long: `Free addresses, links, rules and host ports of containers that are provably gone:
 those of an earlier boot, or whose network namespace no longer exists. It runs GC of
 Trestle's plugins for each network list, or for those that are named, without a list

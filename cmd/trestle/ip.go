@@ -16,7 +16,7 @@ import (
 )
 
 func newIPCommand(a *app) *cobra.Command {
-	return newGroupCommand("ip", "Addresses: who has which, and the store that says so",
+	return newGroupCommand("ip", "List, release and check leased addresses",
 		newIPLsCommand(a), newIPReleaseCommand(a), newIPVerifyCommand(a), newIPRepairCommand(a), newIPMapCommand(a))
 }
 

@@ -30,9 +30,9 @@ func newLeaveCommand(a *app) *cobra.Command {
 	o := leaveOptions{app: a}
 	command := &cobra.Command{
 		Use:   "leave",
-		Short: "After going back to other plugins, remove what only Trestle could",
-		Long: `When a node has gone back to the reference plugins, and the last container that
-Trestle attached is gone, remove what those plugins do not know: nftables tables with
+		Short: "After a return to other plugins, remove what Trestle has left on the host",
+		Long: `When a node has returned to the reference plugins, and the last container that Trestle
+attached is gone, remove what those plugins do not know: nftables tables with
 masquerade, ports and policies, records, unused bridges that Trestle made, and the
 index beside the leases. It refuses while runtimes still run Trestle's plugins, or
 while one of Trestle's containers is alive. Leases and links of other plugins'
@@ -42,7 +42,7 @@ containers stay. See docs/switching-over.md.`,
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
-	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say whether it could be done, and what would go; change nothing")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "show whether it is possible, and what would be removed; change nothing")
 	return command
 }
 

@@ -108,13 +108,13 @@ func newRootCommand() *cobra.Command {
 		Short: "Look after the bridge networks of this host's containers",
 		Long: `Look after the bridge networks of this host's containers, whatever runtime made them.
 
-Exit status: 0; 1 where something failed; 2 where what was asked for is wrong, and then
-nothing was changed; 3 where a command that looks for faults has found some. "trestle
-run" ends as its command did.
+Exit status: 0; 1 if something failed; 2 if the request is wrong, and then nothing was
+changed; 3 if a command that looks for faults has found some. "trestle run" exits with
+its command's status.
 
-Tables are cut to the terminal's width, and whole where there is none; --json has all
-there is. NO_COLOR in the environment switches colours off. NETCONFPATH and CNI_PATH
-stand for --lists and --plugins.`,
+Tables are cut to the terminal's width, and complete without a terminal; --json prints
+everything. NO_COLOR in the environment switches colours off. NETCONFPATH and CNI_PATH
+are used without --lists and --plugins.`,
 		Version:       release,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
@@ -124,7 +124,7 @@ stand for --lists and --plugins.`,
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "answer in JSON")
 	flags.StringSliceVar(&a.lists, "lists", fromEnv("NETCONFPATH", network.DefaultDir), "directories of network lists")
-	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins, the first that has one counts")
+	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins; of two with the same name the first one is used")
 	root.AddGroup(&cobra.Group{
 		ID:    groupChange,
 		Title: "Networks and containers:",

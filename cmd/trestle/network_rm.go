@@ -31,9 +31,9 @@ func newNetworkRmCommand(a *app) *cobra.Command {
 		Use:     "rm NETWORK…",
 		Aliases: []string{"remove"},
 		Short:   "Remove networks, with bridge, rules, leases and files",
-		Long: `Remove networks: the network list, and the bridge, rules, leases and records that are
-the network's. One that has containers alive is refused, unless --force detaches them.
-A bridge that Trestle did not make, or that carries what is not the network's, stays.`,
+		Long: `Remove networks: the network list, and the network's bridge, rules, leases and records.
+A network with live containers is refused, unless --force detaches them. A bridge that
+Trestle did not make, or that has other ports, stays.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -135,7 +135,7 @@ func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name st
 		return err
 	}
 	if _, err := os.Stat(filepath.Join("/sys/class/net", n.Bridge)); err == nil && n.Bridge != "" {
-		p.Notef("trestle: bridge %s stays: Trestle did not make it, or it carries what is not the network's", n.Bridge)
+		p.Notef("trestle: bridge %s stays: Trestle did not make it, or it has other ports", n.Bridge)
 	}
 	return nil
 }

@@ -30,14 +30,14 @@ func newReportCommand(a *app) *cobra.Command {
 	o := reportOptions{app: a}
 	command := &cobra.Command{
 		Use:   "report FILE.html",
-		Short: "Write all that a bug report needs into one page",
+		Short: "Write everything that a bug report needs into one page",
 		Long: `Write versions, findings, the topology, pools, ports, routes and network lists into one
-page for a browser, to send along with a report of a fault. FILE may be "-", standard
-output; with --json that gets the same as data.
+page for a browser, to send along with a bug report. FILE may be "-", standard output;
+with --json that gets the same as JSON.
 
---mask masks addresses and MACs, each always by the same other one, also in names and
-texts; addresses of one subnet stay in one subnet. Names of containers, pods, networks
-and interfaces stay as they are: look before you send it.`,
+--mask replaces addresses and MACs, each always with the same other one, also in names
+and texts; addresses of one subnet stay in one subnet. Names of containers, pods,
+networks and interfaces are not masked: look before you send it.`,
 		Example: `  trestle report fault.html
   trestle report fault.html --mask`,
 		Args: cobra.ExactArgs(1),
@@ -46,7 +46,7 @@ and interfaces stay as they are: look before you send it.`,
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
-	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses, the same by the same")
+	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses and MACs")
 	return command
 }
 

@@ -41,26 +41,26 @@ func newRunCommand(a *app) *cobra.Command {
 		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
 		Short: "Run a command on a network of its own",
 		Long: `Run a command in a new network namespace, on one network or on several. The files are
-the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
-the new namespace. When the command ends, or trestle is killed, all of it goes: in the
-latter case by the next call of trestle that changes anything.
+the host's; only /etc/resolv.conf is the network's, if it has DNS, and /sys shows the
+new namespace. When the command ends, namespace and attachments are removed; if trestle
+is killed, its next command that changes anything removes them.
 
 --net is one of
-  bridge          the network that runtimes take: the first list (default)
-  NETWORK         that one; several are given by several --net
+  bridge          the network that runtimes use: the first list (default)
+  NETWORK         that network; for several, repeat --net
   host            the host's own namespace
   none            no network but lo
   container:NAME  the namespace of another container
 
-With --detach the command stays in the background, without input, until it ends or
-"trestle stop" ends it. What it writes, and what trestle has to say, is appended to the
-file of --log, and lost without.
+With --detach the command runs in the background, without input, until it ends or
+"trestle stop" ends it. Its output, and trestle's, is appended to the file of --log, and
+lost without --log.
 
-Which addresses and ports there are is said on standard error, with --json as a
-document; with --detach and --json on standard output, which is the command's otherwise.
+The addresses and ports are printed on standard error, with --json as JSON; with both
+--detach and --json on standard output, which otherwise is the command's.
 
-The command gets signals that trestle gets, and trestle ends with its exit status: 127
-where there is no such command, 128 and the signal's number where one ended it.`,
+The command gets the signals that trestle gets, and trestle exits with its status: 127
+if there is no such command, 128 plus the signal's number if a signal ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn
@@ -77,13 +77,13 @@ where there is no such command, 128 and the signal's number where one ended it.`
 	}
 	flags := command.Flags()
 	flags.SetInterspersed(false)
-	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; several networks are several --net")
+	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; for several networks, repeat --net")
 	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
-	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
+	flags.StringSliceVar(&o.dns, "dns", nil, "name server, instead of the network's or the host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
-	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; of a FIFO the reader must be there already")
-	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
+	flags.StringVar(&o.log, "log", "", "with --detach, append the command's output to this `FILE`, which trestle ls shows; a FIFO must have a reader already")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not print addresses and ports")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	completeFlag(command, "net", a.netModes)
 	completeFlag(command, "network", a.netModes)

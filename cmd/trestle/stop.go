@@ -21,7 +21,7 @@ func newStopCommand(a *app) *cobra.Command {
 	o := stopOptions{app: a}
 	command := &cobra.Command{
 		Use:   "stop CONTAINER…",
-		Short: "Stop what trestle run has started",
+		Short: "Stop containers of trestle run",
 		Long: `Stop containers that trestle run has started, in the background or not: the command
 gets SIGTERM, and after a while SIGKILL. When stop returns, the container is detached
 from its networks.`,

@@ -16,7 +16,7 @@ func lease(ip string) []byte {
 	return fmt.Appendf(nil, `{"PublicIP": %q, "PublicIPv6": null, "BackendType": "vxlan", "BackendData": {"VNI": 1, "VtepMAC": "f2:7a:00:00:00:01"}}`, ip)
 }
 
-// TestParseFlannel: pools and lengths as flannel cuts them, and what cannot be kept is refused.
+// TestParseFlannel: pools and lengths as flannel has them; leases that cannot be kept are refused.
 func TestParseFlannel(t *testing.T) {
 	t.Parallel()
 	const a, b = "10.5.34.0-26&fd05:0:0:2::-64", "10.5.34.64-26&fd05:0:0:3::-64"
@@ -82,8 +82,8 @@ func TestParseSubnetEnv(t *testing.T) {
 	}
 }
 
-// TestImport: a host that joins gets the subnets that its address had, and nobody else does; what
-// cannot be imported changes nothing.
+// TestImport: a host that joins gets the subnets of its address's lease, and no other host does; a
+// refused import changes nothing.
 func TestImport(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -35,8 +35,8 @@ func TestCheckAgent(t *testing.T) {
 	}
 }
 
-// TestMinAgent: an agent that is too old keeps what it has, hears when that becomes another's,
-// and writes nothing; one without a subnet gets none. A new release goes on from there.
+// TestMinAgent: an agent that is too old keeps its subnets, gives up one that becomes another's,
+// and writes nothing; one without a subnet gets none. A newer agent goes on from there.
 func TestMinAgent(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -62,7 +62,7 @@ func TestMinAgent(t *testing.T) {
 		t.Errorf("unchanged: got %v, %v, want that there is nothing to do", fine, err)
 	}
 
-	// a subnet of its is another's now
+	// one of its subnets becomes another host's
 	lost := a.State.Claims[0]
 	store.keys[cluster.ClaimKey(lost.Network, lost.Subnet)] = cluster.Value{Data: []byte(`{"node": "x", "nonce": "x"}`), Revision: store.revision}
 	if fine, err := a.Unchanged(t.Context(), store, cluster.Node{}); fine || err != nil {

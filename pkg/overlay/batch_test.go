@@ -10,8 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLostAnswers: where the kernel had no room for its answers that is an error, and the next
-// batch is as good as the first.
+// TestLostAnswers: lost answers of the kernel are an error, and the next batch works.
 func TestLostAnswers(t *testing.T) {
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {

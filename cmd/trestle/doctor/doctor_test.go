@@ -1,6 +1,9 @@
 package doctor
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,7 +19,7 @@ func empty() *Host {
 	return &Host{Snapshot: &inventory.Snapshot{}, sysctl: func(string) (string, bool) { return "", false }}
 }
 
-// TestNothing: a host without anything has no fault.
+// TestNothing: a host without networks has no faults.
 func TestNothing(t *testing.T) {
 	if found := Examine(empty()); len(found) > 0 {
 		t.Errorf("got %+v, want nothing", found)
@@ -34,9 +37,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestStandings: each state of the agent that a person has to end is a finding of its own,
-// with what the agent says of it.
-func TestStandings(t *testing.T) {
+// TestStates: each state of the agent that a person has to end has a check of its own, whose
+// finding has a way out.
+func TestStates(t *testing.T) {
 	want := map[string]string{
 		hosts.Fenced: "fenced", hosts.Leaving: "leaving", hosts.Outdated: "outdated", hosts.Suspect: "suspect", hosts.Stopped: "agent",
 		hosts.Drained: "", hosts.Left: "", hosts.Ready: "", hosts.Starting: "",
@@ -56,15 +59,15 @@ func TestStandings(t *testing.T) {
 	}
 }
 
-// TestOldPlugins: plugins of another release than the command's, whichever is the older.
+// TestOldPlugins: plugins of another release than the command's are found, whichever is older.
 func TestOldPlugins(t *testing.T) {
 	list, err := network.ReadFile("../../../conflist/10-trestle.conflist")
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := empty()
-	h.Release = "2.1.0"
-	h.Files = []ListFile{{Path: "10-trestle.conflist", List: &list}}
+	h.release = "2.1.0"
+	h.files = []listFile{{Path: "10-trestle.conflist", List: &list}}
 	plugin := func(name, version string) programs.Program {
 		return programs.Program{Name: name, Path: "/opt/cni/bin/" + name, Suite: programs.Trestle, Version: version, Executable: true}
 	}
@@ -75,7 +78,46 @@ func TestOldPlugins(t *testing.T) {
 	}
 }
 
-// TestPools: what a dead one has is free.
+// TestMissingPlugins: a plugin that a list names twice is missing once, and the plugin that
+// delegates to a missing one is not asked about it.
+func TestMissingPlugins(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "10-n.conflist")
+	content := `{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge", "ipam": {"type": "dhcp"}}, {"type": "tuning"}, {"type": "tuning"}]}`
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := empty()
+	var err error
+	if h.files, err = readLists([]string{filepath.Dir(path)}); err != nil {
+		t.Fatal(err)
+	}
+	h.Programs = programs.All{{Name: "bridge", Path: filepath.Join(t.TempDir(), "bridge"), Suite: programs.Trestle, Executable: true}}
+	h.answers = askStatus(t.Context(), h.files, h.Programs, nil)
+	var texts []string
+	for _, f := range Examine(h) {
+		texts = append(texts, f.Check+": "+f.Text[:min(len(f.Text), len(`plugin "tuning"`))])
+	}
+	if got, want := strings.Join(texts, ", "), `network-list: plugin "tuning", network-list: plugin "dhcp" `; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestFix: GC and restore run once, however many findings need them, and a failure does not
+// keep the others from being fixed.
+func TestFix(t *testing.T) {
+	collected, restored := 0, 0
+	tools := Tools{GC: func() error { collected++; return errors.ErrUnsupported }, Restore: func() error { restored++; return nil }}
+	found := []Finding{
+		{Check: "a", Fixable: true, fix: gcFix}, {Check: "b"}, {Check: "c", Fixable: true, fix: restoreFix},
+		{Check: "d", Fixable: true, fix: gcFix}, {Check: "e", Fixable: true, fix: restoreFix},
+	}
+	err := Fix(t.Context(), found, tools)
+	if collected != 1 || restored != 1 || !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("got GC %d times, restore %d times and %v, want each once and the error of GC", collected, restored, err)
+	}
+}
+
+// TestPools: a dead container's address counts as free.
 func TestPools(t *testing.T) {
 	for _, test := range []struct {
 		used, dead uint64
@@ -93,7 +135,7 @@ func TestPools(t *testing.T) {
 	}
 }
 
-// TestLetThrough: the command is that of whoever made the chain.
+// TestLetThrough: the command is for the program that made the chain.
 func TestLetThrough(t *testing.T) {
 	for _, test := range []struct{ program, table, want string }{
 		{"nft", "inet firewalld", "firewall-cmd"}, {"nft", "inet filter", "nft insert rule inet filter forward"}, {"ip6tables-legacy", "ip6 filter", "ip6tables-legacy -I FORWARD"},

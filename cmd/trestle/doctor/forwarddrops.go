@@ -112,7 +112,7 @@ func letThrough(base rules.Base, bridge string) string {
 
 // otherChains are other programs' base chains at a hook, those for NAT or the others.
 func (h *Host) otherChains(hook string, nat bool) []rules.Base {
-	return slices.DeleteFunc(h.Rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
+	return slices.DeleteFunc(h.rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
 }
 
 // someone returns the address of a live container on the network.

@@ -21,33 +21,31 @@ import (
 // Host is what the checks read.
 type Host struct {
 	*inventory.Snapshot
-	// Rules are the rules of every program.
-	Rules rules.Host
-	// ReferenceRules are the reference plugins' rules that name a container.
-	ReferenceRules []ReferenceRule
-	Files          []ListFile
-	// Programs are the files in the directories of plugins, which are Plugins.
+	// Programs are the files in the directories of plugins.
 	Programs programs.All
-	Plugins  []string
-	// HasIPTables says that the programs of iptables are installed.
-	HasIPTables bool
-	// Release is this command's version.
-	Release string
-	// Paths are directories and files that only root should be able to write.
-	Paths []Path
-	// Answers are the answers of Trestle's plugins to STATUS.
-	Answers []Status
-	// Advertised are the links with a default route from router advertisements.
-	Advertised []string
-	// UDPPorts are the ports that programs have open.
-	UDPPorts []int
 	// Problems say what could not be read.
 	Problems []string
 
-	sysctl  func(name string) (string, bool)
-	systemd bool
-	leases  string
-	close   func()
+	plugins []string // the directories
+	release string   // this command's
+	files   []listFile
+	// paths are directories and files that only root should be able to write.
+	paths []trustedPath
+	// answers are the answers of Trestle's plugins to STATUS.
+	answers []statusAnswer
+	// rules are the rules of every program, and referenceRules the reference plugins' that
+	// name a container.
+	rules          rules.Host
+	referenceRules []referenceRule
+	hasIPTables    bool
+	// advertised are the links with a default route from router advertisements.
+	advertised []string
+	// udpPorts are the ports that programs have open.
+	udpPorts []int
+	sysctl   func(name string) (string, bool)
+	systemd  bool
+	leases   string // the default directory
+	close    func()
 }
 
 // Close closes the socket by which checks read rules.
@@ -82,26 +80,26 @@ type Sources struct {
 
 // Look reads what the snapshot lacks.
 func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
-	h := &Host{Snapshot: snapshot, Plugins: s.Plugins, Release: s.Release, sysctl: readSysctl, leases: s.Leases}
+	h := &Host{Snapshot: snapshot, plugins: s.Plugins, release: s.Release, sysctl: readSysctl, leases: s.Leases}
 	conn := nft.Open("")
 	h.close = conn.Close
 	var err error
-	h.Rules, err = rules.Read(conn)
+	h.rules, err = rules.Read(conn)
 	h.problem(err)
-	h.ReferenceRules, err = readReferenceRules(h.Rules)
+	h.referenceRules, err = readReferenceRules(h.rules)
 	h.problem(err)
-	h.HasIPTables = iptables.Installed(iptables.IPv4().Program)
-	h.Files, err = readLists(s.Lists)
+	h.hasIPTables = iptables.Installed(iptables.IPv4().Program)
+	h.files, err = readLists(s.Lists)
 	h.problem(err)
 	h.Programs, err = programs.Read(s.Plugins)
 	h.problem(err)
 	h.Programs.Identify(ctx, h.pluginNames())
-	h.Paths = readPaths(s)
-	h.Answers = askStatus(ctx, h.Files, h.Programs, s.Plugins)
+	h.paths = readPaths(s)
+	h.answers = askStatus(ctx, h.files, h.Programs, s.Plugins)
 	if snapshot.Node != nil {
-		h.UDPPorts, h.systemd = udpPorts(), runsSystemd()
+		h.udpPorts, h.systemd = udpPorts(), runsSystemd()
 	}
-	h.Advertised, err = advertised(snapshot)
+	h.advertised, err = advertised(snapshot)
 	h.problem(err)
 	return h
 }

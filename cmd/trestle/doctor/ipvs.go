@@ -28,7 +28,7 @@ func ipvs(h *Host) []Finding {
 			}
 		}
 	}
-	if count == 0 && (h.HasIPTables || !h.mapsPorts()) {
+	if count == 0 && (h.hasIPTables || !h.mapsPorts()) {
 		return nil
 	}
 	f := Finding{Severity: Warning, Subject: "link " + servicesLink, Command: `editor LIST   # at portmap: "backend": "iptables"`}

@@ -46,7 +46,7 @@ func (h *Host) lacksMasquerade(network string) bool {
 
 // commented says whether a rule of the table's chain has the comment.
 func (h *Host) commented(table, chain, comment string) bool {
-	for _, base := range h.Rules.Bases {
+	for _, base := range h.rules.Bases {
 		if base.Table != table || base.Chain != chain {
 			continue
 		}

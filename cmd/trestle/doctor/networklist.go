@@ -12,18 +12,18 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// ListFile is a file in a directory of network lists.
-type ListFile struct {
+// listFile is a file in a directory of network lists.
+type listFile struct {
 	Path string
 	List *network.List
 	Err  error
 }
 
-func readLists(dirs []string) ([]ListFile, error) {
+func readLists(dirs []string) ([]listFile, error) {
 	files, err := network.Files(dirs)
-	var all []ListFile
+	var all []listFile
 	for _, file := range files {
-		f := ListFile{Path: file}
+		f := listFile{Path: file}
 		if list, err := network.ReadFile(file); err != nil {
 			f.Err = err
 		} else {
@@ -39,7 +39,7 @@ func readLists(dirs []string) ([]ListFile, error) {
 func networkLists(h *Host) []Finding {
 	var all []Finding
 	first := map[string]string{}
-	for _, f := range h.Files {
+	for _, f := range h.files {
 		if f.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault, Subject: f.Path,
@@ -80,7 +80,7 @@ func refusals(l network.List) []string {
 	return all
 }
 
-func (h *Host) missingPlugins(f ListFile) []Finding {
+func (h *Host) missingPlugins(f listFile) []Finding {
 	var all []Finding
 	for _, name := range f.List.Programs() {
 		if _, there := h.Programs.Find(name); there {
@@ -88,8 +88,8 @@ func (h *Host) missingPlugins(f ListFile) []Finding {
 		}
 		all = append(all, Finding{
 			Severity: Fault, Subject: f.Path,
-			Text:    fmt.Sprintf("plugin %q is not in %s: every attachment to network %s fails", name, strings.Join(h.Plugins, ", "), f.List.Name),
-			Command: "make install PREFIX=" + first(h.Plugins),
+			Text:    fmt.Sprintf("plugin %q is not in %s: every attachment to network %s fails", name, strings.Join(h.plugins, ", "), f.List.Name),
+			Command: "make install PREFIX=" + first(h.plugins),
 		})
 	}
 	return all

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Path is a file or directory that root trusts, with its mode and owner.
-type Path struct {
+// trustedPath is a file or directory that root trusts, with its mode and owner.
+type trustedPath struct {
 	Name string
 	Mode os.FileMode
 	UID  uint32
@@ -22,7 +22,7 @@ func changeMode(path string, mode os.FileMode) func(context.Context, Tools) erro
 // permissions finds files that root runs or reads and other users can change.
 func permissions(h *Host) []Finding {
 	var all []Finding
-	for _, p := range h.Paths {
+	for _, p := range h.paths {
 		if p.Mode.Perm()&0o022 != 0 && p.Mode&os.ModeSticky == 0 {
 			mode := p.Mode.Perm() &^ 0o022
 			all = append(all, Finding{
@@ -45,11 +45,11 @@ func permissions(h *Host) []Finding {
 
 // readPaths reads the modes of the directories, and of the lists and plugins in them. Missing
 // ones are left out.
-func readPaths(s Sources) []Path {
-	var all []Path
+func readPaths(s Sources) []trustedPath {
+	var all []trustedPath
 	add := func(path string) {
 		if info, err := os.Stat(path); err == nil {
-			all = append(all, Path{Name: path, Mode: info.Mode(), UID: owner(info)})
+			all = append(all, trustedPath{Name: path, Mode: info.Mode(), UID: owner(info)})
 		}
 	}
 	for _, dir := range []string{s.Records, s.Leases} {

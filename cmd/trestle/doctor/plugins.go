@@ -30,12 +30,12 @@ func plugins(h *Host) []Finding {
 		})
 	}
 	for version, paths := range versions {
-		if version == h.Release || h.Release == "" {
+		if version == h.release || h.release == "" {
 			continue
 		}
 		all = append(all, Finding{
 			Severity: Warning, Subject: paths[0],
-			Text:    fmt.Sprintf("%s of release %s, and trestle is of %s", sentence(paths), version, h.Release),
+			Text:    fmt.Sprintf("%s of release %s, and trestle is of %s", sentence(paths), version, h.release),
 			Command: "make install PREFIX=" + filepath.Dir(paths[0]),
 		})
 	}
@@ -64,7 +64,7 @@ func (h *Host) pluginsInUse() programs.All {
 // pluginNames are the names of the plugins that the lists need, each once.
 func (h *Host) pluginNames() []string {
 	var names []string
-	for _, f := range h.Files {
+	for _, f := range h.files {
 		if f.List != nil {
 			names = append(names, f.List.Programs()...)
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// ReferenceRule is a rule of the reference plugins that names its container.
-type ReferenceRule struct {
+// referenceRule is a rule of the reference plugins that names its container.
+type referenceRule struct {
 	Base        rules.Base
 	Chain, Text string
 	Jump        string // the chain of its container
@@ -36,8 +36,8 @@ var (
 	inHostPort = regexp.MustCompile(`comment "([^"]+)"$`)
 )
 
-func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
-	var found []ReferenceRule
+func readReferenceRules(all rules.Host) ([]referenceRule, error) {
+	var found []referenceRule
 	var failed []error
 	for _, base := range all.Bases {
 		if !base.NAT || base.Ours {
@@ -60,7 +60,7 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 			failed = append(failed, err)
 			for _, r := range list {
 				if names := pattern.FindStringSubmatch(r.Text); names != nil {
-					found = append(found, ReferenceRule{base, chain, r.Text, r.Jump, names[1]})
+					found = append(found, referenceRule{base, chain, r.Text, r.Jump, names[1]})
 				}
 			}
 		}
@@ -83,7 +83,7 @@ func referenceRules(h *Host) []Finding {
 		known[a.Container] = true
 	}
 	var all []Finding
-	for _, r := range h.ReferenceRules {
+	for _, r := range h.referenceRules {
 		if known[r.Container] || h.beginsKnown(r.Container) {
 			continue
 		}
@@ -103,7 +103,7 @@ func (h *Host) beginsKnown(id string) bool {
 	return len(id) >= short && len(h.Of(id)) > 0
 }
 
-func (r ReferenceRule) removal() string {
+func (r referenceRule) removal() string {
 	command := remove(r.Base, rules.Step{Chain: r.Chain, Rule: r.Text})
 	if r.Base.Program == "nft" || r.Jump == "" {
 		return command

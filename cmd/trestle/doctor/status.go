@@ -7,16 +7,16 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 )
 
-// Status is the answer of one of Trestle's plugins to STATUS.
-type Status struct {
+// statusAnswer is the answer of one of Trestle's plugins to STATUS.
+type statusAnswer struct {
 	File, Network, Plugin string
 	Err                   error
 }
 
 // askStatus runs STATUS, which changes nothing, of each of our plugins in each list; but for a
 // plugin whose IPAM plugin is missing, which could only repeat what network-list finds.
-func askStatus(ctx context.Context, files []ListFile, all programs.All, path []string) []Status {
-	var answers []Status
+func askStatus(ctx context.Context, files []listFile, all programs.All, path []string) []statusAnswer {
+	var answers []statusAnswer
 	for _, f := range files {
 		if f.List == nil {
 			continue
@@ -32,7 +32,7 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 				}
 			}
 			err := p.Status(ctx, f.List.Name, plugin.Bytes, path)
-			answers = append(answers, Status{f.Path, f.List.Name, p.Name, err})
+			answers = append(answers, statusAnswer{f.Path, f.List.Name, p.Name, err})
 		}
 	}
 	return answers
@@ -42,7 +42,7 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 // IPv6, missing programs and directories.
 func statuses(h *Host) []Finding {
 	var all []Finding
-	for _, a := range h.Answers {
+	for _, a := range h.answers {
 		if a.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault,

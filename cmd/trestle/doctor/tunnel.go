@@ -33,7 +33,7 @@ func tunnel(h *Host) []Finding {
 		return []Finding{h.tunnelFault(d, `trestle cluster config set FILE   # with another "vni" or "port"`,
 			"device %s has VNI %d and port %d, which the tunnel to other hosts needs", h.Links[i].Name, d.VNI, d.Port)}
 	}
-	if d.Port != 0 && slices.Contains(h.UDPPorts, d.Port) {
+	if d.Port != 0 && slices.Contains(h.udpPorts, d.Port) {
 		return []Finding{h.tunnelFault(d, fmt.Sprintf("ss -lunp 'sport = :%d'   # says which", d.Port),
 			"a program has UDP port %d open, which the tunnel to other hosts needs: %s is not up", d.Port, d.Name)}
 	}

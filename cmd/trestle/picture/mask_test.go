@@ -18,8 +18,8 @@ func masker(t *testing.T) *Masker {
 	return m
 }
 
-// TestMaskText: an address is masked wherever it stands, always by the same one; and
-// nothing else is.
+// TestMaskText: an address is masked wherever it occurs, always with the same one, and nothing
+// else is masked.
 func TestMaskText(t *testing.T) {
 	m := masker(t)
 	v4, v6, gateway := m.Addr(addr("10.22.0.7")).String(), m.Addr(addr("fd6c:4ae9::7")).String(), m.Addr(addr("10.22.0.1")).String()
@@ -54,8 +54,8 @@ func TestMaskText(t *testing.T) {
 	}
 }
 
-// TestMaskKeepsSubnets: two addresses have as many leading bits in common as before, so
-// that none is masked as another is.
+// TestMaskKeepsSubnets: two masked addresses have as many leading bits in common as the addresses
+// had, so that different addresses stay different.
 func TestMaskKeepsSubnets(t *testing.T) {
 	m := masker(t)
 	common := func(a, b netip.Addr) int {
@@ -85,7 +85,7 @@ func TestMaskKeepsSubnets(t *testing.T) {
 	}
 }
 
-// reported is a report of the host with all that a command adds.
+// reported is a report of the host with everything that the command adds.
 func reported() Report {
 	r := NewReport(smallHost())
 	r.Facts = [][2]string{{"Trestle", "2.0.0"}, {"Kernel", "6.1.0-21-amd64"}}
@@ -95,8 +95,7 @@ func reported() Report {
 	return r
 }
 
-// TestReportMasked: no address of the host is in a masked report, in whatever place; the
-// unmasked one has them.
+// TestReportMasked: a masked report contains no address of the host; the unmasked one does.
 func TestReportMasked(t *testing.T) {
 	hidden, err := reported().Mask(masker(t))
 	if err != nil {
