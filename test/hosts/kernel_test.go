@@ -152,7 +152,7 @@ func TestMTU(t *testing.T) {
 	}
 	for _, h := range n.hosts {
 		n.Await(h.Host, "a container of before", func(s lab.Status) bool {
-			return strings.Contains(strings.Join(s.Problems, "\n"), "containers on tn-pods with a larger MTU than 1350, which is what all hosts take now: 1")
+			return strings.Contains(strings.Join(s.Problems, "\n"), "containers on tn-pods with a larger MTU than 1350, the largest that all hosts take now: 1")
 		})
 	}
 	for _, addr := range n.containers[1].Addresses {
