@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // trustedPath is a file or directory that root trusts, with its mode and owner.
@@ -65,4 +66,12 @@ func readPaths(s Sources) []trustedPath {
 		}
 	}
 	return all
+}
+
+// owner is the user that owns a file.
+func owner(info os.FileInfo) uint32 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Uid
+	}
+	return 0
 }
