@@ -66,7 +66,7 @@ func newMember(s settings, st cluster.State, save func(cluster.State) error) *cl
 	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration, Version: release}
 }
 
-// errLeft ends the agent: this host has left.
+// errLeft is the error of a session after which run returns.
 var errLeft = errors.New("this host has left")
 
 // run follows the store until ctx ends or this host has left. It begins when the kernel has

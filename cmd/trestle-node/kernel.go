@@ -44,7 +44,6 @@ type kernel struct {
 	mtu  int           // the MTU that containers' were last compared with
 }
 
-// applied is the result of apply.
 type applied struct {
 	// inUse are bridges that stay when all of ours is removed, since containers are on them.
 	inUse []string

@@ -9,7 +9,6 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// completion completes an argument.
 type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
 // offer completes the arguments from index first to last (-1: all) with names that are not
@@ -60,14 +59,12 @@ func (a *app) netModes(*cobra.Command, []string, string) ([]string, cobra.ShellC
 	return modes, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeFlag sets the completion of a flag's value.
 func completeFlag(command *cobra.Command, flag string, by completion) {
 	if err := command.RegisterFlagCompletionFunc(flag, by); err != nil {
 		panic(err) // the command has no such flag
 	}
 }
 
-// words completes with fixed words.
 func words(all ...string) completion {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return all, cobra.ShellCompDirectiveNoFileComp

@@ -103,7 +103,6 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// fixAll fixes what is fixable.
 func (o doctorOptions) fixAll(ctx context.Context, found []doctor.Finding) error {
 	if err := checkLayouts(ctx, o.plugins); err != nil {
 		return err

@@ -58,7 +58,6 @@ func stores(snapshot *inventory.Snapshot, names []string) ([]leaseStore, error) 
 	return all, nil
 }
 
-// parseAddresses reads addresses from arguments.
 func parseAddresses(texts []string) ([]netip.Addr, error) {
 	var all []netip.Addr
 	for _, text := range texts {

@@ -125,7 +125,6 @@ type rate struct {
 	Tx uint64 `json:"txBytesPerSecond"`
 }
 
-// rateLine is an attachment with its rate.
 type rateLine struct {
 	listed
 	rate

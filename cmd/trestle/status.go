@@ -165,7 +165,6 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	return subnets, addresses
 }
 
-// count counts the live attachments by suite.
 func (s *hostStatus) count(snapshot *inventory.Snapshot) {
 	for _, a := range snapshot.Attachments {
 		switch {

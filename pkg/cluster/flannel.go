@@ -190,7 +190,6 @@ func (f Flannel) Config(id string) (Config, error) {
 	return c, nil
 }
 
-// owned are the leases' subnets.
 func (f Flannel) owned() (all []Owned) {
 	for _, l := range f.Leases {
 		for _, s := range l.Subnets {

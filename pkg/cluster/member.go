@@ -287,7 +287,6 @@ func compareOwned(a, b Owned) int {
 
 func keyOf(o Owned) string { return o.Network + "/" + subnetKey(o.Subnet) }
 
-// overlapped says whether a claim overlaps the subnet.
 func overlapped(claims map[string]claim, o Owned) bool {
 	for _, c := range claims {
 		if c.owned.Subnet.Overlaps(o.Subnet) {

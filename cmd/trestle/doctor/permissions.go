@@ -68,7 +68,6 @@ func readPaths(s Sources) []trustedPath {
 	return all
 }
 
-// owner is the user that owns a file.
 func owner(info os.FileInfo) uint32 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Uid

@@ -25,10 +25,8 @@ type Sample struct {
 	names []string
 }
 
-// label is one label of a sample.
 type label struct{ name, value string }
 
-// collector collects samples.
 type collector struct{ samples []Sample }
 
 func (c *collector) add(name, help string, value float64, labels ...label) {

@@ -38,12 +38,10 @@ func (c *canvas) empty(element string, attributes ...any) {
 	c.out.WriteString("/>\n")
 }
 
-// box draws a rectangle with round corners.
 func (c *canvas) box(class string, r rect, radius float64) {
 	c.empty("rect", "class", class, "x", r.x, "y", r.y, "width", r.w, "height", r.h, "rx", radius)
 }
 
-// line draws a line from point to point.
 func (c *canvas) line(class string, points ...point) {
 	var d strings.Builder
 	for i, p := range points {

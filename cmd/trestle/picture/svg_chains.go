@@ -6,7 +6,6 @@ const chainsName = "chains"
 // hookW is the room for a hook's name, "postrouting of frames".
 const hookW = 176.0
 
-// hooked are the chains at one hook.
 type hooked struct {
 	hook   string
 	chains []Chain

@@ -253,7 +253,6 @@ func (s *sketch) panels(left, top float64) {
 	s.y = at.y + height + gap
 }
 
-// panel draws a segment.
 func (s *sketch) panel(p panelPlan, at point) {
 	r := rect{at.x, at.y, p.w, p.h}
 	class := "panel"

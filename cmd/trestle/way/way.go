@@ -188,7 +188,6 @@ func (t *traveller) covers(p netip.Prefix) bool {
 	return slices.ContainsFunc(t.of.Addresses, p.Masked().Contains)
 }
 
-// forwards checks that the host forwards.
 func (t *traveller) forwards() bool {
 	setting := "net/ipv6/conf/all/forwarding"
 	if t.packet.Destination.Is4() {
