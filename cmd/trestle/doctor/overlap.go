@@ -3,18 +3,25 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
 // overlaps finds networks whose subnet overlaps one of the host's routes by another link: one
-// of the two cannot be reached.
+// of the two cannot be reached. sharedNetworks reports two networks that lease the same addresses.
 func overlaps(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
 		for _, p := range n.Pools {
 			for _, r := range h.Routes {
 				if r.To.Bits() == 0 || r.Link == n.Bridge || r.Link == "" || !r.To.Overlaps(p.Subnet) || isNoSubnet(r) {
+					continue
+				}
+				if slices.ContainsFunc(h.Networks, func(other inventory.Network) bool {
+					_, shared := sharedSubnet(n, other)
+					return other.Bridge == r.Link && shared
+				}) {
 					continue
 				}
 				all = append(all, Finding{

@@ -21,7 +21,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Take reads the host. The error says that links or routes could not be read; the snapshot's
+// Take reads the host. The error says that links, addresses or routes could not be read; its
 // Problems say what else could not.
 func (s Source) Take() (*Snapshot, error) {
 	t := taking{source: s, snapshot: &Snapshot{Time: time.Now()}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}

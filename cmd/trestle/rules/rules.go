@@ -71,7 +71,7 @@ type Rule struct {
 	Jump    string // the chain that it jumps to; Verdict is Pass then
 	Goto    bool   // the jump does not return
 	matches func(Packet) Match
-	// resolve fills in the verdict from the rule's verdict map; ok is false if it has none for
+	// resolve fills in the verdict from the rule's verdict map; ok is false if that is unknown for
 	// the packet.
 	resolve func(Packet) (rule Rule, ok bool)
 }
