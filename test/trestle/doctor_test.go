@@ -124,8 +124,7 @@ func TestDoctor(t *testing.T) {
 			},
 			"network-list",
 			[]string{"20-x.conflist", `"a b"`},
-			false,
-			[]string{"status"},
+			false, nil,
 		},
 		{
 			"two lists of one name", func(p *patient) {

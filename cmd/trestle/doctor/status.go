@@ -14,11 +14,12 @@ type statusAnswer struct {
 }
 
 // askStatus runs STATUS, which changes nothing, of each of our plugins in each list; but for a
-// plugin whose IPAM plugin is missing, which could only repeat what network-list finds.
+// list that no runtime accepts and a plugin whose IPAM plugin is missing, which could only repeat
+// what network-list finds.
 func askStatus(ctx context.Context, files []listFile, all programs.All, path []string) []statusAnswer {
 	var answers []statusAnswer
 	for _, f := range files {
-		if f.List == nil {
+		if f.List == nil || len(refusals(*f.List)) > 0 {
 			continue
 		}
 		for _, plugin := range f.List.Plugins {
