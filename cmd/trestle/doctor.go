@@ -45,14 +45,13 @@ Exit status: 0 if nothing is wrong, or all has been fixed; 3 if something is.`,
 // who cannot read the leases.
 var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they depend on: sudo trestle …")
 
-// examine reads the whole host and runs all checks.
+// examine reads the whole host, runs all checks, and prints what could not be read to standard
+// error.
 func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, errNeedsRoot
 	}
-	source := inventory.DefaultSource()
-	source.Lists = a.lists
-	snapshot, err := source.Take()
+	snapshot, err := a.take(p)
 	if err != nil {
 		return nil, nil, err
 	}

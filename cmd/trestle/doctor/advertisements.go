@@ -23,8 +23,9 @@ func advertisements(h *Host) []Finding {
 		}
 	}
 	for _, n := range h.Networks {
-		setting := "net/ipv6/conf/" + n.Bridge + "/accept_ra"
-		if value, ok := h.sysctl(setting); n.Bridge != "" && ok && value == "2" && !slices.Contains(h.advertised, n.Bridge) {
+		link := h.gatewayLink(n)
+		setting := "net/ipv6/conf/" + link + "/accept_ra"
+		if value, ok := h.sysctl(setting); link != "" && ok && value == "2" && !slices.Contains(h.advertised, link) {
 			all = append(all, Finding{
 				Severity: Warning, Subject: "network " + n.Name,
 				Text:    fmt.Sprintf("%s is 2: a container can announce itself as the host's router", setting),

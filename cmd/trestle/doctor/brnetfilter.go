@@ -47,7 +47,7 @@ func (h *Host) neighbours(n inventory.Network, is4 bool) (Finding, bool) {
 	if !way.Dropped() {
 		return Finding{}, false
 	}
-	return h.dropped(n, "traffic from one to another", way), true
+	return h.dropped(n, n.Bridge, "traffic from one to another", way), true
 }
 
 // servesByRules says whether there is kube-proxy's chain for services.

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -56,6 +57,34 @@ func TestStates(t *testing.T) {
 		if !known || check == "" && len(found) > 0 || check != "" && (len(found) != 1 || found[0].Check != check || found[0].Command == "") {
 			t.Errorf("%s: got %+v, want one of %q with a way out, or nothing", state, found, check)
 		}
+	}
+}
+
+// TestVLAN: the host reaches a network in a VLAN by the interface over the bridge that has its
+// gateway address. The route by that is the network's own, and its settings count.
+func TestVLAN(t *testing.T) {
+	h := empty()
+	subnet := netip.MustParsePrefix("10.7.0.0/24")
+	gateway := netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
+	h.Networks = []inventory.Network{{Name: "tagged", Driver: "bridge", Bridge: "br0", Gateway: true, Pools: []inventory.Pool{{Subnet: subnet}}}}
+	h.Links = []inventory.Link{
+		{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500},
+		{Index: 4, Name: "br0.7", Kind: "vlan", VLAN: 7, Peer: 3, PeerNetNS: -1, MTU: 1500, Addresses: []netip.Prefix{gateway}},
+	}
+	h.Routes = []inventory.Route{{To: subnet, Link: "br0.7"}}
+	h.Attachments = []inventory.Attachment{{
+		Container: "c1", Network: "tagged", State: inventory.Alive, Bridge: "br0", HostLink: "veth1",
+		Addresses: []netip.Addr{gateway.Addr().Next()}, Evidence: inventory.Evidence{Link: true},
+	}}
+	if found := overlaps(h); len(found) > 0 {
+		t.Errorf("got %+v, want that its own route is none that overlaps", found)
+	}
+	h.sysctl = func(name string) (string, bool) {
+		value, ok := map[string]string{"net/ipv4/conf/br0/forwarding": "1", "net/ipv4/conf/br0.7/forwarding": "0"}[name]
+		return value, ok
+	}
+	if found := forwarding(h); len(found) != 1 || !strings.Contains(found[0].Text, "net/ipv4/conf/br0.7/forwarding") {
+		t.Errorf("got %+v, want that br0.7 does not forward", found)
 	}
 }
 

@@ -19,7 +19,7 @@ func forwarding(h *Host) []Finding {
 			if _, used := h.someone(n.Name, family.is4); !used || !n.Gateway || n.Internal {
 				continue
 			}
-			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, n.Bridge)} {
+			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, h.gatewayLink(n))} {
 				if value, ok := h.sysctl(setting); ok && value == "0" {
 					all = append(all, Finding{
 						Severity: Fault, Subject: "network " + n.Name,

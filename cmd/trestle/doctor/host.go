@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -46,6 +47,13 @@ type Host struct {
 	systemd  bool
 	leases   string // the default directory
 	close    func()
+}
+
+// gatewayLink is the interface by which the host reaches the network's containers.
+func (h *Host) gatewayLink(n inventory.Network) string {
+	return h.GatewayLink(n.Bridge, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(n.Pools, func(pool inventory.Pool) bool { return pool.Subnet.Contains(p.Addr()) })
+	})
 }
 
 // Close closes the socket by which checks read rules.

@@ -13,14 +13,15 @@ import (
 func overlaps(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
+		link := h.gatewayLink(n)
 		for _, p := range n.Pools {
 			for _, r := range h.Routes {
-				if r.To.Bits() == 0 || r.Link == n.Bridge || r.Link == "" || !r.To.Overlaps(p.Subnet) || isNoSubnet(r) {
+				if r.To.Bits() == 0 || r.Link == link || r.Link == "" || !r.To.Overlaps(p.Subnet) || isNoSubnet(r) {
 					continue
 				}
 				if slices.ContainsFunc(h.Networks, func(other inventory.Network) bool {
 					_, shared := sharedSubnet(n, other)
-					return other.Bridge == r.Link && shared
+					return shared && h.gatewayLink(other) == r.Link
 				}) {
 					continue
 				}

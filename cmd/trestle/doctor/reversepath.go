@@ -8,13 +8,14 @@ import (
 )
 
 // reversePath finds links with strict reverse path filtering (rp_filter 1, RFC 3704)
-// where packets may legitimately arrive by another link than the route back: bridges of a
+// where packets may legitimately arrive by another link than the route back: those of a
 // container that is on two networks, and uplinks of a host that has two.
 func reversePath(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
-		if c, other, ok := h.onTwo(n); ok && h.isStrict(n.Bridge) {
-			all = append(all, strictFinding(n.Bridge, "network "+n.Name, fmt.Sprintf(
+		link := h.gatewayLink(n)
+		if c, other, ok := h.onTwo(n); ok && h.isStrict(link) {
+			all = append(all, strictFinding(link, "network "+n.Name, fmt.Sprintf(
 				"container %s is also on %s: what it sends from its address there by this network is dropped", c, other)))
 		}
 	}

@@ -228,6 +228,18 @@ func (s *Snapshot) LinkOf(name string) (*Link, bool) {
 	return &s.Links[i], true
 }
 
+// GatewayLink is the interface by which the host reaches the containers on a bridge: the VLAN
+// interface over the bridge that has such an address, or the bridge.
+func (s *Snapshot) GatewayLink(bridge string, such func(netip.Prefix) bool) string {
+	b, ok := s.LinkOf(bridge)
+	for _, l := range s.Links {
+		if ok && l.VLAN != 0 && l.Peer == b.Index && l.PeerNetNS < 0 && slices.ContainsFunc(l.Addresses, such) {
+			return l.Name
+		}
+	}
+	return bridge
+}
+
 // On are the attachments to a network.
 func (s *Snapshot) On(name string) []Attachment {
 	var on []Attachment

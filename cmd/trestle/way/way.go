@@ -168,24 +168,13 @@ func (t *traveller) port() bool {
 	return t.passes("port", "%s of bridge %s, MTU %d, %s", link.Name, bridge.Name, link.MTU, link.Operational)
 }
 
-// inner is the interface that the host routes to the container by: the VLAN interface on the
-// bridge with an address in the container's subnet, the bridge, or the host veth.
+// inner is the interface by which the host routes to the container: that of the bridge, or the
+// host veth.
 func (t *traveller) inner() string {
-	bridge, ok := t.LinkOf(t.of.Bridge)
-	if !ok {
+	if t.of.Bridge == "" {
 		return t.of.HostLink
 	}
-	for _, l := range t.Links {
-		if l.VLAN != 0 && l.Peer == bridge.Index && l.PeerNetNS < 0 && slices.ContainsFunc(l.Addresses, t.covers) {
-			return l.Name
-		}
-	}
-	return bridge.Name
-}
-
-// covers says whether one of the container's addresses is in the prefix.
-func (t *traveller) covers(p netip.Prefix) bool {
-	return slices.ContainsFunc(t.of.Addresses, p.Masked().Contains)
+	return t.GatewayLink(t.of.Bridge, func(p netip.Prefix) bool { return slices.ContainsFunc(t.of.Addresses, p.Masked().Contains) })
 }
 
 func (t *traveller) forwards() bool {
