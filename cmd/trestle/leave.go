@@ -30,7 +30,7 @@ func newLeaveCommand(a *app) *cobra.Command {
 	o := leaveOptions{app: a}
 	command := &cobra.Command{
 		Use:   "leave",
-		Short: "After a return to other plugins, remove what Trestle has left on the host",
+		Short: "After a return to other plugins, remove what Trestle has left",
 		Long: `When a node has returned to the reference plugins, and the last container that Trestle
 attached is gone, remove what those plugins do not know: nftables tables with
 masquerade, ports and policies, records, unused bridges that Trestle made, and the

@@ -27,7 +27,7 @@ func newMetricsCommand(a *app) *cobra.Command {
 	o := metricsOptions{app: a}
 	command := &cobra.Command{
 		Use:   "metrics",
-		Short: "Write metrics for Prometheus: pools, attachments, ports, leaks, findings",
+		Short: "Write Prometheus metrics: pools, attachments, ports, findings",
 		Long: `Write metrics in Prometheus' text format: the size and use of pools, attachments,
 published ports, what dead containers have left, and what trestle doctor finds. With
 --output, run by a timer, it writes a file for the textfile collector of node_exporter;

@@ -37,7 +37,8 @@ From outside of the bridge, that is from other hosts and other networks, only pu
 ports can be reached (--ingress published). With --ingress same-bridge other hosts that
 have a route get in as well, but not other networks with a policy; with open everybody
 does; with isolated no other container does, not even a neighbour on the bridge.
---internal blocks the way out as well: no default route, no masquerade, nothing forwarded.`,
+--internal blocks the way out as well: no default route, no masquerade, nothing
+forwarded.`,
 		Example: `  trestle network create web
   trestle network create db --internal --subnet 10.30.0.0/24 --exclude 10.30.0.0/28
   trestle network create lab --ipv6 --mtu 1400 --label owner=me`,

@@ -12,7 +12,7 @@ import (
 )
 
 func newNodeCommand() *cobra.Command {
-	return newElsewhereCommand("node", "Manage this host's part in a network over several hosts (trestle-node)")
+	return newElsewhereCommand("node", "Manage this host in a network over several hosts (trestle-node)")
 }
 
 // newElsewhereCommand is a command that trestle-node runs: this program links no client of a
