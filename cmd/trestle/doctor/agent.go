@@ -98,7 +98,10 @@ func suspect(h *Host) []Finding {
 
 // outdated finds an agent that is older than its cluster asks for.
 func outdated(h *Host) []Finding {
-	return inState(h, hosts.Outdated, Finding{Severity: Fault, Command: "systemctl restart trestle-node   # when the newer one is installed"})
+	return inState(h, hosts.Outdated, Finding{
+		Severity: Fault,
+		Command:  "systemctl restart trestle-node   # when the newer one is installed",
+	})
 }
 
 // leaving finds a host that has begun to leave the network and has not finished.
