@@ -539,7 +539,6 @@ func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 
 func (a *agent) signOfLife() []byte {
 	data, err := json.Marshal(alive{
-
 		Instance: instance,
 		Underlay: a.kernel.currentUplink().Addresses,
 		Since:    time.Now().UTC(),

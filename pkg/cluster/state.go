@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 )
 
 // State is what a host knows without a store. It is kept on disk, and after a boot the kernel
@@ -39,17 +38,6 @@ type State struct {
 	Leaving bool `json:"leaving,omitempty"`
 	// Told says that the store knows that this host is leaving.
 	Told bool `json:"told,omitempty"`
-}
-
-// Owner is the peer that has the subnet, or one that overlaps it.
-func (s *State) Owner(o Owned) (Node, bool) {
-	i := slices.IndexFunc(s.Peers, func(n Node) bool {
-		return slices.ContainsFunc(n.Subnets, func(p Owned) bool { return p.Subnet.Overlaps(o.Subnet) })
-	})
-	if i < 0 {
-		return Node{}, false
-	}
-	return s.Peers[i], true
 }
 
 // ReadState reads a file of SaveState. A missing file is an empty state.

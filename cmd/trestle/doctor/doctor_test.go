@@ -138,8 +138,11 @@ func TestFix(t *testing.T) {
 	collected, restored := 0, 0
 	tools := Tools{GC: func() error { collected++; return errors.ErrUnsupported }, Restore: func() error { restored++; return nil }}
 	found := []Finding{
-		{Check: "a", Fixable: true, fix: gcFix}, {Check: "b"}, {Check: "c", Fixable: true, fix: restoreFix},
-		{Check: "d", Fixable: true, fix: gcFix}, {Check: "e", Fixable: true, fix: restoreFix},
+		{Check: "a", Fixable: true, fix: gcFix},
+		{Check: "b"},
+		{Check: "c", Fixable: true, fix: restoreFix},
+		{Check: "d", Fixable: true, fix: gcFix},
+		{Check: "e", Fixable: true, fix: restoreFix},
 	}
 	err := Fix(t.Context(), found, tools)
 	if collected != 1 || restored != 1 || !errors.Is(err, errors.ErrUnsupported) {

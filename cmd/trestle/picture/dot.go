@@ -94,9 +94,9 @@ func (g *graph) segment(n int, s Segment) {
 	}
 	for _, m := range s.Members {
 		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, m.lines()...)
-		g.node(m.ID(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
+		g.node(m.id(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
 		if m.HostLink != "" {
-			g.edge(id, m.ID(), m.HostLink)
+			g.edge(id, m.id(), m.HostLink)
 		}
 	}
 	g.line("}")

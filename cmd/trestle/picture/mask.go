@@ -68,8 +68,8 @@ func shownBits() []shown {
 	return all
 }
 
-// Addr is the masked address.
-func (m *Masker) Addr(a netip.Addr) netip.Addr {
+// addr is the masked address.
+func (m *Masker) addr(a netip.Addr) netip.Addr {
 	a = a.WithZone("").Unmap()
 	if masked, ok := m.known[a]; ok {
 		return masked
@@ -114,9 +114,9 @@ func (m *Masker) flip(raw []byte, bit int) byte {
 	return block[0] & 0x80
 }
 
-// Text masks each address in the text: alone, as a prefix, with a port, in a name
+// text masks each address in the text: alone, as a prefix, with a port, in a name
 // ("ip-10-0-0-7"), and in a MAC.
-func (m *Masker) Text(s string) string {
+func (m *Masker) text(s string) string {
 	var out strings.Builder
 	m.scan(&out, s, false)
 	return out.String()
@@ -180,16 +180,16 @@ func (m *Masker) word(word, rest string) (text string, taken int) {
 		if bits, n := prefixLength(rest); end == "" && n > 0 && bits <= a.BitLen() {
 			return m.prefix(netip.PrefixFrom(a, bits)) + rest[:n], n
 		}
-		return m.Addr(a).String() + end, 0
+		return m.addr(a).String() + end, 0
 	}
 	if ap, err := netip.ParseAddrPort(trimmed); err == nil {
-		return netip.AddrPortFrom(m.Addr(ap.Addr()), ap.Port()).String() + end, 0
+		return netip.AddrPortFrom(m.addr(ap.Addr()), ap.Port()).String() + end, 0
 	}
 	if mac, ok := m.mac(trimmed); ok {
 		return mac + end, 0
 	}
 	if a, n := dashed(word, rest); n > 0 {
-		return strings.ReplaceAll(m.Addr(a).String(), ".", "-"), n
+		return strings.ReplaceAll(m.addr(a).String(), ".", "-"), n
 	}
 	return m.within(word), 0
 }
@@ -213,7 +213,7 @@ func prefixLength(rest string) (bits, taken int) {
 // prefix masks the address of a prefix. A subnet's first address becomes a subnet's first
 // address.
 func (m *Masker) prefix(p netip.Prefix) string {
-	a := netip.PrefixFrom(m.Addr(p.Addr()), p.Bits())
+	a := netip.PrefixFrom(m.addr(p.Addr()), p.Bits())
 	if p == p.Masked() {
 		a = a.Masked()
 	}
@@ -228,7 +228,7 @@ func (m *Masker) mac(s string) (string, bool) {
 		return "", false
 	}
 	if raw[0] == 0x0a && raw[1] == 0x58 {
-		a := m.Addr(netip.AddrFrom4([4]byte(raw[2:]))).As4()
+		a := m.addr(netip.AddrFrom4([4]byte(raw[2:]))).As4()
 		copy(raw[2:], a[:])
 	} else {
 		block := m.pad
@@ -279,7 +279,7 @@ func (m *Masker) within(word string) string {
 			end++
 		}
 		if a, err := netip.ParseAddr(word[i:end]); err == nil {
-			return word[:i] + m.Addr(a).String() + m.within(word[end:])
+			return word[:i] + m.addr(a).String() + m.within(word[end:])
 		}
 	}
 	return word

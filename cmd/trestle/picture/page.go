@@ -158,7 +158,7 @@ func (v *viewer) addHosts(h Hosts) {
 		if p.MTU > 0 {
 			mtu = fmt.Sprint(p.MTU)
 		}
-		v.add(node{ID: Member{Network: hostsName, Container: p.ID, IfName: p.Way}.ID(), Name: p.Name, Kind: "host"},
+		v.add(node{ID: Member{Network: hostsName, Container: p.ID, IfName: p.Way}.id(), Name: p.Name, Kind: "host"},
 			[2]string{"State", map[bool]string{true: "not in the store; kept"}[p.Missing]},
 			[2]string{"Networks", lines(p.Networks)},
 			[2]string{"Subnets", lines(texts(p.Subnets))},
@@ -173,7 +173,7 @@ func (v *viewer) addHosts(h Hosts) {
 }
 
 func (v *viewer) addMember(m Member, segment string) {
-	v.add(node{ID: m.ID(), Name: m.Name, Kind: "container"},
+	v.add(node{ID: m.id(), Name: m.Name, Kind: "container"},
 		[2]string{"State", string(m.State)},
 		[2]string{"Network", m.Network},
 		[2]string{"On", segment},

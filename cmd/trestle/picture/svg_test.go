@@ -91,8 +91,8 @@ func TestSVGIsWhole(t *testing.T) {
 				t.Errorf("%s: bridge %s is drawn %d times", name, s.Name, ids[linkID(s.Name)])
 			}
 			for _, m := range s.Members {
-				if ids[m.ID()] != 1 {
-					t.Errorf("%s: %s is drawn %d times", name, m.ID(), ids[m.ID()])
+				if ids[m.id()] != 1 {
+					t.Errorf("%s: %s is drawn %d times", name, m.id(), ids[m.id()])
 				}
 			}
 		}
@@ -123,8 +123,8 @@ func TestPage(t *testing.T) {
 		}
 		for _, s := range topology.Segments {
 			for _, m := range s.Members {
-				if times[m.ID()] != 1 {
-					t.Errorf("%s: the page tells %d times of %s", name, times[m.ID()], m.ID())
+				if times[m.id()] != 1 {
+					t.Errorf("%s: the page tells %d times of %s", name, times[m.id()], m.id())
 				}
 			}
 		}

@@ -212,7 +212,7 @@ func (s *sketch) node(id string) { s.open("g", "class", "node", "data-id", id) }
 func linkID(name string) string { return "link/" + name }
 
 // ID identifies a member of a topology.
-func (m Member) ID() string { return m.Network + "/" + m.Container + "/" + m.IfName }
+func (m Member) id() string { return m.Network + "/" + m.Container + "/" + m.IfName }
 
 // panels draws the segments in rows, each with a line to the host.
 func (s *sketch) panels(left, top float64) {
@@ -336,7 +336,7 @@ func (s *sketch) network(n Network, at point, width float64) float64 {
 }
 
 // group draws a group's members, and returns their lower end.
-func (s *sketch) group(p panelPlan, g Group, at point) float64 {
+func (s *sketch) group(p panelPlan, g group, at point) float64 {
 	if g.Name != "" {
 		s.text("name", point{at.x, at.y + 16}, fitSans(g.Name, p.w-2*padding-40, namePx))
 		s.text("faint", point{at.x + sansWidth(fitSans(g.Name, p.w-2*padding-40, namePx), namePx) + 8, at.y + 16}, fmt.Sprint(len(g.Members)))
@@ -352,7 +352,7 @@ func (s *sketch) group(p panelPlan, g Group, at point) float64 {
 	}
 }
 
-func (s *sketch) cards(p panelPlan, g Group, at point) float64 {
+func (s *sketch) cards(p panelPlan, g group, at point) float64 {
 	y := at.y
 	var rails []point // the ends of all
 	for row := range slices.Chunk(p.plugs(g), p.columns) {
@@ -449,7 +449,7 @@ func (s *sketch) plug(p plug, r rect) {
 	if m.HostLink != "" {
 		s.text("mono faint small", point{r.x + cardPad + 8, r.y - 6}, fitMono(m.HostLink, r.w-cardPad-8, smallPx))
 	}
-	s.node(m.ID())
+	s.node(m.id())
 	s.title(m.tip())
 	class := "card"
 	if m.HostLink == "" {
@@ -478,12 +478,12 @@ func (m Member) tip() string {
 	return strings.Join(slices.Concat(words, m.lines(), m.Published), "\n")
 }
 
-func (s *sketch) chips(g Group, at point) float64 {
+func (s *sketch) chips(g group, at point) float64 {
 	y := at.y + 6
 	for row := range slices.Chunk(g.Members, chipsPerRow) {
 		for n, m := range row {
 			r := rect{at.x + float64(n)*(chipW+chipGap), y, chipW, chipH}
-			s.node(m.ID())
+			s.node(m.id())
 			s.title(m.tip())
 			class := "chip"
 			if m.HostLink == "" {
@@ -503,7 +503,7 @@ func (s *sketch) chips(g Group, at point) float64 {
 }
 
 // cells draws members as cells, with the first address of each row.
-func (s *sketch) cells(g Group, at point) float64 {
+func (s *sketch) cells(g group, at point) float64 {
 	y := at.y + 6
 	labels := cellLabels(g.Members)
 	for row := range slices.Chunk(g.Members, cellsPerRow) {
@@ -515,7 +515,7 @@ func (s *sketch) cells(g Group, at point) float64 {
 			if len(m.Published) > 0 {
 				class += " publishes"
 			}
-			s.node(m.ID())
+			s.node(m.id())
 			s.title(m.tip())
 			s.box(class, rect{at.x + labels + float64(n)*cellPitch, y, cellSize, cellSize}, 3)
 			s.close("g")

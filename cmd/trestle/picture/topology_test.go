@@ -72,7 +72,7 @@ func TestSharedBridge(t *testing.T) {
 	if len(top.Segments) != 1 || len(top.Segments[0].Networks) != 3 {
 		t.Fatalf("got %+v", top.Segments)
 	}
-	groups := top.Segments[0].Groups()
+	groups := top.Segments[0].groups()
 	if len(groups) != 3 || groups[0].Name != "gone" || groups[1].Name != "trestle" || groups[2].Name != "vault" {
 		t.Errorf("got %+v", groups)
 	}

@@ -264,7 +264,7 @@ func (s Segment) lack() string {
 // members are the branches of the segment's containers: one for each if they are few, else one
 // for each group.
 func (w treeWriter) members(s Segment) []branch {
-	groups := s.Groups()
+	groups := s.groups()
 	if w.All || len(s.Members) <= mostMembers {
 		rows := w.rows(s.Members, 2)
 		if len(groups) < 2 || len(s.Members) <= someMembers {
@@ -292,7 +292,7 @@ func (w treeWriter) members(s Segment) []branch {
 	return all
 }
 
-func (w treeWriter) grouped(groups []Group) []branch {
+func (w treeWriter) grouped(groups []group) []branch {
 	var all []branch
 	for _, g := range groups {
 		all = append(all, branch{lines: []string{w.Paint(Strong, g.Name)}, children: w.rows(g.Members, 3)})
