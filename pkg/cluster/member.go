@@ -32,8 +32,6 @@ var (
 	// ErrNoConfig: the store has no configuration. A host that was in the cluster keeps its
 	// subnets.
 	ErrNoConfig = errors.New("the store has no configuration of this cluster")
-	// ErrForeign: the store has the configuration of another cluster, under the same prefix.
-	ErrForeign = errors.New("the store has another cluster's configuration")
 	// ErrFrozen: an administrator, or a host that suspects the store, has frozen claims.
 	ErrFrozen = errors.New("no subnets are given")
 	// ErrName: another host has the name.
@@ -106,7 +104,7 @@ func (m *Member) takeConfig(view View) error {
 	}
 	if s.Config.ID != "" && s.Config.ID != config.ID && len(s.Claims) > 0 {
 		s.Suspect = fmt.Sprintf("the store holds cluster %s, and this host is of %s", config.ID, s.Config.ID)
-		return errors.Join(fmt.Errorf("%w: %s, and this host is of %s; trestle node leave --local makes it forget that", ErrForeign, config.ID, s.Config.ID), m.save())
+		return errors.Join(fmt.Errorf("the store has another cluster's configuration: %s, and this host is of %s; trestle node leave --local makes it forget that", config.ID, s.Config.ID), m.save())
 	}
 	s.Config = config
 	s.Store, s.Revision = view.Store, view.Revision

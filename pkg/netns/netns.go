@@ -2,7 +2,8 @@
 //
 // Open gives a Handle, whose methods Enter and Do run a function inside; the package's
 // functions Enter and Do open, enter and close the namespace at a path. Make makes a
-// namespace. pkg/record tells whether a namespace is still the one that an ADD had.
+// namespace. IsGone and IsLinkGone say whether an error means that a namespace or link does
+// not exist. pkg/record tells whether a namespace is still the one that an ADD had.
 // containernetworking/plugins' package ns decides whether a path is a namespace. Its handle
 // is not used: it opens the namespace through Go's poller and enters it on a goroutine with
 // a thread of its own, which cost an ADD 40 system calls more.
@@ -63,6 +64,13 @@ func IsGone(err error) bool {
 	var none ns.NSPathNotExistErr
 	var another ns.NSPathNotNSErr
 	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
+}
+
+// IsLinkGone says whether an error of netlink means that the link does not exist: the look-up
+// did not find it (LinkNotFoundError), or it was deleted before a later message (ENODEV).
+func IsLinkGone(err error) bool {
+	var notFound netlink.LinkNotFoundError //nolint:forbidigo // others call IsLinkGone
+	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
 // Close closes the namespace.
