@@ -114,11 +114,11 @@ func TestIsLinkGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, do := range map[string]func() error{
-		"set up":       func() error { return netlink.LinkSetUp(gone) },
-		"MTU set":      func() error { return netlink.LinkSetMTU(gone, 1400) },
-		"renamed":      func() error { return netlink.LinkSetName(gone, "other") },
+		"set up":         func() error { return netlink.LinkSetUp(gone) },
+		"MTU set":        func() error { return netlink.LinkSetMTU(gone, 1400) },
+		"renamed":        func() error { return netlink.LinkSetName(gone, "other") },
 		"given an alias": func() error { return netlink.LinkSetAlias(gone, "other") },
-		"deleted":      func() error { return netlink.LinkDel(gone) },
+		"deleted":        func() error { return netlink.LinkDel(gone) },
 	} {
 		if err := do(); !IsLinkGone(err) {
 			t.Errorf("%s: got %v, want that it is gone", what, err)
