@@ -27,12 +27,12 @@ func newMetricsCommand(a *app) *cobra.Command {
 	o := metricsOptions{app: a}
 	command := &cobra.Command{
 		Use:   "metrics",
-		Short: "Write Prometheus metrics: pools, attachments, ports, findings",
-		Long: `Write metrics in Prometheus' text format: the size and use of pools, attachments,
-published ports, what dead containers have left, and what trestle doctor finds. With
---output, run by a timer, it writes a file for the textfile collector of node_exporter;
-the file is replaced atomically. With --listen it serves /metrics until it is ended, on
-an address of the loopback interface only.`,
+		Short: "Metrics for Prometheus: pools, attachments, ports, leaks, findings",
+		Long: `Write metrics in Prometheus' text format: how large pools are and how full,
+attachments, published ports, what dead containers have left, and what trestle doctor
+finds. With --output it replaces a file atomically: run it by a timer, for the textfile
+collector of node_exporter. With --listen it serves /metrics until it is ended, only on
+an address of the loopback interface.`,
 		Example: `  trestle metrics --output /var/lib/node_exporter/trestle.prom
   trestle metrics --listen 127.0.0.1:9753`,
 		Args: cobra.NoArgs,

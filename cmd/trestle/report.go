@@ -35,9 +35,9 @@ func newReportCommand(a *app) *cobra.Command {
 page for a browser, to send along with a bug report. FILE may be "-", standard output;
 with --json that gets the same as JSON.
 
---mask replaces addresses and MACs, each always with the same other one, also in names
+--mask replaces addresses and MACs, each always by the same substitute, also in names
 and texts; addresses of one subnet stay in one subnet. Names of containers, pods,
-networks and interfaces are not masked: look before you send it.`,
+networks and interfaces stay as they are: look through it before you send it.`,
 		Example: `  trestle report fault.html
   trestle report fault.html --mask`,
 		Args: cobra.ExactArgs(1),
@@ -46,7 +46,7 @@ networks and interfaces are not masked: look before you send it.`,
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
-	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses and MACs")
+	command.Flags().BoolVar(&o.mask, "mask", false, "replace addresses and MACs by substitutes")
 	return command
 }
 

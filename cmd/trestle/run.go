@@ -39,28 +39,29 @@ func newRunCommand(a *app) *cobra.Command {
 	o := runOptions{app: a}
 	command := &cobra.Command{
 		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
-		Short: "Run a command on a network of its own",
+		Short: "Run a command in a network namespace of its own",
 		Long: `Run a command in a new network namespace, on one network or on several. The files are
-the host's; only /etc/resolv.conf is the network's, if it has DNS, and /sys shows the
-new namespace. When the command ends, namespace and attachments are removed; if trestle
-is killed, its next command that changes anything removes them.
+the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
+the new namespace. When the command ends, the namespace and all that it had on networks
+are removed; if trestle is killed, by the next trestle command that changes anything.
 
 --net is one of
-  bridge          the network that runtimes use: the first list (default)
-  NETWORK         that network; for several, repeat --net
-  host            the host's own namespace
-  none            no network but lo
-  container:NAME  the namespace of another container
+
+    bridge          the network that runtimes use: the first list (default)
+    NETWORK         that network; for several give several --net
+    host            the host's own namespace
+    none            no network but lo
+    container:NAME  the namespace of another container
 
 With --detach the command runs in the background, without input, until it ends or
-"trestle stop" ends it. Its output, and trestle's, is appended to the file of --log, and
-lost without --log.
+"trestle stop" ends it. What it writes, and any message of trestle's, is appended to the
+file of --log; without --log it is lost.
 
-The addresses and ports are printed on standard error, with --json as JSON; with both
---detach and --json on standard output, which otherwise is the command's.
+The container's addresses and ports are printed on standard error, with --json in JSON;
+with --detach and --json on standard output, which is otherwise the command's.
 
-The command gets the signals that trestle gets, and trestle exits with its status: 127
-if there is no such command, 128 plus the signal's number if a signal ended it.`,
+Signals that trestle gets are passed on to the command, and trestle ends with its exit
+status: 127 if there is no such command, 128 plus the signal's number if one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn

@@ -23,11 +23,11 @@ func newStatusCommand(a *app) *cobra.Command {
 	o := statusOptions{app: a}
 	return &cobra.Command{
 		Use:   "status",
-		Short: "Show whether the host's network is Trestle's",
-		Long: `Show whether the host's network is Trestle's: where each runtime takes plugins and lists
-from, according to its configuration; the suite and version of these plugins; which
-suite made the containers' networks; and what the next container will get. It covers
-containerd, CRI-O, podman and nerdctl, if installed, and trestle itself.`,
+		Short: "Say whether the host's network is Trestle's",
+		Long: `Say whether the host's network is Trestle's: from which directories each runtime, by its
+configuration, takes plugins and lists, which suite and version these plugins are;
+which suite made the containers' networks; and what the next container will get. It
+looks at containerd, CRI-O, podman and nerdctl, if installed, and at trestle itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}

@@ -1,9 +1,8 @@
-// Package flock takes file locks, flock(2), with a bounded wait. The error of a caller
-// that waited too long names the process that holds the lock.
+// Package flock locks files with a bounded wait. The error of a wait that took too long names
+// the holder.
 //
-// Create and Open lock the file at a path, FD locks a file that is already open. Unlock
-// releases the lock, and so does the end of the process. To debug: /proc/locks has the
-// holder's pid.
+// Create and Open lock the file at a path, FD an open file; Unlock releases the lock, and so
+// does the end of the process. To debug: /proc/locks has the holder's pid.
 package flock
 
 import (
@@ -21,30 +20,29 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Mode is shared or exclusive.
+// Mode says which other locks a lock excludes.
 type Mode int
 
-// A Shared lock excludes exclusive ones, an Exclusive lock excludes all others.
+// Shared locks exclude only exclusive ones; Exclusive locks exclude all others.
 const (
 	Shared    Mode = unix.LOCK_SH
 	Exclusive Mode = unix.LOCK_EX
 )
 
-// DefaultWait is how long to wait for a lock where no configuration says otherwise.
+// DefaultWait bounds the wait for a lock unless a configuration says otherwise.
 const DefaultWait = 10 * time.Second
 
-// Lock is a lock that this process holds.
+// Lock is a held lock (flock(2)).
 type Lock struct{ fd int }
 
-// Open locks an existing file, directory or namespace. After wait it gives up with code 11
-// and names the process that holds the lock.
+// Open locks what is at path: a file, a directory or a namespace. If the lock is not free
+// after wait, the error has code 11 and names the process that holds it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 }
 
-// Create is Open for a lock file of ours: a missing file is created (0600), in directories
-// that are created as well (0700), and a symbolic link is not followed. Only root can open
-// such a file, so nobody else can lock it.
+// Create is Open for a file that it creates if need be (0600), with its directories (0700), so
+// that only root can open it, and therefore lock it. It does not follow a symbolic link.
 func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (int, error) {
 		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -53,7 +51,7 @@ func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
 			if !errors.Is(err, unix.ENOENT) {
 				return fd, err
 			}
-			// the directories are missing, or were removed again since we created them
+			// a directory is missing, or was removed since we made it
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 				return -1, err
 			}
@@ -77,7 +75,7 @@ func open(path string, mode Mode, wait time.Duration, openFile func() (int, erro
 		if l.isAt(path) {
 			return l, nil
 		}
-		// the last holder removed the file while we waited, and others lock a new one
+		// its last holder has removed the file while we waited, and others lock a new one
 		if err := l.Unlock(); err != nil {
 			return nil, err
 		}
@@ -92,8 +90,8 @@ func (l *Lock) isAt(path string) bool {
 	return there.Dev == held.Dev && there.Ino == held.Ino
 }
 
-// FD locks the open file of a descriptor; name is for messages. Closing the last descriptor
-// of that open file releases the lock.
+// FD locks an open file; name is for messages. The lock is released when the last descriptor
+// of that open file is closed.
 func FD(fd int, name string, mode Mode, wait time.Duration) error {
 	err := flock(fd, int(mode)|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -117,9 +115,9 @@ func flock(fd, how int) error {
 	}
 }
 
-// flockWithin waits for the lock, in the kernel's queue, no longer than wait. After that
-// the goroutine that waits stays behind, with a duplicate of the descriptor: once it gets
-// the lock it closes the duplicate, and closing the last descriptor releases the lock.
+// flockWithin waits for the lock, in the kernel's queue, for at most wait. The thread that
+// waits cannot be interrupted, so it has a descriptor of its own, and goes on after wait: when
+// it gets the lock at last, it closes the descriptor, which releases the lock.
 func flockWithin(fd int, mode Mode, wait time.Duration) error {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -137,7 +135,7 @@ func flockWithin(fd int, mode Mode, wait time.Duration) error {
 	}
 }
 
-// holder names the process that has the file locked (proc_locks(5)).
+// holder names the process that has locked the file (proc_locks(5)), for a message.
 func holder(fd int) string {
 	var stat unix.Stat_t
 	locks, err := os.ReadFile("/proc/locks")
@@ -155,9 +153,9 @@ func holder(fd int) string {
 	return fmt.Sprintf("process %s (%s)", pid, bytes.TrimSpace(name))
 }
 
-// lockHolder finds the pid of the process that holds a flock on the inode, in lines like
-// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; the line of a process that waits has
-// "->" after the number. The device is not compared: on btrfs it differs from stat's.
+// lockHolder is the pid of the process that holds a flock on the inode, from lines like
+// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; lines of waiting processes have "->"
+// after the number. The device is not compared, since on btrfs it differs from stat's.
 func lockHolder(locks []byte, ino uint64) string {
 	suffix := fmt.Sprintf(":%d", ino)
 	for line := range strings.Lines(string(locks)) {

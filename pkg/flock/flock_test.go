@@ -37,7 +37,7 @@ func TestWaiterGivesUpAndNamesTheHolder(t *testing.T) {
 	if err := held.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	// a lock that the waiter gets after its deadline must be released again
+	// the waiting thread must not keep a lock that it gets too late
 	if err := mustLock(t, path, Exclusive).Unlock(); err != nil {
 		t.Error(err)
 	}
@@ -75,8 +75,8 @@ func TestWaiterGetsTheLock(t *testing.T) {
 	}
 }
 
-// A process that waited for a lock whose file is removed meanwhile does not hold the
-// lock: the next one would lock another file.
+// If a lock's file is removed while somebody waits for it, Open must lock the new file instead,
+// since all others do.
 func TestRemovedLockIsNotHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	var inside atomic.Int32

@@ -1,12 +1,12 @@
-// Package netns is the one handle of a container's network namespace.
+// Package netns opens and enters network namespaces.
 //
-// Open gives a Handle, whose methods Enter and Do run a function inside; the package's
-// functions Enter and Do open, enter and close the namespace at a path. Make makes a
-// namespace. IsGone and IsLinkGone say whether an error means that a namespace or link does
-// not exist. pkg/record tells whether a namespace is still the one that an ADD had.
-// containernetworking/plugins' package ns decides whether a path is a namespace. Its handle
-// is not used: it opens the namespace through Go's poller and enters it on a goroutine with
-// a thread of its own, which cost an ADD 40 system calls more.
+// Open returns a Handle, whose methods Enter and Do run a function in the namespace; the
+// functions Enter and Do do the same for a path. Make makes a namespace. IsGone and IsLinkGone
+// recognize the errors of what does not exist. pkg/record is for recognizing a namespace later.
+//
+// Whether a path is a namespace is checked by containernetworking/plugins' package ns. Its
+// handle is not used: it opens the namespace through Go's poller, and enters it in a goroutine
+// with a thread of its own, which took 40 more system calls for an ADD.
 package netns
 
 import (
@@ -28,7 +28,7 @@ type Handle struct {
 	path string
 }
 
-// Make makes a named namespace, at /run/netns/NAME, as ip netns add does.
+// Make makes a namespace at /run/netns/NAME, as "ip netns add" does.
 func Make(name string) error {
 	return away(func() error {
 		handle, err := netns.NewNamed(name)
@@ -39,11 +39,11 @@ func Make(name string) error {
 	})
 }
 
-// errAnotherKind is Open's error for a namespace that is not a network namespace.
+// errAnotherKind is the error of Open for a namespace that is no network namespace.
 var errAnotherKind = errors.New("it is a namespace of another kind")
 
-// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone says whether
-// it means that there is no network namespace at path.
+// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone recognizes it if
+// there is no namespace.
 func Open(path string) (*Handle, error) {
 	if err := ns.IsNSorErr(path); err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
@@ -58,18 +58,18 @@ func Open(path string) (*Handle, error) {
 	return &Handle{fd, path}, nil
 }
 
-// IsGone says whether Open found no network namespace at its path. Whatever was inside is
-// then gone as well.
+// IsGone says whether an error of Open means that there is no namespace at the path, so that
+// everything that was in it is gone.
 func IsGone(err error) bool {
 	var none ns.NSPathNotExistErr
 	var another ns.NSPathNotNSErr
 	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
 }
 
-// IsLinkGone says whether an error of netlink means that the link does not exist: the look-up
-// did not find it (LinkNotFoundError), or it was deleted before a later message (ENODEV).
+// IsLinkGone says whether an error of netlink means that there is no such link: none was
+// found (LinkNotFoundError), or it went before the next message reached it (ENODEV).
 func IsLinkGone(err error) bool {
-	var notFound netlink.LinkNotFoundError //nolint:forbidigo // others call IsLinkGone
+	var notFound netlink.LinkNotFoundError //nolint:forbidigo // all others call IsLinkGone
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
@@ -105,13 +105,13 @@ func (h *Handle) Enter(inside func() error) error {
 	})
 }
 
-// away runs a function that changes the thread's namespace, and then returns to the former
-// one. To leave the thread in there and let it end would not do: a process's first thread
-// does not end, and /proc/PID/ns is that of the first thread.
+// away runs a function that changes the thread's namespace, and then changes it back. It is
+// not enough to let the thread end instead: it may be the process's first thread, which cannot
+// end, and whose namespace others see as that of the process.
 func away(outside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
-	atHome := true // a thread that cannot return stays locked, and ends with its goroutine
+	atHome := true // a thread that cannot change back stays locked, so it ends with its goroutine
 	defer func() {
 		if atHome {
 			runtime.UnlockOSThread()
@@ -125,7 +125,7 @@ func away(outside func() error) (err error) {
 	defer func() {
 		homeErr := unix.Setns(home, unix.CLONE_NEWNET)
 		if homeErr != nil {
-			// without a second try, what is undone next would be looked for in that namespace
+			// an error, since undo would run in the other namespace
 			err = errors.Join(err, fmt.Errorf("leave another network namespace: %w", homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}

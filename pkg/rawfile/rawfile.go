@@ -1,8 +1,7 @@
-// Package rawfile reads and writes small files with as few system calls as possible.
-// Package os registers each file with Go's poller and queries and sets its flags, which is
-// six calls for a file that cannot be polled: more than an ADD needs to read or write it.
-// Write overwrites in place. A caller whose readers must find either the old or the new
-// content writes another file and renames it (pkg/record).
+// Package rawfile reads and writes small files by direct system calls. Package os registers
+// each file with Go's poller, which takes six more system calls although a regular file cannot
+// be polled: most of the system calls that an ADD makes for files. Write is not atomic: a caller
+// that needs either the old or the new file writes another one and renames it (pkg/record).
 package rawfile
 
 import (
@@ -12,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Read returns the content of the regular file at path. The error is an *fs.PathError.
+// Read is the content of the regular file at path. The error is an *fs.PathError.
 func Read(path string) ([]byte, error) {
 	fd, err := open(path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read from
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	data := make([]byte, 0, 1024)
 	for {
 		if len(data) == cap(data) {
@@ -35,13 +34,13 @@ func Read(path string) ([]byte, error) {
 			return data, nil
 		}
 		if data = data[:len(data)+n]; len(data) < cap(data) {
-			return data, nil // a short read of a regular file is its end
+			return data, nil // a short read of a regular file means its end
 		}
 	}
 }
 
-// Write creates or overwrites the file at path; a symbolic link is an error. After an error
-// the file may be truncated.
+// Write replaces the content of the file at path, which it creates if need be. It does not
+// follow a symbolic link. After an error the file may have a part of the data.
 func Write(path string, data []byte, mode uint32) error {
 	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, mode)
 	if err != nil {
@@ -61,13 +60,13 @@ func Write(path string, data []byte, mode uint32) error {
 	return nil
 }
 
-// Names lists the directory at path, unsorted. The error is an *fs.PathError.
+// Names are the names in the directory at path, in no order. The error is an *fs.PathError.
 func Names(path string) ([]string, error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read from
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	return names(fd, path)
 }
 
@@ -88,14 +87,14 @@ func names(fd int, path string) ([]string, error) {
 	}
 }
 
-// Links lists the directory at path, unsorted, with the target of each symbolic link. The
-// error is an *fs.PathError.
+// Links are the entries of the directory at path, in no order, with the targets of symbolic
+// links; Target is "" for other files. The error is an *fs.PathError.
 func Links(path string) (all []Link, err error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read from
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	names, err := names(fd, path)
 	for _, name := range names {
 		target := make([]byte, unix.PathMax)
@@ -108,7 +107,7 @@ func Links(path string) (all []Link, err error) {
 	return all, err
 }
 
-// Link is a directory entry. Target is "" where it is not a symbolic link.
+// Link is a name in a directory.
 type Link struct{ Name, Target string }
 
 func open(path string, flags int, mode uint32) (int, error) {

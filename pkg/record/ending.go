@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endLimit bounds the wait for a namespace's end, which takes some ten milliseconds on an
-// idle host, and longer where many end at once.
+// endLimit bounds the wait for the end of a namespace, which takes some ten milliseconds
+// on an idle host, and longer where many end at once.
 const endLimit = 5 * time.Second
 
-// AwaitEnd is Life, but gives a namespace to which no path leads any more the time to
-// end: after the last process has left it, or "ip netns del" has come back, the kernel
-// itself holds it for some milliseconds (the last netlink socket goes after a grace
-// period: netlink_release, net/netlink/af_netlink.c). It waits for the kernel's event, and
-// only where the answer would be Alive otherwise.
+// AwaitEnd is Life, but waits for a namespace that is about to end: after its last process
+// has exited, or "ip netns del" has returned, the kernel keeps it for some milliseconds
+// (it frees the last netlink socket after a grace period: netlink_release,
+// net/netlink/af_netlink.c). AwaitEnd waits for the kernel's event, and only if Life says
+// Alive although the namespace is not at its path any more.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
 	if err != nil || life != Alive || s.NetNS.isThere() {
@@ -38,24 +38,24 @@ func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	}
 }
 
-// number makes sure that the kernel tells us of the namespace's end: of those that have a
-// number in ours (see nsid.go). One without a handle was given an ID by Identify.
+// number gives the namespace a number in ours (see nsid.go), since the kernel announces
+// the end of numbered namespaces only. One without a handle got its number from Identify.
 func (n NetNS) number() {
 	fd, err := n.openHandle()
 	if err != nil {
 		return // it has ended meanwhile, or has an ID
 	}
-	defer func() { _ = unix.Close(fd) }() // opened to name it
+	defer func() { _ = unix.Close(fd) }() // opened for its number only
 	s, err := openIDs()
 	if err != nil {
-		return // then the wait has its limit
+		return // without an event, the wait ends at its limit
 	}
 	defer s.close()
 	_, _ = s.assign(fd) // likewise
 }
 
-// endSocket hears of numbers that are free again (RTM_DELNSID, cleanup_net,
-// net/core/net_namespace.c).
+// endSocket receives an event whenever a number becomes free, that is, when its namespace
+// has ended (RTM_DELNSID, cleanup_net, net/core/net_namespace.c).
 type endSocket struct{ fd int }
 
 func watchEnds() (endSocket, error) {
@@ -72,7 +72,7 @@ func watchEnds() (endSocket, error) {
 
 func (s endSocket) close() { _ = unix.Close(s.fd) } // nothing was written
 
-// next returns after an event, and when the time is over.
+// next returns after an event, or when the time is over.
 func (s endSocket) next(limit time.Duration) error {
 	timeout := unix.NsecToTimeval(max(limit, time.Microsecond).Nanoseconds()) // 0 would be no limit
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
