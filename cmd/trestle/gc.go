@@ -23,7 +23,7 @@ func newGCCommand(a *app) *cobra.Command {
 	o := gcOptions{app: a}
 	command := &cobra.Command{
 		Use:   "gc [NETWORK…]",
-		Short: "Free what containers have left that are provably gone",
+		Short: "Free what provably dead containers have left",
 		Long: `Free addresses, links, rules and host ports of containers that are provably gone:
 those of an earlier boot, or whose network namespace no longer exists. It does what
 Trestle's plugins do at a GC without a list of valid attachments, for each network list
