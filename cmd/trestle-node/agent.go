@@ -9,9 +9,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +22,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// agent is this host's member of the cluster: it follows the store, and hands what it
+// agent is this host as a member of the cluster: it follows the store, and passes what it
 // believes to the kernel's loop. Its fields belong to the goroutine that calls run.
 type agent struct {
 	settings settings
@@ -35,44 +33,44 @@ type agent struct {
 	requests chan request
 	ended    chan struct{} // closed when run has returned
 
-	listing *cluster.Listing // of the session
+	listing *cluster.Listing // of this session
 	missing []string
 	ready   bool
 	left    bool
 	beats   int // of this session
 	seen    map[string]time.Time
-	looked  int // how many hosts there were when their signs of life were looked at
+	looked  int // the number of hosts when their signs of life were last read
 	// refused says that another host is alive with this one's id: the disk is a copy.
 	refused atomic.Bool
-	// notified is done when systemd knows.
+	// notified is done when systemd has been told that this host is ready.
 	notified sync.Once
-	said     map[string]bool // problems that were logged
-	outdated bool            // which was logged
+	logged   map[string]bool // the present problems that were logged
+	outdated bool            // what was last logged about this agent's version
 }
 
-// request is something that a person asks of the running agent.
+// request is an operation for the agent's goroutine.
 type request struct {
 	do    func(ctx context.Context, st store) error
 	reply chan error
 }
 
-// patienceAtStart is how long a host waits for its store after it was started, before it
-// trusts the subnets on its disk: they may have been released while it was off.
+// patienceAtStart is how long a host that was started waits for its store before it trusts
+// the subnets on its disk: they may have been released while it was off.
 const patienceAtStart = 5 * time.Second
 
-// sessionPauseMost is how long a host waits at most until it tries its store again: with a
-// leader there again it is to be in within three seconds.
+// sessionPauseMost is the longest pause before a host tries its store again: it is to be
+// connected within three seconds of the election of a new leader.
 const sessionPauseMost = 2 * time.Second
 
 func newMember(s settings, st cluster.State, save func(cluster.State) error) *cluster.Member {
 	return &cluster.Member{State: st, Save: save, Nonce: newNonce, Now: time.Now, Quarantine: s.Quarantine.Duration, Version: release}
 }
 
-// errLeft ends the agent: this host has left.
+// errLeft is the error of a session after which run returns.
 var errLeft = errors.New("this host has left")
 
-// run follows the store until ctx ends or this host has left. It begins when the kernel
-// has been brought to what the disk says.
+// run follows the store until ctx ends or this host has left. It begins when the kernel has
+// been configured from the state on disk.
 func (a *agent) run(ctx context.Context) {
 	select {
 	case <-a.kernel.done:
@@ -99,11 +97,11 @@ func (a *agent) run(ctx context.Context) {
 	}
 }
 
-// trustDiskLater makes this host ready by what its disk says, where the store has not
-// answered after patienceAtStart. A host that was never in the network goes on waiting, but
-// systemd, and with it the boot, does not; one that its store has refused is not made
-// ready. The agent's goroutine may be blocked in a question to the store, so the kernel's
-// loop is told directly, and the agent when it has time.
+// trustDiskLater makes this host ready by the state on disk if the store has not answered
+// after patienceAtStart. A host without subnets goes on waiting, and one that is refused is
+// not made ready; systemd, and with it the boot, is told to go on in any case. The agent's
+// goroutine may be blocked in a call to the store, so the kernel's loop is told directly, and
+// the agent when it takes the request.
 func (a *agent) trustDiskLater(ctx context.Context) {
 	s := a.member.State
 	go func() {
@@ -125,7 +123,7 @@ func (a *agent) trustDiskLater(ctx context.Context) {
 	}()
 }
 
-// idle waits until d has passed or one request was answered, with no store at hand.
+// idle waits until d has passed or it has answered a request, which gets no store.
 func (a *agent) idle(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -154,7 +152,7 @@ func (a *agent) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }() // nothing is under way
+	defer func() { _ = st.Close() }() // no call is pending
 	if a.member.State.Leaving {
 		if err := a.member.Leave(ctx, st); err != nil {
 			return err
@@ -174,8 +172,8 @@ func (a *agent) session(ctx context.Context) error {
 	return a.follow(ctx, st)
 }
 
-// identify is an error where another host is alive with this one's id, where another has
-// its WireGuard key, or where a host that has no subnet yet cannot be in the network.
+// identify is an error if another host is alive with this one's id or has published its
+// WireGuard key, or if this host has no subnet yet and cannot be in the network (checkHost).
 func (a *agent) identify(ctx context.Context, st store) error {
 	s := &a.member.State
 	view, err := st.Get(ctx, cluster.KeyConfig, cluster.PrefixAlive+s.ID, cluster.PrefixNodes+s.ID)
@@ -201,9 +199,8 @@ func (a *agent) identify(ctx context.Context, st store) error {
 	return checkHost(config)
 }
 
-// checkKey refuses to publish a WireGuard key that another host has published before:
-// whoever this host spoke to would take it for that one. Once published it is this
-// host's, and another that comes with it is refused.
+// checkKey refuses to publish a WireGuard key that another host has published before: peers
+// would take this host for that one. A key that this host has published stays its own.
 func (a *agent) checkKey(ctx context.Context, st store, view cluster.View) error {
 	key, id := a.kernel.key.PublicKey().String(), a.member.State.ID
 	if own, err := cluster.ParseNode(view.Keys[cluster.PrefixNodes+id].Data); err == nil && own.WGKey == key {
@@ -222,8 +219,8 @@ func (a *agent) checkKey(ctx context.Context, st store, view cluster.View) error
 	return nil
 }
 
-// checkHost looks for what would keep this host from being in the network: a kernel
-// that lacks what the backend needs, and addresses of the pools that it has already.
+// checkHost is an error if this host cannot be in the network: because its kernel lacks what
+// the backend needs, or it uses addresses of the pools for something else.
 func checkHost(config cluster.Config) error {
 	host, err := overlay.Open(nftDir)
 	if err != nil {
@@ -260,18 +257,13 @@ func checkOverlaps(config cluster.Config) error {
 
 // alive is the value of a host's sign of life.
 type alive struct {
-	Boot     string         `json:"boot"`
 	Instance string         `json:"instance"`
 	Underlay []netip.Prefix `json:"underlay"`
 	Since    time.Time      `json:"since"`
 }
 
-func bootID() string {
-	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // none is as good as unknown
-	return strings.TrimSpace(string(data))
-}
-
-// checkClone: the same id with another boot and another address is a disk that was copied.
+// checkClone is an error if the sign of life under this host's id is another process's, at
+// other addresses: then the disk was copied.
 func (a *agent) checkClone(data []byte) error {
 	var other alive
 	if err := json.Unmarshal(data, &other); err != nil {
@@ -287,13 +279,13 @@ func (a *agent) checkClone(data []byte) error {
 	return nil
 }
 
-// instance tells this process from others.
+// instance distinguishes this process from others.
 var instance = newNonce()
 
 // reconcileAndList makes store and state agree on this host's subnets, and reads the peers.
 func (a *agent) reconcileAndList(ctx context.Context, st store) error {
 	if err := a.reconcile(ctx, st); err != nil {
-		a.tell() // what was lost is known all the same
+		a.tell() // lost subnets are known all the same
 		return err
 	}
 	return a.list(ctx, st)
@@ -319,7 +311,7 @@ func (a *agent) reconcile(ctx context.Context, st store) error {
 	err := a.member.Reconcile(ctx, st, a.self())
 	if old := a.member.Outdated() != nil; old != a.outdated {
 		a.outdated = old
-		a.log.Warn("the cluster's least version of agents has changed", "minAgent", a.member.State.Config.MinAgent, "this", release, "tooOld", old)
+		a.log.Warn("the least version of agents that the cluster asks for has changed", "minAgent", a.member.State.Config.MinAgent, "this", release, "tooOld", old)
 	}
 	if len(a.member.State.Lost) > lost {
 		a.log.Error("FENCED: subnets of this host were given to another", "lost", a.member.State.Lost[lost:])
@@ -327,7 +319,7 @@ func (a *agent) reconcile(ctx context.Context, st store) error {
 	return err
 }
 
-// list reads all peers.
+// list reads all nodes' records and tombstones.
 func (a *agent) list(ctx context.Context, st store) error {
 	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixReleased)
 	if err != nil {
@@ -337,7 +329,8 @@ func (a *agent) list(ctx context.Context, st store) error {
 	return a.believe()
 }
 
-// believe makes peers of the listing, saves them, reports problems, and tells the kernel.
+// believe turns the listing into peers, saves them, reports problems, and tells the kernel's
+// loop.
 func (a *agent) believe() error {
 	suspect := a.member.State.Suspect
 	v := a.member.State.Believe(a.listing)
@@ -347,11 +340,11 @@ func (a *agent) believe() error {
 	}
 	problems := map[string]bool{}
 	for _, p := range v.Problems {
-		if problems[p] = true; !a.said[p] {
+		if problems[p] = true; !a.logged[p] {
 			a.log.Warn(p)
 		}
 	}
-	a.said = problems
+	a.logged = problems
 	a.board.problem("peers", v.Problems...)
 	if v.Changed || a.member.State.Suspect != suspect {
 		if err := a.member.Save(a.member.State); err != nil {
@@ -362,8 +355,7 @@ func (a *agent) believe() error {
 	return nil
 }
 
-// tell hands the state to the kernel's loop, which writes the status when it has done what
-// that asks for.
+// tell passes the state to the kernel's loop, which writes the status when it has applied it.
 func (a *agent) tell() {
 	a.note()
 	a.want()
@@ -387,26 +379,26 @@ func (a *agent) show() {
 	a.board.write(true)
 }
 
-// note puts the state into the status.
+// note copies the state to the status.
 func (a *agent) note() {
 	s := a.member.State
 	if s.Leaving || a.left {
 		state, why := a.leaveState()
-		a.board.note(func(b *Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
+		a.board.note(func(b *hosts.Status) { b.State, b.Why, b.Subnets, b.Peers = state, why, nil, nil })
 		return
 	}
 	restart, err := leases(s.Lost)
 	if err != nil {
 		a.log.Error("list containers with addresses of lost subnets", "error", err)
 	}
-	a.board.note(func(b *Status) {
+	a.board.note(func(b *hosts.Status) {
 		b.ID, b.Name, b.Subnets, b.Lost, b.Restart = s.ID, s.Name, subnetsOf(s.Claims), subnetsOf(s.Lost), restart
 		b.Pools = s.Config.Pools()
 		b.State, b.Why = a.standing(restart)
 	})
 }
 
-// standing is the state for people: the worst that is true of this host, and why.
+// standing is this host's state for people: the worst that applies, and why.
 func (a *agent) standing(restart []container) (state, why string) {
 	s := a.member.State
 	switch {
@@ -426,7 +418,7 @@ func (a *agent) standing(restart []container) (state, why string) {
 	return hosts.Ready, ""
 }
 
-// becomeReady has the runtime's lists written, and then tells systemd.
+// becomeReady waits until the runtime's network lists are written, and then tells systemd.
 func (a *agent) becomeReady(ctx context.Context) {
 	if a.ready {
 		return
@@ -457,14 +449,14 @@ func (a *agent) connected(ctx context.Context, st store) {
 
 func (a *agent) noteConnected(st store) {
 	a.board.problem("store")
-	a.board.update(func(s *Status) {
+	a.board.update(func(s *hosts.Status) {
 		if !s.Store.Connected {
-			s.Store = StoreInfo{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
+			s.Store = hosts.Store{Name: st.Describe(), Connected: true, Since: time.Now().UTC()}
 		}
 	})
 }
 
-// disconnected reports that the store is not reached. The network stays as it is.
+// disconnected reports that there is no connection to the store. The network stays as it is.
 func (a *agent) disconnected(err error) {
 	text := "unknown"
 	if err != nil {
@@ -475,7 +467,7 @@ func (a *agent) disconnected(err error) {
 		a.log.Warn("not connected to the store; everything stays as it is", "error", text)
 	}
 	a.board.problem("store", "not connected to the store: "+text)
-	a.board.update(func(s *Status) {
+	a.board.update(func(s *hosts.Status) {
 		if s.Store.Connected || s.Store.Since.IsZero() {
 			s.Store.Since = time.Now().UTC()
 		}
@@ -488,7 +480,7 @@ func (a *agent) disconnected(err error) {
 func (a *agent) follow(ctx context.Context, st store) error {
 	changes := make(chan []cluster.Change, 64)
 	failed := make(chan error, 2)
-	// The goroutines are given what they need: the state changes under them, as by leave.
+	// The goroutines get copies: the agent's state changes meanwhile, for example by leave.
 	after, key, sign := a.listing.View.Revision, cluster.PrefixAlive+a.member.State.ID, a.signOfLife()
 	go func() {
 		failed <- st.Watch(ctx, cluster.PrefixNodes, after, func(c []cluster.Change) {
@@ -532,8 +524,8 @@ func (a *agent) follow(ctx context.Context, st store) error {
 	}
 }
 
-// drain adds the changes that are already queued: when a thousand hosts join at once, the
-// peers are worked out a few times rather than a thousand.
+// drain adds the changes that are already queued: if a thousand hosts join at once, the
+// peers are computed a few times rather than a thousand times.
 func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 	for {
 		select {
@@ -547,7 +539,6 @@ func drain(c []cluster.Change, more <-chan []cluster.Change) []cluster.Change {
 
 func (a *agent) signOfLife() []byte {
 	data, err := json.Marshal(alive{
-		Boot:     bootID(),
 		Instance: instance,
 		Underlay: a.kernel.currentUplink().Addresses,
 		Since:    time.Now().UTC(),
@@ -558,14 +549,15 @@ func (a *agent) signOfLife() []byte {
 	return data
 }
 
-// nextBeat is a heartbeat, give or take a fifth: a thousand hosts do not ask at once.
+// nextBeat is the interval of heartbeats, plus or minus a fifth, so that a thousand hosts do
+// not ask at the same time.
 func (a *agent) nextBeat() time.Duration {
 	d := a.settings.Heartbeat.Duration
 	return d - d/5 + rand.N(2*d/5+1)
 }
 
-// take applies changes of nodes' records. Where one was deleted the tombstones are read:
-// they prove whether its host has left.
+// take applies changes of nodes' records. If one was deleted it reads the tombstones, which
+// prove whether its host has left.
 func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	if a.listing.Apply(c) {
 		view, err := st.Get(ctx, cluster.PrefixReleased)
@@ -577,11 +569,11 @@ func (a *agent) take(ctx context.Context, st store, c []cluster.Change) error {
 	return a.believe()
 }
 
-// lookEvery is the number of heartbeats between two looks at the signs of life, unless a
-// host has joined: the answer grows with the hosts, and only people use it.
+// lookEvery is the number of heartbeats after which the signs of life are read again, unless
+// a host has joined: the answer grows with the number of hosts, and only people use it.
 const lookEvery = 10
 
-// see notes who has given a sign of life.
+// see notes which hosts have a sign of life.
 func (a *agent) see(ctx context.Context, st store) error {
 	view, err := st.Get(ctx, cluster.PrefixAlive)
 	if err != nil {
@@ -602,7 +594,7 @@ func (a *agent) see(ctx context.Context, st store) error {
 	return nil
 }
 
-// beat is one heartbeat: it asks whether the store still holds what this host relies on.
+// beat is one heartbeat: it asks whether the store still has what this host relies on.
 func (a *agent) beat(ctx context.Context, st store) error {
 	a.beats++
 	if a.beats%lookEvery == 1 || len(a.listing.Nodes) > a.looked {
@@ -610,7 +602,7 @@ func (a *agent) beat(ctx context.Context, st store) error {
 			return err
 		}
 	}
-	fine, err := a.member.Glance(ctx, st, a.self())
+	fine, err := a.member.Unchanged(ctx, st, a.self())
 	if err != nil {
 		return err
 	}
@@ -618,14 +610,14 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		if a.member.State.Suspect != "" || len(a.missing) > 0 {
 			return a.list(ctx, st)
 		}
-		a.show() // containers of lost subnets may be gone
+		a.show() // containers with addresses of lost subnets may have ended
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")
 	if err := a.reconcileAndList(ctx, st); err != nil {
 		return err
 	}
-	return errChanged // the watch may wait for a revision that is far off
+	return errChanged // the watch may wait for a revision far in the future
 }
 
 func prefixesOf(all ...cluster.Owned) []netip.Prefix {

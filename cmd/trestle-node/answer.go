@@ -8,16 +8,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Every verb answers as text or, with --json, as one JSON value; an error is one as well then.
+// Every command answers with text or, with --json, with one JSON value, errors included.
 
 const jsonFlag = "json"
 
 func asJSON(cmd *cobra.Command) bool {
 	on, err := cmd.Flags().GetBool(jsonFlag)
-	return err == nil && on // a command without the flag answers as text
+	return err == nil && on // a command without the flag answers with text
 }
 
-// answer prints the value, or the text.
+// answer prints the text or, with --json, the value.
 func answer(cmd *cobra.Command, value any, text string) error {
 	if asJSON(cmd) {
 		return printJSON(cmd.OutOrStdout(), value)
@@ -26,13 +26,13 @@ func answer(cmd *cobra.Command, value any, text string) error {
 	return err
 }
 
-// said is the answer of verbs that do something.
+// said is the answer of commands that change something.
 type said struct {
 	Message    string      `json:"message"`
 	Containers []container `json:"containers,omitempty"`
 }
 
-// say answers with a sentence.
+// say answers with one sentence.
 func say(cmd *cobra.Command, format string, args ...any) error {
 	text := fmt.Sprintf(format, args...)
 	return answer(cmd, said{Message: text}, text+"\n")

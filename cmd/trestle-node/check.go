@@ -18,15 +18,15 @@ func newCheckCommand() *cobra.Command {
 	probing := true
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Say what is amiss between all hosts, and prove that this host reaches all others at full size",
-		Long: `Look at what the store says of all hosts: who is down, subnets or keys that two of them have, pairs of which one cannot
+		Short: "Find problems between all hosts, and prove that this host reaches all others at full size",
+		Long: `Check what the store has of all hosts: who is down, subnets or keys that two of them have, pairs of which one cannot
 reach the other, releases that are too old, links of different MTU, clocks that differ.
 
 Then send a packet of the full MTU, which may not be fragmented, from this host to each other one, by the way that containers'
-packets take, and say what is likely in the way of one that is not answered; and look for settings of this host that would keep
-packets back. That part is of this host alone: run it on each. It needs ping. --probe=false leaves it out.
+packets take, and name the likely cause if it is not answered; and look for settings of this host that drop packets. That part is
+about this host alone: run it on each. It needs ping. --probe=false leaves it out.
 
-The exit status is 0 where nothing is amiss but notes, and 1 where there is a problem, or something could not be looked at.`,
+The exit status is 0 if there are no problems (notes do not count), and 1 if there is one, or something could not be checked.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return check(cmd, &flags, probing) },
 	}
@@ -43,7 +43,7 @@ func check(cmd *cobra.Command, flags *storeFlags, probing bool) error {
 	c := checked{mesh: meshOf(cmd.Context(), flags, s), Peers: []checkedPeer{}, Obstacles: []string{}}
 	switch {
 	case !probing:
-	case err != nil: // a host that only asks the store
+	case err != nil: // a machine without an agent, which can only ask the store
 		c.Notes = append(c.Notes, finding{What: "no packet was sent from this host: " + err.Error()})
 	default:
 		c.Peers = checkPeers(cmd.Context(), s)
@@ -60,21 +60,21 @@ func check(cmd *cobra.Command, flags *storeFlags, probing bool) error {
 	return nil
 }
 
-// checked is what came of a check.
+// checked is the result of a check.
 type checked struct {
 	mesh
 	Peers     []checkedPeer `json:"peers"`
 	Obstacles []string      `json:"obstacles"`
 }
 
-// checkedPeer is one peer; Fault is empty where it answers.
+// checkedPeer is the result for one peer; Fault is "" if it answers.
 type checkedPeer struct {
 	Name   string     `json:"name"`
 	Way    string     `json:"way"`
 	Target netip.Addr `json:"target,omitzero"`
 	Size   int        `json:"size,omitempty"` // of the whole packet
 	Fault  string     `json:"fault,omitempty"`
-	// Cause is what is likely in the way, and the way out.
+	// Cause is what likely drops the packets, and the way out.
 	Cause string `json:"cause,omitempty"`
 }
 
@@ -101,7 +101,7 @@ func (c checked) String() string {
 	return text.String()
 }
 
-// obstacles are settings of this host that keep packets between containers back.
+// obstacles are settings of this host that drop packets between containers.
 func obstacles() ([]string, error) {
 	found := []string{}
 	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(data)) != "1" {

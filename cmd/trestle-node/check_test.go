@@ -11,10 +11,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// TestCheckNeedsPing: a host without ping, or with one that cannot forbid fragments, is told so,
-// and not that its peers do not answer.
+// TestCheckNeedsPing: without ping, or with one that cannot forbid fragmentation, the answer says
+// that, and not that peers do not answer.
 func TestCheckNeedsPing(t *testing.T) {
-	s := Status{MTU: 1450, Peers: []PeerInfo{{Name: "b", Way: hosts.Direct, Subnets: []hosts.Subnet{{Network: "pods", Subnet: netip.MustParsePrefix("10.40.2.0/24")}}}}}
+	s := hosts.Status{MTU: 1450, Peers: []hosts.Peer{{Name: "b", Way: hosts.Direct, Subnets: []hosts.Subnet{{Network: "pods", Subnet: netip.MustParsePrefix("10.40.2.0/24")}}}}}
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
 	const want = "needs the ping of iputils"

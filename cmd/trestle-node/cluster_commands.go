@@ -20,7 +20,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// onStore makes a command of something that is done with the store.
+// onStore makes do, which works on the store, the command's function.
 func onStore(cmd *cobra.Command, do func(cmd *cobra.Command, args []string, st store) error) *cobra.Command {
 	var flags storeFlags
 	flags.add(cmd)
@@ -29,13 +29,13 @@ func onStore(cmd *cobra.Command, do func(cmd *cobra.Command, args []string, st s
 		if err != nil {
 			return err
 		}
-		defer func() { _ = st.Close() }() // what was done is done
+		defer func() { _ = st.Close() }() // no call is pending
 		return do(cmd, args, st)
 	}
 	return cmd
 }
 
-// poolFlags are a network on the command line.
+// poolFlags describe a network on the command line.
 type poolFlags struct {
 	name, ipv4, ipv6, backend string
 	len4, len6                int
@@ -48,12 +48,12 @@ func newInitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make a cluster: write its first configuration into etcd, or a file with all hosts",
-		Long: `Make a cluster with one network. With --etcd the configuration goes there; hosts join by trestle node join.
+		Long: `Make a cluster with one network. With --etcd the configuration is written there; hosts join with trestle node join.
 
-With --kubeconfig, for a cluster of Kubernetes, it goes into /etc/trestle/cluster.json; the pools are the cluster's podCIDRs.
+With --kubeconfig, for a Kubernetes cluster, it is written to /etc/trestle/cluster.json; the pools are the cluster's podCIDRs.
 
 Without either, each --node name=address/length becomes a host of the file /etc/trestle/cluster.json (or --file), with a subnet of
-its own, and the file is copied to all of them.`,
+its own. Copy the file to all of them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return initCluster(cmd, &flags, p) },
 	}
@@ -61,11 +61,11 @@ its own, and the file is copied to all of them.`,
 	f := cmd.Flags()
 	f.StringVar(&p.name, "network", "pods", "name of the network")
 	f.StringVar(&p.ipv4, "pool", "", "addresses of the network, like 10.40.0.0/16")
-	f.StringVar(&p.ipv6, "pool6", "", "addresses of the network of IPv6, like fd40::/48")
+	f.StringVar(&p.ipv6, "pool6", "", "IPv6 addresses of the network, like fd40::/48")
 	f.IntVar(&p.len4, "subnet-len", 24, "length of each host's subnet")
-	f.IntVar(&p.len6, "subnet-len6", 64, "the same of IPv6")
+	f.IntVar(&p.len6, "subnet-len6", 64, "length of each host's IPv6 subnet")
 	f.StringVar(&p.backend, "backend", "vxlan", "vxlan, host-gw (all hosts on one link), auto (direct where on one link), or wireguard (encrypted)")
-	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; as often as there are hosts")
+	f.StringArrayVar(&p.nodes, "node", nil, "a host of the file, as name=address/length; repeat it for each host")
 	return cmd
 }
 
@@ -114,7 +114,7 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }() // it is written
+	defer func() { _ = st.Close() }() // no call is pending
 	if err := cluster.Init(cmd.Context(), st, config); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 	return answer(cmd, map[string]string{"id": config.ID}, text)
 }
 
-// initKubernetes writes the configuration alone: hosts and their subnets are Kubernetes' to say.
+// initKubernetes writes the configuration alone: Kubernetes has the hosts and their subnets.
 func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config) error {
 	config.ID = ""
 	if err := writeNew(clusterPath, config); err != nil {
@@ -132,7 +132,7 @@ func initKubernetes(cmd *cobra.Command, kubeconfig string, config cluster.Config
 	return answer(cmd, map[string]string{"file": clusterPath}, text)
 }
 
-// writeNew writes a file that is not there yet.
+// writeNew writes a list of hosts to a file that does not exist yet.
 func writeNew(path string, document any) error {
 	if _, err := os.Stat(path); err == nil {
 		return fmt.Errorf("%s is there already; change that, or remove it", path)
@@ -147,7 +147,7 @@ func writeNew(path string, document any) error {
 	return cluster.WriteFile(path, append(data, '\n'), 0o644)
 }
 
-// initFile gives each host of the command line the next subnet.
+// initFile writes a list of the hosts on the command line, each with the next subnet.
 func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster.Config) error {
 	path := flags.settings.File
 	if path == "" {
@@ -209,7 +209,7 @@ func newConfigCommand() *cobra.Command {
 				return err
 			}
 			if err := c.CheckAgent(release); err != nil {
-				return fmt.Errorf("config: minAgent: who asks for it must have it: %w", err)
+				return fmt.Errorf("config: minAgent: the host that sets it must have that version itself: %w", err)
 			}
 			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
 				return err
@@ -218,13 +218,13 @@ func newConfigCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return say(cmd, "set; hosts take it over within a heartbeat%s", older)
+			return say(cmd, "set; hosts apply it within a heartbeat%s", older)
 		}),
 	)
 	return config
 }
 
-// olderHosts names those that the configuration asks to be upgraded.
+// olderHosts names the hosts whose agent is older than the configuration's minAgent.
 func olderHosts(ctx context.Context, st store, c cluster.Config) (string, error) {
 	view, err := st.Get(ctx, cluster.PrefixNodes, cluster.PrefixAlive)
 	if err != nil {
@@ -249,7 +249,7 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// listedNode is one host, as the store knows it: its record, or why that cannot be read.
+// listedNode is a host in the store: its record, or why that cannot be read.
 type listedNode struct {
 	ID       string          `json:"id"`
 	Name     string          `json:"name,omitempty"`
@@ -257,12 +257,12 @@ type listedNode struct {
 	MTU      int             `json:"mtu,omitempty"`
 	Subnets  []cluster.Owned `json:"subnets,omitempty"`
 	Version  string          `json:"version,omitempty"`
-	// Up says that the host has given a sign of life within the last half minute.
+	// Up says that the store has a sign of life of the host, which expires without the host.
 	Up    bool   `json:"up"`
 	Error string `json:"error,omitempty"`
 }
 
-// listNodes are those that can be read, by their names, and then the others.
+// listNodes lists the hosts, sorted by name, and then those whose record cannot be read.
 func listNodes(view cluster.View) []listedNode {
 	listing, alive := cluster.NewListing(view), view.Under(cluster.PrefixAlive)
 	isUp := func(id string) bool { _, up := alive[id]; return up || view.Fixed }
@@ -330,7 +330,7 @@ func newSubnetsCommand() *cobra.Command {
 	})
 }
 
-// printUse says how full each pool is; from four fifths on that is a warning.
+// printUse prints how full each pool is.
 func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error {
 	config, err := cluster.ParseConfig(view.Keys[cluster.KeyConfig].Data)
 	if err != nil {
@@ -346,7 +346,7 @@ func newReserveCommand() *cobra.Command {
 	why := ""
 	cmd := onStore(&cobra.Command{
 		Use:   "reserve NETWORK SUBNET",
-		Short: "Keep a subnet from hosts",
+		Short: "Keep hosts from getting a subnet",
 		Args:  cobra.ExactArgs(2),
 	}, func(cmd *cobra.Command, args []string, st store) error {
 		subnet, err := netip.ParsePrefix(args[1])
@@ -357,7 +357,7 @@ func newReserveCommand() *cobra.Command {
 		if err := cluster.Reserve(cmd.Context(), st, o, why); err != nil {
 			return err
 		}
-		return say(cmd, "%s %s is given to no host", o.Network, o.Subnet)
+		return say(cmd, "%s %s is reserved: no host gets it", o.Network, o.Subnet)
 	})
 	cmd.Flags().StringVar(&why, "why", "reserved", "what for")
 	return cmd
@@ -367,9 +367,9 @@ func newReleaseCommand() *cobra.Command {
 	dead := ""
 	cmd := onStore(&cobra.Command{
 		Use:   "release (--node-is-dead NAME | NETWORK SUBNET)",
-		Short: "Give the subnets of a dead host, or a reserved one, back",
-		Long: `Give the subnets of a host that is dead, named by its name or id, back to the pool; or a reserved subnet. A host that lives gives
-its subnets up when it hears of it, and its containers must be restarted: until then two hosts have the same subnet.`,
+		Short: "Release the subnets of a dead host, or a reserved subnet",
+		Long: `Release the subnets of a dead host, given by name or id, so that other hosts can get them; or a reserved subnet. A host that is alive
+gives up its subnets when it hears of that, and its containers must be restarted: until then two hosts may have the same subnet.`,
 		Args: cobra.MaximumNArgs(2),
 	}, func(cmd *cobra.Command, args []string, st store) error {
 		if dead != "" && len(args) == 0 {
@@ -392,13 +392,13 @@ its subnets up when it hears of it, and its containers must be restarted: until 
 		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked()); err != nil {
 			return err
 		}
-		return say(cmd, "%s %s is reserved no more", args[0], subnet.Masked())
+		return say(cmd, "%s %s is not reserved any more", args[0], subnet.Masked())
 	})
 	cmd.Flags().StringVar(&dead, "node-is-dead", "", "the host, by name or id")
 	return cmd
 }
 
-// nodeID finds a host by its name; what is none is taken for an id.
+// nodeID is the id of the host with this name; a name that no host has is taken for an id.
 func nodeID(ctx context.Context, st store, name string) (string, error) {
 	view, err := st.Get(ctx, cluster.PrefixNames+name, cluster.PrefixNodes)
 	if err != nil {
@@ -419,8 +419,8 @@ func newRestoreCommand() *cobra.Command {
 	return onStore(&cobra.Command{
 		Use:   "restore",
 		Short: "Write what this host knows into a store that has lost it",
-		Long: `Write what this host knows into a store that has lost it: the configuration, the hosts and their subnets. What the
-store has is left as it is. No host gets a new subnet until trestle cluster accept.`,
+		Long: `Write what this host knows into a store that has lost it: the configuration, the hosts and their subnets. Keys that the
+store has stay unchanged. No host gets a new subnet until trestle cluster accept.`,
 		Args: cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
 		state, err := cluster.ReadState(statePath)
@@ -430,7 +430,7 @@ store has is left as it is. No host gets a new subnet until trestle cluster acce
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that live: trestle cluster accept", len(state.Peers)+1)
+		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that are alive: trestle cluster accept", len(state.Peers)+1)
 	})
 }
 
@@ -438,8 +438,8 @@ func newAcceptAllCommand() *cobra.Command {
 	return onStore(&cobra.Command{
 		Use:   "accept",
 		Short: "Let hosts take new subnets again, after the store was lost or restored",
-		Long: `Let hosts take new subnets again. It is your word that trestle cluster nodes lists every host that lives: the
-subnet of one that is not listed could be given to another.`,
+		Long: `Let hosts take new subnets again. Make sure first that trestle cluster nodes lists every host that is alive: another
+host could get the subnet of one that is not listed.`,
 		Args: cobra.NoArgs,
 	}, func(cmd *cobra.Command, _ []string, st store) error {
 		if err := cluster.Thaw(cmd.Context(), st); err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// The networks' configurations for the runtime are ordinary lists of plugins, which the
-// reference plugins could run, too.
+// The networks' configurations for the runtime are ordinary network lists, which the
+// reference plugins could run as well.
 
 // bridgeOf is the name of a network's bridge.
 func bridgeOf(network string) string { return "tn-" + network }
@@ -33,11 +33,11 @@ func conflistPath(network string) string {
 	return filepath.Join(conflistDir, "10-"+network+".conflist")
 }
 
-// marker is the key that tells a list as ours.
+// marker is the key by which a list is recognized as ours.
 const marker = "io.trestle.node"
 
-// conflist makes the list of one network, with the host's subnets of it. Pods may ask for
-// a bandwidth.
+// conflist is the list of one network, with this host's subnets. Pods get the bandwidth plugin
+// as well.
 func conflist(s cluster.State, network cluster.Network, mtu int, forPods bool) ([]byte, error) {
 	var ranges [][]map[string]string
 	for _, s := range s.Subnets(network.Name) {
@@ -60,14 +60,14 @@ func conflist(s cluster.State, network cluster.Network, mtu int, forPods bool) (
 	return append(data, '\n'), err
 }
 
-// writeConflists brings the lists to what the state says, each by rename and only where
-// it changes: a runtime reads the directory at any moment. An existing list of somebody
-// else's is left unchanged.
+// writeConflists writes the lists that follow from the state, and removes those of networks
+// that are gone. Each is replaced atomically and only if it differs: a runtime may read the
+// directory at any moment. A list of somebody else's stays unchanged, and is an error.
 func writeConflists(s cluster.State, mtu int, forPods bool) error {
 	var failed error
 	for _, n := range s.Config.Networks {
 		if len(s.Subnets(n.Name)) < len(n.Pools()) {
-			continue // not ready
+			continue // this host lacks a subnet yet
 		}
 		data, err := conflist(s, n, mtu, forPods)
 		if err == nil {
@@ -100,8 +100,8 @@ func isOurs(data []byte) bool {
 	return json.Unmarshal(data, &list) == nil && list[marker] != nil
 }
 
-// withdrawConflists removes our lists of the networks that gone names. Containers that
-// run stay; the runtime starts no more.
+// withdrawConflists removes our lists of networks for which gone is true. Running containers
+// stay; the runtime starts no more.
 func withdrawConflists(gone func(network string) bool) error {
 	var failed error
 	for _, path := range lists() {
@@ -117,15 +117,15 @@ func withdrawConflists(gone func(network string) bool) error {
 	return failed
 }
 
-// allNetworks has every list of ours withdrawn.
+// allNetworks makes withdrawConflists remove every list of ours.
 func allNetworks(string) bool { return true }
 
 func lists() []string {
-	paths, _ := filepath.Glob(filepath.Join(conflistDir, "*.conf*")) // the pattern is right
+	paths, _ := filepath.Glob(filepath.Join(conflistDir, "*.conf*")) // the only error is a bad pattern
 	return paths
 }
 
-// clashing finds a subnet of another network of this host's that overlaps the pools.
+// clashing is an error if a subnet of another network list of this host overlaps the pools.
 func clashing(pools []netip.Prefix) error {
 	for _, path := range lists() {
 		data, err := os.ReadFile(path)
@@ -166,10 +166,10 @@ func subnetsIn(value any) (found []netip.Prefix) {
 	return found
 }
 
-// container is an attachment with an address of a network's.
+// container is an attachment, with its address on one network.
 type container = hosts.Container
 
-// howMany counts containers: one may have several addresses.
+// howMany counts the containers: one may have several addresses.
 func howMany(all []container) string {
 	ids := map[string]bool{}
 	for _, c := range all {
@@ -181,7 +181,7 @@ func howMany(all []container) string {
 	return fmt.Sprint(len(ids), " containers have")
 }
 
-// leases lists the addresses that containers have in the subnets.
+// leases lists the containers with an address in the subnets, by host-local's files.
 func leases(owned []cluster.Owned) ([]container, error) {
 	var all []container
 	seen := map[string]bool{}

@@ -17,10 +17,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// A running agent is asked over a socket that only root can open: POST /<operation>, with the
-// answer as JSON, and an error as text.
+// The running agent takes requests at a socket that only root can open: POST /<operation>. It
+// answers with JSON, and with an error's text.
 
-// operations are what it can be asked.
+// operations are the requests that the agent takes.
 func (a *agent) operations() map[string]func(context.Context, store, bool) (said, error) {
 	return map[string]func(context.Context, store, bool) (said, error){
 		"leave": a.leave, "drain": a.drain, "undrain": a.undrain, "accept": a.accept,
@@ -31,7 +31,7 @@ func serve(a *agent) (*http.Server, error) {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return nil, err
 	}
-	_ = os.Remove(socketPath) // of a process that is gone: we have the lock
+	_ = os.Remove(socketPath) // left by a process that has ended: we have the lock
 	former := unix.Umask(0o177)
 	listener, err := net.Listen("unix", socketPath)
 	unix.Umask(former)
@@ -46,7 +46,7 @@ func serve(a *agent) (*http.Server, error) {
 				http.Error(w, cni.Plain(err).Error(), http.StatusConflict)
 				return
 			}
-			_ = json.NewEncoder(w).Encode(said) // who asked is gone otherwise
+			_ = json.NewEncoder(w).Encode(said) // it fails if the client is gone
 		})
 	}
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
@@ -54,7 +54,7 @@ func serve(a *agent) (*http.Server, error) {
 	return server, nil
 }
 
-// ask has the agent's own goroutine do it.
+// ask has the agent's goroutine do the operation.
 func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said, error)) (answer said, err error) {
 	ask := request{reply: make(chan error, 1), do: func(ctx context.Context, st store) (err error) {
 		answer, err = do(ctx, st, r.URL.Query().Has("force"))
@@ -74,10 +74,10 @@ func (a *agent) ask(r *http.Request, do func(context.Context, store, bool) (said
 	}
 }
 
-// errNotRunning says that there is no agent to ask.
+// errNotRunning is the error if there is no agent to ask.
 var errNotRunning = errors.New("trestle-node does not run; systemctl start trestle-node")
 
-// call asks the running agent.
+// call sends a request to the running agent.
 func call(ctx context.Context, operation string, force bool) (answered said, err error) {
 	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socketPath)
@@ -99,7 +99,7 @@ func call(ctx context.Context, operation string, force bool) (answered said, err
 	if err != nil {
 		return said{}, fmt.Errorf("ask trestle-node: %w", err)
 	}
-	defer func() { _ = answer.Body.Close() }() // it is read
+	defer func() { _ = answer.Body.Close() }() // it has been read
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
 		return said{}, fmt.Errorf("ask trestle-node: %w", err)

@@ -33,12 +33,12 @@ type etcdStore struct {
 	timeout  time.Duration
 	alive    time.Duration
 	about    string
-	// again says that whoever commits reads and does so again where no answer comes.
+	// again says that the caller of Commit reads and commits again if no answer comes.
 	again bool
 }
 
 // A silent connection is pinged every keepAlive and closed after keepAliveTimeout: nothing
-// else shows that packets are dropped on the way. Connecting is tried again after
+// else shows that packets are dropped on the way. The client connects again after
 // reconnectMost at the latest; gRPC's own backoff grows to two minutes.
 const (
 	keepAlive        = 5 * time.Second
@@ -46,12 +46,12 @@ const (
 	reconnectMost    = 3 * time.Second
 )
 
-// openEtcd reads certificates and password as they are now, and connects to nothing yet.
+// openEtcd makes a client with the certificates and password on disk. It does not connect yet.
 func openEtcd(s settings) (*etcdStore, error) {
 	e := s.Etcd
 	config := clientv3.Config{
 		Endpoints: e.Endpoints, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
-		Logger: zap.NewNop(), // what it would say every call says, too
+		Logger: zap.NewNop(), // each call returns what it would log
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
 			MinConnectTimeout: reconnectMost,
@@ -81,7 +81,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 	return &etcdStore{keys, e, s.Timeout.Duration, s.Alive.Duration, about, s.again}, nil
 }
 
-// tls never falls back to plain text, nor to a server that cannot be verified.
+// tls is the client's TLS configuration. It never accepts a server that cannot be verified.
 func (e *etcdSettings) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
@@ -91,7 +91,7 @@ func (e *etcdSettings) tls() (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(data) {
-			return nil, fmt.Errorf("etcd.ca: %s has no certificate in PEM", e.CA)
+			return nil, fmt.Errorf("etcd.ca: %s has no PEM certificate", e.CA)
 		}
 	}
 	if e.Cert == "" {
@@ -100,7 +100,7 @@ func (e *etcdSettings) tls() (*tls.Config, error) {
 	if _, err := tls.LoadX509KeyPair(e.Cert, e.Key); err != nil {
 		return nil, fmt.Errorf("etcd.cert and etcd.key: %w", err)
 	}
-	// Read at each handshake, so that a new certificate needs no restart.
+	// It is read at each handshake, so that a new certificate needs no restart.
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		pair, err := tls.LoadX509KeyPair(e.Cert, e.Key)
 		return &pair, err
@@ -124,7 +124,7 @@ func readPassword(path string) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// explain adds to an error of etcd's which user it is about, and the way out.
+// explain adds to an error of etcd which user it is about, and the way out.
 func (e *etcdSettings) explain(ctx context.Context, err error) error {
 	who := "nobody (no etcd.user)"
 	if e.User != "" {
@@ -151,8 +151,8 @@ func (s *etcdStore) failed(ctx context.Context, what string, err error) error {
 	return fmt.Errorf("%s: %s: %w", s.about, what, s.settings.explain(ctx, err))
 }
 
-// whyNot connects once more by hand, to all at once, to find out what is in the way: of a
-// deadline that has passed gRPC does not say why no connection could be made.
+// whyNot connects once more without gRPC, to all endpoints at once, to find out why there is
+// no connection: gRPC's error only says that the deadline has passed.
 func (e *etcdSettings) whyNot() error {
 	all := make([]error, len(e.Endpoints))
 	var asked sync.WaitGroup
@@ -173,7 +173,7 @@ func (e *etcdSettings) whyNotAt(endpoint string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // nothing was said
+	defer func() { _ = conn.Close() }() // nothing was written
 	if u.Scheme != "https" {
 		return nil
 	}
@@ -193,19 +193,19 @@ func (e *etcdSettings) handshake(conn net.Conn, name string, patience time.Durat
 	if err := secure.Handshake(); err != nil {
 		return err
 	}
-	// What a server thinks of our certificate it says after the handshake (TLS 1.3).
+	// With TLS 1.3 the server rejects our certificate after the handshake.
 	_, err = secure.Read(make([]byte, 1))
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil // it says nothing: all is well
+		return nil // no alert: the certificate is accepted
 	}
 	return err
 }
 
-// retryPause is between the tries of a read.
+// retryPause is the pause between the tries of a read.
 const retryPause = 100 * time.Millisecond
 
-// codeOf is gRPC's code of an error, of which etcd's own errors do not tell its packages;
-// OK where it has none.
+// codeOf is the gRPC code of an error, or OK if it has none. grpcstatus alone does not find
+// the code of etcd's own errors.
 func codeOf(err error) codes.Code {
 	var own rpctypes.EtcdError
 	if errors.As(err, &own) {
@@ -217,21 +217,21 @@ func codeOf(err error) codes.Code {
 	return codes.OK
 }
 
-// passes says whether the error is temporary, as during an election. Only a read may be
-// tried again: a write may have happened.
+// passes says whether the error is temporary, as during an election. Only a read can be
+// tried again: a write may have been done.
 func passes(err error) bool { return codeOf(err) == codes.Unavailable }
 
-// isSilence says that no answer came in time. A member that notices before this host does
-// says so by an error that etcd has no code for.
+// isSilence says whether the error means that no answer came in time. If the member notices
+// the deadline before this host does, it answers with an error without a code (Unknown).
 func isSilence(err error) bool {
 	code := codeOf(err)
 	return errors.Is(err, context.DeadlineExceeded) || code == codes.DeadlineExceeded || code == codes.Unknown
 }
 
-// Get asks again while the error is of a moment, and where a member says nothing: one that
-// has lost the question while a leader was elected is silent to all for seconds, and the
-// next question goes to another member. Each try has twice the time of the one before, so
-// that an etcd which is slow as a whole is heard as well.
+// Get tries again after temporary errors, and if a member does not answer: one that lost
+// requests while a leader was elected is silent for seconds, and the next request goes to
+// another member. After silence a try has twice the time of the one before, so that an etcd
+// which is slow as a whole can answer as well.
 func (s *etcdStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -257,9 +257,10 @@ func (s *etcdStore) try(ctx context.Context, patience time.Duration, keys []stri
 	return view, silence(ctx, err)
 }
 
-// giveUp ends ctx after the time, of which the member is not told, as it would be of a
-// deadline: it would answer at the end of it, and the client put the question to the next
-// member, with no time left, so that the next try would be at the silent one again.
+// giveUp cancels ctx after a time. It sets no deadline, since gRPC tells the server of that:
+// a silent member would answer with an error at the deadline, the client would send the
+// request to the next member with no time left, and the next try would go to the silent
+// member again.
 func giveUp(ctx context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(after, func() { cancel(context.DeadlineExceeded) })
@@ -269,7 +270,7 @@ func giveUp(ctx context.Context, after time.Duration) (context.Context, context.
 	}
 }
 
-// silence is the error of what was given up.
+// silence turns the error of a call that giveUp has canceled into context.DeadlineExceeded.
 func silence(ctx context.Context, err error) error {
 	if why := context.Cause(ctx); err != nil && errors.Is(why, context.DeadlineExceeded) {
 		return why
@@ -277,9 +278,10 @@ func silence(ctx context.Context, err error) error {
 	return err
 }
 
-// Commit is not tried again: what seems to have failed may have been done. Where whoever
-// commits reads and tries again by itself, no answer soon, as from a member that has sent
-// it to a leader which is dead, is cluster.ErrUnsure.
+// Commit is not tried again: a transaction that seems to have failed may have been done. If
+// the caller reads and commits again by itself (again), Commit waits a quarter of the timeout
+// and then returns cluster.ErrUnsure: a member may have forwarded the transaction to a leader
+// that is dead.
 func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	patience := s.timeout
 	if s.again {
@@ -303,8 +305,8 @@ func (s *etcdStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	return false, s.failed(short, what, err)
 }
 
-// Watch asks for a member that has a leader: one that is cut off from the others would
-// be silent.
+// Watch requires a member that has a leader: one that is cut off from the others would be
+// silent.
 func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, changed func([]cluster.Change)) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
@@ -333,7 +335,7 @@ func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, chang
 	return s.failed(ctx, "watch "+prefix, errors.New("the watch ended"))
 }
 
-// Announce keeps the key under a lease.
+// Announce writes the key under a lease, and keeps that alive until ctx ends.
 func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) error {
 	grant, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -348,7 +350,7 @@ func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) erro
 	if err != nil {
 		return s.failed(ctx, "keep a lease", err)
 	}
-	for range answers { // each is read, and says nothing but that the lease lives
+	for range answers { // they have to be read; each only says that the lease is alive
 	}
 	if ctx.Err() != nil {
 		revoke, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -359,5 +361,5 @@ func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) erro
 	return s.failed(ctx, "keep a lease", errors.New("it ended"))
 }
 
-// isMissing says whether a file is not there.
+// isMissing says whether an error means that a file does not exist.
 func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -17,11 +17,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// etcdMember is one that answers every transaction, or none.
+// etcdMember is a member of etcd that answers every transaction, or none.
 type etcdMember struct {
 	pb.UnimplementedKVServer
 	silent bool
-	fault  error // of those who are asked first
+	fault  error // the answer to the first requests
 	asked  atomic.Int64
 }
 
@@ -36,7 +36,7 @@ func (m *etcdMember) Txn(ctx context.Context, _ *pb.TxnRequest) (*pb.TxnResponse
 	return &pb.TxnResponse{Header: &pb.ResponseHeader{ClusterId: 1, Revision: 7}, Succeeded: true}, nil
 }
 
-// serve gives the member's URL.
+// serve returns the member's URL.
 func (m *etcdMember) serve(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -64,26 +64,25 @@ func openMembers(t *testing.T, timeout time.Duration, members ...*etcdMember) *e
 	return st
 }
 
-// TestSilentMember: a member that takes questions and answers none, as one that lost them
-// while a leader was elected, keeps nobody from reading: the next try asks another.
+// TestSilentMember: a member that accepts requests and does not answer, as one that lost them while
+// a leader was elected, does not make a read fail: the next try asks another member.
 func TestSilentMember(t *testing.T) {
 	t.Parallel()
 	silent, well := &etcdMember{silent: true}, &etcdMember{}
 	st := openMembers(t, 16*time.Second, silent, well)
-	// there is no connection to it at first
+	// there is no connection to the silent member at first
 	for deadline := time.Now().Add(30 * time.Second); silent.asked.Load() == 0 && time.Now().Before(deadline); {
 		if view, err := st.Get(t.Context(), cluster.KeyConfig); err != nil || view.Revision != 7 {
 			t.Fatalf("got %+v, %v, want the other's answer", view, err)
 		}
 	}
-	// twice where it was the first that there was a connection to
+	// twice if the first connection was to it
 	if got := silent.asked.Load(); got < 1 || got > 2 {
 		t.Errorf("the silent member was asked %d times, want once or twice", got)
 	}
 }
 
-// TestUnansweredCommit: a transaction without an answer is one of which nobody knows
-// whether it was done, and is said once.
+// TestUnansweredCommit: a transaction without an answer is ErrUnsure, and is sent once.
 func TestUnansweredCommit(t *testing.T) {
 	t.Parallel()
 	silent := &etcdMember{silent: true}
@@ -97,8 +96,8 @@ func TestUnansweredCommit(t *testing.T) {
 	}
 }
 
-// TestErrorsThatPass: what a member says during an election, or of a question that it had no
-// time for, is asked again; that somebody may not ask is so.
+// TestErrorsThatPass: a read is repeated after errors of an election or a deadline, and not after
+// a refusal.
 func TestErrorsThatPass(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

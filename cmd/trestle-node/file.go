@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/fsnotify/fsnotify"
@@ -18,11 +19,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// fileStore is a list that the administrator keeps, the same on each host.
+// fileStore is a store in a file: a list of hosts that the administrator writes, the same on
+// each host.
 type fileStore struct {
 	path string
 	mu   sync.Mutex
-	last []byte // what it held when it was read
+	last []byte // the content that was last read
 }
 
 // fileDocument is cluster.json: the configuration's keys, and the hosts.
@@ -34,14 +36,15 @@ type fileDocument struct {
 // fileNode is one host of the list.
 type fileNode struct {
 	Name string `json:"name"`
-	// Underlay are the addresses that the others reach it by, each with its prefix's
-	// length: two hosts with one prefix are on one link.
+	// Underlay are the addresses at which the others reach it, each with its prefix length:
+	// two hosts with the same prefix are on one link.
 	Underlay []netip.Prefix `json:"underlay"`
 	MTU      int            `json:"mtu,omitempty"`
-	// WGKey is what trestle node join says on that host; NAT that it is behind one.
+	// WGKey is the key that trestle node join prints on that host. NAT says that the host is
+	// behind a NAT.
 	WGKey string `json:"wgKey,omitempty"`
 	NAT   bool   `json:"nat,omitempty"`
-	// Subnets are those that it has of each network.
+	// Subnets are its subnets of each network.
 	Subnets map[string][]netip.Prefix `json:"subnets"`
 }
 
@@ -50,8 +53,7 @@ func openFile(path string) *fileStore { return &fileStore{path: path} }
 func (s *fileStore) Close() error     { return nil }
 func (s *fileStore) Describe() string { return "file " + s.path }
 
-// read reads the file and refuses one that no network could be made of: the hosts then
-// stay with what they have.
+// read reads and checks the file. After an error the hosts keep what they have.
 func (s *fileStore) read() (fileDocument, error) {
 	data, err := os.ReadFile(s.path)
 	if err != nil {
@@ -104,8 +106,8 @@ func (d fileDocument) check() error {
 			return fmt.Errorf(`node %s: underlay: none; write it like ["192.0.2.1/24"]`, n.Name)
 		}
 		owned := n.owned()
-		if err := d.CheckChange(owned); err != nil {
-			return fmt.Errorf("node %s has a subnet that is none of its network's pool, or not of its length: %w", n.Name, err)
+		if outside := d.Outside(owned); len(outside) > 0 {
+			return fmt.Errorf("node %s has subnets that are in no pool of their network, or not of its length: %s", n.Name, strings.Join(outside, ", "))
 		}
 		for _, o := range owned {
 			if i := slices.IndexFunc(before, func(b holder) bool { return b.subnet.Overlaps(o.Subnet) }); i >= 0 {
@@ -117,8 +119,8 @@ func (d fileDocument) check() error {
 	return nil
 }
 
-// owned are the node's subnets, in the order of their networks. The nonce is the
-// administrator's word.
+// owned are the node's subnets, sorted. All have the same nonce: nothing but the file says
+// whose they are.
 func (n fileNode) owned() (all []cluster.Owned) {
 	for network, subnets := range n.Subnets {
 		for _, s := range subnets {
@@ -129,7 +131,7 @@ func (n fileNode) owned() (all []cluster.Owned) {
 	return all
 }
 
-// Get gives the list as keys, all of them: they are few.
+// Get returns the whole list as keys, whatever was asked for: they are few.
 func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	d, err := s.read()
 	if err != nil {
@@ -162,14 +164,14 @@ func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	return view, err
 }
 
-// Commit always fails: a host writes only where the list does not have it, or its subnets,
-// and that is the administrator's to change.
+// Commit always fails: a host has something to write only if the list lacks it or its
+// subnets, and only the administrator can add these.
 func (s *fileStore) Commit(context.Context, cluster.Txn) (bool, error) {
 	return false, fmt.Errorf("%s does not list this host with the subnets that it has: %w", s.path, cluster.ErrReadOnly)
 }
 
-// Watch waits for the file to be written or replaced; its directory is watched, since a
-// file that is replaced by a rename is another one.
+// Watch returns errChanged when the file is written or replaced. It watches the directory,
+// since a rename replaces the file's inode.
 func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]cluster.Change)) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -183,7 +185,7 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 	last := s.last
 	s.mu.Unlock()
 	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, last) {
-		return errChanged // meanwhile
+		return errChanged // between read and Watch
 	}
 	for {
 		select {
@@ -199,7 +201,7 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 	}
 }
 
-// Announce says nothing: nobody could hear it.
+// Announce writes nothing: a file has no signs of life. It only waits for ctx to end.
 func (s *fileStore) Announce(ctx context.Context, _ string, _ []byte) error {
 	<-ctx.Done()
 	return ctx.Err()

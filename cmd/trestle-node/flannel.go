@@ -14,7 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// flannelFlags say where flannel's network is read from, and what it becomes.
+// flannelFlags say where to read flannel's network, and what to make of it.
 type flannelFlags struct {
 	prefix, subnetEnv, network, backend string
 	endpoints                           []string
@@ -26,21 +26,21 @@ func newImportFlannelCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import-flannel",
 		Short: "Make a cluster of flannel's network, in which each host keeps its subnet",
-		Long: `Make a cluster of flannel's network. Flannel's configuration and leases are read from etcd and left as they are; the pools
-and the lengths of subnets stay, and each subnet is kept for the host with the address that had it, until that joins.
+		Long: `Make a cluster of flannel's network. Flannel's configuration and leases are read from etcd and not changed; the pools
+and the lengths of subnets stay the same, and each subnet is reserved for the host whose address the lease has, until it joins.
 
-With --subnet-env this host's own subnet alone is read, from the file that flannel writes: then it is run on each host.
-Nothing is written where something cannot be read, or kept. Flannel is stopped on a host before that joins:
+With --subnet-env only this host's own subnet is read, from the file that flannel writes: run it on each host.
+If something cannot be read or reserved, nothing is written. Stop flannel on a host before it joins:
 docs/hosts.md has the steps.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return importFlannel(cmd, &flags, f) },
 	}
 	flags.add(cmd)
-	cmd.Flags().StringSliceVar(&f.endpoints, "flannel-etcd", nil, "URLs of flannel's etcd, where that is another")
+	cmd.Flags().StringSliceVar(&f.endpoints, "flannel-etcd", nil, "URLs of flannel's etcd, if that is another")
 	cmd.Flags().StringVar(&f.prefix, "prefix", "/coreos.com/network", "where flannel's keys are")
 	cmd.Flags().StringVar(&f.subnetEnv, "subnet-env", "", "read this file instead, like /run/flannel/subnet.env")
 	cmd.Flags().StringVar(&f.network, "network", "pods", "name of the network")
-	cmd.Flags().StringVar(&f.backend, "backend", "", "vxlan, host-gw, auto or wireguard, instead of what is like flannel's")
+	cmd.Flags().StringVar(&f.backend, "backend", "", "vxlan, host-gw, auto or wireguard, instead of the one that corresponds to flannel's")
 	return cmd
 }
 
@@ -61,7 +61,7 @@ func importFlannel(cmd *cobra.Command, flags *storeFlags, f flannelFlags) error 
 	if err != nil {
 		return err
 	}
-	defer func() { _ = st.Close() }() // it is written
+	defer func() { _ = st.Close() }() // no call is pending
 	if err := cluster.Import(cmd.Context(), st, network, newNonce()); err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func importFlannel(cmd *cobra.Command, flags *storeFlags, f flannelFlags) error 
 	return answer(cmd, map[string]any{"network": network.Network, "leases": network.Leases}, text.String())
 }
 
-// read reads flannel's network, from etcd or of this host.
+// read reads flannel's network, from etcd or from this host's subnet.env.
 func (f flannelFlags) read(ctx context.Context, s settings) (cluster.Flannel, error) {
 	if f.subnetEnv != "" {
 		return f.readSubnetEnv(s)

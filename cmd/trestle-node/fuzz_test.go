@@ -10,9 +10,10 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// FuzzSettings: settings that are not refused can be written and read again.
+// FuzzSettings: accepted settings can be written and read again.
 func FuzzSettings(f *testing.F) {
 	f.Add([]byte(`{}`))
 	f.Add([]byte(`{"name":"a","cluster":"c","interface":"eth0","address":"192.0.2.1","etcd":{"endpoints":["https://192.0.2.1:2379"],"ca":"/ca","cert":"/c","key":"/k","user":"u","passwordFile":"/p"},"heartbeat":"30s","quarantine":"24h"}`))
@@ -32,8 +33,7 @@ func FuzzSettings(f *testing.F) {
 	})
 }
 
-// FuzzFile: of a list of hosts that is not refused every host can be read, and no two have
-// one subnet.
+// FuzzFile: in an accepted list of hosts every host can be read, and no two have the same subnet.
 func FuzzFile(f *testing.F) {
 	f.Add([]byte(`{"networks":[{"name":"pods","ipv4":{"pool":"10.40.0.0/16","subnetLen":24}}],"backend":"auto","nodes":[
 		{"name":"a","underlay":["192.0.2.1/24"],"subnets":{"pods":["10.40.0.0/24"]}},{"name":"b","underlay":["192.0.2.2/24"],"mtu":1400,"subnets":{"pods":["10.40.1.0/24"]}}]}`))
@@ -68,12 +68,12 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// FuzzStatus: whatever status.json holds can be shown, or is refused.
+// FuzzStatus: any status.json can be printed, or is refused.
 func FuzzStatus(f *testing.F) {
 	f.Add([]byte(`{"id":"a","name":"n","state":"ready","store":{"name":"etcd","connected":true,"since":"2001-02-03T04:05:06Z"},"subnets":[{"network":"n","subnet":"10.0.0.0/24"}],"lost":[{}],
 		"restart":[{"network":"n","address":"10.0.0.2","container":"c"}],"peers":[{"name":"b","underlay":["192.0.2.1/24"],"subnets":[{}],"way":"vxlan","missing":true}],"problems":["x"],"pid":1}`))
 	f.Fuzz(func(_ *testing.T, data []byte) {
-		var s Status
+		var s hosts.Status
 		if json.Unmarshal(data, &s) != nil {
 			return
 		}
@@ -84,7 +84,7 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
-// FuzzLists: the directory of network lists is everybody's.
+// FuzzLists: any file may be in the directory of network lists.
 func FuzzLists(f *testing.F) {
 	f.Add([]byte(`{"name":"n","plugins":[{"ipam":{"ranges":[[{"subnet":"10.0.0.0/24"}]],"subnet":"fd00::1/64"}}],"io.trestle.node":"a"}`))
 	f.Fuzz(func(_ *testing.T, data []byte) {

@@ -13,11 +13,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// identity is the host's id: random, made once and kept. An address is none, since it
-// changes, and a name is none, since two hosts may have one.
+// identity is this host's id. In etcd it is random, made once and kept on disk: an address
+// may change, and two hosts may have the same name. A list of hosts, the administrator's or
+// Kubernetes', knows hosts by their names.
 func identity(s settings) (string, error) {
 	if s.Etcd == nil {
-		return s.Name, nil // the administrator's list knows hosts by their names
+		return s.Name, nil
 	}
 	data, err := os.ReadFile(idPath)
 	if err == nil && len(strings.TrimSpace(string(data))) >= 16 {
@@ -33,9 +34,9 @@ func identity(s settings) (string, error) {
 	return id, nil
 }
 
-// wireGuardKey is the private key of this host's WireGuard device: made once and kept,
-// since the other hosts know this one by it. It is there whatever the backend is, so that
-// all have published theirs when that becomes wireguard.
+// wireGuardKey is the private key of this host's WireGuard device: made once and kept on disk,
+// since the other hosts know this one by its key. It is made with any backend, so that all
+// hosts have published a key when the backend becomes wireguard.
 func wireGuardKey() (wgtypes.Key, error) {
 	key, err := readWireGuardKey()
 	if errors.Is(err, fs.ErrNotExist) {

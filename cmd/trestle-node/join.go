@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// storeFlags are how a store is named on the command line.
+// storeFlags name a store on the command line.
 type storeFlags struct {
 	settings   settings
 	etcd       etcdSettings
@@ -27,12 +27,12 @@ func (f *storeFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.etcd.Key, "key", "", "file with its key")
 	flags.StringVar(&f.etcd.User, "user", "", "user of etcd")
 	flags.StringVar(&f.etcd.PasswordFile, "password-file", "", "file with its password, which nobody else can read")
-	flags.StringVar(&f.kubernetes.Kubeconfig, "kubeconfig", "", "file that says how Kubernetes is reached, whose Nodes are the hosts, instead of etcd")
+	flags.StringVar(&f.kubernetes.Kubeconfig, "kubeconfig", "", "file that says how to reach Kubernetes, whose Nodes are the hosts, instead of etcd")
 	flags.StringVar(&f.settings.File, "file", "", "file with all hosts, instead of etcd")
 	flags.StringVar(&f.settings.Cluster, "cluster", "", "name of the cluster in etcd")
 }
 
-// read gives what the flags say, or else node.json.
+// read returns the flags' settings or, if they name no store, those of node.json.
 func (f *storeFlags) read() (settings, error) {
 	if f.areNone() {
 		s, err := readSettings()
@@ -51,12 +51,12 @@ func (f *storeFlags) read() (settings, error) {
 	return s, errors.Join(s.fill(), s.check())
 }
 
-// areNone says that no store is named.
+// areNone says whether the flags name no store.
 func (f *storeFlags) areNone() bool {
 	return len(f.etcd.Endpoints) == 0 && f.kubernetes.Kubeconfig == "" && f.settings.File == ""
 }
 
-// open opens the store that the flags, or node.json, name.
+// open opens the store that the flags or node.json name.
 func (f *storeFlags) open() (store, error) {
 	s, err := f.read()
 	if err != nil {
@@ -70,9 +70,9 @@ func newJoinCommand() *cobra.Command {
 	var name, device, address string
 	cmd := &cobra.Command{
 		Use:   "join",
-		Short: "Write /etc/trestle/node.json, after a look whether this host can be in the network",
-		Long: `Write /etc/trestle/node.json, after a look whether the store answers, has a configuration, and no pool
-overlaps what this host has already. Nothing is changed where something is amiss. Then start trestle-node:
+		Short: "Check that this host can be in the network, and write /etc/trestle/node.json",
+		Long: `Check that the store answers and has a configuration, and that no pool overlaps addresses or routes that this host
+has already; then write /etc/trestle/node.json. If anything is wrong, nothing is written. Then start trestle-node:
 
 	systemctl enable --now trestle-node`,
 		Args: cobra.NoArgs,
@@ -91,8 +91,8 @@ overlaps what this host has already. Nothing is changed where something is amiss
 	flags.add(cmd)
 	cmd.Flags().StringVar(&name, "name", "", "this host's name in the cluster; its hostname by default")
 	cmd.Flags().StringVar(&device, "interface", "", "the device that leads to the other hosts; that of the default route by default")
-	cmd.Flags().StringVar(&address, "address", "", "the address that the other hosts reach this one by")
-	cmd.Flags().BoolVar(&flags.settings.NAT, "nat", false, "the other hosts cannot reach it: with the backend wireguard this host speaks first")
+	cmd.Flags().StringVar(&address, "address", "", "the address at which the other hosts reach this one")
+	cmd.Flags().BoolVar(&flags.settings.NAT, "nat", false, "the other hosts cannot reach it: with the backend wireguard this host sends first")
 	return cmd
 }
 
@@ -126,7 +126,7 @@ func join(cmd *cobra.Command, flags *storeFlags) error {
 	return answer(cmd, value, text)
 }
 
-// mayJoin looks for what would keep this host from joining.
+// mayJoin returns the cluster's configuration, or an error if this host cannot join it.
 func mayJoin(ctx context.Context, s settings) (cluster.Config, error) {
 	st, err := openStore(s)
 	if err != nil {

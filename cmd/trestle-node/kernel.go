@@ -19,8 +19,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// kernel keeps this host's kernel at what the state asks for. It has a goroutine of its
-// own, so that a store which does not answer keeps nothing from being repaired.
+// kernel keeps this host's kernel configured as the state asks. It has a goroutine of its
+// own, so that repairs do not wait for a store that does not answer.
 type kernel struct {
 	settings settings
 	log      *slog.Logger
@@ -29,29 +29,28 @@ type kernel struct {
 	mu     sync.Mutex
 	want   wanted
 	uplink overlay.Uplink
-	wake   chan string   // why to look
-	moved  chan struct{} // the uplink is another
-	done   chan struct{} // closed when the first look is over
-	// flushes are answered after the next look.
-	flushes chan chan brought
+	wake   chan string   // the reason for the next comparison
+	moved  chan struct{} // the uplink, or its MTU or addresses, have changed
+	done   chan struct{} // closed after the first comparison
+	// flushes are answered after the next comparison.
+	flushes chan chan applied
 	other   chan struct{} // the uplink is another device: listen to that
-	// stirred says that something of the kernel has changed, and not only what is wanted.
-	stirred atomic.Bool
+	// changed says that the kernel has changed, and not only what is wanted.
+	changed atomic.Bool
 
 	key  wgtypes.Key   // WireGuard's
-	host *overlay.Host // of the goroutine
-	last overlay.State // what was applied last: a difference from it is somebody else's doing
-	mtu  int           // what containers were compared with last
+	host *overlay.Host // used by the goroutine alone
+	last overlay.State // what was applied last: others have made any difference from it
+	mtu  int           // the MTU that containers' were last compared with
 }
 
-// brought is what came of a look.
-type brought struct {
-	// inUse are bridges that stay when all of ours goes, since containers are on them.
+type applied struct {
+	// inUse are bridges that stay when all of ours is removed, since containers are on them.
 	inUse []string
 	err   error
 }
 
-// wanted is what the kernel is made from.
+// wanted is what the kernel's configuration is planned from.
 type wanted struct {
 	id      string
 	config  cluster.Config
@@ -61,7 +60,7 @@ type wanted struct {
 	missing []string
 	// ready says that the runtime may start containers; drained that it may start none.
 	ready, drained bool
-	// gone says that all that is ours is to go.
+	// gone says that everything of ours is to be removed.
 	gone bool
 }
 
@@ -75,19 +74,19 @@ func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel 
 		moved:    make(chan struct{}, 1),
 		done:     make(chan struct{}),
 		other:    make(chan struct{}, 1),
-		flushes:  make(chan chan brought),
+		flushes:  make(chan chan applied),
 	}
 }
 
-// set says what is wanted from now on.
+// set replaces what is wanted.
 func (k *kernel) set(w wanted) {
 	k.mu.Lock()
 	k.want = w
 	k.mu.Unlock()
-	k.look(forPeers)
+	k.compare(forPeers)
 }
 
-// trust lets the runtime start containers in the subnets that are wanted.
+// trust lets the runtime start containers in the claimed subnets.
 func (k *kernel) trust(ctx context.Context) {
 	k.mu.Lock()
 	k.want.ready = len(k.want.claims) > 0 && !k.want.gone
@@ -95,33 +94,33 @@ func (k *kernel) trust(ctx context.Context) {
 	k.flush(ctx)
 }
 
-// flush waits until what was set has been brought about, and says what came of it.
-func (k *kernel) flush(ctx context.Context) brought {
-	done := make(chan brought, 1)
+// flush waits until what was set has been applied, and returns the result.
+func (k *kernel) flush(ctx context.Context) applied {
+	done := make(chan applied, 1)
 	select {
 	case k.flushes <- done:
 	case <-ctx.Done():
-		return brought{err: ctx.Err()}
+		return applied{err: ctx.Err()}
 	}
 	select {
 	case b := <-done:
 		return b
 	case <-ctx.Done():
-		return brought{err: ctx.Err()}
+		return applied{err: ctx.Err()}
 	}
 }
 
-// forPeers is why the loop looks where something else is wanted.
+// forPeers is the reason for a comparison after what is wanted has changed.
 const forPeers = "peers"
 
-// look wakes the loop, which compares everything. why is for the log.
-func (k *kernel) look(why string) {
+// compare wakes the loop, which compares everything. why is for the log.
+func (k *kernel) compare(why string) {
 	if why != forPeers {
-		k.stirred.Store(true) // also where one is asked for because of the peers
+		k.changed.Store(true) // also if a comparison for the peers is pending
 	}
 	select {
 	case k.wake <- why:
-	default: // one is asked for
+	default: // one is pending
 	}
 }
 
@@ -131,11 +130,11 @@ func (k *kernel) currentUplink() overlay.Uplink {
 	return k.uplink
 }
 
-// debounceTime lets events that come together be looked at together.
+// debounceTime collects events that come together into one comparison.
 const debounceTime = 50 * time.Millisecond
 
-// run looks at the kernel when it says that something has changed, when something else
-// is wanted, and once in a while all the same.
+// run applies what is wanted when the kernel reports a change, when what is wanted has
+// changed, and at each audit.
 func (k *kernel) run(ctx context.Context) error {
 	host, err := overlay.Open(nftDir)
 	if err != nil {
@@ -143,15 +142,15 @@ func (k *kernel) run(ctx context.Context) error {
 	}
 	k.host = host
 	host.SetKey(k.key)
-	defer func() { _ = host.Close() }() // all is as it shall be
-	k.bring("start")
+	defer func() { _ = host.Close() }() // only sockets are closed
+	k.apply("start")
 	close(k.done)
 	go k.listen(ctx)
 	audit := time.NewTicker(k.settings.Audit.Duration)
 	defer audit.Stop()
 	for {
 		why := "audit"
-		var flushed chan brought
+		var flushed chan applied
 		select {
 		case <-ctx.Done():
 			return nil
@@ -163,14 +162,14 @@ func (k *kernel) run(ctx context.Context) error {
 				pause(ctx, debounceTime)
 			}
 		}
-		b := k.bring(why)
+		result := k.apply(why)
 		if flushed != nil {
-			flushed <- b
+			flushed <- result
 		}
 	}
 }
 
-// pause waits, or not so long if ctx ends.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -190,7 +189,7 @@ func (k *kernel) listen(ctx context.Context) {
 			case <-listening.Done():
 			}
 		}()
-		if err := overlay.Events(listening, k.currentUplink().Name, k.look); err != nil {
+		if err := overlay.Events(listening, k.currentUplink().Name, k.compare); err != nil {
 			k.log.Warn("listen to the kernel, again", "error", err)
 			pause(ctx, time.Second)
 		}
@@ -198,25 +197,25 @@ func (k *kernel) listen(ctx context.Context) {
 	}
 }
 
-// bring compares the kernel with what is wanted, changes what differs, and reports. why is
-// what woke it: a difference from what was applied before counts as a repair.
-func (k *kernel) bring(why string) brought {
-	defer k.board.write(why == "audit") // which shows that this host looks
-	// To find the uplink all routes are read: not at each change of a peer.
-	if stirred := k.stirred.Swap(false); stirred || why != forPeers || len(k.currentUplink().Addresses) == 0 {
+// apply compares the kernel with what is wanted, changes what differs, and reports. why is
+// what woke the loop. A difference from what was applied before counts as a repair.
+func (k *kernel) apply(why string) applied {
+	defer k.board.write(why == "audit") // an audit always writes: its time shows that the agent is alive
+	// Finding the uplink reads all routes, so it is not done at each change of a peer.
+	if changed := k.changed.Swap(false); changed || why != forPeers || len(k.currentUplink().Addresses) == 0 {
 		k.findUplink()
 	}
 	k.mu.Lock()
 	w, uplink := k.want, k.uplink
 	k.mu.Unlock()
 	if w.gone {
-		b := k.remove(w)
-		k.board.problem("kernel", problemsOf(b.err)...)
-		return b
+		result := k.remove(w)
+		k.board.problem("kernel", problemsOf(result.err)...)
+		return result
 	}
 	if w.config.ID == "" || len(w.claims)+len(w.lost) == 0 || len(uplink.Addresses) == 0 {
 		k.report(w, overlay.State{}, nil, nil)
-		return brought{}
+		return applied{}
 	}
 	self := k.selfOf(w, uplink)
 	state, problems := overlay.Plan(self, peersOf(w.peers))
@@ -226,10 +225,10 @@ func (k *kernel) bring(why string) brought {
 		k.count(why, state, changes)
 		err = k.host.Apply(changes)
 		for dst, who := range have.Foreign {
-			problems = append(problems, fmt.Sprintf("the route to %s is of %s, and is left to it; delete that (ip route del %s), and ours is made", dst, who, dst))
+			problems = append(problems, fmt.Sprintf("the route to %s is of protocol %s, and stays; delete it (ip route del %s), and ours is added", dst, who, dst))
 		}
 	}
-	err = errors.Join(err, k.dropLost(w)) // another host's, whatever else cannot be made
+	err = errors.Join(err, k.dropLost(w)) // whatever has failed before: they are another host's
 	slices.Sort(problems)
 	k.report(w, state, problems, err)
 	if err == nil {
@@ -239,10 +238,10 @@ func (k *kernel) bring(why string) brought {
 		k.mtu = mtu
 		k.compareContainers(w, mtu)
 	}
-	return brought{err: err}
+	return applied{err: err}
 }
 
-// compareContainers counts containers whose MTU is larger than what all hosts take now. The
+// compareContainers reports containers whose MTU is larger than the networks' is now. The
 // kernel answers their packets that are too large with the right size (ICMP, packet too
 // big), and most senders adapt.
 func (k *kernel) compareContainers(w wanted, mtu int) {
@@ -252,24 +251,24 @@ func (k *kernel) compareContainers(w wanted, mtu int) {
 		if err != nil {
 			found = append(found, err.Error())
 		} else if n > 0 && mtu > 0 {
-			found = append(found, fmt.Sprintf("containers on %s with a larger MTU than %d, which is what all hosts take now: %d; "+
-				"the kernel tells them so (ICMP), and who does not listen must be restarted", bridge, mtu, n))
+			found = append(found, fmt.Sprintf("containers on %s with a larger MTU than %d, the largest that all hosts take now: %d; "+
+				"the kernel tells senders (ICMP), and those that ignore it must be restarted", bridge, mtu, n))
 		}
 	}
 	k.board.problem("mtu", found...)
 }
 
-// remove takes away what is ours: lists, routes, tunnel, rules, and bridges without
-// containers. It goes on after a failure; what it could not do the next one does.
-func (k *kernel) remove(w wanted) (b brought) {
-	b.err = errors.Join(withdrawConflists(allNetworks), k.host.Remove(overlay.MAC(w.id)))
+// remove removes what is ours: lists, routes, tunnel, rules, and bridges without containers.
+// It goes on after a failure, and can be repeated.
+func (k *kernel) remove(w wanted) (result applied) {
+	result.err = errors.Join(withdrawConflists(allNetworks), k.host.Remove(overlay.MAC(w.id)))
 	for _, name := range bridgesOf(w.config) {
 		inUse, err := k.host.RemoveBridge(name)
-		if b.err = errors.Join(b.err, err); inUse {
-			b.inUse = append(b.inUse, name)
+		if result.err = errors.Join(result.err, err); inUse {
+			result.inUse = append(result.inUse, name)
 		}
 	}
-	return b
+	return result
 }
 
 func problemsOf(err error) []string {
@@ -303,8 +302,8 @@ func peersOf(nodes []cluster.Node) []overlay.Peer {
 	return peers
 }
 
-// findUplink looks for the uplink. Where there is none now, the last one found is kept, and
-// so are the routes over it: the kernel deletes those that lead nowhere.
+// findUplink finds the uplink. If there is none now, the last one counts, and the routes over
+// it are kept: the kernel deletes those of a link that is gone.
 func (k *kernel) findUplink() {
 	var uplink overlay.Uplink
 	var err error
@@ -325,7 +324,7 @@ func (k *kernel) findUplink() {
 	if before.Name != uplink.Name {
 		select {
 		case k.other <- struct{}{}:
-		default: // it is known
+		default: // one is pending
 		}
 	}
 	same := before.Name == uplink.Name && before.MTU == uplink.MTU && slices.Equal(before.Addresses, uplink.Addresses)
@@ -337,25 +336,25 @@ func (k *kernel) findUplink() {
 	}
 	select {
 	case k.moved <- struct{}{}:
-	default: // it is known
+	default: // one is pending
 	}
 }
 
-// count logs the changes. Where the same was wanted before they are repairs, and counted.
+// count logs the changes. If the same was wanted before, they are repairs, and counted.
 func (k *kernel) count(why string, want overlay.State, c overlay.Changes) {
 	if c.Empty() {
 		return
 	}
 	if !sameState(k.last, want) {
-		k.log.Info("bring the kernel to the peers", "changes", c.Count())
+		k.log.Info("apply what is wanted now", "changes", c.Count())
 		return
 	}
 	k.log.Warn("repair what was changed by others", "noticed by", why, "changes", c.Strings())
-	k.board.note(func(s *Status) { s.Repairs += c.Count() })
+	k.board.note(func(s *hosts.Status) { s.Repairs += c.Count() })
 }
 
 func sameState(a, b overlay.State) bool {
-	published := map[string]netip.AddrPort{} // of a peer's endpoints two differ only by what it says
+	published := map[string]netip.AddrPort{} // endpoints differ if the peer has published another
 	if b.WireGuard != nil {
 		for _, p := range b.WireGuard.Peers {
 			published[p.Key] = p.Endpoint
@@ -365,11 +364,11 @@ func sameState(a, b overlay.State) bool {
 	return overlay.Diff(a, there).Empty()
 }
 
-// dropLost takes the gateways of subnets that are another's off the bridges.
+// dropLost removes the addresses of lost subnets from the bridges.
 func (k *kernel) dropLost(w wanted) error {
 	for _, o := range w.lost {
 		if slices.ContainsFunc(w.claims, func(c cluster.Owned) bool { return c.Subnet == o.Subnet }) {
-			continue // it is ours again
+			continue // this host has claimed it again
 		}
 		if err := k.host.DropAddresses(bridgeOf(o.Network), prefixesOf(o)); err != nil {
 			return err
@@ -378,11 +377,12 @@ func (k *kernel) dropLost(w wanted) error {
 	return nil
 }
 
-// report writes status and, where the host is ready, the configurations for the runtime.
+// report notes the result for the status and, if the host is ready, writes the network lists
+// for the runtime.
 func (k *kernel) report(w wanted, state overlay.State, problems []string, err error) {
 	if err != nil {
 		problems = append(problems, err.Error())
-		k.log.Error("bring the kernel to what is wanted", "error", err)
+		k.log.Error("apply what is wanted", "error", err)
 	}
 	k.board.problem("kernel", problems...)
 	if w.config.ID == "" {
@@ -396,7 +396,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 		mtu = overlay.MTU(k.selfOf(w, uplink), peersOf(w.peers))
 	}
 	strangers, strangersErr := k.host.Strangers()
-	k.board.note(func(s *Status) {
+	k.board.note(func(s *hosts.Status) {
 		s.Uplink, s.MTU, s.Tunnel, s.Peers = uplink.Name, mtu, tunnelOf(state), infoOf(w, state)
 		if strangersErr == nil {
 			s.Strangers = strangers
@@ -416,10 +416,10 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	k.board.problem("conflist", problemsOf(err)...)
 }
 
-// Compiles only if pkg/hosts, by which others recognize our routes, has the same number.
+// This compiles only if pkg/hosts, by which others recognize our routes, has the same number.
 var _ = [1]struct{}{}[overlay.Protocol-hosts.RouteProtocol]
 
-// tunnelOf is the device that the state has, if any.
+// tunnelOf is the state's device, if it has one.
 func tunnelOf(state overlay.State) *hosts.Device {
 	switch {
 	case state.Tunnel != nil:
@@ -430,7 +430,7 @@ func tunnelOf(state overlay.State) *hosts.Device {
 	return nil
 }
 
-// wayOf is what the status says of a route: of which kind the tunnel is, it says once.
+// wayOf is a route's kind as the status has it, which says once of what kind the tunnel is.
 func wayOf(k overlay.Kind) string {
 	if k == overlay.ByWireGuard {
 		return hosts.Tunnel
@@ -438,14 +438,14 @@ func wayOf(k overlay.Kind) string {
 	return string(k)
 }
 
-func infoOf(w wanted, state overlay.State) []PeerInfo {
+func infoOf(w wanted, state overlay.State) []hosts.Peer {
 	ways := map[string]string{}
 	for _, r := range state.Routes {
 		ways[r.Dst.String()] = wayOf(r.Kind)
 	}
-	peers := []PeerInfo{}
+	peers := []hosts.Peer{}
 	for _, n := range w.peers {
-		info := PeerInfo{
+		info := hosts.Peer{
 			ID:       n.ID,
 			Name:     n.Name,
 			Underlay: n.Underlay,
@@ -461,18 +461,18 @@ func infoOf(w wanted, state overlay.State) []PeerInfo {
 		}
 		peers = append(peers, info)
 	}
-	slices.SortFunc(peers, func(a, b PeerInfo) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(peers, func(a, b hosts.Peer) int { return strings.Compare(a.Name, b.Name) })
 	return peers
 }
 
 // removeOnce is remove without a running agent.
-func (k *kernel) removeOnce(w wanted) brought {
+func (k *kernel) removeOnce(w wanted) applied {
 	host, err := overlay.Open(nftDir)
 	if err != nil {
-		return brought{err: err}
+		return applied{err: err}
 	}
 	k.host = host
 	host.SetKey(k.key)
-	defer func() { _ = host.Close() }() // it is done
+	defer func() { _ = host.Close() }() // only sockets are closed
 	return k.remove(w)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// TestSameState: a peer that says that it is elsewhere now is another state, and what comes
-// of it no repair.
+// TestSameState: a peer with another published endpoint is another state, so that the change is
+// not counted as a repair.
 func TestSameState(t *testing.T) {
 	at := func(endpoint string) overlay.State {
 		return overlay.State{WireGuard: &overlay.WireGuard{

@@ -19,8 +19,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// kubernetesStore is the Nodes of a Kubernetes cluster. Whose a subnet is says the control
-// plane (Node.spec.podCIDRs); what peers must know besides, each host writes into an
+// kubernetesStore is a store made of the Nodes of a Kubernetes cluster. The control plane
+// assigns subnets (Node.spec.podCIDRs); each host publishes the rest of its record in an
 // annotation of its own Node. The configuration is a file, the same on each host.
 type kubernetesStore struct {
 	nodes   *nodeClient
@@ -29,9 +29,9 @@ type kubernetesStore struct {
 	timeout time.Duration
 
 	mu  sync.Mutex
-	uid types.UID // of this host's Node, as it was seen last
-	// had are the records that Get was asked for last, by the nodes' names, and listed is
-	// their revision: Watch tells of what differs from them, and is newer.
+	uid types.UID // of this host's Node, when it was last read
+	// had are the records that Get or Watch last returned, by the nodes' names, and listed is
+	// the revision of Get's: Watch reports newer ones that differ.
 	had    map[string]cluster.Value
 	listed int64
 }
@@ -54,12 +54,12 @@ func (s *kubernetesStore) Close() error {
 
 func (s *kubernetesStore) Describe() string { return "Kubernetes at " + s.nodes.url }
 
-// readConfig reads the networks, of which there is one: a Node has podCIDRs, and does not
-// say of which network.
+// readConfig reads the configuration. It must have exactly one network: a Node's podCIDRs
+// name none.
 func (s *kubernetesStore) readConfig() (cluster.Config, error) {
 	data, err := os.ReadFile(s.config)
 	if isMissing(err) {
-		return cluster.Config{}, fmt.Errorf("%w: %s is to name the network and the cluster's pods, "+
+		return cluster.Config{}, fmt.Errorf("%w: %s must have the network with the cluster's podCIDR as pool, "+
 			`like {"networks": [{"name": "pods", "ipv4": {"pool": "10.244.0.0/16"}}]}`, err, s.config)
 	}
 	if err != nil {
@@ -70,14 +70,14 @@ func (s *kubernetesStore) readConfig() (cluster.Config, error) {
 		return c, fmt.Errorf("%s: %w", s.config, err)
 	}
 	if len(c.Networks) != 1 {
-		return c, fmt.Errorf("%s: networks: there are %d, and a Node of Kubernetes has a subnet of one; leave one", s.config, len(c.Networks))
+		return c, fmt.Errorf("%s: networks: there are %d, and a Node of Kubernetes has subnets of one only; remove the others", s.config, len(c.Networks))
 	}
 	c.ID = "kubernetes"
 	return c, nil
 }
 
-// Get reads this host's Node alone, which is cheap, unless keys of other nodes are
-// asked for, or this host lacks a subnet: then another may have it.
+// Get reads this host's Node alone, which is cheap, unless keys of other nodes are asked for,
+// or claims are and this host lacks a subnet.
 func (s *kubernetesStore) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	config, err := s.readConfig()
 	if err != nil {
@@ -88,7 +88,7 @@ func (s *kubernetesStore) Get(ctx context.Context, keys ...string) (cluster.View
 		return view, err
 	}
 	if slices.Equal(keys, []string{cluster.PrefixReleased}) {
-		return view, nil // there are none: a Node that is gone has no subnet any more
+		return view, nil // there are no tombstones: a Node that is gone has no subnet
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -97,7 +97,7 @@ func (s *kubernetesStore) Get(ctx context.Context, keys ...string) (cluster.View
 	if err != nil {
 		return cluster.View{}, err
 	}
-	lacking := s.look(nodes, config.Networks[0])
+	lacking := s.ownNode(nodes, config.Networks[0])
 	if lacking != nil && !whole && slices.Contains(keys, cluster.PrefixClaims) {
 		whole = true
 		if nodes, revision, err = s.list(ctx, whole); err != nil {
@@ -108,7 +108,7 @@ func (s *kubernetesStore) Get(ctx context.Context, keys ...string) (cluster.View
 	return view, s.fill(view, nodes, config.Networks[0], slices.Contains(keys, cluster.PrefixNodes))
 }
 
-// isOthers says whether a key is, or may be, another host's.
+// isOthers says whether a key, or one below it, may be another host's.
 func (s *kubernetesStore) isOthers(key string) bool {
 	for _, prefix := range []string{cluster.PrefixNodes, cluster.PrefixAlive, cluster.PrefixNames} {
 		if strings.HasPrefix(key, prefix) && key != prefix+s.name {
@@ -130,8 +130,9 @@ func (s *kubernetesStore) list(ctx context.Context, whole bool) ([]corev1.Node, 
 	return nodes, revisionOf(version), nil
 }
 
-// revisionOf reads a resource version. They may be compared as numbers, and go back only
-// where the store behind the API was made anew (KEP-5504). One that is no number proves nothing.
+// revisionOf reads a resource version. Resource versions can be compared as numbers, and only
+// decrease if the store behind the API was created again (KEP-5504). One that is no number is 0,
+// which proves nothing.
 func revisionOf(version string) int64 {
 	n, err := strconv.ParseInt(version, 10, 64)
 	if err != nil {
@@ -140,8 +141,9 @@ func revisionOf(version string) int64 {
 	return n
 }
 
-// look remembers which Node is this host's, and says why it has no subnets, if it has none.
-func (s *kubernetesStore) look(nodes []corev1.Node, network cluster.Network) error {
+// ownNode remembers the UID of this host's Node. The error is why the host lacks subnets, if
+// it does.
+func (s *kubernetesStore) ownNode(nodes []corev1.Node, network cluster.Network) error {
 	i := slices.IndexFunc(nodes, func(n corev1.Node) bool { return n.Name == s.name })
 	if i < 0 {
 		s.remember("")
@@ -158,8 +160,8 @@ func (s *kubernetesStore) remember(uid types.UID) {
 	s.uid = uid
 }
 
-// fill puts what the nodes say into the view. Where the records were asked for, whoever
-// asks knows them from now on.
+// fill adds the nodes' keys to the view. If the records were asked for, Watch compares with
+// these from now on.
 func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network cluster.Network, asked bool) error {
 	records := map[string]cluster.Value{}
 	for i := range nodes {
@@ -173,7 +175,7 @@ func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network c
 		if isReady(n) {
 			view.Keys[cluster.PrefixAlive+n.Name] = cluster.Value{Data: []byte("{}"), Revision: view.Revision}
 		}
-		owned, _ := ownedBy(n, network) // what is wrong with it, the record says
+		owned, _ := ownedBy(n, network) // the record has the error
 		for _, o := range owned {
 			if err := putJSON(view, cluster.ClaimKey(o.Network, o.Subnet), map[string]string{"node": n.Name, "nonce": o.Nonce}); err != nil {
 				return err
@@ -188,10 +190,9 @@ func (s *kubernetesStore) fill(view cluster.View, nodes []corev1.Node, network c
 	return nil
 }
 
-// Commit writes this host's record into the annotation, or that it has left. All else
-// that a host could want to write is the control plane's to say. Conditions are not
-// looked at: there is none that another host could spoil, but for the Node itself,
-// which must be the one that was read.
+// Commit writes this host's record, or that it has left, into the annotation. It refuses
+// all other keys: the control plane writes those. It does not check the conditions, since no
+// other host writes these keys; only the Node itself must still be the one that was read.
 func (s *kubernetesStore) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	for _, w := range txn.Then {
 		if err := s.mayWrite(w); err != nil {
@@ -225,15 +226,15 @@ func (s *kubernetesStore) mayWrite(w cluster.Write) error {
 	case isNode && other == s.name:
 		return nil
 	case isNode:
-		return fmt.Errorf("node %s is Kubernetes' to remove: kubectl delete node %s: %w", other, other, cluster.ErrReadOnly)
+		return fmt.Errorf("node %s can only be removed in Kubernetes: kubectl delete node %s: %w", other, other, cluster.ErrReadOnly)
 	case w.Key == cluster.KeyConfig:
 		return fmt.Errorf("the configuration is the file %s, or the ConfigMap that it comes from; change that: %w", s.config, cluster.ErrReadOnly)
 	}
 	return fmt.Errorf("subnets are given by Kubernetes (Node.spec.podCIDRs): %w", cluster.ErrReadOnly)
 }
 
-// Watch tells of nodes whose records have become others; a Node changes far more often
-// than that. Where this host's own has changed all is to be looked at again.
+// Watch reports nodes whose records have changed; a Node changes far more often than that. If
+// this host's own record has changed, it returns errChanged.
 func (s *kubernetesStore) Watch(ctx context.Context, _ string, after int64, changed func([]cluster.Change)) error {
 	config, err := s.readConfig()
 	if err != nil {
@@ -257,8 +258,8 @@ func (s *kubernetesStore) Watch(ctx context.Context, _ string, after int64, chan
 	}
 }
 
-// answers asks whether the API is there. A watch that no connection could be made for, or
-// whose connection has timed out, ends for client-go without an error.
+// answers is an error if the API does not answer. client-go ends a watch without an error if
+// it could not connect, or the connection has timed out.
 func (s *kubernetesStore) answers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -266,8 +267,8 @@ func (s *kubernetesStore) answers(ctx context.Context) error {
 	return err
 }
 
-// follow is one watch, which servers end after half an hour or so. It gives the version to
-// go on from.
+// follow is one watch, which a server ends after half an hour or so. It returns the resource
+// version from which to go on.
 func (s *kubernetesStore) follow(ctx context.Context, version string, network cluster.Network, changed func([]cluster.Change)) (string, error) {
 	stream, err := s.nodes.watch(ctx, version)
 	if err != nil {
@@ -284,7 +285,7 @@ func (s *kubernetesStore) follow(ctx context.Context, version string, network cl
 		}
 		node, ok := event.Object.(*corev1.Node)
 		if !ok {
-			continue // nothing that this release knows
+			continue // an object that this release does not know
 		}
 		version = node.ResourceVersion
 		if event.Type == watch.Bookmark {
@@ -301,7 +302,7 @@ func (s *kubernetesStore) follow(ctx context.Context, version string, network cl
 	return version, nil
 }
 
-// changeOf is what an event changes of a record, if anything.
+// changeOf is the change of a record that an event brings, if any.
 func (s *kubernetesStore) changeOf(n *corev1.Node, deleted bool, network cluster.Network) (cluster.Change, bool) {
 	value, listed := recordOf(n, network)
 	if deleted || !listed {
@@ -311,7 +312,7 @@ func (s *kubernetesStore) changeOf(n *corev1.Node, deleted bool, network cluster
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if revision != 0 && revision <= s.listed {
-		return cluster.Change{}, false // all were listed since
+		return cluster.Change{}, false // the list is newer
 	}
 	had, known := s.had[n.Name]
 	if listed == known && sameValue(had, value) {
@@ -330,7 +331,8 @@ func sameValue(a, b cluster.Value) bool {
 	return slices.Equal(a.Data, b.Data) && fmt.Sprint(a.Err) == fmt.Sprint(b.Err)
 }
 
-// Announce says nothing: that a node is alive the kubelet says.
+// Announce writes nothing: the kubelet reports that a node is alive. It only waits for ctx to
+// end.
 func (s *kubernetesStore) Announce(ctx context.Context, _ string, _ []byte) error {
 	<-ctx.Done()
 	return ctx.Err()

@@ -25,8 +25,8 @@ import (
 	"k8s.io/client-go/util/connrotation"
 )
 
-// nodeClient speaks to the API of nothing but Nodes. It is client-go's REST client with
-// the types of one group: that of all groups would be another 20 MB.
+// nodeClient is a client for Nodes alone. It is client-go's REST client with the types of one
+// API group: the typed clients of all groups would add 20 MB.
 type nodeClient struct {
 	rest   *rest.RESTClient
 	dialer *connrotation.Dialer
@@ -34,8 +34,8 @@ type nodeClient struct {
 	who    string // the credentials' origin, for people
 }
 
-// newNodeClient reads the kubeconfig, or, without one, what a pod is given. It connects to
-// nothing yet.
+// newNodeClient reads the kubeconfig or, without one, a pod's service account. It does not
+// connect yet.
 func newNodeClient(kubeconfig string, timeout time.Duration) (*nodeClient, error) {
 	config, err := restConfig(kubeconfig)
 	if err != nil {
@@ -52,10 +52,10 @@ func newNodeClient(kubeconfig string, timeout time.Duration) (*nodeClient, error
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	config.APIPath, config.GroupVersion = "/api", &corev1.SchemeGroupVersion
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	config.ContentType = runtime.ContentTypeProtobuf // a third of what JSON takes, with a thousand nodes
+	config.ContentType = runtime.ContentTypeProtobuf // a third of JSON's size, with a thousand nodes
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	config.UserAgent = "trestle-node/" + release
-	config.QPS = -1 // there are a few calls in a minute
+	config.QPS = -1 // no limit: there are a few calls in a minute
 	config.WarningHandler = rest.NoWarnings{}
 	config.Dial = c.dialer.DialContext
 	if c.rest, err = rest.RESTClientFor(config); err != nil {
@@ -68,7 +68,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		config, err := rest.InClusterConfig()
 		if err != nil {
-			err = fmt.Errorf("kubernetes.kubeconfig is not set, and this is no pod with a service account: %w; "+
+			err = fmt.Errorf("kubernetes.kubeconfig is not set, and this is not a pod with a service account: %w; "+
 				"name a kubeconfig, or set automountServiceAccountToken and KUBERNETES_SERVICE_HOST", err)
 		}
 		return config, err
@@ -80,12 +80,12 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	return config, nil
 }
 
-// newDialer makes connections that notice within seconds that nobody answers any more, be
-// they silent or not: a black hole says nothing else.
+// newDialer makes connections that break within seconds if the server does not answer any
+// more, whether they are idle (keepalive) or have sent something (TCP_USER_TIMEOUT).
 func newDialer(timeout time.Duration) *connrotation.Dialer {
 	const probes = 3
 	dialer := &net.Dialer{
-		Timeout:         timeout / 2, // so that the error is this one, and not that time is up
+		Timeout:         timeout / 2, // so that the error is the dialer's, and not that of the call's deadline
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAlive, Interval: keepAliveTimeout / probes, Count: probes},
 		Control: func(_, _ string, conn syscall.RawConn) (err error) {
 			unacknowledged := int((keepAlive + keepAliveTimeout) / time.Millisecond)
@@ -98,13 +98,13 @@ func newDialer(timeout time.Duration) *connrotation.Dialer {
 	return connrotation.NewDialer(dialer.DialContext)
 }
 
-// close ends all connections, those that are waited on as well.
+// close closes all connections, those with pending requests as well.
 func (c *nodeClient) close() { c.dialer.CloseAll() }
 
-// pageSize bounds what one answer holds in memory: a Node is some 10 KB.
+// pageSize bounds the memory that an answer takes: a Node is some 10 KB.
 const pageSize = 250
 
-// list gives one Node by its name, or all, and the version that they are of.
+// list returns the Node with a name, or all where name is "", and the list's resource version.
 func (c *nodeClient) list(ctx context.Context, name string) ([]corev1.Node, string, error) {
 	options := metav1.ListOptions{Limit: pageSize}
 	if name != "" {
@@ -126,7 +126,7 @@ func (c *nodeClient) list(ctx context.Context, name string) ([]corev1.Node, stri
 	}
 }
 
-// lean is the Node without what is large and not asked for, most of all its images.
+// lean is the Node without what is large and not needed, above all its images.
 func lean(n corev1.Node) corev1.Node {
 	return corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.Name, UID: n.UID, ResourceVersion: n.ResourceVersion, Annotations: n.Annotations},
@@ -140,7 +140,7 @@ func (c *nodeClient) watch(ctx context.Context, version string) (watch.Interface
 	return c.rest.Get().Resource("nodes").VersionedParams(&options, metav1.ParameterCodec).Watch(ctx)
 }
 
-// annotate writes our annotation of one Node, if that is still the one with this UID.
+// annotate writes our annotation of a Node, if its UID is still this one.
 func (c *nodeClient) annotate(ctx context.Context, name string, uid types.UID, value string) error {
 	meta := map[string]any{"annotations": map[string]string{nodeAnnotation: value}}
 	if uid != "" {
@@ -154,23 +154,23 @@ func (c *nodeClient) annotate(ctx context.Context, name string, uid types.UID, v
 	return c.rest.Patch(types.MergePatchType).Resource("nodes").Name(name).VersionedParams(&options, metav1.ParameterCodec).Body(patch).Do(ctx).Error()
 }
 
-// explain says what an error of the API, or of the way to it, means here.
+// explain adds to an error of the API, or of the connection, what it means and the way out.
 func (c *nodeClient) explain(err error) error {
 	var network *net.OpError
 	switch {
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%w; give it a ClusterRole with the rule {apiGroups: [\"\"], resources: [nodes], verbs: [get, list, watch, patch]} (docs/kubernetes.md)", err)
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the API does not know %s: %w; its token or certificate is of another cluster, or has expired", c.who, err)
+		return fmt.Errorf("the API does not know %s: %w; its token or certificate is another cluster's, or has expired", c.who, err)
 	case isBadCertificate(err):
 		return fmt.Errorf("%w; %s has another certificate authority than the API server, or a name that its certificate does not have", err, c.who)
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the API does not answer: %w; is it up, and is there a way to it from this host (for a Service's address: kube-proxy)", err)
+		return fmt.Errorf("the API does not answer: %w; is it up, and can this host reach it (for a Service's address: kube-proxy)", err)
 	}
 	return err
 }
 
-// isBadCertificate says whether one of both sides refuses the other's certificate.
+// isBadCertificate says whether one side refuses the other's certificate.
 func isBadCertificate(err error) bool {
 	var verification *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError

@@ -14,21 +14,21 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// nodeAnnotation of a Node holds what its host tells the others: the record of
-// pkg/cluster without what the Node itself says, as JSON. Once the host has left it is
+// nodeAnnotation is the annotation of a Node in which its agent publishes the host's record
+// (cluster.Node) as JSON, without the keys in fromNode. When the host has left it is
 // {"left": true}.
 const nodeAnnotation = "trestle.io/node"
 
-// fromNode are the keys of a record that come from the Node, and not from what may have
-// been written into its annotation: its name, its subnets, and the MAC, which is made
-// from the name. With another's MAC a host would get what is sent to that.
+// fromNode are the keys of a record that are taken from the Node, whatever its annotation
+// says: its name, its subnets, and the MAC, which is derived from the name. A host that
+// published another's MAC would get that host's frames.
 var fromNode = []string{"id", "name", "subnets", "mac"}
 
-// errNoAgent is of a Node without the annotation.
+// errNoAgent is the error of a Node without the annotation.
 var errNoAgent = errors.New("it has no annotation " + nodeAnnotation + ": trestle-node does not run there")
 
-// recordOf is the record that a Node stands for. There is none where it is no host of
-// ours and never was.
+// recordOf is the record of a Node's host. There is none if the host has left, or if the Node
+// has neither podCIDRs nor our annotation.
 func recordOf(n *corev1.Node, network cluster.Network) (cluster.Value, bool) {
 	note, noted := n.Annotations[nodeAnnotation]
 	if !noted && len(n.Spec.PodCIDRs) == 0 {
@@ -53,7 +53,7 @@ func recordOf(n *corev1.Node, network cluster.Network) (cluster.Value, bool) {
 	return cluster.Value{Data: data, Err: err}, true
 }
 
-// annotationOf is the inverse of recordOf; no record is a host that has left.
+// annotationOf is the inverse of recordOf; nil is a host that has left.
 func annotationOf(record []byte) (string, error) {
 	if record == nil {
 		return `{"left":true}`, nil
@@ -69,9 +69,8 @@ func annotationOf(record []byte) (string, error) {
 	return string(data), err
 }
 
-// ownedBy are the subnets that a Node gives its host: of each family that the network
-// has, its podCIDR. The error says what the control plane has to do; what is right is
-// given all the same.
+// ownedBy are the Node's podCIDRs in the families that the network has. With an error, which
+// says what is to be done about the control plane, it returns those that are right.
 func ownedBy(n *corev1.Node, network cluster.Network) ([]cluster.Owned, error) {
 	var owned []cluster.Owned
 	var failed error
@@ -85,7 +84,7 @@ func ownedBy(n *corev1.Node, network cluster.Network) ([]cluster.Owned, error) {
 		family := cluster.FamilyOf(subnet.Addr())
 		pool, ok := poolOf(network, family)
 		if !ok {
-			continue // the administrator does not want it: the network has no pool of this family
+			continue // the network has no pool of this family: the administrator does not want it
 		}
 		if has[family] = true; !isWithin(subnet, pool) {
 			failed = errors.Join(failed, fmt.Errorf("node %s: podCIDR %s is not within %s of network %s: "+
@@ -116,20 +115,20 @@ func isWithin(subnet, pool netip.Prefix) bool {
 	return pool.Contains(subnet.Addr()) && subnet.Bits() >= pool.Bits()
 }
 
-// missingCIDR says what is to be done so that the Node has a podCIDR of the family.
+// missingCIDR is the error if the Node has no podCIDR of a family, with the way out.
 func missingCIDR(n *corev1.Node, family cluster.Family, pool netip.Prefix) error {
 	which := map[cluster.Family]string{cluster.IPv4: "IPv4", cluster.IPv6: "IPv6"}[family]
 	if len(n.Spec.PodCIDRs) == 0 {
-		return fmt.Errorf("node %s has no podCIDRs yet, and %s of them is wanted: kube-controller-manager gives them, "+
+		return fmt.Errorf("node %s has no podCIDRs yet, and the network wants one of %s: kube-controller-manager assigns them, "+
 			"with --allocate-node-cidrs=true and --cluster-cidr=%s (kubeadm: networking.podSubnet)", n.Name, which, pool)
 	}
-	return fmt.Errorf("node %s has no podCIDR of %s, only %v: add %s to the --cluster-cidr of kube-controller-manager and recreate the Node, "+
-		"or take the pool out of the network", n.Name, which, n.Spec.PodCIDRs, pool)
+	return fmt.Errorf("node %s has no podCIDR of %s, only %v: add %s to the --cluster-cidr of kube-controller-manager and create the Node again, "+
+		"or remove the pool from the network", n.Name, which, n.Spec.PodCIDRs, pool)
 }
 
 func missingNode(name string) error {
-	return fmt.Errorf("there is no Node named %s: kubectl get nodes lists those that there are; "+
-		`"name" in node.json or $NODE_NAME is to be what the kubelet is called (--hostname-override), and the kubelet makes its Node when it starts`, name)
+	return fmt.Errorf("there is no Node named %s: kubectl get nodes lists them; "+
+		`"name" in node.json or $NODE_NAME must be the kubelet's name (--hostname-override), and the kubelet creates its Node when it starts`, name)
 }
 
 func putJSON(view cluster.View, key string, value any) error {

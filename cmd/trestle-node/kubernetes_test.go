@@ -39,7 +39,7 @@ func node(note string, podCIDRs ...string) *corev1.Node {
 	return n
 }
 
-// TestNodeRecord: what a Node is to the others.
+// TestNodeRecord: the record that other hosts get from a Node.
 func TestNodeRecord(t *testing.T) {
 	const note = `{"underlay":["192.0.2.1/24"],"mtu":1500,"mac":"02:00:00:00:00:01","newer":7}`
 	for _, c := range []struct {
@@ -56,7 +56,7 @@ func TestNodeRecord(t *testing.T) {
 		{"left", node(`{"left":true}`, "10.244.1.0/24", "fd00:10:244:1::/64"), "none"},
 		{"no agent", node("", "10.244.1.0/24", "fd00:10:244:1::/64"), "error: it has no annotation trestle.io/node"},
 		{"nonsense", node("{", "10.244.1.0/24", "fd00:10:244:1::/64"), "error: annotation trestle.io/node: unexpected end of JSON"},
-		{"no podCIDRs", node(note), "error: node n1 has no podCIDRs yet, and IPv4 of them is wanted: kube-controller-manager gives them, with --allocate-node-cidrs=true and --cluster-cidr=10.244.0.0/16"},
+		{"no podCIDRs", node(note), "error: node n1 has no podCIDRs yet, and the network wants one of IPv4: kube-controller-manager assigns them, with --allocate-node-cidrs=true and --cluster-cidr=10.244.0.0/16"},
 		{"one family", node(note, "10.244.1.0/24"), "error: node n1 has no podCIDR of IPv6, only [10.244.1.0/24]: add fd00:10:244::/48"},
 		{"another cluster's", node(note, "10.245.1.0/24", "fd00:10:244:1::/64"), "error: node n1: podCIDR 10.245.1.0/24 is not within 10.244.0.0/16 of network pods"},
 		{"wider than the pool", node(note, "10.0.0.0/8", "fd00:10:244:1::/64"), "error: node n1: podCIDR 10.0.0.0/8 is not within"},
@@ -87,7 +87,7 @@ func TestNodeRecord(t *testing.T) {
 	}
 }
 
-// TestNodeRecordOneFamily: what the network has no pool for is nobody's mistake.
+// TestNodeRecordOneFamily: a podCIDR of a family without a pool is no error.
 func TestNodeRecordOneFamily(t *testing.T) {
 	network := dualStack(t)
 	network.IPv6 = nil
@@ -98,7 +98,7 @@ func TestNodeRecordOneFamily(t *testing.T) {
 	}
 }
 
-// storeAt is a store on an API at this URL, with further keys of the kubeconfig's cluster.
+// storeAt is a store at an API with this URL, with more keys for the kubeconfig's cluster.
 func storeAt(t *testing.T, url, more string) *kubernetesStore {
 	t.Helper()
 	dir := t.TempDir()
@@ -123,7 +123,7 @@ func storeAt(t *testing.T, url, more string) *kubernetesStore {
 	return s
 }
 
-// TestKubernetesErrors: what is in the way of the API is said, and what to do.
+// TestKubernetesErrors: errors of the API say what is wrong and what to do.
 func TestKubernetesErrors(t *testing.T) {
 	refuse := func(code int, reason string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
@@ -151,8 +151,8 @@ func TestKubernetesErrors(t *testing.T) {
 	trusted := fmt.Sprintf(`, "certificate-authority": %q`, ca)
 	for _, c := range []struct{ name, url, more, want string }{
 		{"forbidden", forbidden.URL, "", "Forbidden here; give it a ClusterRole with the rule {apiGroups: [\"\"], resources: [nodes], verbs: [get, list, watch, patch]}"},
-		{"unauthorized", unauthorized.URL, "", "its token or certificate is of another cluster, or has expired"},
-		{"nobody there", gone.URL, "", "connection refused; is it up, and is there a way to it"},
+		{"unauthorized", unauthorized.URL, "", "its token or certificate is another cluster's, or has expired"},
+		{"nobody there", gone.URL, "", "connection refused; is it up, and can this host reach it"},
 		{"another authority", secure.URL, "", "certificate signed by unknown authority; kubeconfig "},
 		{"the right authority", secure.URL, trusted, "Forbidden here"},
 		{"another name", secure.URL, trusted + `, "tls-server-name": "other"`, "has another certificate authority than the API server, or a name that its certificate does not have"},
@@ -167,7 +167,8 @@ func TestKubernetesErrors(t *testing.T) {
 	}
 }
 
-// TestKubernetesWritesItsOwn: all but its own record is Kubernetes' to write, and says how.
+// TestKubernetesWritesItsOwn: a host writes only its own record; the errors say how to change the
+// rest in Kubernetes.
 func TestKubernetesWritesItsOwn(t *testing.T) {
 	s := storeAt(t, "http://127.0.0.1:1", "")
 	for key, want := range map[string]string{
@@ -182,7 +183,7 @@ func TestKubernetesWritesItsOwn(t *testing.T) {
 	}
 }
 
-// TestKubernetesSettings: what a pod is told of its Node, and one store only.
+// TestKubernetesSettings: a pod's settings from its environment; more than one store is refused.
 func TestKubernetesSettings(t *testing.T) {
 	t.Setenv(nodeNameVariable, "n7")
 	t.Setenv(hostIPsVariable, "192.0.2.7,2001:db8::7")
@@ -205,7 +206,7 @@ func TestKubernetesSettings(t *testing.T) {
 	}
 }
 
-// nodesAPI answers each list with these Nodes, at this version.
+// nodesAPI answers each list with these Nodes and this resource version.
 func nodesAPI(t *testing.T, version string, nodes ...*corev1.Node) string {
 	t.Helper()
 	list := corev1.NodeList{TypeMeta: metav1.TypeMeta{Kind: "NodeList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: version}}
@@ -220,8 +221,8 @@ func nodesAPI(t *testing.T, version string, nodes ...*corev1.Node) string {
 	return server.URL
 }
 
-// TestKubernetesWatchTellsAll: a change that a look at something else has come across before
-// the watch did is told all the same, and one that is older than the list is not.
+// TestKubernetesWatchTellsAll: a change that another Get has seen before the watch is reported all
+// the same, and one that is older than the list is not.
 func TestKubernetesWatchTellsAll(t *testing.T) {
 	before, after := node(`{"mtu":1500}`, "10.244.1.0/24"), node(`{"mtu":1400}`, "10.244.1.0/24")
 	before.Name, before.ResourceVersion = "n2", "100"
@@ -244,8 +245,8 @@ func TestKubernetesWatchTellsAll(t *testing.T) {
 	}
 }
 
-// TestSeeLooksOnce: where a store has no signs of life they are not looked for at each
-// heartbeat, which would be a list of all Nodes.
+// TestSeeLooksOnce: in a store without signs of life they are not read at each heartbeat, which
+// would list all Nodes.
 func TestSeeLooksOnce(t *testing.T) {
 	s := storeAt(t, nodesAPI(t, "120"), "")
 	a := &agent{listing: &cluster.Listing{Nodes: map[string]cluster.Node{"n2": {}}}}

@@ -1,8 +1,8 @@
-// Command trestle-node joins hosts: it gives each a subnet of a network's pool, brings
-// the kernel to where the hosts reach each other's containers, and writes the network's
-// configuration for the runtime. "trestle node …" and "trestle cluster …" are this.
+// Command trestle-node joins hosts: it gives each a subnet of a network's pool, configures
+// the kernel so that the hosts reach each other's containers, and writes the network's
+// configuration for the runtime. "trestle node …" and "trestle cluster …" run it.
 //
-// It alone knows stores (etcd, a file); the plugins know nothing of other hosts.
+// It alone knows stores (etcd, Kubernetes, a file); the plugins know nothing of other hosts.
 package main
 
 import (
@@ -30,15 +30,15 @@ func main() {
 	case err == nil:
 		return
 	case errors.Is(err, errSaid):
-	case asJSON(cmd) || slices.Contains(os.Args, "--"+jsonFlag): // the mistake may stand before it
+	case asJSON(cmd) || slices.Contains(os.Args, "--"+jsonFlag): // flags are not parsed after a mistake
 		_ = printJSON(os.Stdout, map[string]string{"error": cni.Plain(err).Error()}) // the exit status says it, too
 	default:
-		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err)) // of what people wrote
+		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err))
 	}
 	os.Exit(1)
 }
 
-// errSaid ends the program with 1; all there is to say has been said.
+// errSaid makes the program exit with 1 and print nothing: the command has printed its answer.
 var errSaid = errors.New("said")
 
 func newRootCommand() *cobra.Command {
@@ -50,11 +50,11 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newNodeCommand(), newClusterCommand())
-	root.PersistentFlags().Bool(jsonFlag, false, "answer as JSON; an error is {\"error\": …}")
+	root.PersistentFlags().Bool(jsonFlag, false, "answer with JSON; an error is {\"error\": …}")
 	return root
 }
 
-// group is a command that has others, and does nothing itself but to say which.
+// group is a command that only has subcommands, and lists them.
 func group(use, short string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {

@@ -17,23 +17,23 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// mesh is what the store says of all hosts together, with no packet sent.
+// mesh is what can be told about all hosts from the store alone, without sending a packet.
 type mesh struct {
 	Hosts []meshHost `json:"hosts"`
-	// Ways counts the pairs of hosts, each in both directions, by how one reaches the other.
+	// Ways counts the ordered pairs of hosts by how the first reaches the second.
 	Ways map[string]int `json:"ways"`
-	// Problems keep hosts from each other, or will; Notes are worth a look.
+	// Problems keep hosts from reaching each other, or will; Notes are worth a look.
 	Problems []finding `json:"problems"`
 	Notes    []finding `json:"notes"`
 }
 
 type meshHost struct {
 	listedNode
-	// LastSeen is when this host's agent last saw a sign of life of it.
+	// LastSeen is when this host's agent last saw the other's sign of life.
 	LastSeen time.Time `json:"lastSeen,omitzero"`
 }
 
-// finding is one thing that is amiss, and what to do about it.
+// finding is one problem or note, and the way out.
 type finding struct {
 	Hosts  []string `json:"hosts,omitempty"`
 	What   string   `json:"what"`
@@ -51,7 +51,7 @@ func (f finding) String() string {
 	return text
 }
 
-// readMesh reads all that surveyMesh looks at.
+// readMesh reads what surveyMesh examines.
 func readMesh(ctx context.Context, flags *storeFlags) (cluster.View, error) {
 	st, err := flags.open()
 	if err != nil {
@@ -61,17 +61,17 @@ func readMesh(ctx context.Context, flags *storeFlags) (cluster.View, error) {
 	return st.Get(ctx, cluster.KeyConfig, cluster.KeyFrozen, cluster.PrefixClaims, cluster.PrefixNodes, cluster.PrefixAlive)
 }
 
-// survey finds what is amiss in a view, one kind after the other.
+// survey finds the problems in a view, one kind after the other.
 type survey struct {
 	mesh
 	view   cluster.View
 	config cluster.Config
-	nodes  []cluster.Node // that can be read, by name
+	nodes  []cluster.Node // the readable ones, sorted by name
 	now    time.Time
 }
 
-// surveyMesh looks at what the store holds. seen is when each host was last seen, by its id,
-// as far as this host knows.
+// surveyMesh finds the problems in a view. seen is when each host was last seen, by its id, as
+// far as this host knows.
 func surveyMesh(view cluster.View, seen map[string]time.Time, now time.Time) mesh {
 	s := &survey{view: view, now: now, mesh: mesh{Hosts: []meshHost{}, Ways: map[string]int{}, Problems: []finding{}, Notes: []finding{}}}
 	listing := cluster.NewListing(view)
@@ -92,8 +92,8 @@ func surveyMesh(view cluster.View, seen map[string]time.Time, now time.Time) mes
 	}
 	s.signsOfLife()
 	s.subnets()
-	s.twins()
-	s.mixtures()
+	s.duplicates()
+	s.differences()
 	s.clocks()
 	if err == nil {
 		s.pools()
@@ -105,8 +105,7 @@ func surveyMesh(view cluster.View, seen map[string]time.Time, now time.Time) mes
 func (s *survey) problem(f finding) { s.Problems = append(s.Problems, f) }
 func (s *survey) note(f finding)    { s.Notes = append(s.Notes, f) }
 
-// signsOfLife finds hosts that are down, and records that cannot be read. A list that an
-// administrator keeps has no signs of life.
+// signsOfLife finds hosts that are down, and records that cannot be read.
 func (s *survey) signsOfLife() {
 	for _, h := range s.Hosts {
 		if h.Error != "" {
@@ -124,13 +123,13 @@ func (s *survey) signsOfLife() {
 	}
 }
 
-// holding is a subnet and the host that says that it has it.
+// holding is a subnet and the host whose record has it.
 type holding struct {
 	cluster.Owned
 	node cluster.Node
 }
 
-// subnets finds those that two hosts say they have, and those that are not what the claims say.
+// subnets finds subnets that two hosts' records have, and claims that no record has.
 func (s *survey) subnets() {
 	var all []holding
 	for _, n := range s.nodes {
@@ -141,7 +140,7 @@ func (s *survey) subnets() {
 	slices.SortFunc(all, func(a, b holding) int {
 		return cmp.Or(a.Subnet.Addr().Compare(b.Subnet.Addr()), cmp.Compare(a.Subnet.Bits(), b.Subnet.Bits()))
 	})
-	var widest holding // of those so far: prefixes that overlap contain each other
+	var widest holding // the last one that no other contains: of two prefixes that overlap one contains the other
 	for _, h := range all {
 		if widest.Subnet.IsValid() && widest.Subnet.Overlaps(h.Subnet) {
 			s.problem(finding{
@@ -182,8 +181,8 @@ func (s *survey) nameOf(id string) string {
 	return id
 }
 
-// twins finds what two hosts have that one should have.
-func (s *survey) twins() {
+// duplicates finds names, keys, MACs and addresses that two hosts have.
+func (s *survey) duplicates() {
 	for _, kind := range []struct {
 		what, wayOut string
 		of           func(cluster.Node) []string
@@ -191,7 +190,7 @@ func (s *survey) twins() {
 		{"name", `give one of them another ("name" in node.json)`, func(n cluster.Node) []string { return []string{n.Name} }},
 		{"WireGuard key", cluster.WayOutOfOneKey, func(n cluster.Node) []string { return []string{n.WGKey} }},
 		{"MAC", "a MAC is made from a host's id; trestle node reset-id on the one whose disk is the copy", func(n cluster.Node) []string { return []string{n.MAC} }},
-		{"address", `one of them has moved and not said so, or an address is there twice ("address" or "interface" in node.json)`, func(n cluster.Node) (all []string) {
+		{"address", `one of them has another address now and has not published it, or two hosts have the same address ("address" or "interface" in node.json)`, func(n cluster.Node) (all []string) {
 			for _, p := range n.Underlay {
 				all = append(all, p.Addr().String())
 			}
@@ -201,7 +200,7 @@ func (s *survey) twins() {
 		who := map[string][]string{}
 		for _, n := range s.nodes {
 			if kind.what == "address" && n.NAT {
-				continue // private ones, behind different routers
+				continue // private addresses, behind different routers
 			}
 			for _, value := range kind.of(n) {
 				who[value] = append(who[value], n.Name)
@@ -209,17 +208,17 @@ func (s *survey) twins() {
 		}
 		for _, value := range slices.Sorted(maps.Keys(who)) {
 			if names := who[value]; value != "" && len(names) > 1 {
-				s.problem(finding{names, fmt.Sprintf("they have one %s, %s", kind.what, value), kind.wayOut})
+				s.problem(finding{names, fmt.Sprintf("they have the same %s, %s", kind.what, value), kind.wayOut})
 			}
 		}
 	}
 }
 
-// mixtures finds what hosts have in common as a rule: releases, and their links' MTU.
-func (s *survey) mixtures() {
+// differences finds releases and MTUs that are not the same on all hosts.
+func (s *survey) differences() {
 	versions, mtus := map[string][]string{}, map[string][]string{}
 	for _, n := range s.nodes {
-		if n.Version != "" { // a list of hosts says none
+		if n.Version != "" { // a list in a file has none
 			versions[n.Version] = append(versions[n.Version], n.Name)
 		}
 		if n.MTU != 0 {
@@ -234,17 +233,17 @@ func (s *survey) mixtures() {
 		}
 	}
 	if len(versions) > 1 {
-		s.note(finding{What: "trestle-node is of several releases: " + grouped(versions), WayOut: "upgrade the older ones"})
+		s.note(finding{What: "hosts run several releases of trestle-node: " + grouped(versions), WayOut: "upgrade the older ones"})
 	}
 	if len(mtus) > 1 {
 		s.note(finding{
 			What:   "uplinks have several MTUs: " + grouped(mtus),
-			WayOut: "containers on all hosts have what the smallest leaves; raise it if the link takes more",
+			WayOut: "containers on all hosts have the MTU that the smallest leaves; raise that if the link takes more",
 		})
 	}
 }
 
-// grouped says which hosts have which value; of many hosts how many.
+// grouped says which hosts have which value, and of many hosts how many more.
 func grouped(all map[string][]string) string {
 	var texts []string
 	for _, value := range slices.Sorted(maps.Keys(all)) {
@@ -259,11 +258,11 @@ func grouped(all map[string][]string) string {
 
 const shownHosts = 5
 
-// clockSlack is what a sign of life may take on its way to the store.
+// clockSlack is how long a sign of life may take to reach the store.
 const clockSlack = 10 * time.Second
 
-// clocks compares what hosts thought that the time was, when they gave their signs of life,
-// with the order in which the store heard of them.
+// clocks compares the times in the hosts' signs of life with the order in which the store got
+// them.
 func (s *survey) clocks() {
 	type sign struct {
 		alive
@@ -307,16 +306,16 @@ func (s *survey) pools() {
 		}
 	}
 	for _, n := range s.nodes {
-		if err := s.config.CheckChange(n.Subnets); err != nil {
-			s.problem(finding{[]string{n.Name}, "it has a subnet that is in no pool: " + err.Error(), ""})
+		if outside := s.config.Outside(n.Subnets); len(outside) > 0 {
+			s.problem(finding{[]string{n.Name}, "it has subnets that are in no pool: " + strings.Join(outside, ", "), "give the network a pool that contains them (trestle cluster config set), or let the host leave"})
 		}
 	}
 }
 
-// shownPairs bounds what is said of pairs: a network that is set up wrong has N² of them.
+// shownPairs bounds the problems of pairs: in a misconfigured network there are N² of them.
 const shownPairs = 20
 
-// pairs plans the ways of each host to all others, as the hosts do themselves.
+// pairs plans the routes of each host to all others, as the hosts do themselves.
 func (s *survey) pairs() {
 	peers := peersOf(s.nodes)
 	unreached := 0
@@ -352,7 +351,7 @@ func (s *survey) shownWay(k overlay.Kind) string {
 	return hosts.None
 }
 
-// selfOf is another host as it sees itself; of its kernel the store knows nothing.
+// selfOf is another host as it sees itself, apart from its kernel, which the store does not know.
 func (s *survey) selfOf(n cluster.Node) overlay.Self {
 	self := overlay.Self{
 		Pools: s.config.Pools(), Underlay: n.Underlay, Uplink: "its uplink", MTU: n.MTU, MAC: n.MAC, Key: n.WGKey, NAT: n.NAT,
@@ -364,8 +363,8 @@ func (s *survey) selfOf(n cluster.Node) overlay.Self {
 	return self
 }
 
-// lastSeen is what the status knows of others.
-func lastSeen(s Status) map[string]time.Time {
+// lastSeen is when the status says that each peer was last seen.
+func lastSeen(s hosts.Status) map[string]time.Time {
 	seen := map[string]time.Time{}
 	for _, p := range s.Peers {
 		seen[p.ID] = p.Seen
@@ -430,8 +429,8 @@ func (m mesh) String() string {
 	return text.String()
 }
 
-// meshOf is what the store says, or that it does not answer.
-func meshOf(ctx context.Context, flags *storeFlags, s Status) mesh {
+// meshOf examines the store, or says that it does not answer.
+func meshOf(ctx context.Context, flags *storeFlags, s hosts.Status) mesh {
 	view, err := readMesh(ctx, flags)
 	if err != nil {
 		return mesh{

@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
-// fleet is what a store holds of so many hosts that are well.
+// fleet is the view of a store with healthy hosts.
 func fleet(t *testing.T, backend string, now time.Time, names ...string) (view cluster.View, nodes map[string]*cluster.Node, write func()) {
 	t.Helper()
 	view = cluster.View{Store: "s", Revision: 100, Keys: map[string]cluster.Value{}}
@@ -44,7 +44,7 @@ func fleet(t *testing.T, backend string, now time.Time, names ...string) (view c
 	}
 }
 
-// TestMesh: of each thing that the store shows to be amiss, which hosts and what to do.
+// TestMesh: for each kind of problem in the store, the finding names the hosts and the way out.
 func TestMesh(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -80,14 +80,14 @@ func TestMesh(t *testing.T) {
 			problem: "a, c: both say that they have 10.40.2.0/24 (10.40.0.0/20)",
 		},
 		{name: "a claim of nobody's", after: drop("nodes/id-c"), problem: "id-c: it has claimed 10.40.2.0/24 of pods, and its record does not say so", ways: "map[vxlan:2]"},
-		{name: "outside the pools", harm: on(func(a, _, _ *cluster.Node) { a.Subnets[0].Subnet = netip.MustParsePrefix("10.41.0.0/24") }), problem: "a: it has a subnet that is in no pool", ways: "map[vxlan:6]"},
-		{name: "one key", backend: "wireguard", harm: on(func(a, b, _ *cluster.Node) { b.WGKey = a.WGKey }), problem: "a, b: they have one WireGuard key, AAAA"},
-		{name: "one address", harm: on(func(a, b, _ *cluster.Node) { b.Underlay = a.Underlay }), problem: "a, b: they have one address, 192.0.2.1", ways: "map[vxlan:6]"},
+		{name: "outside the pools", harm: on(func(a, _, _ *cluster.Node) { a.Subnets[0].Subnet = netip.MustParsePrefix("10.41.0.0/24") }), problem: "a: it has subnets that are in no pool: pods 10.41.0.0/24", ways: "map[vxlan:6]"},
+		{name: "one key", backend: "wireguard", harm: on(func(a, b, _ *cluster.Node) { b.WGKey = a.WGKey }), problem: "a, b: they have the same WireGuard key, AAAA"},
+		{name: "one address", harm: on(func(a, b, _ *cluster.Node) { b.Underlay = a.Underlay }), problem: "a, b: they have the same address, 192.0.2.1", ways: "map[vxlan:6]"},
 		{name: "not on one link", backend: "host-gw", harm: on(func(_, _, c *cluster.Node) { c.Underlay = []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")} }), problem: "a: peer c (198.51.100.1/24) cannot be reached: no address on one link", ways: "map[direct:2 none:4]"},
-		{name: "behind NAT, both", backend: "wireguard", harm: on(func(a, b, _ *cluster.Node) { a.NAT, b.NAT = true, true }), problem: "neither can speak to the other first", ways: "map[none:2 wireguard:4]"},
+		{name: "behind NAT, both", backend: "wireguard", harm: on(func(a, b, _ *cluster.Node) { a.NAT, b.NAT = true, true }), problem: "neither can send to the other first", ways: "map[none:2 wireguard:4]"},
 		{name: "one family each", harm: on(func(a, _, _ *cluster.Node) { a.Underlay = []netip.Prefix{netip.MustParsePrefix("2001:db8::1/64")} }), problem: "a: peer b (192.0.2.2/24) cannot be reached: it has no address of the family", ways: "map[none:4 vxlan:2]"},
 		{name: "MTU", harm: on(func(a, _, _ *cluster.Node) { a.MTU = 9000 }), note: "uplinks have several MTUs: 1500 (b, c), 9000 (a)", ways: "map[vxlan:6]"},
-		{name: "releases", harm: on(func(a, _, _ *cluster.Node) { a.Version = "1.9.0" }), note: "trestle-node is of several releases: 1.9.0 (a), 2.0.0 (b, c)", ways: "map[vxlan:6]"},
+		{name: "releases", harm: on(func(a, _, _ *cluster.Node) { a.Version = "1.9.0" }), note: "hosts run several releases of trestle-node: 1.9.0 (a), 2.0.0 (b, c)", ways: "map[vxlan:6]"},
 		{name: "too old", harm: func(w world) {
 			w.nodes["a"].Version = "2.1.0"
 			value := w.view.Keys[cluster.KeyConfig]
@@ -123,11 +123,12 @@ func TestMesh(t *testing.T) {
 	}
 }
 
-// TestProbe: what is asked, by each way; and what of its answers says that the peer has it.
+// TestProbe: the address that is pinged for each way, and the answers which show that the peer got
+// the packet.
 func TestProbe(t *testing.T) {
 	t.Parallel()
-	s := Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}}}
-	p := PeerInfo{
+	s := hosts.Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}}}
+	p := hosts.Peer{
 		Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")},
 		Subnets:  []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.2.0/24")}},
 	}

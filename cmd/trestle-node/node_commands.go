@@ -18,9 +18,9 @@ import (
 func newStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "How this host stands: its subnets, its peers and how they are reached, what is amiss",
-		Long: `How this host stands. The exit status is 0 where it is ready or drained, connected to its store or not, and 1
-where it is not running, not ready yet, suspects its store, was fenced, is too old for the cluster, or is leaving and not done with it.`,
+		Short: "Show this host's state: its subnets, its peers and how it reaches them, problems",
+		Long: `Show this host's state. The exit status is 0 if it is ready, drained or has left, connected to its store or not, and 1
+if it is not running, not ready yet, suspects its store, was fenced, is too old for the cluster, or is still leaving.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return status(cmd) },
 	}
@@ -45,7 +45,7 @@ func status(cmd *cobra.Command) error {
 	return nil
 }
 
-func printStatus(out io.Writer, s Status) {
+func printStatus(out io.Writer, s hosts.Status) {
 	fmt.Fprintf(out, "%s (%s): %s\n", s.Name, s.ID, s.State)
 	if s.Why != "" {
 		fmt.Fprintf(out, "  %s\n", s.Why)
@@ -82,8 +82,8 @@ func printStatus(out io.Writer, s Status) {
 	}
 }
 
-// seen is when the peer has given a sign of life.
-func seen(p PeerInfo) string {
+// seen is when the peer was last seen, for the table.
+func seen(p hosts.Peer) string {
 	if p.Seen.IsZero() {
 		return "-"
 	}
@@ -110,13 +110,13 @@ func newLeaveCommand() *cobra.Command {
 	var force, local bool
 	cmd := &cobra.Command{
 		Use:   "leave",
-		Short: "Take this host out of the network: give its subnets back and remove what is ours",
-		Long: `Take this host out of the network: its routes, tunnel and network lists are removed, and its subnets are given
-back. It is refused while containers have addresses, unless it is forced. Where the store does not answer the host is cleaned up
-all the same, and the agent tells the store when it does. What could not be removed is named, with exit status 1, and the next
-leave goes on with it.
+		Short: "Take this host out of the network: release its subnets and remove what is ours",
+		Long: `Take this host out of the network: its routes, tunnel and network lists are removed, and its subnets are
+released. It is refused while containers have addresses, unless it is forced. If the store does not answer, the host is cleaned up
+all the same, and the agent tells the store when it answers. What could not be removed is named, with exit status 1; run leave
+again to go on.
 
---local makes this host forget a cluster that is gone for good, with the agent stopped.`,
+--local makes this host forget a cluster that is gone for good. Stop the agent first.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if local {
@@ -125,28 +125,29 @@ leave goes on with it.
 			return callAndPrint(cmd, "leave", force)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "although containers have addresses")
-	cmd.Flags().BoolVar(&local, "local", false, "tell no store; with trestle-node stopped")
+	cmd.Flags().BoolVar(&force, "force", false, "leave even if containers have addresses")
+	cmd.Flags().BoolVar(&local, "local", false, "do not tell the store; stop trestle-node first")
 	return cmd
 }
 
-// forget removes what is ours from this host, and then the files, so that one which fails
-// is done again by the next. It is for a host whose agent does not run, and asks neither
-// node.json nor the store: where a DaemonSet is gone, node.json is, too. may refuses.
-func forget(may func(*agent) error, files ...string) (cluster.State, brought, error) {
+// forget removes what is ours from this host, and then the files; in this order, so that it
+// can be repeated after an error. It is for a host whose agent does not run, and reads
+// neither node.json nor the store: if a DaemonSet is gone, node.json is, too. An error of may
+// stops it.
+func forget(may func(*agent) error, files ...string) (cluster.State, applied, error) {
 	lock, err := lockNode()
 	if err != nil {
-		return cluster.State{}, brought{}, err
+		return cluster.State{}, applied{}, err
 	}
 	defer func() { _ = lock.Unlock() }() // ends with the process
 	state, err := cluster.ReadState(statePath)
 	if err != nil {
-		return state, brought{}, err
+		return state, applied{}, err
 	}
-	key, _ := readWireGuardKey() // without it the device is told by its alias alone
+	key, _ := readWireGuardKey() // without it the device is recognized by its alias alone
 	a := &agent{kernel: &kernel{key: key}, member: &cluster.Member{State: state}}
 	if err := may(a); err != nil {
-		return state, brought{}, err
+		return state, applied{}, err
 	}
 	here := a.kernel.removeOnce(wanted{id: state.ID, config: state.Config, gone: true})
 	if here.err != nil {
@@ -160,7 +161,7 @@ func forget(may func(*agent) error, files ...string) (cluster.State, brought, er
 	return state, here, nil
 }
 
-// leaveLocally keeps the id.
+// leaveLocally forgets the cluster, and keeps this host's id.
 func leaveLocally(cmd *cobra.Command, force bool) error {
 	state, here, err := forget(func(a *agent) error { return a.mayLeave(force) }, statePath)
 	if err != nil {
@@ -199,7 +200,7 @@ func newAcceptCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return callAndPrint(cmd, "accept", force) },
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "although containers have addresses of lost subnets")
+	cmd.Flags().BoolVar(&force, "force", false, "accept even if containers have addresses of lost subnets")
 	return cmd
 }
 
@@ -207,11 +208,11 @@ func newResetIDCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "reset-id",
 		Short: "Make this host a host of its own, after its disk was copied from another's",
-		Long: `Make this host a host of its own, after its disk was copied from another's, with trestle-node stopped. It gets
+		Long: `Make this host a host of its own, after its disk was copied from another's. Stop trestle-node first. The host gets
 another id and forgets the subnets, which are the other's; its containers must be restarted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// Its containers' addresses are the other's, so that they keep it from nothing.
+			// Its containers do not prevent it: their addresses are the other host's.
 			_, here, err := forget(func(*agent) error { return nil }, statePath, idPath, keyPath)
 			if err != nil {
 				return err

@@ -10,17 +10,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// What the running agent does when it is asked. Each is called by its own goroutine;
-// the store is nil where there is no connection.
+// This file has the operations that the running agent is asked for. They run on the agent's
+// goroutine; the store is nil if there is no connection.
 
-// leave gives this host's subnets back. A host with containers stays, unless it is forced.
+// leave releases this host's subnets, and removes what is ours from it. It is refused if the
+// host has containers, unless it is forced.
 func (a *agent) leave(ctx context.Context, st store, force bool) (said, error) {
 	if err := a.mayLeave(force); err != nil {
 		return said{}, err
 	}
-	// First it believes in nothing any more, then the kernel is cleaned up, then the store
-	// hears of it: whoever is killed amidst that does the rest when it runs again. Each of
-	// the two is done whatever becomes of the other.
+	// First the host gives up its subnets on disk, then the kernel is cleaned up, then the
+	// store is told: an agent that is killed in between does the rest when it runs again. The
+	// last two are both tried, whatever the result of the other.
 	if err := a.member.BeginLeave(); err != nil {
 		return said{}, err
 	}
@@ -38,13 +39,13 @@ func (a *agent) leave(ctx context.Context, st store, force bool) (said, error) {
 	case here.err != nil:
 		return said{}, a.leftBehind(here.err)
 	case there != nil:
-		return said{Message: "left on this host; the store does not know yet (" + there.Error() + "), and hears of it when it answers: let trestle-node run until then"}, nil
+		return said{Message: "left on this host; the store does not know yet (" + there.Error() + "), and is told when it answers: let trestle-node run until then"}, nil
 	}
 	return said{Message: "left" + inUse(here)}, a.endLeave()
 }
 
-// goOnLeaving is for a host of which the store knows that it has left: it stays until
-// nothing of the network is left on it, too.
+// goOnLeaving removes what is left of the network on this host, again and again until that
+// succeeds. The store already knows that the host has left.
 func (a *agent) goOnLeaving(ctx context.Context) error {
 	for ctx.Err() == nil {
 		here := a.kernel.flush(ctx)
@@ -64,7 +65,7 @@ func (a *agent) goOnLeaving(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// endLeave forgets the network, and with it ends the agent.
+// endLeave clears the state, which ends the agent.
 func (a *agent) endLeave() error {
 	if err := a.member.EndLeave(); err != nil {
 		return err
@@ -74,13 +75,13 @@ func (a *agent) endLeave() error {
 	return nil
 }
 
-// leftBehind says what is left on a host that is leaving.
+// leftBehind is the error if something is left on a host that is leaving.
 func (a *agent) leftBehind(err error) error {
 	return fmt.Errorf("this host is out of the network, and something of it is left here: %w; put that right, and run trestle node leave again "+
 		"(trestle-node tries again by itself every %v)", err, a.settings.Audit.Duration)
 }
 
-// leaveState is how a host stands that leaves or has left.
+// leaveState is the state of a host that is leaving or has left.
 func (a *agent) leaveState() (state, why string) {
 	switch {
 	case a.left:
@@ -88,18 +89,18 @@ func (a *agent) leaveState() (state, why string) {
 	case a.member.State.Told:
 		return hosts.Leaving, "the store knows; trestle node leave says what is left on this host"
 	}
-	return hosts.Leaving, "the store does not know yet, and hears of it when it answers"
+	return hosts.Leaving, "the store does not know yet, and is told when it answers"
 }
 
-// inUse names the bridges that stay.
-func inUse(b brought) string {
+// inUse names the bridges that stay, for a message.
+func inUse(b applied) string {
 	if len(b.inUse) == 0 {
 		return ""
 	}
 	return "; containers are on " + strings.Join(b.inUse, ", ") + ", which stays: ip link del it when they are gone"
 }
 
-// mayLeave refuses to take the network away from under containers.
+// mayLeave is an error if containers use this host's subnets, unless it is forced.
 func (a *agent) mayLeave(force bool) error {
 	s := a.member.State
 	if s.Leaving || force {
@@ -123,14 +124,14 @@ func listOf(all []container) string {
 	return b.String()
 }
 
-// unreachable is the store of a host that has none at the moment.
+// unreachable is the store of a host that has no connection to it.
 type unreachable struct{ cluster.Store }
 
 func (unreachable) Get(context.Context, ...string) (cluster.View, error) {
 	return cluster.View{}, errors.New("it is not connected")
 }
 
-// change changes the state on disk and in memory, or nowhere: a restart would forget what
+// change changes the state on disk and in memory, or in neither: a restart would lose what
 // cannot be saved.
 func (a *agent) change(change func(*cluster.State)) error {
 	before := a.member.State
@@ -142,13 +143,13 @@ func (a *agent) change(change func(*cluster.State)) error {
 	return nil
 }
 
-// drain keeps new containers away: the runtime has no network to start them in.
+// drain keeps new containers from being started, by removing the runtime's network lists.
 func (a *agent) drain(ctx context.Context, _ store, _ bool) (said, error) {
 	if err := a.change(func(s *cluster.State) { s.Drained = true }); err != nil {
 		return said{}, err
 	}
 	a.tell()
-	a.kernel.flush(ctx) // what is under way might write the lists once more
+	a.kernel.flush(ctx) // a run that has begun could write the lists once more
 	if err := withdrawConflists(allNetworks); err != nil {
 		return said{}, err
 	}
@@ -168,8 +169,8 @@ func (a *agent) undrain(ctx context.Context, _ store, _ bool) (said, error) {
 	return said{Message: "the runtime may start containers again"}, nil
 }
 
-// accept is the administrator's word that what is gone is gone, and that lost subnets
-// are lost.
+// accept takes the administrator's word that peers which are not listed are gone, and that
+// lost subnets are lost.
 func (a *agent) accept(ctx context.Context, st store, force bool) (said, error) {
 	lost, notes := a.member.State.Lost, []string(nil)
 	if len(lost) > 0 {

@@ -15,11 +15,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// probesAtOnce bounds the programs that run at one time: each waits for its answer.
+// probesAtOnce bounds how many pings run at the same time: each waits for its answer.
 const probesAtOnce = 16
 
 // checkPeers sends a packet of full size to each peer.
-func checkPeers(ctx context.Context, s Status) []checkedPeer {
+func checkPeers(ctx context.Context, s hosts.Status) []checkedPeer {
 	all := make([]checkedPeer, len(s.Peers))
 	turns := make(chan struct{}, probesAtOnce)
 	var done sync.WaitGroup
@@ -34,7 +34,7 @@ func checkPeers(ctx context.Context, s Status) []checkedPeer {
 	return all
 }
 
-func checkPeer(ctx context.Context, s Status, p PeerInfo) checkedPeer {
+func checkPeer(ctx context.Context, s hosts.Status, p hosts.Peer) checkedPeer {
 	target, from := probe(s, p)
 	c := checkedPeer{Name: p.Name, Way: s.Shown(p), Target: target, Size: s.MTU}
 	if !target.IsValid() {
@@ -47,7 +47,7 @@ func checkPeer(ctx context.Context, s Status, p PeerInfo) checkedPeer {
 		return c
 	}
 	if errors.Is(err, exec.ErrNotFound) || strings.Contains(said, "invalid option") || strings.Contains(said, "unrecognized option") {
-		c.Fault = "not looked at: that needs the ping of iputils (the package iputils-ping, or iputils), which can forbid that a packet is cut up (-M do)"
+		c.Fault = "not checked: that needs the ping of iputils (the package iputils-ping, or iputils), which can forbid fragmentation (-M do)"
 		return c
 	}
 	c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", c.Target, c.Way, firstFault(said))
@@ -55,11 +55,11 @@ func checkPeer(ctx context.Context, s Status, p PeerInfo) checkedPeer {
 	return c
 }
 
-// probe is the address that is asked for a peer, and the one to ask from, where that matters.
-// Behind a tunnel each host has the first address of its subnet on the device. Where packets
-// go directly it must be an address of containers on both sides, since it is those that a
-// cloud drops: the gateways', that of this host as far as it has one yet.
-func probe(s Status, p PeerInfo) (target, from netip.Addr) {
+// probe is the address to ping for a peer, and the source address, where that matters. Each
+// host has the first address of its subnet on the tunnel's device. Where packets go directly
+// both must be addresses of the networks, since a cloud drops packets with those: the
+// gateways', as far as this host has one yet.
+func probe(s hosts.Status, p hosts.Peer) (target, from netip.Addr) {
 	if len(p.Subnets) == 0 {
 		return target, from
 	}
@@ -87,7 +87,7 @@ func isHere(a netip.Addr) bool {
 	})
 }
 
-// ping sends one packet of so many bytes, headers included, that may not be fragmented.
+// ping sends one packet of size bytes, headers included, that may not be fragmented.
 func ping(ctx context.Context, target netip.Addr, size int, from netip.Addr) (said string, err error) {
 	headers := 28
 	if target.Is6() {
@@ -101,9 +101,9 @@ func ping(ctx context.Context, target netip.Addr, size int, from netip.Addr) (sa
 	return string(output), err
 }
 
-// refusedBy says whether the peer itself has answered that there is no such address: it has
-// the packet, and only no bridge yet, since no container was started there.
-func refusedBy(p PeerInfo, said string) bool {
+// refusedBy says whether the peer itself has answered that the address is unreachable: then
+// the packet has arrived. The peer has no bridge yet, since no container was started there.
+func refusedBy(p hosts.Peer, said string) bool {
 	for line := range strings.Lines(said) {
 		for _, a := range p.Underlay {
 			if strings.HasPrefix(line, "From "+a.Addr().String()+" ") && strings.Contains(strings.ToLower(line), "unreachable") {
@@ -114,12 +114,12 @@ func refusedBy(p PeerInfo, said string) bool {
 	return false
 }
 
-// small is the size of a packet that passes everywhere.
+// small is the size of a packet that passes any link.
 const small = 84
 
-// causeOf finds out by two more packets what is likely in the way: a small one by the same
-// way, and one to the peer's own address.
-func causeOf(ctx context.Context, s Status, p PeerInfo, c checkedPeer) string {
+// causeOf finds the likely cause with two more packets: a small one by the same way, and one
+// to the peer's own address.
+func causeOf(ctx context.Context, s hosts.Status, p hosts.Peer, c checkedPeer) string {
 	_, from := probe(s, p)
 	var passes, answersItself bool
 	var done sync.WaitGroup
@@ -135,7 +135,7 @@ func causeOf(ctx context.Context, s Status, p PeerInfo, c checkedPeer) string {
 	})
 	done.Wait()
 	if passes {
-		return fmt.Sprintf(`a small packet is answered: something on the way takes less than the uplinks say, of which %d is made; `+
+		return fmt.Sprintf(`a small packet is answered: a link on the way has a smaller MTU than the uplinks, from which %d follows; `+
 			`set the uplinks' MTU right, or "mtu" of all containers (trestle cluster config set)`, c.Size)
 	}
 	if len(p.Underlay) == 0 {
@@ -151,19 +151,19 @@ func causeOf(ctx context.Context, s Status, p PeerInfo, c checkedPeer) string {
 		return answers + "packets with containers' addresses are dropped between the hosts, as clouds do (switch the source/destination check off), " +
 			`or the way back is another (rp_filter); "backend": "vxlan" goes without (trestle cluster config set)`
 	case s.Tunnel != nil && s.Tunnel.Kind == hosts.WireGuard:
-		return answers + fmt.Sprintf("UDP port %d is blocked between the hosts, or each has another key of the other than it has; trestle doctor on both", s.Tunnel.Port)
+		return answers + fmt.Sprintf("UDP port %d is blocked between the hosts, or one does not know the other's key; trestle doctor on both", s.Tunnel.Port)
 	case s.Tunnel != nil:
-		return answers + fmt.Sprintf("UDP port %d is blocked between the hosts (firewall, security group), or its trestle-node does not run or know this host; trestle doctor on both", s.Tunnel.Port)
+		return answers + fmt.Sprintf("UDP port %d is blocked between the hosts (firewall, security group), or its trestle-node does not run, or does not know this host; trestle doctor on both", s.Tunnel.Port)
 	}
 	return ""
 }
 
-// firstFault is the line of ping's that says what went wrong.
+// firstFault is the line of ping's output that says what went wrong.
 func firstFault(said string) string {
 	for line := range strings.Lines(said) {
 		if strings.Contains(line, "From ") || strings.Contains(line, "error") || strings.Contains(line, "unreachable") {
 			return strings.TrimSpace(line)
 		}
 	}
-	return "nothing was heard"
+	return "no answer"
 }

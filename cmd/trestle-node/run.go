@@ -13,26 +13,27 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
 func newRunCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
-		Short: "Be this host's part in the network (trestle-node.service does this)",
-		Long: `Join the cluster of /etc/trestle/node.json and stay in it: claim a subnet of each network, keep the
+		Short: "Run the agent (trestle-node.service does this)",
+		Long: `Join the cluster of /etc/trestle/node.json and stay in it: claim a subnet of each network, maintain the
 routes to all other hosts, and write the networks' configurations to /etc/cni/net.d when the host is ready.
 
-Ending it changes nothing of the network: containers and routes stay. trestle node leave takes the host out.`,
+When it ends, the network stays as it is: containers and routes stay. trestle node leave takes the host out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), logger(asJSON(cmd))) },
 	}
 }
 
-// gcPercent keeps what lies about between two collections to a fifth of what is used: the
-// agent does little, and stays on every host.
+// gcPercent lets garbage grow to a fifth of the live heap before it is collected: the agent
+// uses little CPU, and its memory counts on every host.
 const gcPercent = 20
 
-// logger writes to standard error, a line each, as systemd keeps it.
+// logger writes lines to standard error, which systemd keeps.
 func logger(asJSON bool) *slog.Logger {
 	if asJSON {
 		return slog.New(slog.NewJSONHandler(os.Stderr, nil))
@@ -58,8 +59,8 @@ func run(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	defer hangUp(server)
-	a.tell() // what the disk says needs no store
-	a.show() // before the kernel has been looked at
+	a.tell() // the state on disk needs no store
+	a.show() // so that there is a status before the kernel is configured
 	kernelDone := make(chan error, 1)
 	go func() { kernelDone <- a.kernel.run(ctx) }()
 	go func() {
@@ -77,18 +78,18 @@ func run(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
-// hangUp lets whoever has asked for this agent's end read the answer.
+// hangUp closes the server, after clients have read the answers to their requests.
 func hangUp(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	_ = server.Shutdown(ctx) // who still waits is told by the end of the connection
+	_ = server.Shutdown(ctx) // a client that still waits sees the connection close
 }
 
-// patienceWithAnother is how long an agent may take to end: after leave it lets whoever asked
-// read the answer (hangUp), and lets go of its store.
+// patienceWithAnother is how long to wait for another agent that is ending: after leave it
+// answers the client (hangUp), and closes its store.
 const patienceWithAnother = 4 * time.Second
 
-// lockNode keeps a second agent, and commands that act in its place, away.
+// lockNode excludes a second agent, and commands that act in the agent's place.
 func lockNode() (*flock.Lock, error) {
 	lock, err := flock.Create(lockPath, flock.Exclusive, patienceWithAnother)
 	if err != nil {
@@ -119,10 +120,10 @@ func newAgent(log *slog.Logger) (*agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &board{status: Status{ID: id, Name: s.Name, State: "starting", Store: StoreInfo{Since: time.Now().UTC()}}}
+	b := &board{status: hosts.Status{ID: id, Name: s.Name, State: hosts.Starting, Store: hosts.Store{Since: time.Now().UTC()}}}
 	return &agent{
 		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log),
-		said: map[string]bool{}, seen: map[string]time.Time{},
+		logged: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),
 		ended:    make(chan struct{}),

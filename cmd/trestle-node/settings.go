@@ -16,7 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// Where everything is.
+// Paths of all files.
 const (
 	settingsPath = hosts.SettingsPath
 	clusterPath  = "/etc/trestle/cluster.json"
@@ -34,38 +34,39 @@ const (
 
 // settings are this host's own, from node.json.
 type settings struct {
-	// Cluster is the name that keys of etcd begin with.
+	// Cluster is the cluster's name, part of the prefix of its keys in etcd.
 	Cluster string `json:"cluster,omitempty"`
-	// Name is the host's, for people; its hostname where empty.
+	// Name is the host's name in the cluster; its hostname by default.
 	Name string `json:"name,omitempty"`
-	// Interface or Address say which link leads to the other hosts; that of the default
+	// Interface or Address says which link leads to the other hosts; the link of the default
 	// route where both are empty.
 	Interface string     `json:"interface,omitempty"`
 	Address   netip.Addr `json:"address,omitzero"`
-	// NAT says that the other hosts cannot reach this one's address: with WireGuard it speaks to
-	// them first, and keeps the way open.
+	// NAT says that the other hosts cannot reach this one's address: with WireGuard it sends
+	// first, and sends keepalives.
 	NAT bool `json:"nat,omitempty"`
-	// Etcd, Kubernetes or File is the store; the file /etc/trestle/cluster.json where none is there.
+	// Etcd, Kubernetes or File is the store; the file /etc/trestle/cluster.json by default.
 	Etcd       *etcdSettings       `json:"etcd,omitempty"`
 	Kubernetes *kubernetesSettings `json:"kubernetes,omitempty"`
 	File       string              `json:"file,omitempty"`
 
-	// Heartbeat is how often the host asks whether the store still knows it, and Audit
-	// how often it looks at the whole of the kernel. Timeout bounds a question to the
-	// store; Alive is how long after its end a host counts as up; Quarantine how long a
-	// subnet that was given up is given to nobody.
+	// Heartbeat is how often the host asks whether the store still knows it, and Audit how
+	// often it compares the kernel with what is wanted. Timeout bounds a call to the store.
+	// Alive is how long a host counts as up after its last sign of life. Quarantine is how long
+	// a released subnet is not claimed again.
 	Heartbeat  duration `json:"heartbeat,omitzero"`
 	Audit      duration `json:"audit,omitzero"`
 	Timeout    duration `json:"timeout,omitzero"`
 	Alive      duration `json:"alive,omitzero"`
 	Quarantine duration `json:"quarantine,omitzero"`
 
-	// again says that who asks the store reads and tries again where an answer is lost.
+	// again says that the caller of Commit reads and commits again if an answer is lost: the
+	// agent does, a command does not.
 	again bool
 }
 
-// etcdSettings are how etcd is reached. https asks for the certificate authority in CA,
-// or one that the system trusts; Cert and Key are this host's own.
+// etcdSettings say how to reach etcd. With https the server's certificate must be signed by
+// the authority in CA, or one that the system trusts; Cert and Key are this host's own.
 type etcdSettings struct {
 	Endpoints    []string `json:"endpoints"`
 	CA           string   `json:"ca,omitempty"`
@@ -75,15 +76,15 @@ type etcdSettings struct {
 	PasswordFile string   `json:"passwordFile,omitempty"`
 }
 
-// kubernetesSettings are how the API is reached. The name of the Node, and its addresses,
-// are in the environment of a pod rather than in a file that is the same on all hosts.
+// kubernetesSettings say how to reach the API. A pod gets the Node's name and addresses from
+// its environment, since the file is the same on all hosts.
 type kubernetesSettings struct {
-	// Kubeconfig is a file; what a pod is given where it is empty.
+	// Kubeconfig is a file; by default a pod's service account is used.
 	Kubeconfig string `json:"kubeconfig,omitempty"`
-	// Config is the file with the network; /etc/trestle/cluster.json where it is empty.
+	// Config is the file with the network; /etc/trestle/cluster.json by default.
 	Config string `json:"config,omitempty"`
 
-	hostIPs []netip.Addr // when the pod was made
+	hostIPs []netip.Addr // the Node's, when the pod was created
 }
 
 // duration is a time.Duration as people write it.
@@ -98,7 +99,7 @@ func (d *duration) UnmarshalJSON(data []byte) error {
 	}
 	parsed, err := time.ParseDuration(text)
 	if err == nil && parsed <= 0 {
-		err = fmt.Errorf("%s is no time", text)
+		err = fmt.Errorf("%s is not positive", text)
 	}
 	d.Duration = parsed
 	return err
@@ -121,7 +122,7 @@ func readSettings() (settings, error) {
 
 func parseSettings(data []byte) (settings, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields() // a misspelt key would be a default in silence
+	decoder.DisallowUnknownFields() // a misspelt key would silently leave the default
 	var s settings
 	if err := decoder.Decode(&s); err != nil {
 		return settings{}, cni.Plain(err)
@@ -156,14 +157,14 @@ func (s *settings) fill() error {
 	return nil
 }
 
-// The environment of a pod, by the downward API (fieldRef): spec.nodeName and
-// status.hostIPs.
+// Environment variables of a pod, set from spec.nodeName and status.hostIPs (downward API,
+// fieldRef).
 const (
 	nodeNameVariable = "NODE_NAME"
 	hostIPsVariable  = "HOST_IPS"
 )
 
-// fillPod fills in what a pod is told of its Node.
+// fillPod fills in what a pod's environment says of its Node.
 func (s *settings) fillPod() error {
 	if s.Kubernetes == nil {
 		return nil
@@ -179,7 +180,7 @@ func (s *settings) fillPod() error {
 		if err != nil {
 			return fmt.Errorf("name: %w", err)
 		}
-		s.Name = strings.ToLower(name) // as the kubelet calls its Node
+		s.Name = strings.ToLower(name) // as the kubelet names its Node
 	}
 	for text := range strings.SplitSeq(os.Getenv(hostIPsVariable), ",") {
 		if text == "" {
@@ -194,8 +195,8 @@ func (s *settings) fillPod() error {
 	return nil
 }
 
-// addresses are those, one of each family at most, that the others reach this host by;
-// none where any of the uplink's will do.
+// addresses are the addresses, at most one of each family, at which the others reach this
+// host; none where any of the uplink's will do.
 func (s settings) addresses() []netip.Addr {
 	switch {
 	case s.Address.IsValid():
@@ -206,9 +207,10 @@ func (s settings) addresses() []netip.Addr {
 	return nil
 }
 
-// uplinks are the ways to name this host's uplink, the best first. What a pod was told
-// when it was made need not be so any more; and the default route comes back some time
-// after the device and its address, so the one that was found last counts as well.
+// uplinks are the ways to find this host's uplink, the best first. After the settings comes
+// the device that was found last, since a default route may come back some time after the
+// device and its address, and then any address: the Node's may have changed since the pod was
+// created.
 func (s settings) uplinks(last string) []named {
 	ways := []named{{s.Interface, s.addresses()}}
 	fixed := s.addresses()
@@ -224,7 +226,7 @@ func (s settings) uplinks(last string) []named {
 	return ways
 }
 
-// named is a device and the addresses of it to take; none is any.
+// named is a device ("": the default route's) and its addresses to take; none is any.
 type named struct {
 	device    string
 	addresses []netip.Addr
@@ -275,7 +277,7 @@ func (e *etcdSettings) check() error {
 	return nil
 }
 
-// write puts the settings into node.json.
+// write writes node.json.
 func (s settings) write() error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {

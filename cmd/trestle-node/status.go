@@ -14,17 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// The status is what others read, too (package hosts).
-type (
-	// Status is what this host knows of itself.
-	Status = hosts.Status
-	// StoreInfo is how this host stands with its store.
-	StoreInfo = hosts.Store
-	// PeerInfo is another host.
-	PeerInfo = hosts.Peer
-)
-
-// subnetsOf are claims as the status has them.
+// subnetsOf converts claims to subnets of the status.
 func subnetsOf(claims []cluster.Owned) []hosts.Subnet {
 	var all []hosts.Subnet
 	for _, o := range claims {
@@ -33,27 +23,27 @@ func subnetsOf(claims []cluster.Owned) []hosts.Subnet {
 	return all
 }
 
-// board is the status as several goroutines write it.
+// board holds the status (pkg/hosts), which several goroutines change, and writes its file.
 type board struct {
 	mu     sync.Mutex
-	status Status
-	// problems are by who reports them: each replaces its own.
+	status hosts.Status
+	// problems are the problems of each reporter, which replaces its own.
 	problems map[string][]string
-	// seen is when each peer was, by its id.
+	// seen is when each peer was last seen, by its id.
 	seen map[string]time.Time
-	// noted says that the file does not tell yet of everything.
+	// noted says that the status has changed since it was written.
 	noted bool
 }
 
-// update changes the status, and writes the file, which says when it was.
-func (b *board) update(change func(*Status)) {
+// update changes the status and writes the file.
+func (b *board) update(change func(*hosts.Status)) {
 	b.note(change)
 	b.write(true)
 }
 
-// note changes the status, of which the file tells after the next write: of a thousand peers
-// it is long. change replaces lists, and changes none in its place.
-func (b *board) note(change func(*Status)) {
+// note changes the status without writing the file, which is long with a thousand peers; the
+// next write does. change must replace lists rather than change them in place.
+func (b *board) note(change func(*hosts.Status)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := b.status
@@ -64,7 +54,7 @@ func (b *board) note(change func(*Status)) {
 	b.noted = b.noted || !reflect.DeepEqual(before, b.status)
 }
 
-// write writes the file where something was noted since it was written, or always.
+// write writes the file if the status has changed since it was written, or always.
 func (b *board) write(always bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -79,11 +69,11 @@ func (b *board) write(always bool) {
 	b.status.PID, b.status.Updated = os.Getpid(), time.Now().UTC()
 	data, err := json.MarshalIndent(b.status, "", "  ")
 	if err == nil {
-		_ = writeVolatile(statusPath, append(data, '\n')) // shown by the next that can be written
+		_ = writeVolatile(statusPath, append(data, '\n')) // the next write shows it, too
 	}
 }
 
-// problem replaces the problems that who has reported; the next write tells of them.
+// problem replaces the problems that who has reported. The next write shows them.
 func (b *board) problem(who string, problems ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -97,19 +87,19 @@ func (b *board) problem(who string, problems ...string) {
 	b.noted = true
 }
 
-// see notes when each peer has given a sign of life.
+// see notes when each peer was last seen.
 func (b *board) see(seen map[string]time.Time) {
 	seen = maps.Clone(seen)
-	b.update(func(*Status) { b.seen = seen })
+	b.update(func(*hosts.Status) { b.seen = seen })
 }
 
-func (b *board) now() Status {
+func (b *board) now() hosts.Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.status
 }
 
-// writeVolatile replaces a file of /run, which no loss of power outlives.
+// writeVolatile replaces a file in /run, without a sync: it does not outlive a boot.
 func writeVolatile(path string, data []byte) error {
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, data, 0o644); err != nil {
@@ -118,13 +108,13 @@ func writeVolatile(path string, data []byte) error {
 	return os.Rename(temporary, path)
 }
 
-func readStatus() (Status, error) {
+func readStatus() (hosts.Status, error) {
 	s, err := hosts.Read(statusPath)
 	if err != nil {
-		return Status{}, err
+		return hosts.Status{}, err
 	}
 	if s == nil {
-		return Status{}, errors.New("trestle-node has not run since this host was booted; systemctl start trestle-node, or trestle node run")
+		return hosts.Status{}, errors.New("trestle-node has not run since this host was booted; systemctl start trestle-node, or trestle node run")
 	}
 	return *s, nil
 }

@@ -25,7 +25,7 @@ type attachOptions struct {
 	wish    attach.Wish
 }
 
-// namedNetNS is where ip netns has its namespaces.
+// namedNetNS is the directory of the namespaces of ip netns.
 const namedNetNS = "/run/netns"
 
 func newAttachCommand(a *app) *cobra.Command {
@@ -34,7 +34,7 @@ func newAttachCommand(a *app) *cobra.Command {
 		Use:   "attach (CONTAINER | --netns PATH | --pid PID) NETWORK",
 		Short: "Attach a container to a network",
 		Long: `Attach a container to a network, as a runtime does. CONTAINER is a network namespace
-of "ip netns"; any other is given by its path, or by a process in it. The result is
+of "ip netns"; any other is named by its path, or by a process in it. The result is
 stored where runtimes that use libcni store theirs, so that detach needs only the
 container.
 
@@ -56,13 +56,13 @@ If the host port is left out (-p 80), a free one is chosen and printed.`,
 	flags := command.Flags()
 	flags.StringVar(&o.netns, "netns", "", "path of the container's network namespace")
 	flags.IntVar(&o.pid, "pid", 0, "a process of the container")
-	flags.StringVar(&o.name, "name", "", "what to call the container (default: the namespace's name, or pid-PID)")
+	flags.StringVar(&o.name, "name", "", "the container's name (default: the namespace's name, or pid-PID)")
 	flags.StringVar(&o.wish.IfName, "ifname", "", "the interface's name in the container (default: the first free of eth0, eth1 …)")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	return command
 }
 
-// netnsNames are the network namespaces of ip netns.
+// netnsNames lists the network namespaces of ip netns.
 func netnsNames() []string {
 	entries, err := os.ReadDir(namedNetNS)
 	if err != nil {
@@ -75,7 +75,7 @@ func netnsNames() []string {
 	return names
 }
 
-// addConnectionFlags are those that attach and run have in common.
+// addConnectionFlags adds the flags that attach and run share.
 func addConnectionFlags(flags *pflag.FlagSet, wish *attach.Wish, publish *[]string) {
 	flags.StringSliceVar(&wish.IPs, "ip", nil, "address of the container, one for each subnet (default: the next free ones)")
 	flags.StringVar(&wish.MAC, "mac", "", "MAC address (default: made from the IP address)")
@@ -142,7 +142,7 @@ func printAttached(p *ui.Printer, a attach.Attached) {
 	p.Printf("\n")
 }
 
-// container finds the name and the network namespace of the container of the arguments.
+// container finds the name and the network namespace of the container in the arguments.
 func (o *attachOptions) container(args []string) (name, path string, err error) {
 	switch {
 	case o.netns != "":
@@ -172,13 +172,13 @@ func (o *attachOptions) container(args []string) (name, path string, err error) 
 	return name, path, nil
 }
 
-// runtime is what attaches and detaches, with a snapshot of the host.
+// runtime is what attaches and detaches containers, with a new snapshot of the host.
 func (a *app) runtime(p *ui.Printer) (attach.Runtime, error) {
 	snapshot, err := a.take(p)
 	if err != nil {
 		return attach.Runtime{}, err
 	}
 	lists, err := network.Read(a.lists)
-	_ = err // it is among the snapshot's problems, which are printed
+	_ = err // the snapshot's problems, which are printed, include it
 	return attach.Runtime{Plugins: a.plugins, Lists: lists, Snapshot: snapshot}, nil
 }

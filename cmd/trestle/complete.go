@@ -9,11 +9,10 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// completion offers words for an argument.
 type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
-// offer completes arguments by names that are not among them yet, from the argument with
-// the index first on, up to last (-1: all).
+// offer completes the arguments from index first to last (-1: all) with names that are not
+// among them yet.
 func offer(names func() []string, first, last int) completion {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) < first || last >= 0 && len(args) > last {
@@ -24,9 +23,9 @@ func offer(names func() []string, first, last int) completion {
 	}
 }
 
-// networkNames are those of lists: quick to read, and what people mean.
+// networkNames are the networks that have a list; a snapshot of the host would take longer.
 func (a *app) networkNames() []string {
-	lists, _ := network.Read(a.lists) // what cannot be read is not offered
+	lists, _ := network.Read(a.lists) // lists that cannot be read are not offered
 	var names []string
 	for _, l := range lists {
 		names = append(names, l.Name)
@@ -34,7 +33,7 @@ func (a *app) networkNames() []string {
 	return names
 }
 
-// containerNames are those of attached containers.
+// containerNames are the names of attached containers.
 func (a *app) containerNames() []string {
 	source := inventory.DefaultSource()
 	source.Lists = a.lists
@@ -51,7 +50,7 @@ func (a *app) containerNames() []string {
 	return names
 }
 
-// netMode completes the value of run's --net.
+// netModes completes the value of run's --net.
 func (a *app) netModes(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	modes := append([]string{"bridge", "host", "none"}, a.networkNames()...)
 	for _, name := range a.containerNames() {
@@ -60,14 +59,12 @@ func (a *app) netModes(*cobra.Command, []string, string) ([]string, cobra.ShellC
 	return modes, cobra.ShellCompDirectiveNoFileComp
 }
 
-// completeFlag completes the value of a flag that the command has.
 func completeFlag(command *cobra.Command, flag string, by completion) {
 	if err := command.RegisterFlagCompletionFunc(flag, by); err != nil {
-		panic(err) // it has no such flag
+		panic(err) // the command has no such flag
 	}
 }
 
-// words completes by what never changes.
 func words(all ...string) completion {
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return all, cobra.ShellCompDirectiveNoFileComp

@@ -24,8 +24,7 @@ func newDetachCommand(a *app) *cobra.Command {
 		Short: "Detach a container from its networks",
 		Long: `Detach a container from the named networks, or from all. Its addresses, links, rules
 and published ports are removed, even if its network namespace no longer exists.
-CONTAINER is a name as ls shows it, or the beginning of one that only one container
-has.`,
+CONTAINER is a name as ls shows it, or the unambiguous beginning of one.`,
 		Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: func(command *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 0 {
@@ -78,11 +77,11 @@ func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) er
 	return errors.Join(failed...)
 }
 
-// choose finds the attachments that are meant, all of one container.
+// choose finds the attachments that the arguments name, all of one container.
 func (o detachOptions) choose(snapshot *inventory.Snapshot, container string, networks []string) ([]inventory.Attachment, error) {
 	all := snapshot.Of(container)
 	if len(all) == 0 {
-		return nil, cni.ConfigErrorf("container %q: none of that name is on a network; see trestle ls", container)
+		return nil, cni.ConfigErrorf("container %q: no container with that name is on a network; see trestle ls", container)
 	}
 	var names []string
 	for _, a := range all {

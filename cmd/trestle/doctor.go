@@ -41,17 +41,17 @@ Exit status: 0 if nothing is wrong, or all has been fixed; 3 if something is.`,
 	return command
 }
 
-// errNeedsRoot: without reading the leases, links of live containers would look leaked.
+// errNeedsRoot is the error without root: links of live containers would look leaked to one
+// who cannot read the leases.
 var errNeedsRoot = errors.New("findings: only root can read the leases, records and rules that they depend on: sudo trestle …")
 
-// examine reads the whole host and runs all checks.
+// examine reads the whole host, runs all checks, and prints what could not be read to standard
+// error.
 func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, []doctor.Finding, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, errNeedsRoot
 	}
-	source := inventory.DefaultSource()
-	source.Lists = a.lists
-	snapshot, err := source.Take()
+	snapshot, err := a.take(p)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,7 +62,7 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, 
 	return snapshot, found, nil
 }
 
-// look runs the checks for a snapshot; what could not be read is among the host's Problems.
+// look runs the checks on a snapshot. The host's Problems say what could not be read.
 func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.Host, []doctor.Finding) {
 	source := inventory.DefaultSource()
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
@@ -102,30 +102,17 @@ func (o doctorOptions) run(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// fixAll fixes what is fixable; it goes on after a failure.
 func (o doctorOptions) fixAll(ctx context.Context, found []doctor.Finding) error {
-	if err := understood(ctx, o.plugins); err != nil {
+	if err := checkLayouts(ctx, o.plugins); err != nil {
 		return err
 	}
-	tools := doctor.Tools{
-		GC: func(ctx context.Context) error {
-			return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil)
-		},
+	return doctor.Fix(ctx, found, doctor.Tools{
+		GC: func() error { return gcOptions{app: o.app}.run(ctx, ui.New(io.Discard, io.Discard, false), nil) },
 		Restore: func() error {
 			_, err := restore()
 			return err
 		},
-	}
-	var failed []error
-	for _, f := range found {
-		if !f.Fixable {
-			continue
-		}
-		if err := f.Fix(ctx, tools); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %s: %w", f.Check, f.Subject, err))
-		}
-	}
-	return errors.Join(failed...)
+	})
 }
 
 // compare marks findings that are fixed, and adds new ones.

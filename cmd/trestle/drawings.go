@@ -10,16 +10,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// drawing is a file that is asked for.
+// drawing is a flag that names a file to write; file is "" where the flag is not given.
 type drawing struct{ flag, file string }
 
-// drawings are the files that a command may be asked for, "" for those that it is not.
+// drawings are all such flags of a command.
 type drawings []drawing
 
-// toStdout is the file that is standard output.
+// toStdout is the file name that stands for standard output.
 const toStdout = "-"
 
-// check finds files that cannot be, before anything is looked at.
+// check refuses files that cannot be written, before the host is read.
 func (d drawings) check(p *ui.Printer) error {
 	onStdout := ""
 	for _, one := range d {
@@ -60,7 +60,7 @@ func (d drawings) none() bool {
 	return true
 }
 
-// write draws each file and says which there are now.
+// write draws each file, and prints the names of the files that it has written.
 func (d drawings) write(p *ui.Printer, draw func(flag string) (string, error)) error {
 	files := []string{}
 	quiet := false
@@ -94,8 +94,8 @@ func (d drawings) write(p *ui.Printer, draw func(flag string) (string, error)) e
 	return nil
 }
 
-// replaceFile writes the file by a rename, so that whoever has the former one open keeps
-// it whole. What is something else (a link such as /dev/stdout, a pipe) stays and is written to.
+// replaceFile replaces a regular file by a rename, so that readers find the old or the new
+// content. Anything else (a link such as /dev/stdout, a pipe) is written to.
 func replaceFile(name, content string) (err error) {
 	if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
 		return os.WriteFile(name, []byte(content), 0o644)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestReplaceFile: a reader of the former file keeps it; a link stays one; and no other
-// file is left, whether it went well or not.
+// TestReplaceFile: a reader of the former file keeps its content; a link stays a link; and no
+// temporary file is left, whether it succeeded or failed.
 func TestReplaceFile(t *testing.T) {
 	dir := t.TempDir()
 	file, link := filepath.Join(dir, "a.svg"), filepath.Join(dir, "link")

@@ -49,7 +49,7 @@ Exit status: 0; 3 if the packet would stop.`,
 	return command
 }
 
-// question is the validated request.
+// question is what the flags ask for, checked.
 type question struct {
 	to   netip.AddrPort
 	from netip.Addr
@@ -128,11 +128,11 @@ func (o explainOptions) run(p *ui.Printer, container string) error {
 	return nil
 }
 
-// attachmentsOf are those of one container.
+// attachmentsOf are the attachments of one container, on the network if one is named.
 func attachmentsOf(snapshot *inventory.Snapshot, container, network string) ([]inventory.Attachment, error) {
 	all := snapshot.Of(container)
 	if len(all) == 0 {
-		return nil, cni.ConfigErrorf("container %q: none of that name is on a network; see trestle ls", container)
+		return nil, cni.ConfigErrorf("container %q: no container with that name is on a network; see trestle ls", container)
 	}
 	var of []inventory.Attachment
 	var networks []string
@@ -151,13 +151,15 @@ func attachmentsOf(snapshot *inventory.Snapshot, container, network string) ([]i
 	return of, nil
 }
 
-// somewhere is a documentation address, as one of the Internet (RFC 5737, RFC 3849).
+// somewhere stands for an address in the Internet: one for documentation (RFC 5737, RFC 3849),
+// by whether it is IPv4.
 var somewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8:ffff::1")}
 
 func (o explainOptions) follow(host *way.Host, attachments []inventory.Attachment, q question) []way.Way {
 	switch {
 	case q.to.IsValid():
-		// the container's own route says by which of its networks
+		// Of several networks the packet leaves by the one to which the container's route leads:
+		// on the others it stops earlier.
 		best := host.Out(attachments[0], q.to, o.protocol)
 		for _, a := range attachments[1:] {
 			if other := host.Out(a, q.to, o.protocol); best.State == way.Stops && len(other.Stations) > len(best.Stations) {
@@ -178,7 +180,7 @@ func (o explainOptions) follow(host *way.Host, attachments []inventory.Attachmen
 	return o.both(host, attachments)
 }
 
-// both are the ways out, by each family, and in to each published port.
+// both are the ways out, in each family, and the ways in to each published port.
 func (o explainOptions) both(host *way.Host, attachments []inventory.Attachment) []way.Way {
 	ways := []way.Way{}
 	for _, a := range attachments {

@@ -23,7 +23,7 @@ func newGCCommand(a *app) *cobra.Command {
 	o := gcOptions{app: a}
 	command := &cobra.Command{
 		Use:   "gc [NETWORK…]",
-		Short: "Free what belongs to containers that are provably gone",
+		Short: "Free what provably dead containers have left",
 		Long: `Free addresses, links, rules and host ports of containers that are provably gone:
 those of an earlier boot, or whose network namespace no longer exists. It does what
 Trestle's plugins do at a GC without a list of valid attachments, for each network list
@@ -38,12 +38,12 @@ any time, beside any runtime.`,
 	return command
 }
 
-// run goes on with the next list after a failure. What a killed "trestle run" left comes
-// first, since its network namespace keeps the rest alive.
+// run goes on with the next list after a failure. It first clears away what a killed "trestle
+// run" left, whose network namespace would count as alive.
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
 	if !o.dryRun {
-		if err := understood(ctx, o.plugins); err != nil {
+		if err := checkLayouts(ctx, o.plugins); err != nil {
 			return err
 		}
 		failed = append(failed, o.sweep(ctx, p))
@@ -80,13 +80,13 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 	return errors.Join(append(failed, o.print(p, gone(before, after)))...)
 }
 
-// unreadable returns an error for each file that is not a network list: its attachments stay.
+// unreadable is an error for each file that is not a network list, since its attachments stay.
 func unreadable(dirs []string) error {
 	_, err := network.Read(dirs)
 	return err
 }
 
-// collect runs GC for each list, and prints with which plugins.
+// collect runs GC for each list, and prints which plugins ran.
 func (o gcOptions) collect(ctx context.Context, p *ui.Printer, r attach.Runtime, networks []string) error {
 	var failed []error
 	for _, list := range r.Lists {
@@ -109,7 +109,7 @@ func deadOf(attachments []inventory.Attachment) []inventory.Attachment {
 	return slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool { return a.State != inventory.Dead })
 }
 
-// gone are the attachments that were proved dead before and no longer exist.
+// gone are the attachments that were proved dead before and do not exist any more.
 func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.Attachment {
 	return slices.DeleteFunc(deadOf(before), func(a inventory.Attachment) bool {
 		return slices.ContainsFunc(after.Attachments, func(b inventory.Attachment) bool {

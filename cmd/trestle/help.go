@@ -8,15 +8,14 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 )
 
-// narrow makes help fit into the terminals that there are: cobra's own has lines as long
-// as what is said of a flag.
+// narrow wraps the help at 80 columns; cobra's own has one line for each flag, however long.
 func narrow(root *cobra.Command) {
 	cobra.AddTemplateFunc("fold", fold)
 	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages ", ".FlagUsagesWrapped 80 "))
 	root.SetHelpTemplate(strings.ReplaceAll(root.HelpTemplate(), "{{. | trimTrailingWhitespaces}}", "{{. | fold | trimTrailingWhitespaces}}"))
 }
 
-// fold wraps paragraphs, but for those with indented lines, which are lists.
+// fold wraps paragraphs, except those with indented lines, which are lists.
 func fold(text string) string {
 	paragraphs := strings.Split(text, "\n\n")
 	for i, paragraph := range paragraphs {

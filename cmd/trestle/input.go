@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// flagError is what cobra finds wrong with a flag, in the words of who gave it.
+// flagError says what cobra finds wrong with a flag in a user's terms rather than Go's.
 func flagError(c *cobra.Command, err error) error {
 	var value *pflag.InvalidValueError
 	if !errors.As(err, &value) {
@@ -27,8 +27,8 @@ func flagError(c *cobra.Command, err error) error {
 	return cni.ConfigErrorf("--%s: %q is not %s", flag.Name, value.GetValue(), want)
 }
 
-// noEmptyFlags refuses a flag that is given without a value: a script whose variable is
-// empty does not mean what it gets without the flag.
+// noEmptyFlags refuses a flag with an empty value: a script whose variable is empty does not
+// mean to leave the flag out.
 func noEmptyFlags(c *cobra.Command) (err error) {
 	c.Flags().Visit(func(flag *pflag.Flag) {
 		empty := flag.Value.String() == ""

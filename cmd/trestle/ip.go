@@ -16,18 +16,18 @@ import (
 )
 
 func newIPCommand(a *app) *cobra.Command {
-	return newGroupCommand("ip", "Leased addresses, and the store of leases",
+	return newGroupCommand("ip", "List, release and check leased addresses",
 		newIPLsCommand(a), newIPReleaseCommand(a), newIPVerifyCommand(a), newIPRepairCommand(a), newIPMapCommand(a))
 }
 
-// leaseStore is where a network's leases are.
+// leaseStore is a network's store of leases.
 type leaseStore struct {
 	network string
 	dir     string
 	*ipam.Store
 }
 
-// takeStores is take, with the stores of the networks.
+// takeStores returns a snapshot, and the lease stores of the networks.
 func (a *app) takeStores(p *ui.Printer, networks []string) (*inventory.Snapshot, []leaseStore, error) {
 	snapshot, err := a.take(p)
 	if err != nil {
@@ -37,10 +37,10 @@ func (a *app) takeStores(p *ui.Printer, networks []string) (*inventory.Snapshot,
 	return snapshot, all, err
 }
 
-// lockWait is for people, who can ask again.
+// lockWait is short, since a person can try again.
 const lockWait = 5 * time.Second
 
-// stores are those of the networks, or of all where none is named.
+// stores are the lease stores of the named networks, or of all if none is named.
 func stores(snapshot *inventory.Snapshot, names []string) ([]leaseStore, error) {
 	for _, name := range names {
 		if _, ok := snapshot.NetworkOf(name); !ok {
@@ -58,20 +58,19 @@ func stores(snapshot *inventory.Snapshot, names []string) ([]leaseStore, error) 
 	return all, nil
 }
 
-// parseAddresses reads those of arguments.
 func parseAddresses(texts []string) ([]netip.Addr, error) {
 	var all []netip.Addr
 	for _, text := range texts {
 		address, err := netip.ParseAddr(text)
 		if err != nil || address.Zone() != "" {
-			return nil, cni.ConfigErrorf("address: %q is none; write it like 10.24.0.7", text)
+			return nil, cni.ConfigErrorf("address: %q is not an address; write it like 10.24.0.7", text)
 		}
 		all = append(all, address.Unmap())
 	}
 	return all, nil
 }
 
-// named says of which network an error is.
+// named adds the network to an error.
 func named(name string, err error) error {
 	if err == nil {
 		return nil

@@ -28,7 +28,7 @@ reserved by hand.`,
 	}
 }
 
-// leaseLine is a lease.
+// leaseLine is a lease, as it is listed.
 type leaseLine struct {
 	Network   string          `json:"network"`
 	Address   netip.Addr      `json:"address"`

@@ -21,9 +21,9 @@ func newIPMapCommand(a *app) *cobra.Command {
 		Short: "Draw pools of addresses: what is free, leased, dead, reserved",
 		Long: `Draw the pools of the networks, or of all: a cell for each address, or for a block of
 addresses in large pools. Of an IPv6 subnet only the part with leases is drawn. Dead
-are addresses of containers whose namespace is provably gone: they are reused when the
-pool is full, and freed by trestle gc. Reserved are addresses that no container gets:
-the gateway, the ends of the subnet, exclusions, what is outside the range, and
+addresses belong to containers whose namespace is provably gone: they are reused when
+the pool is full, and freed by trestle gc. Reserved addresses are given to no container:
+the gateway, the ends of the subnet, exclusions, addresses outside the range, and
 reservations by hand.`,
 		Example: `  trestle ip map
   trestle ip map web --svg web.svg`,
@@ -51,7 +51,7 @@ func (o ipMapOptions) run(p *ui.Printer) error {
 			return unknownNetwork(snapshot, name)
 		}
 		if len(n.Pools) == 0 {
-			return cni.ConfigErrorf("network %q: it has no pool to draw: its addresses are not host-local's; trestle ls %s has them", name, name)
+			return cni.ConfigErrorf("network %q: it has no pool to draw, since it does not use host-local; trestle ls %s lists its addresses", name, name)
 		}
 	}
 	maps := picture.NewPoolMaps(snapshot, o.networks...)
@@ -62,7 +62,7 @@ func (o ipMapOptions) run(p *ui.Printer) error {
 		return p.Document(maps)
 	}
 	if len(maps) == 0 {
-		p.Printf("no pool: no network has addresses of host-local\n")
+		p.Printf("no pool: no network uses host-local\n")
 	}
 	for i, m := range maps {
 		if i > 0 {

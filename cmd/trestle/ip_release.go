@@ -24,7 +24,7 @@ func newIPReleaseCommand(a *app) *cobra.Command {
 	o := ipReleaseOptions{app: a}
 	command := &cobra.Command{
 		Use:   "release ADDRESS…",
-		Short: "Free addresses, whoever has them",
+		Short: "Free addresses",
 		Long: `Free addresses whose container is proved dead or that were reserved by hand. With
 --force free any: a container that is alive then keeps using its address, and the next
 one gets it as well. To free everything that dead containers have, use trestle gc.`,
@@ -108,9 +108,9 @@ func (o ipReleaseOptions) find(all []leaseStore, addresses []netip.Addr) ([]held
 		}
 		switch {
 		case len(of) == 0:
-			return nil, cni.ConfigErrorf("address: %s is leased to nobody; see trestle ip ls", address)
+			return nil, cni.ConfigErrorf("address: %s is not leased; see trestle ip ls", address)
 		case len(of) > 1:
-			return nil, cni.ConfigErrorf("address: %s is leased in network %s and in %s; say which by --network", address, of[0].network, of[1].network)
+			return nil, cni.ConfigErrorf("address: %s is leased in network %s and in %s; choose one with --network", address, of[0].network, of[1].network)
 		case !o.force && of[0].Owner.ContainerID != "" && of[0].Life != record.Dead:
 			return nil, cni.ConfigErrorf("address: %s is that of container %s, which is not proved dead; detach it, or use --force", address, of[0].Owner.ContainerID)
 		}

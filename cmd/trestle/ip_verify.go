@@ -39,7 +39,7 @@ or truncated and so name no container.`,
 	}
 }
 
-// problemLine is something wrong in a store.
+// problemLine is a problem of a store, as it is listed.
 type problemLine struct {
 	Network string `json:"network"`
 	File    string `json:"file"` // relative to the network's directory

@@ -13,11 +13,11 @@ import (
 	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
-// understood is an error where what plugins keep on this host is of a release that has
-// other tables or records than this command: an older command would take what it does not
-// know for faults, and a newer one would make what the plugins do not know. Whoever changes
-// rules or records in this process asks first.
-func understood(ctx context.Context, plugins []string) error {
+// checkLayouts is an error if the tables or records on this host were made by a release whose
+// layout or version of them differs from this command's: an older command would take what it
+// does not know for faults, and a newer one would make what the plugins do not know. Commands
+// that change rules or records in this process call it first.
+func checkLayouts(ctx context.Context, plugins []string) error {
 	store := record.Open(record.DefaultDir)
 	layouts, err := nft.Layouts(store.Dir("nft"))
 	if err != nil {
@@ -47,11 +47,11 @@ func understood(ctx context.Context, plugins []string) error {
 }
 
 func olderThan(what string) error {
-	return cni.ConflictErrorf("this trestle is of release %s, and older than the plugins that made the %s: it would take what it does not know for faults; use the trestle of their release (trestle status names both). Nothing was changed", release, what)
+	return cni.ConflictErrorf("this trestle is of release %s, and older than the plugins that made the %s: it would take what it does not know for faults; use the trestle of their release (trestle status shows both). Nothing was changed", release, what)
 }
 
-// olderPlugins is an error where what is older than ours was made by plugins that are at
-// work still. Where they have been replaced, it is brought up to date as an ADD would.
+// olderPlugins is an error if plugins of another release, which made the older layout, are
+// still installed. If they have been replaced, the caller may convert tables as an ADD does.
 func olderPlugins(ctx context.Context, dirs []string, layout string) error {
 	all, err := programs.Read(dirs)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/attach"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -30,9 +30,9 @@ func newLeaveCommand(a *app) *cobra.Command {
 	o := leaveOptions{app: a}
 	command := &cobra.Command{
 		Use:   "leave",
-		Short: "After going back to other plugins, remove what only Trestle could",
-		Long: `When a node has gone back to the reference plugins, and the last container that
-Trestle attached is gone, remove what those plugins do not know: nftables tables with
+		Short: "After a return to other plugins, remove what Trestle has left",
+		Long: `When a node has returned to the reference plugins, and the last container that Trestle
+attached is gone, remove what those plugins do not know: nftables tables with
 masquerade, ports and policies, records, unused bridges that Trestle made, and the
 index beside the leases. It refuses while runtimes still run Trestle's plugins, or
 while one of Trestle's containers is alive. Leases and links of other plugins'
@@ -46,7 +46,7 @@ containers stay. See docs/switching-over.md.`,
 	return command
 }
 
-// leaving is the answer.
+// leaving is the command's answer.
 type leaving struct {
 	Networks []string `json:"networks"`
 	Removed  []string `json:"removed"`
@@ -54,7 +54,7 @@ type leaving struct {
 
 func (o leaveOptions) run(ctx context.Context, p *ui.Printer) error {
 	if !o.dryRun {
-		if err := understood(ctx, o.plugins); err != nil {
+		if err := checkLayouts(ctx, o.plugins); err != nil {
 			return err
 		}
 		o.tidy(ctx, p)
@@ -95,11 +95,12 @@ func (o leaveOptions) run(ctx context.Context, p *ui.Printer) error {
 	return errors.Join(failed...)
 }
 
-// mayLeave is an error while runtimes execute our plugins, or a container of ours lives.
+// mayLeave is an error while our plugins are installed, or a container that they attached is
+// not proved dead.
 func (o leaveOptions) mayLeave(snapshot *inventory.Snapshot) error {
 	for _, dir := range o.plugins {
 		for name := range registry.Plugins() {
-			if path := filepath.Join(dir, name); attach.IsOurs(path) {
+			if path := filepath.Join(dir, name); programs.IsOurs(path) {
 				return cni.ConflictErrorf("%s is Trestle's, and runtimes execute it; put the other plugins there first (docs/switching-over.md)", path)
 			}
 		}
@@ -107,7 +108,7 @@ func (o leaveOptions) mayLeave(snapshot *inventory.Snapshot) error {
 	var alive []string
 	for _, a := range snapshot.Attachments {
 		if a.ByTrestle && a.State != inventory.Dead {
-			alive = append(alive, a.Network+"/"+called(a))
+			alive = append(alive, a.Network+"/"+a.Called())
 		}
 	}
 	if len(alive) > 0 {
@@ -137,7 +138,7 @@ func remains(snapshot *inventory.Snapshot) []string {
 	return things
 }
 
-// ownFiles are the directories that nobody but Trestle reads.
+// ownFiles are the directories that only Trestle reads.
 func ownFiles(snapshot *inventory.Snapshot) []string {
 	paths := []string{record.DefaultDir}
 	for _, store := range mustStores(snapshot) {
@@ -147,13 +148,13 @@ func ownFiles(snapshot *inventory.Snapshot) []string {
 }
 
 func mustStores(snapshot *inventory.Snapshot) []leaseStore {
-	all, _ := stores(snapshot, nil) // fails for names only, and there are none
+	all, _ := stores(snapshot, nil) // only an unknown name is an error
 	return all
 }
 
-// forget has each kind of state taken back as if nobody were on the network; but for
-// leases and settings, which other plugins' containers have in the same places: of these
-// what is proved dead goes.
+// forget collects each kind of state as if the network had no attachment. Leases and tuning's
+// settings stay, since other plugins' containers have theirs in the same places; those that
+// are proved dead were collected before.
 func forget(n inventory.Network) error {
 	config, err := json.Marshal(map[string]any{
 		"cniVersion": "1.1.0", "name": n.Name, "type": "bridge", "bridge": n.Bridge, "cni.dev/valid-attachments": []any{},

@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// alone takes the lock of network lists, clears away after runs that were killed, unless
-// dry, and then looks at the host.
+// alone takes the lock of network lists, clears away what killed runs left, unless dry, and
+// then takes a snapshot of the host.
 func (a *app) alone(ctx context.Context, p *ui.Printer, dry bool) (r attach.Runtime, release func(*error), err error) {
 	if release, err = locked(network.Lock); err != nil {
 		return r, nil, err
@@ -28,8 +28,7 @@ func (a *app) alone(ctx context.Context, p *ui.Printer, dry bool) (r attach.Runt
 	return r, release, err
 }
 
-// locked takes a lock; release gives it up, and joins what goes wrong with that to the
-// error of who had it.
+// locked takes a lock. release unlocks it, and joins an error of that to the caller's.
 func locked(take func() (*flock.Lock, error)) (release func(*error), err error) {
 	lock, err := take()
 	if err != nil {

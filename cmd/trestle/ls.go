@@ -77,7 +77,7 @@ func (o lsOptions) run(p *ui.Printer) error {
 	return o.printHosts(p, snapshot)
 }
 
-// runWatch shows the list until it is interrupted.
+// runWatch shows the list again and again, until it is interrupted.
 func (o lsOptions) runWatch(ctx context.Context, p *ui.Printer) error {
 	const least = 100 * time.Millisecond
 	if o.interval < least {
@@ -119,19 +119,18 @@ func (o lsOptions) show(p *ui.Printer, snapshot *inventory.Snapshot, attachments
 	return p.Document(lines)
 }
 
-// rate is traffic by the second, as the container sees it.
+// rate is traffic per second, as the container sees it.
 type rate struct {
 	Rx uint64 `json:"rxBytesPerSecond"`
 	Tx uint64 `json:"txBytesPerSecond"`
 }
 
-// rateLine is an attachment with its rate.
 type rateLine struct {
 	listed
 	rate
 }
 
-// listed is an attachment with the log of its container, where trestle run has one.
+// listed is an attachment with its container's log file, if trestle run made one.
 type listed struct {
 	inventory.Attachment
 	Log string `json:"log,omitempty"`
@@ -145,7 +144,7 @@ func withLogs(attachments []inventory.Attachment) []listed {
 	return all
 }
 
-// rates are by keyOf. There are none of one that was not there before.
+// rates are the rates by keyOf. An attachment that was not there before has none.
 type rates map[string]rate
 
 func keyOf(a inventory.Attachment) string { return a.Network + "/" + a.Container + "/" + a.IfName }
@@ -163,7 +162,7 @@ func ratesSince(before, now *inventory.Snapshot) rates {
 	for _, a := range now.Attachments {
 		old, ok := had[keyOf(a)]
 		if !ok || seconds <= 0 || old.RxBytes > a.Traffic.RxBytes || old.TxBytes > a.Traffic.TxBytes {
-			continue // another interface of that name
+			continue // another interface with that name
 		}
 		per[keyOf(a)] = rate{
 			Rx: uint64(float64(a.Traffic.RxBytes-old.RxBytes) / seconds),
@@ -173,7 +172,7 @@ func ratesSince(before, now *inventory.Snapshot) rates {
 	return per
 }
 
-// onNetworks are the attachments to the networks, or all where none is named; never nil,
+// onNetworks are the attachments to the named networks, or all if none is named; never nil,
 // so that JSON has an empty list.
 func onNetworks(snapshot *inventory.Snapshot, names []string) ([]inventory.Attachment, error) {
 	for _, name := range names {
@@ -198,10 +197,11 @@ func unknownNetwork(snapshot *inventory.Snapshot, name string) error {
 	for _, n := range snapshot.Networks {
 		names = append(names, n.Name)
 	}
-	return cni.ConfigErrorf("network %q: there is none of that name; there are %s", name, sentence(names))
+	return cni.ConfigErrorf("network %q: there is no network with that name; there are %s", name, sentence(names))
 }
 
-// attachmentTable has traffic by the second where there are rates, and else in all.
+// attachmentTable is the table of attachments, with traffic per second if per is not nil, and
+// total traffic otherwise.
 func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []inventory.Attachment, per rates) ui.Table {
 	t := ui.Table{Columns: []ui.Column{
 		{Title: "NETWORK", Least: 8},
@@ -221,7 +221,7 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	}
 	for _, a := range attachments {
 		row := []string{
-			a.Network, called(a), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
+			a.Network, a.Called(), a.IfName, ui.List(texts(a.Addresses)...), ui.List(texts(a.Published())...),
 			ui.Age(a.Since, snapshot.Time), paintState(p, a.State), "", "", logs[a.Container],
 		}
 		switch speed, known := per[keyOf(a)]; {
@@ -235,9 +235,6 @@ func attachmentTable(p *ui.Printer, snapshot *inventory.Snapshot, attachments []
 	}
 	return t
 }
-
-// called is what people call the container.
-func called(a inventory.Attachment) string { return a.Called() }
 
 func paintState(p *ui.Printer, s inventory.State) string {
 	tones := map[inventory.State]ui.Tone{inventory.Alive: ui.Good, inventory.Dead: ui.Bad, inventory.Unknown: ui.Warning}

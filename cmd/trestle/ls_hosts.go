@@ -10,15 +10,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// hostLine is another host, with how it is reached in the words of the configuration.
+// hostLine is another host, as it is listed. Way is how it is reached, as the configuration
+// calls it.
 type hostLine struct {
 	hosts.Peer
 	Way    string `json:"way"`
 	Device string `json:"device,omitempty"`
 }
 
-// otherHosts are those with a subnet of the networks, or all where none is named; never
-// nil, so that JSON has an empty list.
+// otherHosts are the other hosts with a subnet of the named networks, or all if none is named;
+// never nil, so that JSON has an empty list.
 func otherHosts(snapshot *inventory.Snapshot, networks []string) []hostLine {
 	lines := []hostLine{}
 	for _, p := range snapshot.Peers() {
@@ -45,7 +46,7 @@ func (o lsOptions) runHosts(p *ui.Printer) error {
 	return p.Table(hostTable(p, lines, snapshot.Time))
 }
 
-// fewHosts is how many other hosts are listed below the attachments.
+// fewHosts is how many other hosts are listed below the attachments at most.
 const fewHosts = 10
 
 // printHosts lists the other hosts below the attachments, if there are any.

@@ -15,8 +15,8 @@ func snapshotAt(at time.Time, rx uint64, containers ...string) *inventory.Snapsh
 	return s
 }
 
-// TestRatesSince: what passed by the second; nothing of who was not there, nor of an
-// interface that started again from zero.
+// TestRatesSince: traffic per second; none for an attachment that is new, or whose counters
+// started again from zero.
 func TestRatesSince(t *testing.T) {
 	at := time.Now()
 	got := ratesSince(snapshotAt(at, 1000, "a", "b"), snapshotAt(at.Add(2*time.Second), 5000, "a", "c"))

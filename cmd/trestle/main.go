@@ -1,9 +1,8 @@
-// Command trestle is for people: it makes networks, attaches containers to them, says
-// who has what, and does what the plugins do for runtimes, and cannot do by themselves.
+// Command trestle is for people: it creates networks, attaches containers to them, shows what
+// is on the host, finds and repairs faults, and collects garbage.
 //
-// One file per subcommand: newXCommand says what it is called with, its run takes the
-// host's inventory (package inventory) and gives a view of it, or changes the one thing
-// that it is named after.
+// Each subcommand has a file: newXCommand defines its flags, and run takes the host's
+// inventory (package inventory) and shows it, or changes what the subcommand is named after.
 package main
 
 import (
@@ -46,22 +45,23 @@ func main() {
 	os.Exit(code)
 }
 
-// The exit codes, as the manual has them.
+// The exit codes, as the manual page lists them.
 const (
 	exitFailed = 1
 	exitInput  = 2
 	exitFound  = 3
 )
 
-// exitStatus ends trestle with this code; all there is to say has been said.
+// exitStatus is an error that makes trestle exit with this code and print nothing: the command
+// has printed its answer.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// errFound says that a command whose answer is a list of faults has found some.
+// errFound is the exit status of a command that looks for faults and has found some.
 const errFound = exitStatus(exitFound)
 
-// exitCode: a mistake in what was asked for is told from a host that refuses it.
+// exitCode distinguishes a mistake in the request (2) from a failure on the host (1).
 func exitCode(err error) int {
 	var said exitStatus
 	switch {
@@ -75,20 +75,19 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// app is what every command has: the root's flags.
+// app holds the root's flags, which every command has.
 type app struct {
 	json    bool
 	lists   []string
 	plugins []string
 }
 
-// printer is where the command's answer goes.
+// printer prints the command's answer.
 func (a *app) printer(command *cobra.Command) *ui.Printer {
 	return ui.New(command.OutOrStdout(), command.ErrOrStderr(), a.json)
 }
 
-// take looks at the host, and tells what could not be read, which is no part of the
-// answer.
+// take takes a snapshot of the host, and prints what could not be read to standard error.
 func (a *app) take(p *ui.Printer) (*inventory.Snapshot, error) {
 	source := inventory.DefaultSource()
 	source.Lists = a.lists
@@ -152,7 +151,7 @@ const (
 	groupCare   = "care"
 )
 
-// fromEnv are the directories of the variable, as cnitool has it, or the usual ones.
+// fromEnv are the directories in an environment variable, as for cnitool, or the usual ones.
 func fromEnv(variable string, usual ...string) []string {
 	if value := os.Getenv(variable); value != "" {
 		return filepath.SplitList(value)
@@ -160,8 +159,8 @@ func fromEnv(variable string, usual ...string) []string {
 	return usual
 }
 
-// asInput makes what cobra finds wrong with arguments and flags a user's mistake, and
-// gives commands that only have others an answer to a name that none of them has.
+// asInput turns cobra's errors about arguments and flags into a user's mistake (exit code 2),
+// and lets a command that only has subcommands refuse an unknown one.
 func asInput(command *cobra.Command) {
 	command.SetFlagErrorFunc(flagError)
 	check := command.Args
@@ -192,7 +191,7 @@ func asInput(command *cobra.Command) {
 	}
 }
 
-// givenOf is what somebody has said who has said too much or too little.
+// givenOf describes the arguments that were given, for a message.
 func givenOf(args []string) string {
 	if len(args) == 0 {
 		return "nothing is"
@@ -200,7 +199,7 @@ func givenOf(args []string) string {
 	return fmt.Sprintf("%q is", strings.Join(args, " "))
 }
 
-// newGroupCommand is a command that only has others.
+// newGroupCommand is a command that only has subcommands.
 func newGroupCommand(use, short string, children ...*cobra.Command) *cobra.Command {
 	command := &cobra.Command{Use: use, Short: short, SuggestionsMinimumDistance: 2}
 	command.AddCommand(children...)

@@ -21,9 +21,9 @@ var update = flag.Bool("update", false, "rewrite docs/cli.md and the man pages")
 // docsDir is the repository's.
 const docsDir = "../../docs"
 
-// TestManual holds docs/cli.md and the man pages to what the commands say of themselves.
+// TestManual: docs/cli.md and the man pages are those that the commands generate.
 func TestManual(t *testing.T) {
-	t.Setenv("CNI_PATH", "") // defaults are the usual ones, whoever runs this
+	t.Setenv("CNI_PATH", "") // so that the defaults do not depend on who runs this
 	t.Setenv("NETCONFPATH", "")
 	root := newRootCommand()
 	root.DisableAutoGenTag = true
@@ -31,7 +31,7 @@ func TestManual(t *testing.T) {
 	files := map[string][]byte{"cli.md": page(t, root)}
 	for _, command := range all(root) {
 		var man bytes.Buffer
-		day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) // the same whenever it is made
+		day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) // so that the pages do not depend on the date
 		header := &doc.GenManHeader{Title: strings.ToUpper(dashed(command)), Section: "8", Date: &day, Source: "Trestle", Manual: "Trestle"}
 		if err := doc.GenMan(command, header, &man); err != nil {
 			t.Fatal(err)
@@ -73,11 +73,11 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// all is a command and those below it, but for hidden ones and cobra's own.
+// all is a command and its subcommands, without hidden ones and cobra's own.
 func all(command *cobra.Command) []*cobra.Command {
 	commands := []*cobra.Command{command}
 	if command.Name() == "completion" {
-		return commands // the shells' have nothing to add
+		return commands // without a page for each shell
 	}
 	for _, child := range command.Commands() {
 		if child.IsAvailableCommand() && child.Name() != "help" {
@@ -91,7 +91,7 @@ func dashed(command *cobra.Command) string {
 	return strings.ReplaceAll(command.CommandPath(), " ", "-")
 }
 
-// page is docs/cli.md: what cobra says of each command, without what is the same for all.
+// page is docs/cli.md: cobra's help of each command, without what is the same for all.
 func page(t *testing.T, root *cobra.Command) []byte {
 	var out bytes.Buffer
 	out.WriteString("# trestle, command by command\n\nMade by `make docs` from what the commands say of themselves (`trestle COMMAND --help`); man pages are in `docs/man`.\n\n")
@@ -123,9 +123,9 @@ func page(t *testing.T, root *cobra.Command) []byte {
 	return out.Bytes()
 }
 
-// TestCommandsSayWhatTheyAre: each has a word for the list and for its arguments, and each
-// flag says what it does.
-func TestCommandsSayWhatTheyAre(t *testing.T) {
+// TestCommandsAreDescribed: each command has a description and checks its arguments, and each
+// flag has a description.
+func TestCommandsAreDescribed(t *testing.T) {
 	var names []string
 	for _, command := range all(newRootCommand()) {
 		if command.Short == "" || strings.HasSuffix(command.Short, ".") {
@@ -143,7 +143,7 @@ func TestCommandsSayWhatTheyAre(t *testing.T) {
 	}
 }
 
-// TestHelpIsNarrow: help fits into 80 columns, but for what is to be copied.
+// TestHelpIsNarrow: help fits into 80 columns, except for examples.
 func TestHelpIsNarrow(t *testing.T) {
 	t.Setenv("CNI_PATH", "")
 	t.Setenv("NETCONFPATH", "")

@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
@@ -52,7 +50,7 @@ func (o metricsOptions) run(ctx context.Context, p *ui.Printer) error {
 	case o.listen != "" && (o.output != "" || p.JSON):
 		return cni.ConfigErrorf("--listen: it goes with neither --output nor --json")
 	case o.output != "" && p.JSON:
-		return cni.ConfigErrorf("--output: it goes not with --json")
+		return cni.ConfigErrorf("--output: it does not go with --json")
 	case o.listen != "":
 		return o.serve(ctx, p)
 	}
@@ -78,7 +76,7 @@ func (o metricsOptions) run(ctx context.Context, p *ui.Printer) error {
 	return replaceFile(o.output, text.String())
 }
 
-// write looks at the host and writes what Prometheus reads.
+// write examines the host and writes the metrics in Prometheus' text format.
 func (o metricsOptions) write(ctx context.Context, p *ui.Printer, to io.Writer) error {
 	samples, err := o.samples(ctx, p)
 	if err != nil {
@@ -95,14 +93,14 @@ func (o metricsOptions) samples(ctx context.Context, p *ui.Printer) ([]metrics.S
 	return metrics.Samples(snapshot, found, release), nil
 }
 
-// patience is how long a client may take to say what it wants.
+// patience is how long a client may take to send its request.
 const patience = 10 * time.Second
 
-// serve answers until a signal ends it, each question with a new look at the host.
+// serve serves until ctx ends, and examines the host anew for each request.
 func (o metricsOptions) serve(ctx context.Context, p *ui.Printer) error {
 	host, _, err := net.SplitHostPort(o.listen)
 	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-		return cni.ConfigErrorf("--listen: %q is no address and port of the loopback interface, as 127.0.0.1:9753 or [::1]:9753 are", o.listen)
+		return cni.ConfigErrorf("--listen: %q is not an address and port of the loopback interface, like 127.0.0.1:9753 or [::1]:9753", o.listen)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if err != nil {
@@ -112,9 +110,7 @@ func (o metricsOptions) serve(ctx context.Context, p *ui.Printer) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) { o.answer(r.Context(), p, w) })
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, func() { _ = server.Close() }) // what is left unanswered is asked again
+	context.AfterFunc(ctx, func() { _ = server.Close() }) // Prometheus asks again what is unanswered
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("--listen: %w", err)
 	}
@@ -129,5 +125,5 @@ func (o metricsOptions) answer(ctx context.Context, p *ui.Printer, w http.Respon
 		return
 	}
 	w.Header().Set("Content-Type", string(expfmt.NewFormat(expfmt.TypeTextPlain)))
-	_, _ = w.Write(text.Bytes()) // a client that is gone needs no answer
+	_, _ = w.Write(text.Bytes()) // it fails if the client is gone
 }

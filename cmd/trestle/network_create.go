@@ -19,7 +19,7 @@ type networkCreateOptions struct {
 	network.Wish
 }
 
-// dockerConfig is where Docker's pools may be set.
+// dockerConfig is Docker's configuration, which may set its address pools.
 const dockerConfig = "/etc/docker/daemon.json"
 
 func newNetworkCreateCommand(a *app) *cobra.Command {
@@ -69,7 +69,7 @@ that.
 	return command
 }
 
-// created is the answer.
+// created is the command's answer.
 type created struct {
 	Name   string   `json:"name"`
 	File   string   `json:"file"`
@@ -94,7 +94,7 @@ func (o networkCreateOptions) run(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// place looks for room and takes it, as the only one.
+// place finds a free name, bridge and subnet, and writes the list, under the lock of lists.
 func (o networkCreateOptions) place(plan *network.Plan) (answer created, err error) {
 	release, err := locked(network.Lock)
 	if err != nil {
@@ -128,7 +128,7 @@ func (o networkCreateOptions) place(plan *network.Plan) (answer created, err err
 	return answer, network.Write(answer.File, config)
 }
 
-// free says who has the network's name or bridge already.
+// free is an error if the network's name or bridge is taken, and says by what.
 func free(snapshot *inventory.Snapshot, plan *network.Plan) error {
 	if n, ok := snapshot.NetworkOf(plan.Name); ok {
 		switch {
@@ -144,12 +144,13 @@ func free(snapshot *inventory.Snapshot, plan *network.Plan) error {
 		}
 	}
 	if l, ok := snapshot.LinkOf(plan.Bridge); ok {
-		return cni.ConfigErrorf("--bridge: there is an interface %s (%s) already, of no network; choose another, or ip link delete %s", l.Name, l.Kind, l.Name)
+		return cni.ConfigErrorf("--bridge: there is an interface %s (%s) already, which belongs to no network; choose another, or ip link delete %s", l.Name, l.Kind, l.Name)
 	}
 	return nil
 }
 
-// takenSubnets are what a new network must not overlap with.
+// takenSubnets are the prefixes that a new network must not overlap: pools, addresses, routes,
+// and Docker's pools.
 func takenSubnets(snapshot *inventory.Snapshot) ([]network.Taken, error) {
 	var taken []network.Taken
 	for _, n := range snapshot.Networks {

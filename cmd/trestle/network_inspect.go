@@ -27,7 +27,7 @@ func newNetworkInspectCommand(a *app) *cobra.Command {
 	}
 }
 
-// inspection is a network with who is on it, and its list as it stands in the file.
+// inspection is a network with its attachments, and the content of its list.
 type inspection struct {
 	inventory.Network
 	Members []inventory.Attachment `json:"members"`
@@ -91,7 +91,7 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		}
 		dead := ""
 		if pool.Dead > 0 {
-			dead = fmt.Sprintf(", %d of them by the dead", pool.Dead)
+			dead = fmt.Sprintf(", %d of them by dead containers", pool.Dead)
 		}
 		line("Subnet", "%s, %s, %d of %s leased%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead)
 	}

@@ -61,7 +61,7 @@ func (o networkLsOptions) run(p *ui.Printer) error {
 	return p.Table(t)
 }
 
-// count is a number of addresses; that of an IPv6 subnet has no end.
+// count is a number of addresses as it is printed: "∞" for an IPv6 subnet.
 func count(n uint64) string {
 	if n > math.MaxUint32 {
 		return "∞"

@@ -23,9 +23,9 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 	o := networkPruneOptions{app: a}
 	command := &cobra.Command{
 		Use:   "prune",
-		Short: "Remove the networks that nobody is on",
-		Long: `Remove those networks made by "network create" that have no container. Lists that
-somebody else put there, as for Kubernetes, stay.`,
+		Short: "Remove unused networks",
+		Long: `Remove the networks without a container that "network create" made. Other lists, such as
+those of Kubernetes, stay.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return o.run(command.Context(), a.printer(command))

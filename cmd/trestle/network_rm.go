@@ -31,9 +31,9 @@ func newNetworkRmCommand(a *app) *cobra.Command {
 		Use:     "rm NETWORK…",
 		Aliases: []string{"remove"},
 		Short:   "Remove networks, with bridge, rules, leases and files",
-		Long: `Remove networks: the network list, and the bridge, rules, leases and records that are
-the network's. One that has containers alive is refused, unless --force detaches them.
-A bridge that Trestle did not make, or that carries what is not the network's, stays.`,
+		Long: `Remove networks: the network list, and the network's bridge, rules, leases and records.
+A network with live containers is refused, unless --force detaches them. A bridge that
+Trestle did not make, or that has other ports, stays.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
@@ -50,16 +50,16 @@ func (o networkRmOptions) run(ctx context.Context, p *ui.Printer, names []string
 		return err
 	}
 	defer release(&err)
-	for _, name := range names { // all of them, before any goes
-		if err := o.mayGo(r.Snapshot, name); err != nil {
+	for _, name := range names { // all are checked before any is removed
+		if err := o.mayRemove(r.Snapshot, name); err != nil {
 			return err
 		}
 	}
 	return removeNetworks(ctx, p, r, names)
 }
 
-// mayGo refuses a network that is not there, or is in use.
-func (o networkRmOptions) mayGo(snapshot *inventory.Snapshot, name string) error {
+// mayRemove is an error if there is no such network, or it is in use.
+func (o networkRmOptions) mayRemove(snapshot *inventory.Snapshot, name string) error {
 	if _, ok := snapshot.NetworkOf(name); !ok {
 		return unknownNetwork(snapshot, name)
 	}
@@ -77,8 +77,8 @@ func (o networkRmOptions) mayGo(snapshot *inventory.Snapshot, name string) error
 func users(snapshot *inventory.Snapshot, name string) []string {
 	var names []string
 	for _, a := range snapshot.On(name) {
-		if a.State != inventory.Dead && !slices.Contains(names, called(a)) {
-			names = append(names, called(a))
+		if a.State != inventory.Dead && !slices.Contains(names, a.Called()) {
+			names = append(names, a.Called())
 		}
 	}
 	return names
@@ -86,7 +86,7 @@ func users(snapshot *inventory.Snapshot, name string) []string {
 
 // removeNetworks goes on with the next one after a failure.
 func removeNetworks(ctx context.Context, p *ui.Printer, r attach.Runtime, names []string) error {
-	if err := understood(ctx, r.Plugins); err != nil {
+	if err := checkLayouts(ctx, r.Plugins); err != nil {
 		return err
 	}
 	removed := []string{}
@@ -107,9 +107,9 @@ func removeNetworks(ctx context.Context, p *ui.Printer, r attach.Runtime, names 
 	return errors.Join(failed...)
 }
 
-// removeNetwork takes the list away last, so that what fails can be done again.
+// removeNetwork removes the list last, so that it can be repeated after a failure.
 func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name string) error {
-	n, _ := r.Snapshot.NetworkOf(name) // looked up before
+	n, _ := r.Snapshot.NetworkOf(name) // the callers have checked that there is one
 	var failed []error
 	on := r.Snapshot.On(name)
 	progress := p.Progress("detach from network "+name, len(on))
@@ -124,7 +124,7 @@ func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name st
 	list, ok := network.Find(r.Lists, name)
 	if !ok {
 		var err error
-		if list, err = attach.Former(name, ""); err != nil {
+		if list, err = attach.Former(name); err != nil {
 			return err
 		}
 	}
@@ -135,16 +135,16 @@ func removeNetwork(ctx context.Context, p *ui.Printer, r attach.Runtime, name st
 		return err
 	}
 	if _, err := os.Stat(filepath.Join("/sys/class/net", n.Bridge)); err == nil && n.Bridge != "" {
-		p.Notef("trestle: bridge %s stays: Trestle did not make it, or it carries what is not the network's", n.Bridge)
+		p.Notef("trestle: bridge %s stays: Trestle did not make it, or it has other ports", n.Bridge)
 	}
 	return nil
 }
 
-// removeFiles removes the list and, where host-local is the network's, the directory of
-// leases.
+// removeFiles removes the network's directories of leases and, if they are empty, of records,
+// and last its list.
 func removeFiles(n *inventory.Network) error {
 	if err := utils.ValidateNetworkName(n.Name); err != nil {
-		return fmt.Errorf("%s: its name could lead anywhere: %w", n.File, err)
+		return fmt.Errorf("%s: its name cannot be part of a path: %w", n.File, err)
 	}
 	var failed []error
 	dirs := []string{ipam.DefaultDataDir}
@@ -154,11 +154,11 @@ func removeFiles(n *inventory.Network) error {
 	for _, dir := range dirs {
 		failed = append(failed, os.RemoveAll(filepath.Join(dir, n.Name)))
 	}
-	failed = append(failed, os.RemoveAll(filepath.Join(ipam.DefaultDataDir, ".trestle", n.Name))) // notes of other directories
+	failed = append(failed, os.RemoveAll(filepath.Join(ipam.DefaultDataDir, ".trestle", n.Name))) // which notes other data directories
 	places, err := filepath.Glob(filepath.Join(record.DefaultDir, "*", n.Name))
 	failed = append(failed, err)
 	for _, place := range places {
-		_ = os.Remove(place) // of records: empty by now, or somebody's
+		_ = os.Remove(place) // it fails if the directory has records, which are somebody's
 	}
 	if n.File != "" {
 		failed = append(failed, os.Remove(n.File))

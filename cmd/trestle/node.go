@@ -26,8 +26,8 @@ node COMMAND --help", and docs/hosts.md.
     reset-id  make a host of its own of one whose disk was copied`)
 }
 
-// newElsewhereCommand is a command that trestle-node has: this program knows no store of
-// other hosts, and is the smaller for it.
+// newElsewhereCommand is a command that trestle-node runs: this program links no client of a
+// store, and stays small.
 func newElsewhereCommand(name, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use: name + " COMMAND", Short: short, Long: long, DisableFlagParsing: true,
@@ -35,7 +35,7 @@ func newElsewhereCommand(name, short, long string) *cobra.Command {
 	}
 }
 
-// becomeNode replaces this process by trestle-node, the one beside it or in PATH.
+// becomeNode replaces this process with trestle-node, found beside this program or in PATH.
 func becomeNode(args []string) error {
 	program, err := findNode()
 	if err != nil {

@@ -23,7 +23,7 @@ func newPortsCommand(a *app) *cobra.Command {
 	}
 }
 
-// portLine is a port with its attachment.
+// portLine is a published port and its attachment, as it is listed.
 type portLine struct {
 	inventory.Port
 	Network string          `json:"network"`
@@ -46,7 +46,7 @@ func (o portsOptions) run(p *ui.Printer, networks []string) error {
 	lines := []portLine{}
 	for _, a := range attachments {
 		for _, port := range a.Ports {
-			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, called(a)})
+			lines = append(lines, portLine{port, a.Network, a.Container, a.IfName, a.State, a.Called()})
 		}
 	}
 	slices.SortFunc(lines, func(x, y portLine) int {

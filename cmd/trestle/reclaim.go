@@ -12,34 +12,34 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
 
-	"github.com/trestle-cni/trestle/cmd/trestle/attach"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
+	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
-// scope is what reclaim may take.
+// scope is what reclaim may remove.
 type scope int
 
-// GC without a list of valid attachments takes what is provably dead; one with an empty
-// list says that nobody is left on the network.
+// provablyDead runs GC without a list of valid attachments, which removes what is provably
+// dead; everything runs it with an empty list, which says that nothing on the network is valid.
 const (
 	provablyDead scope = iota
 	everything
 )
 
-// reclaim is GC of a network by those of its list's plugins that are Trestle's, whatever
-// version the list says: 1.1.0 is the first that has GC. It is done in this process, and
-// of each kind of state once, though several plugins make it: to look at a thousand
-// attachments is nearly all that it costs. It goes on after a failure, and not where ctx
-// has ended. asked are the plugins' names.
+// reclaim runs GC on a network, with those plugins of its list that are Trestle's. It is
+// version 1.1.0's GC, whatever version the list has. It runs in this process, and only once
+// for each kind of state, even if several plugins make it: nearly all of its cost is to look
+// at each attachment. It goes on after a failure, but not after ctx has ended. asked are the
+// plugins' names.
 func reclaim(ctx context.Context, plugins []string, list network.List, s scope) (asked []string, err error) {
 	var failed []error
 	done := reclaimer{network: list.Name, plugins: plugins, scope: s, madeBy: map[[2]string]string{}}
 	for _, entry := range list.Plugins {
 		program, err := invoke.FindInPath(entry.Network.Type, plugins)
-		if err != nil || !attach.IsOurs(program) {
-			continue // a plugin that is told of no valid attachment may take it that there is none
+		if err != nil || !programs.IsOurs(program) {
+			continue // another suite's GC may take a missing list of valid attachments for an empty one
 		}
 		if ctx.Err() != nil {
 			return asked, errors.Join(append(failed, fmt.Errorf("%s: %s: %w", list.File, entry.Network.Type, ctx.Err()))...)
@@ -52,12 +52,12 @@ func reclaim(ctx context.Context, plugins []string, list network.List, s scope) 
 	return asked, errors.Join(failed...)
 }
 
-// reclaimer is GC of a network by one plugin after the other.
+// reclaimer runs GC on a network, one plugin after the other.
 type reclaimer struct {
 	network string
 	plugins []string // directories
 	scope   scope
-	madeBy  map[[2]string]string // kinds of state, and the plugin that has spoken for each
+	madeBy  map[[2]string]string // the plugin that collects each kind of state
 }
 
 func (c reclaimer) by(entry *libcni.PluginConfig) error {
@@ -90,9 +90,9 @@ func (c reclaimer) config(entry *libcni.PluginConfig) ([]byte, error) {
 		return nil, err
 	}
 	ipam, err := invoke.FindInPath(entry.Network.IPAM.Type, c.plugins)
-	asksIPAM := err == nil && attach.IsOurs(ipam) // which the plugin asks in its turn
+	asksIPAM := err == nil && programs.IsOurs(ipam) // then the plugin delegates GC to it
 	maps.DeleteFunc(keys, func(key string, _ any) bool {
-		lower := strings.ToLower(key) // as plugins read it
+		lower := strings.ToLower(key) // plugins ignore case
 		return lower == "ipam" && !asksIPAM || slices.Contains([]string{"name", "cniversion", validAttachments, "cni.dev/attachments"}, lower)
 	})
 	keys["name"], keys["cniVersion"] = c.network, "1.1.0"
@@ -102,5 +102,5 @@ func (c reclaimer) config(entry *libcni.PluginConfig) ([]byte, error) {
 	return json.Marshal(keys)
 }
 
-// validAttachments is GC's list, which has no place in a file: it says what there is now.
+// validAttachments is the key of GC's list. A list that stands in the file would not be current.
 const validAttachments = "cni.dev/valid-attachments"

@@ -8,8 +8,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// TestReclaimAsksNoOtherIPAM: keys are matched without regard to case, and an IPAM plugin
-// that is none of ours is not told of anything, by whatever key the list names it.
+// TestReclaimAsksNoOtherIPAM: GC is not delegated to another suite's IPAM plugin, whatever the
+// case of the list's keys.
 func TestReclaimAsksNoOtherIPAM(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"ipam", "IPAM", "Ipam"} {

@@ -30,10 +30,10 @@ func newReportCommand(a *app) *cobra.Command {
 	o := reportOptions{app: a}
 	command := &cobra.Command{
 		Use:   "report FILE.html",
-		Short: "Write all that a bug report needs into one page",
+		Short: "Write everything that a bug report needs into one page",
 		Long: `Write versions, findings, the topology, pools, ports, routes and network lists into one
-page for a browser, to send along with a report of a fault. FILE may be "-", standard
-output; with --json that gets the same as data.
+page for a browser, to send along with a bug report. FILE may be "-", standard output;
+with --json that gets the same as JSON.
 
 --mask replaces addresses and MACs, each always by the same substitute, also in names
 and texts; addresses of one subnet stay in one subnet. Names of containers, pods,
@@ -112,11 +112,11 @@ func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot)
 	return report.Mask(masker)
 }
 
-// facts are what the host runs.
+// facts are versions of what the host runs, and the directories in use.
 func (o reportOptions) facts() [][2]string {
 	facts := [][2]string{{"Trestle", release}, {"Built with", runtime.Version() + ", " + runtime.GOARCH}}
 	var kernel unix.Utsname
-	if unix.Uname(&kernel) == nil { // it fails for bad pointers alone
+	if unix.Uname(&kernel) == nil { // it only fails for a bad pointer
 		facts = append(facts, [2]string{"Kernel", unix.ByteSliceToString(kernel.Release[:]) + " " + unix.ByteSliceToString(kernel.Version[:])})
 	}
 	if name := systemName("/etc/os-release"); name != "" {
@@ -127,7 +127,7 @@ func (o reportOptions) facts() [][2]string {
 		[2]string{"Plugins from", strings.Join(o.plugins, "\n")})
 }
 
-// programFacts says which suite's plugins there are, of which version, and where.
+// programFacts are the plugins by suite, version and directory.
 func programFacts(all programs.All) [][2]string {
 	var facts [][2]string
 	for _, program := range all {
@@ -142,7 +142,7 @@ func programFacts(all programs.All) [][2]string {
 	return facts
 }
 
-// systemName is PRETTY_NAME of os-release(5); empty where there is none.
+// systemName is PRETTY_NAME of os-release(5), or "".
 func systemName(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {

@@ -25,7 +25,7 @@ what was restored, network by network, and what it removed of containers that ar
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			p := a.printer(command)
-			if err := understood(command.Context(), a.plugins); err != nil {
+			if err := checkLayouts(command.Context(), a.plugins); err != nil {
 				return err
 			}
 			a.tidy(command.Context(), p)

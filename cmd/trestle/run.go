@@ -78,12 +78,12 @@ status: 127 if there is no such command, 128 plus the signal's number if one end
 	}
 	flags := command.Flags()
 	flags.SetInterspersed(false)
-	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; several networks are several --net")
+	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; for several networks, repeat --net")
 	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
 	flags.StringSliceVar(&o.dns, "dns", nil, "name server, instead of the network's or the host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
-	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; a FIFO needs its reader first")
+	flags.StringVar(&o.log, "log", "", "with --detach, append the command's output to this `FILE`, which trestle ls shows; a FIFO must have a reader already")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not print addresses and ports")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	completeFlag(command, "net", a.netModes)
@@ -93,9 +93,9 @@ status: 127 if there is no such command, 128 plus the signal's number if one end
 
 // placement is where the command runs.
 type placement struct {
-	networks []string // to attach to, in a namespace of its own
-	own      bool     // a new namespace
-	netns    string   // another's; empty: the host's
+	networks []string // to attach a new namespace to
+	own      bool     // in a new namespace
+	netns    string   // another container's namespace; "" is the host's
 }
 
 func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
@@ -135,7 +135,7 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 // runInContainer runs the command in a namespace of its own.
 func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach.Runtime, child process) error {
 	output, err := openLog(o.log, 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // it is made when nothing else can fail
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a missing file is created later, when nothing else can fail
 		return err
 	}
 	c, err := container.New(o.wish.Container, o.log)
@@ -144,7 +144,7 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	}
 	defer func() {
 		if failed := o.close(context.WithoutCancel(ctx), p, c); failed != nil {
-			p.Notef("trestle: clear away after %s: %v", c.Name, failed) // the exit status is the command's
+			p.Notef("trestle: clean up after %s: %v", c.Name, failed) // the exit status is the command's
 		}
 	}()
 	child.netns = c.NetNS
@@ -158,7 +158,7 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	if child.resolvConf, err = c.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
-	signals := listen() // before anybody is told that there is something to stop
+	signals := listen() // before a caller is told that the command can be stopped
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("run %s: stopped before the command began: %w", c.Name, err)
 	}
@@ -170,14 +170,14 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	return child.run(signals)
 }
 
-// check refuses what is wrong whatever the host has, and fills in defaults.
+// check refuses flags that are wrong on any host, and fills in defaults.
 func (o *runOptions) check() (err error) {
 	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
 		return err
 	}
 	for _, server := range o.dns {
 		if _, err := netip.ParseAddr(server); err != nil {
-			return cni.ConfigErrorf("--dns: %q is no address", server)
+			return cni.ConfigErrorf("--dns: %q is not an address", server)
 		}
 	}
 	if err := o.checkLog(); err != nil {
@@ -192,7 +192,7 @@ func (o *runOptions) check() (err error) {
 		}
 	}
 	if len(o.nets) > 1 && (len(o.wish.IPs) > 0 || o.wish.MAC != "") {
-		return cni.ConfigErrorf("--ip, --mac: which of the networks they are for is not to be told; use trestle attach for these")
+		return cni.ConfigErrorf("--ip, --mac: it is not clear which of the networks they are for; use trestle attach for these")
 	}
 	if o.wish.Container == "" {
 		var random [4]byte
@@ -216,7 +216,7 @@ func (o *runOptions) checkLog() error {
 	return (drawing{"--log", o.log}).check()
 }
 
-// ran is the answer of run: who runs, where, and on which networks.
+// ran is the answer of run: the container and its attachments.
 type ran struct {
 	Container   string            `json:"container"`
 	NetNS       string            `json:"netns"`
@@ -225,8 +225,8 @@ type ran struct {
 	Attachments []attach.Attached `json:"attachments"`
 }
 
-// tell says which addresses and ports there are. Standard output is the command's, unless
-// that is in the background.
+// tell prints which addresses and ports the container has. Standard output is the command's,
+// unless that runs in the background.
 func (o *runOptions) tell(p *ui.Printer, c *container.Container, attached []attach.Attached) error {
 	out := &ui.Printer{Out: p.Err}
 	switch {
@@ -247,7 +247,7 @@ func (o *runOptions) tell(p *ui.Printer, c *container.Container, attached []atta
 	return nil
 }
 
-// checkMode is for one --net beside the others.
+// checkMode checks one --net against the other flags.
 func (o *runOptions) checkMode(i int) error {
 	mode := o.nets[i]
 	_, joins := strings.CutPrefix(mode, "container:")
@@ -260,7 +260,7 @@ func (o *runOptions) checkMode(i int) error {
 	case (mode == "host" || joins) && o.detach:
 		return cni.ConfigErrorf("--detach: with --net %s there is no namespace to stop it by; leave one of them out", mode)
 	case (mode == "host" || joins) && len(o.dns) > 0:
-		return cni.ConfigErrorf("--dns: with --net %s the command has what the other one has; leave it out", mode)
+		return cni.ConfigErrorf("--dns: with --net %s the command has the DNS of that namespace; leave it out", mode)
 	case slices.Contains(o.nets[:i], mode):
 		return cni.ConfigErrorf("--net: %s is given twice; give it once", mode)
 	}
@@ -286,7 +286,7 @@ func (o *runOptions) place(r attach.Runtime) (placement, error) {
 				return at, cni.ConfigErrorf("--net: there is no network; make one with trestle network create NAME, or use none or host")
 			}
 			if mode = r.Lists[0].Name; r.Knows("bridge") == nil {
-				mode = "bridge" // as nerdctl calls its own
+				mode = "bridge" // a network with that name, like nerdctl's
 			}
 		}
 		if err := r.Knows(mode); err != nil {
@@ -303,7 +303,7 @@ func (o *runOptions) place(r attach.Runtime) (placement, error) {
 	return at, nil
 }
 
-// netnsOf is the namespace of a container, on a network or not.
+// netnsOf is the network namespace of a container, attached or not.
 func netnsOf(r attach.Runtime, container string) (string, error) {
 	var paths []string
 	if container != "" && filepath.Base(container) == container {
@@ -315,12 +315,12 @@ func netnsOf(r attach.Runtime, container string) (string, error) {
 	if i := slices.IndexFunc(paths, cni.IsNetNSAt); i >= 0 {
 		return paths[i], nil
 	}
-	return "", cni.ConfigErrorf("--net: container:%s: there is none of that name with a network namespace; see trestle ls and ip netns", container)
+	return "", cni.ConfigErrorf("--net: container:%s: there is no container with that name and a network namespace; see trestle ls and ip netns", container)
 }
 
 // attachAll attaches the container to one network after the other. Ports are published on
-// the first that publishes any; what DNS is to be told comes from --dns or else from the
-// networks.
+// the first network that can; dns is the networks', with the servers of --dns instead of theirs
+// if that is given.
 func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks []string) (all []attach.Attached, dns types.DNS, err error) {
 	all = []attach.Attached{} // never nil, so that JSON has an empty list
 	wish := o.wish
@@ -351,9 +351,9 @@ func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks [
 	return all, dns, nil
 }
 
-// close detaches the container from all that it is on, and removes its namespace.
+// close detaches the container from all networks, and removes its namespace.
 func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) error {
-	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read has been told
+	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read was printed before
 	if err != nil {
 		return err
 	}
@@ -366,7 +366,7 @@ func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) 
 	return errors.Join(append(failed, c.Close())...)
 }
 
-// sweep removes what each "trestle run" that was killed has left.
+// sweep removes what killed "trestle run" commands have left.
 func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 	abandoned, err := container.Abandoned()
 	failed := []error{err}
@@ -374,13 +374,12 @@ func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 		failed = append(failed, a.close(ctx, p, c))
 	}
 	if err := errors.Join(failed...); err != nil {
-		return fmt.Errorf("clear away after a trestle run that was killed: %w", err)
+		return fmt.Errorf("clean up after a trestle run that was killed: %w", err)
 	}
 	return nil
 }
 
-// tidy is sweep for commands that have another purpose: a failure is printed, and is not
-// theirs.
+// tidy is sweep for commands that go on after a failure, which is only printed.
 func (a *app) tidy(ctx context.Context, p *ui.Printer) {
 	if err := a.sweep(ctx, p); err != nil {
 		p.Notef("trestle: %v", err)

@@ -14,9 +14,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// The trestle that waits for a command in the background is this program once more, called
-// as it was itself, with this variable set and a pipe as descriptor readyFD. A byte there
-// says that the command is about to start; the end without one, that it will not.
+// The process that waits for a command in the background is this program, run again with the
+// same arguments, this variable, and a pipe as descriptor readyFD. It writes a byte to the pipe
+// when the command is about to start; if the pipe is closed without one, it will not start.
 const (
 	backgroundVariable = "TRESTLE_BACKGROUND"
 	readyFD            = 3
@@ -24,7 +24,8 @@ const (
 
 func isBackground() bool { return os.Getenv(backgroundVariable) != "" }
 
-// runInBackground starts that, and returns when it is ready; what it says meanwhile is ours.
+// runInBackground starts that process, and returns when it is ready. Until then its output is
+// this command's.
 func runInBackground(p *ui.Printer) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -38,7 +39,7 @@ func runInBackground(p *ui.Printer) error {
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Env = append(os.Environ(), backgroundVariable+"=1")
 	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Stdout = os.Stdout // until it lets go of it
+	cmd.Stdout = os.Stdout // until enterBackground replaces it
 	said, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -47,7 +48,7 @@ func runInBackground(p *ui.Printer) error {
 	if err := errors.Join(cmd.Start(), theirs.Close()); err != nil {
 		return err
 	}
-	if _, err := io.Copy(p.Err, said); err != nil { // until it lets go of it
+	if _, err := io.Copy(p.Err, said); err != nil { // until enterBackground closes it
 		return err
 	}
 	if n, _ := ready.Read(make([]byte, 1)); n == 1 {
@@ -56,8 +57,8 @@ func runInBackground(p *ui.Printer) error {
 	return statusOf(cmd.Wait())
 }
 
-// openLog opens what is appended to: the null device where there is no log. A FIFO that
-// nobody reads would be waited for without a word.
+// openLog opens the log for appending; without a log the null device. A FIFO without a reader
+// is an error, since opening it would block without a word.
 func openLog(path string, create int) (*os.File, error) {
 	if path == "" {
 		path = os.DevNull
@@ -69,14 +70,14 @@ func openLog(path string, create int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--log: %w", err)
 	}
-	if err := unix.SetNonblock(int(log.Fd()), false); err != nil { // the command expects to wait for a slow reader
+	if err := unix.SetNonblock(int(log.Fd()), false); err != nil { // the command expects writes to block while a reader is slow
 		return nil, errors.Join(fmt.Errorf("--log: %s: %w", path, err), log.Close())
 	}
 	return log, nil
 }
 
-// enterBackground lets go of whoever called. What is written from here on goes to output,
-// or is appended to a new log where there is none yet.
+// enterBackground tells the process that waits (runInBackground) to return, and sends output
+// from here on to the log, which it creates if output is nil.
 func enterBackground(log string, output *os.File) error {
 	null, err := os.Open(os.DevNull)
 	if err != nil {

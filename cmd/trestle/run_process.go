@@ -16,17 +16,17 @@ import (
 // process is the command of trestle run.
 type process struct {
 	netns, resolvConf string   // see container.Enter
-	networks          []string // to attach to before
+	networks          []string // to attach its namespace to before
 	program           string   // its path
 	args              []string
 }
 
-// enterCommand is what trestle calls itself with, in a process of its own that then becomes
-// the command. It is no command of the tree: until it is another program, a signal is to
-// end it as it would end that one.
+// enterCommand is the argument with which trestle runs itself in the process that becomes the
+// command. It is not one of cobra's commands, so that main does not handle signals for it: a
+// signal is to end it as it would end the command.
 const enterCommand = "__enter"
 
-// enter becomes the command; it returns what to exit with if it cannot.
+// enter becomes the command. It returns an exit code if it cannot.
 func enter(args []string) int {
 	const netns, resolvConf, program, command = 0, 1, 2, 3
 	if len(args) <= command {
@@ -34,13 +34,13 @@ func enter(args []string) int {
 	}
 	err := container.Enter(args[netns], args[resolvConf], args[program], args[command:])
 	os.Stderr.WriteString("trestle: " + err.Error() + "\n")
-	const notExecutable = 126 // as shells have it
+	const notExecutable = 126 // as in shells
 	return notExecutable
 }
 
-// run starts the command, hands signals on (those that listen has got before, too), and
-// gives its exit status as an error. The command is killed if trestle is: the kernel does
-// that when the thread ends that started it, so this one stays.
+// run starts the command, forwards signals (those that arrived since listen, too), and returns
+// its exit status as an error. If trestle is killed, so is the command: the kernel does that
+// when the thread that started it ends, so this thread is kept.
 func (c process) run(signals chan os.Signal) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -56,26 +56,26 @@ func (c process) run(signals chan os.Signal) error {
 		return err
 	}
 	done := make(chan struct{})
-	go handOn(cmd.Process, signals, done)
+	go forward(cmd.Process, signals, done)
 	err = cmd.Wait()
 	close(done)
 	return statusOf(err)
 }
 
-// listen keeps the signals that come from here on for the command.
+// listen queues signals from here on, for the command.
 func listen() chan os.Signal {
 	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, handedOn()...)
+	signal.Notify(signals, forwarded()...)
 	return signals
 }
 
-func handOn(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {
+func forward(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {
 	terminal := term.IsTerminal(int(os.Stdin.Fd()))
 	for {
 		select {
 		case s := <-signals:
 			if terminal && (s == syscall.SIGINT || s == syscall.SIGQUIT) {
-				continue // the terminal itself sends these to both of us
+				continue // the terminal sends these to the command as well
 			}
 			_ = child.Signal(s) // it may have ended just now
 		case <-done:
@@ -84,13 +84,13 @@ func handOn(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {
 	}
 }
 
-func handedOn() []os.Signal {
+func forwarded() []os.Signal {
 	return []os.Signal{
 		syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGWINCH,
 	}
 }
 
-// statusOf is the command's exit status, as a shell has it.
+// statusOf is the command's exit status, as in shells.
 func statusOf(err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {

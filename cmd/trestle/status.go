@@ -47,9 +47,9 @@ type hostStatus struct {
 // runtimeStatus is a runtime, and what its next container gets.
 type runtimeStatus struct {
 	runtimes.Runtime
-	// Programs are what it runs as its network's plugins.
+	// Programs are the plugins of its default network, as it finds them.
 	Programs []programs.Program `json:"programs"`
-	// Missing are plugins that it does not find.
+	// Missing are plugins of that network which it does not find.
 	Missing []string `json:"missing,omitempty"`
 	Next    *next    `json:"next,omitempty"`
 }
@@ -92,7 +92,7 @@ func (o statusOptions) run(ctx context.Context, p *ui.Printer) error {
 	return status.print(p)
 }
 
-// lookAt finds the runtime's network, and the programs for it.
+// lookAt finds the runtime's default network, and the plugins for it.
 func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapshot) (runtimeStatus, error) {
 	s := runtimeStatus{Runtime: r, Programs: []programs.Program{}}
 	if r.Without != "" {
@@ -101,12 +101,10 @@ func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapsho
 	lists, listErr := network.Read(r.Lists)
 	installed, err := programs.Read(r.Plugins)
 	list, ok := defaultList(r, lists)
-	names := []string{"bridge"} // where there is no network yet
+	names := []string{"bridge"} // if there is no network yet
 	if ok {
 		facts, _ := list.Facts() // trestle validate reports mistakes
-		if names = list.Types(); facts.IPAM != "" {
-			names = append(names, facts.IPAM)
-		}
+		names = list.Programs()
 		s.Next = nextOf(list, facts)
 		s.Next.Subnets, s.Next.Free = freeOf(list, facts, snapshot)
 	}
@@ -121,7 +119,7 @@ func lookAt(ctx context.Context, r runtimes.Runtime, snapshot *inventory.Snapsho
 	return s, errors.Join(listErr, err)
 }
 
-// defaultList is the network of a container that asks for none.
+// defaultList is the list of the network that a container gets by default.
 func defaultList(r runtimes.Runtime, lists []network.List) (network.List, bool) {
 	if r.Network != "" {
 		return network.Find(lists, r.Network)
@@ -158,7 +156,7 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	}
 	leases, err := store.Leases()
 	if err != nil {
-		return nil, nil // not allowed to read it
+		return nil, nil // not root
 	}
 	for _, u := range ipam.Count(facts.Sets, leases) {
 		subnets = append(subnets, u.Range.Subnet.String())
@@ -167,7 +165,6 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	return subnets, addresses
 }
 
-// count counts the live attachments by suite.
 func (s *hostStatus) count(snapshot *inventory.Snapshot) {
 	for _, a := range snapshot.Attachments {
 		switch {
@@ -181,7 +178,7 @@ func (s *hostStatus) count(snapshot *inventory.Snapshot) {
 	}
 }
 
-// suite is the suite of the runtime's plugins; empty if it has none.
+// suite is the suite of the runtime's plugins, "mixed", or "" if it has none.
 func (r runtimeStatus) suite() programs.Suite {
 	var suite programs.Suite
 	for _, program := range r.Programs {
@@ -195,7 +192,7 @@ func (r runtimeStatus) suite() programs.Suite {
 	return suite
 }
 
-// decide says that the network is Trestle's if no runtime and no container has another.
+// decide sets Trestle: "yes" if no runtime and no container uses another suite.
 func (s *hostStatus) decide() {
 	ours, others := s.Made[programs.Trestle] > 0, len(s.Others) > 0
 	for _, r := range s.Runtimes {
@@ -254,7 +251,7 @@ func (s *hostStatus) print(p *ui.Printer) error {
 	return nil
 }
 
-// dirs are the directories of the programs, or where they are searched.
+// dirs are the directories of the plugins or, if there are none, those that are searched.
 func (r runtimeStatus) dirs() string {
 	var dirs []string
 	for _, program := range r.Programs {

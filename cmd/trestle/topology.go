@@ -82,10 +82,10 @@ func (o topologyOptions) run(p *ui.Printer) error {
 	})
 }
 
-// chains are those of all programs, in the order in which a packet comes to them.
+// chains are the chains of all programs, in the order in which packets pass them.
 func chains(p *ui.Printer, snapshot *inventory.Snapshot) []picture.Chain {
 	host, problem := way.Open(snapshot)
-	if problem != nil { // the rest is right
+	if problem != nil { // what was read is shown
 		p.Notef("trestle: %v", problem)
 	}
 	defer host.Close()
@@ -104,7 +104,7 @@ func chains(p *ui.Printer, snapshot *inventory.Snapshot) []picture.Chain {
 	return all
 }
 
-// brush paints what picture draws.
+// brush paints text in picture's tones.
 func brush(p *ui.Printer) func(picture.Tone, string) string {
 	tones := map[picture.Tone]ui.Tone{
 		picture.Good: ui.Good, picture.Warning: ui.Warning, picture.Bad: ui.Bad, picture.Faint: ui.Faint, picture.Strong: ui.Strong,

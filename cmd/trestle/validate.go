@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/libcni"
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/runtimes"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
@@ -41,7 +41,7 @@ Exit status: 0 if there is no mistake; 2 if a file cannot be read; 3 if there ar
 func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string) error {
 	if len(files) == 0 {
 		var err error
-		if files, err = listFiles(o.lists); err != nil {
+		if files, err = network.Files(o.lists); err != nil {
 			return err
 		}
 		if len(files) == 0 {
@@ -73,20 +73,6 @@ func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string)
 	return err
 }
 
-// listFiles are the files that runtimes read, in their order.
-func listFiles(dirs []string) ([]string, error) {
-	var all []string
-	for _, dir := range dirs {
-		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
-		if err != nil {
-			return nil, err
-		}
-		slices.Sort(files)
-		all = append(all, files...)
-	}
-	return all, nil
-}
-
 func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
 	installed, err := programs.Read(o.plugins)
 	versions := map[string][]string{}
@@ -110,7 +96,7 @@ func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {
 				return known
 			}
 			if program, ok := installed.Find(name); ok {
-				versions[name], _ = program.Versions(ctx) // one that does not say is not held against it
+				versions[name], _ = program.Versions(ctx) // a plugin that does not answer has none, which is not reported
 			}
 			return versions[name]
 		},

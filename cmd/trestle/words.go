@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// texts are the values as they print themselves.
+// texts are the values as strings.
 func texts[T fmt.Stringer](values []T) []string {
 	var all []string
 	for _, v := range values {

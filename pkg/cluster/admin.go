@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// What administrators do with a store, and hosts that leave.
+// This file has what administrators do with a store, and how a host leaves.
 
 // ErrUnknown says that there is no such node, subnet or network.
 var ErrUnknown = errors.New("unknown")
@@ -33,7 +33,7 @@ func Init(ctx context.Context, store Store, c Config) error {
 	return err
 }
 
-// firstConfig writes a configuration where there is none.
+// firstConfig is a transaction that writes a configuration if there is none.
 func firstConfig(c Config) (txn Txn, err error) {
 	data, err := json.Marshal(c)
 	if err != nil {
@@ -44,8 +44,8 @@ func firstConfig(c Config) (txn Txn, err error) {
 	return txn, nil
 }
 
-// SetConfig replaces the configuration, unless hosts have subnets that the new one has
-// no place for.
+// SetConfig replaces the configuration. It is refused if hosts have subnets that are in no
+// pool of the new one.
 func SetConfig(ctx context.Context, store Store, c Config) error {
 	view, err := store.Get(ctx, KeyConfig, PrefixClaims)
 	if err != nil {
@@ -64,7 +64,7 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 	if c.extra == nil {
 		c.extra = old.extra
 	}
-	if err := errors.Join(c.check(), c.CheckChange(Claims(view))); err != nil {
+	if err := errors.Join(c.check(), c.checkChange(Claims(view))); err != nil {
 		return err
 	}
 	data, err := json.Marshal(c)
@@ -81,7 +81,7 @@ func SetConfig(ctx context.Context, store Store, c Config) error {
 	return err
 }
 
-// Claims are the subnets that are taken, in order.
+// Claims lists the claimed and reserved subnets, sorted.
 func Claims(view View) []Owned {
 	var all []Owned
 	for _, c := range readClaims(view) {
@@ -93,11 +93,11 @@ func Claims(view View) []Owned {
 	return all
 }
 
-// A host leaves in three steps, each of which may be done again after it failed or was
-// killed: BeginLeave, Leave, EndLeave. In between the state says that it is leaving.
+// A host leaves in three steps, each of which can be repeated after it failed or was
+// killed: BeginLeave, Leave, EndLeave. Until the last is done State.Leaving is true.
 
-// BeginLeave makes this host believe in none of its subnets any more. It needs no store.
-// A host whose state cannot be saved stays as it was.
+// BeginLeave makes this host give up its subnets in its own state. It needs no store. If the
+// state cannot be saved, nothing changes.
 func (m *Member) BeginLeave() error {
 	if m.State.Leaving {
 		return nil
@@ -112,8 +112,8 @@ func (m *Member) BeginLeave() error {
 	return nil
 }
 
-// Leave gives this host's subnets back, and takes its record away. From its first moment
-// on the host believes in none of them.
+// Leave releases this host's subnets in the store, and deletes its record. It calls
+// BeginLeave first: a host does not believe in subnets that the store may give to others.
 func (m *Member) Leave(ctx context.Context, store Store) error {
 	if err := m.BeginLeave(); err != nil {
 		return err
@@ -123,10 +123,10 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	}
 	unsure := 0
 	for range reconcileTries {
-		done, err := bury(ctx, store, m.State.ID, m.Now())
+		done, err := releaseNode(ctx, store, m.State.ID, m.Now())
 		switch {
 		case errors.Is(err, ErrReadOnly):
-			done, err = true, nil // the administrator's list is the administrator's to change
+			done, err = true, nil // only the administrator changes the list of nodes
 		case errors.Is(err, ErrUnsure) && unsure < unsureTries:
 			unsure++
 			continue
@@ -142,9 +142,9 @@ func (m *Member) Leave(ctx context.Context, store Store) error {
 	return ErrBusy
 }
 
-// EndLeave forgets the cluster: the store knows that this host has left, and nothing of
-// the network is left on it. Where that cannot be saved the host goes on leaving: one that
-// has forgotten would join again.
+// EndLeave clears the state. The caller calls it when the store knows that this host has left,
+// and nothing of the network is left on the host. If the state cannot be saved, the host is
+// still leaving: one that had forgotten that would join again.
 func (m *Member) EndLeave() error {
 	before := m.State
 	m.State = State{ID: before.ID, Name: before.Name}
@@ -155,8 +155,8 @@ func (m *Member) EndLeave() error {
 	return nil
 }
 
-// Release does for a host that is dead what it cannot do any more. A host that lives
-// gives its subnets up when it hears of it; until then there are two of them.
+// Release makes a dead host leave. If the host is alive after all, it gives up its subnets at
+// its next Reconcile; until then another host may have claimed them as well.
 func Release(ctx context.Context, store Store, id string, now time.Time) error {
 	view, err := store.Get(ctx, PrefixNodes+id, PrefixClaims)
 	if err != nil {
@@ -166,15 +166,16 @@ func Release(ctx context.Context, store Store, id string, now time.Time) error {
 		return fmt.Errorf("node %s: %w; trestle cluster nodes lists them", id, ErrUnknown)
 	}
 	for range reconcileTries {
-		if done, err := bury(ctx, store, id, now); done || err != nil {
+		if done, err := releaseNode(ctx, store, id, now); done || err != nil {
 			return err
 		}
 	}
 	return ErrBusy
 }
 
-// bury replaces the claims of a node by tombstones and takes its record away.
-func bury(ctx context.Context, store Store, id string, now time.Time) (bool, error) {
+// releaseNode replaces a node's claims with tombstones, and deletes its names and record. It
+// returns false where somebody else changed one of these meanwhile.
+func releaseNode(ctx context.Context, store Store, id string, now time.Time) (bool, error) {
 	view, err := store.Get(ctx, PrefixNodes+id, PrefixClaims, PrefixNames)
 	if err != nil {
 		return false, err
@@ -197,11 +198,12 @@ func bury(ctx context.Context, store Store, id string, now time.Time) (bool, err
 	return store.Commit(ctx, txn)
 }
 
-// release replaces the claims of a node by tombstones, and takes its names away.
+// release replaces a node's claims with tombstones, and deletes its names.
 func (t *Txn) release(view View, id string, now time.Time) error {
-	for _, key := range slices.Sorted(maps.Keys(claimsOf(view, id))) {
-		c := claimsOf(view, id)[key]
-		data, err := json.Marshal(grave{Node: id, Nonce: c.Nonce, At: now.UTC()})
+	claims := claimsOf(view, id)
+	for _, key := range slices.Sorted(maps.Keys(claims)) {
+		c := claims[key]
+		data, err := json.Marshal(tombstone{Node: id, Nonce: c.Nonce, At: now.UTC()})
 		if err != nil {
 			return err
 		}
@@ -224,7 +226,7 @@ func claimsOf(view View, id string) map[string]claim {
 	return claims
 }
 
-// Reserve keeps a subnet from hosts.
+// Reserve keeps hosts from claiming a subnet; why is shown to administrators.
 func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	view, err := store.Get(ctx, KeyConfig, PrefixClaims)
 	if err != nil {
@@ -234,7 +236,7 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	if err != nil {
 		return err
 	}
-	if err := config.CheckChange([]Owned{o}); err != nil {
+	if len(config.Outside([]Owned{o})) > 0 {
 		return fmt.Errorf("%s %s is no subnet of a network's pool: %w", o.Network, o.Subnet, ErrUnknown)
 	}
 	data, err := json.Marshal(claim{Nonce: o.Nonce, Reserved: why})
@@ -251,16 +253,16 @@ func Reserve(ctx context.Context, store Store, o Owned, why string) error {
 	return err
 }
 
-// Unreserve ends that.
+// Unreserve undoes Reserve.
 func Unreserve(ctx context.Context, store Store, network string, subnet netip.Prefix) error {
-	key := PrefixClaims + network + "/" + subnetKey(subnet)
+	key := ClaimKey(network, subnet)
 	view, err := store.Get(ctx, key)
 	if err != nil {
 		return err
 	}
-	c, ok := readClaims(view)[network+"/"+subnetKey(subnet)]
+	c, ok := readClaims(view)[keyOf(Owned{Network: network, Subnet: subnet})]
 	if !ok || c.Reserved == "" {
-		return fmt.Errorf("%s %s is not reserved; what a host has goes by trestle cluster release --node-is-dead", network, subnet)
+		return fmt.Errorf("%s %s is not reserved; trestle cluster release --node-is-dead releases the subnets of a host", network, subnet)
 	}
 	var txn Txn
 	txn.unchanged(key, c.raw)
@@ -269,7 +271,7 @@ func Unreserve(ctx context.Context, store Store, network string, subnet netip.Pr
 	return err
 }
 
-// Freeze keeps hosts from taking new subnets, until Thaw.
+// Freeze keeps hosts from claiming new subnets, until Thaw.
 func Freeze(ctx context.Context, store Store, by, why string) error {
 	data, err := json.Marshal(freeze{By: by, Why: why})
 	if err != nil {
@@ -278,19 +280,20 @@ func Freeze(ctx context.Context, store Store, by, why string) error {
 	var txn Txn
 	txn.absent(KeyFrozen)
 	txn.put(KeyFrozen, data)
-	_, err = store.Commit(ctx, txn) // not done: frozen already
+	_, err = store.Commit(ctx, txn) // if it is not done, claims are frozen already
 	return err
 }
 
-// Thaw is the administrator's word that every host that lives has its subnets in the store.
+// Thaw lets hosts claim subnets again: the administrator has made sure that the store has the
+// subnets of every host that is alive.
 func Thaw(ctx context.Context, store Store) error {
 	_, err := store.Commit(ctx, Txn{Then: []Write{{Key: KeyFrozen}}})
 	return err
 }
 
 // Restore writes what a host knows into a store that has lost it: the configuration, its
-// own claims and those of its peers. What the store has is left as it is. Until Thaw
-// nobody takes a new subnet, since there may be hosts that this one did not know.
+// own claims and those of its peers. Keys that the store has stay unchanged. It freezes claims
+// until Thaw, since there may be hosts that this one does not know.
 func Restore(ctx context.Context, store Store, s State) error {
 	if s.Config.ID == "" {
 		return errors.New("this host was never in a cluster: it has nothing to restore")
@@ -319,7 +322,7 @@ func Restore(ctx context.Context, store Store, s State) error {
 	return nil
 }
 
-// restoreNode writes one node's claims, each that is nobody's, and its record.
+// restoreNode writes a node's claims, record and name, each where the store has none.
 func restoreNode(ctx context.Context, store Store, n Node) error {
 	for _, o := range n.Subnets {
 		data, err := json.Marshal(claim{Node: n.ID, Nonce: o.Nonce})
@@ -348,7 +351,7 @@ func restoreNode(ctx context.Context, store Store, n Node) error {
 	return nil
 }
 
-// Holder is who has a subnet.
+// Holder says who has a subnet: a node, or why it is reserved.
 type Holder struct {
 	Network  string       `json:"network"`
 	Subnet   netip.Prefix `json:"subnet"`
@@ -356,7 +359,7 @@ type Holder struct {
 	Reserved string       `json:"reserved,omitempty"`
 }
 
-// Holders are all subnets that are taken, in order.
+// Holders lists the claimed and reserved subnets with their holders, sorted.
 func Holders(view View) []Holder {
 	claims := readClaims(view)
 	var all []Holder

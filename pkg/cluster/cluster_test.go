@@ -106,8 +106,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestHostsBeginApart: of a thousand hosts that choose without hearing of each other
-// few choose what another has chosen.
+// TestHostsBeginApart: of a thousand hosts that choose without knowing of each other, few choose
+// the same subnet.
 func TestHostsBeginApart(t *testing.T) {
 	t.Parallel()
 	pool := cluster.Pool{Prefix: netip.MustParsePrefix("10.0.0.0/8"), SubnetLen: 24}
@@ -119,12 +119,12 @@ func TestHostsBeginApart(t *testing.T) {
 		}
 		chosen[s] = true
 	}
-	if len(chosen) < 970 { // 992.4 are to be expected of 65,536
+	if len(chosen) < 970 { // 992.4 is the expected value for 65,536
 		t.Errorf("got %d different subnets of 1000, want 970 at least", len(chosen))
 	}
 }
 
-// TestUnknownFieldsStay: an old host undoes nothing of a newer one's.
+// TestUnknownFieldsStay: an older host keeps the keys of a newer release.
 func TestUnknownFieldsStay(t *testing.T) {
 	t.Parallel()
 	const in = `{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"subnets":null,"later":"k","version":"9"}`
@@ -145,8 +145,7 @@ func TestUnknownFieldsStay(t *testing.T) {
 	}
 }
 
-// TestNodeRefusals: a record that nobody could be reached by, or that would cut off others.
-// TestNodeEqual: whatever one says and the other does not makes them differ.
+// TestNodeEqual: a difference in any field makes two records differ.
 func TestNodeEqual(t *testing.T) {
 	t.Parallel()
 	const record = `{"id": "a", "name": "a", "underlay": ["192.0.2.1/24"], "mtu": 1500, "mac": "m", "wgKey": "k", "nat": true,
@@ -178,6 +177,7 @@ func TestNodeEqual(t *testing.T) {
 	}
 }
 
+// TestNodeRefusals: records with which nobody could reach the host, or that would cut off others.
 func TestNodeRefusals(t *testing.T) {
 	t.Parallel()
 	for record, want := range map[string]string{
@@ -218,7 +218,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// host is one member of a store in memory, without anything in its way.
+// host is a member with a store in memory that never fails.
 type plainHost struct {
 	*cluster.Member
 	store *memory
@@ -308,7 +308,7 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
-// TestFenced: a host that comes back after its subnets were given away.
+// TestFenced: a host that comes back after its subnets were released and claimed by another.
 func TestFenced(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -337,7 +337,7 @@ func TestFenced(t *testing.T) {
 	}
 }
 
-// TestLeave is killed after the store has done it, and before the host has heard.
+// TestLeave: leaving can be repeated after the host was killed when the store had done it.
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -370,7 +370,8 @@ func TestLeave(t *testing.T) {
 	}
 }
 
-// TestLeaveThatCannotBeSaved: a restart would not know of it, so that the host stays.
+// TestLeaveThatCannotBeSaved: a host that cannot save that it is leaving stays, since a restart
+// would not know of it.
 func TestLeaveThatCannotBeSaved(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -398,7 +399,7 @@ func TestLeaveThatCannotBeSaved(t *testing.T) {
 	}
 }
 
-// lossy does what it is asked, and says nothing.
+// lossy does transactions and loses the answers.
 type lossy struct{ *memory }
 
 func (l lossy) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
@@ -406,8 +407,8 @@ func (l lossy) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	return false, errors.Join(errLost, err)
 }
 
-// TestLostAnswer: what a host asked for and got without hearing of it is its own, also
-// where nobody may take what is new.
+// TestLostAnswer: a subnet that a host was given without getting the answer is its own, even while
+// claims are frozen.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	store, _ := newCluster(t)
@@ -427,7 +428,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// unsure loses the answers to so many transactions; it does those that it is asked to.
+// unsure loses the answers to the first transactions, and does them or not.
 type unsure struct {
 	*memory
 	lost, asked int
@@ -445,8 +446,8 @@ func (u *unsure) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	return false, errors.Join(cluster.ErrUnsure, err)
 }
 
-// TestUnsure: a host of whose transaction no answer came looks whether it was done, and
-// goes on at once; a store that never answers it does not ask for ever. So does one that leaves.
+// TestUnsure: a host that got no answer to a transaction reads whether it was done and goes on at
+// once, but gives up if the store never answers; when it leaves as well.
 func TestUnsure(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -479,7 +480,7 @@ func TestUnsure(t *testing.T) {
 	}
 }
 
-// TestBelieve: which removals are believed.
+// TestBelieve: which peers are believed gone.
 func TestBelieve(t *testing.T) {
 	t.Parallel()
 	all := []string{"b", "c", "d", "e"}
@@ -554,7 +555,7 @@ func put(s *memory, name, underlay string, subnets ...string) {
 	s.keys["nodes/"+n.ID] = cluster.Value{Data: data}
 }
 
-// TestSuspectEnds: when everybody is there again, or by the administrator's word.
+// TestSuspectEnds: suspicion ends when all peers are listed again, or when an administrator accepts.
 func TestSuspectEnds(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b", "c", "d")
@@ -588,8 +589,8 @@ func TestSuspectEnds(t *testing.T) {
 	}
 }
 
-// TestRestore: a store that was wiped gets everything back from one host, and nobody
-// takes anything new before the administrator says so.
+// TestRestore: one host restores a store that was wiped, and nobody claims a new subnet until the
+// administrator thaws it.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b", "c")
@@ -625,7 +626,7 @@ func TestSetConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.SetConfig(t.Context(), store, smaller); err == nil || !strings.Contains(err.Error(), "no place for: n 10.0.0.") {
+	if err := cluster.SetConfig(t.Context(), store, smaller); err == nil || !strings.Contains(err.Error(), "in no pool of the new configuration: n 10.0.0.") {
 		t.Errorf("a network that hosts are in: got %v, want it named", err)
 	}
 	more, err := cluster.ParseConfig([]byte(strings.Replace(modelConfig, `"networks": [`, `"networks": [{"name": "m", "ipv4": {"pool": "10.9.0.0/24", "subnetLen": 27}},`, 1)))
@@ -640,8 +641,7 @@ func TestSetConfig(t *testing.T) {
 	}
 }
 
-// atOnce gives each host, the first time that it asks, what the store held before any
-// of them came.
+// atOnce answers each host's first Get with the store before any of them joined.
 type atOnce struct {
 	*memory
 	before  *memory
@@ -662,8 +662,8 @@ func (a *atOnce) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	return a.memory.Commit(ctx, txn)
 }
 
-// TestManyAtOnce: hosts that come at the same moment, and see nothing of each other, take
-// hardly more than one transaction each.
+// TestManyAtOnce: hosts that join at the same moment, without seeing each other, need hardly more
+// than one transaction each.
 func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	const hosts = 200

@@ -13,8 +13,7 @@ import (
 // Backend is how hosts reach each other's subnets.
 type Backend string
 
-// The backends. Auto goes directly where both hosts are on one link, and by VXLAN
-// elsewhere.
+// The backends. Auto is host-gw between hosts on one link, and VXLAN between others.
 const (
 	Auto      Backend = "auto"
 	HostGW    Backend = "host-gw"
@@ -22,8 +21,8 @@ const (
 	WireGuard Backend = "wireguard"
 )
 
-// What a configuration has that does not say otherwise. The port is neither the
-// kernel's (8472) nor IANA's (4789): those are others', flannel's and Docker's among them.
+// The defaults of a configuration. The port is neither the kernel's (8472) nor IANA's (4789),
+// which others use, flannel and Docker among them.
 const (
 	defaultVNI        = 7243
 	defaultPort       = 8473
@@ -31,15 +30,15 @@ const (
 	defaultSubnetLen6 = 64
 )
 
-// Config is what all hosts of a cluster agree on: one document, which its
-// administrator writes.
+// Config is the cluster's configuration: one document, written by the administrator, that all
+// hosts follow.
 type Config struct {
-	// ID is random and made once: another one is another cluster, though the store be
-	// the same.
+	// ID is random and made once. A configuration with another id is another cluster's, even
+	// in the same store.
 	ID       string    `json:"id"`
 	Networks []Network `json:"networks"`
-	// Backend, VNI and Port are of the hosts' links: one device serves all networks. Port
-	// is UDP's, of VXLAN or WireGuard.
+	// Backend, VNI and Port are the same for all networks, since one device on each host
+	// serves them all. Port is the UDP port of VXLAN or WireGuard.
 	Backend Backend `json:"backend,omitempty"`
 	VNI     int     `json:"vni,omitempty"`
 	Port    int     `json:"port,omitempty"`
@@ -48,21 +47,21 @@ type Config struct {
 	// NoTxChecksum switches the checksum offload of the VXLAN device off, for kernels
 	// and network cards that get it wrong.
 	NoTxChecksum bool `json:"vxlanNoTxChecksum,omitempty"`
-	// MinAgent is the least version of agents that may publish and claim, like 2.1.0. An
-	// older one keeps what it has.
+	// MinAgent is the oldest version of agents that may publish and claim, like 2.1.0. An
+	// older agent keeps the subnets that it has.
 	MinAgent string `json:"minAgent,omitempty"`
 
 	extra extra
 }
 
-// Network is a network that each host has a subnet of, in one family or both.
+// Network is a network of which each host has a subnet, in one family or both.
 type Network struct {
 	Name string `json:"name"`
 	IPv4 *Pool  `json:"ipv4,omitempty"`
 	IPv6 *Pool  `json:"ipv6,omitempty"`
 }
 
-// Pools are the network's, IPv4 first.
+// Pools are the network's pools, IPv4 first.
 func (n Network) Pools() []Pool {
 	var pools []Pool
 	for _, p := range []*Pool{n.IPv4, n.IPv6} {
@@ -73,7 +72,7 @@ func (n Network) Pools() []Pool {
 	return pools
 }
 
-// Pools are those of all networks.
+// Pools are the prefixes of all networks' pools.
 func (c Config) Pools() []netip.Prefix {
 	var all []netip.Prefix
 	for _, n := range c.Networks {
@@ -84,7 +83,7 @@ func (c Config) Pools() []netip.Prefix {
 	return all
 }
 
-// Network is the one of this name.
+// Network is the network with this name.
 func (c Config) Network(name string) (Network, bool) {
 	i := slices.IndexFunc(c.Networks, func(n Network) bool { return n.Name == name })
 	if i < 0 {
@@ -93,8 +92,7 @@ func (c Config) Network(name string) (Network, bool) {
 	return c.Networks[i], true
 }
 
-// ParseConfig reads the document, fills in what it leaves out, and refuses what
-// cannot be.
+// ParseConfig reads the document, fills in the defaults, and checks it.
 func ParseConfig(data []byte) (Config, error) {
 	var c Config
 	if err := json.Unmarshal(data, &c); err != nil {
@@ -120,7 +118,7 @@ func (c *Config) fill() {
 	}
 }
 
-// nameOfNetwork leaves room for a prefix in the name of a bridge, which has 15 characters.
+// nameOfNetwork leaves room for a prefix in the bridge's name, which has at most 15 characters.
 var nameOfNetwork = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,11}$`)
 
 func (c Config) check() error {
@@ -171,7 +169,7 @@ func (c Config) checkNetworks() error {
 	return nil
 }
 
-// namedPool is a pool and where it stands.
+// namedPool is a pool with its network and family, for messages.
 type namedPool struct {
 	network string
 	family  Family
@@ -202,30 +200,35 @@ func (p namedPool) check(before []namedPool) error {
 	return nil
 }
 
-// CheckChange refuses a new document that would take subnets away from hosts that
-// have them.
-func (c Config) CheckChange(owned []Owned) error {
-	var lost []string
+// Outside lists those of the subnets that are in no pool of their network, or not of its
+// length, each with the network's name.
+func (c Config) Outside(owned []Owned) []string {
+	var outside []string
 	for _, o := range owned {
 		n, ok := c.Network(o.Network)
 		fits := ok && slices.ContainsFunc(n.Pools(), func(p Pool) bool { return p.has(o.Subnet) })
 		if !fits {
-			lost = append(lost, o.Network+" "+o.Subnet.String())
+			outside = append(outside, o.Network+" "+o.Subnet.String())
 		}
 	}
-	if len(lost) > 0 {
-		return fmt.Errorf("config: hosts have subnets that the new document has no place for: %s; let them leave first (trestle node leave)", strings.Join(lost, ", "))
+	return outside
+}
+
+// checkChange refuses a configuration in whose pools the hosts' subnets are not.
+func (c Config) checkChange(owned []Owned) error {
+	if outside := c.Outside(owned); len(outside) > 0 {
+		return fmt.Errorf("config: hosts have subnets that are in no pool of the new configuration: %s; let them leave first (trestle node leave)", strings.Join(outside, ", "))
 	}
 	return nil
 }
 
-// MarshalJSON keeps what a newer release has written.
+// MarshalJSON writes keys of newer releases as they were read.
 func (c Config) MarshalJSON() ([]byte, error) {
 	type plain Config
 	return c.extra.marshal(plain(c))
 }
 
-// UnmarshalJSON keeps what it does not know.
+// UnmarshalJSON keeps the keys that this release does not know.
 func (c *Config) UnmarshalJSON(data []byte) error {
 	type plain Config
 	var p plain

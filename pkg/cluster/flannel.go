@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// Flannel is what flannel knows of a network: what Import makes of it has the same pools and lengths, and keeps each
-// host its subnets.
+// Flannel is a network as flannel has it. Import makes a network of ours with the same pools
+// and subnet lengths, in which each host keeps its subnets.
 type Flannel struct {
 	Network Network
-	// Backend is "" where nothing of ours is like flannel's, which FlannelBackend names.
+	// Backend is ours that corresponds to flannel's, FlannelBackend; "" where none does.
 	Backend        Backend
 	FlannelBackend string
 	Leases         []FlannelLease
 }
 
-// FlannelLease is the subnets of one host, known by its address. Where is a name for errors.
+// FlannelLease is the subnets of the host with an address. Where names the lease in errors.
 type FlannelLease struct {
 	Host    netip.Addr
 	Subnets []netip.Prefix
@@ -43,8 +43,8 @@ type flannelConfig struct {
 	}
 }
 
-// ParseFlannel reads flannel's keys of etcd: its configuration, and its leases by their keys below
-// "subnets/", like 10.5.34.0-24 or, of both families, 10.5.34.0-24&fd05:0:0:2::-64.
+// ParseFlannel reads flannel's keys from etcd: its configuration, and its leases by their keys
+// below "subnets/", like 10.5.34.0-24 or, for both families, 10.5.34.0-24&fd05:0:0:2::-64.
 func ParseFlannel(name string, config []byte, leases map[string][]byte) (Flannel, error) {
 	var c flannelConfig
 	if err := json.Unmarshal(config, &c); err != nil {
@@ -69,8 +69,8 @@ func ParseFlannel(name string, config []byte, leases map[string][]byte) (Flannel
 	return f, f.check()
 }
 
-// flannelPool is a pool as flannel cuts it: where no length is given into subnets of the usual one or, if
-// those would be fewer than four, into four.
+// flannelPool is a pool with the subnet length that flannel gives it: where the configuration
+// has none, the usual one or, if that gave fewer than four subnets, the one that gives four.
 func flannelPool(network netip.Prefix, length, usual int) *Pool {
 	if length == 0 {
 		length = max(usual, network.Bits()+2)
@@ -78,7 +78,7 @@ func flannelPool(network netip.Prefix, length, usual int) *Pool {
 	return &Pool{Prefix: network, SubnetLen: length}
 }
 
-// backendOfFlannel is the one of ours that is like flannel's.
+// backendOfFlannel is our backend that corresponds to flannel's, or "".
 func backendOfFlannel(kind string, directRouting bool) Backend {
 	switch {
 	case kind == "vxlan" && directRouting:
@@ -107,15 +107,15 @@ func parseFlannelLease(key string, value []byte) (FlannelLease, error) {
 		if err != nil {
 			return lease, fmt.Errorf("it names no subnet: %w", err)
 		}
-		if !subnet.Addr().IsUnspecified() { // where flannel has IPv6 alone
+		if !subnet.Addr().IsUnspecified() { // 0.0.0.0-0 stands for IPv4 where flannel has IPv6 alone
 			lease.Subnets = append(lease.Subnets, subnet)
 		}
 	}
 	return lease, nil
 }
 
-// ParseSubnetEnv reads /run/flannel/subnet.env, which flannel writes for its host alone. It does not tell
-// the backend.
+// ParseSubnetEnv reads /run/flannel/subnet.env, which has the subnets of one host. It does not
+// say which backend flannel uses.
 func ParseSubnetEnv(name string, data []byte, host netip.Addr) (Flannel, error) {
 	const where = "subnet.env"
 	f := Flannel{Network: Network{Name: name}, FlannelBackend: "unknown: " + where + " does not tell"}
@@ -154,12 +154,12 @@ func ParseSubnetEnv(name string, data []byte, host netip.Addr) (Flannel, error) 
 	return f, f.check()
 }
 
-// check refuses leases that no configuration of ours could keep.
+// check refuses leases that cannot become claims: overlapping ones, or two of one host.
 func (f Flannel) check() error {
 	var held []FlannelLease
 	for _, l := range f.Leases {
 		if !l.Host.IsValid() {
-			return fmt.Errorf("%s: it has no PublicIP: whose it is cannot be told", l.Where)
+			return fmt.Errorf("%s: no PublicIP, which would say whose lease it is", l.Where)
 		}
 		for _, h := range held {
 			if h.Host == l.Host {
@@ -174,7 +174,7 @@ func (f Flannel) check() error {
 	return nil
 }
 
-// Config is a configuration for flannel's network, with an id of its own.
+// Config is a configuration of ours for flannel's network.
 func (f Flannel) Config(id string) (Config, error) {
 	c := Config{ID: id, Backend: f.Backend, Networks: []Network{f.Network}}
 	c.fill()
@@ -182,12 +182,14 @@ func (f Flannel) Config(id string) (Config, error) {
 		return c, fmt.Errorf("flannel's network: %w", err)
 	}
 	if f.Backend == "" {
-		return c, fmt.Errorf("flannel's backend (%s) has none of ours that is like it; say which to take: --backend vxlan, host-gw, auto or wireguard", cmp.Or(f.FlannelBackend, "udp"))
+		return c, fmt.Errorf("no backend of Trestle corresponds to flannel's (%s); choose one: --backend vxlan, host-gw, auto or wireguard", cmp.Or(f.FlannelBackend, "udp"))
 	}
-	return c, c.CheckChange(f.owned())
+	if outside := c.Outside(f.owned()); len(outside) > 0 {
+		return c, fmt.Errorf("flannel's leases have subnets that are in no pool of its network, or not of its length: %s", strings.Join(outside, ", "))
+	}
+	return c, nil
 }
 
-// owned are the leases' subnets.
 func (f Flannel) owned() (all []Owned) {
 	for _, l := range f.Leases {
 		for _, s := range l.Subnets {
@@ -197,12 +199,12 @@ func (f Flannel) owned() (all []Owned) {
 	return all
 }
 
-// importBatch keeps a transaction within what etcd takes (128 operations).
+// importBatch keeps a transaction below etcd's limit of 128 operations.
 const importBatch = 50
 
-// Import reserves the subnets of flannel's hosts for them, each for the host with its address,
-// and then writes the configuration, without which no host joins. A store that has one must have the network in
-// it, as flannel has. It may be called again, and is done when it says so.
+// Import reserves flannel's subnets, each for the host with its lease's address, and then
+// writes the configuration, without which no host joins. If the store has a configuration, it
+// must have the network with flannel's pools. After an error Import can be repeated.
 func Import(ctx context.Context, store Store, f Flannel, id string) error {
 	config, err := f.Config(id)
 	if err != nil {
@@ -250,7 +252,7 @@ func commitImport(ctx context.Context, store Store, txn Txn) error {
 	return err
 }
 
-// fits refuses a configuration in which flannel's network is missing, or another.
+// fits refuses a configuration that lacks flannel's network, or has it with other pools.
 func (f Flannel) fits(data []byte) error {
 	config, err := ParseConfig(data)
 	if err != nil {
@@ -265,7 +267,7 @@ func (f Flannel) fits(data []byte) error {
 	return nil
 }
 
-// reservations are the claims to be written: those of the leases that nobody has yet.
+// reservations are the claims to be written: one for each leased subnet that has none.
 func (f Flannel) reservations(view View) (wanted []Write, err error) {
 	claims := readClaims(view)
 	nodes := NewListing(view).Nodes

@@ -16,7 +16,7 @@ func lease(ip string) []byte {
 	return fmt.Appendf(nil, `{"PublicIP": %q, "PublicIPv6": null, "BackendType": "vxlan", "BackendData": {"VNI": 1, "VtepMAC": "f2:7a:00:00:00:01"}}`, ip)
 }
 
-// TestParseFlannel: pools and lengths as flannel cuts them, and what cannot be kept is refused.
+// TestParseFlannel: pools and lengths as flannel has them; leases that cannot be kept are refused.
 func TestParseFlannel(t *testing.T) {
 	t.Parallel()
 	const a, b = "10.5.34.0-26&fd05:0:0:2::-64", "10.5.34.64-26&fd05:0:0:3::-64"
@@ -35,10 +35,10 @@ func TestParseFlannel(t *testing.T) {
 		{"a backend that nobody has", `{"Network": "10.5.0.0/16"}`, nil, "", "--backend"},
 		{"a lease that is none", flannelDual, map[string][]byte{a: []byte(`{`)}, "", "subnets/" + a},
 		{"a key that is none", flannelDual, map[string][]byte{"x": lease("192.0.2.1")}, "", "subnets/x: it names no subnet"},
-		{"no address", flannelDual, map[string][]byte{a: []byte(`{}`)}, "", "it has no PublicIP"},
+		{"no address", flannelDual, map[string][]byte{a: []byte(`{}`)}, "", "no PublicIP"},
 		{"a host twice", flannelDual, map[string][]byte{a: lease("192.0.2.1"), b: lease("192.0.2.1")}, "", "are both of host 192.0.2.1"},
 		{"a subnet twice", flannelDual, map[string][]byte{a: lease("192.0.2.1"), "10.5.34.0-26&fd05:0:0:9::-64": lease("192.0.2.2")}, "", "of host 192.0.2.2, overlap"},
-		{"another length", flannelDual, map[string][]byte{"10.5.34.0-24": lease("192.0.2.1")}, "", "no place for: pods 10.5.34.0/24"},
+		{"another length", flannelDual, map[string][]byte{"10.5.34.0-24": lease("192.0.2.1")}, "", "in no pool of its network, or not of its length: pods 10.5.34.0/24"},
 	} {
 		f, err := cluster.ParseFlannel("pods", []byte(test.config), test.leases)
 		var got string
@@ -82,8 +82,8 @@ func TestParseSubnetEnv(t *testing.T) {
 	}
 }
 
-// TestImport: a host that joins gets the subnets that its address had, and nobody else does; what
-// cannot be imported changes nothing.
+// TestImport: a host that joins gets the subnets of its address's lease, and no other host does; a
+// refused import changes nothing.
 func TestImport(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()

@@ -15,8 +15,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// FuzzConfig: a configuration that is not refused can be written and read again, and has
-// subnets to give.
+// FuzzConfig: an accepted configuration can be written and read again, and has subnets.
 func FuzzConfig(f *testing.F) {
 	f.Add([]byte(modelConfig))
 	f.Add([]byte(`{"id":"c","backend":"auto","vni":7,"port":9,"mtu":1400,"vxlanNoTxChecksum":true,"later":[1],"networks":[{"name":"a","ipv6":{"pool":"fd00::/96","subnetLen":126}}]}`))
@@ -55,7 +54,7 @@ func marshal(t *testing.T, v any) []byte {
 	return data
 }
 
-// FuzzNode: a record that is not refused can be written and read again.
+// FuzzNode: an accepted record can be written and read again.
 func FuzzNode(f *testing.F) {
 	f.Add([]byte(`{"id":"a","name":"n","underlay":["192.0.2.1/24"],"mtu":1500,"mac":"0a:00:00:00:00:01","subnets":[{"network":"n","subnet":"10.0.0.0/27","nonce":"x"}],"version":"2","later":{}}`))
 	f.Add([]byte(`{"ID":"a","id":"b","underlay":null,"subnets":[{}]}`))
@@ -71,8 +70,8 @@ func FuzzNode(f *testing.F) {
 	})
 }
 
-// FuzzStore: whatever stands under a key of the store, and whatever the state's file holds,
-// a host neither falls over it nor takes a subnet that a claim of another's has.
+// FuzzStore: with any value of a key, and any state file, a host neither panics nor claims a
+// subnet that another host's claim has.
 func FuzzStore(f *testing.F) {
 	keys := []string{
 		cluster.KeyConfig, cluster.KeyFrozen, cluster.PrefixClaims + "n/10.0.0.0-27", cluster.PrefixClaims + "n/10.0.0.0-26", cluster.PrefixClaims + "odd",
@@ -99,7 +98,7 @@ func FuzzStore(f *testing.F) {
 			t.Fatal(err)
 		}
 		member.State.Believe(cluster.NewListing(view))
-		if _, err := member.Glance(ctx, store, self); err != nil {
+		if _, err := member.Unchanged(ctx, store, self); err != nil {
 			t.Error(err)
 		}
 		for _, o := range member.State.Claims {
@@ -111,7 +110,7 @@ func FuzzStore(f *testing.F) {
 	})
 }
 
-// readState reads a file that holds this, or is missing.
+// readState reads a state file with this content, or a missing one.
 func readState(t *testing.T, data []byte) cluster.State {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "state.json")
@@ -122,13 +121,13 @@ func readState(t *testing.T, data []byte) cluster.State {
 	}
 	state, err := cluster.ReadState(path)
 	if err != nil {
-		return cluster.State{} // a host that cannot read it begins anew
+		return cluster.State{} // a host whose state cannot be read starts without one
 	}
 	return state
 }
 
-// foreignClaims are the subnets that are neither under this host's id nor what its state
-// knows the nonce of.
+// foreignClaims are the claimed subnets that are not under this host's id, and whose nonce its
+// state does not have.
 func foreignClaims(store *memory, s cluster.State) (all []netip.Prefix) {
 	view, err := store.Get(context.Background(), cluster.PrefixClaims)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// given is a store whose subnets are a control plane's to give.
+// given is a store whose subnets a control plane assigns (View.Complete).
 type given struct {
 	*memory
 	fixed   bool
@@ -25,7 +25,7 @@ func (g *given) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	return view, err
 }
 
-// give gives subnets to a host, in place of those that it has.
+// give assigns subnets to a host, instead of those that it has.
 func (g *given) give(t *testing.T, id string, subnets ...string) {
 	t.Helper()
 	g.revision++
@@ -63,8 +63,9 @@ func subnetsOf(owned []cluster.Owned) (all []string) {
 	return all
 }
 
-// TestGiven: a host takes the subnets that it is given, publishes its record and claims
-// nothing; it takes others in their place, and keeps what it has while it is given none.
+// TestGiven: a host takes the subnets that it is assigned, publishes its record and claims
+// nothing; it takes other ones when they are reassigned, and keeps what it has while it has none
+// assigned.
 func TestGiven(t *testing.T) {
 	t.Parallel()
 	g, a := newGiven(t)
@@ -90,8 +91,8 @@ func TestGiven(t *testing.T) {
 	}
 }
 
-// TestGivenFixed: in a list that nobody writes, a subnet that has become another's is so
-// for a host as well that the list does not name any more.
+// TestGivenFixed: a host that a fixed list does not name any more gives up a subnet that the list
+// gives to another.
 func TestGivenFixed(t *testing.T) {
 	t.Parallel()
 	g, a := newGiven(t)
@@ -107,8 +108,8 @@ func TestGivenFixed(t *testing.T) {
 	}
 }
 
-// TestGivenRestored: a control plane whose store went back makes a host suspicious; it
-// writes nothing about that, and believes in no removal.
+// TestGivenRestored: a host suspects a control plane whose store went back; it writes nothing, and
+// believes no peer gone.
 func TestGivenRestored(t *testing.T) {
 	t.Parallel()
 	g, a := newGiven(t)
@@ -131,7 +132,7 @@ func TestGivenRestored(t *testing.T) {
 	}
 	g.revision -= 3
 	delete(g.keys, cluster.PrefixNodes+b.State.ID)
-	if fine, err := a.Glance(t.Context(), g, cluster.Node{}); fine || err != nil {
+	if fine, err := a.Unchanged(t.Context(), g, cluster.Node{}); fine || err != nil {
 		t.Errorf("got %v, %v, want that it is noticed", fine, err)
 	}
 	if err := a.settleWith(g); err != nil || a.State.Suspect == "" || g.keys[cluster.KeyFrozen].Data != nil {
@@ -146,7 +147,7 @@ func TestGivenRestored(t *testing.T) {
 	}
 }
 
-// TestGivenLeave: who leaves takes its record away, and what it was given is not its to give back.
+// TestGivenLeave: a host that leaves deletes its record, and does not release assigned subnets.
 func TestGivenLeave(t *testing.T) {
 	t.Parallel()
 	g, a := newGiven(t)
@@ -163,8 +164,8 @@ func TestGivenLeave(t *testing.T) {
 	}
 }
 
-// TestUnusableRecord: a key that is there, and says why there is no record in it, is no
-// proof that its host has left, and is not one that was deleted.
+// TestUnusableRecord: a record that the store cannot read is no proof that its host has left, and
+// does not count as deleted.
 func TestUnusableRecord(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -185,7 +186,7 @@ func TestUnusableRecord(t *testing.T) {
 	}
 }
 
-// TestSubnetLen: the usual length where a pool says none.
+// TestSubnetLen: the default length of a pool's subnets.
 func TestSubnetLen(t *testing.T) {
 	t.Parallel()
 	c, err := cluster.ParseConfig([]byte(`{"networks": [{"name": "n", "ipv4": {"pool": "10.0.0.0/16"}, "ipv6": {"pool": "fd00::/48"}}]}`))
@@ -194,8 +195,8 @@ func TestSubnetLen(t *testing.T) {
 	}
 }
 
-// TestKeyOfAnother: a host that publishes the WireGuard key of another, which had it before,
-// cuts that off from nobody; once the other has gone or has another key, it may have it.
+// TestKeyOfAnother: a host that publishes another's WireGuard key does not take the key from it; it
+// has the key once the other is gone or has another key.
 func TestKeyOfAnother(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "c")
@@ -230,7 +231,7 @@ func TestKeyOfAnother(t *testing.T) {
 		t.Errorf("got keys %v, problems %v, want what each says", keys, v.Problems)
 	}
 
-	// of two that come with one key neither has it, and nobody has this host's
+	// of two new hosts with the same key neither has it, and no peer has this host's
 	record("d", "D")
 	record("e", "D")
 	c.State.Self.WGKey = "own"
@@ -239,7 +240,7 @@ func TestKeyOfAnother(t *testing.T) {
 		v, keys := believe()
 		problems := strings.Join(v.Problems, "\n")
 		if keys["d"]+keys["e"]+keys["f"] != "" || keys["a"] != "B" || len(v.Problems) != 2 ||
-			!strings.Contains(problems, "node d (d) and node e (e) have one WireGuard key, so that neither is reached by it") ||
+			!strings.Contains(problems, "node d (d) and node e (e) have the same WireGuard key, so that neither is reached by it") ||
 			!strings.Contains(problems, "node f (f) says that it has the WireGuard key of this host") {
 			t.Errorf("got keys %v, problems %v, want none for d, e and f", keys, v.Problems)
 		}

@@ -15,51 +15,49 @@ import (
 // Member is one host's part in a cluster.
 type Member struct {
 	State State
-	// Save is called before the store is asked for anything that is not known yet to
-	// be this host's, and after each change of what it believes.
+	// Save saves the state: before the store is asked for a new claim, and after each change
+	// of what this host believes.
 	Save func(State) error
-	// Nonce gives a new one.
+	// Nonce returns a new nonce.
 	Nonce func() string
 	Now   func() time.Time
-	// Quarantine is how long a subnet that was given up is left alone.
+	// Quarantine is how long a released subnet is not claimed again.
 	Quarantine time.Duration
-	// Version is this agent's: see Config.MinAgent.
+	// Version is this agent's version: see Config.MinAgent.
 	Version string
 }
 
-// Errors of Reconcile that the caller tells apart.
+// Errors of Reconcile, to be told apart with errors.Is.
 var (
-	// ErrNoConfig: the store has no configuration. A host that was in the cluster goes
-	// on with what it has.
+	// ErrNoConfig: the store has no configuration. A host that was in the cluster keeps its
+	// subnets.
 	ErrNoConfig = errors.New("the store has no configuration of this cluster")
-	// ErrFrozen: no subnets are given meanwhile.
+	// ErrFrozen: an administrator, or a host that suspects the store, has frozen claims.
 	ErrFrozen = errors.New("no subnets are given")
 	// ErrName: another host has the name.
 	ErrName = errors.New("the name is another host's")
-	// ErrLeaving: this host has left, and the store does not know yet: Leave first.
+	// ErrLeaving: this host is leaving the cluster: call Leave.
 	ErrLeaving = errors.New("this host is leaving")
-	// ErrBusy: others changed the same, time and again.
+	// ErrBusy: each transaction came too late, because other hosts changed the same keys.
 	ErrBusy = errors.New("given up, since other hosts change the same at the same time")
 )
 
-// reconcileTries bounds the transactions of one Reconcile. Each that fails means that another
-// host's succeeded.
+// reconcileTries bounds the transactions of one Reconcile. Each one that fails means that
+// another host's succeeded.
 const reconcileTries = 64
 
-// unsureTries bounds those of which no answer came.
+// unsureTries bounds the transactions without an answer.
 const unsureTries = 3
 
-// Reconcile makes store and state agree on this host's subnets: those that it has are
-// asserted again where the store has lost them, or given up at once where the store
-// gave them to another; those that it lacks are claimed; and self, which need not say
-// its subnets, is published. It may be called at any time and does nothing where
-// nothing is amiss.
+// Reconcile makes store and state agree on this host's subnets. It writes claims again that
+// the store has lost, gives up at once those that the store has given to another host, claims
+// the subnets that this host lacks, and publishes self (whose Subnets it fills in). It can be
+// called at any time, and writes nothing where nothing differs.
 //
-// An agent that is too old for the cluster (Outdated) hears of what it has lost, and does
-// no more.
+// An agent that is too old for the cluster (Outdated) only gives up what is another host's.
 //
-// Where it fails the state holds what is known all the same: an ErrFrozen host has the
-// subnets that it had.
+// After an error the state holds what is known all the same: with ErrFrozen, for example, the
+// host keeps the subnets that it had.
 func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	if m.State.Leaving {
 		return ErrLeaving
@@ -84,7 +82,7 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 		done, err := m.reconcileOnce(ctx, store, view, self)
 		if errors.Is(err, ErrUnsure) && unsure < unsureTries {
 			unsure++
-			continue // Pending says what was asked for
+			continue // State.Pending has what was asked for
 		}
 		if done || err != nil {
 			return err
@@ -93,7 +91,7 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 	return ErrBusy
 }
 
-// takeConfig takes the configuration over.
+// takeConfig takes the store's configuration into the state.
 func (m *Member) takeConfig(view View) error {
 	s := &m.State
 	value, ok := view.Keys[KeyConfig]
@@ -113,8 +111,8 @@ func (m *Member) takeConfig(view View) error {
 	return nil
 }
 
-// suspectStore sets Suspect where the store cannot be the one that was seen last: another
-// cluster id, an older revision, or no configuration.
+// suspectStore sets Suspect where the store has lost what this host saw there: it has another
+// id, an older revision, or no configuration.
 func (m *Member) suspectStore(view View) bool {
 	s := &m.State
 	_, hasConfig := view.Keys[KeyConfig]
@@ -133,9 +131,9 @@ func (m *Member) suspectStore(view View) bool {
 	return true
 }
 
-// freeze keeps everybody from taking new subnets: the store does not know of all that
-// there are. Whoever notices first does it, for as long as the administrator wants. Where
-// hosts take none it is enough to remember.
+// freeze saves the suspicion, and keeps all hosts from claiming subnets until an administrator
+// ends that: the store does not have all claims. The first host that notices does it. In a
+// Complete list hosts claim nothing, so that it need not be frozen.
 func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	if err := m.save(); err != nil {
 		return err
@@ -146,13 +144,13 @@ func (m *Member) freeze(ctx context.Context, store Store, view View) error {
 	return Freeze(ctx, store, m.State.Name, m.State.Suspect)
 }
 
-// reconcileOnce makes the claims of the view and the state agree, and the one transaction
-// that this takes. It is not done where that was too late.
+// reconcileOnce makes the view's claims and the state agree, with at most one transaction.
+// done is false where the store has changed since the view was read.
 func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self Node) (done bool, err error) {
 	s := &m.State
 	claims := readClaims(view)
 	var txn Txn
-	m.hear(claims)
+	m.resolvePending(claims)
 	m.adopt(view, claims)
 	kept, again := m.compare(claims, &txn)
 	if err := m.save(); err != nil {
@@ -169,7 +167,7 @@ func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self
 		return false, err
 	}
 	if _, listed := view.Keys[PrefixNodes+s.ID]; wantErr != nil && !listed && len(kept)+len(again) == 0 {
-		return false, wantErr // it is in no network, and nobody need know it
+		return false, wantErr // a host without subnets is not published
 	}
 	self.ID, self.Name, self.Subnets = s.ID, s.Name, slices.Concat(kept, again, wanted)
 	if err := m.publish(view, self, &txn); err != nil {
@@ -198,8 +196,8 @@ func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self
 	return true, errors.Join(wantErr, m.save())
 }
 
-// readClaims are the claims of the view, by their keys without the prefix. One that
-// cannot be read is somebody's all the same.
+// readClaims are the claims of the view, by their keys without the prefix. A claim that
+// cannot be read still takes its subnet.
 func readClaims(view View) map[string]claim {
 	claims := map[string]claim{}
 	for key, value := range view.Under(PrefixClaims) {
@@ -216,9 +214,9 @@ func readClaims(view View) map[string]claim {
 	return claims
 }
 
-// hear resolves Pending: if the transaction whose answer was lost did happen, the claims in
-// the store have its nonces.
-func (m *Member) hear(claims map[string]claim) {
+// resolvePending clears State.Pending: if the transaction whose answer was lost was done, the
+// store has claims with its nonces, and they are this host's.
+func (m *Member) resolvePending(claims map[string]claim) {
 	s := &m.State
 	for _, o := range s.Pending {
 		if c, ok := claims[keyOf(o)]; ok && c.Nonce == o.Nonce && !slices.Contains(s.Claims, o) {
@@ -228,15 +226,15 @@ func (m *Member) hear(claims map[string]claim) {
 	s.Pending = nil
 }
 
-// compare sorts this host's claims by what the store says: kept are still its own, again are
-// missing and have to be written again, and those that another host has now move to Lost.
+// compare sorts this host's claims by what the store has: kept are still its own, again are
+// missing and have to be written again, and those that another host has move to State.Lost.
 func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned) {
 	s := &m.State
 	var lost []Owned
 	for _, o := range s.Claims {
 		c, ok := claims[keyOf(o)]
 		switch {
-		case ok && c.Nonce == o.Nonce && c.Node == s.ID: // the nonces of a list need not differ
+		case ok && c.Nonce == o.Nonce && c.Node == s.ID: // in an administrator's list all nonces may be the same
 			kept = append(kept, o)
 			txn.unchanged(PrefixClaims+keyOf(o), c.raw)
 		case ok || overlapped(claims, o):
@@ -254,10 +252,10 @@ func (m *Member) compare(claims map[string]claim, txn *Txn) (kept, again []Owned
 	return kept, again
 }
 
-// adopt takes claims over that are under this host's id, and that it does not know of:
-// its state was lost, or its administrator wrote them. Where it has another subnet in
-// their place only the administrator's word counts: a store restored from a backup
-// may hold what this host had once, and somebody else has now.
+// adopt adds to the state claims that are under this host's id and that it does not know:
+// its state was lost, or an administrator wrote them. Where it has another subnet of that
+// slot, only an administrator's list (Complete) replaces it: a store that was restored from a
+// backup may have a former subnet of this host, which another host has now.
 func (m *Member) adopt(view View, claims map[string]claim) {
 	s := &m.State
 	if _, frozen := view.Keys[KeyFrozen]; frozen {
@@ -287,7 +285,6 @@ func compareOwned(a, b Owned) int {
 
 func keyOf(o Owned) string { return o.Network + "/" + subnetKey(o.Subnet) }
 
-// overlapped says whether a claim of another length covers a part of the subnet.
 func overlapped(claims map[string]claim, o Owned) bool {
 	for _, c := range claims {
 		if c.owned.Subnet.Overlaps(o.Subnet) {
@@ -297,7 +294,7 @@ func overlapped(claims map[string]claim, o Owned) bool {
 	return false
 }
 
-// choose picks a subnet for each pool that this host has none of: the one that is reserved
+// choose chooses a subnet of each pool from which this host has none: the one that is reserved
 // for it, or a free one.
 func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned, error) {
 	s := &m.State
@@ -306,7 +303,7 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 		has[o.slot()] = true
 	}
 	var wanted []Owned
-	wish := sync.OnceValue(func() Wish { return m.wish(view, claims) }) // it is a lot to read
+	wish := sync.OnceValue(func() Wish { return m.wish(view, claims) }) // expensive, and rarely needed
 	for _, n := range s.Config.Networks {
 		for _, p := range n.Pools() {
 			if has[slot{n.Name, FamilyOf(p.Prefix.Addr())}] {
@@ -329,7 +326,7 @@ func (m *Member) choose(view View, claims map[string]claim, self Node) ([]Owned,
 	return wanted, nil
 }
 
-// reserved is the subnet of a slot that is kept for the host with one of self's addresses.
+// reserved is the slot's subnet that is reserved for one of self's addresses.
 func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
 	for _, c := range claims {
 		if c.Node == "" && c.For.IsValid() && self.has(c.For) && c.owned.Subnet.IsValid() && c.owned.slot() == s {
@@ -339,8 +336,8 @@ func reserved(claims map[string]claim, s slot, self Node) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// mayChoose is an error where a subnet that the store does not know of may be some
-// host's.
+// mayChoose is an error where hosts must not claim subnets: in an administrator's list, or
+// while claims are frozen, because hosts may have subnets that the store does not know.
 func (m *Member) mayChoose(view View) error {
 	if view.Lacking != nil {
 		return view.Lacking
@@ -365,8 +362,8 @@ func (m *Member) wish(view View, claims map[string]claim) Wish {
 			w.Taken = append(w.Taken, c.owned.Subnet)
 		}
 	}
-	// What this host has heard of counts as taken, whatever the store says, and so does
-	// what it has lost: containers with addresses of it may be running.
+	// A peer's subnet counts as taken, even if the store does not say so, and so does a
+	// subnet that this host has lost: containers with its addresses may be running.
 	for _, peer := range m.State.Peers {
 		for _, o := range peer.Subnets {
 			w.Taken = append(w.Taken, o.Subnet)
@@ -386,16 +383,16 @@ func tombstones(view View) []Tombstone {
 		if err != nil {
 			continue
 		}
-		var g grave
+		var g tombstone
 		if err := json.Unmarshal(value.Data, &g); err != nil {
-			continue // its subnet is as good as one that nobody ever had
+			continue // then the subnet is like one that nobody ever had
 		}
 		all = append(all, Tombstone{Subnet: subnet, Revision: value.Revision, At: g.At})
 	}
 	return all
 }
 
-// checkName refuses a name that is another host's: one of the two is misnamed.
+// checkName refuses a name that another host has, and claims one that nobody has.
 func (m *Member) checkName(view View, txn *Txn) error {
 	key := PrefixNames + m.State.Name
 	value, taken := view.Keys[key]
@@ -413,7 +410,7 @@ func (m *Member) checkName(view View, txn *Txn) error {
 	return nil
 }
 
-// publish writes the record where it says something new.
+// publish writes this host's record if it differs from the store's.
 func (m *Member) publish(view View, self Node, txn *Txn) error {
 	value, ok := view.Keys[PrefixNodes+self.ID]
 	if view.Fixed {
@@ -435,7 +432,7 @@ func (m *Member) publish(view View, self Node, txn *Txn) error {
 	return nil
 }
 
-// claim takes the subnet, and its tombstone away.
+// claim writes a claim of the subnet, and deletes its tombstone.
 func (t *Txn) claim(view View, id string, o Owned) error {
 	data, err := json.Marshal(claim{Node: id, Nonce: o.Nonce})
 	if err != nil {
@@ -455,7 +452,7 @@ func (t *Txn) claim(view View, id string, o Owned) error {
 
 func (m *Member) save() error { return m.Save(m.State) }
 
-// Subnets are those of one network that this host believes to be its own.
+// Subnets are this host's subnets of one network.
 func (s *State) Subnets(network string) []netip.Prefix {
 	var all []netip.Prefix
 	for _, o := range s.Claims {

@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// memory is a store in memory: what etcd is to the hosts, and can be made to forget.
+// memory is a store in memory, whose content tests can change.
 type memory struct {
 	id       string
 	revision int64

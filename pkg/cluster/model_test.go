@@ -23,11 +23,11 @@ var (
 
 // TestModel: hosts join, leave, crash and are cut off; answers are lost; the store is
 // wiped, and restored from what a host knows or from an old backup; administrators
-// release hosts, and are wrong about it. At no moment do two hosts believe in one
-// subnet, other than by a release of a host that lived, which is fenced at first sight.
+// release hosts, sometimes live ones. At no moment do two hosts believe in the same subnet,
+// except after the release of a live host, which gives up its subnets as soon as it sees that.
 //
-// The administrator is held to what docs/hosts.md asks of one: a backup is restored
-// frozen, and thawed when every host that lives has its subnets in the store.
+// The administrator does what docs/hosts.md asks: a backup is restored frozen, and thawed
+// when every host that is alive has its subnets in the store.
 func TestModel(t *testing.T) {
 	t.Parallel()
 	first := *seed
@@ -56,8 +56,7 @@ func TestModel(t *testing.T) {
 const modelNodes, modelConfig = 12, `{"id": "c1", "networks": [{"name": "n",
 	"ipv4": {"pool": "10.0.0.0/24", "subnetLen": 27}, "ipv6": {"pool": "fd00::/60", "subnetLen": 64}}]}`
 
-// world is hosts and a store. One of them acts at a time, and hands over before each
-// question to the store.
+// world is hosts and a store. One host acts at a time, and pauses before each call to the store.
 type world struct {
 	t      *testing.T
 	rand   *rand.Rand
@@ -66,8 +65,8 @@ type world struct {
 	hosts  []*modelHost
 	nonces int
 	did    map[string]int
-	// wrongly are claims that were released while their owner lived, how often. Where the
-	// store has forgotten that since, nothing is promised of them: forgotten.
+	// wrongly counts how often each claim was released while its owner was alive. forgotten are
+	// those of which the store has lost the tombstone since: nothing is guaranteed for them.
 	wrongly   map[cluster.Owned]int
 	forgotten map[cluster.Owned]bool
 }
@@ -76,12 +75,12 @@ type modelHost struct {
 	*world
 	name      string
 	disk      cluster.State
-	member    *cluster.Member // nil while nothing runs
-	cut       bool            // from the store
-	resume    chan error      // what comes of the question that it waits to ask
-	paused    chan bool       // whether it waits to ask, or is done
-	reconcile bool            // what it does is Reconcile
-	lost      int             // how many subnets it had lost before
+	member    *cluster.Member // nil while no agent runs
+	cut       bool            // it cannot reach the store
+	resume    chan error      // the result of the call before which it has paused
+	paused    chan bool       // whether it has paused before a call, or is done
+	reconcile bool            // it runs Reconcile
+	lost      int             // the number of subnets that it had lost before
 	before    map[cluster.Owned]int
 }
 
@@ -119,7 +118,7 @@ func (w *world) run(steps int) {
 			break
 		}
 	}
-	for _, h := range w.hosts { // nobody is left behind
+	for _, h := range w.hosts { // so that no goroutine is left
 		for h.member != nil {
 			h.goOn(errCrash)
 		}
@@ -162,7 +161,7 @@ func (w *world) step() {
 
 func (w *world) count(what string) { w.did[what]++ }
 
-// begin starts Reconcile or Leave on the host, up to its first question.
+// begin starts Reconcile or Leave on the host, up to its first call to the store.
 func (h *modelHost) begin(reconcile bool) {
 	reconcile = reconcile && !h.disk.Leaving
 	h.reconcile, h.before, h.lost = reconcile, maps.Clone(h.wrongly), len(h.disk.Lost)
@@ -197,7 +196,7 @@ func (h *modelHost) begin(reconcile bool) {
 	h.wait()
 }
 
-// believe lists the others, as the agent does after Reconcile.
+// believe lists the peers, as the agent does after Reconcile.
 func (h *modelHost) believe(member *cluster.Member) error {
 	view, err := h.Get(context.Background(), cluster.PrefixNodes, cluster.PrefixReleased)
 	if err != nil {
@@ -233,12 +232,12 @@ func (h *modelHost) finish(err error, what string) {
 	}
 }
 
-// fencedAtFirstSight: whoever was released before it began, and has heard of it, holds
-// nothing any more that the store says is another's.
+// fencedAtFirstSight: a host that was released before it began Reconcile, and has read the store,
+// has no subnet any more that the store gives to another.
 func (h *modelHost) fencedAtFirstSight() {
 	for _, o := range h.disk.Claims {
 		if h.before[o] > 0 && h.before[o] == h.wrongly[o] {
-			delete(h.wrongly, o) // it has it again, if anybody
+			delete(h.wrongly, o) // it is the owner again, if any host is
 		}
 	}
 	for o := range h.before {
@@ -248,7 +247,7 @@ func (h *modelHost) fencedAtFirstSight() {
 	}
 }
 
-// goOn lets the host ask, and go on to its next question.
+// goOn lets the host make its call, and go on to its next one.
 func (h *modelHost) goOn(fate error) {
 	h.resume <- fate
 	h.wait()
@@ -260,7 +259,7 @@ func (h *modelHost) wait() {
 	}
 }
 
-// ask hands over, and says what is to come of the question.
+// ask pauses before a call, and returns the error that the call is to have.
 func (h *modelHost) ask() error {
 	h.paused <- true
 	return <-h.resume
@@ -273,7 +272,7 @@ func (h *modelHost) Get(ctx context.Context, prefixes ...string) (cluster.View, 
 	return h.store.Get(ctx, prefixes...)
 }
 
-// Commit may happen although its answer is lost.
+// Commit may do the transaction although its answer is lost.
 func (h *modelHost) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	fate := h.ask()
 	if errors.Is(fate, errCut) || errors.Is(fate, errCrash) && h.rand.IntN(2) == 0 {
@@ -294,7 +293,7 @@ func (w *world) wipe() {
 	w.store.id = strconv.Itoa(w.rand.IntN(3))
 }
 
-// forget: what the store knew of releases is gone.
+// forget records that the store has lost its tombstones.
 func (w *world) forget() {
 	for o := range w.wrongly {
 		w.forgotten[o] = true
@@ -320,7 +319,7 @@ func (w *world) rollBack() {
 	}
 }
 
-// release is an administrator who takes a host for dead.
+// release is an administrator who believes that a host is dead.
 func (w *world) release(h *modelHost) {
 	err := cluster.Release(context.Background(), w.store, h.disk.ID, time.Unix(w.store.revision, 0))
 	if errors.Is(err, cluster.ErrUnknown) {
@@ -335,7 +334,7 @@ func (w *world) release(h *modelHost) {
 	}
 }
 
-// thaw is an administrator who has made sure that every host is there.
+// thaw is an administrator who has made sure that every live host is in the store.
 func (w *world) thaw() {
 	view, err := w.store.Get(context.Background(), cluster.PrefixClaims, cluster.KeyFrozen, cluster.KeyConfig)
 	if err != nil || len(view.Keys) == 0 {
@@ -351,7 +350,7 @@ func (w *world) thaw() {
 				return
 			}
 		}
-		// One that is about to be answered may believe in a moment.
+		// A host that has paused may be about to believe it.
 		for _, o := range h.disk.Pending {
 			if !slices.Contains(claims, o) && h.member != nil {
 				return
@@ -364,8 +363,7 @@ func (w *world) thaw() {
 	}
 }
 
-// believed are the subnets that the host would route: what its disk says, which is
-// what it acts upon.
+// believed are the subnets that the host would use: those of the state on disk, on which it acts.
 func (h *modelHost) believed() []cluster.Owned { return h.disk.Claims }
 
 // check is the invariant.

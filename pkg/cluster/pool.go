@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Pool is the addresses of a network in one family, cut into subnets of one length.
+// Pool is a network's addresses of one family, divided into subnets of one length.
 type Pool struct {
 	Prefix    netip.Prefix `json:"pool"`
 	SubnetLen int          `json:"subnetLen"`
@@ -41,7 +41,7 @@ func (p Pool) check(family Family) error {
 	return nil
 }
 
-// filled is the pool with a length where it says none.
+// filled is the pool with the default length where it has none.
 func (p *Pool) filled(length int) *Pool {
 	if p == nil || p.SubnetLen != 0 {
 		return p
@@ -49,7 +49,7 @@ func (p *Pool) filled(length int) *Pool {
 	return &Pool{Prefix: p.Prefix, SubnetLen: length}
 }
 
-// Size is how many subnets the pool has.
+// Size is the number of subnets in the pool.
 func (p Pool) Size() uint64 { return 1 << (p.SubnetLen - p.Prefix.Bits()) }
 
 // Subnet is the i-th of the pool's subnets.
@@ -65,7 +65,7 @@ func (p Pool) Subnet(i uint64) netip.Prefix {
 	if shift >= 64 {
 		hi |= i << (shift - 64)
 	} else {
-		hi |= i >> (64 - shift) // none where shift is 0
+		hi |= i >> (64 - shift) // 0 where shift is 0
 		lo |= i << shift
 	}
 	binary.BigEndian.PutUint64(a[:8], hi)
@@ -78,29 +78,31 @@ func (p Pool) has(subnet netip.Prefix) bool {
 	return subnet.Bits() == p.SubnetLen && p.Prefix.Contains(subnet.Addr()) && subnet == subnet.Masked()
 }
 
-// Tombstone is what stays of a claim that was given up.
+// Tombstone is what remains of a claim that was released.
 type Tombstone struct {
 	Subnet   netip.Prefix
-	Revision int64 // of the store, when it was given up
+	Revision int64 // the store's, when it was released
 	At       time.Time
 }
 
 // ErrFull says that a pool has no subnet left to give.
 var ErrFull = errors.New("no subnet is left")
 
-// Wish is what a subnet is chosen by.
+// Wish is the input of Choose.
 type Wish struct {
-	Seed string // whose hash says where to begin: hosts that come together begin apart
-	// Taken are subnets that somebody has, each of them with or without a claim of this pool's length.
+	// Seed is hashed to decide where the search begins, so that hosts that join at the same
+	// time begin at different subnets.
+	Seed string
+	// Taken are subnets that somebody has; they may have another length than the pool's.
 	Taken []netip.Prefix
-	// Released are subnets that were given up. They come last, the oldest first, and
-	// not before Quarantine has passed: others may hold stale routes to them.
+	// Released are subnets that were released. They are chosen last, the oldest first, and
+	// not before Quarantine has passed: hosts may still have routes to their former owner.
 	Released   []Tombstone
 	Quarantine time.Duration
 	Now        time.Time
 }
 
-// Choose gives a subnet that nobody has.
+// Choose chooses a free subnet. The error is ErrFull where there is none.
 func (p Pool) Choose(w Wish) (netip.Prefix, error) {
 	avoid := map[netip.Prefix]bool{}
 	var wide []netip.Prefix
@@ -123,7 +125,7 @@ func (p Pool) Choose(w Wish) (netip.Prefix, error) {
 	}
 	size := p.Size()
 	start := p.start(w.Seed)
-	for n := range min(size, uint64(len(w.Taken)+len(dead))+1+p.widest(wide)) {
+	for n := range min(size, uint64(len(w.Taken)+len(dead))+1+p.covered(wide)) {
 		if s := p.Subnet((start + n) % size); isFree(s) {
 			return s, nil
 		}
@@ -131,15 +133,15 @@ func (p Pool) Choose(w Wish) (netip.Prefix, error) {
 	return p.oldest(dead, wide, w)
 }
 
-// start is where the search begins: the top bits of the hash, scaled to the pool.
+// start is where the search begins: the seed's hash, scaled to the pool.
 func (p Pool) start(seed string) uint64 {
 	h := fnv.New64a()
-	_, _ = h.Write([]byte(seed)) // it never fails
+	_, _ = h.Write([]byte(seed)) // a hash's Write never fails
 	at, _ := bits.Mul64(mix(h.Sum64()), p.Size())
 	return at
 }
 
-// mix spreads what FNV leaves in the lower bits (the finalizer of MurmurHash3).
+// mix spreads FNV's lower bits over all bits (the finalizer of MurmurHash3).
 func mix(x uint64) uint64 {
 	x ^= x >> 33
 	x *= 0xff51afd7ed558ccd
@@ -148,8 +150,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>33
 }
 
-// widest is how many subnets of this pool are in wider ones.
-func (p Pool) widest(wide []netip.Prefix) uint64 {
+// covered is how many subnets of this pool overlap prefixes of other lengths.
+func (p Pool) covered(wide []netip.Prefix) uint64 {
 	var n uint64
 	for _, w := range wide {
 		if w.Overlaps(p.Prefix) && w.Bits() < p.SubnetLen {
@@ -161,11 +163,13 @@ func (p Pool) widest(wide []netip.Prefix) uint64 {
 	return n
 }
 
+// oldest chooses the subnet that was released first, if its quarantine is over.
 func (p Pool) oldest(dead []Tombstone, wide []netip.Prefix, w Wish) (netip.Prefix, error) {
 	dead = slices.DeleteFunc(dead, func(t Tombstone) bool { return slices.ContainsFunc(wide, t.Subnet.Overlaps) })
 	slices.SortFunc(dead, func(a, b Tombstone) int { return int(a.Revision - b.Revision) })
 	for _, t := range dead {
-		// A little in the future is a clock that was set back, far in it one that is wrong.
+		// A time a little in the future means that a clock was set back; it still counts. One
+		// far in the future comes from a wrong clock, and is no reason to wait for it.
 		if age := w.Now.Sub(t.At); age.Abs() >= w.Quarantine {
 			return t.Subnet, nil
 		}
@@ -174,5 +178,5 @@ func (p Pool) oldest(dead []Tombstone, wide []netip.Prefix, w Wish) (netip.Prefi
 	if len(dead) > 0 {
 		err = fmt.Errorf("%w or given up less than %v ago, %s as the oldest at %s", err, w.Quarantine, dead[0].Subnet, dead[0].At.UTC().Format(time.RFC3339))
 	}
-	return netip.Prefix{}, fmt.Errorf("%w; release the subnets of hosts that are dead (trestle cluster nodes; trestle cluster release), or let the configuration have a larger pool", err)
+	return netip.Prefix{}, fmt.Errorf("%w; release the subnets of hosts that are dead (trestle cluster nodes; trestle cluster release), or configure a larger pool", err)
 }

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Node is what a host tells the others of itself.
+// Node is a host's record in the store, which the other hosts read.
 type Node struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
-	// Underlay are its addresses on the link that leads to the others, with their
-	// prefixes' lengths: two hosts with one prefix are on one link.
+	// Underlay are its addresses, with prefix lengths, on the link that leads to the others:
+	// two hosts with the same prefix are on one link.
 	Underlay []netip.Prefix `json:"underlay"`
 	// MTU is that link's.
 	MTU int `json:"mtu"`
-	// MAC is its VXLAN device's, made from the id: the same after each boot.
+	// MAC is its VXLAN device's, derived from the id: the same after each boot.
 	MAC string `json:"mac,omitempty"`
 	// WGKey is the public key of its WireGuard device, in base64.
 	WGKey string `json:"wgKey,omitempty"`
-	// NAT says that others cannot reach Underlay: the host speaks to them first.
+	// NAT says that others cannot reach Underlay: the host sends first.
 	NAT     bool    `json:"nat,omitempty"`
 	Subnets []Owned `json:"subnets"`
 	Version string  `json:"version,omitempty"`
@@ -30,10 +30,10 @@ type Node struct {
 	extra extra
 }
 
-// leastMTU is what each host of IPv4 takes (RFC 791, section 3.2).
+// leastMTU is the packet size that every IPv4 host accepts (RFC 791, section 3.2).
 const leastMTU = 576
 
-// ParseNode reads a record and refuses one that nobody could be reached by.
+// ParseNode reads and checks a record.
 func ParseNode(data []byte) (Node, error) {
 	var n Node
 	if err := json.Unmarshal(data, &n); err != nil {
@@ -43,7 +43,7 @@ func ParseNode(data []byte) (Node, error) {
 		return Node{}, errors.New("id: missing")
 	}
 	if n.MTU != 0 && n.MTU < leastMTU {
-		return Node{}, fmt.Errorf("mtu: %d is less than %d, which each host takes", n.MTU, leastMTU)
+		return Node{}, fmt.Errorf("mtu: %d is less than %d, which every host accepts", n.MTU, leastMTU)
 	}
 	for _, a := range n.Underlay {
 		if !a.IsValid() {
@@ -63,20 +63,21 @@ func (n Node) has(a netip.Addr) bool {
 	return slices.ContainsFunc(n.Underlay, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
-// Equal says whether both say the same. A thousand are compared at each change of one.
+// Equal says whether both records are the same. It compares fields rather than JSON, since
+// each change of one peer compares all of a thousand.
 func (n Node) Equal(other Node) bool {
 	return n.ID == other.ID && n.Name == other.Name && slices.Equal(n.Underlay, other.Underlay) && n.MTU == other.MTU &&
 		n.MAC == other.MAC && n.WGKey == other.WGKey && n.NAT == other.NAT && slices.Equal(n.Subnets, other.Subnets) &&
 		n.Version == other.Version && n.extra.equal(other.extra)
 }
 
-// MarshalJSON keeps what a newer release has written.
+// MarshalJSON writes keys of newer releases as they were read.
 func (n Node) MarshalJSON() ([]byte, error) {
 	type plain Node
 	return n.extra.marshal(plain(n))
 }
 
-// UnmarshalJSON keeps what it does not know.
+// UnmarshalJSON keeps the keys that this release does not know.
 func (n *Node) UnmarshalJSON(data []byte) error {
 	type plain Node
 	var p plain
@@ -93,16 +94,16 @@ func (n *Node) UnmarshalJSON(data []byte) error {
 type claim struct {
 	Node     string `json:"node,omitempty"`
 	Nonce    string `json:"nonce"`
-	Reserved string `json:"reserved,omitempty"` // why the administrator keeps it from hosts
+	Reserved string `json:"reserved,omitempty"` // why hosts may not claim it
 	// For is the address of the one host that may take a reserved subnet.
 	For netip.Addr `json:"for,omitzero"`
 
 	raw Value
-	// owned is what its key says, where that says anything.
+	// owned is read from the claim's key; it is the zero value if the key cannot be read.
 	owned Owned
 }
 
-// holder says whose it is.
+// holder says who has the subnet, for messages.
 func (c claim) holder() string {
 	if c.Node == "" {
 		return "reserved: " + c.Reserved
@@ -110,14 +111,14 @@ func (c claim) holder() string {
 	return "taken by node " + c.Node
 }
 
-// grave is the value of a tombstone's key.
-type grave struct {
+// tombstone is the value of a tombstone's key.
+type tombstone struct {
 	Node  string    `json:"node"`
 	Nonce string    `json:"nonce"`
 	At    time.Time `json:"at"`
 }
 
-// freeze is the value of the key that keeps hosts from taking new subnets.
+// freeze is the value of KeyFrozen.
 type freeze struct {
 	By  string `json:"by"`
 	Why string `json:"why"`

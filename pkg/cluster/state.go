@@ -7,52 +7,40 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 )
 
-// State is what a host knows by itself, with no store at hand: it is kept on disk, and
-// the kernel's routes are made from it after a boot.
+// State is what a host knows without a store. It is kept on disk, and after a boot the kernel
+// is configured from it.
 type State struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
-	// Store and Revision are what this host has seen of its store last: a store that
-	// is another or has gone back is no proof of anything.
+	// Store and Revision are the store's id and revision when this host last read it. A store
+	// with another id or an older revision proves nothing.
 	Store    string `json:"store,omitempty"`
 	Revision int64  `json:"revision,omitempty"`
 	Config   Config `json:"config"`
 	// Claims are the subnets that this host believes to be its own. Pending are those
-	// that it asked for and heard no answer.
+	// that it asked the store for without an answer yet.
 	Claims  []Owned `json:"claims,omitempty"`
 	Pending []Owned `json:"pending,omitempty"`
-	// Lost are subnets that were given to another while this host could not hear of it.
+	// Lost are former subnets of this host that another host was given, by a release.
 	Lost []Owned `json:"lost,omitempty"`
 	// Self is the record that was published last.
 	Self Node `json:"self"`
 	// Peers are the others that this host believes in.
 	Peers []Node `json:"peers,omitempty"`
-	// Suspect says why removals are not believed, where they are not.
+	// Suspect is why no host is believed gone at present; "" where the store is trusted.
 	Suspect string `json:"suspect,omitempty"`
 	// Drained keeps the networks' configurations away from the runtime. Leaving says that
-	// the host is on its way out: the store does not know yet, or something of the network
-	// is left on the host.
+	// the host is between BeginLeave and EndLeave: the store does not know yet, or something of
+	// the network is left on the host.
 	Drained bool `json:"drained,omitempty"`
 	Leaving bool `json:"leaving,omitempty"`
-	// Told says of a host that is leaving that the store knows.
+	// Told says that the store knows that this host is leaving.
 	Told bool `json:"told,omitempty"`
 }
 
-// Owner is the peer that has the subnet, or a part of it.
-func (s *State) Owner(o Owned) (Node, bool) {
-	i := slices.IndexFunc(s.Peers, func(n Node) bool {
-		return slices.ContainsFunc(n.Subnets, func(p Owned) bool { return p.Subnet.Overlaps(o.Subnet) })
-	})
-	if i < 0 {
-		return Node{}, false
-	}
-	return s.Peers[i], true
-}
-
-// ReadState reads what SaveState has written; no file is an empty state.
+// ReadState reads a file of SaveState. A missing file is an empty state.
 func ReadState(path string) (State, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,19 +56,19 @@ func ReadState(path string) (State, error) {
 	return s, nil
 }
 
-// SaveState replaces the file as a whole, and returns when it would survive a loss of
-// power: what it says is acted upon.
+// SaveState replaces the file atomically, and returns once it would survive a power failure:
+// the caller acts upon the state after that.
 func SaveState(path string, s State) error {
-	data, err := json.Marshal(s) // not for people; with a thousand peers to indent it costs as much again
+	data, err := json.Marshal(s) // not indented: with a thousand peers that would cost as much again
 	if err != nil {
 		return fmt.Errorf("encode the state: %w", err)
 	}
 	return WriteFile(path, append(data, '\n'), 0o600)
 }
 
-// WriteFile replaces a file as a whole: written beside it, synchronised, renamed. The name
-// beside it is always the same, so that what a killed writer has left the next one
-// takes; a file has one writer at a time.
+// WriteFile replaces a file atomically: it writes a temporary file in the same directory, syncs
+// and renames it. The temporary file always has the same name, so that the next writer
+// overwrites one that a killed writer left; a file has one writer at a time.
 func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -106,7 +94,7 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	return syncDir(dir)
 }
 
-// syncDir makes a rename outlive a loss of power.
+// syncDir makes a rename survive a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

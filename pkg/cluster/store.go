@@ -25,29 +25,27 @@ const (
 type Value struct {
 	Data     []byte
 	Revision int64
-	// Err is why there is a key and no Data that could be used, where the store knows.
+	// Err is why the store cannot read the key's data, if it cannot.
 	Err error
 }
 
-// View is what a store held at one moment, under the prefixes that were asked for.
+// View is a snapshot of a store: the keys that were asked for.
 type View struct {
-	// Store is the id of the store itself: another one is another store, or the same
-	// one made anew.
+	// Store is the store's id. Another id means another store, or that it was created again.
 	Store    string
 	Revision int64
 	Keys     map[string]Value
-	// Complete says that the list of nodes and of their subnets is an administrator's or
-	// a control plane's own, not a sum of what hosts have said: a node that is not listed
-	// is gone, and hosts claim nothing.
+	// Complete says that an administrator or a control plane maintains the list of nodes and
+	// their subnets: a node that is not listed is gone, and hosts claim nothing.
 	Complete bool
-	// Fixed says that hosts do not even publish their records there.
+	// Fixed says that hosts do not publish records either.
 	Fixed bool
-	// Lacking is why this host has no subnet in a Complete list, or not one of each
-	// family, where the store knows.
+	// Lacking is why this host has no subnet, or not one of each family, in a Complete list,
+	// if the store knows.
 	Lacking error
 }
 
-// Under gives the keys below the prefix, without it.
+// Under returns the keys below the prefix, without the prefix.
 func (v View) Under(prefix string) map[string]Value {
 	under := map[string]Value{}
 	for key, value := range v.Keys {
@@ -64,11 +62,11 @@ type Change struct {
 	Value
 }
 
-// Condition is what must hold of a key for a transaction to happen.
+// Condition is what must be true of a key for a transaction to be done.
 type Condition struct {
 	Key string
-	// Absent asks that there is none; else it must hold exactly Data. (The revision that
-	// it was written at would not do: a store restored from a backup has others.)
+	// Absent says that the key must not exist; otherwise its data must equal Data. (To compare
+	// revisions would not do: a store restored from a backup has other ones.)
 	Absent bool
 	Data   []byte
 }
@@ -79,7 +77,7 @@ type Write struct {
 	Data []byte
 }
 
-// Txn happens as a whole if all conditions hold, or not at all.
+// Txn is a transaction: if all conditions are true, all writes are done, otherwise none.
 type Txn struct {
 	If   []Condition
 	Then []Write
@@ -94,25 +92,25 @@ func (t *Txn) unchanged(key string, v Value) {
 
 // Store is where the hosts of a cluster find each other.
 type Store interface {
-	// Get reads keys at one moment: those named, and all below what ends in a slash.
+	// Get reads a snapshot: the keys named, and all keys below those that end in a slash.
 	Get(ctx context.Context, keys ...string) (View, error)
-	// Commit says whether the transaction happened. After an error that is not known;
-	// after ErrUnsure it is worth while to look at once.
+	// Commit says whether the transaction was done. After an error that is not known; after
+	// ErrUnsure the caller should read the store again at once.
 	Commit(ctx context.Context, txn Txn) (bool, error)
-	// Watch calls changed for each change under the prefix after the revision, several
-	// at once where they come together, until ctx ends or something is amiss: then Get
-	// again. Where the store has been made anew it may be silent for ever.
+	// Watch calls changed with the changes under the prefix after the revision, until ctx ends
+	// or there is an error; then the caller starts again with Get. If the store was created
+	// again, Watch may be silent for ever.
 	Watch(ctx context.Context, prefix string, after int64, changed func([]Change)) error
 }
 
-// ErrUnsure says of a Commit that its answer was lost, or did not come soon: it may have
-// been done, or be done later.
+// ErrUnsure is Commit's error if the answer was lost or late: the transaction may have been
+// done, or be done later.
 var ErrUnsure = errors.New("whether it was done is not known")
 
 // ErrReadOnly is for a store that only its administrator writes.
 var ErrReadOnly = errors.New("the store is the administrator's to write")
 
-// subnetKey is how a subnet is written in keys: a slash would be a level of its own.
+// subnetKey is a subnet as keys have it, with "-" for "/", which separates the parts of a key.
 func subnetKey(s netip.Prefix) string { return s.Addr().String() + "-" + strconv.Itoa(s.Bits()) }
 
 func parseSubnetKey(key string) (netip.Prefix, error) {
@@ -123,12 +121,12 @@ func parseSubnetKey(key string) (netip.Prefix, error) {
 	return netip.ParsePrefix(key[:i] + "/" + key[i+1:])
 }
 
-// ClaimKey is the key of a claim; its tombstone has PrefixReleased instead.
+// ClaimKey is the key of a claim. That of its tombstone has PrefixReleased instead.
 func ClaimKey(network string, s netip.Prefix) string {
 	return PrefixClaims + network + "/" + subnetKey(s)
 }
 
-// parseOwnedKey is the inverse of both, without their prefix.
+// parseOwnedKey reads the key of a claim or tombstone, without its prefix.
 func parseOwnedKey(key string) (network string, s netip.Prefix, err error) {
 	network, rest, ok := strings.Cut(key, "/")
 	if !ok {

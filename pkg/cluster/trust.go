@@ -7,18 +7,18 @@ import (
 	"slices"
 )
 
-// Listing is the nodes' records as the store lists them, read once each.
+// Listing is the nodes' records and the tombstones of a store, parsed once each.
 type Listing struct {
 	View View // without the keys
-	// Nodes are those that can be read, by their ids; Unreadable the ids of the others.
+	// Nodes are the readable records, by their ids; Unreadable why the others cannot be read.
 	Nodes      map[string]Node
 	Unreadable map[string]error
-	released   map[string]grave // by the claims' keys
+	released   map[string]tombstone // by the claims' keys
 }
 
 // NewListing reads a view of PrefixNodes and PrefixReleased.
 func NewListing(view View) *Listing {
-	l := &Listing{View: view, Nodes: map[string]Node{}, Unreadable: map[string]error{}, released: map[string]grave{}}
+	l := &Listing{View: view, Nodes: map[string]Node{}, Unreadable: map[string]error{}, released: map[string]tombstone{}}
 	l.View.Keys = nil
 	for id, value := range view.Under(PrefixNodes) {
 		l.put(id, value)
@@ -27,18 +27,18 @@ func NewListing(view View) *Listing {
 	return l
 }
 
-// Release takes over what the view has of tombstones.
+// Release adds the view's tombstones.
 func (l *Listing) Release(view View) {
 	for key, value := range view.Under(PrefixReleased) {
-		var g grave
+		var g tombstone
 		if json.Unmarshal(value.Data, &g) == nil {
 			l.released[key] = g
 		}
 	}
 }
 
-// Apply takes changes of nodes' records over, and says whether one of them is gone:
-// then the tombstones are needed as well.
+// Apply applies changes of nodes' records. gone says that one was deleted: then the caller
+// reads the tombstones as well (Release).
 func (l *Listing) Apply(changes []Change) (gone bool) {
 	for _, c := range changes {
 		id := c.Key[len(PrefixNodes):]
@@ -71,20 +71,20 @@ func (l *Listing) put(id string, value Value) {
 	l.Nodes[id] = n
 }
 
-// Verdict is what came of a listing.
+// Verdict is the result of Believe.
 type Verdict struct {
 	Changed bool
-	// Missing are peers that are not listed and believed in all the same.
+	// Missing are peers that are not listed, and not proved gone.
 	Missing []string
-	// Problems are for people, one line each.
+	// Problems are messages for people, one line each.
 	Problems []string
 }
 
-// Believe turns a listing into State.Peers. What is new is believed. What is gone is
-// so only with a proof: a tombstone with the nonce of each of its claims; another owner
-// of the subnet; or that the list is the administrator's own. While the store is
-// suspect nothing is gone. Half of the peers gone at once, three or more, without a
-// proof, make it so.
+// Believe turns a listing into State.Peers. A listed host is a peer at once. One that is not
+// listed any more is only gone with a proof for each of its subnets, a tombstone with the
+// claim's nonce or another owner, or because the list is Complete. While the store is suspect
+// no peer is gone. It becomes suspect when more than half of the peers, and at least three,
+// are gone at once without a proof, or at all from a Complete list.
 func (s *State) Believe(l *Listing) Verdict {
 	var v Verdict
 	next := map[string]Node{}
@@ -106,29 +106,29 @@ func (s *State) Believe(l *Listing) Verdict {
 	}
 	slices.Sort(v.Missing)
 	for _, id := range slices.Sorted(maps.Keys(l.Unreadable)) {
-		v.Problems = append(v.Problems, fmt.Sprintf("the record of node %s cannot be read, and is left aside: %v", id, l.Unreadable[id]))
+		v.Problems = append(v.Problems, fmt.Sprintf("the record of node %s cannot be read, and is ignored: %v", id, l.Unreadable[id]))
 	}
-	s.keepKeys(next, &v)
-	peers := s.divide(next, l, &v)
+	s.dropSharedKeys(next, &v)
+	peers := s.resolveSubnets(next, l, &v)
 	v.Changed = !slices.EqualFunc(peers, s.Peers, Node.Equal)
 	s.Peers = peers
 	if s.Suspect != "" && len(v.Missing) == 0 && len(s.Config.ID) > 0 && l.View.Store == s.Store {
-		s.Suspect = "" // everybody is there again
+		s.Suspect = "" // all peers are listed again
 	}
 	return v
 }
 
-// Accept is the administrator's word that what is not listed is gone.
+// Accept removes the peers that are not listed, on the administrator's word that they are gone.
 func (s *State) Accept(l *Listing) {
 	s.Suspect = ""
-	s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(n Node) bool { // who goes back to the state before has all
+	s.Peers = slices.DeleteFunc(slices.Clone(s.Peers), func(n Node) bool { // a clone, since the caller may return to the former state
 		_, listed := l.Nodes[n.ID]
 		_, unreadable := l.Unreadable[n.ID]
 		return !listed && !unreadable
 	})
 }
 
-// suspectMany notices that many peers went at once without saying so.
+// suspectMany suspects the store if more than half of the peers are gone from it at once.
 func (s *State) suspectMany(l *Listing) {
 	gone := 0
 	for _, held := range s.Peers {
@@ -143,7 +143,7 @@ func (s *State) suspectMany(l *Listing) {
 	}
 }
 
-// isGone says whether it is proved that the peer has left.
+// isGone says whether it is proved that the peer is gone.
 func (s *State) isGone(held Node, l *Listing) bool {
 	if _, unreadable := l.Unreadable[held.ID]; unreadable {
 		return false
@@ -163,7 +163,7 @@ func (s *State) isGone(held Node, l *Listing) bool {
 	return true
 }
 
-// taken says whether a listed node has the subnet now.
+// taken says whether a listed node has claimed the subnet since.
 func taken(l *Listing, o Owned) bool {
 	for _, n := range l.Nodes {
 		for _, other := range n.Subnets {
@@ -175,18 +175,18 @@ func taken(l *Listing, o Owned) bool {
 	return false
 }
 
-// has says whether the subnet is this host's own.
+// has says whether the subnet overlaps one of this host's own.
 func (s *State) has(o Owned) bool {
 	return slices.ContainsFunc(s.Claims, func(mine Owned) bool { return mine.Subnet.Overlaps(o.Subnet) })
 }
 
-// WayOutOfOneKey is what to do where two hosts have one WireGuard key.
+// WayOutOfOneKey says what to do where two hosts have the same WireGuard key.
 const WayOutOfOneKey = "if a disk was copied, trestle node reset-id on the copy; or stop trestle-node there and remove /var/lib/trestle/node/wg.key, so that it makes another key"
 
-// keepKeys sees to it that no two peers have one WireGuard key: the kernel knows peers by
-// their keys, and would know one of the two. It stays with the one that had it before and
-// still has; where none had it, or it is this host's own, nobody who says so has it.
-func (s *State) keepKeys(next map[string]Node, v *Verdict) {
+// dropSharedKeys makes sure that no two peers have the same WireGuard key: the kernel knows
+// peers by their keys, and would take the two for one. The peer that had the key before keeps
+// it; if none had, all of them lose it, and so does any peer with this host's key.
+func (s *State) dropSharedKeys(next map[string]Node, v *Verdict) {
 	had, all := map[string]string{}, map[string][]string{}
 	for _, held := range s.Peers {
 		if n := next[held.ID]; held.WGKey != "" && n.WGKey == held.WGKey && had[held.WGKey] == "" {
@@ -211,19 +211,19 @@ func (s *State) keepKeys(next map[string]Node, v *Verdict) {
 		case len(all[n.WGKey]) == 1:
 			continue
 		case all[n.WGKey][0] == id:
-			v.Problems = append(v.Problems, fmt.Sprintf("%s and %s have one WireGuard key, so that neither is reached by it; %s", who(id), who(all[n.WGKey][1]), WayOutOfOneKey))
+			v.Problems = append(v.Problems, fmt.Sprintf("%s and %s have the same WireGuard key, so that neither is reached by it; %s", who(id), who(all[n.WGKey][1]), WayOutOfOneKey))
 		}
 		n.WGKey = ""
 		next[id] = n
 	}
 }
 
-// divide resolves conflicts, so that each subnet has one peer. Of two that say they have it,
-// one that is listed comes before one that is not, and then the one that had it before; while
-// the store is suspect, the one that had it before comes first.
-func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
+// resolveSubnets resolves conflicts, so that each subnet has one peer. Of two that say that
+// they have it a listed one wins over one that is not, and then the one that was a peer before;
+// while the store is suspect the one that was a peer before wins.
+func (s *State) resolveSubnets(next map[string]Node, l *Listing, v *Verdict) []Node {
 	ids := slices.Sorted(maps.Keys(next))
-	held := map[string]bool{} // of a thousand each is asked about often
+	held := map[string]bool{} // a map, since the sort asks often
 	for _, n := range s.Peers {
 		held[n.ID] = true
 	}
@@ -255,8 +255,8 @@ func (s *State) divide(next map[string]Node, l *Listing, v *Verdict) []Node {
 	return peers
 }
 
-// division records which peer has which subnet. It is a map by prefix, asked once for each
-// length in use: overlaps are found without comparing all with all.
+// division records which peer has which subnet, in a map by prefix. A look-up for each prefix
+// length in use finds overlaps without comparing all with all.
 type division struct {
 	state    *State
 	byPrefix map[string]string

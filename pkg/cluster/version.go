@@ -14,8 +14,8 @@ var ErrTooOld = errors.New("this trestle-node is too old for the cluster")
 // release is a version's numbers: major, minor, patch.
 type release [3]int
 
-// parseRelease reads a version like 2.1.0. What follows the numbers, as in 2.1.0-dev, is
-// not looked at: such a build has what the release is to have.
+// parseRelease reads a version like 2.1.0. A suffix, as in 2.1.0-dev, is ignored: such a
+// build has what the release is to have.
 func parseRelease(version string) (r release, err error) {
 	plain := version
 	if i := strings.IndexAny(version, "-+"); i >= 0 {
@@ -35,8 +35,8 @@ func parseRelease(version string) (r release, err error) {
 	return r, nil
 }
 
-// CheckAgent is an error where agents of the version may not take part: ErrTooOld, with the
-// way out. A version that cannot be read is as good as an old one.
+// CheckAgent is ErrTooOld, with the way out, where the version is older than MinAgent. A
+// version that cannot be read counts as too old.
 func (c Config) CheckAgent(version string) error {
 	if c.MinAgent == "" {
 		return nil
@@ -51,16 +51,15 @@ func (c Config) CheckAgent(version string) error {
 	return fmt.Errorf(`%w: it asks for %s or newer ("minAgent"), and this is %s; upgrade trestle-node on this host`, ErrTooOld, c.MinAgent, version)
 }
 
-// Outdated is why this host only keeps what it has, or nil.
+// Outdated is an error if this agent is too old for the cluster.
 func (m *Member) Outdated() error { return m.State.Config.CheckAgent(m.Version) }
 
-// keep is what is left of Reconcile for an agent that is too old: it hears what became of
-// its subnets, and gives up those that are another's; it claims and publishes nothing. One
-// that has none is not in the network.
+// keep is Reconcile for an agent that is too old: it gives up the subnets that are another
+// host's now, and claims and publishes nothing. A host without a subnet gets the error.
 func (m *Member) keep(view View, outdated error) error {
 	claims := readClaims(view)
-	m.hear(claims)
-	m.compare(claims, &Txn{}) // which nobody commits
+	m.resolvePending(claims)
+	m.compare(claims, &Txn{}) // the transaction is not committed
 	if err := m.save(); err != nil {
 		return err
 	}

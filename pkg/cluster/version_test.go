@@ -35,8 +35,8 @@ func TestCheckAgent(t *testing.T) {
 	}
 }
 
-// TestMinAgent: an agent that is too old keeps what it has, hears when that becomes another's,
-// and writes nothing; one without a subnet gets none. A new release goes on from there.
+// TestMinAgent: an agent that is too old keeps its subnets, gives up one that becomes another's,
+// and writes nothing; one without a subnet gets none. A newer agent goes on from there.
 func TestMinAgent(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b")
@@ -58,15 +58,15 @@ func TestMinAgent(t *testing.T) {
 	if len(store.keys) != len(before) || !bytes.Equal(store.keys["nodes/id-a"].Data, before["nodes/id-a"].Data) {
 		t.Errorf("got %d keys of %d, a's record %s; want nothing written", len(store.keys), len(before), store.keys["nodes/id-a"].Data)
 	}
-	if fine, err := a.Glance(t.Context(), store, cluster.Node{}); !fine || err != nil {
-		t.Errorf("glance: got %v, %v, want that there is nothing to do", fine, err)
+	if fine, err := a.Unchanged(t.Context(), store, cluster.Node{}); !fine || err != nil {
+		t.Errorf("unchanged: got %v, %v, want that there is nothing to do", fine, err)
 	}
 
-	// a subnet of its is another's now
+	// one of its subnets becomes another host's
 	lost := a.State.Claims[0]
 	store.keys[cluster.ClaimKey(lost.Network, lost.Subnet)] = cluster.Value{Data: []byte(`{"node": "x", "nonce": "x"}`), Revision: store.revision}
-	if fine, err := a.Glance(t.Context(), store, cluster.Node{}); fine || err != nil {
-		t.Errorf("glance: got %v, %v, want that something is amiss", fine, err)
+	if fine, err := a.Unchanged(t.Context(), store, cluster.Node{}); fine || err != nil {
+		t.Errorf("unchanged: got %v, %v, want that something is amiss", fine, err)
 	}
 	if err := moved(); err != nil || len(a.State.Lost) != 1 || a.State.Lost[0] != lost || len(a.State.Claims) != had-1 {
 		t.Errorf("got %v, lost %v, claims %v; want %v lost, and no other in its place", err, a.State.Lost, a.State.Claims, lost)

@@ -25,8 +25,8 @@ func (h *Host) Apply(c Changes) error {
 	if c.Want.Tunnel != nil {
 		do(h.applyNeighbours(c, device))
 	}
-	// Strangers are kept out before anybody is sent to: with them gone the answer of
-	// a new peer would be.
+	// The peers' addresses are in the table before a route leads to them: the answer of a
+	// peer that is not in it yet would be dropped.
 	if c.Peers {
 		do(h.applyPeers(c.Want))
 	}
@@ -34,8 +34,8 @@ func (h *Host) Apply(c Changes) error {
 	return failed
 }
 
-// forward switches routing on. Nobody switches it off again: who else has come to rely
-// on it nobody knows.
+// forward switches forwarding on. Nothing switches it off again: other programs of the
+// host may have come to rely on it.
 func (h *Host) forward(f Families) error {
 	var failed error
 	if f.IPv4 {
@@ -47,8 +47,8 @@ func (h *Host) forward(f Families) error {
 	return failed
 }
 
-// keepRouterAdvertisements raises accept_ra from 1 to 2 where a default route was
-// advertised: a host that forwards would lose it (kernel, networking/ip-sysctl).
+// keepRouterAdvertisements raises accept_ra from 1 to 2 on links with routes from router
+// advertisements: a host that forwards would lose these (kernel, networking/ip-sysctl).
 func (h *Host) keepRouterAdvertisements() error {
 	routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, unix.AF_INET6) })
 	if err != nil {
@@ -74,13 +74,13 @@ func (h *Host) keepRouterAdvertisements() error {
 
 func (h *Host) applyNeighbours(c Changes, tunnel int) error {
 	var all []message
-	for _, f := range c.AddForwards {
+	for _, f := range c.AddFDB {
 		all = append(all, setNeigh(f, f.neigh(tunnel)))
 	}
 	for _, n := range c.AddNeighbours {
 		all = append(all, setNeigh(n, n.neigh(tunnel)))
 	}
-	for _, f := range c.DelForwards {
+	for _, f := range c.DelFDB {
 		all = append(all, delNeigh(f, f.neigh(tunnel)))
 	}
 	for _, n := range c.DelNeighbours {
@@ -89,8 +89,8 @@ func (h *Host) applyNeighbours(c Changes, tunnel int) error {
 	return errors.Join(h.send(all)...)
 }
 
-// applyRoutes makes routes, those that replace another of ours after that was deleted, and
-// deletes the others.
+// applyRoutes adds and deletes routes. A route of ours that is in the place of one to be
+// added is deleted first, and the new one sent again.
 func (h *Host) applyRoutes(c Changes, device int) error {
 	var all, again []message
 	for _, r := range c.AddRoutes {
@@ -109,7 +109,7 @@ func (h *Host) applyRoutes(c Changes, device int) error {
 	return errors.Join(append(errs, h.send(again)...)...)
 }
 
-// Remove takes away all that is ours, and nothing else. mac is the tunnel's.
+// Remove removes all that Trestle made here, and nothing else. mac is the tunnel's.
 func (h *Host) Remove(mac string) error {
 	have, err := h.observe(State{Tunnel: &Tunnel{MAC: mac}}, true)
 	if err != nil {

@@ -6,26 +6,28 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// message is one object for the kernel to make or to delete.
+// message asks the kernel to add or delete one object.
 type message struct {
 	what string // "add route 10.40.2.0/24 …", for its error
 	req  *nl.NetlinkRequest
-	bear []unix.Errno // errors that count as success
+	pass []unix.Errno // errors that count as success
 }
 
 // batchSize is how many messages go in one send: a thousand peers are three thousand
-// objects, and one send and answer for each costs four times as much. So many refusals,
-// without the messages that they are to, still have room in the socket's buffer.
+// objects, and one send and answer for each costs four times as much. If all of a batch are
+// refused, the answers still fit into the socket's buffer (NETLINK_CAP_ACK: without the
+// messages that they answer).
 const batchSize = 128
 
-// send has the kernel do what all messages ask, each for itself: one that is refused
-// keeps nothing from the others. errs are in their order.
+// send sends all messages. Each succeeds or fails by itself; errs has one entry for each, in
+// their order.
 func (h *Host) send(all []message) (errs []error) {
 	for len(all) > 0 {
 		n := min(batchSize, len(all))
@@ -35,9 +37,9 @@ func (h *Host) send(all []message) (errs []error) {
 	return errs
 }
 
-// sendBatch asks for an answer to the last message; refusals are told unasked. The kernel has
-// done everything when the sending call returns (netlink_rcv_skb,
-// net/netlink/af_netlink.c), so that the answers are there or lost.
+// sendBatch asks for an acknowledgement of the last message only; errors are answered in any
+// case. The kernel has handled all messages when sendto returns (netlink_rcv_skb,
+// net/netlink/af_netlink.c), so that each answer is in the socket's buffer or lost.
 func (h *Host) sendBatch(batch []message) []error {
 	errs := make([]error, len(batch))
 	first := h.seq + 1
@@ -73,8 +75,8 @@ func (h *Host) sendBatch(batch []message) []error {
 	}
 }
 
-// drain reads what is left of answers of which some are lost: the kernel sends none to a
-// socket that had no room until that has been emptied (netlink_rcv_wake).
+// drain reads the answers that are left after some were lost: once a socket's buffer has
+// overflowed, the kernel sends it nothing more until it is empty (netlink_rcv_wake).
 func (h *Host) drain(buffer []byte) {
 	for {
 		if _, _, err := unix.Recvfrom(h.fd, buffer, 0); err != nil && !errors.Is(err, unix.EINTR) {
@@ -83,7 +85,8 @@ func (h *Host) drain(buffer []byte) {
 	}
 }
 
-// answered reads the kernel's answers into errs, and is true once the last message's is there.
+// answered reads the kernel's answers into errs, and says whether the last message's is among
+// them.
 func answered(batch []message, first uint32, data []byte, errs []error) (last bool) {
 	for len(data) >= unix.SizeofNlMsghdr {
 		length := int(binary.NativeEndian.Uint32(data))
@@ -105,27 +108,25 @@ func (m message) refused(errno unix.Errno) error {
 	if errno == 0 {
 		return nil
 	}
-	for _, borne := range m.bear {
-		if errno == borne {
-			return nil
-		}
+	if slices.Contains(m.pass, errno) {
+		return nil
 	}
 	return fmt.Errorf("%s: %w", m.what, errno)
 }
 
-// gone are the errors of deleting what is not there.
+// gone are the errors of deleting what does not exist.
 var gone = []unix.Errno{unix.ESRCH, unix.ENOENT}
 
-// setNeigh makes a neighbour or an entry of the forwarding database, or replaces it.
+// setNeigh adds or replaces a neighbour or an entry of the forwarding database.
 func setNeigh(what fmt.Stringer, n *netlink.Neigh) message {
 	return message{
-		what: "add " + what.String(), bear: []unix.Errno{unix.ENOENT},
+		what: "add " + what.String(), pass: []unix.Errno{unix.ENOENT},
 		req: neighRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, n),
 	}
 }
 
 func delNeigh(what fmt.Stringer, n *netlink.Neigh) message {
-	return message{what: "remove " + what.String(), bear: gone, req: neighRequest(unix.RTM_DELNEIGH, 0, n)}
+	return message{what: "remove " + what.String(), pass: gone, req: neighRequest(unix.RTM_DELNEIGH, 0, n)}
 }
 
 func neighRequest(kind, flags int, n *netlink.Neigh) *nl.NetlinkRequest {
@@ -136,7 +137,7 @@ func neighRequest(kind, flags int, n *netlink.Neigh) *nl.NetlinkRequest {
 	return request
 }
 
-func (f Forward) neigh(tunnel int) *netlink.Neigh {
+func (f FDBEntry) neigh(tunnel int) *netlink.Neigh {
 	mac, _ := net.ParseMAC(f.MAC) // of a plan, or of the kernel's
 	return &netlink.Neigh{
 		LinkIndex: tunnel, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT | netlink.NUD_NOARP, Flags: netlink.NTF_SELF,
@@ -151,7 +152,7 @@ func (n Neighbour) neigh(tunnel int) *netlink.Neigh {
 	}
 }
 
-// add makes a route, and replaces none: NLM_F_REPLACE would take the first to that
+// add adds a route and replaces none: NLM_F_REPLACE would replace the first route to that
 // destination, whoever made it (fib_table_insert, net/ipv4/fib_trie.c).
 func (r Route) add(device int) message {
 	msg := nl.NewRtMsg()
@@ -192,7 +193,7 @@ func rtVia(a netip.Addr) []byte {
 	return append(binary.NativeEndian.AppendUint16(nil, uint16(familyOf(a))), a.AsSlice()...)
 }
 
-// del deletes what route of ours leads there, of whichever type, and none of another protocol.
+// del deletes our route to the destination, of whichever type, and no route of another protocol.
 func (r Route) del() message {
 	msg := nl.NewRtDelMsg()
 	msg.Family, msg.Dst_len = uint8(familyOf(r.Dst.Addr())), uint8(r.Dst.Bits())
@@ -200,5 +201,5 @@ func (r Route) del() message {
 	request := nl.NewNetlinkRequest(unix.RTM_DELROUTE, 0)
 	request.AddData(msg)
 	request.AddData(nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice()))
-	return message{what: "delete route " + r.String(), bear: gone, req: request}
+	return message{what: "delete route " + r.String(), pass: gone, req: request}
 }

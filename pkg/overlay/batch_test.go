@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLostAnswers: where the kernel had no room for its answers that is an error, and the next
-// batch is as good as the first.
+// TestLostAnswers: lost answers of the kernel are an error, and the next batch works.
 func TestLostAnswers(t *testing.T) {
 	runtime.LockOSThread() // never unlocked: the thread ends with the test
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -31,7 +30,7 @@ func TestLostAnswers(t *testing.T) {
 	var all []message
 	for range batchSize {
 		m := route.del()
-		m.bear = nil
+		m.pass = nil
 		all = append(all, m)
 	}
 	err = errors.Join(h.send(all)...)

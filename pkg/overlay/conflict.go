@@ -13,14 +13,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// Overlap is a prefix that the host has already, and what has it.
+// Overlap is a prefix of an address or route on this host. What says which.
 type Overlap struct {
 	Prefix netip.Prefix
 	What   string
 }
 
-// Overlaps finds what of the host overlaps the pools, but for what is ours: the devices,
-// our routes, and the bridges, which are those of the networks.
+// Overlaps finds addresses and routes of the host that overlap the pools, except our own:
+// those of the devices and of the networks' bridges, and our routes.
 func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, error) {
 	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
@@ -60,8 +60,8 @@ func (h *Host) Overlaps(pools []netip.Prefix, bridges ...string) ([]Overlap, err
 	return found, nil
 }
 
-// DropAddresses takes those addresses off the link, if there is one, that lie in the
-// subnets: they are another host's now.
+// DropAddresses removes the link's addresses in the given subnets, which are another host's
+// now. A missing link is no error.
 func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 	link, err := h.link(name)
 	if err != nil || link == nil {
@@ -86,8 +86,8 @@ func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 // madeByTrestle begins the MAC of every bridge that the plugins make.
 const madeByTrestle = "02:74:72:"
 
-// RemoveBridge removes a network's bridge, unless somebody else made it. One that has
-// ports stays, with the containers on it, and inUse says so.
+// RemoveBridge removes a network's bridge if Trestle made it. A bridge with ports stays, and
+// inUse is true.
 func (h *Host) RemoveBridge(name string) (inUse bool, err error) {
 	link, err := h.link(name)
 	if err != nil || link == nil || link.Type() != "bridge" || !strings.HasPrefix(link.Attrs().HardwareAddr.String(), madeByTrestle) {

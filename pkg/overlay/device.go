@@ -14,9 +14,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// What both devices have in common: they are made, raised, and given addresses.
+// This file has what the VXLAN and the WireGuard device share.
 
-// newLink is the message that makes a device; info has room for what its type takes besides.
+// newLink is the message that adds a device; a caller adds its type's attributes to info.
 func newLink(name, kind string) (request *nl.NetlinkRequest, info *nl.RtAttr) {
 	request = nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	request.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -27,8 +27,8 @@ func newLink(name, kind string) (request *nl.NetlinkRequest, info *nl.RtAttr) {
 	return request, info
 }
 
-// applyDevices makes, changes or removes the devices and their addresses, and gives the index
-// of the one that is wanted; 0 where there is none.
+// applyDevices adds, changes or removes the devices and their addresses, and returns the
+// index of the one that is wanted; 0 where none is.
 func (h *Host) applyDevices(c Changes) (index int, err error) {
 	if err := errors.Join(h.applyTunnel(c), h.applyWireGuard(c)); err != nil {
 		return 0, err
@@ -50,8 +50,9 @@ func (h *Host) applyDevices(c Changes) (index int, err error) {
 	return link.Attrs().Index, h.applyAddresses(c, link)
 }
 
-// raise sets MAC, MTU and alias, and brings the device up. The kernel is told not to give it
-// a link-local address: the permanent neighbours of the peers are all that is needed.
+// raise sets MTU and alias, and the MAC of the VXLAN device, and brings the device up. The
+// kernel is told to make no link-local address: the peers are permanent neighbours, and
+// nobody asks for one.
 func (h *Host) raise(link netlink.Link, c Changes) error {
 	name := link.Attrs().Name
 	steps := []struct {
@@ -75,15 +76,15 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 	case c.SetWireGuard || c.MakeWireGuard:
 		steps[0].do = func() error { return h.nl.LinkSetMTU(link, w.MTU) }
 	default:
-		return nil // it is as it shall be
+		return nil // nothing of it changes
 	}
 	if HasIPv6() {
-		_ = writeSysctl("ipv6/conf/"+name+"/disable_ipv6", "0")         // where all new devices are without it
-		_ = h.nl.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE) // one that it takes all the same does no harm
+		_ = writeSysctl("ipv6/conf/"+name+"/disable_ipv6", "0")         // new devices may be without IPv6 by default
+		_ = h.nl.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE) // a link-local address does no harm
 	}
 	for _, step := range steps {
 		err := step.do()
-		if errors.Is(err, unix.EADDRINUSE) { // the socket is made when the device is set up
+		if errors.Is(err, unix.EADDRINUSE) { // the kernel opens the device's socket when it is set up
 			err = h.socketTaken(c.Want, err)
 		}
 		if err != nil {
@@ -93,7 +94,7 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 	return nil
 }
 
-// socketTaken says who has the socket of the device.
+// socketTaken says who has the device's UDP port.
 func (h *Host) socketTaken(want State, err error) error {
 	if want.WireGuard != nil {
 		return portTaken(want.WireGuard.Port)
@@ -118,7 +119,7 @@ func (h *Host) applyAddresses(c Changes, link netlink.Link) error {
 	return nil
 }
 
-// addressesOf are the device's, but for those that the kernel gives it.
+// addressesOf lists the device's addresses, without link-local ones, which the kernel makes.
 func (h *Host) addressesOf(link netlink.Link) (all []netip.Prefix, err error) {
 	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
 	if err != nil {
@@ -132,7 +133,7 @@ func (h *Host) addressesOf(link netlink.Link) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
-// removeLink removes a device of ours, if it is there.
+// removeLink removes a device of ours; a missing one is no error.
 func (h *Host) removeLink(name string) error {
 	link, err := h.link(name)
 	if err == nil && link != nil {

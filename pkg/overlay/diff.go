@@ -6,26 +6,26 @@ import (
 	"slices"
 )
 
-// Changes bring what the kernel has to what is wanted.
+// Changes are what Apply has to do to get from what the kernel has to what is wanted.
 type Changes struct {
-	// Make and Remove say whether the tunnel is to be made, after it was removed where
-	// it is there with other settings; Set whether its address, MTU or state is to change.
+	// Make and Remove are the tunnel to be added and removed: both, the removal first, where
+	// it exists with other settings. Set is the tunnel whose MAC, MTU, alias or state changes.
 	Make, Remove, Set *Tunnel
-	// The same of the WireGuard device, of which Want has the settings, and its peers.
+	// The same for the WireGuard device, whose settings and peers are in Want.
 	MakeWireGuard, RemoveWireGuard, SetWireGuard bool
 
-	SetPeers []WireGuardPeer // also those that are new; without an endpoint: leave it as it is
+	SetPeers []WireGuardPeer // new and changed ones; without an endpoint: leave it as it is
 	DelPeers []string        // keys
-	// The addresses are those of whichever device is wanted.
+	// The addresses are those of the device that is wanted.
 	AddAddresses  []netip.Prefix
 	DelAddresses  []netip.Prefix
-	AddRoutes     []Route // also those that replace another of ours
+	AddRoutes     []Route // new ones, and those that replace another of ours
 	DelRoutes     []Route
-	AddForwards   []Forward
-	DelForwards   []Forward
+	AddFDB        []FDBEntry
+	DelFDB        []FDBEntry
 	AddNeighbours []Neighbour
 	DelNeighbours []Neighbour
-	// Peers says that the table of nftables is to be brought to Want.Peers.
+	// Peers says that the nftables table differs from Want.Peers and Want.Port.
 	Peers      bool
 	Forwarding Families // to be switched on
 	Want       State
@@ -34,10 +34,10 @@ type Changes struct {
 // Empty says whether there is nothing to do.
 func (c Changes) Empty() bool { return c.Count() == 0 }
 
-// Count is how many things change.
+// Count is the number of changes.
 func (c Changes) Count() int {
 	n := len(c.AddAddresses) + len(c.DelAddresses) + len(c.AddRoutes) + len(c.DelRoutes) + len(c.SetPeers) + len(c.DelPeers) +
-		len(c.AddForwards) + len(c.DelForwards) + len(c.AddNeighbours) + len(c.DelNeighbours)
+		len(c.AddFDB) + len(c.DelFDB) + len(c.AddNeighbours) + len(c.DelNeighbours)
 	for _, more := range []bool{
 		c.Make != nil, c.Remove != nil, c.Set != nil, c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6,
 		c.MakeWireGuard, c.RemoveWireGuard, c.SetWireGuard,
@@ -49,7 +49,7 @@ func (c Changes) Count() int {
 	return n
 }
 
-// Strings says them for people, one each; of many of a kind the first few.
+// Strings describes the changes for people, one line each; of many of one kind the first few.
 func (c Changes) Strings() []string {
 	var all []string
 	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
@@ -76,8 +76,8 @@ func (c Changes) Strings() []string {
 	some(say, "remove peer %v of "+WireGuardName, c.DelPeers)
 	some(say, "add route %v", c.AddRoutes)
 	some(say, "remove route %v", c.DelRoutes)
-	some(say, "add %v", c.AddForwards)
-	some(say, "remove %v", c.DelForwards)
+	some(say, "add %v", c.AddFDB)
+	some(say, "remove %v", c.DelFDB)
 	some(say, "add %v", c.AddNeighbours)
 	some(say, "remove %v", c.DelNeighbours)
 	if c.Peers {
@@ -101,7 +101,7 @@ func some[T any](say func(string, ...any), format string, all []T) {
 	}
 }
 
-func (f Forward) String() string   { return fmt.Sprintf("forwarding entry %s at %s", f.MAC, f.Remote) }
+func (f FDBEntry) String() string  { return fmt.Sprintf("forwarding entry %s at %s", f.MAC, f.Remote) }
 func (n Neighbour) String() string { return fmt.Sprintf("neighbour %s with %s", n.Addr, n.MAC) }
 
 func (p WireGuardPeer) String() string {
@@ -112,7 +112,7 @@ func (p WireGuardPeer) String() string {
 	return text
 }
 
-// device is the name of the one that packets to peers go by; none where they go directly.
+// device is the name of the device that leads to peers, "" where all are reached directly.
 func (s State) device() string {
 	switch {
 	case s.Tunnel != nil:
@@ -138,20 +138,21 @@ func (r Route) String() string {
 // Found is what the kernel has.
 type Found struct {
 	State
-	// TunnelUp and WireGuardUp say of each device that it is up, and says that it is ours.
+	// TunnelUp and WireGuardUp say that the device is up and has our alias.
 	TunnelUp, WireGuardUp bool
 	Endpoints             Endpoints
-	// Foreign are routes of others to what is wanted, and who made them.
+	// Foreign are other programs' routes to wanted destinations, and their protocols.
 	Foreign map[netip.Prefix]string
 }
 
-// Diff compares. Routes that others have made in the place of ours are left to them.
+// Diff compares what is wanted with what the kernel has. No route is added where another
+// program has one to the same destination.
 func Diff(want State, have Found) Changes {
 	c := Changes{Want: want}
 	c.tunnel(want.Tunnel, have)
 	c.diffWireGuard(want.WireGuard, have)
-	if c.Remove != nil { // with it went all that was on it
-		have.Forwards, have.Neighbours = nil, nil
+	if c.Remove != nil { // its entries and neighbours go with it
+		have.FDB, have.Neighbours = nil, nil
 	}
 	have.Routes = slices.DeleteFunc(slices.Clone(have.Routes), func(r Route) bool {
 		return c.Remove != nil && r.Kind == ByTunnel || c.RemoveWireGuard && r.Kind == ByWireGuard
@@ -163,9 +164,9 @@ func Diff(want State, have Found) Changes {
 		replaced[r.Dst] = true
 	}
 	c.DelRoutes = slices.DeleteFunc(c.DelRoutes, func(r Route) bool { return replaced[r.Dst] })
-	c.AddForwards, c.DelForwards = compare(want.Forwards, have.Forwards)
+	c.AddFDB, c.DelFDB = compare(want.FDB, have.FDB)
 	c.AddNeighbours, c.DelNeighbours = compare(want.Neighbours, have.Neighbours)
-	c.DelNeighbours = slices.DeleteFunc(c.DelNeighbours, func(n Neighbour) bool { // likewise
+	c.DelNeighbours = slices.DeleteFunc(c.DelNeighbours, func(n Neighbour) bool { // it is replaced, too
 		return slices.ContainsFunc(c.AddNeighbours, func(a Neighbour) bool { return a.Addr == n.Addr })
 	})
 	c.Peers = want.Port != have.Port || !slices.Equal(want.Peers, have.Peers)
@@ -196,12 +197,12 @@ func (c *Changes) tunnel(want *Tunnel, have Found) {
 	c.AddAddresses, c.DelAddresses = compare(want.Addresses, found.Addresses)
 }
 
-// sameDevice says whether all is the same that is decided when the device is made.
+// sameDevice says whether both agree in all that cannot be changed after the device is made.
 func (t Tunnel) sameDevice(other Tunnel) bool {
 	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum
 }
 
-// compare says which of want are not in have, and the other way round.
+// compare returns what of want is missing in have, and what have has beyond want.
 func compare[T comparable](want, have []T) (add, del []T) {
 	left := map[T]bool{}
 	for _, h := range have {

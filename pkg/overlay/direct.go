@@ -5,9 +5,9 @@ import (
 	"net/netip"
 )
 
-// direct plans routes to a peer on the same link, and is false where it is on none. Both
-// hosts decide by the same published prefixes and so come to the same result: if one sent
-// directly and the other by the tunnel, strict rp_filter would drop the packets.
+// direct plans routes to a peer on the same link, and is false where the peer is on another.
+// Both hosts decide by the same published prefixes and so come to the same result: if one
+// sent directly and the other through the tunnel, strict rp_filter would drop the packets.
 func (p *planner) direct(peer Peer) bool {
 	var routes []Route
 	for _, s := range peer.Subnets {
@@ -25,9 +25,9 @@ func (p *planner) direct(peer Peer) bool {
 	return true
 }
 
-// onLink is the peer's address that is on one link with ours: of the family asked for,
-// or, for IPv4, of IPv6 (RTA_VIA, Linux 5.2). Two hosts are on one link if the
-// prefixes that they published are the same.
+// onLink is the peer's address on a link that both are on: of the family asked for or, for
+// IPv4 where there is no such address, of IPv6 (RTA_VIA, Linux 5.2). Two hosts are on one
+// link if they published the same prefix.
 func onLink(mine, theirs []netip.Prefix, is4 bool) (netip.Addr, bool) {
 	var other netip.Addr
 	for _, m := range mine {

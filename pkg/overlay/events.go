@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Events calls changed, from several goroutines, when the kernel says that something of
-// ours may have changed, by whomever: one of our routes deleted, an entry or neighbour
-// of the tunnel, a device or the uplink, an address of the uplink, forwarding, or our
-// table of nftables. It is called once at the beginning, for what happened before.
-// Events returns when ctx ends, or with an error that means: listen anew. What
-// others do to their links and routes is no event. Without an uplink each address is.
+// Events calls changed, from several goroutines, when the kernel reports that something of
+// ours may have changed, by whomever: one of our routes was deleted, an entry or neighbour
+// of the tunnel, a device or the uplink, an address of these, forwarding, or our nftables
+// table. It calls changed once at the beginning, for what happened before. Events returns nil
+// when ctx ends, or an error after which the caller calls it again. Other links and routes
+// are no event; where uplink is "", every address is.
 func Events(ctx context.Context, uplink string, changed func(what string)) error {
 	w := &watcher{uplink: uplink, changed: changed, ours: map[string]int{TunnelName: 0, WireGuardName: 0}}
 	route, err := listen(unix.NETLINK_ROUTE,
@@ -75,8 +75,8 @@ func receive(conn *mdl.Conn, handle func(mdl.Message)) error {
 	}
 }
 
-// watcher picks the messages that concern us. Each of the two sockets has a goroutine that
-// calls it.
+// watcher picks the messages that concern us. Each of the two sockets has a goroutine; only
+// rtnetlink's changes the fields.
 type watcher struct {
 	uplink      string
 	changed     func(string)
@@ -96,7 +96,7 @@ func (w *watcher) learn() {
 func indexOf(name string) int {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return 0 // it is not there yet
+		return 0 // it does not exist yet
 	}
 	return link.Attrs().Index
 }
@@ -154,7 +154,7 @@ func (w *watcher) link(m mdl.Message) {
 	}
 }
 
-// nfnetlink tells of any table that goes, and of changes to ours.
+// nfnetlink reports whatever is deleted in our table, and the deletion of the table itself.
 func (w *watcher) nfnetlink(m mdl.Message) {
 	kind := int(m.Header.Type) & 0xff
 	if int(m.Header.Type)>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < 4 {
@@ -177,7 +177,7 @@ func (w *watcher) nfnetlink(m mdl.Message) {
 	}
 }
 
-// indexAt is the index of a link in a message's header.
+// indexAt reads a link's index from a message's fixed header.
 func indexAt(m mdl.Message, offset int) int {
 	if len(m.Data) < offset+4 {
 		return 0

@@ -15,28 +15,28 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Protocol is that of our routes (rtnetlink(7), rtm_protocol), one that iproute2
-// gives nobody: all routes with it are ours.
+// Protocol is the protocol of our routes (rtnetlink(7), rtm_protocol). iproute2 assigns this
+// number to nobody: every route with it is ours.
 const Protocol netlink.RouteProtocol = 116
 
-// alias is what tells the tunnel as ours.
+// alias is the ifalias of both devices, by which Observe tells that they are ours.
 const alias = "trestle-node"
 
-// Host is the kernel of this host: the network namespace that Open was called in. It is
-// for one goroutine.
+// Host is the kernel's state in the network namespace in which Open was called. It is for
+// one goroutine.
 type Host struct {
 	nl  *netlink.Handle
 	nft *nft.Conn
-	// fd is a socket for messages that go many at a time, the last of which was seq.
+	// fd is a socket for batches of messages; seq is the last sequence number.
 	fd  int
 	seq uint32
-	// key is WireGuard's, published and heard what is known of its peers (Endpoints).
+	// key is WireGuard's private key; published and heard are for Endpoints.
 	key       wgtypes.Key
 	published map[string]netip.AddrPort
 	heard     map[string]sighting
 }
 
-// Open opens the kernel. dir is where pkg/nft keeps what it knows of the table.
+// Open opens the sockets. dir is where pkg/nft remembers tables that it has compared.
 func Open(dir string) (*Host, error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -51,7 +51,7 @@ func Open(dir string) (*Host, error) {
 	return &Host{nl: nl, nft: nft.Open(dir), fd: fd}, nil
 }
 
-// Close lets go of the kernel, and leaves everything as it is.
+// Close closes the sockets. What was applied stays.
 func (h *Host) Close() error {
 	h.nl.Close()
 	h.nft.Close()
@@ -73,7 +73,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// prefixOf is the inverse; nil is the default route, which has none.
+// prefixOf is the inverse. A default route may have nil, which is no prefix.
 func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	if n == nil {
 		return netip.Prefix{}, false
@@ -107,7 +107,7 @@ const (
 func readSysctl(name string) string {
 	data, err := os.ReadFile("/proc/sys/net/" + name)
 	if err != nil {
-		return "" // the family is not there
+		return "" // the kernel lacks the family
 	}
 	return strings.TrimSpace(string(data))
 }
@@ -119,5 +119,5 @@ func writeSysctl(name, value string) error {
 	return nil
 }
 
-// HasIPv6 says whether the kernel has it.
+// HasIPv6 says whether the kernel has IPv6.
 func HasIPv6() bool { return readSysctl("ipv6/conf/all/disable_ipv6") != "" }

@@ -17,21 +17,21 @@ func overhead(remote netip.Addr) int {
 	return 70
 }
 
-// mtuTo is what the links of both hosts take.
+// mtuTo is the smaller MTU of both hosts' uplinks.
 func mtuTo(self Self, peer Peer) int { return min(self.MTU, cmp.Or(peer.MTU, self.MTU)) }
 
-// leastOfPeers is what IPv6 takes at least (RFC 8200, section 5).
-const leastOfPeers = 1280
+// minMTU6 is the least MTU of an IPv6 link (RFC 8200, section 5).
+const minMTU6 = 1280
 
-// MTU is what containers may send to any host: what the smallest uplink leaves. No peer
-// brings it below leastOfPeers, with which no container would have IPv6: the route to such
-// a peer has its MTU, and senders are told.
+// MTU is the MTU for containers: what the smallest uplink leaves. No peer brings it below
+// minMTU6, since containers would lose IPv6: the route to such a peer has the peer's MTU,
+// and path MTU discovery tells it to senders.
 func MTU(self Self, peers []Peer) int {
 	alone := leftOf(self, nil)
-	return max(leftOf(self, peers), min(alone, leastOfPeers))
+	return max(leftOf(self, peers), min(alone, minMTU6))
 }
 
-// leftOf is what the smallest uplink leaves.
+// leftOf is the smallest uplink's MTU without what the backend adds to a packet.
 func leftOf(self Self, peers []Peer) int {
 	least := self.MTU
 	family4 := self.family4()
@@ -52,8 +52,8 @@ func leftOf(self Self, peers []Peer) int {
 	return least - overhead(netip.IPv6Unspecified())
 }
 
-// LargerPorts is how many ports of the bridge have a larger MTU: containers that were
-// started before some host took less.
+// LargerPorts counts the bridge's ports with a larger MTU: those of containers that were
+// started before some host's uplink had a smaller one.
 func (h *Host) LargerPorts(bridge string, mtu int) (int, error) {
 	link, err := h.link(bridge)
 	if err != nil || link == nil {

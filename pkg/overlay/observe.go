@@ -13,12 +13,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// Observe reads what the kernel has of a State, ours and what is in its way. port is the
-// tunnel's, for the table of nftables.
+// Observe reads what the kernel has of ours, and what of others is in the way of want. The
+// error names a device that has our name and that Trestle did not make.
 func (h *Host) Observe(want State) (Found, error) { return h.observe(want, false) }
 
-// observe is Observe; where all of ours is to go, what has its name and is not ours is
-// in the way of nothing.
+// observe is Observe. If leaving, everything of ours is to be removed, and another program's
+// device with our name is no error.
 func (h *Host) observe(want State, leaving bool) (Found, error) {
 	var f Found
 	tunnel, err := h.observeTunnel(&f, want, leaving)
@@ -45,9 +45,9 @@ func (h *Host) observe(want State, leaving bool) (Found, error) {
 	return f, nil
 }
 
-// observeTunnel tells the tunnel as ours by its alias or, since the kernel takes none
-// while it makes a device and Apply may be killed right after, by its MAC, which is a
-// hash of this host's id.
+// observeTunnel reads the VXLAN device. It is ours by its alias or by its MAC, a hash of this
+// host's id: the kernel takes no alias in the message that adds a device, and Apply may be
+// killed right after that.
 func (h *Host) observeTunnel(f *Found, want State, leaving bool) (index int, err error) {
 	link, err := h.link(TunnelName)
 	if err != nil || link == nil {
@@ -70,8 +70,8 @@ func (h *Host) observeTunnel(f *Found, want State, leaving bool) (index int, err
 	return vx.Index, nil
 }
 
-// observeRoutes reads the main table: our routes, and others' to the same destinations.
-// devices says of the indices of ours what leads by them.
+// observeRoutes reads the main table: our routes, and others' to wanted destinations.
+// devices maps the indices of our devices to the kind of route that leads through them.
 func (h *Host) observeRoutes(f *Found, devices map[int]Kind, want State) error {
 	wanted := map[netip.Prefix]bool{}
 	for _, r := range want.Routes {
@@ -117,7 +117,7 @@ func (h *Host) observeNeighbours(f *Found, tunnel int) error {
 		return fmt.Errorf("list the forwarding database of %s: %w", TunnelName, err)
 	}
 	for _, n := range forwards {
-		f.Forwards = append(f.Forwards, Forward{n.HardwareAddr.String(), addrOf(n.IP)})
+		f.FDB = append(f.FDB, FDBEntry{n.HardwareAddr.String(), addrOf(n.IP)})
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		neighbours, err := dump.Complete(func() ([]netlink.Neigh, error) { return h.nl.NeighList(tunnel, family) })
@@ -137,12 +137,13 @@ func (h *Host) observeNeighbours(f *Found, tunnel int) error {
 type Uplink struct {
 	Name      string
 	MTU       int
-	Addresses []netip.Prefix // global ones, the first of each family
+	Addresses []netip.Prefix // the first of each family that others can reach
 	Up        bool
 }
 
-// FindUplink finds the link of this name, or, where that is empty, the one that the
-// default route leads by. only, where it is given, is the address to take.
+// FindUplink finds the link with this name or, where name is "", the link with the address
+// only or, where that is not given either, the link of the default route. With only, no
+// other address is taken.
 func (h *Host) FindUplink(name string, only ...netip.Addr) (Uplink, error) {
 	link, err := h.uplink(name, only)
 	if err != nil {

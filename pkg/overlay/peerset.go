@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Names in the table of nftables.
+// Names of the nftables table, its sets and chain.
 const (
 	tableName  = "trestle-node"
 	setPeers4  = "peers4"
@@ -20,8 +20,8 @@ const (
 	chainInput = "input"
 )
 
-// peerTable drops VXLAN from all but the peers, and counts it. Whoever can send a host
-// a UDP packet could put frames onto the network otherwise.
+// peerTable drops and counts VXLAN packets from any address but the peers'. Without it
+// whoever can send this host a UDP packet could inject frames into the network.
 //
 //	table inet trestle-node {
 //		set peers4 { type ipv4_addr; }
@@ -50,7 +50,7 @@ func peerTable(port int) nft.Table {
 	}
 }
 
-// addressAt is where a source address is in its header.
+// addressAt is where the source address is in an IP header.
 type addressAt struct{ offset, length uint32 }
 
 func strangerRule(port int, protocol byte, set string, at addressAt) nft.Rule {
@@ -79,8 +79,8 @@ func peerElement(peer netip.Addr) nft.Element {
 	}
 }
 
-// observePeers reads the table; one whose rules are not as they shall be counts as not
-// there.
+// observePeers reads the table. One whose rules differ has port -1, so that Diff finds it
+// different.
 func (h *Host) observePeers(f *Found, want State) error {
 	table := peerTable(want.Port)
 	there, err := h.nft.Exists(table)
@@ -108,7 +108,7 @@ func (h *Host) observePeers(f *Found, want State) error {
 	return nil
 }
 
-// applyPeers brings the table to what is wanted; without a port it goes.
+// applyPeers creates or updates the table; without a port it removes it.
 func (h *Host) applyPeers(want State) error {
 	table := peerTable(want.Port)
 	if want.Port == 0 {
@@ -138,7 +138,7 @@ func (h *Host) removePeers() error {
 	return h.nft.DeleteTable(table)
 }
 
-// Strangers is how many VXLAN packets of strangers were dropped.
+// Strangers is how many VXLAN packets the table has dropped.
 func (h *Host) Strangers() (uint64, error) {
 	library, err := h.nft.Library()
 	if err != nil {

@@ -1,15 +1,15 @@
-// Package overlay brings the kernel of one host to where it reaches the subnets of its
-// peers: directly where both are on one link, by a VXLAN device elsewhere, or by a
-// WireGuard device. It knows nothing of how peers are found.
+// Package overlay configures the kernel of one host so that it reaches the subnets of its
+// peers: directly where both are on one link, through a VXLAN device elsewhere, or through a
+// WireGuard device. It does not know how peers are found.
 //
 //	Plan(self, peers) → State        pure: routes, tunnel, neighbours, as plain data
-//	Host.Observe() → State           what the kernel has of it
-//	Diff(want, have) → Changes       pure
+//	Host.Observe(want) → Found       what the kernel has of it, and what is in the way
+//	Diff(want, found) → Changes      pure
 //	Host.Apply(changes)
 //
-// Everything made is told by itself: routes carry protocol 116, a device its name and
-// alias, and the table of nftables is "inet trestle-node". What is anybody else's is
-// reported and never replaced. Nothing here needs the process that made it to live.
+// Everything made here can be recognized without a record: routes by protocol 116, a device
+// by its name and alias, and the nftables table is "inet trestle-node". What others made is
+// reported and never replaced. All of it works on when the process has ended.
 package overlay
 
 import (
@@ -24,7 +24,7 @@ import (
 // Backend is how peers are reached.
 type Backend string
 
-// The backends, with the words of the cluster's configuration.
+// The backends, as the cluster's configuration names them.
 const (
 	Auto          Backend = "auto"
 	HostGW        Backend = "host-gw"
@@ -38,24 +38,24 @@ const TunnelName = "trestle-vx"
 // Self is this host.
 type Self struct {
 	Subnets []netip.Prefix
-	// Pools are the networks', of which the host's own and the peers' subnets are parts.
+	// Pools are the networks' pools, from which this host and the peers have their subnets.
 	Pools []netip.Prefix
-	// Underlay are its addresses on the link named Uplink, with their prefixes'
-	// lengths, and MTU is that link's.
+	// Underlay are its addresses, with prefix lengths, on the link named Uplink, and MTU is
+	// that link's.
 	Underlay []netip.Prefix
 	Uplink   string
 	MTU      int
 	MAC      string
 	// Key is the public key of its WireGuard device. NAT says that peers cannot reach
-	// Underlay, so that this host keeps the way to each of them open.
+	// Underlay; this host then sends keepalives to each of them.
 	Key string
 	NAT bool
 
 	Backend      Backend
 	VNI, Port    int
 	NoTxChecksum bool
-	// NoIPv6 is for a kernel without it, where the tunnel needs addresses of IPv4 for
-	// its neighbours.
+	// NoIPv6 says that the kernel has no IPv6; then the tunnel's neighbours have IPv4
+	// addresses.
 	NoIPv6 bool
 }
 
@@ -67,20 +67,21 @@ type Peer struct {
 	MTU      int
 	MAC      string
 	Key      string // of WireGuard, public, in base64
-	NAT      bool   // Underlay is not where it can be reached
+	NAT      bool   // Underlay cannot be reached from outside: the peer sends first
 }
 
-// State is what the kernel shall have, or has.
+// State is what the kernel is to have, or has.
 type State struct {
 	Tunnel     *Tunnel    // nil: none
 	WireGuard  *WireGuard // nil: none
 	Routes     []Route
-	Forwards   []Forward
+	FDB        []FDBEntry
 	Neighbours []Neighbour
-	// Peers are the addresses that VXLAN may come from, on Port; 0 lets all through.
+	// Peers are the addresses from which VXLAN is accepted on Port; with port 0 there is no
+	// table, and it is accepted from all.
 	Peers []netip.Addr
 	Port  int
-	// Forwarding are the families that the host routes for.
+	// Forwarding are the families with forwarding switched on.
 	Forwarding Families
 }
 
@@ -105,10 +106,10 @@ const (
 	Direct      Kind = "direct"
 	ByTunnel    Kind = "tunnel"
 	ByWireGuard Kind = "wireguard"
-	Unreachable Kind = "unreachable" // what no host has must not leave by the default route
+	Unreachable Kind = "unreachable" // a pool's: packets to a subnet that no host has must not take the default route
 )
 
-// Route leads to a peer's subnet.
+// Route leads to a peer's subnet, or makes a pool unreachable.
 type Route struct {
 	Dst  netip.Prefix
 	Kind Kind
@@ -116,8 +117,8 @@ type Route struct {
 	MTU  int // 0: the link's
 }
 
-// Forward says which host the tunnel's frames to a MAC go to.
-type Forward struct {
+// FDBEntry says which host the tunnel's frames to a MAC go to.
+type FDBEntry struct {
 	MAC    string
 	Remote netip.Addr
 }
@@ -128,7 +129,7 @@ type Neighbour struct {
 	MAC  string
 }
 
-// Plan says what a host needs to reach its peers. problems name those that cannot be
+// Plan is what a host needs to reach its peers. problems name the peers that cannot be
 // reached, and why.
 func Plan(self Self, peers []Peer) (s State, problems []string) {
 	p := &planner{self: self, keys: map[string]string{}}
@@ -154,7 +155,7 @@ func Plan(self Self, peers []Peer) (s State, problems []string) {
 type planner struct {
 	State
 	self     Self
-	keys     map[string]string // whose they are
+	keys     map[string]string // the peer of each WireGuard key
 	problems []string
 }
 
@@ -193,7 +194,7 @@ func join[A fmt.Stringer](all []A) string {
 	return text
 }
 
-// tunnel plans the device. Its underlay is of one family, since the kernel's socket is.
+// tunnel plans the VXLAN device. Its underlay has one family, as the kernel's socket has.
 func (p *planner) tunnel() {
 	local, ok := addressOf(p.self.Underlay, p.self.family4())
 	if !ok {
@@ -207,7 +208,7 @@ func (p *planner) tunnel() {
 	p.Tunnel, p.Port = t, p.self.Port
 }
 
-// addresses are those of the device that leads to the peers: the first of each subnet.
+// addresses are those of the device that leads to peers: the first of each subnet.
 func (s Self) addresses() (all []netip.Prefix) {
 	for _, subnet := range s.Subnets {
 		all = append(all, netip.PrefixFrom(subnet.Addr(), subnet.Addr().BitLen()))
@@ -253,7 +254,7 @@ func (p *planner) byTunnel(peer Peer) {
 			return
 		}
 	}
-	p.Forwards = append(p.Forwards, Forward{peer.MAC, remote})
+	p.FDB = append(p.FDB, FDBEntry{peer.MAC, remote})
 	p.Neighbours = append(p.Neighbours, Neighbour{gateway, peer.MAC})
 	p.Peers = append(p.Peers, remote)
 	mtu := mtuTo(p.self, peer) - overhead(remote)
@@ -265,13 +266,13 @@ func (p *planner) byTunnel(peer Peer) {
 	}
 }
 
-// linkLocal is the address that the kernel would make of a MAC (RFC 4291, appendix A).
+// linkLocal is the link-local address with the MAC's EUI-64 (RFC 4291, appendix A).
 func linkLocal(mac net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5]})
 }
 
-// MAC is the tunnel's MAC of a host with this id: the same after each boot, so that
-// nobody's entries go stale. It is a unicast address, locally administered.
+// MAC is the tunnel's MAC on the host with this id: the same after each boot, so that
+// peers' entries stay right. It is a locally administered unicast address.
 func MAC(id string) string {
 	sum := sha256.Sum256([]byte("trestle-vx:" + id))
 	mac := net.HardwareAddr(sum[:6])
@@ -281,7 +282,7 @@ func MAC(id string) string {
 
 func (s *State) sort() {
 	slices.SortFunc(s.Routes, func(a, b Route) int { return comparePrefix(a.Dst, b.Dst) })
-	slices.SortFunc(s.Forwards, func(a, b Forward) int { return cmp.Or(cmp.Compare(a.MAC, b.MAC), a.Remote.Compare(b.Remote)) })
+	slices.SortFunc(s.FDB, func(a, b FDBEntry) int { return cmp.Or(cmp.Compare(a.MAC, b.MAC), a.Remote.Compare(b.Remote)) })
 	slices.SortFunc(s.Neighbours, func(a, b Neighbour) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(s.Peers, netip.Addr.Compare)
 	s.Peers = slices.Compact(s.Peers)

@@ -35,7 +35,7 @@ var (
 	}
 )
 
-// TestPlan: the states as text, a golden file in the source.
+// TestPlan: planned states as text.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -118,7 +118,7 @@ func TestPlan(t *testing.T) {
 	}
 }
 
-// text is a state as TestPlan has it.
+// text is a state in TestPlan's format.
 func text(s State) string {
 	var b strings.Builder
 	line := func(parts ...string) { b.WriteString(strings.Join(parts, " ") + "\n") }
@@ -138,7 +138,7 @@ func text(s State) string {
 			line(r.String())
 		}
 	}
-	for _, f := range s.Forwards {
+	for _, f := range s.FDB {
 		line(f.MAC, "at", f.Remote.String())
 	}
 	for _, n := range s.Neighbours {
@@ -150,7 +150,7 @@ func text(s State) string {
 	return b.String()
 }
 
-// keys of WireGuard, which nobody has the other half of.
+// WireGuard keys, whose private halves nobody has.
 const keyA, keyB, keyC = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=", "Y2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2NjY2M=", "YmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmI="
 
 func encrypted(s Self) Self {
@@ -191,7 +191,7 @@ func TestPlanWireGuard(t *testing.T) {
 			10.40.2.0/24 by trestle-wg, MTU 1440
 			fd40::/48 unreachable
 			fd40:0:0:2::/64 by trestle-wg, MTU 1440
-			peer far (198.51.100.3/24) cannot be reached: it is behind NAT, and so is this host: neither can speak to the other first`},
+			peer far (198.51.100.3/24) cannot be reached: it is behind NAT, and so is this host: neither can send to the other first`},
 		{"each family where it is", func(*Self) {}, []Peer{six}, `
 			wireguard port 8473 MTU 1440 addresses 10.40.1.0/32 fd40:0:0:1::/128
 			peer ` + keyC + ` with 10.40.9.0/24 at [2001:db8::9]:8473 keepalive 0s
@@ -218,8 +218,8 @@ func TestPlanWireGuard(t *testing.T) {
 	}
 }
 
-// TestDiffWireGuard: peers go by their keys, and an endpoint that a peer has roamed to stays until
-// the peer says that it is elsewhere, or answers nobody there.
+// TestDiffWireGuard: peers are compared by their keys, and an endpoint to which a peer has roamed
+// stays until the peer publishes another, or does not answer there.
 func TestDiffWireGuard(t *testing.T) {
 	t.Parallel()
 	plan := func(peers ...Peer) State {
@@ -286,21 +286,21 @@ func TestDiffWireGuard(t *testing.T) {
 	}
 }
 
-// TestSighting: a peer is silent which was sent something three minutes ago and did not answer; how long
-// nobody spoke before does not count.
+// TestSighting: a peer is silent if it was sent something three minutes ago and did not answer; the
+// time before that does not count.
 func TestSighting(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	at := func(minutes int) time.Time { return now.Add(time.Duration(minutes) * time.Minute) }
-	s := sighting{received: 10, sent: 10}.look(10, 10, at(0)).look(10, 10, at(60)) // nobody speaks
-	s = s.look(10, 20, at(61))
+	s := sighting{received: 10, sent: 10}.next(10, 10, at(0)).next(10, 10, at(60)) // no traffic
+	s = s.next(10, 20, at(61))
 	if s.isSilent(at(63)) || !s.isSilent(at(64)) {
 		t.Errorf("asked after an hour: silent after two minutes %v, after three %v; want false, true", s.isSilent(at(63)), s.isSilent(at(64)))
 	}
-	if s = s.look(11, 30, at(70)); s.isSilent(at(80)) {
+	if s = s.next(11, 30, at(70)); s.isSilent(at(80)) {
 		t.Error("it has answered, and is silent all the same")
 	}
-	if s = s.look(11, 0, at(81)); s.isSilent(at(90)) { // the device was made anew
+	if s = s.next(11, 0, at(81)); s.isSilent(at(90)) { // the device was created again
 		t.Error("the device was made anew, and a peer is silent")
 	}
 }
@@ -327,7 +327,7 @@ func TestMTU(t *testing.T) {
 	}
 }
 
-// TestMTUOfOnePeer: what one host says of itself leaves the others what IPv6 takes.
+// TestMTUOfOnePeer: one host's small MTU leaves the others the least MTU of IPv6.
 func TestMTUOfOnePeer(t *testing.T) {
 	t.Parallel()
 	if got := MTU(dual, []Peer{{Name: "small", MTU: 600}}); got != 1280 {
@@ -340,8 +340,7 @@ func TestMTUOfOnePeer(t *testing.T) {
 	}
 }
 
-// TestDirectIsSymmetric: two hosts choose the same way to each other, whatever they
-// have published.
+// TestDirectIsSymmetric: two hosts choose the same way to each other, with any published addresses.
 func TestDirectIsSymmetric(t *testing.T) {
 	t.Parallel()
 	underlays := [][]netip.Prefix{

@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// applyTunnel makes or removes the device.
+// applyTunnel removes and adds the VXLAN device.
 func (h *Host) applyTunnel(c Changes) error {
 	if c.Remove != nil {
 		if err := h.removeLink(TunnelName); err != nil {
@@ -26,8 +26,8 @@ func (h *Host) applyTunnel(c Changes) error {
 	return nil
 }
 
-// makeTunnel makes the device in one message; the library cannot ask for no
-// checksums. nolearning: what the peers are is told, and never learnt from packets.
+// makeTunnel adds the device in one message of our own: the library cannot switch checksums
+// off. It does not learn addresses from packets: entries are added for the peers alone.
 func (h *Host) makeTunnel(t Tunnel) error {
 	mac, err := net.ParseMAC(t.MAC)
 	if err != nil {
@@ -67,16 +67,16 @@ func (t Tunnel) attributes(data *nl.RtAttr) {
 	}
 	data.AddRtAttr(nl.IFLA_VXLAN_LOCAL6, t.Local.AsSlice())
 	data.AddRtAttr(nl.IFLA_VXLAN_UDP_ZERO_CSUM6_TX, bit(t.NoTxChecksum))
-	data.AddRtAttr(nl.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, bit(true)) // a peer may be without
+	data.AddRtAttr(nl.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, bit(true)) // a peer may send without checksums
 }
 
-// wayOutOfTaken is for all hosts at once.
+// wayOutOfTaken changes the configuration of all hosts.
 const wayOutOfTaken = "set another vni or port (trestle cluster config set)"
 
-// whoHas names what is in the way of a tunnel: another device of its VNI and port, one
-// that takes all of the port (Cilium's, "external"), or whose packets have extensions, with
-// which the kernel shares no socket (vxlan_find_sock, drivers/net/vxlan); else what cannot be
-// seen from here.
+// whoHas names what has the tunnel's VNI and port: another VXLAN device with both, one that
+// has the port for all VNIs (Cilium's, "external"), or one with group policies, with which
+// the kernel shares no socket (vxlan_find_sock, drivers/net/vxlan). What is left cannot be
+// seen from this namespace.
 func (h *Host) whoHas(t Tunnel) error {
 	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {

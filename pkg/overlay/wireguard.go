@@ -15,11 +15,11 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
-// errNoWireGuard says what is missing, and the way out.
+// errNoWireGuard is for a kernel without WireGuard.
 var errNoWireGuard = errors.New(`the kernel has no WireGuard (Linux 5.6 has, as the module "wireguard": modprobe wireguard, or install it); ` +
 	`without it choose another backend for all hosts ("backend": "vxlan", by trestle cluster config set, or in cluster.json)`)
 
-// SetKey gives the private key of the WireGuard device.
+// SetKey sets the private key that Apply gives the WireGuard device.
 func (h *Host) SetKey(key wgtypes.Key) { h.key = key }
 
 // CheckBackend is an error where the kernel lacks what the backend needs. It changes
@@ -28,8 +28,8 @@ func (h *Host) CheckBackend(b Backend) error {
 	if b != WireGuardOnly {
 		return nil
 	}
-	// Nobody makes a device without queues: a kernel that knows the type says EINVAL
-	// (rtnl_create_link, net/core/rtnetlink.c), and has loaded its module by then.
+	// The kernel refuses a device without queues with EINVAL (rtnl_create_link,
+	// net/core/rtnetlink.c), but only after it has found the type, whose module it loads.
 	request, _ := newLink(WireGuardName, "wireguard")
 	request.AddData(nl.NewRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(0)))
 	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
@@ -39,20 +39,21 @@ func (h *Host) CheckBackend(b Backend) error {
 	return nil
 }
 
-// deviceGroup is the group that the WireGuard device is made in (ip link show group 116).
-// It is all that the kernel takes in the message that makes a device, and that another's
-// device of this type has not: an alias comes later.
+// deviceGroup is the group of the WireGuard device (ip link show group 116). It marks the
+// device as ours from the first: the kernel takes a group in the message that adds a device,
+// and no alias.
 const deviceGroup = uint32(Protocol)
 
-// isOurs tells our WireGuard device from another's of its name: by its alias; by its key;
-// or, where Apply was killed before it could give it either, by its group.
+// isOurs tells our WireGuard device from another program's with that name: by its alias; by
+// its key; or by its group, where Apply was killed before it could set either.
 func isOurs(attrs *netlink.LinkAttrs, device *wgtypes.Device, key wgtypes.Key) bool {
 	var none wgtypes.Key
 	isNew := device.PrivateKey == none && len(device.Peers) == 0
 	return attrs.Alias == alias || device.PrivateKey == key && key != none || attrs.Group == deviceGroup && isNew
 }
 
-// observeWireGuard reads the device. One that is not ours is in the way where ours is wanted.
+// observeWireGuard reads the device. Another program's with that name is an error where ours
+// is wanted.
 func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	link, err := h.link(WireGuardName)
 	if err != nil || link == nil {
@@ -84,7 +85,7 @@ func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	f.Endpoints = Endpoints{Published: h.published, Silent: map[string]bool{}}
 	for _, p := range device.Peers {
 		f.WireGuard.Peers = append(f.WireGuard.Peers, peerOfDevice(p))
-		f.Endpoints.Silent[p.PublicKey.String()] = h.hear(p, time.Now())
+		f.Endpoints.Silent[p.PublicKey.String()] = h.isSilent(p, time.Now())
 	}
 	return attrs.Index, nil
 }
@@ -116,8 +117,8 @@ func peerOfDevice(p wgtypes.Peer) WireGuardPeer {
 	return peer
 }
 
-// hear takes note of what the device has heard of a peer, and says whether it is silent.
-func (h *Host) hear(p wgtypes.Peer, now time.Time) bool {
+// isSilent notes the device's counters of a peer, and says whether the peer is silent.
+func (h *Host) isSilent(p wgtypes.Peer, now time.Time) bool {
 	key := p.PublicKey.String()
 	if h.heard == nil {
 		h.heard = map[string]sighting{}
@@ -126,11 +127,11 @@ func (h *Host) hear(p wgtypes.Peer, now time.Time) bool {
 	if !known {
 		seen = sighting{received: p.ReceiveBytes, sent: p.TransmitBytes}
 	}
-	h.heard[key] = seen.look(p.ReceiveBytes, p.TransmitBytes, now)
+	h.heard[key] = seen.next(p.ReceiveBytes, p.TransmitBytes, now)
 	return h.heard[key].isSilent(now)
 }
 
-// applyWireGuard makes, sets or removes the device, and its peers.
+// applyWireGuard adds, configures or removes the device, and its peers.
 func (h *Host) applyWireGuard(c Changes) error {
 	want := c.Want.WireGuard
 	if c.RemoveWireGuard {
@@ -162,8 +163,8 @@ func (h *Host) applyWireGuard(c Changes) error {
 	return nil
 }
 
-// configure sets key, port and peers: those that go first, since of two that had the
-// same subnet the later one has it.
+// configure sets key, port and peers. Peers are removed first: a subnet that moves from one
+// peer to another belongs to whichever peer was set last.
 func (h *Host) configure(c Changes) error {
 	var config wgtypes.Config
 	if c.MakeWireGuard || c.SetWireGuard {
@@ -190,7 +191,7 @@ func (h *Host) configure(c Changes) error {
 	if err != nil {
 		return fmt.Errorf("open WireGuard's netlink: %w", err)
 	}
-	defer func() { _ = client.Close() }() // it is done
+	defer func() { _ = client.Close() }() // the device is configured by then
 	switch err := client.ConfigureDevice(WireGuardName, config); {
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("%s is gone again", WireGuardName)

@@ -12,30 +12,29 @@ import (
 // WireGuardName is the name of the WireGuard device.
 const WireGuardName = "trestle-wg"
 
-// WireGuard is the device of that name. Its private key is no part of a State, which is
-// printed: see Host.SetKey.
+// WireGuard is the device with that name. A State is printed, so the private key is no part
+// of it: see Host.SetKey.
 type WireGuard struct {
 	PublicKey string
 	Port, MTU int
-	// Addresses give the host's own packets a source that the peers let through.
+	// Addresses give the host's own packets a source that the peers allow.
 	Addresses []netip.Prefix
 	Peers     []WireGuardPeer
 }
 
-// WireGuardPeer is a peer as the device has it: by its public key.
+// WireGuardPeer is a peer of the device, known by its public key.
 type WireGuardPeer struct {
 	Key string
-	// Endpoint is where the peer says that it is; not valid where it speaks first, and
-	// the device learns where it is.
+	// Endpoint is where the peer says that it is. It is invalid for a peer behind NAT, which
+	// sends first: the device learns the endpoint from that.
 	Endpoint netip.AddrPort
-	// Allowed are the sources that are believed to be the peer's, and what is sent to it.
+	// Allowed are the peer's allowed IPs (wg(8)).
 	Allowed []netip.Prefix
-	// Keepalive is how often something is sent so that a NAT in between keeps the way
-	// open; 0: never.
+	// Keepalive is the interval of keepalives, which keep a NAT's mapping open; 0: none.
 	Keepalive time.Duration
 }
 
-// natKeepalive is what wg(8) names as sensible for most NATs.
+// natKeepalive is the interval that wg(8) recommends for most NATs.
 const natKeepalive = 25 * time.Second
 
 // wireGuardOverhead is what WireGuard adds to a packet: the outer IP header, UDP's 8, 16
@@ -61,8 +60,7 @@ func (p *planner) wireGuard() {
 	p.keys[p.self.Key] = "this host"
 }
 
-// byWireGuard plans the way to a peer by WireGuard: the peer of the device, and a route for
-// each subnet.
+// byWireGuard plans a peer of the device, and a route for each of its subnets.
 func (p *planner) byWireGuard(peer Peer) {
 	if p.WireGuard == nil {
 		p.problem(peer, "this host has no address on its uplink %s", p.self.Uplink)
@@ -80,7 +78,7 @@ func (p *planner) byWireGuard(peer Peer) {
 		p.problem(peer, "its WireGuard key is that of %s, too; was a disk copied? (trestle node reset-id)", p.keys[peer.Key])
 		return
 	case p.self.NAT && peer.NAT:
-		p.problem(peer, "it is behind NAT, and so is this host: neither can speak to the other first")
+		p.problem(peer, "it is behind NAT, and so is this host: neither can send to the other first")
 		return
 	case !ok:
 		p.problem(peer, "it has no address of the family of this host's %s", join(p.self.Underlay))
@@ -105,7 +103,7 @@ func (p *planner) byWireGuard(peer Peer) {
 	}
 }
 
-// commonFamily says which family leads to the peer: IPv4 where both have it.
+// commonFamily is the family of the underlay that both hosts have, IPv4 first.
 func (p *planner) commonFamily(peer Peer) (is4, ok bool) {
 	for _, is4 := range []bool{true, false} {
 		_, here := addressOf(p.self.Underlay, is4)
@@ -152,7 +150,7 @@ func (c *Changes) diffWireGuard(want *WireGuard, have Found) {
 			continue
 		}
 		if !moved {
-			w.Endpoint = netip.AddrPort{} // as it is
+			w.Endpoint = netip.AddrPort{} // leave the device's
 		}
 		c.SetPeers = append(c.SetPeers, w)
 	}
@@ -163,20 +161,18 @@ func (c *Changes) diffWireGuard(want *WireGuard, have Found) {
 	}
 }
 
-// Endpoints is what is known of the peers' endpoints besides what the device has, by
-// their keys. A peer roams: the device answers to where its last packet came from,
-// which behind NAT is not where it says that it is.
+// Endpoints is what is known of the peers' endpoints, by their keys, besides what the device
+// has. The device sends to where a peer's last packet came from, which behind a NAT is not
+// the endpoint that the peer published.
 type Endpoints struct {
-	// Published are the endpoints that peers said they had, when the device was last
-	// brought to what was wanted.
+	// Published are the endpoints that peers had published when Apply last ran.
 	Published map[string]netip.AddrPort
-	// Silent are peers that were sent something, and have not answered for long.
+	// Silent are peers that have not answered packets for long.
 	Silent map[string]bool
 }
 
 // moved says whether the device's endpoint of a peer is to be replaced by the published
-// one: where it has none, where the peer says that it is elsewhere now, or where
-// nobody answers at the one that it has.
+// one: because it has none, the peer has published another, or nobody answers at it.
 func (e Endpoints) moved(want, have WireGuardPeer) bool {
 	switch published, known := e.Published[want.Key]; {
 	case !want.Endpoint.IsValid() || want.Endpoint == have.Endpoint:
@@ -189,18 +185,19 @@ func (e Endpoints) moved(want, have WireGuardPeer) bool {
 	return e.Silent[want.Key]
 }
 
-// sighting is when a peer was last heard of, as the device counts bytes. It goes by the
-// monotonic clock: the device's time of the last handshake is the wall clock's.
+// sighting is the state of a peer's byte counters when something was last received from it,
+// and when something was first sent to it after that. It uses the monotonic clock; the
+// device's time of the last handshake is wall clock time, which may jump.
 type sighting struct {
-	received, sent int64 // when it was last heard of
+	received, sent int64
 	asked          time.Time
 }
 
-// silence is how long a peer may leave packets unanswered: WireGuard answers each within
-// 10 s, and after 90 s without it gives up (section 6.5 of its paper).
+// silence is how long a peer may leave packets unanswered. WireGuard answers each within
+// 10 s (keepalive), and gives up after 90 s of handshakes (section 6.5 of its paper).
 const silence = 3 * time.Minute
 
-func (s sighting) look(received, sent int64, now time.Time) sighting {
+func (s sighting) next(received, sent int64, now time.Time) sighting {
 	switch {
 	case received != s.received || sent < s.sent:
 		return sighting{received: received, sent: sent}

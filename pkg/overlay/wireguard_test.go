@@ -7,8 +7,8 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
-// TestIsOurs: a device of our name is ours by what only ours has. One without a key may be
-// anybody's, who is about to give it one.
+// TestIsOurs: a device with our name is ours by alias, key or group. One without a key and group may
+// be another program's that has just been created.
 func TestIsOurs(t *testing.T) {
 	t.Parallel()
 	key, another := wgtypes.Key{1}, wgtypes.Key{2}

@@ -38,7 +38,7 @@ func TestCheck(t *testing.T) {
 	n.check(a.Host, 0, "the store lists hosts: 2, of which are up: 2", "pairs by vxlan: 2", "b: fine, by tunnel")
 	for _, test := range []struct{ on, harm, undo, want string }{
 		{"b", "nft add table inet firewall; nft add chain inet firewall in '{ type filter hook input priority -10; }'; nft add rule inet firewall in udp dport 8473 drop", "nft delete table inet firewall", "answers: UDP port 8473 is blocked between the hosts"},
-		{"switch", "ip link set p-b mtu 1400", "ip link set p-b mtu 1500", "a small packet is answered: something on the way takes less than the uplinks say, of which 1450 is made"},
+		{"switch", "ip link set p-b mtu 1400", "ip link set p-b mtu 1500", "a small packet is answered: a link on the way has a smaller MTU than the uplinks, from which 1450 follows"},
 	} {
 		on := map[string]*host.Host{"b": b.Host.Host, "switch": n.Switch}[test.on]
 		on.MustRun("sh", "-c", test.harm)

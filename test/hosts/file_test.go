@@ -46,7 +46,7 @@ func TestFile(t *testing.T) {
 		{"half", list[:len(list)/2], "unexpected end of JSON"},
 		{"overlap", strings.Replace(list, "10.40.1.0/24", "10.40.0.0/24", 1), "node b has 10.40.0.0/24, which overlaps 10.40.0.0/24 of node a"},
 		{"one key", strings.NewReplacer(`"name": "a"`, `"name": "a", "wgKey": "k"`, `"name": "b"`, `"name": "b", "wgKey": "k"`).Replace(list), "node b: wgKey: it is that of node a, too"},
-		{"outside", strings.Replace(list, "10.40.1.0/24", "10.41.1.0/24", 1), "no place for: pods 10.41.1.0/24"},
+		{"outside", strings.Replace(list, "10.40.1.0/24", "10.41.1.0/24", 1), "node b has subnets that are in no pool of their network, or not of its length: pods 10.41.1.0/24"},
 	} {
 		a.Write("/etc/trestle/cluster.json", bad.list)
 		l.Await(a, bad.name, func(s lab.Status) bool { return strings.Contains(s.Store.Error, bad.want) && len(s.Peers) == 1 })

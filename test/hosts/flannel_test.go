@@ -31,7 +31,7 @@ func TestImportFlannel(t *testing.T) {
 	}
 	refused("there is no key /coreos.com/network/config")
 	put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}`)
-	refused("flannel's backend (udp) has none of ours that is like it")
+	refused("no backend of Trestle corresponds to flannel's (udp)")
 	put("config", `{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}`)
 	lease := func(h *lab.Host) string { return fmt.Sprintf(`{"PublicIP": %q, "BackendType": "vxlan"}`, h.IPv4) }
 	put("subnets/10.5.34.0-24", lease(a))

@@ -121,7 +121,7 @@ func TestForeign(t *testing.T) {
 	other := peer.Subnet(true).String()
 	a.MustRun("sh", "-c", "ip route del "+other+"; ip route replace "+other+" via 203.0.113.1 proto static")
 	n.Await(a.Host, "the route is named", func(s lab.Status) bool {
-		return strings.Contains(strings.Join(s.Problems, "\n"), "the route to "+other+" is of static, and is left to it")
+		return strings.Contains(strings.Join(s.Problems, "\n"), "the route to "+other+" is of protocol static, and stays")
 	})
 	if got := a.MustRun("ip", "route", "show", other, "proto", "static"); got == "" {
 		t.Errorf("the static route to %s is gone", other)
@@ -152,7 +152,7 @@ func TestMTU(t *testing.T) {
 	}
 	for _, h := range n.hosts {
 		n.Await(h.Host, "a container of before", func(s lab.Status) bool {
-			return strings.Contains(strings.Join(s.Problems, "\n"), "containers on tn-pods with a larger MTU than 1350, which is what all hosts take now: 1")
+			return strings.Contains(strings.Join(s.Problems, "\n"), "containers on tn-pods with a larger MTU than 1350, the largest that all hosts take now: 1")
 		})
 	}
 	for _, addr := range n.containers[1].Addresses {

@@ -85,7 +85,7 @@ func TestKubernetes(t *testing.T) {
 	k.Ready(c, 2)
 	k.Reach(k.Attach(c, "c-c"), k.containers[0])
 	k.Await(a.Host, "d has no agent", func(s lab.Status) bool {
-		return len(s.Peers) == 2 && strings.Contains(strings.Join(s.Problems, "\n"), "node d cannot be read, and is left aside: it has no annotation trestle.io/node")
+		return len(s.Peers) == 2 && strings.Contains(strings.Join(s.Problems, "\n"), "node d cannot be read, and is ignored: it has no annotation trestle.io/node")
 	})
 
 	pings := k.Pings(k.containers[0], k.containers[1].Addresses[0])

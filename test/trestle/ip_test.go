@@ -42,7 +42,7 @@ func TestIPRelease(t *testing.T) {
 		args  string
 	}{
 		{[]string{"address", `"10.40"`}, "10.40"},
-		{[]string{"10.40.0.3", "nobody"}, "10.40.0.3"},
+		{[]string{"10.40.0.3", "not leased"}, "10.40.0.3"},
 		{[]string{"10.40.0.2", "web", "--force"}, "10.40.0.200 10.40.0.2"},
 		{[]string{"10.40.0.9", "lab", "two", "--network"}, "10.40.0.9"},
 		{[]string{"10.40.0.9", "other"}, "10.40.0.9 --network lab"},

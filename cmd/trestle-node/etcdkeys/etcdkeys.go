@@ -1,5 +1,5 @@
-// Package etcdkeys reads and writes the keys of one cluster in etcd: what trestle-node does
-// through it, tests and benchmarks do in the place of hosts that there are none of.
+// Package etcdkeys reads and writes the keys of one cluster in etcd. trestle-node uses it, and
+// so do tests and benchmarks, which play hosts that do not exist.
 package etcdkeys
 
 import (
@@ -12,14 +12,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 )
 
-// Keys are those below a prefix, which no name has in it.
+// Keys are the keys below a prefix. The names that Get and Commit take and return are without
+// the prefix.
 type Keys struct {
 	Client *clientv3.Client
 	Prefix string
 }
 
-// Get is one transaction of reads, so that all is of one revision. A key that ends in a
-// slash stands for all below it.
+// Get reads keys in one transaction, so that all are of one revision. A key that ends in a
+// slash stands for all keys below it.
 func (k Keys) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	var ops []clientv3.Op
 	for _, key := range keys {
@@ -45,7 +46,8 @@ func (k Keys) Get(ctx context.Context, keys ...string) (cluster.View, error) {
 	return view, nil
 }
 
-// Commit does all that the transaction says, if all of its conditions hold, or nothing.
+// Commit does the transaction's writes if all of its conditions are true, and says whether it
+// did.
 func (k Keys) Commit(ctx context.Context, txn cluster.Txn) (bool, error) {
 	var conditions []clientv3.Cmp
 	for _, c := range txn.If {

@@ -1,6 +1,6 @@
-// Package attach knows how a runtime attaches a container to a network and detaches it: it
-// runs the chain of plugins by libcni, which keeps the result where any runtime that has
-// libcni finds it again.
+// Package attach attaches containers to networks and detaches them, as a runtime does: it
+// runs the chain of plugins with libcni, which caches the result where any runtime that uses
+// libcni finds it.
 package attach
 
 import (
@@ -24,19 +24,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Runtime attaches and detaches with the plugins of these directories, on a host that
-// looks as in the snapshot.
+// Runtime attaches and detaches with the plugins in these directories. Snapshot is the state
+// of the host.
 type Runtime struct {
 	Plugins  []string
 	Lists    []network.List
 	Snapshot *inventory.Snapshot
 }
 
-// Wish is an attachment as the flags ask for it.
+// Wish is the attachment that the flags ask for.
 type Wish struct {
 	Container string
 	NetNS     string // path
-	IfName    string // empty: the first eth… that is free
+	IfName    string // "": the first of eth0, eth1 … that is free
 	MAC       string
 	IPs       []string
 	Publish   []Publication
@@ -55,8 +55,8 @@ type Attached struct {
 	DNS       types.DNS             `json:"dns"`
 }
 
-// Add attaches the container, under LockNetNS. What is wrong with the wish is said before anything is
-// done; what fails on the way is undone.
+// Add attaches the container; the caller holds LockNetNS. It checks the wish before it changes
+// anything, and undoes what it has done if it fails.
 func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error) {
 	list, facts, err := r.list(name)
 	if err != nil {
@@ -93,7 +93,7 @@ func (r Runtime) Add(ctx context.Context, name string, w Wish) (Attached, error)
 	return attachedOf(name, rt, result, published(ports.mappings)), nil
 }
 
-// list finds the network list of that name; the error names those that there are.
+// list finds the network list with that name; the error names the existing ones.
 func (r Runtime) list(name string) (network.List, network.Facts, error) {
 	list, ok := network.Find(r.Lists, name)
 	if !ok {
@@ -104,7 +104,7 @@ func (r Runtime) list(name string) (network.List, network.Facts, error) {
 		if len(names) == 0 {
 			return list, network.Facts{}, cni.ConfigErrorf("network %q: there is none; make one with trestle network create %s", name, name)
 		}
-		return list, network.Facts{}, cni.ConfigErrorf("network %q: there is none of that name; there are %s", name, strings.Join(names, ", "))
+		return list, network.Facts{}, cni.ConfigErrorf("network %q: there is no network with that name; there are %s", name, strings.Join(names, ", "))
 	}
 	facts, err := list.Facts()
 	if err != nil {
@@ -113,15 +113,15 @@ func (r Runtime) list(name string) (network.List, network.Facts, error) {
 	return list, facts, nil
 }
 
-// CheckContainer says what is wrong with the name of a container.
+// CheckContainer is an error if the name cannot be a container's.
 func CheckContainer(name string) error {
 	if utils.ValidateContainerID(name) != nil || len(name) > 200 {
-		return cni.ConfigErrorf("container: %q is no container's name; use letters, digits, and after the first of these also _ . -", name)
+		return cni.ConfigErrorf("container: %q is not a container name; use letters and digits, and after the first of them also _ . -", name)
 	}
 	return nil
 }
 
-// hasPlugins is an error that names a plugin of the list that is in no directory.
+// hasPlugins is an error if a plugin of the list is in no directory.
 func (r Runtime) hasPlugins(list network.List) error {
 	for _, name := range list.Types() {
 		if _, err := invoke.FindInPath(name, r.Plugins); err != nil {
@@ -132,7 +132,7 @@ func (r Runtime) hasPlugins(list network.List) error {
 	return nil
 }
 
-// Knows is an error if there is no network of that name.
+// Knows is an error if there is no network with that name.
 func (r Runtime) Knows(name string) error {
 	_, _, err := r.list(name)
 	return err
@@ -144,7 +144,7 @@ func (r Runtime) Publishes(name string) bool {
 	return err == nil && facts.Ports
 }
 
-// check refuses what is wrong whatever the network is.
+// check refuses what is wrong for any network.
 func (w Wish) check() error {
 	if err := CheckContainer(w.Container); err != nil {
 		return err
@@ -163,7 +163,7 @@ func (w Wish) check() error {
 		}
 	}
 	if !cni.IsNetNSAt(w.NetNS) {
-		return cni.ConfigErrorf("--netns: %s is no network namespace; make one with ip netns add NAME", w.NetNS)
+		return cni.ConfigErrorf("--netns: %s is not a network namespace; make one with ip netns add NAME", w.NetNS)
 	}
 	if isOwn(w.NetNS) {
 		return cni.ConfigErrorf("--netns: %s is the network namespace of the host itself; name a container's, or make one with ip netns add NAME", w.NetNS)
@@ -171,7 +171,7 @@ func (w Wish) check() error {
 	return nil
 }
 
-// isOwn says whether the path leads to the namespace that trestle runs in.
+// isOwn says whether the path is the namespace in which trestle runs.
 func isOwn(netns string) bool {
 	that, err := os.Stat(netns)
 	if err != nil {
@@ -181,9 +181,8 @@ func isOwn(netns string) bool {
 	return err == nil && os.SameFile(own, that)
 }
 
-// ask puts addresses and MAC where the network's plugins look for them: in the
-// capabilities that they declare, or else in CNI_ARGS, which is older and has room for one
-// address.
+// ask passes addresses and MAC in the way that the network's plugins read: as capabilities, if
+// they declare these, or else in CNI_ARGS, which is older and can hold only one address.
 func (w Wish) ask(list network.List, snapshot *inventory.Snapshot, rt *libcni.RuntimeConf) error {
 	has := map[string]bool{}
 	for _, plugin := range list.Plugins {
@@ -213,11 +212,11 @@ func (w Wish) ask(list network.List, snapshot *inventory.Snapshot, rt *libcni.Ru
 	return nil
 }
 
-// checkAddress refuses an address that is in none of the network's ranges, or is leased.
+// checkAddress refuses an address that the network cannot lease, or that a container has.
 func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
-		return cni.ConfigErrorf("--ip: %q is no address", text)
+		return cni.ConfigErrorf("--ip: %q is not an address", text)
 	}
 	n, ok := snapshot.NetworkOf(name)
 	if !ok || len(n.Pools) == 0 {
@@ -232,7 +231,7 @@ func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 	case i < 0:
 		return cni.ConfigErrorf("--ip: %s is in no subnet of network %s (%s)", address, name, strings.Join(subnets, ", "))
 	case !n.Pools[i].Range.Leasable(address):
-		return cni.ConfigErrorf("--ip: %s is none that network %s gives to containers: it is the gateway, an end of %s, or excluded", address, name, n.Pools[i].Subnet)
+		return cni.ConfigErrorf("--ip: network %[2]s does not give %[1]s to containers: it is the gateway, an end of %[3]s, outside the range, or excluded", address, name, n.Pools[i].Subnet)
 	}
 	for _, a := range snapshot.On(name) {
 		if a.State != inventory.Dead && slices.Contains(a.Addresses, address) {
@@ -245,11 +244,11 @@ func checkAddress(text, name string, snapshot *inventory.Snapshot) error {
 // add runs the chain of plugins. After a failure it sends DEL, as a runtime does (CNI spec,
 // "Deriving runtime errors"), also after an interrupt.
 func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeConf) (*types100.Result, error) {
-	lock, err := network.Stay()
+	lock, err := network.LockShared()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = lock.Unlock() }() // the network may go from here on
+	defer func() { _ = lock.Unlock() }() // from here on the attachment keeps the network from being removed
 	if _, err := os.Stat(list.File); err != nil {
 		return nil, fmt.Errorf("the network was removed just now: %w", err)
 	}
@@ -268,9 +267,8 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	return nil, errors.Join(plain(err), undo)
 }
 
-// plain is the message of a plugin's error without libcni's words around it. What a
-// plugin finds wrong with its configuration, which has the wish in it, stays a mistake in
-// what was asked for.
+// plain is a plugin's error without what libcni adds to it. An error about the configuration,
+// which contains the wish, stays a user's mistake.
 func plain(err error) error {
 	var said *types.Error
 	if !errors.As(err, &said) {
@@ -278,7 +276,7 @@ func plain(err error) error {
 	}
 	text := said.Msg
 	if text == "" {
-		text = fmt.Sprintf("%v code %d, and no message", err, said.Code) // libcni's words end in a colon
+		text = fmt.Sprintf("%v code %d, and no message", err, said.Code) // libcni's text ends with a colon
 	}
 	if said.Details != "" {
 		text += "; " + said.Details
@@ -310,8 +308,8 @@ func attachedOf(name string, rt *libcni.RuntimeConf, result *types100.Result, po
 	return a
 }
 
-// Del detaches one attachment, whoever made it. It needs no network namespace, and no list
-// where Trestle's plugins made it.
+// Del detaches one attachment, whichever suite made it. It needs no network namespace, and no
+// list if Trestle's plugins made the attachment.
 func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
 	rt := &libcni.RuntimeConf{ContainerID: a.Container, NetNS: a.NetNS, IfName: a.IfName}
@@ -329,16 +327,18 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 		}
 		rt.Args, rt.CapabilityArgs = c.CniArgs, c.CapabilityArgs
 		if of, err := libcni.NetworkConfFromBytes(c.Config); err == nil {
-			config = of // that of the ADD, which has the plugins that were called
+			config = of // the list at the ADD, with the plugins that ran
 		}
 	}
 	if !cni.IsNetNSAt(rt.NetNS) {
 		rt.NetNS = ""
 	}
 	if config == nil {
-		if config, err = former(a.Network, ""); err != nil {
+		former, err := Former(a.Network)
+		if err != nil {
 			return err
 		}
+		config = former.NetworkConfigList
 	}
 	if err := chain.DelNetworkList(ctx, config, rt); err != nil {
 		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, plain(err))
@@ -346,19 +346,19 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 	return nil
 }
 
-// former is a list for a network that has none any more: Trestle's plugins find what an
-// attachment has by its name alone.
-func former(name, bridge string) (*libcni.NetworkConfigList, error) {
+// Former is a list for a network that has none any more. It only names Trestle's plugins,
+// which find by the network's name what its attachments have.
+func Former(name string) (network.List, error) {
 	type plugin struct {
-		Type   string `json:"type"`
-		Bridge string `json:"bridge,omitempty"`
+		Type string `json:"type"`
 	}
-	config, err := json.Marshal(map[string]any{
+	data, err := json.Marshal(map[string]any{
 		"cniVersion": "1.0.0", "name": name,
-		"plugins": []plugin{{"bridge", bridge}, {"portmap", ""}, {"firewall", ""}, {"bandwidth", ""}, {"tuning", ""}},
+		"plugins": []plugin{{"bridge"}, {"portmap"}, {"firewall"}, {"bandwidth"}, {"tuning"}},
 	})
 	if err != nil {
-		return nil, err
+		return network.List{}, err
 	}
-	return libcni.NetworkConfFromBytes(config)
+	config, err := libcni.NetworkConfFromBytes(data)
+	return network.List{File: "no list", NetworkConfigList: config}, err
 }

@@ -12,10 +12,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// LockNetNS keeps others from attaching the container whose namespace that is. Whoever
-// calls Add holds it from before the host is looked at until the interface is there: of two
-// that attach one container at once, the second shall find the first one's interface and
-// ports taken. What is no namespace is not locked; Add refuses it.
+// LockNetNS keeps other processes from attaching the container with that namespace. A caller
+// of Add holds it from before it takes the snapshot: of two that attach one container at the
+// same time, the second finds the first one's interface name and ports taken. A path that is no
+// namespace is not locked; Add refuses it.
 func LockNetNS(path string) (unlock func(), err error) {
 	if !cni.IsNetNSAt(path) {
 		return func() {}, nil
@@ -24,10 +24,11 @@ func LockNetNS(path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { _ = lock.Unlock() }, nil // what was done under it is done
+	return func() { _ = lock.Unlock() }, nil // the lock ends with the process at the latest
 }
 
-// nameInterface chooses the interface's name, under LockNetNS.
+// nameInterface chooses the interface's name, or refuses one that is taken; the caller holds
+// LockNetNS.
 func nameInterface(rt *libcni.RuntimeConf) error {
 	taken, err := linksIn(rt.NetNS)
 	switch {
@@ -43,7 +44,7 @@ func nameInterface(rt *libcni.RuntimeConf) error {
 	return err
 }
 
-// linksIn are the names of the links in a namespace.
+// linksIn is the set of the names of links in a namespace.
 func linksIn(path string) (map[string]bool, error) {
 	names := map[string]bool{}
 	err := netns.Do(path, func(nl *netlink.Handle) error {

@@ -17,20 +17,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Publication is one port of the container that shall be reached by one of the host's.
+// Publication is one port of the container that is to be published on a host port.
 type Publication struct {
 	Protocol string
-	// HostIP is the host's address; invalid: all of them.
+	// HostIP is the host's address; an invalid one stands for all.
 	HostIP netip.Addr
-	// First to Last are the host's ports of which one shall be chosen; both are 0 where any
-	// free one will do.
+	// First to Last are the host ports of which one is chosen; both are 0 for any free one.
 	First, Last uint16
 	Container   uint16
 }
 
 const publishLike = "8080:80, 127.0.0.1:8080-8090:80-90/udp, or 80 for a free port of the host"
 
-// ParsePublish reads what --publish is given, in docker's words, by docker's own parser.
+// ParsePublish reads the values of --publish, which have docker's syntax, with docker's parser.
 func ParsePublish(texts []string) ([]Publication, error) {
 	var all []Publication
 	for _, text := range texts {
@@ -73,19 +72,19 @@ func publicationOf(m portspec.PortMapping) (Publication, error) {
 	}
 	p.First, p.Last = uint16(first), uint16(last)
 	if p.Container == 0 || m.Binding.HostPort != "" && p.First == 0 {
-		return p, errors.New("0 is no port")
+		return p, errors.New("0 is not a port")
 	}
 	return p, nil
 }
 
-// clashes says whether both ask for the same port of the host.
+// clashes says whether both ask for the same host port.
 func (p Publication) clashes(other Publication) bool {
 	return p.First != 0 && p.First == p.Last && other.First == p.First && other.Last == p.Last && p.Protocol == other.Protocol &&
 		overlap(p.HostIP, other.HostIP)
 }
 
-// overlap says whether two addresses have a port in common; one that is invalid or
-// unspecified stands for all addresses.
+// overlap says whether ports on two addresses conflict. An invalid or unspecified address
+// stands for all addresses.
 func overlap(a, b netip.Addr) bool {
 	every := func(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }
 	if a.IsValid() && b.IsValid() && a.Is4() != b.Is4() {
@@ -94,7 +93,7 @@ func overlap(a, b netip.Addr) bool {
 	return every(a) || every(b) || a == b
 }
 
-// mapping is a publication with its host port, as portmap has it (CNI, CONVENTIONS.md).
+// mapping is a port mapping as portmap reads it (CNI, CONVENTIONS.md).
 type mapping struct {
 	HostPort      uint16 `json:"hostPort"`
 	ContainerPort uint16 `json:"containerPort"`
@@ -102,8 +101,8 @@ type mapping struct {
 	HostIP        string `json:"hostIP,omitempty"`
 }
 
-// chosen are the mappings, and sockets that keep the host ports which were free from being
-// chosen by others until they are mapped.
+// chosen are the mappings, and sockets that keep other processes from choosing the same free
+// host ports until they are mapped.
 type chosen struct {
 	mappings []mapping
 	held     []interface{ Close() error }
@@ -111,11 +110,11 @@ type chosen struct {
 
 func (c chosen) release() {
 	for _, socket := range c.held {
-		_ = socket.Close() // nothing was sent
+		_ = socket.Close() // nothing was written
 	}
 }
 
-// choose finds the host ports that are left open.
+// choose chooses host ports where the publication leaves that open, and refuses taken ones.
 func choose(publications []Publication, snapshot *inventory.Snapshot) (chosen, error) {
 	var c chosen
 	for _, p := range publications {
@@ -140,9 +139,9 @@ func choose(publications []Publication, snapshot *inventory.Snapshot) (chosen, e
 	return c, nil
 }
 
-// free is a port of the publication's that no container has, and no process of the host.
+// free is one of the publication's host ports that no container has, and no process.
 func (c *chosen) free(p Publication, snapshot *inventory.Snapshot) (uint16, error) {
-	const tries = 100 // of what the kernel says is free; containers' ports it does not know
+	const tries = 100 // the kernel offers a port that no process has, but a container may have it
 	first, last := int(p.First), int(p.Last)
 	if first == 0 {
 		last = tries - 1
@@ -174,7 +173,7 @@ func (c *chosen) free(p Publication, snapshot *inventory.Snapshot) (uint16, erro
 	return 0, cni.ConfigErrorf("--publish: no host port of %d-%d/%s is free; name others, or leave them out", p.First, p.Last, p.Protocol)
 }
 
-// hold opens a socket on the port, so that nobody else takes it; for 0 the kernel chooses.
+// hold opens a socket on the port, so that no other process takes it; for 0 the kernel chooses.
 func hold(p Publication, port uint16) (socket interface{ Close() error }, got uint16, err error) {
 	host := ""
 	if p.HostIP.IsValid() {
@@ -188,7 +187,7 @@ func hold(p Publication, port uint16) (socket interface{ Close() error }, got ui
 		}
 		return conn, portOf(conn.LocalAddr()), nil
 	}
-	listener, err := net.Listen("tcp", at) // of SCTP, too: its ports are nobody's as a rule
+	listener, err := net.Listen("tcp", at) // for SCTP as well, whose ports are hardly ever in use
 	if err != nil {
 		return nil, 0, err
 	}
@@ -218,7 +217,7 @@ func holderOf(p Publication, port uint16, snapshot *inventory.Snapshot) (invento
 	return inventory.Attachment{}, false
 }
 
-// published shows the mappings to people.
+// published joins the mappings to ranges, for people.
 func published(mappings []mapping) []inventory.Published {
 	var a inventory.Attachment
 	for _, m := range mappings {

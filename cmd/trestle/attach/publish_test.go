@@ -53,8 +53,8 @@ func TestParsePublish(t *testing.T) {
 	}
 }
 
-// TestChoose: a host port that is left out is one that neither a container nor a process
-// has, and each gets another; a range gives its first free one.
+// TestChoose: where the host port is left open, a different one is chosen for each, which neither
+// a container nor a process has; of a range the first free one is chosen.
 func TestChoose(t *testing.T) {
 	local := netip.MustParseAddr("127.0.0.1")
 	busy, port, err := hold(Publication{Protocol: "tcp", HostIP: local}, 0)

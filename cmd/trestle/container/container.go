@@ -1,11 +1,11 @@
-// Package container knows the containers of trestle run: a network namespace that is made
-// for one command, and a file that says so, locked by the trestle that waits for the
-// command. Where nobody holds that lock any more trestle was killed, and the next one
-// clears away.
+// Package container manages the containers of trestle run: a network namespace for one
+// command, and a file that describes it, locked by the trestle process that waits for the
+// command. If nobody holds the lock, that process was killed, and the next trestle command
+// cleans up.
 //
-//	/run/trestle/run/<name>          JSON, locked by its trestle
-//	/run/trestle/resolv.conf/<name>  what the command finds in /etc/resolv.conf
-//	/run/netns/<name>                the network namespace, for ip netns too
+//	/run/trestle/run/<name>          JSON, locked by its trestle process
+//	/run/trestle/resolv.conf/<name>  the command's /etc/resolv.conf
+//	/run/netns/<name>                the network namespace, as ip netns names it
 package container
 
 import (
@@ -25,23 +25,23 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// namedDir is where ip netns looks for network namespaces.
+// namedDir is the directory of the namespaces of ip netns.
 const namedDir = "/run/netns"
 
-// Container is one container of trestle run, held by this process.
+// Container is one container of trestle run.
 type Container struct {
 	Name  string `json:"name"`
 	NetNS string `json:"netns"` // its path
-	PID   int    `json:"pid"`   // of its trestle
-	// Log is where what it writes is appended to, if it is in the background and anywhere.
+	PID   int    `json:"pid"`   // of its trestle process
+	// Log is the file to which its output is appended; "" if it has none.
 	Log string `json:"log,omitempty"`
 
-	file *os.File // open and locked
+	file *os.File // open and locked if this process holds the container
 }
 
 func dir() string { return filepath.Join(record.DefaultDir, "run") }
 
-// New makes the container's file and its network namespace, with lo up.
+// New creates the container's file and its network namespace, with lo up.
 func New(name, log string) (*Container, error) {
 	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid(), Log: log}
 	if _, err := os.Lstat(s.NetNS); err == nil {
@@ -56,8 +56,8 @@ func New(name, log string) (*Container, error) {
 	return s, nil
 }
 
-// write makes the file, locked before it has its name, so that nobody takes it for one of
-// a trestle that was killed.
+// write creates the file. It is locked before it gets its name, so that nobody takes the
+// container for abandoned.
 func (s *Container) write() error {
 	if err := os.MkdirAll(dir(), 0o700); err != nil {
 		return fmt.Errorf("note container %s: %w", s.Name, err)
@@ -86,7 +86,7 @@ func (s *Container) write() error {
 
 func (s *Container) path() string { return filepath.Join(dir(), s.Name) }
 
-// makeNetNS makes the container's namespace, with lo up.
+// makeNetNS creates the network namespace, with lo up.
 func (s *Container) makeNetNS() error {
 	if err := netns.Make(s.Name); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (s *Container) makeNetNS() error {
 func (s *Container) Close() error {
 	err := unix.Unmount(s.NetNS, unix.MNT_DETACH)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		err = nil // killed before it was mounted, or a second time
+		err = nil // trestle was killed before it was mounted, or after it was unmounted
 	}
 	if err == nil {
 		err = os.Remove(s.NetNS)
@@ -118,8 +118,8 @@ func (s *Container) Close() error {
 	return errors.Join(ignoreGone(os.Remove(s.resolvConf())), os.Remove(s.path()), s.file.Close())
 }
 
-// Logs are the containers' logs, of those that have one, by name. Who cannot be read has
-// none.
+// Logs are the log files of the containers that have one, by the containers' names. A container
+// whose file cannot be read has none.
 func Logs() map[string]string {
 	entries, err := os.ReadDir(dir())
 	if err != nil {
@@ -136,8 +136,8 @@ func Logs() map[string]string {
 	return logs
 }
 
-// Abandoned are the containers whose trestle was killed. They are held by this process
-// now, which closes each when it has detached it.
+// Abandoned are the containers whose trestle process was killed. This process holds them now;
+// the caller detaches and closes each.
 func Abandoned() ([]*Container, error) {
 	entries, err := os.ReadDir(dir())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,7 +155,7 @@ func Abandoned() ([]*Container, error) {
 	return all, errors.Join(failed...)
 }
 
-// takeOver is the container if nobody holds it.
+// takeOver returns the container if nobody holds it, and nil otherwise.
 func takeOver(name string) (*Container, error) {
 	path := filepath.Join(dir(), name)
 	file, err := os.Open(path)
@@ -166,14 +166,14 @@ func takeOver(name string) (*Container, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, file.Close() // its trestle is at work
+		return nil, file.Close() // its trestle process runs
 	}
 	if strings.HasPrefix(name, ".") { // killed before it had a name
 		return nil, errors.Join(ignoreGone(os.Remove(path)), file.Close())
 	}
 	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), file: file}
 	if at, err := os.Stat(path); err != nil || !sameFile(file, at) {
-		return nil, file.Close() // closed by its trestle since, and perhaps made again
+		return nil, file.Close() // it was closed meanwhile, and perhaps created again
 	}
 	return s, nil
 }

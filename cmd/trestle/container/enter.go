@@ -12,12 +12,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Enter executes the program in place of this process, in the network namespace (empty:
-// ours) and with its own file at /etc/resolv.conf (empty: the host's). The kernel kills the
-// program when our parent ends. Enter returns only if that fails.
+// Enter replaces this process with the program, in the network namespace ("": ours) and with
+// its own file at /etc/resolv.conf ("": the host's). The kernel kills the program when our
+// parent ends. Enter returns only if it fails.
 func Enter(netNS, resolvConf, program string, args []string) error {
-	runtime.LockOSThread() // the namespaces are this thread's, which exec makes the only one
-	// asked for by this thread, which need not be the one that the parent's fork made
+	runtime.LockOSThread() // the namespaces are this thread's; exec keeps this thread alone
+	// again, since the parent set it for the thread that it forked, which may be another
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return fmt.Errorf("ask to be killed with trestle: %w", err)
 	}
@@ -42,7 +42,7 @@ func join(path string) error {
 	return errors.Join(unix.Setns(handle.FD(), unix.CLONE_NEWNET), handle.Close())
 }
 
-// ownMounts gives the process mounts of its own; later changes of the host's still arrive.
+// ownMounts gives the process a mount namespace; later changes of the host's mounts propagate.
 func ownMounts(sysfs bool, resolvConf string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("leave the host's mounts: %w", err)
@@ -65,9 +65,9 @@ func ownMounts(sysfs bool, resolvConf string) error {
 	return nil
 }
 
-// ownSysfs mounts another /sys, since it shows the interfaces of the namespace that it was
-// mounted in. The control groups below it stay, if the kernel can hold a mount meanwhile
-// (5.2).
+// ownSysfs mounts /sys again, since sysfs shows the interfaces of the network namespace in
+// which it was mounted. The mount of control groups below it is kept, if the kernel can detach
+// and attach mounts (open_tree, Linux 5.2).
 func ownSysfs() error {
 	const groups = "/sys/fs/cgroup"
 	held, err := unix.OpenTree(unix.AT_FDCWD, groups, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
@@ -82,7 +82,7 @@ func ownSysfs() error {
 	}
 	err = unix.MoveMount(held, "", unix.AT_FDCWD, groups, unix.MOVE_MOUNT_F_EMPTY_PATH)
 	if errors.Is(err, unix.ENOENT) {
-		err = nil // it was no mount, and there is no such directory in this kernel's
+		err = nil // this kernel's sysfs has no such directory
 	}
 	return errors.Join(err, unix.Close(held))
 }

@@ -12,15 +12,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// The files of the host. systemd's own has the servers that its stub at 127.0.0.53 asks,
-// which nobody reaches from another network namespace.
+// The host's files. systemd's has the servers that its stub at 127.0.0.53 asks; the stub itself
+// cannot be reached from another network namespace.
 const (
 	hostResolvConf    = "/etc/resolv.conf"
 	systemdResolvConf = "/run/systemd/resolve/resolv.conf"
 )
 
-// ResolvConf writes what the container shall find in /etc/resolv.conf, and gives its path;
-// it is empty where that is what the host has. It goes with Close.
+// ResolvConf writes the container's /etc/resolv.conf, and returns the file's path, or "" if the
+// host's will do. Close removes the file.
 func (s *Container) ResolvConf(dns types.DNS) (path string, err error) {
 	host, reachable := hostServers()
 	nothing := len(dns.Nameservers) == 0 && len(dns.Search) == 0 && dns.Domain == "" && len(dns.Options) == 0
@@ -40,7 +40,7 @@ func (s *Container) resolvConf() string {
 	return filepath.Join(record.DefaultDir, "resolv.conf", s.Name)
 }
 
-// text is resolv.conf(5).
+// text is dns in the format of resolv.conf(5).
 func text(dns types.DNS) string {
 	var b strings.Builder
 	for _, server := range dns.Nameservers {
@@ -59,8 +59,8 @@ func text(dns types.DNS) string {
 	return b.String()
 }
 
-// hostServers are the host's name servers, as a container reaches them; reachable says that
-// they are those of its own file.
+// hostServers are the host's name servers that a container can reach. reachable says that the
+// host's own file has them.
 func hostServers() (servers []string, reachable bool) {
 	own := serversIn(hostResolvConf)
 	loopback := func(server string) bool {
@@ -73,10 +73,10 @@ func hostServers() (servers []string, reachable bool) {
 	if behind := serversIn(systemdResolvConf); len(behind) > 0 {
 		return behind, false
 	}
-	return own, true // there is nothing better
+	return own, true // no others are known
 }
 
-// serversIn are none where there is no such file.
+// serversIn are the name servers in a file; none if it is missing.
 func serversIn(file string) []string {
 	data, err := os.ReadFile(file)
 	if err != nil {

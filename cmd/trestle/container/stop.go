@@ -16,7 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Names are the containers of trestle run.
+// Names are the names of trestle run's containers.
 func Names() []string {
 	entries, err := os.ReadDir(dir())
 	if err != nil {
@@ -31,35 +31,35 @@ func Names() []string {
 	return names
 }
 
-// Find is the container of that name, held by another process.
+// Find is the container with that name, which another process holds.
 func Find(name string) (*Container, error) {
 	data, err := os.ReadFile(filepath.Join(dir(), filepath.Base(name)))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, cni.ConfigErrorf("container %q: trestle runs none of that name; see trestle ls", name)
+		return nil, cni.ConfigErrorf("container %q: trestle runs no container with that name; see trestle ls", name)
 	}
 	var s Container
 	if err == nil {
 		err = cni.Unmarshal(data, &s)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what container %s is: %w", name, err)
+		return nil, fmt.Errorf("read the file of container %s: %w", name, err)
 	}
 	return &s, nil
 }
 
-// Stop has the container's trestle hand SIGTERM on to the command, and after the grace
-// period SIGKILL, and waits until it has cleared away.
+// Stop sends SIGTERM to the container's trestle process, which forwards it to the command. After
+// the grace period it kills the command. It waits until the trestle process has cleaned up.
 func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	fd, err := unix.PidfdOpen(s.PID, 0)
 	if errors.Is(err, unix.ESRCH) {
-		return nil // killed; the next trestle run or gc clears away
+		return nil // it was killed; the caller cleans up (Abandoned)
 	}
 	if err != nil {
 		return fmt.Errorf("find the trestle of container %s: %w", s.Name, err)
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing was written
 	if !s.isHeld() {
-		return nil // it ended before, and the number is another process's
+		return nil // it has ended, and the PID is another process's now
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil {
 		return fmt.Errorf("stop container %s: %w", s.Name, err)
@@ -67,13 +67,13 @@ func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	if gone(ctx, fd, grace) {
 		return nil
 	}
-	if ctx.Err() != nil { // whoever waits no longer has not asked for SIGKILL
-		return fmt.Errorf("stop container %s: it has got SIGTERM and has not ended yet: %w", s.Name, ctx.Err())
+	if ctx.Err() != nil { // an interrupt before the grace period has passed does not ask for SIGKILL
+		return fmt.Errorf("stop container %s: it was sent SIGTERM and has not ended yet: %w", s.Name, ctx.Err())
 	}
-	const clearing, again = 30 * time.Second, 100 * time.Millisecond
-	for end := time.Now().Add(clearing); ; {
-		// not trestle, which is to clear away; and again, since the command may only be on its
-		// way into the container
+	const cleaning, again = 30 * time.Second, 100 * time.Millisecond
+	for end := time.Now().Add(cleaning); ; {
+		// Only the command is killed, since its trestle process has to clean up; again and again,
+		// since the command may not have entered the container yet.
 		if err := s.killCommand(); err != nil {
 			return fmt.Errorf("kill container %s: %w", s.Name, err)
 		}
@@ -86,19 +86,19 @@ func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 	}
 }
 
-// isHeld says whether a trestle waits for the container.
+// isHeld says whether a trestle process holds the container.
 func (s *Container) isHeld() bool {
 	file, err := os.Open(s.path())
 	if err != nil {
 		return false
 	}
-	defer func() { _ = file.Close() }() // gives up the lock, if there is one
+	defer func() { _ = file.Close() }() // which releases the lock, if this took it
 	return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
-// gone waits for the end of a process.
+// gone waits until the process has ended, and says whether it has.
 func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
-	const step = 200 * time.Millisecond // to notice the end of the context
+	const step = 200 * time.Millisecond // to notice that ctx has ended
 	for end := time.Now().Add(wait); ; {
 		left := min(max(time.Until(end), 0), step)
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left/time.Millisecond))
@@ -111,8 +111,8 @@ func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
 	}
 }
 
-// killCommand kills the command: the child of the container's trestle that is in the
-// container's namespace. Another child is a plugin that clears away already.
+// killCommand kills the command: the child of the container's trestle process that is in the
+// container's namespace. Another child is a plugin, which cleans up.
 func (s *Container) killCommand() error {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.PID))
 	failed := []error{err}
@@ -126,7 +126,7 @@ func (s *Container) killCommand() error {
 			if err == nil && s.hasInside(pid) {
 				err = unix.Kill(pid, unix.SIGKILL)
 			}
-			if !errors.Is(err, unix.ESRCH) { // it has ended since
+			if !errors.Is(err, unix.ESRCH) { // it has ended meanwhile
 				failed = append(failed, err)
 			}
 		}
@@ -137,7 +137,7 @@ func (s *Container) killCommand() error {
 func (s *Container) hasInside(pid int) bool {
 	container, err := os.Stat(s.NetNS)
 	if err != nil {
-		return false // cleared away
+		return false // removed
 	}
 	process, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
 	return err == nil && os.SameFile(container, process)

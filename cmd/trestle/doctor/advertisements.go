@@ -12,7 +12,7 @@ import (
 func advertisements(h *Host) []Finding {
 	var all []Finding
 	forwards, _ := h.sysctl("net/ipv6/conf/all/forwarding")
-	for _, name := range h.Advertised {
+	for _, name := range h.advertised {
 		setting := "net/ipv6/conf/" + name + "/accept_ra"
 		if value, ok := h.sysctl(setting); ok && value == "1" && forwards != "0" {
 			all = append(all, Finding{
@@ -23,8 +23,9 @@ func advertisements(h *Host) []Finding {
 		}
 	}
 	for _, n := range h.Networks {
-		setting := "net/ipv6/conf/" + n.Bridge + "/accept_ra"
-		if value, ok := h.sysctl(setting); n.Bridge != "" && ok && value == "2" && !slices.Contains(h.Advertised, n.Bridge) {
+		link := h.gatewayLink(n)
+		setting := "net/ipv6/conf/" + link + "/accept_ra"
+		if value, ok := h.sysctl(setting); link != "" && ok && value == "2" && !slices.Contains(h.advertised, link) {
 			all = append(all, Finding{
 				Severity: Warning, Subject: "network " + n.Name,
 				Text:    fmt.Sprintf("%s is 2: a container can announce itself as the host's router", setting),

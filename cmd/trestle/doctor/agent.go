@@ -12,8 +12,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// agent finds a host that is set up for networks over several hosts and whose agent is
-// down.
+// agent finds a host that is configured for networks over several hosts and whose agent is
+// not running.
 func agent(h *Host) []Finding {
 	if h.Node == nil || h.Node.Running || h.Node.State == hosts.Left {
 		return nil
@@ -32,7 +32,7 @@ func agent(h *Host) []Finding {
 	return []Finding{f}
 }
 
-// runsSystemd is sd_booted(3).
+// runsSystemd says whether systemd booted the host, as sd_booted(3) does.
 func runsSystemd() bool {
 	info, err := os.Lstat("/run/systemd/system")
 	return err == nil && info.IsDir()
@@ -88,41 +88,37 @@ func fenced(h *Host) []Finding {
 	return []Finding{f}
 }
 
-// suspect finds a host that ignores removals because its store does not look like the one
-// it knew.
+// suspect finds a host that ignores removals because its store has lost what it knew.
 func suspect(h *Host) []Finding {
-	if h.Node == nil || h.Node.State != hosts.Suspect {
-		return nil
-	}
-	return []Finding{{
-		Severity: Warning, Subject: "trestle-node",
-		Text:    "this host does not trust its store, and ignores removals: " + h.Node.Why,
+	return inState(h, hosts.Suspect, Finding{
+		Severity: Warning, Text: "this host does not trust its store, and ignores removals: ",
 		Command: "trestle cluster nodes   # then trestle cluster restore, or, if they are gone, trestle node accept",
-	}}
+	})
 }
 
 // outdated finds an agent that is older than its cluster asks for.
 func outdated(h *Host) []Finding {
-	if h.Node == nil || h.Node.State != hosts.Outdated {
-		return nil
-	}
-	return []Finding{{
-		Severity: Fault, Subject: "trestle-node",
-		Text:    h.Node.Why,
-		Command: "systemctl restart trestle-node   # when the newer one is installed",
-	}}
+	return inState(h, hosts.Outdated, Finding{
+		Severity: Fault,
+		Command:  "systemctl restart trestle-node   # when the newer one is installed",
+	})
 }
 
-// leaving finds a host that has begun to leave the network and is not done with it.
+// leaving finds a host that has begun to leave the network and has not finished.
 func leaving(h *Host) []Finding {
-	if h.Node == nil || h.Node.State != hosts.Leaving {
+	return inState(h, hosts.Leaving, Finding{
+		Severity: Warning, Text: "this host is leaving the network, and has not finished: ",
+		Command: "trestle node leave   # goes on, or says what prevents it",
+	})
+}
+
+// inState is the finding if the agent is in the state, with the agent's reason after its text.
+func inState(h *Host, state string, f Finding) []Finding {
+	if h.Node == nil || h.Node.State != state {
 		return nil
 	}
-	return []Finding{{
-		Severity: Warning, Subject: "trestle-node",
-		Text:    "this host is leaving the network, and not done with it: " + h.Node.Why,
-		Command: "trestle node leave   # goes on with it, or says what is in the way",
-	}}
+	f.Subject, f.Text = "trestle-node", f.Text+h.Node.Why
+	return []Finding{f}
 }
 
 // some lists the first few names, and how many more there are.

@@ -10,7 +10,7 @@ import (
 )
 
 // bridgeNetfilter finds bridges whose frames between neighbours pass the IP chains and
-// are dropped there, and those whose frames do not pass them although kube-proxy needs
+// are dropped there, and bridges whose frames do not pass them although kube-proxy needs
 // that.
 func bridgeNetfilter(h *Host) []Finding {
 	var all []Finding
@@ -47,10 +47,10 @@ func (h *Host) neighbours(n inventory.Network, is4 bool) (Finding, bool) {
 	if !way.Dropped() {
 		return Finding{}, false
 	}
-	return h.dropped(n, "traffic from one to another", way), true
+	return h.dropped(n, n.Bridge, "traffic from one to another", way), true
 }
 
-// servesByRules says whether kube-proxy's chain for services is there.
+// servesByRules says whether there is kube-proxy's chain for services.
 func (h *Host) servesByRules(is4 bool) bool {
 	family := rules.IPv6
 	if is4 {

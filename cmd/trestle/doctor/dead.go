@@ -6,7 +6,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// dead finds what containers that are proved gone have left.
+// dead finds leases, records and links that containers have left which are proved gone.
 func dead(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {

@@ -2,15 +2,17 @@
 // what follows from it and which command fixes it; --fix does so where that cannot harm
 // anybody.
 //
-// Start at Look, which reads what the inventory lacks, and Examine, which is pure. Each
-// check has a file named after it and a line in checks.
+// Start at Look, which reads what the inventory lacks, and Examine, which runs the checks on
+// that. A check has a line in checks; related ones share a file.
 package doctor
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 )
 
 // Severity is how bad a finding is.
@@ -23,7 +25,7 @@ const (
 	Warning Severity = "warning"
 )
 
-// Finding is one thing that is wrong.
+// Finding is one fault or warning.
 type Finding struct {
 	// Check is the name of the check that found it: "forwarding".
 	Check    string   `json:"check"`
@@ -32,7 +34,7 @@ type Finding struct {
 	Subject string `json:"subject"`
 	// Text says what is wrong, and what follows.
 	Text string `json:"text"`
-	// Command fixes it by hand.
+	// Command fixes it, or helps a person to find the cause.
 	Command string `json:"command,omitempty"`
 	// Fixable says that --fix can fix it.
 	Fixable bool `json:"fixable"`
@@ -43,19 +45,16 @@ type Finding struct {
 }
 
 // Tools are the commands that fixes call.
-type Tools struct {
-	GC      func(context.Context) error
-	Restore func() error
-}
+type Tools struct{ GC, Restore func() error }
 
-// check looks for one kind of fault. It is pure: it reads the Host and nothing else.
+// check looks for one kind of fault, in the Host alone.
 type check struct {
 	name string
 	find func(*Host) []Finding
 }
 
-// checks lists the checks in the order in which a packet, and a reader, meets their
-// subjects.
+// checks lists the checks in the order of their subjects: lists, links, rules, other hosts,
+// and what is left behind.
 func checks() []check {
 	return []check{
 		{"network-list", networkLists},
@@ -122,7 +121,7 @@ func (f Finding) rank() int {
 	return 1
 }
 
-// plural is "1 port", "3 ports".
+// plural is a number with its noun: "1 port", "3 ports".
 func plural(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
@@ -130,7 +129,7 @@ func plural(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// oneOr is the first word for one thing, the other for several.
+// oneOr is the word for one thing, or for several.
 func oneOr(n int, one, several string) string {
 	if n == 1 {
 		return one
@@ -138,10 +137,22 @@ func oneOr(n int, one, several string) string {
 	return several
 }
 
-// Fix fixes it. A fix that several findings share runs once.
-func (f Finding) Fix(ctx context.Context, tools Tools) error { return f.fix(ctx, tools) }
+// Fix fixes what is fixable, and goes on after a failure. GC and Restore run once, even if
+// several findings need them.
+func Fix(ctx context.Context, found []Finding, tools Tools) error {
+	tools = Tools{GC: sync.OnceValue(tools.GC), Restore: sync.OnceValue(tools.Restore)}
+	var failed []error
+	for _, f := range found {
+		if !f.Fixable {
+			continue
+		}
+		if err := f.fix(ctx, tools); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %s: %w", f.Check, f.Subject, err))
+		}
+	}
+	return errors.Join(failed...)
+}
 
-// gcFix and restoreFix do what `trestle gc` and `trestle restore` do.
-func gcFix(ctx context.Context, tools Tools) error { return tools.GC(ctx) }
+func gcFix(_ context.Context, tools Tools) error { return tools.GC() }
 
 func restoreFix(_ context.Context, tools Tools) error { return tools.Restore() }

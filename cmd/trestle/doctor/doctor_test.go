@@ -1,6 +1,10 @@
 package doctor
 
 import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,7 +20,7 @@ func empty() *Host {
 	return &Host{Snapshot: &inventory.Snapshot{}, sysctl: func(string) (string, bool) { return "", false }}
 }
 
-// TestNothing: a host without anything has no fault.
+// TestNothing: a host without networks has no faults.
 func TestNothing(t *testing.T) {
 	if found := Examine(empty()); len(found) > 0 {
 		t.Errorf("got %+v, want nothing", found)
@@ -34,9 +38,9 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestStandings: each state of the agent that a person has to end is a finding of its own,
-// with what the agent says of it.
-func TestStandings(t *testing.T) {
+// TestStates: each state of the agent that a person has to end has a check of its own, whose
+// finding has a way out.
+func TestStates(t *testing.T) {
 	want := map[string]string{
 		hosts.Fenced: "fenced", hosts.Leaving: "leaving", hosts.Outdated: "outdated", hosts.Suspect: "suspect", hosts.Stopped: "agent",
 		hosts.Drained: "", hosts.Left: "", hosts.Ready: "", hosts.Starting: "",
@@ -56,15 +60,43 @@ func TestStandings(t *testing.T) {
 	}
 }
 
-// TestOldPlugins: plugins of another release than the command's, whichever is the older.
+// TestVLAN: the host reaches a network in a VLAN by the interface over the bridge that has its
+// gateway address. The route by that is the network's own, and its settings count.
+func TestVLAN(t *testing.T) {
+	h := empty()
+	subnet := netip.MustParsePrefix("10.7.0.0/24")
+	gateway := netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
+	h.Networks = []inventory.Network{{Name: "tagged", Driver: "bridge", Bridge: "br0", Gateway: true, Pools: []inventory.Pool{{Subnet: subnet}}}}
+	h.Links = []inventory.Link{
+		{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500},
+		{Index: 4, Name: "br0.7", Kind: "vlan", VLAN: 7, Peer: 3, PeerNetNS: -1, MTU: 1500, Addresses: []netip.Prefix{gateway}},
+	}
+	h.Routes = []inventory.Route{{To: subnet, Link: "br0.7"}}
+	h.Attachments = []inventory.Attachment{{
+		Container: "c1", Network: "tagged", State: inventory.Alive, Bridge: "br0", HostLink: "veth1",
+		Addresses: []netip.Addr{gateway.Addr().Next()}, Evidence: inventory.Evidence{Link: true},
+	}}
+	if found := overlaps(h); len(found) > 0 {
+		t.Errorf("got %+v, want that its own route is none that overlaps", found)
+	}
+	h.sysctl = func(name string) (string, bool) {
+		value, ok := map[string]string{"net/ipv4/conf/br0/forwarding": "1", "net/ipv4/conf/br0.7/forwarding": "0"}[name]
+		return value, ok
+	}
+	if found := forwarding(h); len(found) != 1 || !strings.Contains(found[0].Text, "net/ipv4/conf/br0.7/forwarding") {
+		t.Errorf("got %+v, want that br0.7 does not forward", found)
+	}
+}
+
+// TestOldPlugins: plugins of another release than the command's are found, whichever is older.
 func TestOldPlugins(t *testing.T) {
 	list, err := network.ReadFile("../../../conflist/10-trestle.conflist")
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := empty()
-	h.Release = "2.1.0"
-	h.Files = []ListFile{{Path: "10-trestle.conflist", List: &list}}
+	h.release = "2.1.0"
+	h.files = []listFile{{Path: "10-trestle.conflist", List: &list}}
 	plugin := func(name, version string) programs.Program {
 		return programs.Program{Name: name, Path: "/opt/cni/bin/" + name, Suite: programs.Trestle, Version: version, Executable: true}
 	}
@@ -75,7 +107,50 @@ func TestOldPlugins(t *testing.T) {
 	}
 }
 
-// TestPools: what a dead one has is free.
+// TestMissingPlugins: a plugin that a list names twice is missing once, and the plugin that
+// delegates to a missing one is not asked about it.
+func TestMissingPlugins(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "10-n.conflist")
+	content := `{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge", "ipam": {"type": "dhcp"}}, {"type": "tuning"}, {"type": "tuning"}]}`
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := empty()
+	var err error
+	if h.files, err = readLists([]string{filepath.Dir(path)}); err != nil {
+		t.Fatal(err)
+	}
+	h.Programs = programs.All{{Name: "bridge", Path: filepath.Join(t.TempDir(), "bridge"), Suite: programs.Trestle, Executable: true}}
+	h.answers = askStatus(t.Context(), h.files, h.Programs, nil)
+	var texts []string
+	for _, f := range Examine(h) {
+		text, _, _ := strings.Cut(f.Text, " is not in ")
+		texts = append(texts, f.Check+": "+text)
+	}
+	if got, want := strings.Join(texts, ", "), `network-list: plugin "tuning", network-list: plugin "dhcp"`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestFix: GC and restore run once, however many findings need them, and a failure does not
+// keep the others from being fixed.
+func TestFix(t *testing.T) {
+	collected, restored := 0, 0
+	tools := Tools{GC: func() error { collected++; return errors.ErrUnsupported }, Restore: func() error { restored++; return nil }}
+	found := []Finding{
+		{Check: "a", Fixable: true, fix: gcFix},
+		{Check: "b"},
+		{Check: "c", Fixable: true, fix: restoreFix},
+		{Check: "d", Fixable: true, fix: gcFix},
+		{Check: "e", Fixable: true, fix: restoreFix},
+	}
+	err := Fix(t.Context(), found, tools)
+	if collected != 1 || restored != 1 || !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("got GC %d times, restore %d times and %v, want each once and the error of GC", collected, restored, err)
+	}
+}
+
+// TestPools: a dead container's address counts as free.
 func TestPools(t *testing.T) {
 	for _, test := range []struct {
 		used, dead uint64
@@ -93,7 +168,7 @@ func TestPools(t *testing.T) {
 	}
 }
 
-// TestLetThrough: the command is that of whoever made the chain.
+// TestLetThrough: the command is for the program that made the chain.
 func TestLetThrough(t *testing.T) {
 	for _, test := range []struct{ program, table, want string }{
 		{"nft", "inet firewalld", "firewall-cmd"}, {"nft", "inet filter", "nft insert rule inet filter forward"}, {"ip6tables-legacy", "ip6 filter", "ip6tables-legacy -I FORWARD"},

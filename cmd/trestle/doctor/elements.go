@@ -3,13 +3,12 @@ package doctor
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// strayElements finds elements of Trestle's tables without a live owner. They do no harm:
-// whoever needs the same key replaces them.
+// strayElements finds elements of Trestle's tables whose owner is gone. They do no harm: an ADD
+// that needs the same key replaces them.
 func strayElements(h *Host) []Finding {
 	known := map[string]bool{}
 	for _, n := range h.Networks {
@@ -20,8 +19,7 @@ func strayElements(h *Host) []Finding {
 	}
 	var owners []string
 	for _, e := range h.Elements {
-		network, _, _ := strings.Cut(e.Owner, "/")
-		if e.Owner == "" || known[e.Owner] || known[network+"/"] && e.Owner == network+"/" || slices.Contains(owners, e.Owner) {
+		if e.Owner == "" || known[e.Owner] || slices.Contains(owners, e.Owner) {
 			continue
 		}
 		owners = append(owners, e.Owner)

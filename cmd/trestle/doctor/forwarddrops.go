@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// elsewhere are documentation addresses (RFC 5737, RFC 3849), as the destination of
-// packets that leave the host.
+// elsewhere stands for an address in the Internet: one for documentation (RFC 5737, RFC 3849),
+// by whether it is IPv4.
 var elsewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), false: netip.MustParseAddr("2001:db8:ffff::1")}
 
 // forwardDrops finds another program's chain that drops what containers send or receive.
@@ -31,23 +31,23 @@ func forwardDrops(h *Host) []Finding {
 	return all
 }
 
-// forwardDrop tries the packets of one container, as chains that drop rarely name single
-// ones.
+// forwardDrop tries the packets of one container, since chains that drop rarely name single
+// containers.
 func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 	address, ok := h.someone(n.Name, is4)
 	uplink, routed := h.uplink(is4)
 	if !ok || !routed {
 		return Finding{}, false
 	}
-	far := elsewhere[is4]
+	link, far := h.gatewayLink(n), elsewhere[is4]
 	for _, try := range []struct {
 		what   string
 		packet rules.Packet
 	}{
-		{"traffic from containers", rules.Packet{In: n.Bridge, Out: uplink, Source: address, Destination: far, Protocol: "tcp", Port: 443}},
+		{"traffic from containers", rules.Packet{In: link, Out: uplink, Source: address, Destination: far, Protocol: "tcp", Port: 443}},
 		{"answers to containers", rules.Packet{
 			In:          uplink,
-			Out:         n.Bridge,
+			Out:         link,
 			Source:      far,
 			Destination: address,
 			Protocol:    "tcp",
@@ -56,7 +56,7 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 		}},
 		{"traffic to published ports", rules.Packet{
 			In:          uplink,
-			Out:         n.Bridge,
+			Out:         link,
 			Source:      far,
 			Destination: address,
 			Protocol:    "tcp",
@@ -68,13 +68,13 @@ func (h *Host) forwardDrop(n inventory.Network, is4 bool) (Finding, bool) {
 			continue
 		}
 		if way := h.walk(h.otherChains("forward", false), try.packet); way.Dropped() {
-			return h.dropped(n, try.what, way), true
+			return h.dropped(n, link, try.what, way), true
 		}
 	}
 	return Finding{}, false
 }
 
-func (h *Host) dropped(n inventory.Network, what string, way rules.Way) Finding {
+func (h *Host) dropped(n inventory.Network, link, what string, way rules.Way) Finding {
 	last := way.Steps[len(way.Steps)-1]
 	f := Finding{
 		Severity: Fault, Subject: "network " + n.Name,
@@ -84,35 +84,35 @@ func (h *Host) dropped(n inventory.Network, what string, way rules.Way) Finding 
 		f.Command, f.fix = "trestle restore", restoreFix
 		return f
 	}
-	f.Command = letThrough(way.By, n.Bridge)
+	f.Command = letThrough(way.By, link)
 	return f
 }
 
-// letThrough is the command that allows a bridge, for the program that made the chain.
-func letThrough(base rules.Base, bridge string) string {
+// letThrough is the command that allows a link, for the program that made the chain.
+func letThrough(base rules.Base, link string) string {
 	jumps := func(beginning string) bool {
-		found, _ := base.Rules(base.Chain) // read before, so no error now
+		found, _ := base.Rules(base.Chain) // it has been read before without an error
 		return slices.ContainsFunc(found, func(r rules.Rule) bool { return strings.HasPrefix(r.Jump, beginning) })
 	}
 	switch {
 	case base.Program == "nft" && strings.HasSuffix(base.Table, "firewalld"):
-		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", bridge)
+		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", link)
 	case base.Program == "nft":
 		at := base.Table + " " + base.Chain
-		return fmt.Sprintf(`nft insert rule %s oifname %q accept; nft insert rule %s iifname %q accept`, at, bridge, at, bridge)
+		return fmt.Sprintf(`nft insert rule %s oifname %q accept; nft insert rule %s iifname %q accept`, at, link, at, link)
 	case jumps("ufw"):
-		return fmt.Sprintf("ufw route allow in on %s; ufw route allow out on %s", bridge, bridge)
+		return fmt.Sprintf("ufw route allow in on %s; ufw route allow out on %s", link, link)
 	case jumps("DOCKER-USER"):
 		return fmt.Sprintf("%s -I DOCKER-USER -i %s -j ACCEPT; %s -I DOCKER-USER -o %s -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
-			base.Program, bridge, base.Program, bridge)
+			base.Program, link, base.Program, link)
 	}
 	return fmt.Sprintf("%s -I FORWARD -i %s -j ACCEPT; %s -I FORWARD -o %s -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT",
-		base.Program, bridge, base.Program, bridge)
+		base.Program, link, base.Program, link)
 }
 
-// otherChains are the base chains of other programs.
+// otherChains are other programs' base chains at a hook, those for NAT or the others.
 func (h *Host) otherChains(hook string, nat bool) []rules.Base {
-	return slices.DeleteFunc(h.Rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
+	return slices.DeleteFunc(h.rules.At(hook, false), func(b rules.Base) bool { return b.Ours || b.NAT != nat })
 }
 
 // someone returns the address of a live container on the network.

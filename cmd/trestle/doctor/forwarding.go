@@ -16,10 +16,10 @@ func forwarding(h *Host) []Finding {
 		{"IPv6", false, "net/ipv6/conf/all/forwarding", "net/ipv6/conf/%s/forwarding"},
 	} {
 		for _, n := range h.Networks {
-			if !n.Gateway || n.Internal || !h.uses(n.Name, family.is4) {
+			if _, used := h.someone(n.Name, family.is4); !used || !n.Gateway || n.Internal {
 				continue
 			}
-			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, n.Bridge)} {
+			for _, setting := range []string{family.setting, fmt.Sprintf(family.link, h.gatewayLink(n))} {
 				if value, ok := h.sysctl(setting); ok && value == "0" {
 					all = append(all, Finding{
 						Severity: Fault, Subject: "network " + n.Name,
@@ -32,16 +32,4 @@ func forwarding(h *Host) []Finding {
 		}
 	}
 	return all
-}
-
-// uses says whether a live container on the network has an address of the family.
-func (h *Host) uses(network string, is4 bool) bool {
-	for _, a := range h.alive(network) {
-		for _, address := range a.Addresses {
-			if address.Is4() == is4 {
-				return true
-			}
-		}
-	}
-	return false
 }

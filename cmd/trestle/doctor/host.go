@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -21,39 +22,44 @@ import (
 // Host is what the checks read.
 type Host struct {
 	*inventory.Snapshot
-	// Rules are the rules of every program.
-	Rules rules.Host
-	// ReferenceRules are the reference plugins' rules that name a container.
-	ReferenceRules []ReferenceRule
-	Files          []ListFile
-	// Programs are the files in the directories of plugins, Plugins.
+	// Programs are the files in the directories of plugins.
 	Programs programs.All
-	Plugins  []string
-	// HasIPTables says that the programs of iptables are installed.
-	HasIPTables bool
-	// Release is this command's version.
-	Release string
-	// Paths are directories and files that only root should be able to write.
-	Paths []Path
-	// Answers are what Trestle's plugins answer to STATUS.
-	Answers []Status
-	// Advertised are the links with a default route from router advertisements.
-	Advertised []string
-	// UDPPorts are those that programs of the host have open.
-	UDPPorts []int
 	// Problems say what could not be read.
 	Problems []string
 
-	sysctl  func(name string) (string, bool)
-	systemd bool
-	leases  string
-	close   func()
+	plugins []string // the directories
+	release string   // this command's
+	files   []listFile
+	// paths are directories and files that only root should be able to write.
+	paths []trustedPath
+	// answers are the answers of Trestle's plugins to STATUS.
+	answers []statusAnswer
+	// rules are the rules of every program, and referenceRules the reference plugins' that
+	// name a container.
+	rules          rules.Host
+	referenceRules []referenceRule
+	hasIPTables    bool
+	// advertised are the links with a default route from router advertisements.
+	advertised []string
+	// udpPorts are the ports that programs have open.
+	udpPorts []int
+	sysctl   func(name string) (string, bool)
+	systemd  bool
+	leases   string // the default directory
+	close    func()
 }
 
-// Close releases what reads the rules: a check reads them when it gets there.
+// gatewayLink is the interface by which the host reaches the network's containers.
+func (h *Host) gatewayLink(n inventory.Network) string {
+	return h.GatewayLink(n.Bridge, func(p netip.Prefix) bool {
+		return slices.ContainsFunc(n.Pools, func(pool inventory.Pool) bool { return pool.Subnet.Contains(p.Addr()) })
+	})
+}
+
+// Close closes the socket by which checks read rules.
 func (h *Host) Close() { h.close() }
 
-// walk is rules.Walk; errors go to Problems.
+// walk is rules.Walk. After an error, which goes to Problems, its result is uncertain (Maybe).
 func (h *Host) walk(bases []rules.Base, packet rules.Packet) rules.Way {
 	way, err := rules.Walk(bases, packet)
 	h.problem(err)
@@ -71,7 +77,7 @@ func (h *Host) leaseDir(n inventory.Network) string {
 	return h.leases
 }
 
-// Sources says where things are kept.
+// Sources has the paths that Look reads, and this command's version.
 type Sources struct {
 	Lists   []string
 	Plugins []string
@@ -82,26 +88,26 @@ type Sources struct {
 
 // Look reads what the snapshot lacks.
 func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
-	h := &Host{Snapshot: snapshot, Plugins: s.Plugins, Release: s.Release, sysctl: readSysctl, leases: s.Leases}
+	h := &Host{Snapshot: snapshot, plugins: s.Plugins, release: s.Release, sysctl: readSysctl, leases: s.Leases}
 	conn := nft.Open("")
 	h.close = conn.Close
 	var err error
-	h.Rules, err = rules.Read(conn)
+	h.rules, err = rules.Read(conn)
 	h.problem(err)
-	h.ReferenceRules, err = readReferenceRules(h.Rules)
+	h.referenceRules, err = readReferenceRules(h.rules)
 	h.problem(err)
-	h.HasIPTables = iptables.Installed(iptables.IPv4().Program)
-	h.Files, err = readLists(s.Lists)
+	h.hasIPTables = iptables.Installed(iptables.IPv4().Program)
+	h.files, err = readLists(s.Lists)
 	h.problem(err)
 	h.Programs, err = programs.Read(s.Plugins)
 	h.problem(err)
 	h.Programs.Identify(ctx, h.pluginNames())
-	h.Paths = readPaths(s)
-	h.Answers = askStatus(ctx, h.Files, h.Programs, s.Plugins)
+	h.paths = readPaths(s)
+	h.answers = askStatus(ctx, h.files, h.Programs, s.Plugins)
 	if snapshot.Node != nil {
-		h.UDPPorts, h.systemd = udpPorts(), runsSystemd()
+		h.udpPorts, h.systemd = udpPorts(), runsSystemd()
 	}
-	h.Advertised, err = advertised(snapshot)
+	h.advertised, err = advertised(snapshot)
 	h.problem(err)
 	return h
 }
@@ -117,7 +123,7 @@ func (h *Host) problem(err error) {
 	}
 }
 
-// patience is how long to wait for a lock of leases; a longer holder is stuck.
+// patience is how long to wait for a lock of leases; a process that holds it longer hangs.
 const patience = 3 * time.Second
 
 const sysctls = "/proc/sys/"
@@ -128,15 +134,15 @@ func readSysctl(name string) (string, bool) {
 	return strings.TrimSpace(string(data)), err == nil
 }
 
-// setSysctl returns a fix that sets it.
+// setSysctl returns a fix that sets a sysctl.
 func setSysctl(name, value string) func(context.Context, Tools) error {
 	return func(context.Context, Tools) error { return os.WriteFile(sysctls+name, []byte(value), 0o644) }
 }
 
-// sysctlCommand is the same by hand.
+// sysctlCommand is the command that does the same.
 func sysctlCommand(name, value string) string { return "sysctl -w " + name + "=" + value }
 
-// advertised lists the links with routes that router advertisements made.
+// advertised lists the links with a default route from router advertisements.
 func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
 	routes, err := dump.Complete(func() ([]netlink.Route, error) {
@@ -156,8 +162,8 @@ func advertised(snapshot *inventory.Snapshot) ([]string, error) {
 	return names, nil
 }
 
-// alive are the network's attachments that have an address and are not proved dead; each
-// has a link on the host.
+// alive are the network's attachments that have an address and a host veth, and are not proved
+// dead.
 func (h *Host) alive(name string) []inventory.Attachment {
 	var all []inventory.Attachment
 	for _, a := range h.On(name) {

@@ -2,11 +2,12 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// servicesLink is the link on which kube-proxy, in mode ipvs, has the addresses of all
+// servicesLink is the link to which kube-proxy, in mode ipvs, gives the addresses of all
 // services.
 const servicesLink = "kube-ipvs0"
 
@@ -27,7 +28,7 @@ func ipvs(h *Host) []Finding {
 			}
 		}
 	}
-	if count == 0 && (h.HasIPTables || !h.mapsPorts()) {
+	if count == 0 && (h.hasIPTables || !h.mapsPorts()) {
 		return nil
 	}
 	f := Finding{Severity: Warning, Subject: "link " + servicesLink, Command: `editor LIST   # at portmap: "backend": "iptables"`}
@@ -40,14 +41,5 @@ func ipvs(h *Host) []Finding {
 }
 
 func (h *Host) mapsPorts() bool {
-	return anyOf(h.Networks, func(n inventory.Network) bool { return n.Ports })
-}
-
-func anyOf[T any](all []T, is func(T) bool) bool {
-	for _, one := range all {
-		if is(one) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(h.Networks, func(n inventory.Network) bool { return n.Ports })
 }

@@ -6,7 +6,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// leakedLinks finds host veths without a live owner, and those that are on no bridge.
+// leakedLinks finds host veths that no lease or record accounts for, and those that are on no
+// bridge.
 func leakedLinks(h *Host) []Finding {
 	var all []Finding
 	for _, a := range h.Attachments {
@@ -25,7 +26,7 @@ func leakedLinks(h *Host) []Finding {
 		case link.Master == "" && n.Driver == "bridge":
 			all = append(all, Finding{
 				Severity: Fault, Subject: "link " + a.HostLink,
-				Text:    fmt.Sprintf("it is on no bridge, and %s is cut off: bridge %s was removed, or the port was taken off it", a.Label(), n.Bridge),
+				Text:    fmt.Sprintf("it is on no bridge, and %s is cut off: bridge %s, or the port on it, was removed", a.Label(), n.Bridge),
 				Command: "trestle detach " + a.Container + " " + a.Network + "   # and attach it again",
 			})
 		}
@@ -33,9 +34,8 @@ func leakedLinks(h *Host) []Finding {
 	return all
 }
 
-// isLeaked says whether no lease, record or cached result names the link's owner. That
-// proves nothing for a network with another IPAM plugin, which keeps leases where we do
-// not look.
+// isLeaked says whether no lease, record or cached result names the link's owner. With an IPAM
+// plugin other than host-local, whose leases the inventory does not read, that proves nothing.
 func (h *Host) isLeaked(a inventory.Attachment, n inventory.Network) bool {
 	if n.IPAM == "host-local" || n.File == "" {
 		return !a.Evidence.Lease && !a.Evidence.Cache && !a.Evidence.Record

@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// missingRules finds rules that are recorded and that the kernel has lost, by a flush or
-// a reload of firewalld.
+// missingRules finds rules that are recorded and missing in the kernel, after a flush or a
+// reload of firewalld.
 func missingRules(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
@@ -46,7 +46,7 @@ func (h *Host) lacksMasquerade(network string) bool {
 
 // commented says whether a rule of the table's chain has the comment.
 func (h *Host) commented(table, chain, comment string) bool {
-	for _, base := range h.Rules.Bases {
+	for _, base := range h.rules.Bases {
 		if base.Table != table || base.Chain != chain {
 			continue
 		}

@@ -8,10 +8,12 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// mtus finds packets that are too large for the next link: a network's for the uplink, a
-// port's for its bridge.
+// mtus finds networks whose packets can be too large for an uplink, bridges whose MTU is not the
+// list's, and bridges whose ports have different MTUs. Unless it is set, a bridge's MTU is that
+// of its smallest port.
 func mtus(h *Host) []Finding {
 	var all []Finding
+	examined := map[string]bool{} // bridges, which networks may share
 	for _, n := range h.Networks {
 		bridge, ok := h.LinkOf(n.Bridge)
 		if !ok || n.Driver != "bridge" {
@@ -27,22 +29,23 @@ func mtus(h *Host) []Finding {
 				})
 			}
 		}
-		all = append(all, h.ports(n, *bridge)...)
+		if n.MTU != 0 && bridge.MTU != n.MTU {
+			all = append(all, Finding{
+				Severity: Warning, Subject: "network " + n.Name,
+				Text:    fmt.Sprintf("its list says MTU %d, and bridge %s has %d: larger packets between containers and the host are dropped", n.MTU, bridge.Name, bridge.MTU),
+				Command: fmt.Sprintf("ip link set %s mtu %d", bridge.Name, n.MTU),
+			})
+		}
+		if !examined[bridge.Name] {
+			all = append(all, h.ports(n, *bridge)...)
+		}
+		examined[bridge.Name] = true
 	}
 	return all
 }
 
-// ports finds a bridge whose ports have different MTUs, or whose MTU is not the list's;
-// one port is named. Unless it is set, a bridge's MTU is that of its smallest port.
+// ports finds a bridge whose ports have different MTUs.
 func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
-	var all []Finding
-	if n.MTU != 0 && bridge.MTU != n.MTU {
-		all = append(all, Finding{
-			Severity: Warning, Subject: "network " + n.Name,
-			Text:    fmt.Sprintf("its list says MTU %d, and bridge %s has %d: larger packets between containers and the host are dropped", n.MTU, bridge.Name, bridge.MTU),
-			Command: fmt.Sprintf("ip link set %s mtu %d", bridge.Name, n.MTU),
-		})
-	}
 	var smallest, largest inventory.Link
 	for _, l := range h.Links {
 		if l.Master != bridge.Name {
@@ -55,15 +58,15 @@ func (h *Host) ports(n inventory.Network, bridge inventory.Link) []Finding {
 			largest = l
 		}
 	}
-	if smallest.MTU != largest.MTU {
-		all = append(all, Finding{
-			Severity: Warning, Subject: "network " + n.Name,
-			Text: fmt.Sprintf("ports of bridge %s differ: %s has MTU %d, %s %d; larger packets from one to the other are dropped silently",
-				bridge.Name, smallest.Name, smallest.MTU, largest.Name, largest.MTU),
-			Command: fmt.Sprintf("ip link set %s mtu %d   # and in its container", smallest.Name, largest.MTU),
-		})
+	if smallest.MTU == largest.MTU {
+		return nil
 	}
-	return all
+	return []Finding{{
+		Severity: Warning, Subject: "network " + n.Name,
+		Text: fmt.Sprintf("ports of bridge %s differ: %s has MTU %d, %s %d; larger packets from one to the other are dropped silently",
+			bridge.Name, smallest.Name, smallest.MTU, largest.Name, largest.MTU),
+		Command: fmt.Sprintf("ip link set %s mtu %d   # and in its container", smallest.Name, largest.MTU),
+	}}
 }
 
 // uplinks are the links of the default routes.

@@ -1,44 +1,37 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 )
 
-// ListFile is a file in a directory of network lists.
-type ListFile struct {
+// listFile is a file in a directory of network lists.
+type listFile struct {
 	Path string
 	List *network.List
 	Err  error
 }
 
-func readLists(dirs []string) ([]ListFile, error) {
-	var all []ListFile
-	var failed []error
-	for _, dir := range dirs {
-		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
-		failed = append(failed, err)
-		slices.Sort(files)
-		for _, file := range files {
-			f := ListFile{Path: file}
-			if list, err := network.ReadFile(file); err != nil {
-				f.Err = err
-			} else {
-				f.List = &list
-			}
-			all = append(all, f)
+func readLists(dirs []string) ([]listFile, error) {
+	files, err := network.Files(dirs)
+	var all []listFile
+	for _, file := range files {
+		f := listFile{Path: file}
+		if list, err := network.ReadFile(file); err != nil {
+			f.Err = err
+		} else {
+			f.List = &list
 		}
+		all = append(all, f)
 	}
-	return all, errors.Join(failed...)
+	return all, err
 }
 
 // networkLists finds files that no runtime accepts, and networks to which no container
@@ -46,7 +39,7 @@ func readLists(dirs []string) ([]ListFile, error) {
 func networkLists(h *Host) []Finding {
 	var all []Finding
 	first := map[string]string{}
-	for _, f := range h.Files {
+	for _, f := range h.files {
 		if f.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault, Subject: f.Path,
@@ -72,7 +65,7 @@ func networkLists(h *Host) []Finding {
 	return all
 }
 
-// refusals are the errors that libcni would give at the first ADD.
+// refusals are the errors that a runtime would give at the first ADD.
 func refusals(l network.List) []string {
 	var all []string
 	if err := utils.ValidateNetworkName(l.Name); err != nil {
@@ -87,20 +80,16 @@ func refusals(l network.List) []string {
 	return all
 }
 
-func (h *Host) missingPlugins(f ListFile) []Finding {
+func (h *Host) missingPlugins(f listFile) []Finding {
 	var all []Finding
-	names := f.List.Types()
-	if facts, err := f.List.Facts(); err == nil && facts.IPAM != "" {
-		names = append(names, facts.IPAM)
-	}
-	for _, name := range names {
-		if _, there := h.Programs.Find(name); there || name == "" {
+	for _, name := range f.List.Programs() {
+		if _, there := h.Programs.Find(name); there {
 			continue
 		}
 		all = append(all, Finding{
 			Severity: Fault, Subject: f.Path,
-			Text:    fmt.Sprintf("plugin %q is not in %s: every attachment to network %s fails", name, strings.Join(h.Plugins, ", "), f.List.Name),
-			Command: "make install PREFIX=" + first(h.Plugins),
+			Text:    fmt.Sprintf("plugin %q is not in %s: every attachment to network %s fails", name, strings.Join(h.plugins, ", "), f.List.Name),
+			Command: "make install PREFIX=" + first(h.plugins),
 		})
 	}
 	return all

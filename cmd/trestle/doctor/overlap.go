@@ -3,18 +3,26 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// overlaps finds a network whose subnet overlaps a route of the host's by another link:
-// one of the two cannot be reached.
+// overlaps finds networks whose subnet overlaps one of the host's routes by another link: one
+// of the two cannot be reached. sharedNetworks reports two networks that lease the same addresses.
 func overlaps(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
+		link := h.gatewayLink(n)
 		for _, p := range n.Pools {
 			for _, r := range h.Routes {
-				if r.To.Bits() == 0 || r.Link == n.Bridge || r.Link == "" || !r.To.Overlaps(p.Subnet) || h.isInner(r) {
+				if r.To.Bits() == 0 || r.Link == link || r.Link == "" || !r.To.Overlaps(p.Subnet) || isNoSubnet(r) {
+					continue
+				}
+				if slices.ContainsFunc(h.Networks, func(other inventory.Network) bool {
+					_, shared := sharedSubnet(n, other)
+					return shared && h.gatewayLink(other) == r.Link
+				}) {
 					continue
 				}
 				all = append(all, Finding{
@@ -28,10 +36,10 @@ func overlaps(h *Host) []Finding {
 	return all
 }
 
-// isInner says whether the route tells nothing about where a subnet is: routes to a
-// single address, as policy routing has, routes that every link has, and unreachable
-// routes, which keep packets for unused subnets off the default route.
-func (h *Host) isInner(r inventory.Route) bool {
+// isNoSubnet says whether a route does not lead to a subnet: routes to a single address, as
+// policy routing has, routes that every link has, and unreachable routes, which keep packets for
+// unused subnets off the default route.
+func isNoSubnet(r inventory.Route) bool {
 	return r.Unreachable || r.To.IsSingleIP() || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() || r.To.Addr().IsLoopback()
 }
 
@@ -59,7 +67,7 @@ func sharedNetworks(h *Host) []Finding {
 	return all
 }
 
-// sharedSubnet is a subnet that both networks lease from with separate leases.
+// sharedSubnet is a subnet of which both networks lease the same addresses.
 func sharedSubnet(a, b inventory.Network) (netip.Prefix, bool) {
 	for _, p := range a.Pools {
 		for _, q := range b.Pools {

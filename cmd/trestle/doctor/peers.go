@@ -9,7 +9,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// peerRoutes finds other hosts without a route of ours to their containers.
+// peerRoutes finds other hosts to whose containers no route of ours leads.
 func peerRoutes(h *Host) []Finding {
 	var missing, others, unreached []string
 	command := ""
@@ -19,9 +19,6 @@ func peerRoutes(h *Host) []Finding {
 			continue
 		}
 		for _, s := range p.Subnets {
-			if p.Way == hosts.None {
-				continue
-			}
 			routes := h.routesTo(s)
 			what := fmt.Sprintf("%s of %s", s.Subnet, p.Name)
 			switch i := slices.IndexFunc(routes, isOthers); {
@@ -51,7 +48,7 @@ func (h *Host) peerFindings(missing, others, unreached []string, command string)
 	}
 	add(missing, "the route of trestle-node to %s is missing: their containers cannot be reached", repair)
 	add(others, "another program's routes are in the place of trestle-node's, which leaves them alone: %s", command)
-	add(unreached, "there is no path to %s: their containers cannot be reached", "trestle node status   # says why")
+	add(unreached, "there is no path to %s: their containers cannot be reached", "trestle node status   # shows why")
 	return all
 }
 
@@ -67,7 +64,7 @@ func (h *Host) routesTo(s hosts.Subnet) []inventory.Route {
 
 func isOthers(r inventory.Route) bool { return r.Protocol != strconv.Itoa(hosts.RouteProtocol) }
 
-// leads accepts routes by the link, if it is up: otherwise no packet takes them.
+// leads says whether a route leads by the link, and the link is up.
 func (h *Host) leads(link string) func(inventory.Route) bool {
 	found, ok := h.LinkOf(link)
 	return func(r inventory.Route) bool { return r.Link == link && ok && found.Up }

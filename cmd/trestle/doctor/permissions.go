@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
-// Path is a file or directory that root trusts.
-type Path struct {
+// trustedPath is a file or directory that root trusts, with its mode and owner.
+type trustedPath struct {
 	Name string
 	Mode os.FileMode
 	UID  uint32
@@ -19,10 +20,10 @@ func changeMode(path string, mode os.FileMode) func(context.Context, Tools) erro
 	return func(context.Context, Tools) error { return os.Chmod(path, mode) }
 }
 
-// permissions finds what users other than root could change of what root runs or reads.
+// permissions finds files that root runs or reads and other users can change.
 func permissions(h *Host) []Finding {
 	var all []Finding
-	for _, p := range h.Paths {
+	for _, p := range h.paths {
 		if p.Mode.Perm()&0o022 != 0 && p.Mode&os.ModeSticky == 0 {
 			mode := p.Mode.Perm() &^ 0o022
 			all = append(all, Finding{
@@ -43,13 +44,13 @@ func permissions(h *Host) []Finding {
 	return all
 }
 
-// readPaths looks at the directories, the lists and the plugins in them; a missing one
-// has no mode.
-func readPaths(s Sources) []Path {
-	var all []Path
+// readPaths reads the modes of the directories, and of the lists and plugins in them. Missing
+// ones are left out.
+func readPaths(s Sources) []trustedPath {
+	var all []trustedPath
 	add := func(path string) {
 		if info, err := os.Stat(path); err == nil {
-			all = append(all, Path{Name: path, Mode: info.Mode(), UID: owner(info)})
+			all = append(all, trustedPath{Name: path, Mode: info.Mode(), UID: owner(info)})
 		}
 	}
 	for _, dir := range []string{s.Records, s.Leases} {
@@ -58,11 +59,18 @@ func readPaths(s Sources) []Path {
 	for _, dirs := range [][]string{s.Lists, s.Plugins} {
 		for _, dir := range dirs {
 			add(dir)
-			entries, _ := os.ReadDir(dir) // missing: nothing to look at
+			entries, _ := os.ReadDir(dir) // a missing directory has no entries
 			for _, entry := range entries {
 				add(filepath.Join(dir, entry.Name()))
 			}
 		}
 	}
 	return all
+}
+
+func owner(info os.FileInfo) uint32 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Uid
+	}
+	return 0
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 )
 
-// plugins finds directories with programs of two suites, or of two of our releases: one
-// does not always find what the other made.
+// plugins finds plugins in use of two suites, or of another release than this command's: one
+// does not always find what the other made. It also finds plugins that are not executable.
 func plugins(h *Host) []Finding {
 	inUse := h.pluginsInUse()
 	bySuite := map[programs.Suite][]string{}
@@ -30,12 +30,12 @@ func plugins(h *Host) []Finding {
 		})
 	}
 	for version, paths := range versions {
-		if version == h.Release || h.Release == "" {
+		if version == h.release || h.release == "" {
 			continue
 		}
 		all = append(all, Finding{
 			Severity: Warning, Subject: paths[0],
-			Text:    fmt.Sprintf("%s of release %s, and trestle is of %s", sentence(paths), version, h.Release),
+			Text:    fmt.Sprintf("%s of release %s, and trestle is of %s", sentence(paths), version, h.release),
 			Command: "make install PREFIX=" + filepath.Dir(paths[0]),
 		})
 	}
@@ -50,7 +50,7 @@ func plugins(h *Host) []Finding {
 	return all
 }
 
-// pluginsInUse are the programs that runtimes run for the lists' plugins.
+// pluginsInUse are the programs that runtimes execute for the lists' plugins.
 func (h *Host) pluginsInUse() programs.All {
 	var all programs.All
 	for _, name := range h.pluginNames() {
@@ -61,23 +61,19 @@ func (h *Host) pluginsInUse() programs.All {
 	return all
 }
 
-// pluginNames are the names of the lists' plugins, each once.
+// pluginNames are the names of the plugins that the lists need, each once.
 func (h *Host) pluginNames() []string {
 	var names []string
-	for _, f := range h.Files {
-		if f.List == nil {
-			continue
-		}
-		names = append(names, f.List.Types()...)
-		if facts, err := f.List.Facts(); err == nil && facts.IPAM != "" {
-			names = append(names, facts.IPAM)
+	for _, f := range h.files {
+		if f.List != nil {
+			names = append(names, f.List.Programs()...)
 		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// sentence is "a" , "a and 2 more".
+// sentence is the beginning of a sentence: "a is", "a and 2 more are".
 func sentence(paths []string) string {
 	slices.Sort(paths)
 	if len(paths) == 1 {

@@ -6,7 +6,7 @@ import "fmt"
 const nearlyFull = 90
 
 // pools finds ranges with few or no free addresses. A dead container's address counts as
-// free: the next ADD that needs one reclaims it.
+// free: an ADD that finds the pool full reclaims it.
 func pools(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {

@@ -4,20 +4,22 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// ReferenceRule is a rule of the reference plugins that names its container.
-type ReferenceRule struct {
+// referenceRule is a rule of the reference plugins that names its container.
+type referenceRule struct {
 	Base        rules.Base
 	Chain, Text string
 	Jump        string // the chain of its container
 	Container   string
 }
 
-// referenceChains are the chains they are in (plugins: pkg/ip/ipmasq_iptables_linux.go,
+// referenceChains are the chains with such rules, by the base chain that leads to them
+// (containernetworking/plugins: pkg/ip/ipmasq_iptables_linux.go,
 // pkg/ip/ipmasq_nftables_linux.go, plugins/meta/portmap).
 var referenceChains = map[string][]string{
 	"POSTROUTING": {"POSTROUTING"},
@@ -34,8 +36,8 @@ var (
 	inHostPort = regexp.MustCompile(`comment "([^"]+)"$`)
 )
 
-func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
-	var found []ReferenceRule
+func readReferenceRules(all rules.Host) ([]referenceRule, error) {
+	var found []referenceRule
 	var failed []error
 	for _, base := range all.Bases {
 		if !base.NAT || base.Ours {
@@ -58,7 +60,7 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 			failed = append(failed, err)
 			for _, r := range list {
 				if names := pattern.FindStringSubmatch(r.Text); names != nil {
-					found = append(found, ReferenceRule{base, chain, r.Text, r.Jump, names[1]})
+					found = append(found, referenceRule{base, chain, r.Text, r.Jump, names[1]})
 				}
 			}
 		}
@@ -66,21 +68,22 @@ func readReferenceRules(all rules.Host) ([]ReferenceRule, error) {
 	return found, errors.Join(failed...)
 }
 
-// leadsTo says whether the base has the chain; one that nothing jumps to may be missing.
+// leadsTo says whether the base chain is the chain, or jumps to it; otherwise the chain may not
+// exist.
 func leadsTo(base rules.Base, chain string) bool {
 	list, err := base.Rules(base.Chain)
-	return chain == base.Chain || err == nil && anyOf(list, func(r rules.Rule) bool { return r.Jump == chain })
+	return chain == base.Chain || err == nil && slices.ContainsFunc(list, func(r rules.Rule) bool { return r.Jump == chain })
 }
 
-// referenceRules finds rules whose container is attached nowhere any more: they
-// masquerade or map an address that another container may have by now.
+// referenceRules finds rules whose container is not attached any more: they masquerade or map
+// an address that another container may have by now.
 func referenceRules(h *Host) []Finding {
 	known := map[string]bool{}
 	for _, a := range h.Attachments {
 		known[a.Container] = true
 	}
 	var all []Finding
-	for _, r := range h.ReferenceRules {
+	for _, r := range h.referenceRules {
 		if known[r.Container] || h.beginsKnown(r.Container) {
 			continue
 		}
@@ -93,13 +96,14 @@ func referenceRules(h *Host) []Finding {
 	return all
 }
 
-// beginsKnown says whether a container's id begins so: comments cut long ids off.
+// beginsKnown says whether the id of an attached container begins with id: comments cut long ids
+// off.
 func (h *Host) beginsKnown(id string) bool {
 	const short = 30
 	return len(id) >= short && len(h.Of(id)) > 0
 }
 
-func (r ReferenceRule) removal() string {
+func (r referenceRule) removal() string {
 	command := remove(r.Base, rules.Step{Chain: r.Chain, Rule: r.Text})
 	if r.Base.Program == "nft" || r.Jump == "" {
 		return command

@@ -2,18 +2,20 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
 // reversePath finds links with strict reverse path filtering (rp_filter 1, RFC 3704)
-// where packets may legitimately arrive by another link than the route back: bridges of a
+// where packets may legitimately arrive by another link than the route back: those of a
 // container that is on two networks, and uplinks of a host that has two.
 func reversePath(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
-		if c, other, ok := h.onTwo(n); ok && h.isStrict(n.Bridge) {
-			all = append(all, strictFinding(n.Bridge, "network "+n.Name, fmt.Sprintf(
+		link := h.gatewayLink(n)
+		if c, other, ok := h.onTwo(n); ok && h.isStrict(link) {
+			all = append(all, strictFinding(link, "network "+n.Name, fmt.Sprintf(
 				"container %s is also on %s: what it sends from its address there by this network is dropped", c, other)))
 		}
 	}
@@ -40,14 +42,15 @@ func strictFinding(link, subject, text string) Finding {
 	}
 }
 
-// isStrict: the larger value of the link's and of "all" counts (ip-sysctl, rp_filter).
+// isStrict says whether rp_filter is 1 for the link: the larger of its value and that of "all"
+// counts (ip-sysctl, rp_filter).
 func (h *Host) isStrict(link string) bool {
 	everybody, _ := h.sysctl("net/ipv4/conf/all/rp_filter")
 	own, ok := h.sysctl("net/ipv4/conf/" + link + "/rp_filter")
 	return ok && max(everybody, own) == "1"
 }
 
-// onTwo returns a container on this network that is on another one, too.
+// onTwo returns a container on this network that is on another one as well.
 func (h *Host) onTwo(n inventory.Network) (container, other string, ok bool) {
 	networks := map[string]string{}
 	for _, a := range h.Attachments {
@@ -64,10 +67,5 @@ func (h *Host) onTwo(n inventory.Network) (container, other string, ok bool) {
 }
 
 func (h *Host) publishesAny() bool {
-	for _, n := range h.Networks {
-		if h.publishes(n.Name) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(h.Networks, func(n inventory.Network) bool { return h.publishes(n.Name) })
 }

@@ -3,11 +3,13 @@ package doctor
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// shadowedPorts finds published ports that another program's rules translate first.
+// shadowedPorts finds published ports for which another program's rules may translate the
+// destination first.
 func shadowedPorts(h *Host) []Finding {
 	bases := h.otherChains("prerouting", true)
 	if len(bases) == 0 {
@@ -41,22 +43,13 @@ func shadowedPorts(h *Host) []Finding {
 	return all
 }
 
-// remove is the command that deletes a rule, or that shows where it is.
+// remove is the command that deletes a rule of iptables, or shows the handle of one of nftables.
 func remove(base rules.Base, step rules.Step) string {
-	_, table, _ := cutLast(base.Table)
 	if base.Program == "nft" {
 		return fmt.Sprintf("nft -a list chain %s %s   # and nft delete rule … handle", base.Table, step.Chain)
 	}
+	_, table, _ := strings.Cut(base.Table, " ") // "ip nat"
 	return fmt.Sprintf("%s -t %s -D %s %s", base.Program, table, step.Chain, step.Rule)
-}
-
-func cutLast(text string) (before, after string, found bool) {
-	for i := len(text) - 1; i >= 0; i-- {
-		if text[i] == ' ' {
-			return text[:i], text[i+1:], true
-		}
-	}
-	return "", text, false
 }
 
 // reachedAt is an address at which other hosts reach a port published on this one, and

@@ -7,17 +7,19 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 )
 
-// Status is the answer of one of Trestle's plugins to STATUS.
-type Status struct {
+// statusAnswer is the answer of one of Trestle's plugins to STATUS.
+type statusAnswer struct {
 	File, Network, Plugin string
 	Err                   error
 }
 
-// askStatus asks each of our plugins in each list. STATUS changes nothing.
-func askStatus(ctx context.Context, files []ListFile, all programs.All, path []string) []Status {
-	var answers []Status
+// askStatus runs STATUS, which changes nothing, of each of our plugins in each list; but for a
+// list that no runtime accepts and a plugin whose IPAM plugin is missing, which could only repeat
+// what network-list finds.
+func askStatus(ctx context.Context, files []listFile, all programs.All, path []string) []statusAnswer {
+	var answers []statusAnswer
 	for _, f := range files {
-		if f.List == nil {
+		if f.List == nil || len(refusals(*f.List)) > 0 {
 			continue
 		}
 		for _, plugin := range f.List.Plugins {
@@ -25,8 +27,13 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 			if !ok || p.Suite != programs.Trestle || !p.Executable {
 				continue
 			}
+			if ipam := plugin.Network.IPAM.Type; ipam != "" {
+				if _, ok := all.Find(ipam); !ok {
+					continue
+				}
+			}
 			err := p.Status(ctx, f.List.Name, plugin.Bytes, path)
-			answers = append(answers, Status{f.Path, f.List.Name, p.Name, err})
+			answers = append(answers, statusAnswer{f.Path, f.List.Name, p.Name, err})
 		}
 	}
 	return answers
@@ -36,7 +43,7 @@ func askStatus(ctx context.Context, files []ListFile, all programs.All, path []s
 // IPv6, missing programs and directories.
 func statuses(h *Host) []Finding {
 	var all []Finding
-	for _, a := range h.Answers {
+	for _, a := range h.answers {
 		if a.Err != nil {
 			all = append(all, Finding{
 				Severity: Fault,

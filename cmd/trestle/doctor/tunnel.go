@@ -33,7 +33,7 @@ func tunnel(h *Host) []Finding {
 		return []Finding{h.tunnelFault(d, `trestle cluster config set FILE   # with another "vni" or "port"`,
 			"device %s has VNI %d and port %d, which the tunnel to other hosts needs", h.Links[i].Name, d.VNI, d.Port)}
 	}
-	if d.Port != 0 && slices.Contains(h.UDPPorts, d.Port) {
+	if d.Port != 0 && slices.Contains(h.udpPorts, d.Port) {
 		return []Finding{h.tunnelFault(d, fmt.Sprintf("ss -lunp 'sport = :%d'   # says which", d.Port),
 			"a program has UDP port %d open, which the tunnel to other hosts needs: %s is not up", d.Port, d.Name)}
 	}
@@ -45,8 +45,8 @@ func (h *Host) tunnelFault(d hosts.Device, command, format string, args ...any) 
 	return Finding{Severity: Fault, Subject: "link " + d.Name, Text: fmt.Sprintf(format, args...), Command: command}
 }
 
-// tunnelBlocked tries a packet from a peer and one to it, as chains that drop rarely name
-// single ones.
+// tunnelBlocked tries a packet from one peer and one to it, since chains that drop rarely name
+// single hosts.
 func (h *Host) tunnelBlocked(d hosts.Device) []Finding {
 	here, there, ok := h.underlay()
 	if !ok || d.Port == 0 {
@@ -69,7 +69,7 @@ func (h *Host) tunnelBlocked(d hosts.Device) []Finding {
 	return nil
 }
 
-// underlay returns an address of this host and one of a peer, of one family.
+// underlay returns an address of this host and one of a peer, both of the same family.
 func (h *Host) underlay() (here, there netip.Addr, ok bool) {
 	uplink, found := h.LinkOf(h.Node.Uplink)
 	if !found {
@@ -98,7 +98,8 @@ func openPort(base rules.Base, hook string, port int) string {
 	return fmt.Sprintf("%s -I %s -p udp --dport %d -j ACCEPT", base.Program, strings.ToUpper(hook), port)
 }
 
-// udpPorts are those that programs have open; the kernel's own sockets have no inode.
+// udpPorts are the UDP ports that programs have open. The kernel's own sockets, which have no
+// inode, do not count.
 func udpPorts() []int {
 	var ports []int
 	for _, file := range []string{"/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"} {

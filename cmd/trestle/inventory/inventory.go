@@ -3,9 +3,9 @@
 // and rules, and whether they are alive. It changes nothing, holds a lock no longer than
 // it reads, and returns plain data for commands to show.
 //
-// Start at Source.Take. What cannot be read cheaply for a thousand attachments (the
-// inside of namespaces, rules of iptables, conntrack) is not here; commands read that for
-// the container in question.
+// Start at Source.Take. It does not read what is expensive for a thousand attachments (the
+// inside of namespaces, rules of iptables, conntrack); commands read that for the container in
+// question.
 package inventory
 
 import (
@@ -22,14 +22,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Source says where on the host things are kept. Links and rules are read in the caller's
-// network namespace.
+// Source has the paths that are read. Links and rules are read in the caller's network
+// namespace.
 type Source struct {
 	Lists   []string // directories of network lists
 	Results string   // libcni's cache: a file for each attachment
 	Leases  string   // host-local's default directory
 	Records string   // Trestle's records
-	// Node is the status of trestle-node, and NodeSettings what says that there shall be one.
+	// Node is trestle-node's status file, and NodeSettings its configuration, which says that the
+	// host should run it.
 	Node, NodeSettings string
 }
 
@@ -51,25 +52,24 @@ type Snapshot struct {
 	Time        time.Time    `json:"time"`
 	Networks    []Network    `json:"networks"`
 	Attachments []Attachment `json:"attachments"`
-	// Links are all those of the host's namespace, not only of networks.
+	// Links are all links of the host's namespace, not only those of networks.
 	Links  []Link  `json:"links"`
 	Routes []Route `json:"routes"`
-	// Elements are what Trestle's tables of nftables hold, each with its owner.
+	// Elements are the elements of Trestle's nftables tables, each with its owner.
 	Elements []Element `json:"elements"`
-	// Node is the host's part in networks over several hosts; nil where it has none.
+	// Node is the host's part in networks over several hosts; nil if it has none.
 	Node *Node `json:"node,omitempty"`
 	// Problems say what could not be read; everything else is correct.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// Network is a network list, or a network without a list of which leases, records or
-// links are left.
+// Network is a network with a list, or one without of which leases, records or links are left.
 type Network struct {
 	Name string `json:"name"`
-	// File is the list's file; empty if there is none any more.
+	// File is the list's file; "" if there is none any more.
 	File       string `json:"file,omitempty"`
 	CNIVersion string `json:"cniVersion,omitempty"`
-	// Created is when "network create" made it; zero for other lists.
+	// Created is when "network create" wrote the list; zero for other lists.
 	Created time.Time         `json:"created,omitzero"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Plugins []string          `json:"plugins,omitempty"`
@@ -88,7 +88,7 @@ type Network struct {
 	// Reserved are addresses that a person took out of the pools by a lease file that
 	// names no container.
 	Reserved []netip.Addr `json:"reserved,omitempty"`
-	// Faults are inconsistencies of its lease files.
+	// Faults are inconsistencies in its lease files.
 	Faults []ipam.Problem `json:"-"`
 	// Attachments counts all attachments, Dead those that are proved dead.
 	Attachments int `json:"attachments"`
@@ -101,16 +101,16 @@ type Pool struct {
 	First   netip.Addr   `json:"first"`
 	Last    netip.Addr   `json:"last"`
 	Gateway netip.Addr   `json:"gateway,omitzero"`
-	// Size counts the addresses that can be leased; math.MaxUint64 stands for more.
+	// Size is the number of addresses that can be leased; math.MaxUint64 stands for more.
 	Size uint64 `json:"size"`
 	Used uint64 `json:"used"`
 	// Dead counts those of Used that an ADD reclaims when the pool is full.
 	Dead uint64 `json:"dead"`
-	// Range is the same range, to ask about single addresses.
+	// Range is the same range as pkg/ipam has it.
 	Range ipam.Range `json:"-"`
 }
 
-// Free is how many addresses are left to lease.
+// Free is the number of addresses that are not leased.
 func (p Pool) Free() uint64 { return p.Size - min(p.Used, p.Size) }
 
 // State says whether the container of an attachment is alive.
@@ -123,8 +123,8 @@ const (
 	Dead    State = "dead"
 )
 
-// Attachment is one interface of one container on a network, joined from everything that
-// names it.
+// Attachment is one interface of one container on a network, joined from leases, links,
+// records and the runtimes' cache.
 type Attachment struct {
 	Network   string `json:"network"`
 	Container string `json:"container"`
@@ -192,7 +192,7 @@ type Port struct {
 	Backend string `json:"backend,omitempty"`
 }
 
-// Traffic is what an interface has transferred since it was made.
+// Traffic is what an interface has transferred since it was created.
 type Traffic struct {
 	RxBytes   uint64 `json:"rxBytes"`
 	TxBytes   uint64 `json:"txBytes"`
@@ -210,7 +210,7 @@ type Element struct {
 	Owner string `json:"owner"`
 }
 
-// NetworkOf is the network of that name.
+// NetworkOf is the network with that name.
 func (s *Snapshot) NetworkOf(name string) (*Network, bool) {
 	i := slices.IndexFunc(s.Networks, func(n Network) bool { return n.Name == name })
 	if i < 0 {
@@ -219,13 +219,25 @@ func (s *Snapshot) NetworkOf(name string) (*Network, bool) {
 	return &s.Networks[i], true
 }
 
-// LinkOf is the link of that name.
+// LinkOf is the link with that name.
 func (s *Snapshot) LinkOf(name string) (*Link, bool) {
 	i := slices.IndexFunc(s.Links, func(l Link) bool { return l.Name == name })
 	if i < 0 {
 		return nil, false
 	}
 	return &s.Links[i], true
+}
+
+// GatewayLink is the interface by which the host reaches the containers on a bridge: the VLAN
+// interface over the bridge that has such an address, or the bridge.
+func (s *Snapshot) GatewayLink(bridge string, such func(netip.Prefix) bool) string {
+	b, ok := s.LinkOf(bridge)
+	for _, l := range s.Links {
+		if ok && l.VLAN != 0 && l.Peer == b.Index && l.PeerNetNS < 0 && slices.ContainsFunc(l.Addresses, such) {
+			return l.Name
+		}
+	}
+	return bridge
 }
 
 // On are the attachments to a network.
@@ -240,8 +252,8 @@ func (s *Snapshot) On(name string) []Attachment {
 }
 
 // Of returns the attachments of a container, given by id, name, pod ("namespace/name" or
-// the name), path of its namespace, or address; failing these, of all containers whose id
-// begins so.
+// the name), path of its namespace, or address; or else those of all containers whose id begins
+// with the argument.
 func (s *Snapshot) Of(container string) []Attachment {
 	var of, begin []Attachment
 	for _, a := range s.Attachments {

@@ -10,7 +10,7 @@ func port(protocol, host, container string) Port {
 	return Port{Protocol: protocol, Host: netip.MustParseAddrPort(host), Container: netip.MustParseAddrPort(container)}
 }
 
-// TestPublished: ports of both families and in a row are one, as they were asked for.
+// TestPublished: consecutive ports, and the same ports of both families, are joined.
 func TestPublished(t *testing.T) {
 	for name, test := range map[string]struct {
 		ports []Port
@@ -36,8 +36,8 @@ func TestPublished(t *testing.T) {
 	}
 }
 
-// TestOf: a container by whatever people call it; the beginning of its id only where
-// nobody is called so.
+// TestOf: a container is found by each of its names, and by the beginning of its id only if no
+// container has that name.
 func TestOf(t *testing.T) {
 	s := &Snapshot{Attachments: []Attachment{
 		{Network: "n", Container: "abcdef", IfName: "eth0", Pod: "shop/front", NetNS: "/run/netns/x", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
@@ -53,7 +53,7 @@ func TestOf(t *testing.T) {
 	}
 }
 
-// TestCachedMapping: what a runtime asked for, in its letters; what is no mapping is none.
+// TestCachedMapping: port mappings in a runtime's cache, and invalid ones.
 func TestCachedMapping(t *testing.T) {
 	four, six := netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")
 	for _, test := range []struct {

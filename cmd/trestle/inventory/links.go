@@ -18,7 +18,7 @@ import (
 type Link struct {
 	Index int    `json:"index"`
 	Name  string `json:"name"`
-	Kind  string `json:"kind"` // "bridge", "veth" …; "device" for what is hardware, or looks like it
+	Kind  string `json:"kind"` // "bridge", "veth" …; "device" for hardware
 	MAC   string `json:"mac,omitempty"`
 	MTU   int    `json:"mtu"`
 	Up    bool   `json:"up"`
@@ -30,20 +30,20 @@ type Link struct {
 	// namespace whose id here is PeerNetNS; -1 stands for this namespace.
 	Peer      int `json:"peer,omitempty"`
 	PeerNetNS int `json:"peerNetNS"`
-	// PeerNetNSName is that namespace's name, if it has one and the veth is no
+	// PeerNetNSName is that namespace's name, if it has one and the veth is not an
 	// attachment's.
 	PeerNetNSName string `json:"peerNetNSName,omitempty"`
 	VLAN          int    `json:"vlan,omitempty"`
-	// VNI and VXLANPort are of a VXLAN device.
+	// VNI and VXLANPort are a VXLAN device's.
 	VNI       int `json:"vni,omitempty"`
 	VXLANPort int `json:"vxlanPort,omitempty"`
-	// VLANFiltering is of a bridge.
+	// VLANFiltering is a bridge's.
 	VLANFiltering bool `json:"vlanFiltering,omitempty"`
-	// PortVLANs are those of a port of such a bridge, and of the bridge itself.
+	// PortVLANs are the VLANs of a port of such a bridge, or of the bridge itself.
 	PortVLANs []PortVLANs    `json:"portVLANs,omitempty"`
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
 	Alias     string         `json:"alias,omitempty"`
-	// Owner is the label that the alias of one of Trestle's host veths names.
+	// Owner is the owner's label in the alias of one of Trestle's host veths.
 	Owner string `json:"owner,omitempty"`
 	// Ours says that Trestle made it: by the alias of a host veth, by the MAC of a bridge.
 	Ours bool `json:"ours"`
@@ -53,7 +53,7 @@ type Link struct {
 
 // Route is a route of the host's main table.
 type Route struct {
-	// To is what it leads to; 0.0.0.0/0 or ::/0 is the default route.
+	// To is the destination; 0.0.0.0/0 or ::/0 for a default route.
 	To      netip.Prefix `json:"to"`
 	Gateway netip.Addr   `json:"gateway,omitzero"`
 	Link    string       `json:"link,omitempty"`
@@ -65,7 +65,8 @@ type Route struct {
 	Unreachable bool `json:"unreachable,omitempty"`
 }
 
-// links reads all links, addresses and routes, with one dump each.
+// links reads all links, addresses, VLANs and routes, each with one dump (routes: one for each
+// family).
 func (t *taking) links() error {
 	links, err := dump.Complete(netlink.LinkList)
 	if err != nil {
@@ -167,7 +168,7 @@ func linkOf(link netlink.Link, names map[int]string) Link {
 	return l
 }
 
-// aliases joins the host veths with their owners: by alias, by the name made of the
+// aliases joins the host veths with their owners: by alias, by the name that is made from the
 // owner's hash, or by the name in the runtime's cache.
 func (t *taking) aliases() {
 	byName := map[string]*Link{}
@@ -191,8 +192,7 @@ func (t *taking) aliases() {
 	}
 }
 
-// plug notes the host veth; its counters are the container's, with both directions
-// swapped.
+// plug sets the host veth. Its counters are the container's with directions swapped.
 func (a *Attachment) plug(l *Link) {
 	a.HostLink, a.Bridge, a.Evidence.Link = l.Name, l.Master, true
 	a.ByTrestle = a.ByTrestle || l.Ours

@@ -6,18 +6,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// Node is the host's part in networks over several hosts, as its agent, trestle-node, has
-// written it down.
+// Node is the host's part in networks over several hosts, from the status file of its agent,
+// trestle-node.
 type Node struct {
 	hosts.Status
-	// Running says that the agent is alive; without it everything stays as it last was.
+	// Running says that the agent runs. If it does not, the network stays as it was.
 	Running bool `json:"running"`
 }
 
-// States are all that an agent may report.
+// States are the states that an agent may report.
 func (Node) States() []string { return hosts.States() }
 
-// WayTo is how the peer is reached, in the words of the cluster's configuration.
+// WayTo is how the peer is reached, as the cluster's configuration calls it.
 func (n Node) WayTo(p hosts.Peer) string {
 	if p.Way == hosts.Tunnel && n.Tunnel != nil {
 		return n.Tunnel.Kind
@@ -25,7 +25,7 @@ func (n Node) WayTo(p hosts.Peer) string {
 	return p.Way
 }
 
-// Device is the link by which the peer is reached; empty where it is not.
+// Device is the link by which the peer is reached; "" if it is not reached.
 func (n Node) Device(p hosts.Peer) string {
 	switch {
 	case p.Way == hosts.Direct:
@@ -36,7 +36,7 @@ func (n Node) Device(p hosts.Peer) string {
 	return ""
 }
 
-// RunsAgent says whether this host's agent lives.
+// RunsAgent says whether this host's agent runs.
 func (s *Snapshot) RunsAgent() bool { return s.Node != nil && s.Node.Running }
 
 // Peers are the other hosts; none without an agent.

@@ -12,8 +12,8 @@ import (
 // and Docker's.
 func namespaceDirs() []string { return []string{"/run/netns", "/run/docker/netns"} }
 
-// peers names the namespaces of veth peers that are no attachment's. The kernel reports
-// ids; which namespace has which id must be asked for each name.
+// peers sets the names of the namespaces of veth peers that are not an attachment's. The kernel
+// reports ids; the id of each named namespace must be asked for.
 func (t *taking) peers() {
 	taken := map[string]bool{}
 	for _, a := range t.order {
@@ -43,7 +43,7 @@ func namespaces(dirs []string) map[int]string {
 			continue // there is none
 		}
 		for _, entry := range entries {
-			f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NONBLOCK, 0) // whatever it is
+			f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDONLY|unix.O_NONBLOCK, 0) // nonblocking, since it may be a FIFO
 			if err != nil {
 				continue // gone meanwhile
 			}

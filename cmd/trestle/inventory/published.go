@@ -8,15 +8,15 @@ import (
 	"strings"
 )
 
-// Published is a range of host ports mapped to a range of container ports, as a person
-// asked for it; the snapshot has a Port for each port and family.
+// Published is a range of host ports that is mapped to a range of container ports. The snapshot
+// has a Port for each port and family.
 type Published struct {
 	Protocol string `json:"protocol"`
-	// Hosts are the host's addresses; none: all of them.
+	// Hosts are the host's addresses; none stands for all.
 	Hosts     []netip.Addr `json:"hosts,omitempty"`
 	Host      uint16       `json:"host"`
 	Container uint16       `json:"container"`
-	// Count is how many ports in a row.
+	// Count is the number of ports in the range.
 	Count uint16 `json:"count"`
 }
 
@@ -44,7 +44,7 @@ func span(first, count uint16) string {
 	return fmt.Sprintf("%d-%d", first, first+count-1)
 }
 
-// Published joins the attachment's ports.
+// Published joins the attachment's ports to ranges.
 func (a Attachment) Published() []Published {
 	var single []Published
 	for _, port := range a.Ports {

@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// cached is libcni's record of an attachment (its cachedInfo, version 1). libcni's
+// cached is an attachment in libcni's cache (its cachedInfo, version 1). libcni's
 // GetCachedAttachments would list them, but without the result.
 type cached struct {
 	Kind           string         `json:"kind"`
@@ -48,7 +48,7 @@ type cachedResult struct {
 	} `json:"ips"`
 }
 
-// results reads the cache of runtimes that use libcni and keep it in the usual place.
+// results reads the cache of runtimes that use libcni with its default directory.
 func (t *taking) results() {
 	entries, err := os.ReadDir(t.source.Results)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -128,8 +128,8 @@ func (m cachedMapping) to(address netip.Addr) (port Port, ok bool) {
 	}, true
 }
 
-// namesOf reads CNI_ARGS: Kubernetes' names of the pod, or what nerdctl
-// call the container.
+// namesOf reads CNI_ARGS: the pod's name from Kubernetes' runtimes, or the container's name
+// from nerdctl.
 func namesOf(args [][2]string) (pod, name string) {
 	values := map[string]string{}
 	for _, arg := range args {

@@ -21,8 +21,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Take reads the host. It is an error if the kernel does not answer at all; everything
-// else that cannot be read is among the snapshot's Problems.
+// Take reads the host. The error says that links, addresses or routes could not be read; its
+// Problems say what else could not.
 func (s Source) Take() (*Snapshot, error) {
 	t := taking{source: s, snapshot: &Snapshot{Time: time.Now()}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
 	if err := t.links(); err != nil {
@@ -39,8 +39,8 @@ func (s Source) Take() (*Snapshot, error) {
 	return t.finish(), nil
 }
 
-// taking is a snapshot under construction. Attachments are joined by their owners'
-// labels, as a link has nothing but its label.
+// taking is a snapshot under construction. Attachments are joined by their owners' labels,
+// since links and elements have only the label.
 type taking struct {
 	source   Source
 	snapshot *Snapshot
@@ -62,7 +62,7 @@ func (t *taking) problem(err error) {
 	}
 }
 
-// at returns the attachment with that owner, and adds it if need be.
+// at returns the attachment with that owner, and adds it if it is new.
 func (t *taking) at(o cni.Owner) *Attachment {
 	label := o.String()
 	if a := t.byLabel[label]; a != nil {
@@ -75,7 +75,7 @@ func (t *taking) at(o cni.Owner) *Attachment {
 	return a
 }
 
-// network returns the network of that name, and adds it if need be.
+// network returns the network with that name, and adds it if it is new.
 func (t *taking) network(name string) *Network {
 	if n := t.networks[name]; n != nil {
 		return n
@@ -115,7 +115,7 @@ func (t *taking) lists() {
 	}
 }
 
-// leases reads those of each network that has a list or a directory.
+// leases reads the leases of each network that has a list or a directory of leases.
 func (t *taking) leases() {
 	entries, err := os.ReadDir(t.source.Leases)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -186,7 +186,7 @@ func (t *taking) withIfName(o cni.Owner) cni.Owner {
 	return o
 }
 
-// records reads what NAT has for whom.
+// records reads NAT's records.
 func (t *taking) records() {
 	all, err := nat.List(record.Open(t.source.Records))
 	t.problem(err)
@@ -204,7 +204,7 @@ func (t *taking) records() {
 			a.State = Dead
 		}
 		if len(r.Mappings) > 0 {
-			a.Ports = nil // those of the cache are only what was asked for
+			a.Ports = nil // the cache only has the ports that were asked for
 		}
 		for _, m := range r.Mappings {
 			a.Ports = append(a.Ports, Port{
@@ -228,7 +228,7 @@ func stateOf(life record.Life, otherwise State) State {
 	}
 }
 
-// elements lists what the tables of nftables hold.
+// elements lists the elements of Trestle's nftables tables.
 func (t *taking) elements() {
 	conn := nft.Open("")
 	for _, table := range []nft.Table{
@@ -243,14 +243,14 @@ func (t *taking) elements() {
 	conn.Close()
 }
 
-// addAddress adds one that is not there yet.
+// addAddress adds an address, unless the attachment has it.
 func (a *Attachment) addAddress(address netip.Addr) {
 	if address.IsValid() && !slices.Contains(a.Addresses, address) {
 		a.Addresses = append(a.Addresses, address)
 	}
 }
 
-// note keeps the first that is known of each.
+// note sets the namespace, if none is known yet, and the earliest time.
 func (a *Attachment) note(netns string, since time.Time) {
 	if a.NetNS == "" {
 		a.NetNS = netns
@@ -260,8 +260,8 @@ func (a *Attachment) note(netns string, since time.Time) {
 	}
 }
 
-// finish sorts and counts. An attachment of unknown state is alive if its link is there,
-// whose peer must be in some namespace, or if its path is still a network namespace.
+// finish sorts and counts. An attachment whose state is unknown is alive if its link exists,
+// since the link's peer must be in some namespace, or if its path is still a network namespace.
 func (t *taking) finish() *Snapshot {
 	s := t.snapshot
 	for _, a := range t.order {

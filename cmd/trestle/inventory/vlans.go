@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// PortVLANs is a range of VLANs that a bridge port lets through.
+// PortVLANs is a range of VLANs that a bridge port is a member of.
 type PortVLANs struct {
 	First uint16 `json:"first"`
 	Last  uint16 `json:"last"`
@@ -19,7 +19,7 @@ type PortVLANs struct {
 	Untagged bool `json:"untagged"`
 }
 
-// vlans reads the VLANs of all ports in one dump, if some bridge filters VLANs.
+// vlans reads the VLANs of all bridge ports in one dump, if a bridge filters VLANs.
 func (t *taking) vlans() error {
 	if !slices.ContainsFunc(t.snapshot.Links, func(l Link) bool { return l.VLANFiltering }) {
 		return nil
@@ -35,7 +35,7 @@ func (t *taking) vlans() error {
 	return nil
 }
 
-// inRows joins VLANs, which the kernel lists one by one and in order, to ranges.
+// inRows joins VLANs, which the kernel lists one by one in order, to ranges.
 func inRows(single []*nl.BridgeVlanInfo) []PortVLANs {
 	var rows []PortVLANs
 	for _, v := range single {

@@ -7,7 +7,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 )
 
-// TestInRows: a trunk of thousands is one row; the port's own VLAN stands for itself.
+// TestInRows: thousands of consecutive VLANs are one range; the port's untagged VLAN is a range of
+// its own.
 func TestInRows(t *testing.T) {
 	var trunk []*nl.BridgeVlanInfo
 	for vid := uint16(1); vid <= 4094; vid++ {

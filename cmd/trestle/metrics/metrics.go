@@ -21,14 +21,12 @@ type Sample struct {
 	Help   string            `json:"-"`
 	Labels map[string]string `json:"labels,omitempty"`
 	Value  float64           `json:"value"`
-	// names has the order of Labels, since a map has none.
+	// names are the keys of Labels in order.
 	names []string
 }
 
-// label is one label of a sample.
 type label struct{ name, value string }
 
-// collector groups samples by name.
 type collector struct{ samples []Sample }
 
 func (c *collector) add(name, help string, value float64, labels ...label) {
@@ -49,7 +47,7 @@ func Samples(snapshot *inventory.Snapshot, found []doctor.Finding, release strin
 	c.leaks(snapshot)
 	c.hosts(snapshot)
 	c.findings(found)
-	c.add("problems", "Things of the host that could not be read.", float64(len(snapshot.Problems)))
+	c.add("problems", "Parts of the host's state that could not be read.", float64(len(snapshot.Problems)))
 	slices.SortStableFunc(c.samples, func(a, b Sample) int { return strings.Compare(a.Name, b.Name) })
 	return c.samples
 }
@@ -117,7 +115,7 @@ func (c *collector) leaks(snapshot *inventory.Snapshot) {
 	}
 }
 
-// hosts counts the other hosts rather than list them: there may be thousands.
+// hosts counts the other hosts by way rather than listing them: there may be thousands.
 func (c *collector) hosts(snapshot *inventory.Snapshot) {
 	node := snapshot.Node
 	if node == nil {

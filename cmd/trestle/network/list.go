@@ -1,5 +1,5 @@
-// Package network knows network lists, the files that runtimes read: it reads them,
-// writes them, and finds subnets that nobody on the host has.
+// Package network reads and writes network lists, the files that runtimes read, and finds
+// free subnets for new ones.
 package network
 
 import (
@@ -19,26 +19,42 @@ import (
 // DefaultDir is where runtimes look for network lists.
 const DefaultDir = "/etc/cni/net.d"
 
-// List is a network list as it stands in a file.
+// List is a network list in a file.
 type List struct {
 	// File is its path.
 	File string
 	*libcni.NetworkConfigList
-	// Mark is there if network create wrote the list.
+	// Mark is nil unless network create wrote the list.
 	Mark *Mark
 }
 
-// Mark is what a list holds for trestle alone; libcni leaves it out of what plugins get.
+// Mark is the list's key "trestle", which only trestle reads; libcni does not pass it to plugins.
 type Mark struct {
 	Created time.Time         `json:"created"`
 	Labels  map[string]string `json:"labels,omitempty"`
 }
 
-// Read reads the lists of the directories, in the order in which runtimes do: by their
-// files' names, directory by directory. A file that is no list is among the errors,
-// which name it; the others are read nevertheless. A directory that is missing has none.
+// Read reads the lists in the directories, in the order in which runtimes do: by file name,
+// directory by directory. The errors name files that cannot be read; the other lists are
+// returned nevertheless. A missing directory has no lists.
 func Read(dirs []string) ([]List, error) {
+	files, err := Files(dirs)
 	var all []List
+	failed := []error{err}
+	for _, file := range files {
+		list, err := ReadFile(file)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", file, err))
+			continue
+		}
+		all = append(all, list)
+	}
+	return all, errors.Join(failed...)
+}
+
+// Files are the files that Read reads, in order.
+func Files(dirs []string) ([]string, error) {
+	var all []string
 	var failed []error
 	for _, dir := range dirs {
 		files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
@@ -46,27 +62,20 @@ func Read(dirs []string) ([]List, error) {
 			failed = append(failed, fmt.Errorf("look for network lists: %w", err))
 		}
 		slices.Sort(files)
-		for _, file := range files {
-			list, err := ReadFile(file)
-			if err != nil {
-				failed = append(failed, fmt.Errorf("%s: %w", file, err))
-				continue
-			}
-			all = append(all, list)
-		}
+		all = append(all, files...)
 	}
 	return all, errors.Join(failed...)
 }
 
-// ReadFile reads one list, or a configuration of one plugin as those before CNI 1.0
-// may be.
+// ReadFile reads one list, or the configuration of a single plugin, which was allowed before
+// CNI 1.0.
 func ReadFile(file string) (List, error) {
 	if filepath.Ext(file) != ".conflist" {
 		single, err := libcni.ConfFromFile(file) //nolint:staticcheck // deprecated, and still what runtimes read
 		if err != nil {
 			return List{}, cni.Plain(err)
 		}
-		config, err := libcni.ConfListFromConf(single) //nolint:staticcheck // likewise
+		config, err := libcni.ConfListFromConf(single) //nolint:staticcheck // the same
 		return List{File: file, NetworkConfigList: config}, cni.Plain(err)
 	}
 	config, err := libcni.NetworkConfFromFile(file)
@@ -82,7 +91,7 @@ func ReadFile(file string) (List, error) {
 	return List{File: file, NetworkConfigList: config, Mark: keys.Trestle}, nil
 }
 
-// Find is the first list of that name; a runtime takes no other.
+// Find is the first list with that name, the one that a runtime uses.
 func Find(lists []List, name string) (List, bool) {
 	i := slices.IndexFunc(lists, func(l List) bool { return l.Name == name })
 	if i < 0 {
@@ -100,29 +109,41 @@ func (l List) Types() []string {
 	return types
 }
 
-// Facts are what the list's plugins say of the network, in one place.
+// Programs are the names of all plugins that the list needs, its IPAM plugin included, each once.
+func (l List) Programs() []string {
+	facts, _ := l.Facts() // an error is about other keys
+	var names []string
+	for _, name := range append(l.Types(), facts.IPAM) {
+		if name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Facts are the network's properties, from the configurations of the list's plugins.
 type Facts struct {
 	// Driver is the name of the first plugin, which makes the interface.
 	Driver string
-	// Bridge is the name of the bridge, where the driver has one.
+	// Bridge is the name of the bridge, if the driver has one.
 	Bridge     string
 	MTU        int
 	Gateway    bool // the bridge has the gateway's address
 	Masquerade bool
 	// Ports says that some plugin maps host ports.
 	Ports bool
-	// IngressPolicy and Internal are the firewall's; empty where the list has none.
+	// IngressPolicy and Internal are the firewall plugin's; zero if the list has none.
 	IngressPolicy string
 	Internal      bool
-	// IPAM is the name of the plugin that gives addresses; empty: none.
+	// IPAM is the name of the IPAM plugin; "" is none.
 	IPAM string
-	// DataDir is where leases are, if IPAM is host-local.
+	// DataDir is the directory of leases, if IPAM is host-local.
 	DataDir string
 	// Sets are host-local's ranges.
 	Sets []ipam.Set
 }
 
-// wire is what Facts takes of a plugin's configuration.
+// wire has the keys of a plugin's configuration that Facts reads.
 type wire struct {
 	Bridge           string `json:"bridge"`
 	MTU              int    `json:"mtu"`
@@ -137,10 +158,10 @@ type wire struct {
 	} `json:"ipam"`
 }
 
-// defaultBridge is what the bridge plugin takes where the list names none.
+// defaultBridge is the bridge plugin's default.
 const defaultBridge = "cni0"
 
-// Facts reads the plugins' configurations. Where one has errors the rest is right.
+// Facts reads the plugins' configurations. With an error, it returns what could be read.
 func (l List) Facts() (Facts, error) {
 	var f Facts
 	var failed []error
@@ -177,13 +198,12 @@ func (l List) Facts() (Facts, error) {
 	return f, errors.Join(failed...)
 }
 
-// request is a call of a plugin as far as its configuration goes.
+// request is a plugin's configuration as a request, for parsers.
 func (l List) request(plugin *libcni.PluginConfig) *cni.Request {
 	return &cni.Request{Owner: cni.Owner{Network: l.Name}, Version: l.CNIVersion, Stdin: plugin.Bytes}
 }
 
-// Store is where host-local has the network's leases; ok is false where another
-// plugin gives addresses.
+// Store is the network's store of leases; ok is false if the network does not use host-local.
 func (l List) Store() (store *ipam.Store, ok bool, err error) {
 	if len(l.Plugins) == 0 {
 		return nil, false, nil

@@ -12,27 +12,29 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Taken is a prefix that somebody on the host has, and who.
+// Taken is a prefix that is in use on the host, and by what.
 type Taken struct {
 	Prefix netip.Prefix
 	Holder string // "route by tun0", "network trestle"
-	// Maybe says that the holder has not used it yet: it is not chosen, and not refused to
-	// who asks for it.
+	// Maybe says that the holder may use it one day: it is not chosen while another is free,
+	// but can be asked for.
 	Maybe bool
 }
 
-// choices are where subnets are chosen from, in this order. Neither Docker, podman, Kubernetes
-// nor the lists that come with Trestle use the first by default; the others are for hosts
-// with a route to all of 10.0.0.0/8.
+// choices are the prefixes from which subnets are chosen, in this order. Neither Docker, podman,
+// Kubernetes nor the lists that come with Trestle use the first by default; the others are for
+// hosts with a route to all of 10.0.0.0/8.
 var choices = []netip.Prefix{
 	netip.MustParsePrefix("10.24.0.0/13"), netip.MustParsePrefix("172.24.0.0/14"), netip.MustParsePrefix("192.168.128.0/17"),
 }
 
-// choiceBits make a subnet that has an address for each port of a bridge (1,023).
+// choiceBits is the length of a chosen subnet. It has an address for nearly each port of a
+// bridge: 1,021 for 1,023.
 const choiceBits = 22
 
-// Place makes the plan fit the host: it finds the subnets that are left open, and refuses
-// those that overlap with what is taken. Docker's pools count as taken where they are not.
+// Place completes the plan for this host: it chooses the subnets that were not given, and
+// refuses those that overlap with a prefix in use. Prefixes that are Maybe in use do not count
+// against subnets that were given.
 func (p *Plan) Place(taken []Taken) error {
 	for _, pool := range p.Pools {
 		for _, t := range taken {
@@ -54,7 +56,7 @@ func (p *Plan) Place(taken []Taken) error {
 	return nil
 }
 
-// freeIPv4 takes what somebody may use one day only where nothing else is left.
+// freeIPv4 chooses a free subnet, and one that is Maybe in use only if no other is left.
 func freeIPv4(taken []Taken) (netip.Prefix, bool) {
 	used := slices.DeleteFunc(slices.Clone(taken), func(t Taken) bool { return t.Maybe })
 	for _, taken := range [][]Taken{taken, used} {
@@ -67,7 +69,7 @@ func freeIPv4(taken []Taken) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// free is the first subnet of so many bits in from that nobody has.
+// free is the first subnet with this prefix length in from that overlaps nothing taken.
 func free(from netip.Prefix, bits int, taken []Taken) (netip.Prefix, bool) {
 	for subnet := netip.PrefixFrom(from.Addr(), bits); from.Contains(subnet.Addr()); subnet = next(subnet) {
 		if holder(subnet, taken) < 0 {
@@ -94,8 +96,7 @@ func next(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}), p.Bits())
 }
 
-// freeIPv6 is a random /64 of the unique local addresses (RFC 4193), so that no two hosts
-// have the same.
+// freeIPv6 is a random unique local /64 (RFC 4193), so that hosts choose different ones.
 func freeIPv6(taken []Taken) netip.Prefix {
 	for {
 		var b [16]byte
@@ -108,9 +109,9 @@ func freeIPv6(taken []Taken) netip.Prefix {
 	}
 }
 
-// DockerPools are the subnets that Docker gives to its networks: those of its
-// configuration (daemon.json, "bip" and "default-address-pools"), or its
-// defaults. They count whether it is installed or not, as it may be tomorrow.
+// DockerPools are the prefixes from which Docker's networks get subnets: those in its
+// configuration (daemon.json, "bip" and "default-address-pools") or, if that has no pools, its
+// defaults. They count even if Docker is not installed, since it may be later.
 func DockerPools(daemon string) ([]Taken, error) {
 	var config struct {
 		BIP   string `json:"bip"`
@@ -129,10 +130,10 @@ func DockerPools(daemon string) ([]Taken, error) {
 	}
 	var pools []Taken
 	if bip, err := netip.ParsePrefix(config.BIP); err == nil {
-		pools = append(pools, Taken{bip.Masked(), "Docker's bridge by " + daemon, false})
+		pools = append(pools, Taken{bip.Masked(), "Docker's bridge in " + daemon, false})
 	}
 	for _, pool := range config.Pools {
-		pools = append(pools, Taken{pool.Base.Masked(), "Docker's pool by " + daemon, false})
+		pools = append(pools, Taken{pool.Base.Masked(), "Docker's pool in " + daemon, false})
 	}
 	if len(config.Pools) == 0 {
 		for _, text := range []string{"172.16.0.0/12", "192.168.0.0/16"} {

@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Wish is what somebody wants of a new network, in the words of network create's flags.
+// Wish has the values of network create's flags.
 type Wish struct {
 	Name         string
 	Driver       string
@@ -30,7 +30,7 @@ type Wish struct {
 	Labels       []string
 }
 
-// Plan is a network that is sound by itself. Place makes it fit the host.
+// Plan is a new network, checked as far as that needs no look at the host; Place does the rest.
 type Plan struct {
 	Name   string
 	Bridge string
@@ -47,15 +47,15 @@ type Plan struct {
 	chooseIPv4, chooseIPv6 bool
 }
 
-// PlannedPool is a subnet. Gateway is invalid where the first address is to be it; Range
-// is the part that is leased, invalid for all of it.
+// PlannedPool is a subnet of a new network. An invalid Gateway is the subnet's first address;
+// Range is the part that is leased, all of it if it is invalid.
 type PlannedPool struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr
 	Range   netip.Prefix
 }
 
-// The policies for what comes from outside of the bridge, in the firewall plugin's words.
+// The ingress policies, as the firewall plugin calls them.
 const (
 	Published  = "published"
 	SameBridge = "same-bridge"
@@ -63,14 +63,13 @@ const (
 	Open       = "open"
 )
 
-// Policies are those of --ingress.
+// Policies are the values of --ingress.
 func Policies() []string { return []string{Published, SameBridge, Isolated, Open} }
 
-// reserved are names that trestle run's --net has for something else.
+// reserved are names that mean something else to trestle run's --net.
 var reserved = []string{"bridge", "default", "host", "none", "container"}
 
-// maxName keeps a network's name below what a file may be called, with what goes before
-// and after it (NAME_MAX).
+// maxName keeps the names of a network's files below NAME_MAX, with prefix and suffix.
 const maxName = 128
 
 var nameShape = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) // CNI spec, "Network configuration format"
@@ -83,14 +82,14 @@ func checkName(name string) error {
 	case len(name) > maxName:
 		return cni.ConfigErrorf("name: %q has %d characters; use %d at most", name, len(name), maxName)
 	case !nameShape.MatchString(name):
-		return cni.ConfigErrorf("name: %q is no network's name; use letters, digits, and after the first of these also _ . -", name)
+		return cni.ConfigErrorf("name: %q is not a network name; use letters and digits, and after the first of them also _ . -", name)
 	case slices.Contains(reserved, name):
 		return cni.ConfigErrorf("name: %q means something else to trestle run --net; choose another", name)
 	}
 	return nil
 }
 
-// Plan checks what can be checked without looking at the host. Errors name the flag.
+// Plan checks the flags without looking at the host. Errors name the flag.
 func (w Wish) Plan() (Plan, error) {
 	p := Plan{
 		Name: w.Name, Bridge: w.Bridge, Exclude: w.Exclude, MTU: w.MTU, Internal: w.Internal, Isolate: w.Isolate, Ingress: w.Ingress,
@@ -119,16 +118,16 @@ func (w Wish) Plan() (Plan, error) {
 func (w Wish) checkChoices() error {
 	switch {
 	case w.Driver != "bridge":
-		return cni.ConfigErrorf("--driver: %q is not to be had; leave it out, or say bridge", w.Driver)
+		return cni.ConfigErrorf("--driver: there is no %q; leave it out, or use bridge", w.Driver)
 	case !slices.Contains(Policies(), w.Ingress):
-		return cni.ConfigErrorf("--ingress: %q is no policy; use %s", w.Ingress, strings.Join(Policies(), ", "))
+		return cni.ConfigErrorf("--ingress: %q is not a policy; use %s", w.Ingress, strings.Join(Policies(), ", "))
 	case w.MTU != 0 && w.MTU < cni.MinMTUIPv6 && w.IPv6:
 		return cni.ConfigErrorf("--mtu: %d is too small for --ipv6; IPv6 needs 1280 (RFC 8200)", w.MTU)
 	}
 	return cni.ConfigError("--mtu", cni.CheckMTU(w.MTU))
 }
 
-// bridgeName is for people to recognize; that of a long name is a hash.
+// bridgeName contains the network's name, or a hash of one that is too long.
 func bridgeName(network string) string {
 	const prefix, room = "br-", 12 // IFNAMSIZ less the prefix and the final NUL
 	if len(network) <= room {
@@ -153,7 +152,7 @@ func parseLabels(texts []string) (map[string]string, error) {
 func parsePrefix(flag, text, like string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
-		return p, cni.ConfigErrorf("%s: %q is no subnet; write it like %s", flag, text, like)
+		return p, cni.ConfigErrorf("%s: %q is not a subnet; write it like %s", flag, text, like)
 	}
 	if p.Masked() != p {
 		return p, cni.ConfigErrorf("%s: %s has bits beyond its length; the subnet is %s", flag, p, p.Masked())
@@ -181,7 +180,7 @@ func (p *Plan) readSubnets(w Wish) error {
 		}
 		for _, other := range p.Pools {
 			if other.Subnet.Overlaps(subnet) {
-				return cni.ConfigErrorf("--subnet: %s overlaps with %s, which is given too; they must be apart", subnet, other.Subnet)
+				return cni.ConfigErrorf("--subnet: %s overlaps with %s, which is given too; they must not overlap", subnet, other.Subnet)
 			}
 		}
 		p.Pools = append(p.Pools, PlannedPool{Subnet: subnet})
@@ -190,7 +189,7 @@ func (p *Plan) readSubnets(w Wish) error {
 	return nil
 }
 
-// pool is the one whose subnet holds the prefix.
+// pool is the pool whose subnet contains the prefix.
 func (p *Plan) pool(prefix netip.Prefix) *PlannedPool {
 	for i := range p.Pools {
 		if s := p.Pools[i].Subnet; s.Contains(prefix.Addr()) && s.Bits() <= prefix.Bits() {
@@ -216,7 +215,7 @@ func (p *Plan) readGateways(texts []string) error {
 	for _, text := range texts {
 		address, err := netip.ParseAddr(text)
 		if err != nil || address.Zone() != "" {
-			return cni.ConfigErrorf("--gateway: %q is no address", text)
+			return cni.ConfigErrorf("--gateway: %q is not an address", text)
 		}
 		pool := p.pool(netip.PrefixFrom(address, address.BitLen()))
 		switch {

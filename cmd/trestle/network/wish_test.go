@@ -18,8 +18,7 @@ func wish(change func(*Wish)) Wish {
 	return w
 }
 
-// TestWishRefused: each mistake is one of the user's, and is answered with flag, value and
-// way out.
+// TestWishRefused: each error is a user's mistake, and names flag, value and way out.
 func TestWishRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*Wish)
@@ -83,7 +82,7 @@ func checked(p Plan) error {
 	return Check(config)
 }
 
-// TestConfig: the list that a network with everything comes to, and the plainest one.
+// TestConfig: the list of a network with all options, and of one without.
 func TestConfig(t *testing.T) {
 	at := time.Date(2026, 11, 26, 2, 30, 0, 0, time.UTC)
 	for file, w := range map[string]Wish{
@@ -122,8 +121,8 @@ func taken(maybe bool, prefixes ...string) []Taken {
 	return all
 }
 
-// TestPlace: the first free subnet; what Docker may use is avoided as long as there is
-// anything else, and not refused to who asks for it.
+// TestPlace: the first free subnet is chosen; one that Docker may use only if no other is left,
+// or if it is asked for.
 func TestPlace(t *testing.T) {
 	for name, test := range map[string]struct {
 		subnets []string
@@ -154,7 +153,7 @@ func TestPlace(t *testing.T) {
 	}
 }
 
-// TestPlaceIPv6: a unique local subnet, another one each time; none beside one that is
+// TestPlaceIPv6: a unique local subnet is chosen, a different one each time, and none if one is
 // given.
 func TestPlaceIPv6(t *testing.T) {
 	seen := map[string]bool{}

@@ -16,19 +16,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Lock is held exclusively while a network is made or removed, so that two that look for
-// a free subnet at once do not find the same one.
+// Lock takes the lock of network lists exclusively. It is held while a network is created or
+// removed, so that two at the same time do not choose the same subnet.
 func Lock() (*flock.Lock, error) {
 	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Exclusive, flock.DefaultWait)
 }
 
-// Stay is that lock, shared: held while a container is attached, so that its network is
-// not removed meanwhile.
-func Stay() (*flock.Lock, error) {
+// LockShared takes that lock shared. It is held while a container is attached, so that its
+// network is not removed meanwhile.
+func LockShared() (*flock.Lock, error) {
 	return flock.Create(filepath.Join(record.DefaultDir, "networks.lock"), flock.Shared, flock.DefaultWait)
 }
 
-// The keys of a list, in the order in which people read them.
+// The keys of a list, in the order in which they are written.
 type (
 	wireList struct {
 		CNIVersion string `json:"cniVersion"`
@@ -70,10 +70,10 @@ type (
 	}
 )
 
-// cniVersion is read by containerd 1.6 and podman 4, too (see package conflist).
+// cniVersion is one that containerd 1.6 and podman 4 read as well (see package conflist).
 const cniVersion = "1.0.0"
 
-// Config is the network list that the plan comes to.
+// Config is the plan as a network list.
 func (p Plan) Config(created time.Time) ([]byte, error) {
 	bridge := wireBridge{
 		Type: "bridge", Bridge: p.Bridge, IsGateway: p.Internal, IsDefaultGateway: !p.Internal, IPMasq: !p.Internal && !p.NoMasquerade,
@@ -109,16 +109,16 @@ func last(p netip.Prefix) netip.Addr {
 	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
 		raw[bit/8] |= 0x80 >> (bit % 8)
 	}
-	address, _ := netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	address, _ := netip.AddrFromSlice(raw) // raw has 4 or 16 bytes
 	return address
 }
 
-// File is where the list of a new network stands. containerd and CRI-O use the first file
-// of the directory, by name, and no other: that shall not be this one if there is any.
+// File is the path of a new network's list. containerd and CRI-O use only the first file in the
+// directory, by name: the number keeps a new network from becoming that if there is another.
 func File(dir, name string) string { return filepath.Join(dir, "90-"+name+".conflist") }
 
-// Write makes the file, whole at once; one that is there already is an error. The
-// name under which it is written first is none that runtimes read.
+// Write creates the file atomically; an existing one is an error. Runtimes do not read the
+// temporary file, by its name.
 func Write(file string, config []byte) (err error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return fmt.Errorf("make the directory of network lists: %w", err)
@@ -134,7 +134,7 @@ func Write(file string, config []byte) (err error) {
 		err = os.Link(temporary.Name(), file)
 	}
 	if errors.Is(err, os.ErrExist) {
-		return cni.ConfigErrorf("name: %s is there already; choose another name, or remove that file", file)
+		return cni.ConfigErrorf("name: %s exists already; choose another name, or remove that file", file)
 	}
 	if err != nil {
 		return fmt.Errorf("write the network list: %w", err)
@@ -142,7 +142,7 @@ func Write(file string, config []byte) (err error) {
 	return nil
 }
 
-// Check is what host-local would refuse of the list, before anybody asks it.
+// Check is the error that host-local would give for the list.
 func Check(config []byte) error {
 	parsed, err := libcni.NetworkConfFromBytes(config)
 	if err == nil {

@@ -2,7 +2,7 @@ package picture
 
 import "testing"
 
-// BenchmarkThousand is what each drawing costs on a host of a thousand containers.
+// BenchmarkThousand measures each drawing of a host with a thousand containers.
 func BenchmarkThousand(b *testing.B) {
 	snapshot := crowdedHost()
 	m, err := NewMasker([16]byte{1})

@@ -16,22 +16,22 @@ import (
 	"time"
 )
 
-// browserJS does what a person would, and writes what came of it into the page.
+// browserJS uses the page as a person would, and writes the outcome into it.
 //
 //go:embed testdata/browser.js
 var browserJS string
 
 // outcome is what browserJS found.
 type outcome struct {
-	// Failed are what was not as it should be.
+	// Failed are the failures.
 	Failed []string
-	// Steps is how many things it looked at.
+	// Steps is the number of things that were checked.
 	Steps int
 }
 
 // TestBrowser: in a real browser the pages can be moved, enlarged and searched, and show
-// details; text is nowhere wider than what it stands in, nor over another; nothing is
-// loaded. `make test-html` runs it.
+// details; no text is wider than its box or overlaps another; nothing is loaded. `make test-html`
+// runs it.
 func TestBrowser(t *testing.T) {
 	for name, snapshot := range samples() {
 		page, err := Page(NewTopology(snapshot), snapshot.Time)

@@ -38,8 +38,7 @@ type graph struct{ out strings.Builder }
 
 func (g *graph) line(text string) { g.out.WriteString(text + "\n") }
 
-// quoted is a string of DOT, in which \n is a line's end, and only quotes and backslashes
-// need a backslash before them.
+// quoted is a string of DOT. In it \n ends a line, and only quotes and backslashes are escaped.
 func quoted(lines ...string) string {
 	for i, line := range lines {
 		line = strings.ReplaceAll(line, `\`, `\\`)
@@ -95,9 +94,9 @@ func (g *graph) segment(n int, s Segment) {
 	}
 	for _, m := range s.Members {
 		words := append([]string{m.Name, m.IfName + " " + string(m.State)}, m.lines()...)
-		g.node(m.ID(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
+		g.node(m.id(), downStyle(m.HostLink != ""), append(words, m.Published...)...)
 		if m.HostLink != "" {
-			g.edge(id, m.ID(), m.HostLink)
+			g.edge(id, m.id(), m.HostLink)
 		}
 	}
 	g.line("}")

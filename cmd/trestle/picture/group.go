@@ -8,20 +8,20 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Group is members of a segment that people think of together.
-type Group struct {
-	// Name is a namespace of pods or a network; empty where there is but one group.
+// group is a part of a segment's members that belong together.
+type group struct {
+	// Name is a namespace of pods or a network; "" if there is only one group.
 	Name    string
 	Members []Member
 }
 
-// Groups are the segment's members by the namespace of their pods, or else by their
-// networks, in order.
-func (s Segment) Groups() []Group {
+// groups are the segment's members, grouped by the namespace of their pods or else by network,
+// sorted.
+func (s Segment) groups() []group {
 	byNetwork := len(s.Networks) > 1
 	byPod := slices.ContainsFunc(s.Members, func(m Member) bool { return m.Pod != "" })
 	at := map[string]int{}
-	var groups []Group
+	var groups []group
 	for _, m := range s.Members {
 		name := ""
 		switch namespace, _, isPod := strings.Cut(m.Pod, "/"); {
@@ -34,19 +34,19 @@ func (s Segment) Groups() []Group {
 		}
 		if _, ok := at[name]; !ok {
 			at[name] = len(groups)
-			groups = append(groups, Group{Name: name})
+			groups = append(groups, group{Name: name})
 		}
 		groups[at[name]].Members = append(groups[at[name]].Members, m)
 	}
 	if len(groups) == 1 {
 		groups[0].Name = ""
 	}
-	slices.SortStableFunc(groups, func(x, y Group) int { return strings.Compare(x.Name, y.Name) })
+	slices.SortStableFunc(groups, func(x, y group) int { return strings.Compare(x.Name, y.Name) })
 	return groups
 }
 
-// summary is many members in a few words: from which address to which, how many of them
-// are dead or publish ports.
+// summary describes many members: the first and last address, how many are dead, and how many
+// publish ports.
 func summary(members []Member) string {
 	var dead, publish int
 	first, last := "", ""

@@ -13,10 +13,10 @@ import (
 
 // Hosts are the other hosts of networks over several hosts, and this host's own state.
 type Hosts struct {
-	// State is this host's, as trestle-node reports it; Why is what is wrong.
+	// State is this host's state, as trestle-node reports it, and Why its reason.
 	State string `json:"state"`
 	Why   string `json:"why,omitempty"`
-	// Running says that trestle-node runs; Store is where it finds the others.
+	// Running says that trestle-node runs. Store names the store of the cluster.
 	Running bool   `json:"running"`
 	Store   string `json:"store,omitempty"`
 	Peers   []Peer `json:"peers"`
@@ -27,13 +27,13 @@ type Peer struct {
 	ID       string   `json:"id"`
 	Name     string   `json:"name"`
 	Networks []string `json:"networks"`
-	// Subnets are its own; its containers are in them.
+	// Subnets are the subnets of its containers.
 	Subnets  []netip.Prefix `json:"subnets"`
 	Underlay []netip.Prefix `json:"underlay"`
 	Way      string         `json:"way"` // "direct", "vxlan" …; "none"
 	Device   string         `json:"device,omitempty"`
 	MTU      int            `json:"mtu,omitempty"`
-	// Seen is its last sign of life, and Ago the same for people; empty if unknown.
+	// Seen is when it last gave a sign of life, and Ago the same for people; "" if unknown.
 	Seen    time.Time `json:"seen,omitzero"`
 	Ago     string    `json:"ago,omitempty"`
 	Missing bool      `json:"missing,omitempty"`
@@ -70,7 +70,7 @@ func (d *drafting) hosts() {
 	d.topology.Hosts = &h
 }
 
-// String is a line for people: "3, by vxlan".
+// String is a line like "3, by vxlan".
 func (h Hosts) String() string {
 	ways := map[string]int{}
 	var names []string
@@ -98,7 +98,8 @@ func (h Hosts) String() string {
 	return text
 }
 
-// state is the peer's, in the colours of containers: it is never proved dead.
+// state is the peer's state as that of a container, for its colour: one that is not reached has
+// the colour of the dead.
 func (p Peer) state() inventory.State {
 	switch {
 	case p.Device == "":
@@ -120,7 +121,7 @@ func ago(span time.Duration) string {
 	return fmt.Sprintf("%ds ago", max(span, 0)/time.Second)
 }
 
-// facts are the peer's details beside its addresses, by line.
+// facts are the peer's details besides its addresses, a line each.
 func (p Peer) facts() []string {
 	words := []string{p.Way}
 	if p.Device == "" {
@@ -142,7 +143,7 @@ func (p Peer) facts() []string {
 // hostsName is the name of the panel of other hosts.
 const hostsName = "other hosts"
 
-// drawn are the segments, with one more for the other hosts, if any, as its members.
+// drawn are the segments, and one more whose members are the other hosts, if there are any.
 func (t Topology) drawn() []Segment {
 	if t.Hosts == nil || len(t.Hosts.Peers) == 0 {
 		return t.Segments
@@ -162,7 +163,7 @@ func (t Topology) drawn() []Segment {
 	return append(slices.Clone(t.Segments), s)
 }
 
-// hosts are the other hosts in the tree.
+// hosts is the tree's branch of the other hosts.
 func (w treeWriter) hosts(h Hosts) branch {
 	b := branch{lines: []string{w.Paint(Strong, hostsName) + "  " + h.String()}}
 	if h.Why != "" {

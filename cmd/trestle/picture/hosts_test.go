@@ -11,8 +11,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
-// hostOf is README's host as one of several: so many others, one of which the store has
-// lost, and one of which is not reached.
+// hostOf is README's host with n other hosts, of which one is missing in the store, and one is not
+// reached.
 func hostOf(peers int) *inventory.Snapshot {
 	s := smallHost()
 	s.Node = &inventory.Node{Running: true, Status: hosts.Status{
@@ -43,8 +43,8 @@ func hostOf(peers int) *inventory.Snapshot {
 	return s
 }
 
-// TestHostsDrawn: the other hosts are in the tree and in the picture, and those that are
-// not reached, or not in the store, are told apart.
+// TestHostsDrawn: the other hosts are in the tree and in the picture, and those that are not
+// reached, or not in the store, are marked.
 func TestHostsDrawn(t *testing.T) {
 	for _, peers := range []int{4, 1000} {
 		top := NewTopology(hostOf(peers))

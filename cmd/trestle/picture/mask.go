@@ -12,20 +12,19 @@ import (
 	"strings"
 )
 
-// Masker replaces addresses: the same address always by the same other one, and those of
-// one subnet by those of one other subnet. It is a keyed prefix-preserving permutation
-// (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). What does not identify a host is
-// kept, so that the picture stays readable: loopback, multicast, unspecified addresses
-// and netmasks; the private range that an address is in, or else its first octet or
-// group; and the end of an IPv6 address that a pool has counted up to.
+// Masker replaces addresses: an address always with the same other one, and the addresses of
+// a subnet with addresses of one other subnet. It is a keyed prefix-preserving permutation
+// (Crypto-PAn; Xu, Fan, Ammar and Moon, ICNP 2002). It keeps what does not identify a host, so
+// that the picture stays readable: loopback, multicast and unspecified addresses, and netmasks;
+// the private range that an address is in, or else its first octet or group; and the host part
+// of an IPv6 address if it is a small number, as pools count from 1.
 type Masker struct {
 	cipher cipher.Block
 	pad    [16]byte
 	known  map[netip.Addr]netip.Addr
 }
 
-// NewMasker makes the masker of a key, which must be secret: with it the masks can be
-// undone.
+// NewMasker makes a masker. The key must be secret: with it masked addresses can be restored.
 func NewMasker(key [16]byte) (*Masker, error) {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -36,7 +35,7 @@ func NewMasker(key [16]byte) (*Masker, error) {
 	return m, nil
 }
 
-// shown is a range of addresses of which that many bits are kept.
+// shown is a range of addresses whose first bits are kept.
 type shown struct {
 	of   netip.Prefix
 	bits int
@@ -69,8 +68,8 @@ func shownBits() []shown {
 	return all
 }
 
-// Addr is the mask of the address.
-func (m *Masker) Addr(a netip.Addr) netip.Addr {
+// addr is the masked address.
+func (m *Masker) addr(a netip.Addr) netip.Addr {
 	a = a.WithZone("").Unmap()
 	if masked, ok := m.known[a]; ok {
 		return masked
@@ -93,13 +92,13 @@ func (m *Masker) mask(a netip.Addr) netip.Addr {
 		}
 	}
 	if a.Is6() && raw[8]|raw[9]|raw[10]|raw[11] == 0 {
-		end = 64 // a pool counts from 1; other ends (EUI-64, random) tell of a machine
+		end = 64 // pools count from 1; other host parts (EUI-64, random) identify a machine
 	}
 	masked := bytes.Clone(raw)
 	for bit := begin; bit < end; bit++ {
 		masked[bit/8] ^= m.flip(raw, bit) >> (bit % 8)
 	}
-	out, _ := netip.AddrFromSlice(masked) // 4 or 16 bytes, as they came
+	out, _ := netip.AddrFromSlice(masked) // masked has 4 or 16 bytes
 	return out
 }
 
@@ -115,15 +114,16 @@ func (m *Masker) flip(raw []byte, bit int) byte {
 	return block[0] & 0x80
 }
 
-// Text masks each address in the text: alone, as a prefix, with a port, in a name
+// text masks each address in the text: alone, as a prefix, with a port, in a name
 // ("ip-10-0-0-7"), and in a MAC.
-func (m *Masker) Text(s string) string {
+func (m *Masker) text(s string) string {
 	var out strings.Builder
 	m.scan(&out, s, false)
 	return out.String()
 }
 
-// masked is a copy of the value, which must be plain data, with all its texts masked.
+// masked is a copy of the value, which must be plain data, with the addresses in all its strings
+// masked.
 func masked[T any](m *Masker, v T) (T, error) {
 	var masked T
 	data, err := json.Marshal(v)
@@ -169,7 +169,7 @@ func isWord(r rune) bool {
 	return r == '.' || r == ':' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
 }
 
-// word masks a word, and as much of what follows as belongs to it.
+// word masks a word, and what follows as far as it belongs to the word; taken is how much.
 func (m *Masker) word(word, rest string) (text string, taken int) {
 	trimmed := strings.TrimRight(word, ".:")
 	if strings.HasSuffix(word, "::") {
@@ -180,16 +180,16 @@ func (m *Masker) word(word, rest string) (text string, taken int) {
 		if bits, n := prefixLength(rest); end == "" && n > 0 && bits <= a.BitLen() {
 			return m.prefix(netip.PrefixFrom(a, bits)) + rest[:n], n
 		}
-		return m.Addr(a).String() + end, 0
+		return m.addr(a).String() + end, 0
 	}
 	if ap, err := netip.ParseAddrPort(trimmed); err == nil {
-		return netip.AddrPortFrom(m.Addr(ap.Addr()), ap.Port()).String() + end, 0
+		return netip.AddrPortFrom(m.addr(ap.Addr()), ap.Port()).String() + end, 0
 	}
 	if mac, ok := m.mac(trimmed); ok {
 		return mac + end, 0
 	}
 	if a, n := dashed(word, rest); n > 0 {
-		return strings.ReplaceAll(m.Addr(a).String(), ".", "-"), n
+		return strings.ReplaceAll(m.addr(a).String(), ".", "-"), n
 	}
 	return m.within(word), 0
 }
@@ -210,24 +210,25 @@ func prefixLength(rest string) (bits, taken int) {
 	return bits, n
 }
 
-// prefix masks the address of a prefix; a subnet's first address stays the first.
+// prefix masks the address of a prefix. A subnet's first address becomes a subnet's first
+// address.
 func (m *Masker) prefix(p netip.Prefix) string {
-	a := netip.PrefixFrom(m.Addr(p.Addr()), p.Bits())
+	a := netip.PrefixFrom(m.addr(p.Addr()), p.Bits())
 	if p == p.Masked() {
 		a = a.Masked()
 	}
 	return a.Addr().String()
 }
 
-// mac keeps a MAC's vendor part, and the prefix of containers' MACs, whose rest is masked
-// like the container's address.
+// mac masks a MAC and keeps its vendor's part. A container's MAC that is made from its IPv4
+// address is masked like that address.
 func (m *Masker) mac(s string) (string, bool) {
 	raw, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
 	if err != nil || len(raw) != 6 || len(s) != 17 {
 		return "", false
 	}
 	if raw[0] == 0x0a && raw[1] == 0x58 {
-		a := m.Addr(netip.AddrFrom4([4]byte(raw[2:]))).As4()
+		a := m.addr(netip.AddrFrom4([4]byte(raw[2:]))).As4()
 		copy(raw[2:], a[:])
 	} else {
 		block := m.pad
@@ -242,7 +243,7 @@ func (m *Masker) mac(s string) (string, bool) {
 	return strings.Join(text, ":"), true
 }
 
-// dashed reads an IPv4 address in a name, "10-0-0-7", whose first number is the word.
+// dashed reads an IPv4 address in a name, "10-0-0-7"; word is its first number.
 func dashed(word, rest string) (a netip.Addr, taken int) {
 	text := word
 	for range 3 {
@@ -278,7 +279,7 @@ func (m *Masker) within(word string) string {
 			end++
 		}
 		if a, err := netip.ParseAddr(word[i:end]); err == nil {
-			return word[:i] + m.Addr(a).String() + m.within(word[end:])
+			return word[:i] + m.addr(a).String() + m.within(word[end:])
 		}
 	}
 	return word

@@ -18,13 +18,13 @@ func masker(t *testing.T) *Masker {
 	return m
 }
 
-// TestMaskText: an address is masked wherever it stands, always by the same one; and
-// nothing else is.
+// TestMaskText: an address is masked wherever it occurs, always with the same one, and nothing
+// else is masked.
 func TestMaskText(t *testing.T) {
 	m := masker(t)
-	v4, v6, gateway := m.Addr(addr("10.22.0.7")).String(), m.Addr(addr("fd6c:4ae9::7")).String(), m.Addr(addr("10.22.0.1")).String()
-	subnet := netip.PrefixFrom(m.Addr(addr("10.22.0.0")), 16).Masked().String()
-	four := m.Addr(addr("10.22.0.7")).As4()
+	v4, v6, gateway := m.addr(addr("10.22.0.7")).String(), m.addr(addr("fd6c:4ae9::7")).String(), m.addr(addr("10.22.0.1")).String()
+	subnet := netip.PrefixFrom(m.addr(addr("10.22.0.0")), 16).Masked().String()
+	four := m.addr(addr("10.22.0.7")).As4()
 	mac := fmt.Sprintf("0a:58:%02x:%02x:%02x:%02x", four[0], four[1], four[2], four[3])
 	for text, want := range map[string]string{
 		"10.22.0.7":                           v4,
@@ -42,20 +42,20 @@ func TestMaskText(t *testing.T) {
 		"255.255.255.0 224.0.0.251 ff02::1":   "255.255.255.0 224.0.0.251 ff02::1",
 		"network trestle, 2026-11-26T02:00Z":  "network trestle, 2026-11-26T02:00Z",
 	} {
-		if got := m.Text(text); got != want {
+		if got := m.text(text); got != want {
 			t.Errorf("%s: got %s, want %s", text, got, want)
 		}
 	}
 	if v4 == "10.22.0.7" || v6 == "fd6c:4ae9::7" || !strings.HasPrefix(v4, "10.") || !strings.HasSuffix(v6, "::7") {
 		t.Errorf("got %s and %s", v4, v6)
 	}
-	if got := m.Text("52:54:00:12:34:56"); !strings.HasPrefix(got, "52:54:00:") || got == "52:54:00:12:34:56" {
+	if got := m.text("52:54:00:12:34:56"); !strings.HasPrefix(got, "52:54:00:") || got == "52:54:00:12:34:56" {
 		t.Errorf("got %s", got)
 	}
 }
 
-// TestMaskKeepsSubnets: two addresses have as many leading bits in common as before, so
-// that none is masked as another is.
+// TestMaskKeepsSubnets: two masked addresses have as many leading bits in common as the addresses
+// had, so that different addresses stay different.
 func TestMaskKeepsSubnets(t *testing.T) {
 	m := masker(t)
 	common := func(a, b netip.Addr) int {
@@ -71,7 +71,7 @@ func TestMaskKeepsSubnets(t *testing.T) {
 	all = append(all, addr("10.9.0.1"), addr("192.168.1.1"), addr("192.168.2.1"), addr("203.0.113.9"), addr("172.16.3.4"), addr("172.17.0.1"))
 	for _, a := range all {
 		for _, b := range all {
-			if got, want := common(m.Addr(a), m.Addr(b)), common(a, b); got != want {
+			if got, want := common(m.addr(a), m.addr(b)), common(a, b); got != want {
 				t.Errorf("%s and %s: %d bits in common, masked %d", a, b, want, got)
 			}
 		}
@@ -80,12 +80,12 @@ func TestMaskKeepsSubnets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if other.Addr(all[0]) == m.Addr(all[0]) {
+	if other.addr(all[0]) == m.addr(all[0]) {
 		t.Error("another key gives the same mask")
 	}
 }
 
-// reported is a report of the host with all that a command adds.
+// reported is a report of the host with everything that the command adds.
 func reported() Report {
 	r := NewReport(smallHost())
 	r.Facts = [][2]string{{"Trestle", "2.0.0"}, {"Kernel", "6.1.0-21-amd64"}}
@@ -95,8 +95,7 @@ func reported() Report {
 	return r
 }
 
-// TestReportMasked: no address of the host is in a masked report, in whatever place; the
-// unmasked one has them.
+// TestReportMasked: a masked report contains no address of the host; the unmasked one does.
 func TestReportMasked(t *testing.T) {
 	hidden, err := reported().Mask(masker(t))
 	if err != nil {

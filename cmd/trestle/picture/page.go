@@ -1,7 +1,7 @@
 package picture
 
 import (
-	_ "embed" // the page's parts
+	_ "embed" // for the page's parts
 	"fmt"
 	"html/template"
 	"net/netip"
@@ -19,7 +19,7 @@ var (
 	pageJS string
 )
 
-// page is what the template gets.
+// page is the template's data.
 type page struct {
 	Title  string
 	Remark string
@@ -27,16 +27,16 @@ type page struct {
 	CSS    template.CSS
 	JS     template.JS
 	Viewer viewer
-	Report *Report // nil: there is the picture alone
+	Report *Report // nil for a page with the picture alone
 }
 
-// viewer is a picture to move around in, and what it tells of each of its nodes.
+// viewer is a picture to move around in, with the details of its nodes.
 type viewer struct {
 	SVG   template.HTML
 	Nodes []node
 }
 
-// node is what a page tells of a part of the picture.
+// node has the details of a part of the picture.
 type node struct {
 	ID    string      `json:"id"`
 	Name  string      `json:"name"`
@@ -45,7 +45,7 @@ type node struct {
 }
 
 // Page is the topology as a page for a browser: to move around in, to search, and with
-// details on a click. It loads nothing, and allows itself nothing else.
+// details on a click. It loads nothing, and its Content-Security-Policy forbids it to.
 func Page(t Topology, at time.Time) (string, error) {
 	return render(page{Title: "Topology", Remark: t.Counts.String(), Time: at.Format(timeLayout), Viewer: newViewer(t)})
 }
@@ -54,7 +54,7 @@ const timeLayout = "2006-01-02 15:04:05 MST"
 
 func render(p page) (string, error) {
 	p.CSS = template.CSS(pageCSS)
-	p.JS = template.JS("/*<![CDATA[*/" + pageJS + "/*]]>*/") // the page is XML besides
+	p.JS = template.JS("/*<![CDATA[*/" + pageJS + "/*]]>*/") // the page is also valid XML
 	parsed, err := template.New("page").Funcs(template.FuncMap{"lines": func(values any) string { return lines(anyTexts(values)) }}).Parse(pageHTML)
 	if err != nil {
 		return "", fmt.Errorf("parse the page's template: %w", err)
@@ -101,7 +101,7 @@ func (v *viewer) add(n node, facts ...[2]string) {
 // lines puts each value on a line of its own.
 func lines(values []string) string { return strings.Join(values, "\n") }
 
-// anyTexts are the values of a slice as they print themselves.
+// anyTexts are the values of a slice as strings.
 func anyTexts(values any) []string {
 	switch v := values.(type) {
 	case []string:
@@ -158,7 +158,7 @@ func (v *viewer) addHosts(h Hosts) {
 		if p.MTU > 0 {
 			mtu = fmt.Sprint(p.MTU)
 		}
-		v.add(node{ID: Member{Network: hostsName, Container: p.ID, IfName: p.Way}.ID(), Name: p.Name, Kind: "host"},
+		v.add(node{ID: Member{Network: hostsName, Container: p.ID, IfName: p.Way}.id(), Name: p.Name, Kind: "host"},
 			[2]string{"State", map[bool]string{true: "not in the store; kept"}[p.Missing]},
 			[2]string{"Networks", lines(p.Networks)},
 			[2]string{"Subnets", lines(texts(p.Subnets))},
@@ -173,7 +173,7 @@ func (v *viewer) addHosts(h Hosts) {
 }
 
 func (v *viewer) addMember(m Member, segment string) {
-	v.add(node{ID: m.ID(), Name: m.Name, Kind: "container"},
+	v.add(node{ID: m.id(), Name: m.Name, Kind: "container"},
 		[2]string{"State", string(m.State)},
 		[2]string{"Network", m.Network},
 		[2]string{"On", segment},

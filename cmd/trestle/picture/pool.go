@@ -19,7 +19,7 @@ type PoolMap struct {
 	Size    uint64       `json:"size"`
 	Used    uint64       `json:"used"`
 	Dead    uint64       `json:"dead"`
-	// Drawn is the subnet, or the smallest part of a huge one that holds all leases.
+	// Drawn is the subnet, or the part of a huge one that contains all leases.
 	Drawn netip.Prefix `json:"drawn"`
 	// CellBits is the prefix length of a cell.
 	CellBits int    `json:"cellBits"`
@@ -32,14 +32,14 @@ type Cell struct {
 	Free     uint64       `json:"free"`
 	Leased   uint64       `json:"leased"` // to containers that are alive or not proved dead
 	Dead     uint64       `json:"dead"`
-	Reserved uint64       `json:"reserved"` // never leased: gateways, exclusions, reservations, what is outside the range
+	Reserved uint64       `json:"reserved"` // never leased: gateways, exclusions, reservations, and addresses outside the range
 }
 
-// What a pool is drawn as.
+// Sizes, as powers of 2.
 const (
-	cellsBits = 10 // of the number of cells, at most
-	vastBits  = 20 // of the number of addresses beyond which only a part is drawn
-	leastBits = 8  // of the number of addresses in such a part
+	cellsBits = 10 // the most cells
+	vastBits  = 20 // the most addresses of a subnet that is drawn as a whole
+	leastBits = 8  // the fewest addresses of a part that is drawn
 )
 
 // NewPoolMaps are the pools of the named networks, or of all, in order.
@@ -109,7 +109,7 @@ func newPoolMap(network string, p inventory.Pool, taken []lease) PoolMap {
 	return m
 }
 
-// rest counts the cell's free addresses, and those outside the range.
+// rest computes the cell's free and reserved addresses.
 func (c *Cell) rest(p inventory.Pool) {
 	leasable := p.Range.SizeIn(c.Block)
 	c.Free = leasable - min(c.Leased+c.Dead+c.Reserved, leasable)
@@ -139,7 +139,7 @@ func drawn(p inventory.Pool, taken []lease) netip.Prefix {
 	return part
 }
 
-// place is the value of the address's bits between two positions: the index of its block.
+// place is the value of the address's bits between two positions, which is its block's index.
 func place(a netip.Addr, from, to int) int {
 	raw := a.AsSlice()
 	n := 0
@@ -149,18 +149,18 @@ func place(a netip.Addr, from, to int) int {
 	return n
 }
 
-// block is the i-th of the blocks of that length in p.
+// block is the i-th prefix of that length in p.
 func block(p netip.Prefix, bits, i int) netip.Prefix {
 	raw := p.Addr().AsSlice()
 	for bit := bits - 1; bit >= p.Bits(); bit-- {
 		raw[bit/8] |= byte(i&1) << (7 - bit%8)
 		i >>= 1
 	}
-	address, _ := netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	address, _ := netip.AddrFromSlice(raw) // raw has 4 or 16 bytes
 	return netip.PrefixFrom(address, bits)
 }
 
-// title names the pool, and its use.
+// title says how much of the pool is leased.
 func (m PoolMap) title() string {
 	text := fmt.Sprintf("%d of %s leased", m.Used, amount(m.Size))
 	if m.Dead > 0 {
@@ -169,7 +169,7 @@ func (m PoolMap) title() string {
 	return text
 }
 
-// scale says what a cell is, and what is not drawn.
+// scale says how many addresses a cell is, and which part of the subnet is drawn.
 func (m PoolMap) scale() string {
 	text := "a cell is an address"
 	switch bits := m.Subnet.Addr().BitLen() - m.CellBits; {
@@ -198,7 +198,7 @@ const (
 	lookReserved
 )
 
-// looksLike picks what matters most about a cell: dead leases can be freed.
+// looksLike is the cell's look. Dead leases matter most, since they can be freed.
 func (c Cell) looksLike() look {
 	switch {
 	case c.Dead > 0:
@@ -220,7 +220,7 @@ func (c Cell) looksLike() look {
 	return lookLeased3
 }
 
-// tip describes the cell.
+// tip is the cell's tooltip.
 func (c Cell) tip() string {
 	text := c.Block.String()
 	if c.Block.IsSingleIP() {

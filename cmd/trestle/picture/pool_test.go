@@ -11,8 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// pooled is a host whose network has that pool, with the addresses leased, some of them to
-// the dead.
+// pooled is a host whose network has that pool and these leases, some of them of dead containers.
 func pooled(p inventory.Pool, leased, dead, reserved []netip.Addr) *inventory.Snapshot {
 	s := &inventory.Snapshot{}
 	for i, address := range slices.Concat(leased, dead) {
@@ -29,7 +28,7 @@ func pooled(p inventory.Pool, leased, dead, reserved []netip.Addr) *inventory.Sn
 	return s
 }
 
-// from are n addresses in a row.
+// from are n consecutive addresses.
 func from(first string, n int) []netip.Addr {
 	all := []netip.Addr{addr(first)}
 	for len(all) < n {
@@ -38,7 +37,7 @@ func from(first string, n int) []netip.Addr {
 	return all
 }
 
-// pools are hosts with pools of all sizes.
+// pools are hosts with pools of different sizes.
 func pools() map[string]*inventory.Snapshot {
 	narrow := pool("10.1.0.0/26", 0, 0)
 	narrow.First, narrow.Last = addr("10.1.0.16"), addr("10.1.0.31")
@@ -53,7 +52,7 @@ func pools() map[string]*inventory.Snapshot {
 	}
 }
 
-// TestPoolText: pools of all sizes, in 80 columns and without colours.
+// TestPoolText: pools of different sizes, in 80 columns without colours.
 func TestPoolText(t *testing.T) {
 	for name, snapshot := range pools() {
 		maps := NewPoolMaps(snapshot)
@@ -81,7 +80,7 @@ func TestPoolSVG(t *testing.T) {
 	elements(t, PoolsSVG(nil))
 }
 
-// TestPoolMapCounts: no address is lost between the cells.
+// TestPoolMapCounts: the cells' counts sum up to the pool's.
 func TestPoolMapCounts(t *testing.T) {
 	for name, want := range map[string]Cell{
 		"24":    {Leased: 60, Dead: 3, Free: 254 - 63 - 5, Reserved: 2 + 5},

@@ -15,7 +15,7 @@ type glyph struct {
 	word string
 }
 
-// glyphs are those of the looks. The signs alone tell them apart.
+// glyphs are the looks' glyphs. Without colours their signs still differ.
 func glyphs() map[look]glyph {
 	return map[look]glyph{
 		lookFree:     {"·", Faint, "free"},
@@ -28,7 +28,7 @@ func glyphs() map[look]glyph {
 	}
 }
 
-// Text is the map for a terminal of that width, or one of 80 columns for 0.
+// Text is the map for a terminal with that width; 0 stands for 80 columns.
 func (m PoolMap) Text(width int, paint func(Tone, string) string) string {
 	if paint == nil {
 		paint = func(_ Tone, s string) string { return s }
@@ -50,8 +50,8 @@ func (m PoolMap) Text(width int, paint func(Tone, string) string) string {
 	return out.String()
 }
 
-// rows is how many cells are in a row, and the address before each: as many as fit, of a
-// number that the eye can count.
+// rows returns the number of cells in a row, a power of two that fits the width, and the address
+// before each row.
 func (m PoolMap) rows(width int) (perRow int, labels []string) {
 	for perRow = 64; ; perRow /= 2 {
 		labels = nil
@@ -72,7 +72,7 @@ func labelWidth(labels []string) int {
 	return width
 }
 
-// paintRow paints cells of one tone at once.
+// paintRow paints a row of cells, adjacent ones of the same tone together.
 func paintRow(row []Cell, paint func(Tone, string) string) string {
 	all := glyphs()
 	var out, same strings.Builder
@@ -95,7 +95,7 @@ func paintRow(row []Cell, paint func(Tone, string) string) string {
 	return out.String()
 }
 
-// looks are those that the map has, in order.
+// looks are the looks of the map's cells, sorted, each once.
 func (m PoolMap) looks() []look {
 	var looks []look
 	for _, c := range m.Cells {

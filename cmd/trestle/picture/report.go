@@ -7,11 +7,11 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Report is everything that somebody needs to find a fault remotely.
+// Report has everything that is needed to find a fault without access to the host.
 type Report struct {
 	// Time is when the host was read, for people.
 	Time string `json:"time"`
-	// Facts are versions and the like, as name and value; they are never masked.
+	// Facts are versions and the like, as name and value. They are not masked.
 	Facts [][2]string `json:"facts"`
 	// Findings are nil if no checks were run.
 	Findings []Finding `json:"findings"`
@@ -53,7 +53,7 @@ type Route struct {
 	Metric  int    `json:"metric"`
 }
 
-// List is a network list as its file has it.
+// List is a network list's file.
 type List struct {
 	File    string `json:"file"`
 	Content string `json:"content"`
@@ -77,7 +77,7 @@ func NewReport(s *inventory.Snapshot) Report {
 	return r
 }
 
-// Mask is the report with all addresses masked, also within names and texts.
+// Mask is the report with all addresses masked, also those within names and texts.
 func (r Report) Mask(m *Masker) (Report, error) {
 	facts := r.Facts
 	hidden, err := masked(m, r)
@@ -100,7 +100,7 @@ func (r Report) Looked() bool { return r.Findings != nil }
 // PoolsSVG is the picture of the pools.
 func (r Report) PoolsSVG() template.HTML { return template.HTML(PoolsSVG(r.Pools)) }
 
-// Interfaces are the links that are no attachment's, in one list.
+// Interfaces are the links that do not belong to attachments, in one list.
 func (r Report) Interfaces() []Interface {
 	all := slices.Clone(r.Topology.Uplinks)
 	for _, s := range r.Topology.Segments {

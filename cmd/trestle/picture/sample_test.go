@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// golden compares with a file of testdata.
+// golden compares got with a file in testdata.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata", name)
@@ -87,8 +87,8 @@ func port(protocol, host, container string) inventory.Port {
 	return inventory.Port{Protocol: protocol, Host: netip.MustParseAddrPort(host), Container: netip.MustParseAddrPort(container), Backend: "nftables"}
 }
 
-// smallHost is README's: a network with two pods and one of the dead, and a network that
-// nobody is on yet.
+// smallHost is README's host: a network with two pods and a dead container, and a network without
+// containers.
 func smallHost() *inventory.Snapshot {
 	s := bareHost()
 	s.Links = append(s.Links,
@@ -125,7 +125,7 @@ func smallHost() *inventory.Snapshot {
 	return s
 }
 
-// crowd adds a network with a bridge, and as many containers on it.
+// crowd adds a network with a bridge and containers.
 func crowd(s *inventory.Snapshot, name, subnet string, count int, called func(i int) inventory.Attachment) {
 	p := pool(subnet, uint64(count), 0)
 	bridge := "br-" + name
@@ -201,7 +201,7 @@ func middlingHost() *inventory.Snapshot {
 	return s
 }
 
-// crowdedHost has a thousand containers: pods of some namespaces, and others of ids alone.
+// crowdedHost has a thousand containers: pods in some namespaces, and containers without names.
 func crowdedHost() *inventory.Snapshot {
 	s := bareHost()
 	namespaces := []string{"kube-system", "shop", "shop", "payments", "observability", "shop", "batch", "batch"}
@@ -218,7 +218,7 @@ func crowdedHost() *inventory.Snapshot {
 	return s
 }
 
-// oddHost has names and numbers that nobody thought of.
+// oddHost has unusual names and numbers.
 func oddHost() *inventory.Snapshot {
 	s := smallHost()
 	long := strings.Repeat("MWmw@", 30)

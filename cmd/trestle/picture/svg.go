@@ -11,7 +11,7 @@ import (
 // attributes, which may contain names of containers.)
 type canvas struct{ out strings.Builder }
 
-// open begins an element; attributes are pairs of a name and a value.
+// open writes an element's start tag; attributes are pairs of a name and a value.
 func (c *canvas) open(element string, attributes ...any) {
 	c.start(element, attributes)
 	c.out.WriteString(">\n")
@@ -32,18 +32,16 @@ func (c *canvas) start(element string, attributes []any) {
 
 func (c *canvas) close(element string) { c.out.WriteString("</" + element + ">\n") }
 
-// empty is an element without content.
+// empty writes an element without content.
 func (c *canvas) empty(element string, attributes ...any) {
 	c.start(element, attributes)
 	c.out.WriteString("/>\n")
 }
 
-// box is a rectangle with round corners.
 func (c *canvas) box(class string, r rect, radius float64) {
 	c.empty("rect", "class", class, "x", r.x, "y", r.y, "width", r.w, "height", r.h, "rx", radius)
 }
 
-// line goes from one point to the next, along the axes.
 func (c *canvas) line(class string, points ...point) {
 	var d strings.Builder
 	for i, p := range points {
@@ -52,22 +50,22 @@ func (c *canvas) line(class string, points ...point) {
 	c.empty("path", "class", class, "d", d.String())
 }
 
-// text begins at x, on the base line y.
+// text writes text that begins at a point on its base line.
 func (c *canvas) text(class string, at point, content string) {
 	c.start("text", []any{"class", class, "x", at.x, "y", at.y})
 	c.out.WriteString(">" + escape(content) + "</text>\n")
 }
 
-// textEnd ends at x.
+// textEnd writes text that ends at a point on its base line.
 func (c *canvas) textEnd(class string, at point, content string) {
 	c.start("text", []any{"class", class, "x", at.x, "y", at.y, "text-anchor", "end"})
 	c.out.WriteString(">" + escape(content) + "</text>\n")
 }
 
-// title is the tooltip.
+// title is the tooltip of the element around it.
 func (c *canvas) title(content string) { c.out.WriteString("<title>" + escape(content) + "</title>\n") }
 
-// wrapped is the drawing as a document of that size.
+// wrapped is the drawing as a document with that size.
 func (c *canvas) wrapped(size rect, label string) string {
 	var doc canvas
 	doc.open("svg", "xmlns", "http://www.w3.org/2000/svg", "width", size.w, "height", size.h,
@@ -96,8 +94,8 @@ func escape(s string) string {
 	return out.String()
 }
 
-// Font sizes. Widths are those of DejaVu, the widest of the fonts in the style sheet:
-// what fits with it fits with each.
+// Font sizes. Widths are those of DejaVu, the widest font in the style sheet: text that fits in
+// it fits in any of them.
 const (
 	monoEm  = 0.605
 	smallPx = 10.5
@@ -106,7 +104,7 @@ const (
 	headPx  = 16
 )
 
-// monoWidth is the width of text of class "mono".
+// monoWidth is the width of text in class "mono".
 func monoWidth(s string, size float64) float64 { return float64(len([]rune(s))) * size * monoEm }
 
 // sansWidth is the width of proportional text.
@@ -127,7 +125,7 @@ func sansWidth(s string, size float64) float64 {
 	return width * size
 }
 
-// fit shortens s in the middle to a width: names and addresses differ at their ends.
+// fit shortens s to a width, in the middle, since names and addresses differ at their ends.
 func fit(s string, width float64, measure func(string) float64) string {
 	runes := []rune(s)
 	for cut := len(runes) - 1; measure(s) > width && cut > 1; cut-- {
@@ -145,8 +143,8 @@ func fitSans(s string, width, size float64) string {
 	return fit(s, width, func(s string) float64 { return sansWidth(s, size) })
 }
 
-// flow places boxes side by side in rows of at most that width; it returns the position
-// of each, and the height of all.
+// flow places boxes side by side in rows of at most that width. It returns each box's position,
+// and the height of all rows.
 func flow(widths []float64, width, gap, rowHeight float64) (at []point, height float64) {
 	var p point
 	for i, w := range widths {
@@ -162,7 +160,7 @@ func flow(widths []float64, width, gap, rowHeight float64) (at []point, height f
 	return at, p.y + rowHeight
 }
 
-// colour is one for light and one for dark backgrounds.
+// colour is a colour on light and on dark backgrounds.
 type colour struct{ light, dark string }
 
 // The palette.
@@ -182,7 +180,7 @@ var (
 	goodBar = colour{"#8cc4a8", "#3c7d5f"}
 )
 
-// rules are the style sheet: selector, property, colour.
+// rules are the style sheet's colours.
 func rules() []struct {
 	selector, property string
 	colour             colour
@@ -216,7 +214,8 @@ func rules() []struct {
 	}
 }
 
-// styles are written out for both backgrounds: not all SVG renderers support variables.
+// styles is the style sheet. Its colours are written out for both backgrounds, since not all SVG
+// renderers support variables.
 func styles() string {
 	var light, dark strings.Builder
 	for _, r := range rules() {

@@ -1,18 +1,17 @@
 package picture
 
-// chainsName is that of the node for all chains.
+// chainsName is the name of the node with all chains.
 const chainsName = "chains"
 
 // hookW is the room for a hook's name, "postrouting of frames".
 const hookW = 176.0
 
-// hooked are the chains at one hook.
 type hooked struct {
 	hook   string
 	chains []Chain
 }
 
-// hooks are the chains by hook, in the order in which a packet comes to them.
+// hooks are the chains by hook, in the order in which packets pass them.
 func (t Topology) hooks() []hooked {
 	var all []hooked
 	for _, c := range t.Chains {
@@ -25,7 +24,7 @@ func (t Topology) hooks() []hooked {
 	return all
 }
 
-// rows are the chains' texts, as many side by side as the width has room for.
+// rows are the chains' texts, as many in a row as fit the width.
 func (h hooked) rows(width float64) []string {
 	var rows []string
 	for _, text := range texts(h.chains) {
@@ -40,7 +39,7 @@ func (h hooked) rows(width float64) []string {
 	return rows
 }
 
-// chains are the rules that packets come to, hook by hook.
+// chains draws the panel of chains, hook by hook.
 func (s *sketch) chains(left float64) {
 	hooks, width := s.topology.hooks(), s.width-2*padding-hookW
 	lines := 0
@@ -63,7 +62,7 @@ func (s *sketch) chains(left float64) {
 	s.y += r.h + gap
 }
 
-// addChains tells of each hook.
+// addChains adds the node with the chains at each hook.
 func (v *viewer) addChains(t Topology) {
 	var facts [][2]string
 	for _, h := range t.hooks() {

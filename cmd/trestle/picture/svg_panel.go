@@ -13,28 +13,28 @@ const (
 
 const groupTitleH = 24.0
 
-// panelPlan is a segment with its measures.
+// panelPlan is a segment with the size of its panel.
 type panelPlan struct {
 	Segment
 	density density
 	columns int // of cards
-	groups  []Group
+	groups  []group
 	w, h    float64
 }
 
-// newPanel measures; drawing takes the same steps.
+// newPanel measures a segment's panel, by drawing it on another sketch.
 func newPanel(s Segment) panelPlan {
-	p := panelPlan{Segment: s, groups: s.Groups(), columns: 4}
+	p := panelPlan{Segment: s, groups: s.groups(), columns: 4}
 	n := len(s.Members) + len(s.Ports)
 	if len(p.groups) == 0 && n > 0 {
-		p.groups = []Group{{}} // links of the host alone
+		p.groups = []group{{}} // for links of the host
 	}
 	switch {
 	case n <= mostCards:
 		p.columns = min(max(n, 2), p.columns)
 		p.w = 2*padding + float64(p.columns)*(cardW+gap) - gap
 		if len(p.groups) > 1 && n <= mostCards/4 {
-			p.groups = []Group{{Members: s.Members}} // titles would be most of it
+			p.groups = []group{{Members: s.Members}} // the titles would take most of the panel
 		}
 	case n <= mostChips:
 		p.density, p.w = asChips, contentW
@@ -53,9 +53,8 @@ func newPanel(s Segment) panelPlan {
 	return p
 }
 
-// plugs are what is drawn for a group; the links that are no container's come with the
-// first.
-func (p panelPlan) plugs(g Group) []plug {
+// plugs are the things that are drawn in a group. The host's links are drawn in the first.
+func (p panelPlan) plugs(g group) []plug {
 	var all []plug
 	if len(p.groups) == 0 || g.Name == p.groups[0].Name {
 		for i := range p.Ports {

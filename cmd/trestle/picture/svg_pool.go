@@ -18,7 +18,7 @@ func PoolsSVG(maps []PoolMap) string {
 	s := &sketch{y: margin}
 	width := poolLabels + poolPerRow*poolPitch + 2*padding
 	if len(maps) == 0 {
-		s.text("faint", point{margin, s.y + namePx}, "no pool: no network has addresses of host-local")
+		s.text("faint", point{margin, s.y + namePx}, "no pool: no network uses host-local")
 		s.y += 2 * namePx
 	}
 	for _, m := range maps {

@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// TestSVG: the pictures are as they were looked at. That of a thousand containers is
-// described by numbers in the next test.
+// TestSVG: the pictures are the golden ones, which a person has looked at. The next test checks
+// that of a thousand containers.
 func TestSVG(t *testing.T) {
 	for _, name := range []string{"0", "3", "40"} {
 		golden(t, "topology-"+name+".svg", NewTopology(samples()[name]).SVG())
 	}
 }
 
-// TestSVGChains: the chains that packets come to are in the picture and on the page, whatever
-// their names, by hook and within the picture's bounds.
+// TestSVGChains: the chains are in the picture and on the page, by hook and within the picture's
+// bounds, whatever their names.
 func TestSVGChains(t *testing.T) {
 	topology := NewTopology(samples()["3"])
 	without := topology.SVG()
@@ -62,8 +62,8 @@ func TestSVGChains(t *testing.T) {
 	}
 }
 
-// TestSVGIsWhole: whatever the size of the host, each container and bridge is in the
-// picture once, within its bounds, and no name breaks it.
+// TestSVGIsWhole: on a host of any size each container and bridge is in the picture once, within
+// its bounds, and no name breaks the SVG.
 func TestSVGIsWhole(t *testing.T) {
 	hosts := samples()
 	hosts["odd"] = oddHost()
@@ -91,8 +91,8 @@ func TestSVGIsWhole(t *testing.T) {
 				t.Errorf("%s: bridge %s is drawn %d times", name, s.Name, ids[linkID(s.Name)])
 			}
 			for _, m := range s.Members {
-				if ids[m.ID()] != 1 {
-					t.Errorf("%s: %s is drawn %d times", name, m.ID(), ids[m.ID()])
+				if ids[m.id()] != 1 {
+					t.Errorf("%s: %s is drawn %d times", name, m.id(), ids[m.id()])
 				}
 			}
 		}
@@ -102,7 +102,7 @@ func TestSVGIsWhole(t *testing.T) {
 	}
 }
 
-// TestPage: a page is XML besides, knows all that is drawn, and can load nothing.
+// TestPage: a page is valid XML, has details of everything that is drawn, and can load nothing.
 func TestPage(t *testing.T) {
 	for name, snapshot := range samples() {
 		topology := NewTopology(snapshot)
@@ -123,16 +123,16 @@ func TestPage(t *testing.T) {
 		}
 		for _, s := range topology.Segments {
 			for _, m := range s.Members {
-				if times[m.ID()] != 1 {
-					t.Errorf("%s: the page tells %d times of %s", name, times[m.ID()], m.ID())
+				if times[m.id()] != 1 {
+					t.Errorf("%s: the page tells %d times of %s", name, times[m.id()], m.id())
 				}
 			}
 		}
 	}
 }
 
-// assertSelfContained: the text is XML, no element names anything to load, and the page
-// forbids itself to.
+// assertSelfContained checks that the text is XML, that no element refers to another file, and that
+// the page's policy forbids to load anything.
 func assertSelfContained(t *testing.T, name, text string) {
 	t.Helper()
 	allowed := false
@@ -156,7 +156,7 @@ func assertSelfContained(t *testing.T, name, text string) {
 	}
 }
 
-// elements are those of the document, which must be XML.
+// elements are the document's elements. The document must be XML.
 func elements(t *testing.T, text string) []xml.StartElement {
 	t.Helper()
 	decoder := xml.NewDecoder(strings.NewReader(text))
@@ -184,7 +184,7 @@ func attributes(e xml.StartElement) map[string]string {
 	return all
 }
 
-// number is 0 for an attribute that is not there.
+// number is an attribute's value, or 0 if it is missing.
 func number(t *testing.T, s string) float64 {
 	t.Helper()
 	if s == "" {
@@ -203,7 +203,7 @@ func TestDOT(t *testing.T) {
 	golden(t, "topology-3.dot", NewTopology(odd).DOT())
 }
 
-// TestFit: what is cut keeps its beginning and its end.
+// TestFit: a text that is shortened keeps its beginning and its end.
 func TestFit(t *testing.T) {
 	for _, test := range []struct {
 		text  string

@@ -11,7 +11,7 @@ import (
 // Measures of the picture.
 const (
 	margin      = 32.0
-	spine       = 28.0 // where the way to lower rows of panels runs, left of all panels
+	spine       = 28.0 // the room left of the panels, for the line to lower rows
 	contentW    = 2*padding + 4*(cardW+gap) - gap
 	gap         = 16.0
 	padding     = 20.0
@@ -28,30 +28,30 @@ const (
 	cellSize    = 17.0
 	cellPitch   = 21.0
 	cellsPerRow = 40
-	// uplinksPerRow is how many of them stand side by side.
+	// uplinksPerRow is the number of uplinks in a row.
 	uplinksPerRow = 4
-	// How many containers of a bridge are cards, with all that there is to tell; and chips, a
-	// name and an address each. More than those are cells, named under the pointer.
+	// Up to mostCards containers of a bridge are cards with all details, and up to mostChips
+	// are chips with a name and an address. If there are more, they are cells with a tooltip.
 	mostCards = 40
 	mostChips = 120
-	// mostOthers is how many interfaces that no network has are drawn.
+	// mostOthers is how many interfaces that belong to no network are drawn.
 	mostOthers = 60
 )
 
-// SVG is the topology as a picture of its own, for light and dark backgrounds.
+// SVG is the topology as an SVG document, for light and dark backgrounds.
 func (t Topology) SVG() string {
 	s := &sketch{topology: t}
 	size := s.draw()
 	return s.wrapped(size, "host: "+t.Counts.String())
 }
 
-// sketch is the picture in the making.
+// sketch is the picture under construction.
 type sketch struct {
 	canvas
 	topology Topology
 	panelsOf []panelPlan
-	width    float64 // of what is drawn, without margins
-	y        float64 // where what comes next begins
+	width    float64 // of the picture without margins
+	y        float64 // where the next part begins
 }
 
 func (s *sketch) draw() rect {
@@ -60,7 +60,7 @@ func (s *sketch) draw() rect {
 		s.panelsOf = append(s.panelsOf, newPanel(segment))
 	}
 	s.width = s.needs()
-	s.open("g", "class", "heading") // which a page has already
+	s.open("g", "class", "heading") // a page hides it, since it has its own
 	s.text("head", point{left, margin + headPx}, "host")
 	s.text("faint", point{left + sansWidth("host", headPx) + 12, margin + headPx}, s.topology.Counts.String())
 	s.close("g")
@@ -80,7 +80,7 @@ func (s *sketch) draw() rect {
 	return rect{0, 0, left + s.width + margin, s.y + margin}
 }
 
-// needs is how wide the picture becomes: contentW at most.
+// needs is the width that the picture needs.
 func (s *sketch) needs() float64 {
 	const least = 2*padding + 2*(cardW+gap) - gap
 	cards := float64(min(len(s.topology.Uplinks), uplinksPerRow))
@@ -97,7 +97,7 @@ func (s *sketch) needs() float64 {
 	return width
 }
 
-// bar is something that all below hangs on.
+// bar draws a bar from which everything below it hangs.
 func (s *sketch) bar(class string, r rect, name, remark string) {
 	s.box(class, r, 8)
 	s.text("name", point{r.x + padding, r.y + r.h/2 + 4.5}, name)
@@ -105,7 +105,7 @@ func (s *sketch) bar(class string, r rect, name, remark string) {
 	s.textEnd("faint", point{r.x + r.w - padding, r.y + r.h/2 + 4}, fitSans(remark, room, textPx))
 }
 
-// outside is the world, and the uplinks between it and the host.
+// outside draws the outside, and the uplinks between it and the host.
 func (s *sketch) outside(left float64) {
 	if len(s.topology.Uplinks) == 0 {
 		return
@@ -148,7 +148,7 @@ func (s *sketch) outside(left float64) {
 	}
 }
 
-// interfaceLines are what an interface's card says below its name.
+// interfaceLines are the lines below the name on an interface's card.
 func interfaceLines(i Interface) []string {
 	lines := []string{}
 	if i.Peer != "" {
@@ -188,7 +188,7 @@ func (s *sketch) interfaceCard(i Interface, r rect) {
 	s.close("g")
 }
 
-// lines writes addresses and the like below each other.
+// lines writes lines of addresses and the like below each other.
 func (s *sketch) lines(lines []string, at point, width float64) {
 	for _, line := range lines {
 		trimmed := strings.TrimLeft(line, " ")
@@ -198,7 +198,7 @@ func (s *sketch) lines(lines []string, at point, width float64) {
 	}
 }
 
-// dot is the state of something: a link's, or a container's.
+// dot draws the state of a link, or of a container by its class.
 func (s *sketch) dot(at point, up bool, class string) {
 	if class == "" {
 		class = map[bool]string{true: "alive", false: "dead"}[up]
@@ -206,15 +206,15 @@ func (s *sketch) dot(at point, up bool, class string) {
 	s.empty("circle", "class", "dot "+class, "cx", at.x, "cy", at.y, "r", 4.0)
 }
 
-// node begins what a page may find and tell of.
+// node begins a node, which a page can find and show the details of.
 func (s *sketch) node(id string) { s.open("g", "class", "node", "data-id", id) }
 
 func linkID(name string) string { return "link/" + name }
 
-// ID tells members of a topology apart.
-func (m Member) ID() string { return m.Network + "/" + m.Container + "/" + m.IfName }
+// ID identifies a member of a topology.
+func (m Member) id() string { return m.Network + "/" + m.Container + "/" + m.IfName }
 
-// panels places the segments in rows, each hanging on the host.
+// panels draws the segments in rows, each with a line to the host.
 func (s *sketch) panels(left, top float64) {
 	if len(s.panelsOf) == 0 {
 		r := rect{left, s.y, s.width, 64}
@@ -253,7 +253,6 @@ func (s *sketch) panels(left, top float64) {
 	s.y = at.y + height + gap
 }
 
-// panel draws a segment.
 func (s *sketch) panel(p panelPlan, at point) {
 	r := rect{at.x, at.y, p.w, p.h}
 	class := "panel"
@@ -272,7 +271,7 @@ func (s *sketch) panel(p panelPlan, at point) {
 	s.close("g")
 }
 
-// header says what the bridge is, and what the networks on it are; it gives where it ends.
+// header draws a panel's header with the bridge and the networks on it, and returns its lower end.
 func (s *sketch) header(p panelPlan, r rect) float64 {
 	x, y := r.x+padding, r.y+padding+headPx-4
 	s.node(linkID(p.Name))
@@ -304,8 +303,7 @@ func (s *sketch) header(p panelPlan, r rect) float64 {
 	return y + 6
 }
 
-// network is a network's name, badges and pools, in the header of its bridge; it gives
-// where it ends.
+// network draws a network's name, badges and pools, and returns their lower end.
 func (s *sketch) network(n Network, at point, width float64) float64 {
 	name := fitSans("network "+n.Name, width, namePx)
 	s.text("name", point{at.x, at.y + 14}, name)
@@ -337,8 +335,8 @@ func (s *sketch) network(n Network, at point, width float64) float64 {
 	return y + 4
 }
 
-// group draws members; it gives where they end.
-func (s *sketch) group(p panelPlan, g Group, at point) float64 {
+// group draws a group's members, and returns their lower end.
+func (s *sketch) group(p panelPlan, g group, at point) float64 {
 	if g.Name != "" {
 		s.text("name", point{at.x, at.y + 16}, fitSans(g.Name, p.w-2*padding-40, namePx))
 		s.text("faint", point{at.x + sansWidth(fitSans(g.Name, p.w-2*padding-40, namePx), namePx) + 8, at.y + 16}, fmt.Sprint(len(g.Members)))
@@ -354,7 +352,7 @@ func (s *sketch) group(p panelPlan, g Group, at point) float64 {
 	}
 }
 
-func (s *sketch) cards(p panelPlan, g Group, at point) float64 {
+func (s *sketch) cards(p panelPlan, g group, at point) float64 {
 	y := at.y
 	var rails []point // the ends of all
 	for row := range slices.Chunk(p.plugs(g), p.columns) {
@@ -380,7 +378,7 @@ func (s *sketch) cards(p panelPlan, g Group, at point) float64 {
 	return y + gap/2
 }
 
-// rails draws what is a bridge: a rail above each row, from a trunk at x.
+// rails draws a bridge as a rail above each row, from a trunk at x.
 func (s *sketch) rails(ends []point, x float64) {
 	for i, end := range ends {
 		s.line("rail", point{x, end.y}, end)
@@ -397,7 +395,7 @@ type plug struct {
 	group  string // whose title names a part of the member's name
 }
 
-// lines are what the member's card says below its name.
+// lines are the lines below the name on the member's card.
 func (m Member) lines() []string {
 	lines := texts(m.Addresses)
 	if len(m.prefixes) > 0 {
@@ -425,7 +423,7 @@ func (p plug) height() float64 {
 	return 2*cardPad + lead + lineH*float64(1+len(p.member.lines())) + height
 }
 
-// portLabels are a container's ports, as many as a card takes.
+// portLabels are a container's ports, as many as fit on a card.
 func portLabels(published []string) []string {
 	const most = 6
 	if len(published) <= most {
@@ -451,7 +449,7 @@ func (s *sketch) plug(p plug, r rect) {
 	if m.HostLink != "" {
 		s.text("mono faint small", point{r.x + cardPad + 8, r.y - 6}, fitMono(m.HostLink, r.w-cardPad-8, smallPx))
 	}
-	s.node(m.ID())
+	s.node(m.id())
 	s.title(m.tip())
 	class := "card"
 	if m.HostLink == "" {
@@ -474,18 +472,18 @@ func (s *sketch) plug(p plug, r rect) {
 	s.close("g")
 }
 
-// tip is the member in a few lines.
+// tip is the member's tooltip.
 func (m Member) tip() string {
 	words := []string{m.Name, string(m.State), m.IfName + " on " + m.Network}
 	return strings.Join(slices.Concat(words, m.lines(), m.Published), "\n")
 }
 
-func (s *sketch) chips(g Group, at point) float64 {
+func (s *sketch) chips(g group, at point) float64 {
 	y := at.y + 6
 	for row := range slices.Chunk(g.Members, chipsPerRow) {
 		for n, m := range row {
 			r := rect{at.x + float64(n)*(chipW+chipGap), y, chipW, chipH}
-			s.node(m.ID())
+			s.node(m.id())
 			s.title(m.tip())
 			class := "chip"
 			if m.HostLink == "" {
@@ -504,8 +502,8 @@ func (s *sketch) chips(g Group, at point) float64 {
 	return y + chipGap
 }
 
-// cells are a thousand containers at one glance, with the first address of each row.
-func (s *sketch) cells(g Group, at point) float64 {
+// cells draws members as cells, with the first address of each row.
+func (s *sketch) cells(g group, at point) float64 {
 	y := at.y + 6
 	labels := cellLabels(g.Members)
 	for row := range slices.Chunk(g.Members, cellsPerRow) {
@@ -517,7 +515,7 @@ func (s *sketch) cells(g Group, at point) float64 {
 			if len(m.Published) > 0 {
 				class += " publishes"
 			}
-			s.node(m.ID())
+			s.node(m.id())
 			s.title(m.tip())
 			s.box(class, rect{at.x + labels + float64(n)*cellPitch, y, cellSize, cellSize}, 3)
 			s.close("g")
@@ -532,7 +530,7 @@ func (s *sketch) cells(g Group, at point) float64 {
 	return y + gap/2
 }
 
-// cellLabels is how wide the addresses before rows of cells are.
+// cellLabels is the width of the addresses before rows of cells.
 func cellLabels(members []Member) float64 {
 	const most = 142.0
 	width := 0.0
@@ -544,7 +542,7 @@ func cellLabels(members []Member) float64 {
 	return min(width, most)
 }
 
-// notable names what nobody should have to look for.
+// notable names the dead members, which are hard to find among many cells.
 func notable(members []Member) string {
 	const most = 5
 	var dead []string
@@ -563,7 +561,7 @@ func notable(members []Member) string {
 	return text
 }
 
-// others are the links that have nothing to do with containers.
+// others draws the panel of links that have nothing to do with containers.
 func (s *sketch) others(left float64) {
 	shown := s.topology.Others[:min(mostOthers, len(s.topology.Others))]
 	rows := (len(shown) + chipsPerRow - 1) / chipsPerRow
@@ -590,7 +588,7 @@ func (s *sketch) others(left float64) {
 	s.y += r.h + gap
 }
 
-// legend says what the colours mean, where there is anything that has one.
+// legend explains the colours, if there are members that have one.
 func (s *sketch) legend(left float64) {
 	if !slices.ContainsFunc(s.panelsOf, func(p panelPlan) bool { return len(p.Members) > 0 }) {
 		return

@@ -2,9 +2,8 @@
 // Graphviz, and as a page for a browser. It draws what the inventory has found and reads
 // nothing from the host itself, so that the same snapshot always gives the same picture.
 //
-// NewTopology collects what there is to draw; tree.go, svg_topology.go, dot.go and
-// page.go draw it. NewPoolMaps does the same for address pools, drawn by pool_text.go and
-// svg_pool.go.
+// NewTopology collects what is drawn; tree.go, svg_topology.go, dot.go and page.go draw it.
+// NewPoolMaps does the same for address pools, drawn by pool_text.go and svg_pool.go.
 package picture
 
 import (
@@ -18,8 +17,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Topology is the host as it is drawn: uplinks, and bridges with what is plugged into
-// them.
+// Topology is the host as it is drawn: uplinks, and bridges with their ports and containers.
 type Topology struct {
 	Counts Counts `json:"counts"`
 	// DefaultRoutes lead outside.
@@ -30,14 +28,14 @@ type Topology struct {
 	Others []Interface `json:"others"`
 	// Hosts are the other hosts; nil without a network over several hosts.
 	Hosts *Hosts `json:"hosts,omitempty"`
-	// Chains are the base chains of nftables and iptables, in the order in which the
-	// kernel calls them; the caller adds them, since the inventory does not have them.
+	// Chains are the base chains of nftables and iptables, in the order in which packets pass
+	// them. The caller adds them, since the inventory does not have them.
 	Chains []Chain `json:"chains,omitempty"`
 }
 
 // Chain is a base chain.
 type Chain struct {
-	Hook    string `json:"hook"` // "forward"; "forward of frames" for those of bridges
+	Hook    string `json:"hook"` // "forward"; "forward of frames" for bridged frames
 	Table   string `json:"table"`
 	Name    string `json:"name"`
 	Program string `json:"program"` // the program that lists it: "nft", "iptables" …
@@ -45,7 +43,7 @@ type Chain struct {
 	Drops bool `json:"drops,omitempty"`
 }
 
-// String is "FORWARD of ip filter (iptables, drops)".
+// String is a text like "FORWARD of ip filter (iptables, drops what no rule accepts)".
 func (c Chain) String() string {
 	var remarks []string
 	if c.Program != "nft" {
@@ -98,23 +96,23 @@ type Interface struct {
 	// Peer is a veth's other end: its name, or its index and its namespace's name or id
 	// (link-netnsid), which is all that is visible from outside.
 	Peer string `json:"peer,omitempty"`
-	// PortVLANs are those that it lets through as a port of a bridge that filters VLANs.
+	// PortVLANs are its VLANs as a port of a bridge that filters VLANs.
 	PortVLANs string `json:"portVLANs,omitempty"`
-	// Below are VLANs on the link, and the members of a bond.
+	// Below are the VLANs on the link, or the members of a bond; they are drawn below it.
 	Below []Interface `json:"below,omitempty"`
 }
 
-// Segment is a bridge with everything plugged into it, or a network without a bridge.
+// Segment is a bridge with its networks, ports and containers, or a network without a bridge.
 type Segment struct {
 	// Name is the bridge's name, or that of a network without a bridge.
 	Name string `json:"name"`
-	// Kind is "bridge" or the network's driver; empty if unknown.
+	// Kind is "bridge" or the network's driver; "" if unknown.
 	Kind string `json:"kind"`
-	// Bridge is nil if there is none: the driver makes none, or has not made it yet.
+	// Bridge is nil if the driver makes none, or has not made it yet.
 	Bridge        *Interface `json:"bridge,omitempty"`
 	VLANFiltering bool       `json:"vlanFiltering,omitempty"`
 	Networks      []Network  `json:"networks"`
-	// Ports are links on the bridge that are no attachment's.
+	// Ports are links on the bridge that do not belong to attachments.
 	Ports   []Interface `json:"ports,omitempty"`
 	Members []Member    `json:"members"`
 	// hosts is set if the members stand for other hosts.
@@ -136,7 +134,7 @@ type Use struct {
 	Size   uint64       `json:"size"`
 }
 
-// String is "3 of 253 in 10.1.0.0/24".
+// String is a text like "3 of 253 in 10.1.0.0/24".
 func (u Use) String() string { return fmt.Sprintf("%d of %s in %s", u.Used, amount(u.Size), u.Subnet) }
 
 // Member is an attachment.
@@ -153,17 +151,17 @@ type Member struct {
 	PortVLANs string       `json:"portVLANs,omitempty"`
 	MAC       string       `json:"mac,omitempty"`
 	Addresses []netip.Addr `json:"addresses"`
-	// Published are its ports as they were asked for ("8080→80/tcp").
+	// Published are its published ports ("8080→80/tcp").
 	Published []string `json:"published,omitempty"`
 	// Also are other attachments of the same container ("eth1 on db").
 	Also []string `json:"also,omitempty"`
-	// prefixes are drawn in place of the addresses, if there are any; lesser ones below.
+	// prefixes are drawn instead of the addresses, if there are any. lesser lines follow.
 	prefixes []netip.Prefix
 	lesser   []string
 }
 
-// NewTopology collects what there is to draw of the named networks, or of all. What
-// belongs to no network is included only if none is named.
+// NewTopology collects what is drawn of the named networks, or of all. Links that belong to no
+// network are included only if none is named.
 func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 	d := drafting{snapshot: s, only: networks, places: map[string]int{}, hostLinks: map[string]bool{}}
 	d.links()
@@ -181,7 +179,7 @@ func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 	return t
 }
 
-// rank sorts bridges of networks first, and what is no network's last.
+// rank sorts bridges of networks first, and segments without a network last.
 func (s Segment) rank() int {
 	switch {
 	case s.Bridge != nil && len(s.Networks) > 0:
@@ -202,8 +200,8 @@ type drafting struct {
 	snapshot  *inventory.Snapshot
 	only      []string
 	topology  Topology
-	places    map[string]int  // of a segment, by the name of its bridge, or "/" and that of its network
-	hostLinks map[string]bool // that attachments have
+	places    map[string]int  // the index of each segment, by its bridge's name, or "/" and its network's
+	hostLinks map[string]bool // the attachments' host veths
 	uplinks   map[string]bool
 	names     map[int]string // of the host's links
 	below     map[string][]Interface
@@ -213,7 +211,7 @@ func (d *drafting) wants(network string) bool {
 	return len(d.only) == 0 || slices.Contains(d.only, network)
 }
 
-// links finds uplinks, and which link is on top of which.
+// links finds uplinks, and which link is drawn below which.
 func (d *drafting) links() {
 	s := d.snapshot
 	for _, a := range s.Attachments {
@@ -238,8 +236,8 @@ func (d *drafting) links() {
 	}
 }
 
-// under is the link below which l is drawn: a VLAN's parent, or a member's bond; empty
-// for links of their own.
+// under is the link below which l is drawn: a VLAN's parent, or the bond of its member. It is ""
+// for any other link.
 func (d *drafting) under(l inventory.Link) string {
 	if l.Kind == "vlan" && l.PeerNetNS < 0 {
 		return d.names[l.Peer]
@@ -250,7 +248,7 @@ func (d *drafting) under(l inventory.Link) string {
 	return ""
 }
 
-// drawn is the link without what is below it.
+// drawn is the link without those below it.
 func (d *drafting) drawn(l inventory.Link) Interface {
 	i := Interface{
 		Name: l.Name, Kind: l.Kind, MTU: l.MTU, MAC: l.MAC, VLAN: l.VLAN, Addresses: global(l.Addresses), PortVLANs: vlansOf(l),
@@ -268,7 +266,7 @@ func (d *drafting) drawn(l inventory.Link) Interface {
 	return i
 }
 
-// vlansOf are a port's VLANs as text; empty for the kernel's default, VLAN 1 untagged.
+// vlansOf is a port's VLANs as text; "" for the kernel's default, VLAN 1 untagged.
 func vlansOf(l inventory.Link) string {
 	if len(l.PortVLANs) == 1 && l.PortVLANs[0] == (inventory.PortVLANs{First: 1, Last: 1, Untagged: true}) {
 		return ""
@@ -302,7 +300,7 @@ func global(addresses []netip.Prefix) []netip.Prefix {
 	return kept
 }
 
-// withBelow is the link with everything on top of it.
+// withBelow is the link with those below it.
 func (d *drafting) withBelow(l inventory.Link) Interface {
 	i := d.drawn(l)
 	i.Below = d.below[l.Name]
@@ -312,7 +310,7 @@ func (d *drafting) withBelow(l inventory.Link) Interface {
 	return i
 }
 
-// segments makes one for each bridge, and for each network without a bridge.
+// segments makes a segment for each bridge, and for each network without a bridge.
 func (d *drafting) segments() {
 	for _, l := range d.snapshot.Links {
 		if l.Kind == "bridge" && (len(d.only) == 0 || d.isWanted(l.Name)) {
@@ -334,15 +332,14 @@ func (d *drafting) segments() {
 	}
 }
 
-// isWanted says whether a network that is asked for has this bridge or an attachment on
-// it.
+// isWanted says whether a network that is drawn has this bridge, or an attachment on it.
 func (d *drafting) isWanted(bridge string) bool {
 	return slices.ContainsFunc(d.snapshot.Networks, func(n inventory.Network) bool { return n.Bridge == bridge && d.wants(n.Name) }) ||
 		slices.ContainsFunc(d.snapshot.Attachments, func(a inventory.Attachment) bool { return a.Bridge == bridge && d.wants(a.Network) })
 }
 
-// segmentOf is the segment of the network's bridge, or the network's own, added if need
-// be. A network without a list is where its attachments are.
+// segmentOf is the segment of the network's bridge, or of the network itself, added if it is
+// new. The bridge of a network without a list is that of its attachments.
 func (d *drafting) segmentOf(n inventory.Network) *Segment {
 	bridge := n.Bridge
 	if bridge == "" {
@@ -385,7 +382,7 @@ func networkOf(n inventory.Network) Network {
 
 // plug assigns attachments and links to segments.
 func (d *drafting) plug() {
-	on := map[string][]string{} // of each container: "eth0 on web"
+	on := map[string][]string{} // each container's attachments, like "eth0 on web"
 	for _, a := range d.snapshot.Attachments {
 		on[a.Container] = append(on[a.Container], a.IfName+" on "+a.Network)
 	}
@@ -410,7 +407,7 @@ func (d *drafting) plug() {
 	}
 }
 
-// plugLink assigns a link that is neither an attachment's nor a bridge.
+// plugLink assigns a link, unless it is an attachment's host veth or a bridge.
 func (d *drafting) plugLink(l inventory.Link) {
 	place, onBridge := d.places[l.Master]
 	switch {
@@ -424,7 +421,7 @@ func (d *drafting) plugLink(l inventory.Link) {
 	}
 }
 
-// loopback is not drawn.
+// loopback is only drawn if it has more than its two usual addresses.
 const loopback = "lo"
 
 func memberOf(a inventory.Attachment) Member {

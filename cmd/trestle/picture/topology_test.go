@@ -7,7 +7,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// TestNewTopology: each link is in one place, whatever it is.
+// TestNewTopology: each link is in exactly one place.
 func TestNewTopology(t *testing.T) {
 	s := smallHost()
 	s.Links = append(s.Links,
@@ -52,7 +52,7 @@ func TestNewTopology(t *testing.T) {
 	}
 }
 
-// TestOfNetworks: who asks for a network gets that, and the ways out of the host.
+// TestOfNetworks: the topology of a network has the network and the uplinks.
 func TestOfNetworks(t *testing.T) {
 	top := NewTopology(middlingHost(), "back")
 	if len(top.Segments) != 1 || top.Segments[0].Name != "br-back" || len(top.Segments[0].Members) != 9 || len(top.Uplinks) != 1 || len(top.Others) != 0 {
@@ -60,8 +60,8 @@ func TestOfNetworks(t *testing.T) {
 	}
 }
 
-// TestSharedBridge: two networks on one bridge are one segment, whose members are told
-// apart by their network; a network without a list is where its attachments are.
+// TestSharedBridge: two networks on one bridge are one segment, whose members are grouped by
+// network; a network without a list is on the bridge of its attachments.
 func TestSharedBridge(t *testing.T) {
 	s := smallHost()
 	s.Networks[1].Bridge = "trestle0"
@@ -72,13 +72,13 @@ func TestSharedBridge(t *testing.T) {
 	if len(top.Segments) != 1 || len(top.Segments[0].Networks) != 3 {
 		t.Fatalf("got %+v", top.Segments)
 	}
-	groups := top.Segments[0].Groups()
+	groups := top.Segments[0].groups()
 	if len(groups) != 3 || groups[0].Name != "gone" || groups[1].Name != "trestle" || groups[2].Name != "vault" {
 		t.Errorf("got %+v", groups)
 	}
 }
 
-// TestAlso: a container on two networks says so at both ends.
+// TestAlso: each attachment of a container on two networks names the other one.
 func TestAlso(t *testing.T) {
 	top := NewTopology(middlingHost())
 	for _, s := range top.Segments {

@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// Tone is the meaning of a text's colour; the text says the same without.
+// Tone is the meaning of a text's colour. The text is clear without it.
 type Tone int
 
 // The tones.
@@ -25,11 +25,11 @@ const (
 
 // TreeOptions limit a tree.
 type TreeOptions struct {
-	// Width is the maximum width; 0: no limit.
+	// Width is the maximum width; 0 is no limit.
 	Width int
 	// All shows every container, however many there are.
 	All bool
-	// Paint colours a text; nil: no colours.
+	// Paint colours a text; nil for no colours.
 	Paint func(Tone, string) string
 }
 
@@ -74,7 +74,7 @@ func (t Topology) Tree(o TreeOptions) string {
 	return out.String()
 }
 
-// chains are the chains that packets pass, hook by hook.
+// chains is the branch of chains, hook by hook.
 func (w treeWriter) chains(all []Chain) branch {
 	b := branch{lines: []string{w.Paint(Strong, "chains")}}
 	for first := 0; first < len(all); {
@@ -88,7 +88,7 @@ func (w treeWriter) chains(all []Chain) branch {
 	return b
 }
 
-// branch is a part of the tree: lines of its own, and branches below.
+// branch is a branch of the tree: its lines, and the branches below.
 type branch struct {
 	lines    []string
 	children []branch
@@ -99,8 +99,8 @@ func (b *branch) add(children ...branch) { b.children = append(b.children, child
 // indent is the width of a level's connectors.
 const indent = 3
 
-// write writes the branch: first begins its first line, rest all others. Lines are cut to
-// the width.
+// write writes the branch. first is the beginning of its first line, rest that of all others.
+// Lines are cut to the width.
 func (b branch) write(out *strings.Builder, width int, first, rest string) {
 	for i, line := range b.lines {
 		begin := first
@@ -127,7 +127,7 @@ func (b branch) write(out *strings.Builder, width int, first, rest string) {
 
 type treeWriter struct{ TreeOptions }
 
-// room is the width left for a branch of that depth.
+// room is the width that is left for a branch at that depth.
 func (w treeWriter) room(depth int) int {
 	if w.Width == 0 {
 		return 0
@@ -135,8 +135,8 @@ func (w treeWriter) room(depth int) int {
 	return max(w.Width-(depth+1)*indent, 20)
 }
 
-// wrap joins the words by commas into as many lines as needed. The first begins with
-// head; the others are aligned with its end if there is room.
+// wrap joins the words with commas, in as many lines as needed. The first begins with head; the
+// others are aligned with the end of head if there is room.
 func (w treeWriter) wrap(head string, words []string, depth int) []string {
 	room := w.room(depth)
 	hang := min(text.StringWidthWithoutEscSequences(head), 24)
@@ -173,7 +173,7 @@ func (w treeWriter) uplink(i Interface, routes []DefaultRoute) branch {
 	return b
 }
 
-// outside names the gateways of the link's default routes; empty if it has none.
+// outside names the gateways of the link's default routes, or is "" if it has none.
 func outside(i Interface, routes []DefaultRoute) string {
 	leads := false
 	var vias []string
@@ -195,7 +195,7 @@ func outside(i Interface, routes []DefaultRoute) string {
 	return "outside via " + strings.Join(vias, " and ")
 }
 
-// title is a link's name, kind and state; its addresses follow.
+// title is a link's name, kind and state, to which its addresses are added.
 func (w treeWriter) title(i Interface) string {
 	return w.Paint(Strong, i.Name) + "  " + w.Paint(Faint, i.kind()) + w.down(i) + w.vlansOf(i.PortVLANs) + "  "
 }
@@ -218,7 +218,7 @@ func (i Interface) kind() string {
 	return i.Kind
 }
 
-// brief is the link in a list of many.
+// brief is the link in a list of links.
 func (i Interface) brief() string {
 	text := i.Name + " (" + i.kind() + ")"
 	for _, below := range i.Below {
@@ -250,7 +250,7 @@ func (w treeWriter) segment(s Segment) branch {
 	return b
 }
 
-// lack says why the segment has no bridge.
+// lack says what the segment is instead of a bridge.
 func (s Segment) lack() string {
 	if s.hosts != nil {
 		return s.hosts.String()
@@ -261,10 +261,10 @@ func (s Segment) lack() string {
 	return strings.TrimPrefix(s.Kind+", no bridge", ", ")
 }
 
-// members are the segment's containers: one by one if they are few, else by group, each
-// with as many as there is room for.
+// members are the branches of the segment's containers: one for each if they are few, else one
+// for each group.
 func (w treeWriter) members(s Segment) []branch {
-	groups := s.Groups()
+	groups := s.groups()
 	if w.All || len(s.Members) <= mostMembers {
 		rows := w.rows(s.Members, 2)
 		if len(groups) < 2 || len(s.Members) <= someMembers {
@@ -292,7 +292,7 @@ func (w treeWriter) members(s Segment) []branch {
 	return all
 }
 
-func (w treeWriter) grouped(groups []Group) []branch {
+func (w treeWriter) grouped(groups []group) []branch {
 	var all []branch
 	for _, g := range groups {
 		all = append(all, branch{lines: []string{w.Paint(Strong, g.Name)}, children: w.rows(g.Members, 3)})
@@ -300,11 +300,11 @@ func (w treeWriter) grouped(groups []Group) []branch {
 	return all
 }
 
-// shortestName is the length to which names may be cut.
+// shortestName is the length to which names may be cut at least.
 const shortestName = 20
 
-// rows are members in columns, with a line for each address and port; without room for
-// columns, one below the other. Long names are cut if the rest then fits.
+// rows are branches of members with columns, and a line for each address and port; without
+// columns if there is no room. Long names are cut if the rest then fits.
 func (w treeWriter) rows(members []Member, depth int) []branch {
 	rows := make([][4][]string, len(members))
 	var widths [4]int
@@ -337,7 +337,7 @@ func (w treeWriter) rows(members []Member, depth int) []branch {
 	return all
 }
 
-// ports are the member's ports, up to a readable number.
+// ports are the member's published ports, or the first of many.
 func (w treeWriter) ports(m Member) []string {
 	if w.All {
 		return m.Published
@@ -353,7 +353,7 @@ func longest(lines []string) int {
 	return n
 }
 
-// table is one row of cells of several lines.
+// table is the lines of one row, whose cells may have several.
 func table(row [4][]string, widths [4]int) []string {
 	var lines []string
 	for n := range max(len(row[0]), len(row[1]), len(row[2]), len(row[3])) {
@@ -370,7 +370,7 @@ func table(row [4][]string, widths [4]int) []string {
 	return lines
 }
 
-// plugOf shows both ends of the member's veth.
+// plugOf is the text of both ends of the member's veth.
 func (w treeWriter) plugOf(m Member) string {
 	if m.HostLink == "" {
 		return w.Paint(Faint, "no link") + " ─ " + m.IfName

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// TestTree: the trees of hosts of all sizes fit a terminal, whatever is on the host.
+// TestTree: the trees of hosts of different sizes fit the terminal.
 func TestTree(t *testing.T) {
 	for name, snapshot := range samples() {
 		got := NewTopology(snapshot).Tree(TreeOptions{Width: 80})

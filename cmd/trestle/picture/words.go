@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// plural is a number of things, by a word whose plural ends in s.
+// plural is a number with its noun: "1 port", "3 ports".
 func plural(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
@@ -14,7 +14,7 @@ func plural(n int, thing string) string {
 	return strconv.Itoa(n) + " " + thing + "s"
 }
 
-// amount is a number of addresses; that of an IPv6 subnet has no end.
+// amount is a number of addresses as it is printed: "∞" for an IPv6 subnet.
 func amount(n uint64) string {
 	if n > math.MaxUint32 {
 		return "∞"
@@ -22,7 +22,7 @@ func amount(n uint64) string {
 	return strconv.FormatUint(n, 10)
 }
 
-// texts are the values as they print themselves.
+// texts are the values as strings.
 func texts[T fmt.Stringer](values []T) []string {
 	var all []string
 	for _, v := range values {

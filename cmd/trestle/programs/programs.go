@@ -1,5 +1,5 @@
-// Package programs knows the plugins' programs: where each stands, whose it is, and of
-// which version.
+// Package programs finds the plugins that runtimes execute, and tells the suite and version
+// of each.
 package programs
 
 import (
@@ -20,10 +20,10 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 )
 
-// Suite is whose a program is.
+// Suite is the set of plugins that a program belongs to.
 type Suite string
 
-// The suites. What is neither is Other.
+// The suites.
 const (
 	Trestle   Suite = "trestle"
 	Reference Suite = "reference" // containernetworking/plugins
@@ -34,20 +34,20 @@ const (
 type Program struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
-	// Suite and Version are there after Identify. Version is what it says of itself without
-	// a command; empty where it says nothing.
+	// Suite and Version are set by Identify. Version is what the program prints without a
+	// command; "" if it prints none.
 	Suite   Suite  `json:"suite"`
 	Version string `json:"version,omitempty"`
-	// Executable says that the runtime can run it at all.
+	// Executable says that the file's mode allows execution.
 	Executable bool `json:"executable"`
 
 	info fs.FileInfo
 }
 
-// All are the programs of some directories, in order.
+// All are the programs in some directories, in their order.
 type All []Program
 
-// Find is what a runtime takes under that name: the first one.
+// Find finds the program that a runtime executes for a name: the first one.
 func (a All) Find(name string) (Program, bool) {
 	i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name })
 	if i < 0 {
@@ -56,7 +56,7 @@ func (a All) Find(name string) (Program, bool) {
 	return a[i], true
 }
 
-// Read looks at the directories; one that is missing has nothing. No program is run.
+// Read lists the files in the directories; a missing directory has none. It runs no program.
 func Read(dirs []string) (All, error) {
 	var all All
 	var failed []error
@@ -69,7 +69,7 @@ func Read(dirs []string) (All, error) {
 			path := filepath.Join(dir, entry.Name())
 			info, err := os.Stat(path)
 			if err != nil || !info.Mode().IsRegular() {
-				continue // no program, or gone meanwhile
+				continue // not a file, or removed meanwhile
 			}
 			all = append(all, Program{Name: entry.Name(), Path: path, Executable: info.Mode()&0o111 != 0, info: info})
 		}
@@ -77,8 +77,8 @@ func Read(dirs []string) (All, error) {
 	return all, errors.Join(failed...)
 }
 
-// Identify finds out whose the programs are that a runtime takes under these names, and of
-// which version. One is asked once for all of its names.
+// Identify sets Suite and Version of the programs that a runtime executes for these names. A
+// program with several names is run once.
 func (a All) Identify(ctx context.Context, names []string) {
 	for _, name := range names {
 		i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name })
@@ -95,7 +95,10 @@ func (a All) Identify(ctx context.Context, names []string) {
 	}
 }
 
-// suiteOf reads the module that Go's linker notes in each program.
+// IsOurs says whether the file at path is Trestle's plugins, of any version and with any name.
+func IsOurs(path string) bool { return suiteOf(path) == Trestle }
+
+// suiteOf goes by the path of the main package, which Go's linker writes into each program.
 func suiteOf(path string) Suite {
 	info, err := buildinfo.ReadFile(path)
 	switch {
@@ -111,7 +114,7 @@ func suiteOf(path string) Suite {
 
 var version = regexp.MustCompile(`^CNI \S+ plugin (?:version )?(\S+)`)
 
-// ask executes it without CNI_COMMAND, which only prints its version.
+// ask runs the program without CNI_COMMAND, so that it only prints its version.
 func (p Program) ask(ctx context.Context) string {
 	if p.Suite == Other || !p.Executable {
 		return ""
@@ -127,9 +130,9 @@ func (p Program) ask(ctx context.Context) string {
 	return ""
 }
 
-// Status asks the plugin whether an ADD could succeed; its error is the plugin's own. path
-// is where it finds others. The version of the list does not matter: 1.1.0 is the first
-// that has STATUS.
+// Status runs the plugin's STATUS, which tells whether an ADD could succeed, and returns the
+// plugin's error. path has the directories of the plugins that it delegates to. The version is
+// always 1.1.0, the first with STATUS, whatever the list has.
 func (p Program) Status(ctx context.Context, network string, config []byte, path []string) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(config, &keys); err != nil {
@@ -149,7 +152,7 @@ func (p Program) Status(ctx context.Context, network string, config []byte, path
 	return err
 }
 
-// Versions are those of the protocol that the plugin knows.
+// Versions are the versions of the CNI spec that the plugin supports.
 func (p Program) Versions(ctx context.Context) ([]string, error) {
 	info, err := invoke.GetVersionInfo(ctx, p.Path, nil)
 	if err != nil {

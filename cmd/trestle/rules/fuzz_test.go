@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// FuzzIPTables: a rule may be anybody's, with whatever words; it is a rule that says of
-// each packet whether it applies.
+// FuzzIPTables: any line becomes a rule that can be matched with any packet.
 func FuzzIPTables(f *testing.F) {
 	for _, line := range []string{
 		`-A FORWARD -i br0 ! -o br0 -s 10.0.0.0/8 -d 10.1.0.2/32 -p tcp -m tcp --dport 80:90 -m conntrack --ctstate NEW,DNAT -m comment --comment "a \"b\" c" -c 1 2 -j ACCEPT`,

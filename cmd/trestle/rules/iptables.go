@@ -11,8 +11,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// iptablesBases are the kernel's chains of the tables that can stop a container's packets,
-// in the order in which iptables itself asks them (linux/netfilter_ipv4.h).
+// iptablesBases are the base chains of the tables that can drop or translate a container's
+// packets, with their hooks and priorities (linux/netfilter_ipv4.h).
 var iptablesBases = []struct {
 	table, chain, hook string
 	priority           int
@@ -25,8 +25,8 @@ var iptablesBases = []struct {
 	{"nat", "OUTPUT", "output", -100},
 }
 
-// iptablesBases reads which of them there are. Where nobody has used iptables since boot
-// there are none, and no program is executed.
+// readIPTables lists the base chains that exist. If iptables has not been used since boot there
+// are none, and no program is executed.
 func readIPTables(conn *nft.Conn) ([]Base, error) {
 	var bases []Base
 	var failed []error
@@ -56,7 +56,7 @@ func readIPTables(conn *nft.Conn) ([]Base, error) {
 	return bases, errors.Join(failed...)
 }
 
-// lister lists chains by one program, each of them once.
+// lister lists chains with one program, each of them once.
 type lister struct {
 	program string
 	of      *goiptables.IPTables
@@ -94,7 +94,7 @@ func (l *lister) bases(table string, family Family) ([]Base, error) {
 				return got.rules, got.err
 			},
 		}
-		if table == "filter" { // others drop nothing by their policy
+		if table == "filter" { // NAT's chains have no policy that drops
 			got := l.list(table, b.chain)
 			if got.err != nil {
 				return bases, got.err
@@ -106,7 +106,7 @@ func (l *lister) bases(table string, family Family) ([]Base, error) {
 	return bases, nil
 }
 
-// list reads a chain by go-iptables, with its counters.
+// list reads a chain's rules with their counters, and its policy.
 func (l *lister) list(table, chain string) listed {
 	key := table + " " + chain
 	if got, ok := l.chains[key]; ok {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// parseIPTables reads a line of `iptables -v -S`, as go-iptables gives it.
+// parseIPTables reads a line of `iptables -v -S`.
 func parseIPTables(line string) Rule {
 	p := ruleParser{words: fields(line)}
 	p.next() // -A
@@ -29,7 +29,7 @@ func parseIPTables(line string) Rule {
 	return p.rule
 }
 
-// fields splits at blanks that are not within quotes.
+// fields splits a line at blanks outside of quotes.
 func fields(line string) []string {
 	quoted := false
 	return strings.FieldsFunc(line, func(r rune) bool {
@@ -44,7 +44,7 @@ type condition func(Packet) Match
 
 type ruleParser struct {
 	words      []string
-	text       []string // as it is shown, without counters
+	text       []string // the rule without its counters
 	conditions []condition
 	rule       Rule
 }
@@ -58,7 +58,7 @@ func (p *ruleParser) next() string {
 	return word
 }
 
-// value is the next word, which is shown.
+// value is the next word, which becomes part of the text.
 func (p *ruleParser) value() string {
 	word := p.next()
 	p.text = append(p.text, word)
@@ -185,10 +185,10 @@ func states(names []string) condition {
 	}
 }
 
-// passing are targets after which the next rule is asked.
+// passing are targets that do not end the chain: the next rule follows.
 var passing = []string{"MARK", "CONNMARK", "LOG", "NFLOG", "TCPMSS", "CHECKSUM", "CT", "SET", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS"}
 
-// target reads where the rule leads, and the options of that, which are the rest.
+// target reads the rule's target and its options, which are the rest of the line.
 func (p *ruleParser) target(isGoto bool) {
 	name := p.value()
 	switch {

@@ -10,15 +10,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Read looks which base chains the host has, of iptables and of nftables. What could not
-// be read is among the errors; the rest is right.
+// Read lists the host's base chains, those of iptables and of nftables. With an error it returns
+// what could be read.
 func Read(conn *nft.Conn) (Host, error) {
 	bases, err := readIPTables(conn)
 	more, nftErr := readNFTables(conn, bases)
 	return Host{append(bases, more...)}, errors.Join(err, nftErr)
 }
 
-// readNFTables lists the base chains that are not iptables-nft's, which are read already.
+// readNFTables lists nftables' base chains without those of iptables-nft, which are in read.
 func readNFTables(conn *nft.Conn, read []Base) ([]Base, error) {
 	if err := conn.Usable(); errors.Is(err, nft.ErrUnsupported) {
 		return nil, nil
@@ -78,8 +78,8 @@ func familyOf(f nftables.TableFamily) Family {
 	}
 }
 
-// hookOf is where a chain that IP packets or frames come to stands; empty for any other.
-// The numbers are the same for both families (linux/netfilter.h, linux/netfilter_bridge.h).
+// hookOf is the hook of a base chain for IP packets or bridged frames, and "" for any other
+// chain. The numbers are the same for both (linux/netfilter.h, linux/netfilter_bridge.h).
 func hookOf(chain *nftables.Chain) string {
 	names := map[nftables.ChainHook]string{
 		*nftables.ChainHookPrerouting: "prerouting", *nftables.ChainHookInput: "input", *nftables.ChainHookForward: "forward",
@@ -116,13 +116,13 @@ func (t *tableReader) list(chain string) ([]Rule, error) {
 	return rules, nil
 }
 
-// set is a set or map, with what is in it.
+// set is a set or map with its elements.
 type set struct {
 	*nftables.Set
 	elements []nftables.SetElement
 }
 
-// setOf is nil where the set is missing or cannot be read.
+// setOf is the set with that name, or nil if it is missing or cannot be read.
 func (t *tableReader) setOf(name string) *set {
 	if s, ok := t.sets[name]; ok {
 		return s

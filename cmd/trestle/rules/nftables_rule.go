@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// parse makes a Rule of the kernel's expressions, which are run for a packet as the
+// parse makes a Rule of the kernel's expressions. For a packet they are evaluated as the
 // kernel does: each loads a register, or compares one.
 func (t *tableReader) parse(r *nftables.Rule) Rule {
 	rule := Rule{Text: t.text(r)}
@@ -29,7 +29,7 @@ func (t *tableReader) parse(r *nftables.Rule) Rule {
 			rule.Verdict, rule.Jump, rule.Goto = verdictOf(e)
 		case *expr.Reject:
 			rule.Verdict = Drop
-		case *expr.Target: // of iptables' own, in a table that its programs do not show
+		case *expr.Target: // iptables' REJECT, in a table that iptables' programs do not show
 			if e.Name == "REJECT" {
 				rule.Verdict = Drop
 			}
@@ -48,7 +48,8 @@ func (t *tableReader) parse(r *nftables.Rule) Rule {
 	return rule
 }
 
-// run evaluates the expressions until one does not match. decision is a verdict map's.
+// run evaluates the expressions until one does not match. decision is the verdict of a verdict
+// map, if the rule has one.
 func (t *tableReader) run(r *nftables.Rule, p Packet) (match Match, decision *expr.Verdict) {
 	m := machine{packet: p, table: t}
 	match = Yes
@@ -89,9 +90,9 @@ func verdictOf(v *expr.Verdict) (verdict Verdict, jump string, isGoto bool) {
 	}
 }
 
-// wordCount are the registers: 16 of four bytes, and four of 16 over the same ones after
-// a first for the verdict (enum nft_registers, linux/netfilter/nf_tables.h).
-const wordCount = 20
+// wordCount is the number of registers of four bytes. Four of 16 bytes overlap them; the
+// verdict's is separate (enum nft_registers, linux/netfilter/nf_tables.h).
+const wordCount = 16
 
 type word struct {
 	bytes [4]byte
@@ -102,7 +103,7 @@ type machine struct {
 	packet Packet
 	table  *tableReader
 	words  [wordCount]word
-	// decision is what a verdict map has for the packet.
+	// decision is a verdict map's value for the packet.
 	decision *expr.Verdict
 }
 
@@ -113,7 +114,7 @@ func firstWord(register uint32) int {
 	return int(register-unix.NFT_REG_1) * 4
 }
 
-// load sets a register; nil stands for a value that is not known.
+// load sets a register. nil stands for an unknown value.
 func (m *machine) load(register uint32, value []byte, length int) {
 	padded := make([]byte, (max(len(value), length, 1)+3)/4*4)
 	copy(padded, value)
@@ -124,7 +125,7 @@ func (m *machine) load(register uint32, value []byte, length int) {
 	}
 }
 
-// get reads so many bytes; ok is false where they are not known.
+// get reads length bytes from a register; ok is false if they are unknown.
 func (m *machine) get(register uint32, length int) (value []byte, ok bool) {
 	for i := 0; len(value) < length; i++ {
 		at := firstWord(register) + i
@@ -171,7 +172,7 @@ func name16(name string) []byte {
 
 func (m *machine) meta(e *expr.Meta) {
 	if e.SourceRegister {
-		return // sets a mark
+		return // it sets a mark
 	}
 	var value []byte
 	switch e.Key {
@@ -211,8 +212,8 @@ func (m *machine) protocol() []byte {
 	return nil
 }
 
-// payload knows addresses and the destination's port, whole or their beginning, as nft
-// compares prefixes of whole bytes.
+// payload loads addresses, the protocol and the destination's port; of an address perhaps only
+// the beginning, since nft compares prefixes of whole bytes that way.
 func (m *machine) payload(e *expr.Payload) {
 	if e.OperationType != expr.PayloadLoad {
 		return
@@ -246,7 +247,8 @@ func (m *machine) payload(e *expr.Payload) {
 	m.load(e.DestRegister, value, int(e.Len))
 }
 
-// connection is the state or status of the packet's (linux/netfilter/nf_conntrack_common.h).
+// connection is the state or status of the packet's connection
+// (linux/netfilter/nf_conntrack_common.h).
 func (m *machine) connection(e *expr.Ct) []byte {
 	const established, isNew, translated = 1 << 1, 1 << 3, 1 << 5
 	switch {
@@ -264,7 +266,7 @@ func (m *machine) connection(e *expr.Ct) []byte {
 	return nil
 }
 
-// fib knows whether the destination is an address of the host.
+// fib loads the type of the destination: whether it is an address of the host.
 func (m *machine) fib(e *expr.Fib) {
 	var value []byte
 	if e.ResultADDRTYPE && e.FlagDADDR && !e.FlagIIF && !e.FlagOIF {
@@ -324,7 +326,7 @@ func (m *machine) within(e *expr.Range) Match {
 	return in
 }
 
-// lookUp knows sets and verdict maps; what another map leads to is not followed.
+// lookUp evaluates sets and verdict maps. The value of another map is unknown.
 func (m *machine) lookUp(e *expr.Lookup) Match {
 	s := m.table.setOf(e.SetName)
 	if s == nil {
@@ -350,8 +352,8 @@ func (m *machine) lookUp(e *expr.Lookup) Match {
 	return found
 }
 
-// decodeVerdict reads what the library leaves as it came (NFTA_VERDICT_CODE and
-// NFTA_VERDICT_CHAIN, linux/netfilter/nf_tables.h); nil where that is no verdict.
+// decodeVerdict decodes a verdict map's value, which the library does not (NFTA_VERDICT_CODE and
+// NFTA_VERDICT_CHAIN, linux/netfilter/nf_tables.h). It is nil if the value is no verdict.
 func decodeVerdict(data []byte) *expr.Verdict {
 	attributes, err := netlink.NewAttributeDecoder(data)
 	if err != nil {
@@ -375,8 +377,8 @@ func decodeVerdict(data []byte) *expr.Verdict {
 	return verdict
 }
 
-// find looks for the key: among intervals, each end of which is an element of its own, by
-// the last that is not behind it.
+// find finds the key's element. Each end of an interval is an element of its own: the last
+// element at or before the key decides.
 func (s *set) find(key []byte) (*nftables.SetElement, Match) {
 	if s.Interval && s.Concatenation {
 		return nil, Maybe
@@ -384,7 +386,7 @@ func (s *set) find(key []byte) (*nftables.SetElement, Match) {
 	var last *nftables.SetElement
 	for i, e := range s.elements {
 		order := bytes.Compare(e.Key, key)
-		// where one interval ends and another begins, the begin counts
+		// where one interval ends and another begins, the beginning counts
 		later := last == nil || bytes.Compare(e.Key, last.Key) > 0 || bytes.Equal(e.Key, last.Key) && !e.IntervalEnd
 		if order == 0 && !s.Interval || order <= 0 && s.Interval && later {
 			last = &s.elements[i]
@@ -396,7 +398,7 @@ func (s *set) find(key []byte) (*nftables.SetElement, Match) {
 	return last, Yes
 }
 
-// text is the rule much as nft(8) has it.
+// text is the rule, much like nft(8) prints it.
 func (t *tableReader) text(r *nftables.Rule) string {
 	w := writer{names: map[uint32]string{}, masks: map[uint32][]byte{}}
 	for _, e := range r.Exprs {
@@ -408,7 +410,7 @@ func (t *tableReader) text(r *nftables.Rule) string {
 	return strings.Join(w.parts, " ")
 }
 
-// writer knows what each register holds by its name.
+// writer collects a rule's text. names says what each register holds.
 type writer struct {
 	parts []string
 	names map[uint32]string
@@ -444,7 +446,7 @@ func (w *writer) write(e expr.Any) {
 	}
 }
 
-// statement is what the rule does with a packet.
+// statement is the text of what the rule does with a packet.
 func statement(e expr.Any) string {
 	switch e := e.(type) {
 	case *expr.Verdict:
@@ -498,7 +500,7 @@ func payloadText(e *expr.Payload) string {
 	return "payload"
 }
 
-// comparison is written as nft does; each bit of a mask is a flag.
+// comparison is the text of a comparison, as nft prints it. Each bit of a mask is a flag.
 func comparison(e *expr.Cmp, what string, mask []byte) string {
 	isNot := e.Op == expr.CmpOpNeq
 	value := valueText(what, e.Data)
@@ -519,7 +521,7 @@ func comparison(e *expr.Cmp, what string, mask []byte) string {
 	return what + " " + value
 }
 
-// flagText are the flags that are set (linux/netfilter/nf_conntrack_common.h).
+// flagText names the flags that are set (linux/netfilter/nf_conntrack_common.h).
 func flagText(what string, bits uint32) string {
 	names := map[uint32]string{1: "invalid", 1 << 1: "established", 1 << 2: "related", 1 << 3: "new", 1 << 6: "untracked"}
 	if what == "ct status" {
@@ -554,7 +556,8 @@ func valueText(what string, data []byte) string {
 	return fmt.Sprintf("%#x", data)
 }
 
-// addressText is an address, or the prefix that nft compares whole bytes of.
+// addressText is an address, or a prefix of whole bytes, of which nft compares only the
+// beginning.
 func addressText(isIPv6 bool, data []byte) string {
 	whole := make([]byte, 4)
 	if isIPv6 {

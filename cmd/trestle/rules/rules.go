@@ -1,9 +1,10 @@
-// Package rules knows what the host's rules do to one packet: those of nftables and of
+// Package rules tells what the host's rules do to one packet: those of nftables and of
 // iptables, whoever made them. It reads a chain when a packet comes to it, and changes
 // nothing.
 //
-// Start at Host.Walk. What a rule asks of a packet that this package does not know is
-// answered Maybe, so that nothing is said to be dropped that may pass.
+// Start at Read, which lists the base chains, and Walk, which follows a packet through them. A
+// condition that this package does not understand is answered with Maybe, so that no packet is
+// said to be dropped that may pass.
 package rules
 
 import (
@@ -13,23 +14,23 @@ import (
 	"strings"
 )
 
-// Packet is the first one of a connection, or an answer.
+// Packet is the first packet of a connection, or an answer.
 type Packet struct {
-	In, Out             string // interfaces; empty: none
+	In, Out             string // interfaces; "" for none
 	Source, Destination netip.Addr
 	Protocol            string // "tcp", "udp", "icmp"
 	Port                uint16 // the destination's
-	Answer              bool   // belongs to a connection that is there
-	// Translated says that its destination was another before (DNAT).
+	Answer              bool   // it belongs to an established connection
+	// Translated says that its destination was changed before (DNAT).
 	Translated bool
 	// Local says that the destination is an address of the host.
 	Local bool
 }
 
-// Match is whether a rule applies.
+// Match says whether a rule matches a packet.
 type Match int
 
-// The answers.
+// The values of Match.
 const (
 	No Match = iota
 	Maybe
@@ -62,29 +63,30 @@ const (
 // Rule is one rule of a chain.
 type Rule struct {
 	Text string
-	// Counted says that the kernel counts for this rule.
+	// Counted says that the rule has a counter.
 	Counted        bool
 	Packets, Bytes uint64
 
 	Verdict Verdict
-	Jump    string // to this chain; Verdict is Pass then
-	Goto    bool   // and does not come back
+	Jump    string // the chain that it jumps to; Verdict is Pass then
+	Goto    bool   // the jump does not return
 	matches func(Packet) Match
-	// resolve fills in the verdict by the rule's map; ok is false where it cannot be told.
+	// resolve fills in the verdict from the rule's verdict map; ok is false if that is unknown for
+	// the packet.
 	resolve func(Packet) (rule Rule, ok bool)
 }
 
-// Base is a chain that the kernel hands packets to.
+// Base is a base chain: one that the kernel calls at a hook.
 type Base struct {
 	Table    string // "ip filter", "inet firewalld"
 	Program  string // the program that shows it: "iptables-legacy", "nft"
 	Chain    string
-	Hook     string // "prerouting", "forward" …; Bridge: of frames
-	Bridge   bool
+	Hook     string // "prerouting", "forward" …
+	Bridge   bool   // the hook is that of bridged frames
 	NAT      bool
 	Priority int
 	Family   Family
-	// Drops says that what no rule decides is dropped.
+	// Drops says that the chain's policy is drop.
 	Drops bool
 	// Ours says that the table is Trestle's.
 	Ours bool
@@ -92,7 +94,7 @@ type Base struct {
 	rules func(chain string) ([]Rule, error)
 }
 
-// Rules are those of a chain of the base's table.
+// Rules are the rules of a chain in the base chain's table.
 func (b Base) Rules(chain string) ([]Rule, error) {
 	if b.rules == nil {
 		return nil, nil
@@ -100,10 +102,10 @@ func (b Base) Rules(chain string) ([]Rule, error) {
 	return b.rules(chain)
 }
 
-// Looks says whether the chain is asked about packets of that family.
-func (b Base) Looks(p Packet) bool { return b.Family.has(p.Destination) }
+// Sees says whether packets of that family come to the chain.
+func (b Base) Sees(p Packet) bool { return b.Family.has(p.Destination) }
 
-// Family is which packets a table is asked about.
+// Family says which packets come to a table.
 type Family int
 
 // The families.
@@ -115,7 +117,7 @@ const (
 
 func (f Family) has(a netip.Addr) bool { return f == Both || (f == IPv4) == a.Is4() }
 
-// Step is a rule that matches a packet on its way, or may.
+// Step is a rule that matches a packet, or may.
 type Step struct {
 	Table   string  `json:"table"`
 	Chain   string  `json:"chain"`
@@ -130,9 +132,9 @@ type Step struct {
 // Way is what happens to a packet at one hook.
 type Way struct {
 	Steps []Step `json:"steps,omitempty"`
-	// Verdict is Drop, Translate, or Accept where nobody objects.
+	// Verdict is Drop, Translate, or Accept if no chain does either.
 	Verdict Verdict `json:"verdict"`
-	// Maybe says that a rule which nobody here understands may have it otherwise.
+	// Maybe says that a rule with unknown conditions may decide otherwise.
 	Maybe bool `json:"maybe,omitempty"`
 	// By is the base chain in which the packet ended.
 	By Base `json:"-"`
@@ -141,10 +143,10 @@ type Way struct {
 // Dropped says that the packet is dropped for certain.
 func (w Way) Dropped() bool { return w.Verdict == Drop && !w.Maybe }
 
-// Host is what there is of rules.
+// Host has the host's base chains.
 type Host struct{ Bases []Base }
 
-// At are the base chains of a hook, in the order in which the kernel asks them.
+// At are the base chains of a hook, in the order in which the kernel calls them.
 func (h Host) At(hook string, bridge bool) []Base {
 	var all []Base
 	for _, b := range h.Bases {
@@ -161,7 +163,7 @@ func (h Host) At(hook string, bridge bool) []Base {
 func Walk(bases []Base, p Packet) (Way, error) {
 	way := Way{Verdict: Accept}
 	for _, base := range bases {
-		if !base.Looks(p) {
+		if !base.Sees(p) {
 			continue
 		}
 		w := walker{base: base, packet: p}
@@ -185,16 +187,16 @@ func Walk(bases []Base, p Packet) (Way, error) {
 	return way, nil
 }
 
-// walker is a packet on its way through one table.
+// walker follows a packet through one base chain and the chains that it jumps to.
 type walker struct {
 	base   Base
 	packet Packet
 	steps  []Step
-	// maybe says that a rule that may match would have decided otherwise.
+	// maybe says that a rule which may match would decide otherwise.
 	maybe bool
 }
 
-// deepest is what the kernel allows of jumps (NFT_JUMP_STACK_SIZE).
+// deepest is the kernel's limit of nested jumps (NFT_JUMP_STACK_SIZE).
 const deepest = 16
 
 func (w *walker) chain(name string, depth int) (Verdict, error) {
@@ -223,7 +225,7 @@ func (w *walker) chain(name string, depth int) (Verdict, error) {
 	return Pass, nil
 }
 
-// match asks the rule, and fills in what a map has for the packet.
+// match says whether the rule matches, and fills in the verdict of its verdict map.
 func (w *walker) match(rule Rule) (Rule, Match) {
 	match := rule.matches(w.packet)
 	if match == No || rule.resolve == nil {
@@ -237,7 +239,7 @@ func (w *walker) match(rule Rule) (Rule, Match) {
 	return rule, match
 }
 
-// follow is what a rule that matches leads to: what returns from a chain goes on here.
+// follow is the verdict of a rule that matches: its own, or that of the chain that it jumps to.
 func (w *walker) follow(rule Rule, depth int) (Verdict, error) {
 	if rule.Jump == "" {
 		return rule.Verdict, nil

@@ -12,10 +12,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// on gives what Read finds after a script has run in a network namespace of its own.
+// on returns what Read finds after a script has run, in a new network namespace.
 func on(t *testing.T, script string) Host {
 	t.Helper()
-	runtime.LockOSThread() // its thread ends with the test, and the namespace with it
+	runtime.LockOSThread() // the thread ends with the test, and the namespace with the thread
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Fatalf("make a namespace: %v", err)
 	}
@@ -31,7 +31,7 @@ func on(t *testing.T, script string) Host {
 	return h
 }
 
-// packet is a new connection from 10.1.0.5, by br0 to up0.
+// packet opens a connection from 10.1.0.5, from br0 to up0.
 func packet(change func(*Packet)) Packet {
 	p := Packet{In: "br0", Out: "up0", Source: netip.MustParseAddr("10.1.0.5"), Destination: netip.MustParseAddr("192.0.2.9"), Protocol: "tcp", Port: 8080}
 	if change != nil {
@@ -121,7 +121,7 @@ func TestTranslate(t *testing.T) {
 	}
 }
 
-// TestText: rules as their programs have them, and what they have counted.
+// TestText: rules as their programs print them, and their counters.
 func TestText(t *testing.T) {
 	h := on(t, `iptables -A FORWARD -i br0 -m comment --comment "a b" -j ACCEPT
 nft 'table inet w { chain f { type filter hook forward priority 5; iifname "br0" ip saddr 10.1.0.0/16 tcp dport 80 ct state new,established counter drop comment "c d"; meta nfproto ipv6 oifname != "up0" jump g; }; chain g { fib daddr type local reject; }; }'`)

@@ -9,7 +9,7 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add([]byte("cni_path = '/a'\ncni_netconfpath = '/b'"))
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		for _, k := range kinds {
-			_ = k.read(data, &Runtime{}) // it must not fall over
+			_ = k.read(data, &Runtime{}) // it must not panic
 		}
 	})
 }

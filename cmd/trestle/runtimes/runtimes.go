@@ -1,5 +1,5 @@
-// Package runtimes knows the container runtimes of the host: which are installed, and by
-// their configuration, where they take plugins and network lists from.
+// Package runtimes finds the container runtimes of the host, and reads from their
+// configuration where they take plugins and network lists from.
 package runtimes
 
 import (
@@ -14,33 +14,33 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// Runtime is one that is installed or configured.
+// Runtime is a runtime that is installed or configured.
 type Runtime struct {
 	Name    string `json:"name"`
 	Version string `json:"version,omitempty"`
 	// Newest is the newest version of CNI whose results it reads.
 	Newest string `json:"newestCNI,omitempty"`
-	// Files are those of its configuration that are there, the later ones over the earlier.
+	// Files are the existing files of its configuration; later ones override earlier ones.
 	Files []string `json:"files,omitempty"`
 	// Plugins are the directories that it takes plugins from, in order.
 	Plugins []string `json:"plugins"`
 	// Lists are the directories of network lists.
 	Lists []string `json:"lists"`
-	// Network is the name of the network that a container gets by default; empty: that of
-	// the first list.
+	// Network is the name of the network that a container gets by default; "" is the first
+	// list's.
 	Network string `json:"network,omitempty"`
-	// Without says that it does not use CNI at all, and what it uses.
+	// Without is what the runtime uses instead of CNI; "" if it uses CNI.
 	Without string `json:"without,omitempty"`
 }
 
-// kind is a runtime as it is installed: its defaults, and where it is configured.
+// kind is a kind of runtime: its defaults, and its configuration files.
 type kind struct {
 	name    string
 	files   []string // patterns
 	plugins []string
 	lists   string
 	network string
-	// read takes what a file says.
+	// read applies a file to the runtime.
 	read func([]byte, *Runtime) error
 }
 
@@ -73,7 +73,7 @@ var kinds = []kind{
 	},
 }
 
-// All looks for each of them. What cannot be read is among the errors.
+// All finds the runtimes. The errors name files that cannot be read.
 func All(ctx context.Context) ([]Runtime, error) {
 	var all []Runtime
 	var failed []error
@@ -85,7 +85,7 @@ func All(ctx context.Context) ([]Runtime, error) {
 		if i >= 0 {
 			r.Version, r.Newest = versions[i].Version, versions[i].Newest
 		}
-		if i >= 0 || len(r.Files) > 0 && k.name != "podman" { // whose files come with others' packages
+		if i >= 0 || len(r.Files) > 0 && k.name != "podman" { // other packages install podman's files as well
 			all = append(all, r)
 		}
 	}
@@ -115,7 +115,7 @@ func (k kind) configure(r *Runtime) error {
 	return errors.Join(failed...)
 }
 
-// set replaces a value by one that is given.
+// set replaces the value, unless all of values are empty.
 func set(to *[]string, values ...string) {
 	given := slices.DeleteFunc(slices.Clone(values), func(s string) bool { return s == "" })
 	if len(given) > 0 {
@@ -123,7 +123,7 @@ func set(to *[]string, values ...string) {
 	}
 }
 
-// containerdCNI is the same in each version of the file, in a place of its own.
+// containerdCNI is the same in each version of the file, but at another path.
 type containerdCNI struct {
 	CNI struct {
 		BinDir  string   `toml:"bin_dir"`

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestInstalled: their versions are read where they are installed.
+// TestInstalled: the versions of installed runtimes are read.
 func TestInstalled(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
@@ -30,7 +30,7 @@ func TestInstalled(t *testing.T) {
 	}
 }
 
-// TestConfigure: what each runtime's files say, in each of their versions.
+// TestConfigure: each runtime's files, in each version of their format.
 func TestConfigure(t *testing.T) {
 	for _, test := range []struct {
 		runtime, file string
@@ -78,7 +78,7 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-// TestNetavark: podman does without CNI.
+// TestNetavark: podman with netavark does not use CNI.
 func TestNetavark(t *testing.T) {
 	var r Runtime
 	if err := readPodman([]byte("[network]\nnetwork_backend = \"netavark\"\n"), &r); err != nil || r.Without != "netavark" {

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// Version is that of a runtime that is installed, and the newest version of CNI whose
-// results it reads.
+// Version is the version of an installed runtime, and the newest version of CNI whose results
+// it reads.
 type Version struct{ Name, Version, Newest string }
 
-// since says from which version on a runtime reads results of 1.1.0, by the libcni that
-// it was built with (1.2 is the first that does); 0: none does.
+// since has the first version of each runtime that reads results of 1.1.0, as libcni 1.2 and
+// later do; 0 if none does.
 var since = []struct {
 	name         string
 	major, minor int
@@ -24,7 +24,7 @@ var since = []struct {
 
 var release = regexp.MustCompile(`\bv?(\d+)\.(\d+)\.\d+\S*`)
 
-// Installed asks those that are installed for their versions.
+// Installed runs each installed runtime to get its version.
 func Installed(ctx context.Context) []Version {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -33,7 +33,7 @@ func Installed(ctx context.Context) []Version {
 		out, err := exec.CommandContext(ctx, s.name, "--version").Output()
 		found := release.FindStringSubmatch(string(out))
 		if err != nil || found == nil {
-			continue // not installed, or nothing that can be understood
+			continue // not installed, or the output has no version
 		}
 		major, _ := strconv.Atoi(found[1]) // digits
 		minor, _ := strconv.Atoi(found[2])

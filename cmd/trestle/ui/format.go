@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Bytes is an amount of bytes in at most five characters ("0B", "12kB", "3.4MB").
+// Bytes formats a number of bytes with at most five characters ("0B", "12kB", "3.4MB").
 func Bytes(n uint64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%dB", n)
@@ -24,7 +24,8 @@ func Bytes(n uint64) string {
 	return fmt.Sprintf("%.0f%cB", value, units[0])
 }
 
-// Age is a time span in kubectl's format ("12s", "5m", "3h", "12d"); "" if it is unknown.
+// Age formats the time since a moment as kubectl does ("12s", "5m", "3h", "12d"); "" if that
+// is unknown.
 func Age(since, now time.Time) string {
 	if since.IsZero() {
 		return ""
@@ -41,8 +42,7 @@ func Age(since, now time.Time) string {
 	}
 }
 
-// Short is the beginning of a container's id of 64 hex digits; other names are not
-// shortened.
+// Short shortens a container's id of 64 hex digits to 12; other names stay as they are.
 func Short(id string) string {
 	if len(id) == 64 {
 		return id[:12]

@@ -18,10 +18,10 @@ type Progress struct {
 	tracker     *progress.Tracker
 }
 
-// few is a number of steps that needs no progress.
+// few is the number of steps below which no progress is shown.
 const few = 20
 
-// Progress starts an operation of so many steps.
+// Progress starts an operation with total steps.
 func (p *Printer) Progress(what string, total int) *Progress {
 	progressing := &Progress{what: what, total: total, p: p}
 	if total < few || p.JSON {
@@ -60,7 +60,7 @@ func (g *Progress) Step() {
 	}
 }
 
-// Done ends the bar, so that what follows begins on a new line.
+// Done ends the bar, so that later output begins on a new line.
 func (g *Progress) Done() {
 	if g.writer == nil {
 		return

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestProgress: a line for each tenth where there is no terminal, and nothing of what is
-// short, or beside JSON.
+// TestProgress: without a terminal there is a line for each tenth, and none for short operations or
+// with JSON.
 func TestProgress(t *testing.T) {
 	for _, test := range []struct {
 		total int

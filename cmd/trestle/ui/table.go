@@ -18,9 +18,9 @@ type Column struct {
 	// Optional columns are left out, from the last on, if the table does not fit
 	// otherwise.
 	Optional bool
-	// Dear is cut only when no optional column is left: half an address is useless.
+	// Dear columns are cut only when no optional column is left: half an address is useless.
 	Dear bool
-	// Right aligns numbers.
+	// Right aligns the column to the right, for numbers.
 	Right bool
 }
 
@@ -89,7 +89,7 @@ func (t Table) withoutEmpty() Table {
 	})
 }
 
-// with is the table with some of its columns.
+// with is the table with the columns for which keep is true.
 func (t Table) with(keep func(column int) bool) Table {
 	slim := Table{Rows: make([][]string, len(t.Rows))}
 	for i := range t.Columns {
@@ -104,8 +104,9 @@ func (t Table) with(keep func(column int) bool) Table {
 	return slim
 }
 
-// fit makes the table no wider than the terminal (0: none), and returns each column's
-// width: it cuts names first, then leaves out optional columns, then cuts the rest.
+// fit makes the table no wider than the terminal (0: no terminal), and returns each column's
+// width. It cuts columns that are not dear first, then leaves out optional columns, then cuts
+// dear columns.
 func (t Table) fit(width int) (Table, []int) {
 	for {
 		widths := t.widths()
@@ -139,8 +140,8 @@ func (t Table) widths() []int {
 	return widths
 }
 
-// cut narrows the widest column that may be cut until all fit, and returns the excess
-// that is left.
+// cut narrows the widest column that may be cut, again and again until all fit, and returns by
+// how much the table is still too wide.
 func (t Table) cut(widths []int, width int, may func(Column) bool) (over int) {
 	over = -gap - width
 	for _, w := range widths {

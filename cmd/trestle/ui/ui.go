@@ -1,6 +1,5 @@
-// Package ui formats the answers of trestle: tables for people, fitted to their terminal,
-// JSON for programs, and colour on terminals only. It knows nothing of networks. Start at
-// New.
+// Package ui formats the answers of trestle: tables for people, fitted to the terminal, JSON
+// for programs, and colour on terminals only. It knows nothing of networks. Start at New.
 package ui
 
 import (
@@ -27,7 +26,7 @@ type Printer struct {
 	Colour bool
 }
 
-// New finds out what out is.
+// New is a Printer to out, fitted to it if it is a terminal.
 func New(out, err io.Writer, asJSON bool) *Printer {
 	p := &Printer{Out: out, Err: err, JSON: asJSON}
 	if fd, ok := terminal(out); ok {
@@ -62,7 +61,7 @@ func (p *Printer) Printf(format string, args ...any) { fmt.Fprintf(p.Out, format
 // Notef writes a remark, which is not part of the answer.
 func (p *Printer) Notef(format string, args ...any) { fmt.Fprintf(p.Err, format+"\n", args...) }
 
-// Screen begins a view that replaces the one before; without a terminal it follows it.
+// Screen begins a view that replaces the one before; without a terminal it is appended.
 func (p *Printer) Screen() {
 	if p.Width > 0 && !p.JSON {
 		p.Printf("\x1b[H\x1b[2J")
@@ -82,7 +81,7 @@ const (
 	Strong
 )
 
-// Paint colours s, if there are colours.
+// Paint colours s, if Colour is set.
 func (p *Printer) Paint(tone Tone, s string) string {
 	colours := map[Tone]text.Color{Good: text.FgGreen, Warning: text.FgYellow, Bad: text.FgRed, Faint: text.Faint, Strong: text.Bold}
 	colour, ok := colours[tone]

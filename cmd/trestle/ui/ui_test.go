@@ -13,8 +13,8 @@ func sample() Table {
 	return t
 }
 
-// TestTableFits: what may be cut is cut, until the table fits; where nobody's terminal
-// is in the way all is shown. A column without content is not there.
+// TestTableFits: columns that may be cut are cut until the table fits the terminal; without a
+// terminal nothing is cut. A column without content is left out.
 func TestTableFits(t *testing.T) {
 	for _, test := range []struct {
 		width int
@@ -43,8 +43,8 @@ a-rather-long-name-…  a-container-of-a-nam…               12
 	}
 }
 
-// TestTableLeavesOut: what is optional goes, from the last on, before what says nothing if
-// it is cut; in the end that is cut as well.
+// TestTableLeavesOut: optional columns are left out, from the last on, before dear columns are
+// cut.
 func TestTableLeavesOut(t *testing.T) {
 	sample := Table{Columns: []Column{{Title: "NAME", Least: 5}, {Title: "IF", Optional: true}, {Title: "ADDRESS", Least: 8, Dear: true}, {Title: "RX", Optional: true}}}
 	sample.Add("container", "eth0", "fd6c:4ae9:71d3::2", "12kB")
@@ -65,7 +65,7 @@ func TestTableLeavesOut(t *testing.T) {
 	}
 }
 
-// TestColour: a buffer is no terminal, and gets none; a terminal does, if it is asked.
+// TestColour: a buffer gets no colours; a terminal does.
 func TestColour(t *testing.T) {
 	var out bytes.Buffer
 	p := New(&out, &out, false)

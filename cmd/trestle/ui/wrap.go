@@ -6,7 +6,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// widest is the width of prose without a terminal.
+// widest is the greatest width of prose, and its width without a terminal.
 const widest = 80
 
 // Wrap breaks prose into lines that begin with indent.

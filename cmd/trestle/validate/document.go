@@ -30,7 +30,7 @@ func (d *document) position(offset int) (line, column int) {
 	return strings.Count(before, "\n") + 1, len(before) - strings.LastIndex(before, "\n")
 }
 
-// members are an object's; none for any other value.
+// members are an object's members; none for any other value.
 func members(v hujson.Value) []hujson.ObjectMember {
 	if object, ok := v.Value.(*hujson.Object); ok {
 		return object.Members
@@ -46,7 +46,7 @@ func elements(v hujson.Value) []hujson.Value {
 }
 
 func nameOf(m hujson.ObjectMember) string {
-	literal, _ := m.Name.Value.(hujson.Literal) // the parser takes nothing else for a name
+	literal, _ := m.Name.Value.(hujson.Literal) // the parser accepts no other names
 	return literal.String()
 }
 
@@ -59,7 +59,7 @@ func text(v hujson.Value) (s string, ok bool) {
 	return literal.String(), true
 }
 
-// member is the member of that name, in any letter case.
+// member is the member with that name, in any letter case.
 func member(v hujson.Value, name string) (found hujson.Value, ok bool) {
 	for _, m := range members(v) {
 		if strings.EqualFold(nameOf(m), name) {

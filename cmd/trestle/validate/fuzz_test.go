@@ -8,7 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/conflist"
 )
 
-// FuzzFiles: of any two files every mistake is in a line that the file has.
+// FuzzFiles: in any two files each mistake is in a line that exists.
 func FuzzFiles(f *testing.F) {
 	lists, err := conflist.Files.ReadDir(".")
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// known are the keys of one object, by path.
+// known are the keys that some plugins read.
 type known struct {
 	keys  []cni.Key
 	rules Rules
@@ -41,8 +41,8 @@ func beginsFold(s, beginning string) bool {
 	return len(s) >= len(beginning) && strings.EqualFold(s[:len(beginning)], beginning)
 }
 
-// place is the position of a value: its path in terms of keys, "ipam.ranges[][]", and in
-// the file, "plugins[0].ipam.ranges[0][0]".
+// place is where a value is: its path among the keys, "ipam.ranges[][]", and in the file,
+// "plugins[0].ipam.ranges[0][0]".
 type place struct{ key, file string }
 
 func (p place) member(name string) place { return place{p.key + name, p.file + name} }
@@ -76,7 +76,7 @@ func (k known) object(f *file, v hujson.Value, at place) {
 	}
 }
 
-// isRemark: such keys are used for remarks, since JSON has no comments.
+// isRemark says whether a key is a comment, which JSON does not have.
 func isRemark(name string) bool {
 	return strings.HasPrefix(name, "_") || strings.HasPrefix(name, "//") || strings.HasPrefix(name, "#")
 }
@@ -161,8 +161,8 @@ func article(kind string) string {
 	return kind
 }
 
-// unknown describes a key that nothing reads, and suggests what was meant: a key of
-// similar spelling, of another place, or of another plugin.
+// unknown describes a key that nothing reads, and suggests what was meant: a key with a
+// similar spelling, in another place, or of another plugin.
 func (k known) unknown(path, name string) string {
 	const nobody = "nobody reads this key"
 	var siblings []string
@@ -198,7 +198,7 @@ func (k known) unknown(path, name string) string {
 	return nobody
 }
 
-// nearest is the candidate of the most similar spelling, if it is similar enough.
+// nearest is the candidate with the most similar spelling, if it is similar enough.
 func nearest(name string, candidates []string) (string, bool) {
 	best, distance := "", max(2, len(name)/4)+1
 	for _, candidate := range candidates {

@@ -64,7 +64,7 @@ func (r Rules) list(f *file) {
 	}
 }
 
-// head checks what belongs to the network.
+// head checks name and versions.
 func (r Rules) head(f *file) {
 	name, _ := member(f.root, "name")
 	if s, ok := text(name); !ok || s == "" {
@@ -124,7 +124,7 @@ func (r Rules) plugin(f *file, v hujson.Value, where string) {
 	r.capabilities(f, v, name, where)
 }
 
-// ipam returns the keys of the IPAM plugin that is named; nil if it is not ours.
+// ipam returns the keys of the list's IPAM plugin; nil if it is not ours.
 func (r Rules) ipam(f *file, v hujson.Value, where string) []cni.Key {
 	object, ok := member(v, "ipam")
 	if !ok {
@@ -156,11 +156,12 @@ func (r Rules) installed(f *file, name, path string) {
 	}
 }
 
-// capabilityNames are those of the conventions (containernetworking/cni, CONVENTIONS.md).
+// capabilityNames are the capabilities in CNI's conventions (containernetworking/cni,
+// CONVENTIONS.md).
 var capabilityNames = []string{"portMappings", "ipRanges", "bandwidth", "dns", "ips", "mac", "infinibandGUID", "deviceID", "aliases", "cgroupPath"}
 
-// capabilities reports a plugin that does nothing because it does not ask for a
-// capability, and capabilities that no runtime knows.
+// capabilities reports a plugin that does nothing because it lacks a capability, and
+// capabilities that no runtime knows.
 func (r Rules) capabilities(f *file, v hujson.Value, name, where string) {
 	object, _ := member(v, "capabilities")
 	for _, m := range members(object) {
@@ -169,7 +170,7 @@ func (r Rules) capabilities(f *file, v hujson.Value, name, where string) {
 		}
 	}
 	needs := map[string]string{"portmap": "portMappings", "bandwidth": "bandwidth"}[name]
-	if needs == "" || says(v, needs) {
+	if needs == "" || hasValues(v, needs) {
 		return
 	}
 	asked, ok := member(object, needs)
@@ -178,8 +179,8 @@ func (r Rules) capabilities(f *file, v hujson.Value, name, where string) {
 	}
 }
 
-// says reports whether the list has the values itself.
-func says(v hujson.Value, capability string) bool {
+// hasValues says whether the list itself has the values that the capability would bring.
+func hasValues(v hujson.Value, capability string) bool {
 	config, _ := member(v, "runtimeConfig")
 	_, inConfig := member(config, capability)
 	_, ingress := member(v, "ingressRate")
@@ -214,7 +215,7 @@ func (r Rules) values(f *file, v hujson.Value, name, where string) {
 	}
 }
 
-// config is what a runtime would send.
+// config is the configuration that a runtime would send.
 func (r Rules) config(f *file, v hujson.Value) (config []byte, version string, err error) {
 	var keys map[string]json.RawMessage
 	trimmed := v.Clone()

@@ -1,9 +1,8 @@
-// Package validate finds the mistakes that people make in network lists, with their place
-// in the file: unknown keys, values of the wrong type, values that a plugin refuses, and
-// conflicts between two lists.
+// Package validate finds mistakes in network lists, with line and column: unknown keys, values
+// of the wrong type, values that a plugin refuses, and conflicts between two lists.
 //
-// Start at Rules.Files. The plugins themselves tell which keys there are, and their own
-// parsers which values are valid.
+// Start at Rules.Files. The keys come from the plugins' registry, and the plugins' own parsers
+// tell which values are valid.
 package validate
 
 import (
@@ -44,13 +43,13 @@ type Rules struct {
 	Ours []string
 	// Parse returns the plugin's error for its configuration.
 	Parse func(plugin string, r *cni.Request) error
-	// Installed says whether runtimes find a plugin of that name. Versions are the CNI
-	// versions that it supports; nil if it does not say.
+	// Installed says whether runtimes find a plugin with that name. Versions are the versions
+	// of CNI that it supports; nil if that is not known.
 	Installed func(plugin string) bool
 	Versions  func(plugin string) []string
-	// Path is where runtimes look for plugins.
+	// Path are the directories in which runtimes look for plugins.
 	Path []string
-	// Runtimes are those that are installed.
+	// Runtimes are the installed runtimes.
 	Runtimes []Runtime
 }
 
@@ -68,8 +67,8 @@ type file struct {
 	problems []Problem
 }
 
-// Files checks each file by itself, and all of them together. It is an error if one
-// cannot be read.
+// Files checks each file by itself, and all of them together. A file that cannot be read is an
+// error.
 func (r Rules) Files(names []string) ([]Problem, error) {
 	var files []*file
 	for _, name := range names {

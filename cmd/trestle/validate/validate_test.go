@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
-// usual are rules with Trestle's plugins, and further ones that are installed.
+// usual are rules with Trestle's plugins, and other installed ones.
 func usual(more ...string) Rules {
 	plugins := registry.Plugins()
 	ours := slices.Sorted(maps.Keys(plugins))
@@ -26,7 +26,7 @@ func usual(more ...string) Rules {
 	}
 }
 
-// problems writes the files and says what is wrong with them, without their directory.
+// problems writes the files and returns their mistakes, without the directory.
 func problems(t *testing.T, r Rules, files ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
@@ -49,7 +49,7 @@ func problems(t *testing.T, r Rules, files ...string) []string {
 	return all
 }
 
-// plugin is a list of one plugin, which begins in line 2.
+// plugin is a list with one plugin, which begins in line 2.
 func plugin(keys string) string {
 	return "{\"cniVersion\": \"1.0.0\", \"name\": \"n\", \"plugins\": [\n{" + keys + "}]}"
 }
@@ -122,7 +122,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestTogether: names and subnets are one network's.
+// TestTogether: two lists with one name, or with overlapping subnets.
 func TestTogether(t *testing.T) {
 	one := plugin(hostLocal)
 	got := problems(t, usual(), one, one, strings.Replace(strings.Replace(one, `"n"`, `"m"`, 1), "10.1.0.0/24", "10.1.0.128/25", 1))
@@ -136,7 +136,7 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// TestVersions: what a plugin or a runtime cannot read.
+// TestVersions: versions that a plugin or a runtime does not support.
 func TestVersions(t *testing.T) {
 	r := usual("dhcp")
 	r.Versions = func(name string) []string { return map[string][]string{"dhcp": {"0.4.0", "1.0.0"}}[name] }
@@ -151,7 +151,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestShipped: the lists that come with Trestle are without a mistake.
+// TestShipped: the lists that come with Trestle have no mistakes.
 func TestShipped(t *testing.T) {
 	lists, err := conflist.Files.ReadDir(".")
 	if err != nil {

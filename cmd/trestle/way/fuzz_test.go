@@ -2,7 +2,7 @@ package way
 
 import "testing"
 
-// FuzzParseEnd: a line of /proc/net/tcp names an address and a port, or nothing.
+// FuzzParseEnd: any text is an address and a port, or is refused.
 func FuzzParseEnd(f *testing.F) {
 	f.Add("0100007F:1F90")
 	f.Add("000080FE00000000FF005450B5F6A5FE:0050")

@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// In is the path from a client to a port of the host, and on to the container.
+// In is the path of a packet from a client to a published port, and on to the container.
 func (h *Host) In(a inventory.Attachment, from netip.Addr, port uint16, protocol string) Way {
 	t := h.traveller(a, protocol)
 	t.way.From = netip.AddrPortFrom(from, 0)
@@ -24,14 +24,15 @@ func (h *Host) In(a inventory.Attachment, from netip.Addr, port uint16, protocol
 		func() bool { return t.listens(mapped.Container.Addr(), mapped.Container.Port()) }, t.tracked)
 }
 
-// arrives finds the link by which the packet comes, and the host address that it is for.
+// arrives finds the link by which the packet arrives, and its destination among the host's
+// addresses.
 func (t *traveller) arrives() bool {
 	r, err := routeTo(t.packet.Source, "", netip.Addr{})
 	if err != nil {
 		return t.stops("arrival", "ip route get "+t.packet.Source.String(), "the host has no route back to %s: %v", t.packet.Source, err)
 	}
 	t.packet.In, t.packet.Destination = r.link, r.source
-	for _, p := range t.of.Ports { // one that is published on a single address
+	for _, p := range t.of.Ports { // the port may be published on a single address
 		if address := p.Host.Addr(); p.Host.Port() == t.packet.Port && p.Protocol == t.packet.Protocol && !address.IsUnspecified() && address.Is4() == t.packet.Source.Is4() {
 			t.packet.Destination = address
 		}
@@ -47,7 +48,7 @@ func (t *traveller) arrives() bool {
 	return t.passes("arrival", "by %s, for %s", r.link, t.packet.Destination)
 }
 
-// hook is where ports are translated.
+// hook is the hook at which port mappings are translated.
 func (t *traveller) hook() string {
 	if t.packet.In == "" {
 		return "output"
@@ -79,8 +80,8 @@ func (t *traveller) untranslated() bool {
 	})
 }
 
-// isOurs says whether the rule is ours: iptables rules of ports are in a table that all
-// share.
+// isOurs says whether the translation is that of our iptables rules, which are in a table that
+// all programs share.
 func (t *traveller) isOurs(result rules.Way) bool {
 	return slices.ContainsFunc(t.of.Ports, func(p inventory.Port) bool { return p.Backend == "iptables" }) &&
 		slices.ContainsFunc(result.Steps, func(s rules.Step) bool { return strings.HasPrefix(s.Chain, "CNI-") })
@@ -105,7 +106,7 @@ func (t *traveller) published() (inventory.Port, bool) {
 	return inventory.Port{}, t.stops("published port", "", "%s/%d is not among the container's: %s", t.packet.Protocol, t.packet.Port, strings.Join(texts, ", "))
 }
 
-// translated checks that the kernel has what the record says.
+// translated checks that the kernel has the recorded port mapping, and applies it.
 func (t *traveller) translated(p inventory.Port) bool {
 	owner := t.of.Label()
 	has := slices.ContainsFunc(t.Elements, func(e inventory.Element) bool { return e.Owner == owner && strings.Contains(e.Set, "_ports") })
@@ -122,7 +123,7 @@ func (t *traveller) translated(p inventory.Port) bool {
 	return true
 }
 
-// inwards is the path after the translation.
+// inwards follows the packet after the translation.
 func (t *traveller) inwards() bool {
 	if t.packet.In != "" && !t.forwards() {
 		return false

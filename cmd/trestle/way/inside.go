@@ -36,8 +36,8 @@ func (r route) String() string {
 	return text
 }
 
-// routeTo looks up a route in the caller's namespace; in and source are those of a
-// forwarded packet, or empty.
+// routeTo looks up a route in the caller's namespace. in and source are a forwarded packet's, or
+// empty.
 func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 	options := &netlink.RouteGetOptions{Iif: in}
 	if source.IsValid() {
@@ -58,7 +58,7 @@ func routeTo(to netip.Addr, in string, source netip.Addr) (route, error) {
 		r.link = link.Attrs().Name
 	}
 	if found[0].Type == unix.RTN_UNREACHABLE || found[0].Type == unix.RTN_BLACKHOLE || found[0].Type == unix.RTN_PROHIBIT {
-		return r, errors.New("the route to it is an unreachable one")
+		return r, errors.New("the route to it is of type unreachable, blackhole or prohibit")
 	}
 	return r, nil
 }
@@ -68,7 +68,7 @@ func addr(ip net.IP) netip.Addr {
 	return a.Unmap()
 }
 
-// inside calls look in the container's namespace.
+// inside runs look in the container's namespace.
 func (t *traveller) inside(look func() error) error {
 	if t.of.NetNS == "" {
 		return errors.New("the path of its namespace is not recorded")
@@ -120,7 +120,7 @@ func next(r route, to netip.Addr) netip.Addr {
 // silent is neighbourOf's answer for a neighbour that did not answer.
 const silent = "it does not answer"
 
-// neighbourOf is what the namespace knows about a neighbour.
+// neighbourOf is the neighbour's MAC in the namespace's neighbour table, or why there is none.
 func neighbourOf(link netlink.Link, address netip.Addr) string {
 	family := netlink.FAMILY_V6
 	if address.Is4() {
@@ -174,10 +174,10 @@ func (t *traveller) listens(address netip.Addr, port uint16) bool {
 	return t.stops("program", fmt.Sprintf("nsenter --net=%s ss -ln", t.of.NetNS), "no program listens on %s/%d in the container", t.packet.Protocol, port)
 }
 
-// listening is the state of a TCP socket that does (TCP_LISTEN, include/net/tcp_states.h).
+// listening is the state of a listening TCP socket (TCP_LISTEN, include/net/tcp_states.h).
 const listening = "0A"
 
-// readSockets returns the local addresses of listening or unconnected sockets (proc(5)).
+// readSockets returns the local addresses of listening TCP sockets, or of UDP sockets (proc(5)).
 func readSockets(file string, tcp bool) ([]netip.AddrPort, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -201,7 +201,7 @@ func readSockets(file string, tcp bool) ([]netip.AddrPort, error) {
 	return all, lines.Err()
 }
 
-// parseEnd reads "0100007F:1F90": 32-bit words in the host's byte order.
+// parseEnd reads an address like "0100007F:1F90", 32-bit words in the host's byte order.
 func parseEnd(text string) (netip.AddrPort, bool) {
 	address, portText, _ := strings.Cut(text, ":")
 	port, err := strconv.ParseUint(portText, 16, 16)

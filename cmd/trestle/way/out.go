@@ -9,7 +9,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
 )
 
-// Out is the path of a packet from the container to an address. Port 0 is an echo
+// Out is the path of a packet from the container to an address. Port 0 stands for an echo
 // request.
 func (h *Host) Out(a inventory.Attachment, to netip.AddrPort, protocol string) Way {
 	if to.Port() == 0 {
@@ -52,7 +52,7 @@ func (t *traveller) leaves() bool {
 	return t.onwards()
 }
 
-// holder is the attachment that has the address.
+// holder is the attachment with the address.
 func (h *Host) holder(address netip.Addr) (inventory.Attachment, bool) {
 	i := slices.IndexFunc(h.Attachments, func(a inventory.Attachment) bool {
 		return a.State != inventory.Dead && slices.Contains(a.Addresses, address)
@@ -69,7 +69,8 @@ func (h *Host) isLocal(address netip.Addr) bool {
 	})
 }
 
-// toNeighbour stays on the bridge; with br_netfilter the IP chains see it, too.
+// toNeighbour follows the packet over the bridge. With br_netfilter it passes the IP chains as
+// well.
 func (t *traveller) toNeighbour(neighbour inventory.Attachment) bool {
 	t.passes("destination", "container %s on the same bridge, by %s", neighbour.Container, neighbour.HostLink)
 	t.packet.In, t.packet.Out = t.of.HostLink, neighbour.HostLink
@@ -91,7 +92,7 @@ func (t *traveller) bridgeNetfilter() bool {
 	return sysctl("net/bridge/"+name) == "1"
 }
 
-// toHost is for a published port, or else for a program of the host.
+// toHost follows a packet to the host: to a published port, or else to a program of the host.
 func (t *traveller) toHost() bool {
 	t.packet.Local = true
 	for _, a := range t.Attachments {
@@ -106,7 +107,7 @@ func (t *traveller) toHost() bool {
 	return t.filter("input", false)
 }
 
-// onwards is a packet that the host forwards.
+// onwards follows a packet that the host forwards.
 func (t *traveller) onwards() bool {
 	if !t.forwards() {
 		return false
@@ -124,7 +125,7 @@ func (t *traveller) onwards() bool {
 	return t.filter("forward", false) && t.masquerade(r)
 }
 
-// tooLarge adds a remark only, since small packets pass.
+// tooLarge adds a station if large packets do not fit; it never stops, since small ones do.
 func (t *traveller) tooLarge() {
 	in, inOK := t.LinkOf(t.packet.In)
 	out, outOK := t.LinkOf(t.packet.Out)
@@ -133,7 +134,7 @@ func (t *traveller) tooLarge() {
 	}
 }
 
-// masquerade tells to which address the answer goes.
+// masquerade tells the source address that the destination sees.
 func (t *traveller) masquerade(r route) bool {
 	bases := slices.DeleteFunc(t.Rules.At("postrouting", false), func(b rules.Base) bool { return !b.NAT })
 	result, err := rules.Walk(bases, t.packet)

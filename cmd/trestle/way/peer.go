@@ -26,7 +26,7 @@ func (t *traveller) elsewhere(a netip.Addr) bool {
 	return peers || t.Node.IsPooled(a) && !own
 }
 
-// toPeer is the path to another host's container, up to that host.
+// toPeer follows the packet to another host's container, up to that host.
 func (t *traveller) toPeer() bool {
 	to := t.packet.Destination
 	peer, ok := t.Node.Holder(to)
@@ -58,8 +58,8 @@ func (t *traveller) poolOf(a netip.Addr) netip.Prefix {
 	return t.Node.Pools[i]
 }
 
-// keepsSource checks that nothing masquerades between hosts: there containers keep their
-// addresses, or the other host's rules and programs would see a host.
+// keepsSource checks that nothing masquerades between hosts, where containers keep their
+// addresses.
 func (t *traveller) keepsSource() bool {
 	bases := slices.DeleteFunc(t.Rules.At("postrouting", false), func(b rules.Base) bool { return !b.NAT })
 	result, err := rules.Walk(bases, t.packet)
@@ -75,7 +75,7 @@ func (t *traveller) keepsSource() bool {
 	return t.passes("masquerade", "none: the other host's container sees %s", t.packet.Source)
 }
 
-// overUnderlay is the path from this host to the other one.
+// overUnderlay follows the packet from this host to the other one.
 func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 	if peer.Way == hosts.Direct {
 		return t.answers("underlay", r, next(r, t.packet.Destination))
@@ -100,7 +100,7 @@ func (t *traveller) overUnderlay(peer hosts.Peer, r route) bool {
 	return t.filter("output", false)
 }
 
-// remoteOf is an address of the peer, in the family of the other if it has one.
+// remoteOf is an underlay address of the peer, of like's family if it has one.
 func remoteOf(peer hosts.Peer, like netip.Addr) netip.Addr {
 	var found netip.Addr
 	for _, p := range peer.Underlay {
@@ -123,11 +123,11 @@ func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 	if mac == "" {
 		return remote, t.stops("tunnel", "systemctl restart trestle-node", "%s has no neighbour entry for the route's next hop %s", r.link, hop)
 	}
-	forwards, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE) })
+	entries, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, unix.AF_BRIDGE) })
 	if err != nil {
 		return remote, t.maybe("tunnel", "", "the forwarding database of %s cannot be read: %v", r.link, err)
 	}
-	for _, f := range forwards {
+	for _, f := range entries {
 		if f.HardwareAddr.String() == mac && f.IP != nil {
 			remote = addr(f.IP)
 			return remote, t.passes("tunnel", "%s, VNI %d, to %s: frames for %s go to %s", r.link, t.Node.Tunnel.VNI, hop, mac, remote)
@@ -136,7 +136,7 @@ func (t *traveller) tunnelled(r route) (remote netip.Addr, ok bool) {
 	return remote, t.stops("tunnel", "systemctl restart trestle-node", "the forwarding database of %s has no entry for %s, the MAC of %s", r.link, mac, hop)
 }
 
-// macOf is the MAC of a neighbour; empty without a valid entry.
+// macOf is the MAC of a neighbour, or "" without a valid entry.
 func macOf(link netlink.Link, address netip.Addr) string {
 	if _, err := net.ParseMAC(neighbourOf(link, address)); err != nil {
 		return ""
@@ -144,7 +144,7 @@ func macOf(link netlink.Link, address netip.Addr) string {
 	return neighbourOf(link, address)
 }
 
-// answers stops if the next hop is known not to answer.
+// answers stops if the link is down, or the next hop is known not to answer.
 func (t *traveller) answers(station string, r route, hop netip.Addr) bool {
 	link, err := netlink.LinkByName(r.link)
 	if err != nil {
@@ -160,7 +160,7 @@ func (t *traveller) answers(station string, r route, hop netip.Addr) bool {
 	return t.passes(station, "%s, next hop %s: %s", r, hop, said)
 }
 
-// atPeer is what this host knows about the other one.
+// atPeer tells what this host knows about the other one.
 func (t *traveller) atPeer(peer hosts.Peer) bool {
 	text := fmt.Sprintf("%s, at %s", peer.Name, remoteOf(peer, t.packet.Destination))
 	if !peer.Seen.IsZero() {

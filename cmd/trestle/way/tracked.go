@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// mostFlows limits how many connections are read: the kernel always dumps all.
+// mostFlows is the number of connections above which none are read: the kernel dumps them all.
 const mostFlows = 20_000
 
 // tracked lists the conntrack entries of the container's address.

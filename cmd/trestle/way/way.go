@@ -1,6 +1,6 @@
-// Package way computes the path of one packet to or from a container: its interface, the
-// bridge, the host's routes and all programs' rules, and where the packet would stop. It
-// sends nothing and changes nothing: it asks each station what it would do.
+// Package way follows one packet to or from a container, on paper: its interface, the bridge,
+// the host's routes and all programs' rules, and where the packet would stop. It sends nothing
+// and changes nothing.
 //
 // Start at Host.Out and Host.In.
 package way
@@ -23,7 +23,7 @@ type State string
 // The states.
 const (
 	Passes State = "ok"
-	Maybe  State = "maybe" // it cannot be told from here
+	Maybe  State = "maybe" // it is not known whether the packet passes
 	Stops  State = "stop"
 )
 
@@ -32,7 +32,7 @@ type Station struct {
 	Name  string `json:"name"`
 	State State  `json:"state"`
 	Text  string `json:"text"`
-	// Rules are those that match the packet there.
+	// Rules are the rules that match the packet there.
 	Rules []rules.Step `json:"rules,omitempty"`
 	// Command fixes it where the packet stops, or shows more.
 	Command string `json:"command,omitempty"`
@@ -46,7 +46,7 @@ type Way struct {
 	To        netip.AddrPort `json:"to"`
 	Protocol  string         `json:"protocol"`
 	Stations  []Station      `json:"stations"`
-	// State is Stops, Maybe if some station may stop it, or Passes.
+	// State is Stops, Maybe if a station may stop the packet, or Passes.
 	State State `json:"state"`
 }
 
@@ -57,17 +57,18 @@ type Host struct {
 	close func()
 }
 
-// Open reads which chains there are; problem says what could not be read.
+// Open lists the host's base chains; problem says what could not be read.
 func Open(snapshot *inventory.Snapshot) (host *Host, problem error) {
 	conn := nft.Open("")
 	all, problem := rules.Read(conn)
 	return &Host{snapshot, all, conn.Close}, problem
 }
 
-// Close releases what reads the rules.
+// Close closes the socket by which rules are read.
 func (h *Host) Close() { h.close() }
 
-// traveller goes from station to station until one stops the packet.
+// traveller is the packet on its way. Its methods are the stations; they return false if the
+// packet stops there.
 type traveller struct {
 	*Host
 	way     Way
@@ -115,7 +116,7 @@ func (t *traveller) follow(stations ...func() bool) Way {
 	return t.way
 }
 
-// address is the container's address of that family.
+// address is the container's address in a family.
 func (t *traveller) address(is4 bool) (netip.Addr, bool) {
 	i := slices.IndexFunc(t.of.Addresses, func(a netip.Addr) bool { return a.Is4() == is4 })
 	if i < 0 {
@@ -167,16 +168,15 @@ func (t *traveller) port() bool {
 	return t.passes("port", "%s of bridge %s, MTU %d, %s", link.Name, bridge.Name, link.MTU, link.Operational)
 }
 
-// inner is the host's interface on the network: the bridge, or the gateway's VLAN
-// interface.
+// inner is the interface by which the host routes to the container: that of the bridge, or the
+// host veth.
 func (t *traveller) inner() string {
-	if t.of.Bridge != "" {
-		return t.of.Bridge
+	if t.of.Bridge == "" {
+		return t.of.HostLink
 	}
-	return t.of.HostLink
+	return t.GatewayLink(t.of.Bridge, func(p netip.Prefix) bool { return slices.ContainsFunc(t.of.Addresses, p.Masked().Contains) })
 }
 
-// forwards checks that the host forwards.
 func (t *traveller) forwards() bool {
 	setting := "net/ipv6/conf/all/forwarding"
 	if t.packet.Destination.Is4() {
@@ -208,7 +208,7 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 	case result.Dropped():
 		station.State, station.Text = Stops, fmt.Sprintf("dropped in table %s (%s)", result.By.Table, result.By.Program)
 		station.Command = "trestle doctor"
-		if result.By.Ours { // it was configured so, and is no fault
+		if result.By.Ours { // then that is configured, and no fault
 			station.Text = fmt.Sprintf("dropped in table %s, by the network's configuration (policy or macspoofchk)", result.By.Table)
 			station.Command = "trestle network inspect " + strings.Join(t.networks(), " ")
 		}
@@ -222,7 +222,7 @@ func (t *traveller) filter(hook string, bridge bool) bool {
 func chainsOf(bases []rules.Base, packet rules.Packet) string {
 	var names []string
 	for _, b := range bases {
-		if !b.Looks(packet) {
+		if !b.Sees(packet) {
 			continue
 		}
 		name := b.Chain + " of " + b.Table

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// extra is what a document has that this release does not know: it is written back
-// as it came, so that an old host undoes nothing of a newer one's.
+// extra has the keys of a document that this release does not know. They are written back as
+// they were read, so that a host does not remove what a newer release wrote.
 type extra map[string]json.RawMessage
 
-// unmarshalKeeping reads data into the struct that known points to, and gives the rest.
+// unmarshalKeeping reads data into the struct that known points to, and returns the other keys.
 func unmarshalKeeping(data []byte, known any) (extra, error) {
 	if err := json.Unmarshal(data, known); err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func unmarshalKeeping(data []byte, known any) (extra, error) {
 	return all, nil
 }
 
-// equal says whether both are the same when they are written.
+// equal says whether both are the same JSON.
 func (e extra) equal(other extra) bool {
 	if len(e) == 0 || len(other) == 0 {
 		return len(e) == len(other)

@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 )
 
-// Glance says whether all is as Reconcile left it, by one small read: this host's own keys,
-// the configuration, and the store's id and revision. A watch does not notice a store
+// Unchanged says whether the store is as Reconcile left it, by one small read: this host's own
+// keys, the configuration, and the store's id and revision. A watch does not notice a store
 // that was wiped or restored from a backup: it waits silently for a revision in the
-// future. After false call Reconcile.
-func (m *Member) Glance(ctx context.Context, store Store, self Node) (bool, error) {
+// future. If it is false, the caller calls Reconcile.
+func (m *Member) Unchanged(ctx context.Context, store Store, self Node) (bool, error) {
 	s := &m.State
 	ask := []string{KeyConfig, PrefixNodes + s.ID, PrefixNames + s.Name}
 	for _, o := range s.Claims {
