@@ -192,3 +192,28 @@ func TestExplainForPeople(t *testing.T) {
 	refused(t, p.Host, []string{"use only one of them"}, "explain", "web", "--to", "192.0.2.1", "--from", "192.0.2.1", "--port", "1")
 	refused(t, p.Host, []string{"CONTAINER", "nothing is given"}, "explain")
 }
+
+// TestWayByVLAN: the host reaches the containers of a VLAN by the VLAN's interface on the
+// bridge, and neither explain nor doctor takes the bridge for it.
+func TestWayByVLAN(t *testing.T) {
+	t.Parallel()
+	h := host.NewWithVLANs(t)
+	list := `{"cniVersion": "1.0.0", "name": "tagged", "plugins": [{"type": "bridge", "bridge": "br-tagged", "vlan": 7, "isGateway": true, "ipMasq": true,
+		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.62.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+		{"type": "portmap", "capabilities": {"portMappings": true}}]}`
+	h.InstallNetwork("90-tagged.conflist", list)
+	p := &patient{Host: h, t: t, net: h.Network(list), plugins: h.Dirs().Trestle}
+	c := p.attach("c1", 8080)
+	c.Serve("tcp", ":80")
+	if _, err := h.Outside.Request("tcp", "192.0.2.2:8080"); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(t, h, "explain", "c1", "--from", "192.0.2.1", "--port", "8080"); !strings.Contains(got, "it gets there") || !strings.Contains(got, "br-tagged.7") {
+		t.Errorf("got\n%s", got)
+	}
+	for _, f := range p.examine() {
+		if f.Check == "overlap" || f.Check == "forwarding" || f.Check == "forward-drops" || f.Check == "reverse-path" {
+			t.Errorf("got %+v, want nothing: the container reaches the outside", f)
+		}
+	}
+}
