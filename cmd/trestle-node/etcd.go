@@ -24,6 +24,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle-node/etcdkeys"
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // etcdStore keeps the keys of one cluster under /trestle/v1/<cluster>/.
@@ -85,7 +86,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 func (e *etcdSettings) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
-		data, err := os.ReadFile(e.CA)
+		data, err := rawfile.Read(e.CA)
 		if err != nil {
 			return nil, fmt.Errorf("etcd.ca: %w", err)
 		}
@@ -97,15 +98,28 @@ func (e *etcdSettings) tls() (*tls.Config, error) {
 	if e.Cert == "" {
 		return config, nil
 	}
-	if _, err := tls.LoadX509KeyPair(e.Cert, e.Key); err != nil {
+	if _, err := e.keyPair(); err != nil {
 		return nil, fmt.Errorf("etcd.cert and etcd.key: %w", err)
 	}
 	// Read at each handshake, so that a new certificate needs no restart.
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(e.Cert, e.Key)
+		pair, err := e.keyPair()
 		return &pair, err
 	}
 	return config, nil
+}
+
+// keyPair reads this host's certificate.
+func (e *etcdSettings) keyPair() (tls.Certificate, error) {
+	cert, err := rawfile.Read(e.Cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := rawfile.Read(e.Key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
 }
 
 // readPassword refuses a file that others can read.
@@ -117,7 +131,7 @@ func readPassword(path string) (string, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("etcd.passwordFile: %s can be read by others (mode %04o); chmod 600 it", path, info.Mode().Perm())
 	}
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if err != nil {
 		return "", fmt.Errorf("etcd.passwordFile: %w", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // fileStore is a list that the administrator keeps, the same on each host.
@@ -53,7 +53,7 @@ func (s *fileStore) Describe() string { return "file " + s.path }
 // read reads the file and refuses one that no network could be made of: the hosts then
 // stay with what they have.
 func (s *fileStore) read() (fileDocument, error) {
-	data, err := os.ReadFile(s.path)
+	data, err := rawfile.Read(s.path)
 	if err != nil {
 		return fileDocument{}, err
 	}
@@ -182,7 +182,7 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 	s.mu.Lock()
 	last := s.last
 	s.mu.Unlock()
-	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, last) {
+	if data, err := rawfile.Read(s.path); err != nil || !bytes.Equal(data, last) {
 		return errChanged // meanwhile
 	}
 	for {

@@ -11,6 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // identity is the host's id: random, made once and kept. An address is none, since it
@@ -19,7 +20,7 @@ func identity(s settings) (string, error) {
 	if s.Etcd == nil {
 		return s.Name, nil // the administrator's list knows hosts by their names
 	}
-	data, err := os.ReadFile(idPath)
+	data, err := rawfile.Read(idPath)
 	if err == nil && len(strings.TrimSpace(string(data))) >= 16 {
 		return strings.TrimSpace(string(data)), nil
 	}
@@ -51,7 +52,7 @@ func wireGuardKey() (wgtypes.Key, error) {
 }
 
 func readWireGuardKey() (wgtypes.Key, error) {
-	data, err := os.ReadFile(keyPath)
+	data, err := rawfile.Read(keyPath)
 	if err != nil {
 		return wgtypes.Key{}, err
 	}

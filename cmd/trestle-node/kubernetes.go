@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // kubernetesStore is the Nodes of a Kubernetes cluster. Whose a subnet is says the control
@@ -57,7 +57,7 @@ func (s *kubernetesStore) Describe() string { return "Kubernetes at " + s.nodes.
 // readConfig reads the networks, of which there is one: a Node has podCIDRs, and does not
 // say of which network.
 func (s *kubernetesStore) readConfig() (cluster.Config, error) {
-	data, err := os.ReadFile(s.config)
+	data, err := rawfile.Read(s.config)
 	if isMissing(err) {
 		return cluster.Config{}, fmt.Errorf("%w: %s is to name the network and the cluster's pods, "+
 			`like {"networks": [{"name": "pods", "ipv4": {"pool": "10.244.0.0/16"}}]}`, err, s.config)

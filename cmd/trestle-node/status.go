@@ -12,6 +12,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/hosts"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // The status is what others read, too (package hosts).
@@ -111,11 +112,7 @@ func (b *board) now() Status {
 
 // writeVolatile replaces a file of /run, which no loss of power outlives.
 func writeVolatile(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
+	return rawfile.Replace(path, path+".new", data, 0o644)
 }
 
 func readStatus() (Status, error) {

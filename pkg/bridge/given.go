@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Which network gave a link an address stands in a file for each address, named
@@ -53,7 +54,7 @@ func recordGateway(linkIndex int, p netip.Prefix, network string) error {
 	if err := os.MkdirAll(givenDir, 0o700); err != nil {
 		return cni.IOErrorf("record of gateways: %w", err)
 	}
-	if err := os.WriteFile(file, []byte(network), 0o600); err != nil {
+	if err := rawfile.Write(file, []byte(network), 0o600); err != nil {
 		return cni.IOErrorf("record of gateways: %w", err)
 	}
 	return nil
@@ -90,7 +91,7 @@ func isGiven(linkIndex int, p netip.Prefix, network string) bool {
 	if err != nil {
 		return false
 	}
-	by, err := os.ReadFile(file)
+	by, err := rawfile.Read(file)
 	return err == nil && (network == "" || string(by) == network)
 }
 

@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
+
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // State is what a host knows by itself, with no store at hand: it is kept on disk, and
@@ -54,7 +57,7 @@ func (s *State) Owner(o Owned) (Node, bool) {
 
 // ReadState reads what SaveState has written; no file is an empty state.
 func ReadState(path string) (State, error) {
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, nil
 	}
@@ -86,7 +89,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "."+filepath.Base(path)+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | syscall.O_NONBLOCK // a FIFO is refused, and not waited for
+	f, err := os.OpenFile(filepath.Join(dir, "."+filepath.Base(path)+".new"), flags, mode)
 	if err != nil {
 		return err
 	}

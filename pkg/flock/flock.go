@@ -38,7 +38,7 @@ type Lock struct{ fd int }
 // Open locks what is at path: a directory, a file, a namespace. After wait it
 // gives up with code 11 and names the processes that hold it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
-	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) })
 }
 
 // Create is Open for a file that is made if missing (0600), in directories that

@@ -9,8 +9,8 @@
 // Start at Read, Write and Remove; Store.Others tells whether a share has another
 // user. To debug: the files are JSON, and each names its owner.
 //
-// A record that is truncated, or of another boot or machine (see Stamp), is none; a link
-// that leads to no record is void. Neither harms anybody else.
+// A record that is truncated, or of another boot or machine (see Stamp), is none, and so is
+// what is no regular file; a link that leads to no record is void. Neither harms anybody else.
 package record
 
 import (
@@ -93,8 +93,8 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	if err := s.makeDir(filepath.Join(place, r.Owner.Network)); err != nil {
 		return err
 	}
-	if err := replaceFile(path, data); err != nil {
-		return err
+	if err := rawfile.Replace(path, freshFile(path), data, 0o600); err != nil {
+		return cni.IOErrorf("write a record: %w", err)
 	}
 	for _, share := range r.Shares {
 		if err := s.link(place, share, r.Owner); err != nil {
@@ -107,18 +107,6 @@ func Write[T any](s Store, place string, r Record[T]) error {
 // freshFile is where a record is written before it takes its place.
 func freshFile(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-}
-
-func replaceFile(path string, data []byte) error {
-	fresh := freshFile(path)
-	err := rawfile.Write(fresh, data, 0o600)
-	if err == nil {
-		err = unix.Rename(fresh, path)
-	}
-	if err != nil {
-		return errors.Join(cni.IOErrorf("write a record: %w", err), remove(fresh))
-	}
-	return nil
 }
 
 func (s Store) link(place, share string, o cni.Owner) error {
@@ -168,7 +156,7 @@ func At[T any](path string) (r Record[T], there bool, err error) { return readFi
 
 func readFile[T any](path string) (r Record[T], whole bool, err error) {
 	data, err := rawfile.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return r, false, nil
 	}
 	if err != nil {
@@ -194,8 +182,8 @@ func (s Store) Remove(place string, o cni.Owner, shares []string) error {
 // Others says whether anybody beside the owner has a share, by no more of the
 // directory than tells. Links that lead to no record go.
 func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
-	dir, err := os.Open(s.share(place, share))
-	if errors.Is(err, fs.ErrNotExist) {
+	dir, err := os.OpenFile(s.share(place, share), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
 	if err != nil {
