@@ -21,8 +21,8 @@ func TestSVG(t *testing.T) {
 	}
 }
 
-// TestSVGChains: the chains that packets come to are in the picture and on the page, whatever
-// their names, by hook and within the picture's bounds.
+// TestSVGChains: the chains that packets come to are in the picture, the graph and on the page,
+// whatever their names, by hook and within the picture's bounds.
 func TestSVGChains(t *testing.T) {
 	topology := NewTopology(samples()["3"])
 	without := topology.SVG()
@@ -44,6 +44,12 @@ func TestSVGChains(t *testing.T) {
 			bottom = max(bottom, number(t, at["y"]))
 		}
 		ids[at["data-id"]]++
+	}
+	dot := topology.DOT()
+	for _, want := range []string{`"link/chains" [label="chains\nforward: FORWARD<0> of ip filter (iptables, drops what no rule accepts)\nforward: FORWARD<1>`, `\npostrouting of frames: longlong`, `"host" -- "link/chains";`} {
+		if !strings.Contains(dot, want) {
+			t.Errorf("got no %q in the graph", want)
+		}
 	}
 	if ids[linkID(chainsName)] != 1 || bottom > height {
 		t.Errorf("got the chains %d times, and text down to %v of %v", ids[linkID(chainsName)], bottom, height)
