@@ -39,10 +39,12 @@ type etcdStore struct {
 }
 
 // A silent connection is pinged every keepAlive and closed after keepAliveTimeout: nothing
-// else shows that packets are dropped on the way. Connecting is tried again after
-// reconnectMost at the latest; gRPC's own backoff grows to two minutes.
+// else shows that packets are dropped on the way. One to etcd is pinged every leastPing:
+// gRPC takes that for any shorter time (internal.KeepaliveMinPingTime). Connecting is tried
+// again after reconnectMost at the latest; gRPC's own backoff grows to two minutes.
 const (
 	keepAlive        = 5 * time.Second
+	leastPing        = 10 * time.Second
 	keepAliveTimeout = 3 * time.Second
 	reconnectMost    = 3 * time.Second
 )
@@ -51,7 +53,7 @@ const (
 func openEtcd(s settings) (*etcdStore, error) {
 	e := s.Etcd
 	config := clientv3.Config{
-		Endpoints: e.Endpoints, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
+		Endpoints: e.Endpoints, DialKeepAliveTime: leastPing, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
 		Logger: zap.NewNop(), // what it would say every call says, too
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
