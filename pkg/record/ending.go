@@ -8,50 +8,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endLimit bounds the wait for a namespace's end, which takes some ten milliseconds on an
-// idle host, and longer where many end at once.
+// endLimit bounds the wait for the end of namespaces, of all that a Prober is asked about
+// together: each takes some ten milliseconds on an idle host, and longer where many end at
+// once.
 const endLimit = 5 * time.Second
 
 // AwaitEnd is Life, but gives a namespace to which no path leads any more the time to
 // end: after the last process has left it, or "ip netns del" has come back, the kernel
 // itself holds it for some milliseconds (the last netlink socket goes after a grace
 // period: netlink_release, net/netlink/af_netlink.c). It waits for the kernel's event, and
-// only where the answer would be Alive otherwise.
+// only where the answer would be Alive otherwise, and no mount or process shows that it
+// will stay (PathTo). It is for who is about to refuse something because of a holder, and
+// is called without a lock.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
 	if err != nil || life != Alive || s.NetNS.isThere() {
 		return life, err
+	}
+	if number, ok := s.NetNS.number(); ok && PathTo(int(number)) != "" {
+		return life, nil
 	}
 	ends, err := watchEnds()
 	if err != nil {
 		return life, err
 	}
 	defer ends.close()
-	s.NetNS.number()
-	for limit := time.Now().Add(endLimit); ; {
-		if life, err = p.Life(s); err != nil || life != Alive || time.Now().After(limit) {
+	if p.patience.IsZero() {
+		p.patience = time.Now().Add(endLimit)
+	}
+	for {
+		if life, err = p.Life(s); err != nil || life != Alive || time.Now().After(p.patience) {
 			return life, err
 		}
-		if err := ends.next(time.Until(limit)); err != nil {
+		if err := ends.next(time.Until(p.patience)); err != nil {
 			return life, err
 		}
 	}
 }
 
 // number makes sure that the kernel tells us of the namespace's end: of those that have a
-// number in ours (see nsid.go). One without a handle was given an ID by Identify.
-func (n NetNS) number() {
-	fd, err := n.openHandle()
-	if err != nil {
-		return // it has ended meanwhile, or has an ID
-	}
-	defer func() { _ = unix.Close(fd) }() // opened to name it
+// number in ours (see nsid.go), which it gives. ok is false where it has ended meanwhile, or
+// cannot be asked about; then the wait has its limit.
+func (n NetNS) number() (number int32, ok bool) {
 	s, err := openIDs()
 	if err != nil {
-		return // then the wait has its limit
+		return -1, false
 	}
 	defer s.close()
-	_, _ = s.assign(fd) // likewise
+	var cookie uint64
+	if _, err := fmt.Sscanf(n.ID, "%d:%d", &cookie, &number); err == nil && cookie == s.cookie {
+		return number, true
+	}
+	fd, err := n.openHandle()
+	if err != nil {
+		return -1, false
+	}
+	defer func() { _ = unix.Close(fd) }() // opened to name it
+	number, err = s.assign(fd)
+	return number, err == nil && number >= 0
 }
 
 // endSocket hears of numbers that are free again (RTM_DELNSID, cleanup_net,

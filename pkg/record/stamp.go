@@ -71,6 +71,8 @@ type Prober struct {
 	// handles says whether a handle that leads nowhere proves death; nil before
 	// it was asked for.
 	handles *bool
+	// patience is when the waits of AwaitEnd are over; zero before the first.
+	patience time.Time
 }
 
 // Life says what is proved of s. The error is that our own boot cannot be found
