@@ -165,7 +165,7 @@ lint: have-go cross ## the linters of .golangci.yml, and known vulnerabilities w
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 	@$(vulncheck-known) || { [ $$? != 3 ] || exit 3; echo 'lint: known vulnerabilities were NOT looked for, since their database could not be asked (see above): make vulncheck' >&2; }
 
-docs: have-go ## write the tables of keys in docs/, docs/cli.md and the man pages anew, from what the plugins read and the commands say
+docs: have-go ## rewrite the tables of keys in docs/, docs/cli.md and the man pages from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
 	go test -count=1 -run TestManual ./cmd/trestle -update
 

@@ -369,7 +369,7 @@ func newReleaseCommand() *cobra.Command {
 		Use:   "release (--node-is-dead NAME | NETWORK SUBNET)",
 		Short: "Give the subnets of a dead host, or a reserved one, back",
 		Long: `Give the subnets of a host that is dead, named by its name or id, back to the pool; or a reserved subnet. A host that lives gives
-its subnets up when it hears of it, and its containers must be started anew: until then two hosts have the same subnet.`,
+its subnets up when it hears of it, and its containers must be restarted: until then two hosts have the same subnet.`,
 		Args: cobra.MaximumNArgs(2),
 	}, func(cmd *cobra.Command, args []string, st store) error {
 		if dead != "" && len(args) == 0 {

@@ -123,7 +123,7 @@ func missingCIDR(n *corev1.Node, family cluster.Family, pool netip.Prefix) error
 		return fmt.Errorf("node %s has no podCIDRs yet, and %s of them is wanted: kube-controller-manager gives them, "+
 			"with --allocate-node-cidrs=true and --cluster-cidr=%s (kubeadm: networking.podSubnet)", n.Name, which, pool)
 	}
-	return fmt.Errorf("node %s has no podCIDR of %s, only %v: add %s to the --cluster-cidr of kube-controller-manager and make the Node anew, "+
+	return fmt.Errorf("node %s has no podCIDR of %s, only %v: add %s to the --cluster-cidr of kube-controller-manager and recreate the Node, "+
 		"or take the pool out of the network", n.Name, which, n.Spec.PodCIDRs, pool)
 }
 

@@ -208,7 +208,7 @@ func newResetIDCommand() *cobra.Command {
 		Use:   "reset-id",
 		Short: "Make this host a host of its own, after its disk was copied from another's",
 		Long: `Make this host a host of its own, after its disk was copied from another's, with trestle-node stopped. It gets
-another id and forgets the subnets, which are the other's; the containers that it has must be started anew.`,
+another id and forgets the subnets, which are the other's; its containers must be restarted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Its containers' addresses are the other's, so that they keep it from nothing.

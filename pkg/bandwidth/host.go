@@ -120,7 +120,7 @@ func (h *Host) redirect(hostVeth, device netlink.Link) error {
 func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}
 	err := h.nl.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: attrs})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !isLinkGone(err) {
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !netns.IsLinkGone(err) {
 		return fmt.Errorf("remove the queue of %s: %w", link.Attrs().Name, err)
 	}
 	return nil

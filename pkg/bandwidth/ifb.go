@@ -18,6 +18,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/flock"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // What a container sends arrives at its host veth, where it can only be dropped,
@@ -136,7 +137,7 @@ func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
 // find is the link of that name, nil where there is none.
 func (h *Host) find(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)
-	if isLinkGone(err) {
+	if netns.IsLinkGone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -150,15 +151,10 @@ func (h *Host) deleteLink(name string) error {
 	if err == nil {
 		err = h.nl.LinkDel(link)
 	}
-	if err != nil && !isLinkGone(err) {
+	if err != nil && !netns.IsLinkGone(err) {
 		return fmt.Errorf("delete %s: %w", name, err)
 	}
 	return nil
-}
-
-func isLinkGone(err error) bool {
-	var gone netlink.LinkNotFoundError
-	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
 
 // GC deletes the devices of the network's attachments that are not valid, and

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // link is what an RTM_NEWLINK says of one, as far as it matters here. The
@@ -197,7 +199,7 @@ func lookUpIndex(index int) step {
 	return step{what: fmt.Sprintf("look up link %d", index), req: req, reply: unix.RTM_NEWLINK}
 }
 
-// link does a step that asks for one; isLinkGone tells the error where there is
+// link does a step that asks for one; netns.IsLinkGone tells the error where there is
 // none.
 func (c *rtnl) link(s step) (link, error) {
 	replies, err := c.do(s)
@@ -210,7 +212,7 @@ func (c *rtnl) link(s step) (link, error) {
 // find is link, where there may be none.
 func (c *rtnl) find(s step) (l link, there bool, err error) {
 	l, err = c.link(s)
-	if isLinkGone(err) {
+	if netns.IsLinkGone(err) {
 		return link{}, false, nil
 	}
 	return l, err == nil, err
@@ -270,11 +272,6 @@ func (c *rtnl) list(master int) ([]link, error) {
 	return list, nil
 }
 
-func isLinkGone(err error) bool {
-	var gone netlink.LinkNotFoundError
-	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
-}
-
 // listBut lists the links of the namespace but those of the names, of which there may be
 // a thousand: what RTM_GETLINK says of a link takes the kernel ten times as long as its
 // index and its name, and of a veth the longer the more namespaces there are
@@ -289,7 +286,7 @@ func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
 	named := false
 	for _, index := range indices {
 		name, err := c.nameOf(index)
-		if err != nil && !isLinkGone(err) {
+		if err != nil && !netns.IsLinkGone(err) {
 			return nil, fmt.Errorf("look up the name of link %d: %w", index, err)
 		}
 		named = named || err == nil

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
@@ -59,7 +58,7 @@ func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
 	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	if errors.Is(err, unix.ENODEV) {
+	if netns.IsLinkGone(err) {
 		return Port{}, nil
 	}
 	if err != nil || len(replies) == 0 {
@@ -111,7 +110,7 @@ func (p *Port) readFlags(reply []byte) error {
 func observeContainer(container *netns.Handle, plan Interface) (found Interface, err error) {
 	err = container.Do(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(plan.Name)
-		if isLinkGone(err) {
+		if netns.IsLinkGone(err) {
 			return nil
 		}
 		if err != nil {

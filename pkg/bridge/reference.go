@@ -33,7 +33,7 @@ func (h *Host) DetachReference(bridge, ifName, path string) error {
 func vethIn(container *netns.Handle, name string) (inside netlink.Link, err error) {
 	err = container.Do(func(h *netlink.Handle) error {
 		link, err := h.LinkByName(name)
-		if isLinkGone(err) {
+		if netns.IsLinkGone(err) {
 			return nil
 		}
 		if err != nil {

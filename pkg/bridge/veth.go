@@ -86,7 +86,7 @@ func hasLink(container *netns.Handle, name string) (there bool, err error) {
 	err = container.Do(func(h *netlink.Handle) error {
 		_, err := h.LinkByName(name)
 		there = err == nil
-		if isLinkGone(err) {
+		if netns.IsLinkGone(err) {
 			return nil
 		}
 		return err

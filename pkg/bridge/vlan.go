@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // nativeVLAN is where a trunk's untagged frames belong, unless the
@@ -54,7 +55,7 @@ func (h *Host) setFiltering(bridge string, on bool) error {
 // stopFiltering does nothing where another port has come to need it.
 func (h *Host) stopFiltering(name string) error {
 	bridge, err := h.findBridge(name)
-	if isLinkGone(err) {
+	if netns.IsLinkGone(err) {
 		return nil
 	}
 	if err != nil {

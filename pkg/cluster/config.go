@@ -25,10 +25,10 @@ const (
 // What a configuration has that does not say otherwise. The port is neither the
 // kernel's (8472) nor IANA's (4789): those are others', flannel's and Docker's among them.
 const (
-	DefaultVNI        = 7243
-	DefaultPort       = 8473
-	DefaultSubnetLen4 = 24
-	DefaultSubnetLen6 = 64
+	defaultVNI        = 7243
+	defaultPort       = 8473
+	defaultSubnetLen4 = 24
+	defaultSubnetLen6 = 64
 )
 
 // Config is what all hosts of a cluster agree on: one document, which its
@@ -109,14 +109,14 @@ func (c *Config) fill() {
 		c.Backend = VXLAN
 	}
 	if c.VNI == 0 {
-		c.VNI = DefaultVNI
+		c.VNI = defaultVNI
 	}
 	if c.Port == 0 {
-		c.Port = DefaultPort
+		c.Port = defaultPort
 	}
 	for i := range c.Networks {
 		n := &c.Networks[i]
-		n.IPv4, n.IPv6 = n.IPv4.filled(DefaultSubnetLen4), n.IPv6.filled(DefaultSubnetLen6)
+		n.IPv4, n.IPv6 = n.IPv4.filled(defaultSubnetLen4), n.IPv6.filled(defaultSubnetLen6)
 	}
 }
 

@@ -32,8 +32,6 @@ var (
 	// ErrNoConfig: the store has no configuration. A host that was in the cluster goes
 	// on with what it has.
 	ErrNoConfig = errors.New("the store has no configuration of this cluster")
-	// ErrForeign: the store has the configuration of another cluster of the same name.
-	ErrForeign = errors.New("the store has another cluster's configuration")
 	// ErrFrozen: no subnets are given meanwhile.
 	ErrFrozen = errors.New("no subnets are given")
 	// ErrName: another host has the name.
@@ -108,7 +106,7 @@ func (m *Member) takeConfig(view View) error {
 	}
 	if s.Config.ID != "" && s.Config.ID != config.ID && len(s.Claims) > 0 {
 		s.Suspect = fmt.Sprintf("the store holds cluster %s, and this host is of %s", config.ID, s.Config.ID)
-		return errors.Join(fmt.Errorf("%w: %s, and this host is of %s; trestle node leave --local makes it forget that", ErrForeign, config.ID, s.Config.ID), m.save())
+		return errors.Join(fmt.Errorf("the store has another cluster's configuration: %s, and this host is of %s; trestle node leave --local makes it forget that", config.ID, s.Config.ID), m.save())
 	}
 	s.Config = config
 	s.Store, s.Revision = view.Store, view.Revision

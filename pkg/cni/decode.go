@@ -12,14 +12,14 @@ import (
 // Unmarshal is json.Unmarshal, whose errors people can read; see Plain.
 func Unmarshal(data []byte, v any) error { return Plain(json.Unmarshal(data, v)) }
 
-// TypeError is a value of the wrong type in a document.
-type TypeError struct {
+// typeError is a value of the wrong type in a document.
+type typeError struct {
 	// Field is the path of the value, with dots; empty for the whole document.
 	Field string
 	text  string
 }
 
-func (e *TypeError) Error() string {
+func (e *typeError) Error() string {
 	if e.Field == "" {
 		return e.text
 	}
@@ -33,7 +33,7 @@ func Plain(err error) error {
 	if !errors.As(err, &wrong) {
 		return err
 	}
-	plain := &TypeError{Field: wrong.Field, text: typeText(wrong)}
+	plain := &typeError{Field: wrong.Field, text: typeText(wrong)}
 	if before, after, ok := strings.Cut(err.Error(), wrong.Error()); ok && before+after != "" {
 		return fmt.Errorf("%s%w%s", before, plain, after)
 	}

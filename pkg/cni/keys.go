@@ -71,14 +71,14 @@ func ProtocolKeys() []Key {
 		Spec          []inUse         `json:"cni.dev/valid-attachments"`
 		Libcni        []inUse         `json:"cni.dev/attachments"`
 	}{}, []Key{
-		{Path: "cniVersion", Default: "`0.1.0`", Doc: "of the list; results and errors are answered in it"},
-		{Path: "name", Doc: "of the list, and so of the network: part of each attachment's name"},
+		{Path: "cniVersion", Default: "`0.1.0`", Doc: "the list's version of the CNI spec; results and errors are answered in it"},
+		{Path: "name", Doc: "the list's, and so the network's, name: part of each attachment's owner"},
 		{Path: "type", Doc: "the plugin's file in CNI_PATH"},
-		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: which parts of what the runtime knows the plugin is sent, as `runtimeConfig`"},
+		{Path: "capabilities", Doc: "`{\"portMappings\": true}`: what the runtime shall send to the plugin, as `runtimeConfig`"},
 		{Path: "runtimeConfig", Doc: "put in by the runtime, according to `capabilities`"},
 		{Path: "args", Doc: "put in by some runtimes, as `args.cni`"},
-		{Path: "prevResult", Doc: "put in by the runtime: what the plugin before this one answered, or for CHECK and DEL the whole list"},
-		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; absent, only what is provably dead goes"},
+		{Path: "prevResult", Doc: "put in by the runtime: what the plugin before this one answered; for CHECK and DEL, what the whole list did"},
+		{Path: "cni.dev/valid-attachments", Doc: "GC: the attachments that are in use; all others are removed. Without the key only what is provably dead is, and with an empty list everything"},
 		{Path: "cni.dev/attachments", Doc: "the same, as libcni names it"},
 	})
 }

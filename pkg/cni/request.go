@@ -67,7 +67,7 @@ func (r *Request) Decode(v any) error {
 		config = r.Stdin
 	}
 	err := Unmarshal(config, v)
-	var wrong *TypeError
+	var wrong *typeError
 	switch {
 	case err == nil:
 		return nil

@@ -1,5 +1,5 @@
-// Package firewall knows whom a container may hear, and how the host's firewall
-// is made to let through what it may.
+// Package firewall knows the policies for a container's traffic, and the accept rules that
+// let it through the host's firewall.
 //
 // A caller makes of Config and result the Rules that are wanted (Host.Plan) and hands
 // them to Host.Add, which records them, and lets each place have its part: nftables,
@@ -30,16 +30,16 @@ type Config struct {
 	Zone        string // of firewalld
 }
 
-// backendName is what is asked to let a container's packets through.
+// backendName is where the accept rules for a container's packets are made.
 type backendName string
 
-// The backends. backendAuto is firewalld where it runs, or else iptables where a chain
-// of its own would drop what is forwarded, or else nobody: nothing is in the way.
+// The backends. backendAuto is firewalld where it runs, and every table "filter" of
+// iptables, which is made where there is none: its chain FORWARD may begin to drop later.
 const (
 	backendAuto      backendName = ""
 	backendIPTables  backendName = "iptables"
 	backendFirewalld backendName = "firewalld"
-	backendNFTables  backendName = "nftables" // nobody is asked
+	backendNFTables  backendName = "nftables" // no accept rules
 )
 
 // policy says who reaches a container. This host does, whatever the policy. Unless
@@ -50,7 +50,7 @@ type policy string
 const (
 	policyOpen       policy = "open"        // all
 	policySameBridge policy = "same-bridge" // from the same bridge, not from another with a policy
-	policyIsolated   policy = "isolated"    // from no container
+	policyIsolated   policy = "isolated"    // from outside; from no container of this bridge, or of another with a policy
 	// policyPublished lets in from the same bridge, and from anywhere what comes by a port
 	// mapping or answers the container.
 	policyPublished policy = "published"

@@ -9,11 +9,11 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
 	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -151,7 +151,7 @@ func portsOf(l links) ([]string, error) {
 	var ports []string
 	for _, name := range l.other {
 		link, err := netlink.LinkByName(name)
-		if isGone(err) {
+		if netns.IsLinkGone(err) {
 			continue
 		}
 		if err != nil {
@@ -162,11 +162,6 @@ func portsOf(l links) ([]string, error) {
 		}
 	}
 	return ports, nil
-}
-
-func isGone(err error) bool {
-	var gone netlink.LinkNotFoundError
-	return errors.As(err, &gone) || errors.Is(err, unix.ENODEV)
 }
 
 // Add makes the rules for the owner, and removes what the owner had before, by an ADD

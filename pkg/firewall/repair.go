@@ -9,6 +9,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -158,7 +159,7 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 // isLinkGone says whether it is certain that there is no such link.
 func isLinkGone(name string) bool {
 	_, err := netlink.LinkByName(name)
-	return isGone(err)
+	return netns.IsLinkGone(err)
 }
 
 // removeIdle takes away what nobody uses any more.

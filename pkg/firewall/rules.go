@@ -36,8 +36,9 @@ type Rules struct {
 // whenAsked says which tables of iptables are asked to let a container through.
 type whenAsked string
 
-// never asks none; ifThere those that the kernel has, since what drops packets there
-// tomorrow is not told to us; always these, and makes one where there is none.
+// never asks none; ifThere those that the kernel has (since nobody tells us what will drop
+// packets there tomorrow) and, where it has none, one that is made if it can be; always
+// the same, but it is an error if none can be made.
 const (
 	never   whenAsked = ""
 	ifThere whenAsked = "if there"

@@ -41,21 +41,21 @@ type fullError struct{ set int }
 
 func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
 
-// Grant is what an ADD was given: the addresses, and how to give back what it took.
+// Grant is what an ADD was given.
 type Grant struct {
 	Addresses []netip.Addr
 	// FromDead says that leases of owners who are proved dead were taken away for it.
 	FromDead bool
-	claim    claim
 }
 
 // Lease gives the owner one address of every set, or none at all. An owner that
 // has leases keeps them, as far as they suit, if its earlier namespace is this
-// one or is gone (but see Executed).
+// one or is gone (but see Executed). The inverse is pushed to undo, which the caller runs
+// if the ADD fails.
 //
 // Errors: code 101 where a set is used up, 102 where another holds what is
 // wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
-func (s *Store) Lease(w Want) (Grant, error) {
+func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 	ns := record.Identify(w.NetNS)
 	dead := newLivenessProber()
 	reclaimed, fromDead := false, false
@@ -80,8 +80,11 @@ func (s *Store) Lease(w Want) (Grant, error) {
 				return Grant{}, err
 			}
 			return Grant{}, cni.ExhaustedErrorf("%s", s.exhausted(use))
+		case err != nil:
+			return Grant{}, s.writeError(err)
 		default:
-			return Grant{c.record.Addresses, fromDead, c}, s.writeError(err)
+			undo.Push("release the lease", func() error { return s.takeBack(c) })
+			return Grant{c.record.Addresses, fromDead}, nil
 		}
 	}
 	return Grant{}, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
@@ -286,20 +289,20 @@ func (l *locked) restore(c claim) error {
 	return l.writeRecord(*c.old)
 }
 
-// Undo gives back what an ADD took, and nothing else: addresses that its owner had
+// takeBack releases what an ADD took, and nothing else: addresses that its owner had
 // before, or that another ADD for the same owner has been given since, stay.
-func (s *Store) Undo(g Grant) error {
+func (s *Store) takeBack(c claim) error {
 	return s.whileLocked(change, func(l *locked) error {
-		now, ok, err := l.lookup(g.claim.record.owner(s.network))
-		if err != nil || !ok || now.Take != g.claim.record.Take {
+		now, ok, err := l.lookup(c.record.owner(s.network))
+		if err != nil || !ok || now.Take != c.record.Take {
 			return err // without one: a DEL came first
 		}
 		defer l.saveIndex()
-		return l.giveBack(g.claim, now)
+		return l.giveBack(c, now)
 	})
 }
 
-// giveBack is Undo with the record that there is now.
+// giveBack is takeBack with the record that there is now.
 func (l *locked) giveBack(c claim, now ownerRecord) error {
 	switch {
 	case c.old != nil && now.equal(c.record):

@@ -141,7 +141,7 @@ func TestThingsInTheWay(t *testing.T) {
 				}
 				seen := map[netip.Addr]string{}
 				for _, id := range []string{"b", "c"} {
-					grant, err := s.Lease(want(sets, id))
+					grant, err := s.Lease(want(sets, id), &cni.Undo{})
 					got := grant.Addresses
 					if err != nil {
 						continue // a clear error will do
@@ -175,7 +175,7 @@ func TestNetworkDirectoryIsNoLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := NewStore(data, testNetwork, time.Second)
-	if _, err := s.Lease(want(testSets(t, "10.1.0.0/29"), "a")); cni.CodeOf(err) != cni.CodeIO {
+	if _, err := s.Lease(want(testSets(t, "10.1.0.0/29"), "a"), &cni.Undo{}); cni.CodeOf(err) != cni.CodeIO {
 		t.Errorf("got %v, want code 5", err)
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {

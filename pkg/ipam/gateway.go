@@ -29,7 +29,8 @@ func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 }
 
 // defaultGateway is the first host of a subnet: its second address, in a subnet
-// of two addresses (RFC 3021, RFC 6164) the first; a subnet of one has none.
+// of two addresses (RFC 3021, RFC 6164) the first; a subnet of one has none. Where
+// another IPAM plugin names no gateway, pkg/bridge chooses (withGateways).
 func defaultGateway(subnet netip.Prefix) netip.Addr {
 	switch subnet.Addr().BitLen() - subnet.Bits() {
 	case 0:

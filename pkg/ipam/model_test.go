@@ -131,7 +131,7 @@ func (p player) add(id string) {
 	n := p.naive
 	had := n.of(id)
 	next := n.next()
-	grant, err := p.store.Lease(want([]Set{n.set}, id))
+	grant, err := p.store.Lease(want([]Set{n.set}, id), &cni.Undo{})
 	got := grant.Addresses
 	switch {
 	case had.IsValid():
@@ -159,7 +159,7 @@ func (p player) request(id string) {
 	if !r.Leasable(a) {
 		return // the configuration's parser refuses it
 	}
-	grant, err := p.store.Lease(want([]Set{n.set}, id, a))
+	grant, err := p.store.Lease(want([]Set{n.set}, id, a), &cni.Undo{})
 	got := grant.Addresses
 	switch holder := n.taken[a]; {
 	case holder != "" && holder != id:

@@ -107,7 +107,7 @@ func TestAddAgain(t *testing.T) {
 	if again := from(t, s, sets).leaseIn("a", first); !slices.Equal(again, got) {
 		t.Errorf("in the same namespace: got %v, want %v", again, got)
 	}
-	_, err := s.Lease(Want{Owner: testOwner("a"), NetNS: second, Sets: sets})
+	_, err := s.Lease(Want{Owner: testOwner("a"), NetNS: second, Sets: sets}, &cni.Undo{})
 	if cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), first) {
 		t.Errorf("in another one while the first lives: got %v, want code 102 and the path", err)
 	}
@@ -138,7 +138,7 @@ func TestFullPoolTakesFromTheDead(t *testing.T) {
 	for i := range 5 {
 		from(t, s, sets).leaseIn(fmt.Sprint("c", i), netns)
 	}
-	_, err := s.Lease(want(sets, "late"))
+	_, err := s.Lease(want(sets, "late"), &cni.Undo{})
 	if cni.CodeOf(err) != cni.CodeExhausted || !strings.Contains(err.Error(), "no IP addresses available in range set: 10.1.0.1-10.1.0.6; ") || !strings.Contains(err.Error(), "5 of 5 in 10.1.0.0/29") {
 		t.Errorf("full: got %v, want code 101 and the numbers", err)
 	}
@@ -164,7 +164,7 @@ func TestRequestedOfTheDead(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/24")
 	netns, end := newNetNS(t)
 	a := from(t, s, sets).leaseIn("old", netns)[0]
-	if _, err := s.Lease(want(sets, "new", a)); cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "net/old/eth0") {
+	if _, err := s.Lease(want(sets, "new", a), &cni.Undo{}); cni.CodeOf(err) != cni.CodeConflict || !strings.Contains(err.Error(), "net/old/eth0") {
 		t.Errorf("while its holder lives: got %v, want code 102 and the holder", err)
 	}
 	end()

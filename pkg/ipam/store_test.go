@@ -74,7 +74,7 @@ func (p pool) leaseIn(id, netns string) []netip.Addr {
 
 func (p pool) must(w Want) []netip.Addr {
 	p.t.Helper()
-	got, err := p.store.Lease(w)
+	got, err := p.store.Lease(w, &cni.Undo{})
 	if err != nil {
 		p.t.Fatalf("lease to %s: %v", w.Owner, err)
 	}
@@ -158,7 +158,7 @@ func TestLeaseAllOrNothing(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/24", "fd00::/127") // the second has one address
 	from(t, s, sets).lease("a")
 	before := files(t, dir)
-	_, err := s.Lease(want(sets, "b"))
+	_, err := s.Lease(want(sets, "b"), &cni.Undo{})
 	if code := cni.CodeOf(err); code != cni.CodeExhausted {
 		t.Fatalf("got %v (code %d), want code %d", err, code, cni.CodeExhausted)
 	}
@@ -233,7 +233,7 @@ func TestLockIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Lease(want(sets, "b"))
+	_, err = s.Lease(want(sets, "b"), &cni.Undo{})
 	if code := cni.CodeOf(err); code != cni.CodeTryAgain || !strings.Contains(err.Error(), "process ") {
 		t.Errorf("got %v (code %d), want code %d and the holder's pid", err, code, cni.CodeTryAgain)
 	}

@@ -11,21 +11,33 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-func (p pool) grant(id string, sets []Set) Grant {
-	p.t.Helper()
-	g, err := p.store.Lease(want(sets, id))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return g
+// granted is a lease, and how it is taken back.
+type granted struct {
+	Grant
+	cni.Undo
 }
 
-func (p pool) undo(g Grant) {
+func (p pool) grant(id string, sets []Set) *granted {
 	p.t.Helper()
-	if err := p.store.Undo(g); err != nil {
-		p.t.Errorf("undo: %v", err)
+	var g granted
+	var err error
+	if g.Grant, err = p.store.Lease(want(sets, id), &g.Undo); err != nil {
+		p.t.Fatal(err)
+	}
+	return &g
+}
+
+// undo is what becomes of the lease where the ADD fails later.
+func (p pool) undo(g *granted) {
+	p.t.Helper()
+	later := errors.New("a later step")
+	err := later
+	if g.OnError(&err); err.Error() != later.Error() {
+		p.t.Error(err)
 	}
 }
 
@@ -42,7 +54,7 @@ func TestUndoOfManyAtOnce(t *testing.T) {
 			p.lease("a")
 		}
 		succeeded := before
-		var open []Grant
+		var open []*granted
 		steps := ""
 		for n := 2 + rnd.IntN(6); n > 0 || len(open) > 0; {
 			if n > 0 && (len(open) == 0 || rnd.IntN(2) == 0) {
@@ -97,13 +109,13 @@ func TestUndoAfterDel(t *testing.T) {
 	s, _ := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
 	p := from(t, s, sets)
-	slow := p.grant("a", sets)
+	slow, slower := p.grant("a", sets), p.grant("a", sets)
 	if err := s.Release(testOwner("a")); err != nil {
 		t.Fatal(err)
 	}
 	p.undo(slow)
 	later := p.lease("a")
-	p.undo(slow)
+	p.undo(slower)
 	if held, err := s.Held(testOwner("a")); err != nil || !slices.Equal(held, later) {
 		t.Errorf("got %v, %v, want %v", held, err, later)
 	}

@@ -1,12 +1,13 @@
 package nat
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // letHairpin lets the bridge send a frame back by the port that it came from.
@@ -24,8 +25,7 @@ func letHairpin(p Ports) error {
 	defer h.Close()
 	for _, name := range p.HostLinks {
 		link, err := h.LinkByName(name)
-		var gone netlink.LinkNotFoundError
-		if errors.As(err, &gone) {
+		if netns.IsLinkGone(err) {
 			continue // another plugin of the chain may have renamed it
 		}
 		if err != nil {

@@ -1,9 +1,10 @@
 // Package netns is the one handle of a container's network namespace.
 //
 // Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
-// of the package do all of it for a path. Make makes a namespace. How one is known again
-// after a boot is the business of pkg/record. What a path must be for it to be one is
-// said by containernetworking/plugins' package ns. Its own handle is not used: it opens the
+// of the package do all of it for a path. Make makes a namespace. IsGone and IsLinkGone tell
+// what was not there from what went wrong. How one is known again after a boot is the
+// business of pkg/record. What a path must be for it to be one is said by
+// containernetworking/plugins' package ns. Its own handle is not used: it opens the
 // namespace through the runtime's poller and enters it by a goroutine with a thread of its
 // own, which came to 40 system calls more for an ADD.
 package netns
@@ -62,6 +63,13 @@ func IsGone(err error) bool {
 	var none ns.NSPathNotExistErr
 	var another ns.NSPathNotNSErr
 	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
+}
+
+// IsLinkGone says whether an error of netlink's means that there is no such link: none was
+// found (LinkNotFoundError), or it went before the next message reached it (ENODEV).
+func IsLinkGone(err error) bool {
+	var notFound netlink.LinkNotFoundError //nolint:forbidigo // this is who is to be asked
+	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
 // Close closes the namespace.

@@ -3,15 +3,18 @@ package netns
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 // TestOpenOfAnotherKind: a namespace that is not a network's is none.
@@ -93,4 +96,41 @@ func here(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return ns
+}
+
+// TestIsLinkGone: a link may go before it is looked up, or between that and what is to be
+// done to it.
+func TestIsLinkGone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make a namespace")
+	}
+	golden.EnterNetNS(t)
+	_, err := netlink.LinkByName("none")
+	if !IsLinkGone(fmt.Errorf("look up none: %w", err)) {
+		t.Errorf("looked up: got %v, want that it is gone", err)
+	}
+	gone := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "gone"}}
+	if err := errors.Join(netlink.LinkAdd(gone), netlink.LinkDel(gone)); err != nil {
+		t.Fatal(err)
+	}
+	for what, do := range map[string]func() error{
+		"set up":       func() error { return netlink.LinkSetUp(gone) },
+		"MTU set":      func() error { return netlink.LinkSetMTU(gone, 1400) },
+		"renamed":      func() error { return netlink.LinkSetName(gone, "other") },
+		"given a name": func() error { return netlink.LinkSetAlias(gone, "other") },
+		"deleted":      func() error { return netlink.LinkDel(gone) },
+	} {
+		if err := do(); !IsLinkGone(err) {
+			t.Errorf("%s: got %v, want that it is gone", what, err)
+		}
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"nothing": nil, "lo, which stays": netlink.LinkDel(lo)} {
+		if IsLinkGone(err) || (err == nil) != (what == "nothing") {
+			t.Errorf("%s: got %v, is gone: %t, want that it is not", what, err, IsLinkGone(err))
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // What both devices have in common: they are made, raised, and given addresses.
@@ -137,7 +138,7 @@ func (h *Host) removeLink(name string) error {
 	if err == nil && link != nil {
 		err = h.nl.LinkDel(link)
 	}
-	if err != nil && !errors.Is(err, unix.ENODEV) {
+	if err != nil && !netns.IsLinkGone(err) {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	return nil

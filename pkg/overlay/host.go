@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -60,8 +60,7 @@ func (h *Host) Close() error {
 
 func (h *Host) link(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if netns.IsLinkGone(err) {
 		return nil, nil
 	}
 	if err != nil {

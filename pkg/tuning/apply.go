@@ -142,15 +142,14 @@ func (r saved) takeBack(t tuner) error {
 	for i := len(r.Before) - 1; i >= 0; i-- {
 		before := r.Before[i]
 		have, err := t.get(before.Name)
-		if isGone(err) {
-			continue
-		}
 		_, known := r.Made.value(before.Name)
 		ours := !known || slices.Contains(r.Made, setting{before.Name, have})
 		if err == nil && have != before.Value && ours {
 			err = t.set(before)
 		}
-		errs = append(errs, err)
+		if !isGone(err) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

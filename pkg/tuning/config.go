@@ -4,8 +4,9 @@
 // A caller reads a Config (ParseConfig), asks an administrator's list (Config.CheckAllowed),
 // and has Store.Add record what is and change it; Settings.Amend tells the result.
 // Store.Release puts back what was before the first entry of a network's list. Start at
-// Store.Add. To debug: the records, JSON, are in /run/cni/tuning or the network's
-// dataDir; setting.go has each setting with how it is read and written.
+// Store.Add. To debug: the records, JSON, are in /run/trestle/tuning, and in the reference
+// plugin's format in /run/cni/tuning or the network's dataDir; setting.go has each setting
+// with how it is read and written.
 package tuning
 
 import (

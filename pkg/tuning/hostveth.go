@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // errNoHostVeth is no failure: most kinds of interfaces have no end on the host.
@@ -23,8 +25,7 @@ func (t tuner) hostVeth() (netlink.Link, error) {
 		return nil, errNoHostVeth
 	}
 	outside, err := t.host.LinkByIndex(inside.Attrs().ParentIndex)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
+	if netns.IsLinkGone(err) {
 		return nil, errNoHostVeth
 	}
 	if err != nil {

@@ -25,6 +25,5 @@ func tune(path, ifName string, inside func(tuner) error) error {
 // isGone says whether what was to be restored is not there any more: the
 // namespace, the interface, its host veth, or its sysctl.
 func isGone(err error) bool {
-	var noLink netlink.LinkNotFoundError
-	return netns.IsGone(err) || errors.As(err, &noLink) || errors.Is(err, errNoHostVeth)
+	return netns.IsGone(err) || netns.IsLinkGone(err) || errors.Is(err, errNoHostVeth)
 }

@@ -150,11 +150,10 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 
 // lease asks the IPAM plugin for addresses. That one gives none is an error, of code 6.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
-	leased, giveBack, err := c.ipam.Add(c.Request)
+	leased, err := c.ipam.Add(c.Request, undo)
 	if err != nil {
 		return nil, bridge.Lease{}, err
 	}
-	undo.Push("release the lease", giveBack)
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
@@ -164,7 +163,8 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 
 // del deletes the owner's rules, its link and its lease, in this order, and goes on after
 // a failure. Only the lease is kept where the link could not be deleted, which may still
-// use the address.
+// use the address. All three are found by the owner: CNI_NETNS leads to nothing but what
+// the reference plugin made.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {

@@ -30,12 +30,12 @@ func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
 
 // Add drops the interfaces of the answer: which interface an address is for, the bridge
 // plugin decides.
-func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
+func (d delegate) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
-		return nil, nil, d.missing(r, cni.Add)
+		return nil, d.missing(r, cni.Add)
 	}
-	undo := func() error { return d.only(r, cni.Del) }
+	release := func() error { return d.only(r, cni.Del) }
 	answer, err := d.execute(path, r, cni.Add)
 	if err == nil {
 		var result *cni.Result
@@ -44,14 +44,15 @@ func (d delegate) Add(r *cni.Request) (*cni.Result, func() error, error) {
 			for _, ip := range result.IPs {
 				ip.Interface = nil
 			}
-			return result, undo, nil
+			undo.Push("release the lease", release)
+			return result, nil
 		}
 	}
 	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
-	if delErr := undo(); delErr != nil && delErr.Error() != err.Error() {
+	if delErr := release(); delErr != nil && delErr.Error() != err.Error() {
 		err = errors.Join(err, delErr)
 	}
-	return nil, nil, err
+	return nil, err
 }
 
 // Del also releases what host-local leased before the network's IPAM plugin was changed;

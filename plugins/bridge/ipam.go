@@ -22,8 +22,8 @@ type ipam interface {
 	// ReleasesByLink says that Del sends something by the container's link.
 	ReleasesByLink() bool
 
-	// Add gives the lease, and the function that releases what this call took.
-	Add(*cni.Request) (*cni.Result, func() error, error)
+	// Add gives the lease, and pushes to undo what releases what this call took.
+	Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
 	GC(*cni.Request) error
@@ -101,9 +101,8 @@ type noIPAM struct{}
 func (noIPAM) NeedsNoLink() bool    { return true }
 func (noIPAM) ReleasesByLink() bool { return false }
 
-func (noIPAM) Add(*cni.Request) (*cni.Result, func() error, error) {
-	return &cni.Result{}, func() error { return nil }, nil
-}
+func (noIPAM) Add(*cni.Request, *cni.Undo) (*cni.Result, error) { return &cni.Result{}, nil }
+
 func (noIPAM) Del(r *cni.Request) error  { return hostlocal.ReleaseFormer(r) } // the network may have had one
 func (noIPAM) Check(*cni.Request) error  { return nil }
 func (noIPAM) GC(r *cni.Request) error   { return hostlocal.ReclaimFormer(r) }
@@ -117,8 +116,8 @@ type inProcess struct {
 
 // Add gives the dead's host ports back with their leases: nobody else's container shall be
 // reached by them.
-func (inProcess) Add(r *cni.Request) (*cni.Result, func() error, error) {
-	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) })
+func (inProcess) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
+	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) }, undo)
 }
 
 func (p inProcess) Del(r *cni.Request) error    { return p.plugin.Del(r) }
@@ -132,13 +131,12 @@ type givenAddresses struct {
 	plugin cni.Plugin
 }
 
-func (g givenAddresses) Add(r *cni.Request) (*cni.Result, func() error, error) {
+func (g givenAddresses) Add(r *cni.Request, _ *cni.Undo) (*cni.Result, error) {
 	result, err := g.plugin.Add(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	newest, err := types100.GetResult(result)
-	return newest, func() error { return nil }, err
+	return types100.GetResult(result)
 }
 
 func (g givenAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }

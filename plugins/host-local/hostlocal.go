@@ -31,13 +31,15 @@ func Plugin() cni.Plugin {
 // then that the container has its interface already, or that another ADD was faster, and
 // gives them back by DEL, from under the attachment that stands. So what that has is
 // refused, as the reference refuses it (duplicate allocation).
-func add(r *cni.Request) (types.Result, error) {
+func add(r *cni.Request) (result types.Result, err error) {
+	var undo cni.Undo
+	defer undo.OnError(&err)
 	executed := &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }}
-	result, _, err := lease(r, executed, func() error { return nil }) // GC is for what the dead have besides
+	leased, err := lease(r, executed, func() error { return nil }, &undo) // GC is for what the dead have besides
 	if err != nil {
 		return nil, err
 	}
-	return result, nil
+	return leased, nil
 }
 
 // isAttached says whether the container has the interface; false where that cannot be
@@ -50,42 +52,43 @@ func isAttached(r *cni.Request) bool {
 	return err == nil
 }
 
-// Lease is ADD for a main plugin in this process. undo releases what this call took, but
-// no address that the attachment had before, or that another ADD got for it meanwhile.
-// fromDead is called where leases of the dead were taken away: nothing else of theirs may
-// lead to their addresses any more.
-func Lease(r *cni.Request, fromDead func() error) (result *cni.Result, undo func() error, err error) {
-	return lease(r, nil, fromDead)
+// Lease is ADD for a main plugin in this process, whose undo then releases what this call
+// took, but no address that the attachment had before, or that another ADD got for it
+// meanwhile. fromDead is called where leases of the dead were taken away: nothing else of
+// theirs may lead to their addresses any more.
+func Lease(r *cni.Request, fromDead func() error, undo *cni.Undo) (*cni.Result, error) {
+	return lease(r, nil, fromDead, undo)
 }
 
-func lease(r *cni.Request, by *ipam.Executed, fromDead func() error) (result *cni.Result, undo func() error, err error) {
+func lease(r *cni.Request, by *ipam.Executed, fromDead func() error, undo *cni.Undo) (*cni.Result, error) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	result = &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
+	result := &cni.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: config.Routes}
 	if config.ResolvConf != "" {
 		if result.DNS, err = ipam.ReadResolvConf(config.ResolvConf); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	store, err := ipam.StoreOf(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	grant, err := store.Lease(ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by})
+	want := ipam.Want{Owner: r.Owner, NetNS: r.NetNS, Sets: config.Sets, Requested: config.Requested, Executed: by}
+	grant, err := store.Lease(want, undo)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if grant.FromDead {
 		if err := fromDead(); err != nil {
-			return nil, nil, errors.Join(err, store.Undo(grant))
+			return nil, err
 		}
 	}
 	for i, a := range grant.Addresses {
 		result.IPs = append(result.IPs, ipConfig(config.Sets[i], a))
 	}
-	return result, func() error { return store.Undo(grant) }, nil
+	return result, nil
 }
 
 // ipConfig is the leased address as a result shows it.

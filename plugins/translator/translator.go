@@ -18,6 +18,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/ipam"
 	"github.com/trestle-cni/trestle/pkg/nat"
+	"github.com/trestle-cni/trestle/pkg/netns"
 	"github.com/trestle-cni/trestle/pkg/nft"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -90,8 +91,7 @@ func isAlive(label string) (bool, error) {
 		return false, nil
 	}
 	_, err := netlink.LinkByName(bridge.HostName(owner))
-	var gone netlink.LinkNotFoundError
-	if errors.As(err, &gone) {
+	if netns.IsLinkGone(err) {
 		return ipam.IsAlive(owner)
 	}
 	if err != nil {

@@ -25,9 +25,9 @@ const flannelVariable = "FLANNELD"
 func flannelNote() string {
 	program := os.Getenv(flannelVariable)
 	if program == "" {
-		return "flannel was not there in this run, so that its rows are missing; what was measured of it once is in [hosts](hosts.md#next-to-flannel), with the way to have it here."
+		return "Flannel was not measured in this run, so its rows are missing; [hosts](hosts.md#next-to-flannel) has results of an earlier run, and says how to have it measured."
 	}
-	return "Rows of flannel are of this run, by " + flannelVersion(program) + ", built as [hosts](hosts.md#next-to-flannel) says."
+	return "Rows of flannel are of this run, with " + flannelVersion(program) + ", built as [hosts](hosts.md#next-to-flannel) says."
 }
 
 // flannelVersion is that of the module in the program, which does not know its own.

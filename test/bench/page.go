@@ -60,11 +60,11 @@ kernel's own deletion of a veth pair.`
 
 const introduction = `# Benchmarks
 
-Written by ` + "`make bench`" + `, on one machine, in one run: each variant on a host of its own (namespaces), all of them in turn,
-round by round, so that whatever disturbs the machine disturbs them all. Median, smallest and largest of n rounds, from before
-fork to after wait of all processes that the runtime starts; the first round does not count. *ratio* is to the first row of a table.
-*CPU* is what these processes have had of it; what the kernel does later is in nobody's. The floors are an empty Go program, executed as often as
-the chain has plugins, and one that makes and removes the same in the kernel by raw netlink, in the fewest messages, and looks at nothing.
+Written by ` + "`make bench`" + `, on one machine, in one run. Each variant has a host of its own (namespaces), and the variants take turns,
+round by round, so that whatever disturbs the machine disturbs them all. Shown are median, smallest and largest of n rounds, without the first, from before
+fork to after wait of all processes that the runtime starts. *ratio* is to the first row of a table.
+*CPU* is the processor time of these processes; what the kernel does afterwards is not counted. The floors are an empty Go program, executed as often as
+the chain has plugins, and one that makes and removes the same in the kernel by raw netlink, in the fewest messages and without checks.
 Grace periods of the kernel (RCU) are most of DEL: they take 4 to 16 ms on kernels with 250 ticks a second.
 
 `
@@ -73,7 +73,7 @@ const peersElsewhere = `
 ## Not of this run
 
 kindnet's CNI (ptp, no masquerade of its own), measured once on a machine of this kind: ADD 6.4 ms, DEL 24.8 ms; with 1 port 17.4 and
-34.8 ms, with 10 ports 16.9 and 34.6 ms. It is not built here, and stands here for orientation only.
+34.8 ms, with 10 ports 16.9 and 34.6 ms. It is not part of the run, and given for orientation only.
 `
 
 // write puts the page and its pictures into the directory; pictures of tables that are no more go.

@@ -1,10 +1,15 @@
 package repo
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -100,4 +105,69 @@ func readFile(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(data)
+}
+
+// TestMessagesOfTroubleshooting: what docs/troubleshooting.md says that Trestle says, it says.
+// "…" stands for what differs, so each piece between is in one of our texts as it is there.
+func TestMessagesOfTroubleshooting(t *testing.T) {
+	_, section, found := strings.Cut(readFile(t, "../../docs/troubleshooting.md"), "## What Trestle says\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	said := allTexts(t)
+	messages := regexp.MustCompile("(?m)^\\| `([^`]*)`").FindAllStringSubmatch(section, -1)
+	if !found || len(messages) < 20 {
+		t.Fatalf("got %d messages, want all that the page has", len(messages))
+	}
+	for _, message := range messages {
+		for piece := range strings.SplitSeq(message[1], "…") {
+			if piece = strings.TrimSpace(piece); len(piece) > 3 && !strings.Contains(said, piece) {
+				t.Errorf("docs/troubleshooting.md: `%s`: nothing in the code says %q", message[1], piece)
+			}
+		}
+	}
+}
+
+// allTexts are the constant strings of our programs, a line each, with … for their verbs.
+func allTexts(t *testing.T) string {
+	t.Helper()
+	var texts strings.Builder
+	for _, dir := range []string{"../../cmd", "../../pkg", "../../plugins"} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				expr, isExpr := n.(ast.Expr)
+				if text, ok := constant(expr); isExpr && ok {
+					texts.WriteString(verb.ReplaceAllString(strings.ReplaceAll(text, "%q", `"…"`), "…") + "\n")
+					return false
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return texts.String()
+}
+
+var verb = regexp.MustCompile(`%[-+# 0]*(\[\d+\])?\d*[a-zA-Z]`)
+
+// constant is a text that stands in the code, in one piece or in several.
+func constant(e ast.Expr) (text string, ok bool) {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		text, err := strconv.Unquote(e.Value)
+		return text, e.Kind == token.STRING && err == nil
+	case *ast.BinaryExpr:
+		left, isLeft := constant(e.X)
+		right, isRight := constant(e.Y)
+		return left + right, isLeft && isRight
+	}
+	return "", false
 }

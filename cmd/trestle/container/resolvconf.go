@@ -34,15 +34,15 @@ func (s *Container) ResolvConf(dns types.DNS) (path string, err error) {
 	if err := os.MkdirAll(filepath.Dir(s.resolvConf()), 0o755); err != nil {
 		return "", err
 	}
-	return s.resolvConf(), rawfile.Write(s.resolvConf(), []byte(Text(dns)), 0o644)
+	return s.resolvConf(), rawfile.Write(s.resolvConf(), []byte(text(dns)), 0o644)
 }
 
 func (s *Container) resolvConf() string {
 	return filepath.Join(record.DefaultDir, "resolv.conf", s.Name)
 }
 
-// Text is resolv.conf(5).
-func Text(dns types.DNS) string {
+// text is resolv.conf(5).
+func text(dns types.DNS) string {
 	var b strings.Builder
 	for _, server := range dns.Nameservers {
 		b.WriteString("nameserver " + server + "\n")

@@ -13,7 +13,7 @@ func TestText(t *testing.T) {
 		"search a b\noptions ndots:5 edns0\n":        {Domain: "x", Search: []string{"a", "b"}, Options: []string{"ndots:5", "edns0"}},
 		"nameserver 192.0.2.1\nsearch x\n":           {Nameservers: []string{"192.0.2.1"}, Domain: "x"},
 	} {
-		if got := Text(dns); got != want {
+		if got := text(dns); got != want {
 			t.Errorf("%+v: got %q, want %q", dns, got, want)
 		}
 	}

@@ -75,8 +75,8 @@ const maxName = 128
 
 var nameShape = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`) // CNI spec, "Network configuration format"
 
-// CheckName says what is wrong with the name of a network.
-func CheckName(name string) error {
+// checkName says what is wrong with the name of a network.
+func checkName(name string) error {
 	switch {
 	case name == "":
 		return cni.ConfigErrorf("name: empty; give the network a name")
@@ -100,7 +100,7 @@ func (w Wish) Plan() (Plan, error) {
 		p.Bridge = bridgeName(w.Name)
 	}
 	for _, check := range []func() error{
-		func() error { return CheckName(w.Name) },
+		func() error { return checkName(w.Name) },
 		w.checkChoices,
 		func() error { return cni.ConfigError("--bridge", cni.CheckIfName(p.Bridge)) },
 		func() (err error) { p.Labels, err = parseLabels(w.Labels); return err },
