@@ -36,8 +36,10 @@ func TestCheckNeedsPing(t *testing.T) {
 func TestCheckSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	c := checked{Peers: []checkedPeer{
-		{Name: "b", Way: "direct"}, {Name: "b", Way: "direct"},
-		{Name: "c", Way: "direct"}, {Name: "c", Way: "direct", Fault: "no answer from fd40::1", Cause: "a cloud"},
+		{Name: "b", Way: "direct"},
+		{Name: "b", Way: "direct"},
+		{Name: "c", Way: "direct"},
+		{Name: "c", Way: "direct", Fault: "no answer from fd40::1", Cause: "a cloud"},
 	}}
 	if got, want := c.String(), c.mesh.String()+"b: fine, by direct\nc: no answer from fd40::1; a cloud\n"; got != want || c.fine() {
 		t.Errorf("got %q, fine: %v, want %q", got, c.fine(), want)

@@ -29,17 +29,17 @@ func TestReferenceChainUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	tooLong := strings.Repeat("c", 300) // NFT_NAME_MAXLEN is 256
-	any := func(*nftables.Rule) bool { return true }
+	every := func(*nftables.Rule) bool { return true }
 	for _, test := range []struct {
 		name string
 		part nftPart
 		want error
 	}{
-		{"none", nftPart{table, "PREROUTING", any, ""}, nil},
-		{"no chain of its own", nftPart{table, "POSTROUTING", any, "CNI-none"}, nil},
-		{"no table", nftPart{&nftables.Table{Name: "none", Family: nftables.TableFamilyIPv4}, "POSTROUTING", any, ""}, nil},
-		{"refused", nftPart{table, tooLong, any, ""}, unix.ERANGE},
-		{"the second is refused", nftPart{table, "POSTROUTING", any, tooLong}, unix.ERANGE},
+		{"none", nftPart{table, "PREROUTING", every, ""}, nil},
+		{"no chain of its own", nftPart{table, "POSTROUTING", every, "CNI-none"}, nil},
+		{"no table", nftPart{&nftables.Table{Name: "none", Family: nftables.TableFamilyIPv4}, "POSTROUTING", every, ""}, nil},
+		{"refused", nftPart{table, tooLong, every, ""}, unix.ERANGE},
+		{"the second is refused", nftPart{table, "POSTROUTING", every, tooLong}, unix.ERANGE},
 	} {
 		err := c.Edit(func(library *nftables.Conn) error { return test.part.delete(c, library) })
 		if !errors.Is(err, test.want) {
