@@ -204,7 +204,7 @@ race: have-go deps ## unit tests under the race detector, which needs a C compil
 # the test with it.
 RACE := $(CURDIR)/.cache/race
 race-hosts: DEPS += gcc=build-essential
-race-hosts: root have-go deps ## networks over several hosts, by programs that are built with the race detector
+race-hosts: root have-go deps peers ## networks over several hosts, by programs that are built with the race detector
 	@mkdir -p '$(RACE)'
 	CGO_ENABLED=1 go build -race -trimpath -o '$(RACE)/trestle' ./cmd/trestle
 	CGO_ENABLED=1 go build -race -trimpath -o '$(RACE)/trestle-node' ./cmd/trestle-node

@@ -1,6 +1,5 @@
-// Command plugins is the one executable of all of Trestle's CNI plugins. bridge,
-// host-local, portmap … are hard links to it: the name by which a runtime executes it
-// chooses the plugin.
+// Command plugins is the executable of all Trestle's CNI plugins. bridge, host-local,
+// portmap … are hard links to it: the name by which a runtime executes it selects the plugin.
 package main
 
 import (
@@ -15,9 +14,9 @@ import (
 	"github.com/trestle-cni/trestle/plugins/registry"
 )
 
-// release is the version of this build, set by the Makefile. It starts at 2:
-// nerdctl takes the number for that of the reference plugins and wants 1.7.1 or
-// later before it uses all of the firewall plugin.
+// release is the version of this build, set by the Makefile. It starts at 2, since nerdctl
+// takes it for the version of the reference plugins, and needs 1.7.1 or later to use the
+// firewall plugin fully.
 var release = "2.0.0-dev"
 
 func main() {
@@ -27,7 +26,7 @@ func main() {
 	}
 	wayOut := strings.Join(slices.Sorted(maps.Keys(registry.Plugins())), ", ")
 	if os.Getenv("CNI_COMMAND") != "" {
-		// a runtime takes the file's name from the type
+		// the runtime has taken the name of the file from the type
 		os.Exit(cni.Refuse(cni.ConfigErrorf("type: %q does not say which plugin it is; use one of %s, or a name that begins or ends with one of them, as in my-bridge", name, wayOut)))
 	}
 	fmt.Fprintf(os.Stderr, "%s: no plugin of this name; run this program as one of %s\n", name, wayOut)

@@ -37,7 +37,7 @@ has.`,
 			return o.run(command.Context(), a.printer(command), args)
 		},
 	}
-	command.Flags().StringVar(&o.ifname, "ifname", "", "this interface alone")
+	command.Flags().StringVar(&o.ifname, "ifname", "", "only this interface")
 	return command
 }
 

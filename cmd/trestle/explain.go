@@ -28,8 +28,8 @@ func newExplainCommand(a *app) *cobra.Command {
 		Long: `Follow a packet from a container to an address, or from an address to a port that the
 container has published: interface, routes, bridge, the rules of all programs with
 their counters, masquerade, connections. It says where the packet would stop, and how
-to fix that. Nothing is sent and nothing is changed. Without --to and --from both
-directions are followed, out to an address of the Internet and in to the ports.
+to fix that. Nothing is sent and nothing is changed. Without --to and --from it follows
+both directions: out to an address of the Internet, and in to the published ports.
 
 CONTAINER is a name, an id or its beginning, a pod, or an address.
 

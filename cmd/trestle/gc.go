@@ -25,10 +25,10 @@ func newGCCommand(a *app) *cobra.Command {
 		Use:   "gc [NETWORK…]",
 		Short: "Free what belongs to containers that are provably gone",
 		Long: `Free addresses, links, rules and host ports of containers that are provably gone:
-those of an earlier boot, or whose network namespace no longer exists. It runs GC of
-Trestle's plugins for each network list, or for those that are named, without a list
-of valid attachments: whatever cannot be proved dead stays. You can run it at any
-time, beside any runtime.`,
+those of an earlier boot, or whose network namespace no longer exists. It does what
+Trestle's plugins do at a GC without a list of valid attachments, for each network list
+or for those that are named: whatever cannot be proved dead stays. You can run it at
+any time, beside any runtime.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)

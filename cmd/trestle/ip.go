@@ -16,7 +16,7 @@ import (
 )
 
 func newIPCommand(a *app) *cobra.Command {
-	return newGroupCommand("ip", "Addresses: who has which, and the store that says so",
+	return newGroupCommand("ip", "Leased addresses, and the store of leases",
 		newIPLsCommand(a), newIPReleaseCommand(a), newIPVerifyCommand(a), newIPRepairCommand(a), newIPMapCommand(a))
 }
 

@@ -42,7 +42,7 @@ containers stay. See docs/switching-over.md.`,
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
-	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say whether it could be done, and what would go; change nothing")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say whether it can be done, and what would be removed; change nothing")
 	return command
 }
 

@@ -26,15 +26,15 @@ func newLsCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:     "ls [NETWORK…]",
 		Aliases: []string{"ps"},
-		Short:   "List attachments: who is on which network, with what",
+		Short:   "List attachments: which container is on which network, with what",
 		Long: `List attachments: who is on which network, with which addresses, published ports and
-traffic, and whether its network namespace is alive. It joins what leases, links,
-records and the caches of runtimes tell, whichever runtime and suite made them. Of a
-container of trestle run --detach it names the file that --log writes.
+traffic, and whether its network namespace is alive. It combines leases, links, records
+and the caches of runtimes, whichever runtime and suite made them. For a container of
+trestle run --detach it names the file of --log.
 
-On a host of a network over several hosts the other hosts follow: their subnets, how
-they are reached, and when they have last given a sign of life, as trestle-node has
-noted it. --hosts lists them alone, and all of them.`,
+If the host is in a network over several hosts, the other hosts follow: their subnets,
+how they are reached, and when they last gave a sign of life, as trestle-node has noted
+it. --hosts lists only hosts, and all of them.`,
 		Example: `  trestle ls
   trestle ls --json | jq '.[] | select(.state == "dead")'`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
@@ -53,7 +53,7 @@ noted it. --hosts lists them alone, and all of them.`,
 			return o.run(a.printer(command))
 		},
 	}
-	command.Flags().BoolVarP(&o.watch, "watch", "w", false, "look again and again, and show traffic by the second")
+	command.Flags().BoolVarP(&o.watch, "watch", "w", false, "look again and again, and show traffic per second")
 	command.Flags().BoolVar(&o.hosts, "hosts", false, "list the other hosts of networks over several hosts instead")
 	command.Flags().DurationVar(&o.interval, "interval", 2*time.Second, "with --watch, how often")
 	return command

@@ -109,13 +109,13 @@ func newRootCommand() *cobra.Command {
 		Short: "Look after the bridge networks of this host's containers",
 		Long: `Look after the bridge networks of this host's containers, whatever runtime made them.
 
-Exit status: 0; 1 where something failed; 2 where what was asked for is wrong, and then
-nothing was changed; 3 where a command that looks for faults has found some. "trestle
-run" ends as its command did.
+Exit status: 0; 1 if something failed; 2 if the request is wrong, and then nothing was
+changed; 3 if a command that looks for faults has found some. "trestle run" ends with
+the exit status of its command.
 
-Tables are cut to the terminal's width, and whole where there is none; --json has all
-there is. NO_COLOR in the environment switches colours off. NETCONFPATH and CNI_PATH
-stand for --lists and --plugins.`,
+On a terminal tables are cut to its width; --json shows everything. NO_COLOR in the
+environment switches colours off. NETCONFPATH and CNI_PATH are the defaults of --lists
+and --plugins.`,
 		Version:       release,
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
@@ -125,7 +125,7 @@ stand for --lists and --plugins.`,
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "answer in JSON")
 	flags.StringSliceVar(&a.lists, "lists", fromEnv("NETCONFPATH", network.DefaultDir), "directories of network lists")
-	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins, the first that has one counts")
+	flags.StringSliceVar(&a.plugins, "plugins", fromEnv("CNI_PATH", "/opt/cni/bin", "/usr/lib/cni"), "directories of plugins; the first that has a plugin counts")
 	root.AddGroup(&cobra.Group{
 		ID:    groupChange,
 		Title: "Networks and containers:",
@@ -174,7 +174,7 @@ func asInput(command *cobra.Command) {
 			if like := c.SuggestionsFor(args[0]); len(like) > 0 {
 				return cni.ConfigErrorf("unknown command %q for %q; is it %s?", args[0], c.CommandPath(), strings.Join(like, " or "))
 			}
-			return fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+			return cni.ConfigErrorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
 		}
 	}
 	command.Args = func(c *cobra.Command, args []string) error {

@@ -98,6 +98,7 @@ func page(t *testing.T, root *cobra.Command) []byte {
 	for _, command := range all(root) {
 		out.WriteString("- [" + command.CommandPath() + "](#" + dashed(command) + "): " + command.Short + "\n")
 	}
+	indented := regexp.MustCompile(`(?m)(?:^    .*\n)+`)
 	inherited := regexp.MustCompile(`(?s)### Options inherited from parent commands.*?\n\n(?:###|$)`)
 	for _, command := range all(root) {
 		var one bytes.Buffer
@@ -106,6 +107,8 @@ func page(t *testing.T, root *cobra.Command) []byte {
 		}
 		text, _, _ := strings.Cut(one.String(), "### SEE ALSO")
 		text = inherited.ReplaceAllString(text, "")
+		fenced := indented.ReplaceAllString(command.Long+"\n", "```\n$0```\n")
+		text = strings.Replace(text, command.Long, strings.TrimSpace(fenced), 1)
 		for _, heading := range []string{"Synopsis", "Options"} {
 			text = strings.ReplaceAll(text, "### "+heading+"\n\n", "")
 		}

@@ -29,12 +29,12 @@ func newMetricsCommand(a *app) *cobra.Command {
 	o := metricsOptions{app: a}
 	command := &cobra.Command{
 		Use:   "metrics",
-		Short: "Count for Prometheus: pools, attachments, ports, leaks, findings",
-		Long: `Write what can be counted as Prometheus reads it: how large pools are and how full,
+		Short: "Metrics for Prometheus: pools, attachments, ports, leaks, findings",
+		Long: `Write metrics in Prometheus' text format: how large pools are and how full,
 attachments, published ports, what dead containers have left, and what trestle doctor
-finds. With --output a timer does for the textfile collector of node_exporter; the file
-is replaced as a whole. With --listen it serves /metrics until it is ended, on an
-address of the loopback interface alone.`,
+finds. With --output it replaces a file atomically: run it by a timer, for the textfile
+collector of node_exporter. With --listen it serves /metrics until it is ended, only on
+an address of the loopback interface.`,
 		Example: `  trestle metrics --output /var/lib/node_exporter/trestle.prom
   trestle metrics --listen 127.0.0.1:9753`,
 		Args: cobra.NoArgs,

@@ -27,16 +27,19 @@ func newNetworkCreateCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "create NETWORK",
 		Short: "Make a network",
-		Long: `Make a network: a bridge of its own, behind the host's addresses, with a free subnet
-unless you name one. It is written as a network list that any CNI runtime reads; no
-runtime need be restarted. The file is named 90-NETWORK.conflist, so that it does not
-become what Kubernetes' runtimes take (the first file of the directory) where there is
-another.
+		Long: `Make a network: a bridge of its own, masqueraded behind the host's addresses, with a
+free subnet unless you name one. It is written as a network list that any CNI runtime
+can read; no runtime needs a restart. The file is named 90-NETWORK.conflist, so that
+another one, if there is any, stays the first in the directory: Kubernetes' runtimes use
+that.
 
-From outside of the bridge, that is from other hosts and other networks, only published
-ports are reached (--ingress published). With --ingress same-bridge other hosts that
-know a route get in as well, other networks with a policy do not; with open everybody
-does; with isolated no other container, and not even the neighbours on the bridge.
+--ingress says who reaches a container from outside its bridge:
+
+    published    everybody, by published ports only (default)
+    same-bridge  other hosts that have a route, and networks without a policy
+    isolated     the same, but not even its neighbours on the bridge
+    open         everybody
+
 --internal cuts the way out as well: no default route, no masquerade, nothing forwarded.`,
 		Example: `  trestle network create web
   trestle network create db --internal --subnet 10.30.0.0/24 --exclude 10.30.0.0/28
@@ -48,19 +51,19 @@ does; with isolated no other container, and not even the neighbours on the bridg
 		},
 	}
 	flags := command.Flags()
-	flags.StringVarP(&o.Driver, "driver", "d", "bridge", "what makes the network; there is bridge")
+	flags.StringVarP(&o.Driver, "driver", "d", "bridge", "what makes the network; only bridge")
 	flags.StringSliceVar(&o.Subnets, "subnet", nil, "subnet, one or several; each container gets an address of each (default: a free one)")
 	flags.StringSliceVar(&o.Gateways, "gateway", nil, "address of the host in a subnet (default: its first)")
-	flags.StringSliceVar(&o.IPRanges, "ip-range", nil, "part of a subnet that containers get addresses of (default: all)")
+	flags.StringSliceVar(&o.IPRanges, "ip-range", nil, "part of a subnet from which containers get addresses (default: all)")
 	flags.StringSliceVar(&o.Exclude, "exclude", nil, "addresses or prefixes that no container gets")
-	flags.BoolVar(&o.IPv6, "ipv6", false, "give the network an IPv6 subnet, too, if none is named")
+	flags.BoolVar(&o.IPv6, "ipv6", false, "give the network an IPv6 subnet as well, if none is named")
 	flags.StringVar(&o.Bridge, "bridge", "", "name of the bridge (default: br-NETWORK)")
-	flags.IntVar(&o.MTU, "mtu", 0, "largest packet (default: that of the default route)")
-	flags.BoolVar(&o.Internal, "internal", false, "cut the network off from all others, in both directions")
+	flags.IntVar(&o.MTU, "mtu", 0, "MTU of the bridge and its containers (default: that of the default route)")
+	flags.BoolVar(&o.Internal, "internal", false, "cut the network off from all other hosts and networks, in both directions")
 	flags.BoolVar(&o.Isolate, "isolate", false, "keep containers of the network from one another")
-	flags.StringVar(&o.Ingress, "ingress", network.Published, "what gets in from outside of the bridge: "+strings.Join(network.Policies(), ", "))
-	flags.BoolVar(&o.NoMasquerade, "no-masquerade", false, "containers show their own addresses to other hosts")
-	flags.StringSliceVar(&o.Labels, "label", nil, "key=value, for you")
+	flags.StringVar(&o.Ingress, "ingress", network.Published, "what gets in from outside the bridge: "+strings.Join(network.Policies(), ", "))
+	flags.BoolVar(&o.NoMasquerade, "no-masquerade", false, "containers keep their own addresses towards other hosts")
+	flags.StringSliceVar(&o.Labels, "label", nil, "key=value, for your own use")
 	completeFlag(command, "ingress", words(network.Policies()...))
 	completeFlag(command, "driver", words("bridge"))
 	return command

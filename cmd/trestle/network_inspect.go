@@ -20,7 +20,7 @@ func newNetworkInspectCommand(a *app) *cobra.Command {
 	o := networkInspectOptions{app: a}
 	return &cobra.Command{
 		Use:               "inspect NETWORK…",
-		Short:             "Show all there is to know of a network",
+		Short:             "Show everything about a network",
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },

@@ -24,15 +24,15 @@ func newNetworkPruneCommand(a *app) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove the networks that nobody is on",
-		Long: `Remove the networks that no container is on, of those that "network create" made:
-lists that somebody else put there, as for Kubernetes, stay.`,
+		Long: `Remove those networks made by "network create" that have no container. Lists that
+somebody else put there, as for Kubernetes, stay.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
 	command.Flags().BoolVarP(&o.force, "force", "f", false, "do not ask")
-	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "say which would go, and change nothing")
+	command.Flags().BoolVar(&o.dryRun, "dry-run", false, "show which would be removed, and change nothing")
 	return command
 }
 

@@ -12,14 +12,25 @@ import (
 )
 
 func newNodeCommand() *cobra.Command {
-	return newElsewhereCommand("node", "This host's part in a network over several hosts (trestle-node)")
+	return newElsewhereCommand("node", "This host's part in a network over several hosts (trestle-node)",
+		`This host's part in a network over several hosts. It runs trestle-node; see "trestle
+node COMMAND --help", and docs/hosts.md.
+
+    join      write this host's settings, if it can be in the network
+    run       be the agent; trestle-node.service does this
+    status    show how this host stands, its subnets and its peers
+    drain     keep new containers away; undrain ends that
+    undrain   let the runtime start containers again
+    leave     take this host out of the network
+    accept    believe that what the store no longer lists is gone
+    reset-id  make a host of its own of one whose disk was copied`)
 }
 
 // newElsewhereCommand is a command that trestle-node has: this program knows no store of
 // other hosts, and is the smaller for it.
-func newElsewhereCommand(name, short string) *cobra.Command {
+func newElsewhereCommand(name, short, long string) *cobra.Command {
 	return &cobra.Command{
-		Use: name, Short: short, DisableFlagParsing: true,
+		Use: name + " COMMAND", Short: short, Long: long, DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error { return becomeNode(append([]string{name}, args...)) },
 	}
 }

@@ -17,7 +17,7 @@ func newPortsCommand(a *app) *cobra.Command {
 	o := portsOptions{app: a}
 	return &cobra.Command{
 		Use:               "ports [NETWORK…]",
-		Short:             "List published ports: which of the host's lead to whom",
+		Short:             "List published ports, and the containers that they lead to",
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
 	}

@@ -35,9 +35,9 @@ func newReportCommand(a *app) *cobra.Command {
 page for a browser, to send along with a report of a fault. FILE may be "-", standard
 output; with --json that gets the same as data.
 
---mask masks addresses and MACs, each always by the same other one, also in names and
-texts; addresses of one subnet stay in one subnet. Names of containers, pods, networks
-and interfaces stay as they are: look before you send it.`,
+--mask replaces addresses and MACs, each always by the same substitute, also in names
+and texts; addresses of one subnet stay in one subnet. Names of containers, pods,
+networks and interfaces stay as they are: look through it before you send it.`,
 		Example: `  trestle report fault.html
   trestle report fault.html --mask`,
 		Args: cobra.ExactArgs(1),
@@ -46,7 +46,7 @@ and interfaces stay as they are: look before you send it.`,
 			return o.run(command.Context(), a.printer(command))
 		},
 	}
-	command.Flags().BoolVar(&o.mask, "mask", false, "mask addresses, the same by the same")
+	command.Flags().BoolVar(&o.mask, "mask", false, "replace addresses and MACs by substitutes")
 	return command
 }
 

@@ -19,10 +19,9 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Use:   "restore",
 		Short: "Restore masquerade, mapped ports and policies after a flush",
 		Long: `Restore masquerade and mapped ports from their records in one transaction, and MAC
-spoof checks and the firewall plugin's policies in others, after "nft flush ruleset",
-a reload of firewalld or the like has deleted them. If nothing is missing, nothing is
-changed. It reports what was restored, network by network, and what it found of
-containers that are gone.`,
+spoof checks and the firewall plugin's policies in others, after "nft flush ruleset" or
+another program has deleted them. If nothing is missing, nothing is changed. It reports
+what was restored, network by network, and what it removed of containers that are gone.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			p := a.printer(command)

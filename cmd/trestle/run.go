@@ -39,28 +39,29 @@ func newRunCommand(a *app) *cobra.Command {
 	o := runOptions{app: a}
 	command := &cobra.Command{
 		Use:   "run [--net MODE]… [-p PORT]… -- COMMAND [ARG…]",
-		Short: "Run a command on a network of its own",
+		Short: "Run a command in a network namespace of its own",
 		Long: `Run a command in a new network namespace, on one network or on several. The files are
 the host's; only /etc/resolv.conf is the network's, where it has DNS, and /sys shows
-the new namespace. When the command ends, or trestle is killed, all of it goes: in the
-latter case by the next call of trestle that changes anything.
+the new namespace. When the command ends, the namespace and all that it had on networks
+are removed; if trestle is killed, by the next trestle command that changes anything.
 
 --net is one of
-  bridge          the network that runtimes take: the first list (default)
-  NETWORK         that one; several are given by several --net
-  host            the host's own namespace
-  none            no network but lo
-  container:NAME  the namespace of another container
 
-With --detach the command stays in the background, without input, until it ends or
-"trestle stop" ends it. What it writes, and what trestle has to say, is appended to the
-file of --log, and lost without.
+    bridge          the network that runtimes use: the first list (default)
+    NETWORK         that network; for several give several --net
+    host            the host's own namespace
+    none            no network but lo
+    container:NAME  the namespace of another container
 
-Which addresses and ports there are is said on standard error, with --json as a
-document; with --detach and --json on standard output, which is the command's otherwise.
+With --detach the command runs in the background, without input, until it ends or
+"trestle stop" ends it. What it writes, and any message of trestle's, is appended to the
+file of --log; without --log it is lost.
 
-The command gets signals that trestle gets, and trestle ends with its exit status: 127
-where there is no such command, 128 and the signal's number where one ended it.`,
+The container's addresses and ports are printed on standard error, with --json in JSON;
+with --detach and --json on standard output, which is otherwise the command's.
+
+Signals that trestle gets are passed on to the command, and trestle ends with its exit
+status: 127 if there is no such command, 128 plus the signal's number if one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn
@@ -80,10 +81,10 @@ where there is no such command, 128 and the signal's number where one ended it.`
 	flags.StringArrayVar(&o.nets, "net", nil, "bridge, host, none, container:NAME, or a network; several networks are several --net")
 	flags.StringArrayVar(&o.nets, "network", nil, "the same as --net")
 	flags.StringVar(&o.wish.Container, "name", "", "what to call the container (default: run- and a random number)")
-	flags.StringSliceVar(&o.dns, "dns", nil, "name server, in the place of the network's or host's")
+	flags.StringSliceVar(&o.dns, "dns", nil, "name server, instead of the network's or the host's")
 	flags.BoolVarP(&o.detach, "detach", "d", false, "return when the command has started, and leave it in the background; see stop")
-	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; of a FIFO the reader must be there already")
-	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not say which addresses and ports there are")
+	flags.StringVar(&o.log, "log", "", "with --detach, append what the command writes to this `FILE`, which trestle ls shows; a FIFO needs its reader first")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "do not print addresses and ports")
 	addConnectionFlags(flags, &o.wish, &o.publish)
 	completeFlag(command, "net", a.netModes)
 	completeFlag(command, "network", a.netModes)

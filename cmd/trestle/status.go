@@ -24,11 +24,10 @@ func newStatusCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Say whether the host's network is Trestle's",
-		Long: `Say whether the host's network is Trestle's: from where each runtime takes plugins and
-lists, by its configuration, which suite these plugins belong to, and their version;
+		Long: `Say whether the host's network is Trestle's: from which directories each runtime, by its
+configuration, takes plugins and lists, which suite and version these plugins are;
 which suite made the containers' networks; and what the next container will get. It
-looks at containerd, CRI-O, podman and nerdctl, where installed, and at trestle
-itself.`,
+looks at containerd, CRI-O, podman and nerdctl, if installed, and at trestle itself.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return o.run(command.Context(), a.printer(command)) },
 	}

@@ -21,10 +21,11 @@ func newStopCommand(a *app) *cobra.Command {
 	o := stopOptions{app: a}
 	command := &cobra.Command{
 		Use:   "stop CONTAINER…",
-		Short: "Stop what trestle run has started",
+		Short: "Stop containers that trestle run has started",
 		Long: `Stop containers that trestle run has started, in the background or not: the command
-gets SIGTERM, and after a while SIGKILL. When stop returns, the container is detached
-from its networks.`,
+gets SIGTERM and, if it does not end within --time seconds, SIGKILL. When stop returns,
+the container is detached from its networks. If stop itself is interrupted, it sends no
+SIGKILL.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: offer(container.Names, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {

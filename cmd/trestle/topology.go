@@ -20,7 +20,7 @@ func newTopologyCommand(a *app) *cobra.Command {
 	o := topologyOptions{app: a}
 	command := &cobra.Command{
 		Use:   "topology [NETWORK…]",
-		Short: "Draw the host: uplinks, bridges, and who is plugged into them",
+		Short: "Draw the host: uplinks, bridges, and the containers on them",
 		Long: `Draw the host's uplinks and bridges, the containers on them with both ends of their
 links, their addresses and published ports, and VLANs: as a tree, or into files, as a
 picture (--svg), for Graphviz (--dot), or as a page for a browser with search and

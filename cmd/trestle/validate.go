@@ -29,7 +29,7 @@ wrong type or that a plugin refuses, missing capabilities, plugins that are not
 installed, versions that an installed runtime cannot read, names and subnets that two
 lists share. Without FILE it checks the lists that runtimes read.
 
-Exit status: 0 if there are none; 2 if a file cannot be read; 3 if there are some.`,
+Exit status: 0 if there is no mistake; 2 if a file cannot be read; 3 if there are some.`,
 		Example: `  trestle validate
   trestle validate ./10-mine.conflist`,
 		RunE: func(command *cobra.Command, args []string) error {

@@ -52,7 +52,7 @@ func TestMistakes(t *testing.T) {
 		{"runtime's", `{"runtimeConfig": {"bandwidth": {"egressRate": 1}}}`, 7, "runtimeConfig.bandwidth.egressBurst: missing"},
 		{"less than a byte", `{"ingressRate": 7, "ingressBurst": 8000}`, 7, "ingressRate: 7 bits"},
 		{"burst of 4 GB", `{"ingressRate": 8000, "ingressBurst": 34359738360}`, 7, "ingressBurst: 34359738360 bits"},
-		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "ingressRate: the number -1 is no whole number, or too large or too small"},
+		{"negative", `{"ingressRate": -1, "ingressBurst": 8000}`, 6, "ingressRate: the number -1 is not a whole number, or too large or too small"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := ParseLimits(request(test.config))
@@ -63,15 +63,15 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestBucket: 15.625 ticks are a microsecond in every kernel of today
-// (PSCHED_SHIFT, net/pkt_sched.h).
+// TestBucket: a microsecond is 15.625 ticks in every current kernel (PSCHED_SHIFT,
+// net/pkt_sched.h).
 func TestBucket(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		limit limit
 		want  bucket
 	}{
-		// burst 1 MB at 1 MB/s lasts a second; waiting may 25 ms of the rate and the burst
+		// a burst of 1 MB lasts a second at 1 MB/s; 25 ms of the rate, and the burst, may be queued
 		{"as the reference plugin", limit{8e6, 8e6}, bucket{1e6, 15625000, 1025000}},
 		{"a burst of less than a frame", limit{8e6, 8}, bucket{1e6, 23658, 26514}},
 		{"a fast one of little burst", limit{8e10, 8 * 1600}, bucket{1e10, 4, 250001600}},
@@ -86,8 +86,8 @@ func TestBucket(t *testing.T) {
 	}
 }
 
-// TestQueueOfAnotherKind: the options of fq_codel, which Debian's kernels give a link whose
-// bucket was deleted, have the numbers of a bucket's and other sizes.
+// TestQueueOfAnotherKind: fq_codel, to which Debian's kernels return after a bucket is deleted,
+// numbers its options like a bucket's, but with other sizes.
 func TestQueueOfAnotherKind(t *testing.T) {
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 	for number := range 12 {
@@ -114,7 +114,7 @@ func TestNames(t *testing.T) {
 			seen[name] = o.String()
 		}
 	}
-	// the reference plugin's: "bwp" and SHA-512 of the network's and the container's name
+	// the reference plugin's name: "bwp" and the SHA-512 of network and container
 	if got := names(cni.Owner{Network: "n", ContainerID: "c1", IfName: "eth1"}); !slices.Contains(got, "bwp9b00b9b7c279") {
 		t.Errorf("got %v, want the reference plugin's name among them", got)
 	}

@@ -10,35 +10,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bucket is a token bucket as the kernel has it (tc-tbf(8)).
+// bucket is a token bucket with the kernel's parameters (tc-tbf(8)).
 type bucket struct {
 	rate   uint64 // bytes a second
-	buffer uint32 // the time that a full bucket lasts at this rate, in ticks
-	limit  uint32 // bytes that may wait
+	buffer uint32 // the time in which the rate empties a full bucket, in ticks
+	limit  uint32 // bytes that may be queued
 }
 
-// latency is how long a packet may wait for tokens, in microseconds: that of the
-// reference plugin.
+// latency is how long a packet may wait for tokens, in microseconds, as with the reference
+// plugin.
 const latency = 25000
 
-// frameHeader is what an Ethernet frame has beside its MTU.
+// frameHeader is the length of the header of an Ethernet frame, which the MTU does not
+// include.
 const frameHeader = 14
 
-// newBucket is that of the reference plugin, with two faults fixed: numbers
-// that are too large stop at the largest one, where they would wrap around
-// (containerd asks for a burst of 2^32-1 at whatever rate), and the bucket holds
-// a full frame, without which none ever passes.
+// newBucket computes a bucket like the reference plugin, but fixes two of its faults: numbers
+// that are too large become the largest one rather than wrap around (containerd asks for a
+// burst of 2^32-1 at whatever rate), and the bucket has room for a full frame, without which
+// no such frame would ever pass.
 func newBucket(l limit, mtu int, ticksInMicrosecond float64) bucket {
 	const second = netlink.TIME_UNITS_PER_SEC
 	rate, burst := l.Rate/8, l.Burst/8
 	frame := float64(mtu + frameHeader)
 	lasts := saturate(float64(burst) * second / float64(rate))
 	ticks := saturate(float64(lasts) * ticksInMicrosecond)
-	frameTicks := saturate(math.Ceil(frame*second/float64(rate)*ticksInMicrosecond) + 1) // one for what the kernel rounds off
+	frameTicks := saturate(math.Ceil(frame*second/float64(rate)*ticksInMicrosecond) + 1) // 1, since the kernel rounds down
 	waiting := float64(rate)*latency/second + max(float64(burst), frame)
 	return bucket{rate, max(ticks, frameTicks), saturate(waiting)}
 }
 
+// saturate converts to 32 bits; larger numbers become the largest one.
 func saturate(f float64) uint32 {
 	if f >= math.MaxUint32 {
 		return math.MaxUint32
@@ -50,7 +52,7 @@ func (b bucket) String() string {
 	return fmt.Sprintf("rate %d bytes/s, buffer %d, limit %d bytes", b.rate, b.buffer, b.limit)
 }
 
-// put makes the bucket the root of the link's queues.
+// put makes the bucket the link's root qdisc.
 func (b bucket) put(h *netlink.Handle, link netlink.Link) error {
 	err := h.QdiscReplace(&netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
@@ -62,8 +64,8 @@ func (b bucket) put(h *netlink.Handle, link netlink.Link) error {
 	return nil
 }
 
-// explain adds what the kernel means: it answers ENOENT for a kind of queue or
-// filter that it does not have (qdisc_create, net/sched/sch_api.c).
+// explain adds what the kernel means by ENOENT: that it does not have the kind of qdisc or
+// filter (qdisc_create, net/sched/sch_api.c).
 func explain(err error) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("the kernel lacks it (modules sch_tbf, sch_ingress, cls_u32, act_mirred, ifb): %w", err)
@@ -71,10 +73,9 @@ func explain(err error) error {
 	return err
 }
 
-// findBucket is the token bucket at the root of a link; the zero value where
-// there is another kind of queue. It asks for this one alone, since a dump is of
-// all links; the kernel answers by an echo of its notification (tc_get_qdisc,
-// net/sched/sch_api.c).
+// findBucket is the link's root qdisc if that is a token bucket; else the zero value. It asks
+// for this qdisc alone, since a dump lists those of all links; the kernel answers by an echo
+// of its notification (tc_get_qdisc, net/sched/sch_api.c).
 func findBucket(link netlink.Link) (bucket, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETQDISC, unix.NLM_F_ACK|unix.NLM_F_ECHO)
 	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link.Attrs().Index), Parent: netlink.HANDLE_ROOT})
@@ -110,7 +111,7 @@ func parseBucket(reply []byte) (bucket, error) {
 			options = a.Value
 		}
 	}
-	if kind != "tbf" { // its options' numbers mean something else
+	if kind != "tbf" { // the options of another kind are numbered differently
 		return bucket{}, nil
 	}
 	return parseOptions(options)
@@ -128,7 +129,7 @@ func parseOptions(data []byte) (bucket, error) {
 			options := nl.DeserializeTcTbfQopt(a.Value)
 			b.buffer, b.limit = options.Buffer, options.Limit
 			b.rate = max(b.rate, uint64(options.Rate.Rate))
-		case nl.TCA_TBF_RATE64: // of rates that 32 bits do not hold
+		case nl.TCA_TBF_RATE64: // for rates larger than 32 bits
 			b.rate = max(b.rate, nl.NativeEndian().Uint64(a.Value))
 		}
 	}

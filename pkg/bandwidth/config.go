@@ -1,11 +1,11 @@
-// Package bandwidth knows how fast a container's interface may be, and how the
-// kernel is made to hold it to that: a token bucket on the host veth for what goes to
-// the container, and for what comes from it another on an ifb that it is redirected to.
+// Package bandwidth limits the rate of a container's interface: traffic to the container by a
+// token bucket on the host veth, traffic from it by another one on an ifb, which it is
+// redirected to.
 //
-// A caller reads ParseLimits, finds the host veth by Host.FindHostVeth, and calls
-// Host.Add; Host.Release needs the owner alone, since the ifb's name is a hash of it.
-// To debug: tc qdisc show; tc filter show dev VETH ingress; ip -details link show type
-// ifb, whose aliases are the owners.
+// A caller parses the configuration (ParseLimits), finds the host veth (Host.FindHostVeth) and
+// calls Host.Add. Host.Release needs only the owner, since the ifb's name is a hash of it.
+// Start at Host.Add. To debug: tc qdisc show; tc filter show dev VETH ingress; ip -details link
+// show type ifb, whose aliases are the owners.
 package bandwidth
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Limits are those of one interface, seen from the container.
+// Limits are the limits of one interface. Ingress and egress are seen from the container.
 type Limits struct {
 	Ingress, Egress limit
 }
@@ -25,8 +25,8 @@ type limit struct {
 	Burst uint64 // bits
 }
 
-// wire is the configuration as it is written. Capability arguments stand beside
-// or below "runtimeConfig" (CNI CONVENTIONS.md, "bandwidth").
+// wire is the configuration's JSON. The keys may be at the top level or in
+// "runtimeConfig.bandwidth" (CNI CONVENTIONS.md, "bandwidth").
 type wire struct {
 	entry
 	RuntimeConfig struct {
@@ -43,8 +43,8 @@ type entry struct {
 
 func (e entry) empty() bool { return e == entry{} }
 
-// ParseLimits reads the keys of the bandwidth plugin. Where the configuration
-// has any of them, those of the runtime do not count. Errors have code 6 or 7.
+// ParseLimits reads the keys of the bandwidth plugin. If the configuration has any of them,
+// those in runtimeConfig are ignored. Errors have code 6 or 7.
 func ParseLimits(r *cni.Request) (Limits, error) {
 	var w wire
 	if err := r.Decode(&w); err != nil {
@@ -73,8 +73,8 @@ func value(p *uint64) uint64 {
 
 const tooManyBits = 8 * math.MaxUint32
 
-// check refuses what the kernel could not hold: it counts whole bytes, those of
-// the bucket in 32 bits (struct tc_tbf_qopt, linux/pkt_sched.h).
+// check refuses what the kernel cannot represent: it counts whole bytes, and those of the
+// bucket in 32 bits (struct tc_tbf_qopt, linux/pkt_sched.h).
 func (l limit) check(field string) error {
 	switch {
 	case l.Rate != 0 && l.Burst == 0:
@@ -82,14 +82,14 @@ func (l limit) check(field string) error {
 	case l.Rate == 0 && l.Burst != 0:
 		return cni.ConfigErrorf("%[1]sRate: missing, beside %[1]sBurst %[2]d; give both, or neither", field, l.Burst)
 	case l.Rate != 0 && l.Rate < 8:
-		return cni.ConfigErrorf("%sRate: %d bits a second are not one byte; use 8 or more", field, l.Rate)
-	case l.Burst >= tooManyBits: // not "l.Burst/8 >= math.MaxUint32", which Go 1.26 takes for false on s390x
+		return cni.ConfigErrorf("%sRate: %d bits per second are not one byte; use 8 or more", field, l.Rate)
+	case l.Burst >= tooManyBits: // not "l.Burst/8 >= math.MaxUint32", which Go 1.26 compiles to false on s390x
 		return cni.ConfigErrorf("%sBurst: %d bits are out of bounds; use less than %d", field, l.Burst, uint64(tooManyBits))
 	}
 	return nil
 }
 
-// IsNone says that there is nothing to limit.
+// IsNone says whether there is nothing to limit.
 func (l Limits) IsNone() bool { return l == Limits{} }
 
 func (l limit) isNone() bool { return l == limit{} }

@@ -6,7 +6,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzParseLimits: what is refused has a code of the spec's for configurations.
+// FuzzParseLimits: an invalid configuration gets one of the spec's codes for that.
 func FuzzParseLimits(f *testing.F) {
 	f.Add([]byte(`{"ingressRate":800000,"ingressBurst":800000,"egressRate":1,"egressBurst":4294967295}`))
 	f.Add([]byte(`{"runtimeConfig":{"bandwidth":{"ingressRate":18446744073709551615,"ingressBurst":8}}}`))

@@ -12,10 +12,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// lockDir holds a lock file.
+// lockDir has the lock file.
 const lockDir = "/run/trestle/bandwidth"
 
-// Host is the network namespace that the host veths are in: the caller's.
+// Host is the network namespace of the host veths: the caller's.
 type Host struct{ nl *netlink.Handle }
 
 // Open opens a netlink socket in the caller's namespace.
@@ -30,8 +30,8 @@ func Open() (*Host, error) {
 // Close closes the socket.
 func (h *Host) Close() { h.nl.Close() }
 
-// FindHostVeth is the link of prev's on the host that the container's interface
-// ifName is paired with. The error has code 4 or 7.
+// FindHostVeth is the interface of prev that is the peer of the container's interface ifName
+// in the namespace at path. The error has code 4 for the namespace, 7 if there is no peer.
 func (h *Host) FindHostVeth(prev *cni.Result, ifName, path string) (netlink.Link, error) {
 	inside, err := findInside(ifName, path)
 	if err != nil {
@@ -61,9 +61,8 @@ func findInside(ifName, path string) (attrs netlink.LinkAttrs, err error) {
 	return attrs, err
 }
 
-// Add limits what goes through the host veth. It returns the device that was
-// made for the owner's egress, nil where there is none. Each step pushes its inverse to
-// undo, which the caller runs if the ADD fails.
+// Add makes the limits. It returns the ifb for the owner's egress, nil if that has no limit.
+// Each step pushes its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Add(o cni.Owner, limits Limits, hostVeth netlink.Link, undo *cni.Undo) (netlink.Link, error) {
 	mtu := hostVeth.Attrs().MTU
 	if !limits.Ingress.isNone() {
@@ -87,13 +86,13 @@ func (h *Host) Add(o cni.Owner, limits Limits, hostVeth netlink.Link, undo *cni.
 	return device, h.redirect(hostVeth, device)
 }
 
-// redirect sends all that arrives at the host veth through the device.
+// redirect redirects all frames that arrive at the host veth to the device.
 func (h *Host) redirect(hostVeth, device netlink.Link) error {
 	ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: hostVeth.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
 	err := h.nl.QdiscAdd(ingress)
-	if errors.Is(err, unix.EEXIST) { // of an ADD that no DEL has followed
+	if errors.Is(err, unix.EEXIST) { // that of an earlier ADD that no DEL has followed
 		if err = h.removeQueue(hostVeth, netlink.HANDLE_INGRESS); err == nil {
 			err = h.nl.QdiscAdd(ingress)
 		}
@@ -116,7 +115,7 @@ func (h *Host) redirect(hostVeth, device netlink.Link) error {
 	return nil
 }
 
-// removeQueue lets the link have the kernel's own queue again, or none.
+// removeQueue deletes the link's qdisc at parent. The kernel then uses its default root qdisc.
 func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 	attrs := netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Parent: parent}
 	err := h.nl.QdiscDel(&netlink.GenericQdisc{QdiscAttrs: attrs})
@@ -126,11 +125,11 @@ func (h *Host) removeQueue(link netlink.Link, parent uint32) error {
 	return nil
 }
 
-// Release deletes what the owner has beside its host veth, with which everything
-// else goes. prev, where there is one, tells of what the reference plugin made.
+// Release deletes the owner's ifb; everything else is deleted with the host veth. prev, which
+// may be nil, tells whether the reference plugin made an ifb.
 func (h *Host) Release(o cni.Owner, prev *cni.Result) error { return h.deleteIFB(o, prev) }
 
-// Diff says what is not as Add leaves it.
+// Diff lists, for people, what is not as Add leaves it.
 func (h *Host) Diff(o cni.Owner, limits Limits, hostVeth netlink.Link) ([]string, error) {
 	mtu := hostVeth.Attrs().MTU
 	var diffs []string

@@ -21,44 +21,41 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// What a container sends arrives at its host veth, where it can only be dropped,
-// not queued. So it is redirected to an intermediate functional block, a device
-// of its own, and queued there.
+// What a container sends arrives at its host veth, where the kernel can drop it but not queue
+// it. So it is redirected to an ifb, an intermediate functional block, and queued there.
 
-// aliasPrefix marks a link as ours; the owner's label follows.
+// aliasPrefix begins the ifalias of our links; the owner's label follows.
 const aliasPrefix = "trestle:"
 
 func alias(o cni.Owner) string { return aliasPrefix + o.String() }
 
 const (
 	namePrefix = "bwp"
-	nameDigits = 12 // to 15 bytes in all (IFNAMSIZ)
+	nameDigits = 12 // 15 bytes in all, the most that IFNAMSIZ allows
 )
 
-// names are those that the owner's device may have. The first is the reference
-// plugin's, so that either finds what the other made; it tells no interfaces of
-// a container apart, hence the second.
+// names are the names that the owner's ifb may have. The first is the reference plugin's, so
+// that either plugin finds what the other made. That one is the same for all interfaces of a
+// container on a network, hence the second.
 func names(o cni.Owner) []string {
 	sum := sha512.Sum512([]byte(o.Network + o.ContainerID))
 	return []string{namePrefix + hex.EncodeToString(sum[:])[:nameDigits], namePrefix + o.Hash(nameDigits)}
 }
 
-// mark is the MAC of a network's devices: "02", "bw", and a hash of the network.
-// Unlike the alias it is set when the device is made, so that what a killed ADD leaves is
-// recognized as ours.
+// mark is the MAC of a network's ifbs: 02, "bw", and a hash of the network. The alias can only
+// be set after the ifb was created, so an ifb that a killed ADD left is recognized by its MAC.
 func mark(network string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(network))
 	return append(net.HardwareAddr{0x02, 'b', 'w'}, sum[:3]...)
 }
 
-// isUnnamed says whether the link is a device that an ADD of the network has not
-// named yet.
+// isUnnamed says whether the link is an ifb of the network without an alias.
 func isUnnamed(link netlink.Link, network string) bool {
 	a := link.Attrs()
 	return link.Type() == "ifb" && a.Alias == "" && bytes.Equal(a.HardwareAddr, mark(network))
 }
 
-// createIFB makes the owner's device. One that a killed ADD left is deleted first.
+// createIFB creates the owner's ifb, after deleting that of an earlier ADD.
 func (h *Host) createIFB(o cni.Owner, mtu int) (device netlink.Link, err error) {
 	lock, err := h.lock(flock.Shared)
 	if err != nil {
@@ -70,7 +67,7 @@ func (h *Host) createIFB(o cni.Owner, mtu int) (device netlink.Link, err error) 
 	}
 	var taken error
 	for _, name := range names(o) {
-		// Without a queue length the block has that of its own kind.
+		// TxQLen 0 leaves the queue length to the kernel's default for an ifb
 		device := &netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: mark(o.Network), TxQLen: 0}}
 		taken = h.nl.LinkAdd(device)
 		if errors.Is(taken, unix.EEXIST) {
@@ -84,8 +81,7 @@ func (h *Host) createIFB(o cni.Owner, mtu int) (device netlink.Link, err error) 
 	return nil, fmt.Errorf("add ifb for %s: %s are taken: %w", o, strings.Join(names(o), " and "), taken)
 }
 
-// nameIFB gives the device its owner, then raises it. It is deleted again where
-// that fails.
+// nameIFB sets the alias of the ifb and sets it up. If that fails, it deletes the ifb.
 func (h *Host) nameIFB(o cni.Owner, name string) (netlink.Link, error) {
 	device, err := h.nl.LinkByName(name)
 	if err == nil {
@@ -95,13 +91,13 @@ func (h *Host) nameIFB(o cni.Owner, name string) (netlink.Link, error) {
 		err = h.nl.LinkSetUp(device)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("name and raise ifb %s: %w", name, err), h.deleteLink(name))
+		return nil, errors.Join(fmt.Errorf("set alias of ifb %s and set it up: %w", name, err), h.deleteLink(name))
 	}
 	return device, nil
 }
 
-// deleteIFB deletes the owner's device. One that has no owner, since the reference
-// plugin made it, stays where prev is known not to list it.
+// deleteIFB deletes the owner's ifb. It deletes one without an owner, which the reference
+// plugin made, only if prev lists it, or if prev is nil.
 func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 	var errs []error
 	for i, name := range names(o) {
@@ -119,8 +115,7 @@ func (h *Host) deleteIFB(o cni.Owner, prev *cni.Result) error {
 	return errors.Join(errs...)
 }
 
-// findIFB is the owner's device, or that of the reference plugin; nil where
-// there is none.
+// findIFB is the owner's ifb, or that of the reference plugin; nil if there is none.
 func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
 	for _, name := range names(o) {
 		link, err := h.find(name)
@@ -134,7 +129,7 @@ func (h *Host) findIFB(o cni.Owner) (netlink.Link, error) {
 	return nil, nil
 }
 
-// find is the link of that name, nil where there is none.
+// find is the link of that name, nil if there is none.
 func (h *Host) find(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)
 	if netns.IsLinkGone(err) {
@@ -157,9 +152,9 @@ func (h *Host) deleteLink(name string) error {
 	return nil
 }
 
-// GC deletes the devices of the network's attachments that are not valid, and
-// those that a killed ADD left without an owner. Without a list, only the latter
-// are provably dead.
+// GC deletes the ifbs of the network's attachments that are not valid, and those that a killed
+// ADD left without an alias. Without a list it deletes only the latter, since the others are
+// not provably dead.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	links, err := dump.Complete(h.nl.LinkList)
 	if err != nil {
@@ -181,8 +176,8 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 	return errors.Join(errs...)
 }
 
-// deleteUnnamed deletes devices without an owner. Under the exclusive lock no ADD
-// is between making one and naming it.
+// deleteUnnamed deletes ifbs without an alias, under the exclusive lock, so that no ADD is
+// between creating an ifb and setting its alias.
 func (h *Host) deleteUnnamed(network string) (err error) {
 	lock, err := h.lock(flock.Exclusive)
 	if err != nil {

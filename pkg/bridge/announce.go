@@ -13,14 +13,14 @@ import (
 )
 
 // announcements tell the neighbours the container's MAC (gratuitous ARP, unsolicited
-// NA) for addresses that it is not derived from, so that nobody goes on sending to
-// whoever had these before. They are sent after the port forwards: the kernel's own announcement
-// (arp_notify) is sent too early and lost. For the address that the MAC is derived from,
-// neighbours' entries are right already, and the bridge is spared the flood.
+// NA) for addresses that it is not derived from: their neighbour entries may still have the
+// MAC of the address's last user. They are sent when the port forwards; the kernel's own
+// announcement (arp_notify) is sent earlier and gets lost. The address that the MAC is
+// derived from needs none, which spares the bridge a flooded frame.
 type announcements []announcement
 
 // AnnounceIn tells the neighbours the MAC of an interface that is attached already, in
-// the namespace at path. Of one that is down nobody can have learnt anything.
+// the namespace at path. If the interface is down, it does nothing.
 func (c Interface) AnnounceIn(path string) error {
 	return netns.Enter(path, func() error {
 		rt, err := openRTNL(0)
@@ -41,8 +41,8 @@ func (c Interface) AnnounceIn(path string) error {
 	})
 }
 
-// announcements opens a socket for each, in the namespace of the thread. They may
-// be sent from any other.
+// announcements opens a socket for each announcement, in the thread's namespace. Any thread
+// may send them then.
 func (c Interface) announcements(linkIndex int) (list announcements, err error) {
 	if !c.Up {
 		return nil, nil
@@ -67,7 +67,7 @@ func (l announcements) send() error {
 	for _, a := range l {
 		err := unix.Sendto(a.fd, a.packet, 0, a.to)
 		if errors.Is(err, unix.ENETUNREACH) {
-			continue // a link of another plugin's, on which nothing can be sent yet
+			continue // another plugin's link, without the route to ff02::1 that announcement6 needs
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.what, err)
@@ -78,11 +78,11 @@ func (l announcements) send() error {
 
 func (l announcements) close() {
 	for _, a := range l {
-		_ = unix.Close(a.fd) // sent is sent
+		_ = unix.Close(a.fd) // all packets were sent
 	}
 }
 
-// announcement is a packet, and the socket and destination that it is sent by and to.
+// announcement is a packet, the socket that sends it, and its destination.
 type announcement struct {
 	what   string
 	fd     int
@@ -106,8 +106,8 @@ func announcement4(linkIndex int, mac net.HardwareAddr, address netip.Addr) anno
 	}}
 }
 
-// packetSocket receives nothing. To close it takes a grace period (packet_release,
-// net/packet/af_packet.c).
+// packetSocket only sends: protocol 0 receives nothing. Closing it waits for a grace period
+// (packet_release, net/packet/af_packet.c).
 func packetSocket() (int, error) {
 	return unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 }
@@ -117,9 +117,9 @@ func networkOrder(v uint16) uint16 {
 }
 
 // announcement6 is an unsolicited neighbour advertisement with the override flag
-// to all nodes (RFC 4861 sections 4.4 and 7.2.6). The kernel computes its checksum, and has a
-// route for it: awaitIPv6 has waited for that. A packet socket would need none, and takes a
-// grace period.
+// to all nodes (RFC 4861 sections 4.4 and 7.2.6). The kernel computes its checksum. It goes
+// by the link's multicast route, which awaitIPv6 has waited for; a packet socket would not
+// need that route, but closing it would cost a grace period.
 func announcement6(linkIndex int, mac net.HardwareAddr, address netip.Addr) announcement {
 	const advertisement, override, targetLinkLayer = 136, 0x20, 2
 	icmp := append([]byte{advertisement, 0, 0, 0, override, 0, 0, 0}, address.AsSlice()...)
@@ -130,8 +130,9 @@ func announcement6(linkIndex int, mac net.HardwareAddr, address netip.Addr) anno
 	}
 }
 
-// advertiser is a socket that sends from the address, be it found unique yet or not. The
-// hop limit shows that what it sends has come through no router.
+// advertiser is a socket that sends from the address, even before duplicate address
+// detection is over (IPV6_FREEBIND). Receivers accept only the hop limit 255, by which they
+// see that no router has forwarded the packet.
 func advertiser(linkIndex int, address netip.Addr) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 	if err != nil {

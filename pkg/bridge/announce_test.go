@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestAnnouncements: the packets as tcpdump decodes them; the kernel computes the checksum of ICMPv6.
+// TestAnnouncements: the expected packets are those that tcpdump decodes as announcements. The
+// checksum of ICMPv6 is 0 here, since the kernel computes it.
 func TestAnnouncements(t *testing.T) {
 	mac := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x0a}
 	got := hex.EncodeToString(announcement4(7, mac, netip.MustParseAddr("10.1.0.9")).packet)

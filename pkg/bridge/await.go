@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// await returns when done says so. It asks again after each event of the
-// rtnetlink group (of the thread's namespace), and gives up after limit.
+// await returns as soon as done is true. It calls done again after each event of the
+// rtnetlink group in the thread's namespace, and fails after limit.
 func await(what string, group uint, limit time.Duration, done func() (bool, error)) error {
 	if ok, err := done(); ok || err != nil {
 		return err
@@ -21,13 +21,13 @@ func await(what string, group uint, limit time.Duration, done func() (bool, erro
 	}
 	defer events.Close()
 	for end := time.Now().Add(limit); ; {
-		// between the first look and the subscription it may have happened
+		// asked again: it may have happened between the first call and the subscription
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
 		left := time.Until(end)
 		if left <= 0 {
-			return fmt.Errorf("wait until %s: not so after %s", what, limit)
+			return fmt.Errorf("wait until %s: timed out after %s", what, limit)
 		}
 		timeout := unix.NsecToTimeval(left.Nanoseconds())
 		if err := events.SetReceiveTimeout(&timeout); err != nil {
@@ -39,8 +39,8 @@ func await(what string, group uint, limit time.Duration, done func() (bool, erro
 	}
 }
 
-// passing says whether an error of Receive means "look again": the time is
-// over, a signal came, or there were more events than the socket holds.
+// passing says whether an error of Receive means that done must be asked again: the time is
+// over, a signal came, or there were more events than the socket's buffer holds.
 func passing(err error) bool {
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS)
 }

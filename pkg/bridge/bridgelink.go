@@ -30,8 +30,8 @@ func (l link) mustBeBridge() error {
 	return cni.ConflictErrorf("bridge: %s exists already and is a %s, not a bridge; choose another name", l.name, kind)
 }
 
-// refuse is an error where the plan cannot be had on what is there, before
-// anything of it is changed.
+// refuse is an error if the existing bridge cannot be brought to the plan. It is called
+// before anything is changed.
 func (h *Host) refuse(s *State, at site) error {
 	b := s.Bridge
 	if why := at.cannotFilter(s.Port.VLAN); why != "" {
@@ -52,11 +52,11 @@ func (h *Host) refuse(s *State, at site) error {
 	if err := h.checkOverlap(b, at, missing); err != nil {
 		return err
 	}
-	return h.checkElsewhere(b, at, missing)
+	return h.checkRoutes(b, at, missing)
 }
 
-// cannotFilter says why the bridge cannot have the port's VLANs, and the way out; ""
-// if it can.
+// cannotFilter says why the bridge cannot filter the port's VLANs, and the way out; "" if it
+// can.
 func (at site) cannotFilter(v VLAN) string {
 	if !v.filters() || at.bridge.index == 0 || at.bridge.filtersVLANs || IsOurs(at.bridge.mac) {
 		return ""
@@ -65,8 +65,9 @@ func (at site) cannotFilter(v VLAN) string {
 		v, at.bridge.name, at.bridge.name)
 }
 
-// createBridge makes the bridge, down, with a MAC of its own that marks it. A hundred
-// ADDs at once make one. Undone, it goes again if nobody has put a port on it meanwhile.
+// createBridge creates the bridge, down, with a fixed MAC that marks it as ours. The caller
+// holds the exclusive lock, so that a hundred ADDs at once create one bridge. The inverse
+// deletes it, if it is idle by then.
 func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	b := s.Bridge
 	attrs := netlink.NewLinkAttrs()
@@ -75,27 +76,27 @@ func (h *Host) createBridge(s *State, undo *cni.Undo) (site, error) {
 	if b.VLANFiltering {
 		device.VlanFiltering = &b.VLANFiltering
 	}
-	// pushed before the bridge is made, in case the kernel's answer is lost; a bridge that
-	// is in use, or not ours, is left unchanged
+	// pushed first, in case the kernel's answer is lost; ReapBridge does not delete a bridge
+	// that is in use or not ours
 	undo.Push("delete bridge "+b.Name, func() error { return h.ReapBridge(b.Name) })
 	if err := h.nl.LinkAdd(device); err != nil && !errors.Is(err, unix.EEXIST) {
 		return site{}, fmt.Errorf("create bridge %s: %w", b.Name, err)
 	}
-	// of the bridge that was here before, and that somebody may have deleted
+	// records of a bridge that somebody has deleted
 	if err := h.forgetGone(); err != nil {
 		return site{}, err
 	}
 	at, err := h.look(b)
 	if err == nil && at.bridge.index == 0 {
-		err = fmt.Errorf("bridge %s: gone again as soon as it was made", b.Name)
+		err = fmt.Errorf("bridge %s: deleted by somebody as soon as it was created", b.Name)
 	}
 	return at, err
 }
 
-// matchMTU gives the pair the bridge's MTU. Only a bridge of ours without
-// ports takes the configured one: all ports of a bridge must have the same. It is set
-// when the bridge is there already, which pins it: else it would be 1500 again after
-// the last port (br_mtu_auto_adjust, net/bridge/br_if.c).
+// matchMTU plans the bridge's MTU for the veth pair, since all ports of a bridge must have
+// the same. Before that it gives the configured MTU to the bridge, if that is ours and has
+// no ports. It is set after the bridge was created, which pins it; else the kernel would
+// set it to 1500 again after the last port (br_mtu_auto_adjust, net/bridge/br_if.c).
 func (h *Host) matchMTU(s *State, at *site, undo *cni.Undo) error {
 	bridge, before := &at.bridge, at.bridge.mtu
 	if at.lacksMTU(s.Bridge) {
@@ -120,8 +121,8 @@ func (h *Host) matchMTU(s *State, at *site, undo *cni.Undo) error {
 	return s.setMTU(bridge.mtu)
 }
 
-// adaptBridge sets what this network needs of a bridge that may be another's.
-// Undone, that is as it was, unless a container has come to use it.
+// adaptBridge changes of an existing bridge, whoever created it, what this network needs.
+// The inverses restore what was there before, unless a container uses the bridge by then.
 func (h *Host) adaptBridge(b Bridge, bridge link, undo *cni.Undo) error {
 	h.quietBridge(bridge, undo)
 	if !bridge.isUp() {
@@ -142,7 +143,7 @@ func (h *Host) adaptBridge(b Bridge, bridge link, undo *cni.Undo) error {
 	return nil
 }
 
-// quietBridge keeps containers from giving the host a default route by its bridge.
+// quietBridge makes the host ignore router advertisements of containers on the bridge.
 func (h *Host) quietBridge(bridge link, undo *cni.Undo) {
 	for _, s := range quietIPv6(bridge, IsOurs(bridge.mac)) {
 		undo.Push("set net."+dotted(s.name)+" back", func() error {
@@ -151,12 +152,13 @@ func (h *Host) quietBridge(bridge link, undo *cni.Undo) {
 	}
 }
 
-// quietIPv6 is for the links by which the host reaches containers: none of them
-// shall give the host a default route (CVE-2020-10749). Where the link is ours and
-// not yet up, its link-local address is usable at once: without one the host could
-// not ask for its containers' MACs for up to two seconds (ndisc_solicit,
-// net/ipv6/ndisc.c). Where /proc/sys cannot be written the network works without
-// either. before are the settings changed, with the values that they had.
+// quietIPv6 makes the host ignore router advertisements on a link that leads to containers,
+// or one of these could become the host's default route (CVE-2020-10749). If the link is
+// ours, it also switches duplicate address detection off, so that the link-local address is
+// usable as soon as the link is up: without one the host could not ask for its containers'
+// MACs for up to two seconds (ndisc_solicit, net/ipv6/ndisc.c). Failures are ignored: the
+// network works without either if /proc/sys is read-only. before has the changed settings
+// with their former values.
 func quietIPv6(l link, ours bool) (before []setting) {
 	if !l.hasIPv6() {
 		return nil
@@ -174,13 +176,13 @@ func quietIPv6(l link, ours bool) (before []setting) {
 	return before
 }
 
-// pinMAC fixes the MAC of a bridge that is not ours before it becomes anybody's
-// gateway. An unpinned one has the MAC of its lowest port, and none at all
-// without ports, where setting it to itself would fail.
+// pinMAC fixes the MAC of a bridge that is not ours before it becomes a gateway: by default
+// a bridge takes the MAC of its lowest port, so that it would change under the containers.
+// A bridge without ports may have no MAC to be fixed, and gets a random one.
 func (h *Host) pinMAC(bridge link) error {
 	mac := bridge.mac
 	if IsOurs(mac) {
-		return nil // pinned at its birth
+		return nil // fixed since it was created
 	}
 	if len(mac) != 6 || slices.Max(mac) == 0 {
 		mac = randomMAC()
@@ -191,7 +193,7 @@ func (h *Host) pinMAC(bridge link) error {
 	return nil
 }
 
-// ports lists the links on a bridge; none where there is no bridge.
+// ports lists the ports of a bridge; none if the bridge does not exist.
 func (h *Host) ports(bridge string) ([]link, error) {
 	found, there, err := h.rt.find(lookUp(bridge))
 	if err != nil || !there {
@@ -205,8 +207,8 @@ func isContainer(port link) bool {
 	return ok
 }
 
-// whileUnused calls fn, while no ADD is at work, if the bridge is there and has
-// no container on it.
+// whileUnused calls fn under the exclusive lock, if the bridge exists and has no container
+// of ours on it.
 func (h *Host) whileUnused(bridge string, fn func(netlink.Link) error) error {
 	return whileIdle(func() error {
 		found, there, err := h.rt.find(lookUp(bridge))

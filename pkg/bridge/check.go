@@ -10,17 +10,17 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// PlanFromResult is what must be there after an ADD that ended in result: the
-// configuration's plan, with what later plugins of the list have changed since
-// (routes, MAC; the MTU they change without a word, and it is left out), and the
-// host veth as the result names it, which another suite may have made.
+// PlanFromResult is the plan of an ADD, for CHECK. It is made of the configuration and of
+// the result, in which later plugins of the list may have changed routes and the MAC (they
+// change the MTU without telling, so it is left out), and which names the host veth, since
+// the reference plugins give it another name.
 func PlanFromResult(c Config, o cni.Owner, result *cni.Result, netns string) (State, error) {
 	lease, err := ParseLease(result, o.IfName)
 	if err != nil {
 		return State{}, err
 	}
-	// the result has the default routes that are still wanted, and may have those
-	// of interfaces that later plugins brought
+	// the result has the default routes, so none is added. It may also have routes of
+	// interfaces that later plugins added
 	c.DefaultGateway = false
 	lease.Routes = slices.DeleteFunc(lease.Routes, func(r LeasedRoute) bool { return r.Gateway.IsValid() && !lease.reaches(r.Gateway) })
 	c.MTU = 0
@@ -44,9 +44,8 @@ func PlanFromResult(c Config, o cni.Owner, result *cni.Result, netns string) (St
 	return plan, nil
 }
 
-// findInterfaces finds the container's end, and the host veth unless it is the
-// planned one: the first link of the host that is not the bridge or its VLAN
-// interface.
+// findInterfaces finds the container's interface, and the host veth: the first interface on
+// the host that is neither the bridge nor its VLAN interface. Each is nil if there is none.
 func findInterfaces(result *cni.Result, plan State, netns string) (inside, host *types100.Interface) {
 	for _, i := range result.Interfaces {
 		switch {
@@ -59,8 +58,7 @@ func findInterfaces(result *cni.Result, plan State, netns string) (inside, host 
 	return inside, host
 }
 
-// reaches says whether the address is in one of the lease's subnets, or is named
-// as a gateway by it.
+// reaches says whether the address is in a subnet of the lease, or is one of its gateways.
 func (l Lease) reaches(a netip.Addr) bool {
 	return slices.ContainsFunc(l.Addresses, func(own Address) bool { return own.Prefix.Contains(a) || own.Gateway == a })
 }

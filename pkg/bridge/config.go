@@ -1,16 +1,16 @@
-// Package bridge knows the links, addresses and routes of one attachment: how a
-// configuration becomes a plan, how the kernel is brought to it, found in it,
-// and freed of it.
+// Package bridge makes, checks and deletes the links, addresses and routes of one
+// attachment to a bridge.
 //
-// A caller makes a Config (ParseConfig) and of it, the owner and a Lease a State
-// (NewPlan), which is plain data. ADD is Host.Attach, with what is to protect the
-// container called in the middle; CHECK makes the State again (PlanFromResult), finds
-// another in the kernel (Host.Observe) and compares (Diff); DEL is Host.Detach, by the
-// owner alone. NewLinkPlan, Attach, State.WithLease and Host.Configure are ADD for a
-// network whose addresses come by the link itself. Start at State and NewPlan.
+// A caller parses the configuration (ParseConfig) and makes of the Config, the owner and a
+// Lease a State (NewPlan), which is plain data. ADD is Host.Attach, which calls the caller
+// when the links are there and the container is not reachable yet; CHECK makes the State
+// again (PlanFromResult), reads another one from the kernel (Host.Observe) and compares them
+// (Diff); DEL is Host.Detach, by the owner alone. If the IPAM plugin needs the link to find
+// an address, ADD is NewLinkPlan, Attach, State.WithLease and Host.Configure. MAC checks
+// are SpoofChecks. Start at State and NewPlan.
 //
 // To debug: ip -details link (the alias of a host veth is its owner), bridge vlan, nft
-// list table bridge trestle for MAC checks; strace decodes all that is sent.
+// list table bridge trestle for MAC checks; strace decodes all netlink messages.
 package bridge
 
 import (
@@ -26,13 +26,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Config is a network's configuration, found sound.
+// Config is a network's configuration, validated.
 type Config struct {
 	Bridge          string
 	Gateway         bool // the bridge has each subnet's gateway address
-	DefaultGateway  bool // and containers send everything there
-	ForceAddress    bool // the network's former gateway addresses on the bridge go
-	Transient       bool // a bridge of ours goes with its last port
+	DefaultGateway  bool // and containers have a default route to it
+	ForceAddress    bool // delete the network's former gateway addresses from the bridge
+	Transient       bool // delete a bridge of ours with its last port
 	MTU             int  // of a new bridge; 0: that of the default route's link
 	Hairpin         bool
 	Promisc         bool
@@ -44,18 +44,18 @@ type Config struct {
 	InterfaceDown   bool // the container's interface stays down
 	Isolated        bool
 	IPv6LinkLocal   bool             // the kernel may give link-local addresses
-	MAC             net.HardwareAddr // asked for; nil: from the address
+	MAC             net.HardwareAddr // asked for; nil: derived from the address
 	DNS             types.DNS
-	IPAM            string // type; empty: a layer 2 network
-	// IPv6Field is where ipam asks for IPv6 ("ipam.ranges[1]"); empty: nowhere
-	// that can be told.
+	IPAM            string // ipam.type; empty: a layer 2 network
+	// IPv6Field is the field of ipam that asks for IPv6 ("ipam.ranges[1]"); empty if there
+	// is none, or it is not recognized.
 	IPv6Field string
-	// RouteFields says that the configuration's version has a route's mtu,
-	// advmss, priority, table and scope (CNI spec 1.1.0).
+	// RouteFields says that routes of the configuration's version have mtu, advmss,
+	// priority, table and scope (CNI spec 1.1.0).
 	RouteFields bool
 }
 
-// wire is the configuration as it is written.
+// wire is the configuration's JSON.
 type wire struct {
 	Bridge                    string       `json:"bridge"`
 	IsGateway                 bool         `json:"isGateway"`
@@ -98,9 +98,9 @@ const (
 	lifetimeAuto  = "auto"
 )
 
-// ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; the
-// Config then still holds what could be read, for a DEL that must not fail
-// because a network was edited after the ADD.
+// ParseConfig reads the keys of the bridge plugin. Errors have code 6 or 7; the Config beside
+// an error has what could be read, for DEL and GC, which must work even if the configuration
+// has become invalid since the ADD.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var w wire
 	decodeErr := r.Decode(&w)
@@ -124,14 +124,14 @@ func ParseConfig(r *cni.Request) (Config, error) {
 		IPAM:            w.IPAM.Type,
 		IPv6Field:       ipv6Field(r),
 	}
-	// a version that does not parse was refused before
+	// a version that cannot be parsed was refused before
 	c.RouteFields, _ = version.GreaterThanOrEqualTo(r.Version, "1.1.0")
 	if c.Bridge == "" {
 		c.Bridge = defaultBridge
 	}
 	var lifetimeErr, trunkErr, macErr error
 	if w.BridgeLifetime != "" && w.BridgeLifetime != lifetimeAuto {
-		lifetimeErr = cni.ConfigErrorf("bridgeLifetime: %q is no lifetime; use %q, and the bridge goes with its last port, or leave the key out, and it stays", w.BridgeLifetime, lifetimeAuto)
+		lifetimeErr = cni.ConfigErrorf("bridgeLifetime: unknown %q; use %q to delete the bridge with its last port, or leave the key out to keep it", w.BridgeLifetime, lifetimeAuto)
 	}
 	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
 	c.MAC, macErr = w.mac(r.Args["MAC"])
@@ -159,9 +159,8 @@ func (c Config) check() error {
 
 const maxVLAN = 4094 // 4095 is reserved (802.1Q)
 
-// ipv6Field names the first part of ipam that asks for IPv6 addresses, in the keys
-// of host-local and static. Other shapes tell nothing, and are no error here: they
-// are for the IPAM plugin to read.
+// ipv6Field is the first field of ipam that asks for IPv6 addresses, by the keys of
+// host-local and static; "" if there is none. The IPAM plugin reports errors in ipam.
 func ipv6Field(r *cni.Request) string {
 	var w struct {
 		IPAM struct {
@@ -216,7 +215,7 @@ func parseTrunk(entries []trunkEntry) ([]int, error) {
 	return slices.Compact(ids), nil
 }
 
-// mac is the address asked for: runtimeConfig before args before CNI_ARGS.
+// mac is the MAC that is asked for: by runtimeConfig, else by args, else by CNI_ARGS.
 func (w *wire) mac(fromArgs string) (net.HardwareAddr, error) {
 	asked := []struct{ field, value string }{
 		{"runtimeConfig.mac", w.RuntimeConfig.MAC},

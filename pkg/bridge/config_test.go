@@ -64,8 +64,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 }
 
-// TestConfigIPv6Field finds where a configuration asks for IPv6, for the message
-// of a host that has none.
+// TestConfigIPv6Field: the message of a host without IPv6 names the field that asks for it.
 func TestConfigIPv6Field(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"ranges":[[{"subnet":"10.1.0.0/16"}],[{"subnet":"fd00::/64"}]]}`: "ipam.ranges[1]",
@@ -106,7 +105,7 @@ func TestConfigTrunk(t *testing.T) {
 	}
 }
 
-// A network edited into nonsense must not keep a DEL from finding its bridge.
+// A configuration that has become invalid must not keep a DEL from finding its bridge.
 func TestConfigIsReadAsFarAsItGoes(t *testing.T) {
 	c, err := ParseConfig(request(`{"bridge":"br7","mtu":-5,"ipam":{"type":"host-local"}}`))
 	if err == nil || c.Bridge != "br7" || c.IPAM != "host-local" {

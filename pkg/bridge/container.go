@@ -14,14 +14,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// configureIn applies the plan to the container's interface, which was created down, by
-// one socket and two batches: first lo and what must be looked up, then all the rest.
-// The caller sends the announcements when the port forwards, and closes them.
+// configureIn applies the plan to the container's interface, by one socket and two batches:
+// the first sets lo up and looks the links up, the second does all the rest. The caller sends
+// the announcements when the port forwards, and closes them.
 func (c Interface) configureIn(container *netns.Handle) (tell announcements, err error) {
 	err = container.Enter(func() error {
 		var groups uint32
 		if c.awaitsIPv6() {
-			groups = rtmgrpIPv6Route // joined before what it will tell of
+			groups = rtmgrpIPv6Route // joined before the events can come
 		}
 		rt, err := openRTNL(groups)
 		if err != nil {
@@ -44,7 +44,7 @@ func (c Interface) configureIn(container *netns.Handle) (tell announcements, err
 const rtmgrpIPv6Route = 0x400 // RTMGRP_IPV6_ROUTE, linux/rtnetlink.h
 
 func (c Interface) configure(rt *rtnl) (end link, err error) {
-	// a container whose runtime did not bring lo up would not reach its own address
+	// without lo up, the container could not reach its own address; not every runtime sets it
 	steps := []step{linkUp(0, "lo"), lookUp(c.Name), lookUp("lo")}
 	if !c.hasIPv6() {
 		steps = steps[:2]
@@ -66,11 +66,12 @@ func (c Interface) configure(rt *rtnl) (end link, err error) {
 	return end, c.awaitIPv6(rt, end.index)
 }
 
-// steps are, in this order: link-local addresses come with "up", and routes need it.
-// Addresses come after it, since the route to the subnet of one that is there before is
-// made by "up" itself, where the kernel may not wait for memory, and does not say that it
-// had none (fixup_permanent_addr, net/ipv6/addrconf.c): on a busy host the gateway is
-// then unreachable now and then.
+// steps are the messages that configure the interface. The order matters: setting the link
+// up adds its link-local address, so that is switched off before; routes need a link that
+// is up. Addresses are added after "up", or the kernel makes the routes to their subnets
+// while it sets the link up, where it must not wait for memory, and does not report that it
+// had none (fixup_permanent_addr, net/ipv6/addrconf.c): on a busy host the gateway would
+// then be unreachable now and then.
 func (c Interface) steps(index int) []step {
 	var steps []step
 	if !c.LinkLocal {
@@ -88,14 +89,14 @@ func (c Interface) steps(index int) []step {
 	return steps
 }
 
-// setSysctls lets a container with leased IPv6 addresses have these, and no others that
-// routers advertise; without leased ones IPv6 stays as the kernel has it. links are the
-// container's interface and lo. Only what IPv6 cannot do without is fatal: /proc/sys may
-// be read-only, and its values right.
+// setSysctls enables IPv6 in a container with leased IPv6 addresses, and switches off those
+// that routers advertise; without leased ones, IPv6 stays as it is. links are the container's
+// interface and, for IPv6, lo. Only a failure to enable IPv6 is an error: /proc/sys may be
+// read-only, and its values may be right already.
 func (c Interface) setSysctls(links []link) error {
 	end, own := links[0], "ipv6/conf/"+c.Name+"/"
 	if !end.inet6Is(confAcceptDAD, c.acceptDAD()) && end.hasIPv6() && len(c.Addresses) > 0 {
-		_ = writeSysctl(own+"accept_dad", fmt.Sprint(c.acceptDAD())) // spares neighbours a frame
+		_ = writeSysctl(own+"accept_dad", fmt.Sprint(c.acceptDAD())) // 0 spares neighbours the frames of DAD
 	}
 	if !c.hasIPv6() {
 		return nil
@@ -109,7 +110,7 @@ func (c Interface) setSysctls(links []link) error {
 		}
 	}
 	for name, wanted := range map[string]string{"accept_ra": "0", "autoconf": "0", "keep_addr_on_down": "1"} {
-		_ = writeSysctl(own+name, wanted) // protective: without it the container works, too
+		_ = writeSysctl(own+name, wanted) // the container also works without
 	}
 	return nil
 }
@@ -137,7 +138,8 @@ const (
 	routeLimit = 10 * time.Second
 )
 
-// awaitDAD waits until no address is tentative any more, where that is wanted.
+// awaitDAD waits for the end of duplicate address detection, if the plan asks for it: until
+// no address is tentative.
 func (c Interface) awaitDAD(end link) error {
 	if !c.DAD || !c.awaitsIPv6() {
 		return nil
@@ -158,14 +160,14 @@ func (c Interface) awaitDAD(end link) error {
 	})
 }
 
-// allMulticast is where a link's route to ff00::/8 leads. Without it nobody on the
-// link can be asked for a MAC.
+// allMulticast is the destination of a link's route to ff00::/8. Without that route the
+// container cannot ask its neighbours for their MACs.
 var allMulticast = netip.MustParseAddr("ff00::")
 
-// awaitIPv6 waits until the addresses are the container's own, and it can ask for
-// its neighbours: the kernel does the last of both by workers (addrconf_dad_work,
-// net/ipv6/addrconf.c, and linkwatch, when the link is ready), and drops what is sent
-// to an address whose local route is not there yet.
+// awaitIPv6 waits for the local routes of the addresses and for the link's multicast route.
+// The kernel adds them later, in workers (addrconf_dad_work, net/ipv6/addrconf.c, and
+// linkwatch, when the link is ready). Until then it drops packets to the addresses, and the
+// container cannot find its neighbours.
 func (c Interface) awaitIPv6(rt *rtnl, index int) error {
 	if !c.awaitsIPv6() {
 		return nil
@@ -176,7 +178,7 @@ func (c Interface) awaitIPv6(rt *rtnl, index int) error {
 			addresses = append(addresses, a.Prefix.Addr())
 		}
 	}
-	if c.WasUp { // what came with "up" is no event any more
+	if c.WasUp { // the events of "up" are over
 		if ok, err := hasLocalRoutes(index, append(addresses, allMulticast)); ok || err != nil {
 			return err
 		}
@@ -187,9 +189,9 @@ func (c Interface) awaitIPv6(rt *rtnl, index int) error {
 	return nil
 }
 
-// awaitLocalRoutes waits for the routes that make addresses this namespace's own; of
-// allMulticast, for that of the link. The socket has been in RTMGRP_IPV6_ROUTE since
-// before they could come.
+// awaitLocalRoutes waits for the local routes of the addresses and, if allMulticast is among
+// them, for the link's multicast route. The socket must have joined RTMGRP_IPV6_ROUTE before
+// the link was set up.
 func (c *rtnl) awaitLocalRoutes(index int, addresses []netip.Addr) error {
 	seen := func(events []event) bool {
 		var own []netip.Addr
@@ -203,8 +205,8 @@ func (c *rtnl) awaitLocalRoutes(index int, addresses []netip.Addr) error {
 	return c.await(routeLimit, seen, func() (bool, error) { return hasLocalRoutes(index, addresses) })
 }
 
-// hasLocalRoutes says whether the thread's namespace has all of the IPv6 addresses
-// for its own, allMulticast by the link.
+// hasLocalRoutes says whether the thread's namespace has the local routes of all the IPv6
+// addresses and, if allMulticast is among them, the link's multicast route.
 func hasLocalRoutes(index int, addresses []netip.Addr) (bool, error) {
 	routes, err := dump.Complete(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
@@ -219,7 +221,7 @@ func hasLocalRoutes(index int, addresses []netip.Addr) (bool, error) {
 		}
 	}
 	if containsAll(own, addresses) {
-		return true, nil // whatever else has changed meanwhile
+		return true, nil // even if the list is not complete
 	}
 	return false, err
 }
@@ -228,8 +230,8 @@ func containsAll(list, wanted []netip.Addr) bool {
 	return !slices.ContainsFunc(wanted, func(a netip.Addr) bool { return !slices.Contains(list, a) })
 }
 
-// localRoute is the address that an RTM_NEWROUTE makes the namespace's own (struct
-// rtmsg and attributes), or allMulticast where it is the link's route there.
+// localRoute is the address of the local route that an RTM_NEWROUTE (struct rtmsg and
+// attributes) adds, or allMulticast if it is the link's multicast route.
 func localRoute(e event, index int) (netip.Addr, bool) {
 	if e.kind != unix.RTM_NEWROUTE || len(e.data) < unix.SizeofRtMsg {
 		return netip.Addr{}, false

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestStepsOrder: the kernel makes the route to an address' subnet with the address, and
-// may wait for memory, only if the link is up by then; and routes need that one.
+// TestStepsOrder: the link is set up before addresses are added, so that the kernel makes the
+// route to their subnet then, when it may wait for memory; other routes need that one.
 func TestStepsOrder(t *testing.T) {
 	c := Interface{
 		Name: "eth0", Up: true,

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Difference is one way in which the kernel is not as planned.
+// Difference is one detail in which the kernel differs from the plan.
 type Difference struct {
 	What string // "container interface eth0"
 	Want string
@@ -17,9 +17,9 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: want %s, have %s", d.What, d.Want, d.Have)
 }
 
-// Diff lists what of the plan is not in the state found. What others have added
-// is no difference, nor is what udev or a packet capture changes: the host veth's
-// and the bridge's MAC, promiscuity.
+// Diff lists what the plan has and the observed state lacks. What others have added is no
+// difference, nor is what udev or a packet capture changes: the MACs of host veth and bridge,
+// and promiscuity.
 func Diff(want, have State) []Difference {
 	var d differences
 	d.bridge(want.Bridge, have.Bridge)
@@ -34,14 +34,16 @@ type differences []Difference
 
 func (d *differences) add(what, want, have string) { *d = append(*d, Difference{what, want, have}) }
 
-// lacks is for what must be on if it is wanted; that it is on unasked is no harm.
+// lacks adds a difference if something is wanted and off. If it is on without being wanted,
+// that is none.
 func (d *differences) lacks(what string, want, have bool) {
 	if want && !have {
 		d.add(what, "on", "off")
 	}
 }
 
-// missing says that a whole link is absent; its parts need no lines of their own.
+// missing says whether the link is not there, and adds that difference; its properties need
+// none of their own then.
 func (d *differences) missing(what, want, have string) bool {
 	if want != have {
 		d.add(what, want, "none")
@@ -78,7 +80,7 @@ func (d *differences) port(want, have Port) {
 		d.add(name+" master", want.Bridge, orNone(have.Bridge))
 	}
 	d.lacks(name+" up", want.Up, have.Up)
-	d.lacks(name+" hairpin", want.Hairpin, have.Hairpin) // portmap may have switched it on
+	d.lacks(name+" hairpin", want.Hairpin, have.Hairpin) // portmap may have switched it on unasked
 	d.lacks(name+" isolated", want.Isolated, have.Isolated)
 	if want.VLAN.filters() && !have.VLAN.includes(want.VLAN) {
 		d.add(name+" VLANs", want.VLAN.String(), have.VLAN.String())
@@ -110,7 +112,7 @@ func (d *differences) container(want, have Interface) {
 	}
 }
 
-// closest is the route found to the same destination, to say what differs.
+// closest shows the observed route to the same destination, so that one sees what differs.
 func closest(want Route, have []Route) string {
 	for _, r := range have {
 		if r.Dst == want.Dst && r.Table == want.Table {

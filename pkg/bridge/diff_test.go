@@ -29,8 +29,8 @@ var unseen = map[string]string{
 	"Container.AnyRouteFields": "says how to compare",
 }
 
-// TestDiffSeesEveryField: a field that is planned and not found is a difference, so
-// that no key can be forgotten at CHECK without a reason that stands above.
+// TestDiffSeesEveryField: a field that is planned and not found is a difference, so that CHECK
+// cannot miss a key without a reason in unseen.
 func TestDiffSeesEveryField(t *testing.T) {
 	for _, path := range fieldsOf(reflect.TypeFor[State]()) {
 		want, have := fullState(), fullState()

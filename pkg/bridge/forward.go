@@ -16,9 +16,9 @@ const (
 	forward6 = "ipv6/conf/all/forwarding"
 )
 
-// EnableForwarding lets the host route for its containers. It is never taken
-// back, since nobody knows who else has come to rely on it; hence it is the last
-// step of an ADD. Attach has found out whether it is on.
+// EnableForwarding lets the host route for its containers. It has no inverse, since nobody
+// knows who else has come to rely on it; so it is the last step of an ADD. Attach has found
+// out whether it is on already.
 func (h *Host) EnableForwarding(s State) error {
 	if s.Forward4 && !h.forwards4 {
 		if err := needSysctl(forward4, "1"); err != nil {
@@ -34,9 +34,9 @@ func (h *Host) EnableForwarding(s State) error {
 	return needSysctl(forward6, "1")
 }
 
-// isForwarding reads netlink's answer or, where there is none (an old kernel, or one
-// without the family), the setting. A host that forwards must not be taken for one that
-// begins to: what router advertisements do there is the administrator's choice.
+// isForwarding reads netlink's answer or, if there is none (an old kernel, or one without
+// the family), the sysctl. If the host forwards already, EnableForwarding must not change
+// anything: what router advertisements do there is the administrator's choice.
 func isForwarding(reply []byte, name string) (bool, error) {
 	if reply != nil {
 		return forwards(reply), nil
@@ -48,8 +48,8 @@ func isForwarding(reply []byte, name string) (bool, error) {
 	return err == nil && value != "0", err
 }
 
-// needSysctl is for what a network cannot do without. Somebody may have been faster, or
-// have made it so by other means.
+// needSysctl sets a sysctl that the network needs. If it cannot be written but has the value
+// already, that is no error.
 func needSysctl(name, value string) error {
 	err := writeSysctl(name, value)
 	if err == nil {
@@ -61,11 +61,11 @@ func needSysctl(name, value string) error {
 	return fmt.Errorf("isGateway: the host must forward, and does not: %w; set it on the host (sysctl -w net.%s=%s)", err, dotted(name), value)
 }
 
-// keepRouterAdvertisements raises accept_ra from 1 to 2 on the host's uplinks. A
-// host that forwards ignores advertisements at 1 and would lose the default route
-// that it lives by (kernel, networking/ip-sysctl, accept_ra). Bridges, their ports
-// and host veths lead to containers, which must not be believed; a bridge is an
-// uplink only if it has such a default route already.
+// keepRouterAdvertisements raises accept_ra from 1 to 2 on the host's uplinks: with 1, a
+// host that forwards ignores router advertisements, and would lose its default route
+// (kernel, networking/ip-sysctl, accept_ra). Bridges, their ports and host veths are left
+// out, since they lead to containers, which must not become the host's router; unless the
+// host has an advertised default route by them already.
 func (h *Host) keepRouterAdvertisements() error {
 	links, err := h.rt.list(0)
 	if err != nil {
@@ -88,7 +88,7 @@ func (h *Host) keepRouterAdvertisements() error {
 	return failed
 }
 
-// advertisedDefaults are the links by which a router has given us a default route.
+// advertisedDefaults are the links with a default route from a router advertisement.
 func (h *Host) advertisedDefaults() (map[int]bool, error) {
 	filter := &netlink.Route{Protocol: unix.RTPROT_RA}
 	routes, err := dump.Complete(func() ([]netlink.Route, error) {

@@ -2,8 +2,8 @@ package bridge
 
 import "testing"
 
-// A kernel that does not answer by netlink is asked by its files, and what cannot be
-// read is not taken for off.
+// If the kernel does not answer over netlink, the sysctl counts; if that cannot be read, the
+// setting does not count as off.
 func TestIsForwardingWithoutNetlink(t *testing.T) {
 	on, err := readSysctl(forward4)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzParseConfig: a configuration is refused by a code of the spec's for it, or has a plan
-// for a lease, or the lease is refused.
+// FuzzParseConfig: a configuration is refused with one of the spec's codes for that, or gives
+// a plan for a lease, or the lease is refused.
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"bridge":"br0","isDefaultGateway":true,"mtu":1400,"vlan":5,"vlanTrunk":[{"minID":7,"maxID":9}],"ipam":{"type":"static"},"args":{"cni":{"mac":"02:00:00:00:00:01"}}}`), "MAC")
 	f.Add([]byte(`{"bridge":"br0","isGateway":true,"macspoofchk":true,"disableContainerInterface":false,"ipam":{},"runtimeConfig":{"mac":"02:00:00:00:00:01"}}`), "")
@@ -37,8 +37,8 @@ func mustBeRefusal(t *testing.T, err error) {
 	}
 }
 
-// FuzzLease: what an IPAM plugin of another program answers is refused, or makes a plan
-// with which CHECK's, made from the same result, agrees.
+// FuzzLease: the result of another suite's IPAM plugin is refused, or gives a plan that equals
+// the one that CHECK makes of the ADD's result.
 func FuzzLease(f *testing.F) {
 	f.Add([]byte(`{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/run/netns/c1"}],"ips":[{"address":"10.1.0.5/24","gateway":"10.1.0.1","interface":0}],"routes":[{"dst":"0.0.0.0/0","gw":"10.1.0.1","table":100,"scope":0}],"dns":{}}`), true)
 	f.Add([]byte(`{"cniVersion":"0.2.0","ip4":{"ip":"169.254.7.7/32","gateway":"169.254.1.1","routes":[{"dst":"0.0.0.0/0"}]},"ip6":{"ip":"fd00::2/128"}}`), true)

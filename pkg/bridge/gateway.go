@@ -15,7 +15,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// missing are the planned gateways that the link does not have.
+// missing are the planned gateway addresses that the link does not have.
 func (at site) missing(b Bridge) []netip.Prefix {
 	var missing []netip.Prefix
 	for _, g := range b.Gateways {
@@ -26,8 +26,8 @@ func (at site) missing(b Bridge) []netip.Prefix {
 	return missing
 }
 
-// ensureGateways gives the link those of its planned addresses that it lacks, and
-// takes those away that the network gave it before where forceAddress says so.
+// ensureGateways adds the missing gateway addresses to the link and, with forceAddress,
+// deletes those that the network gave it before.
 func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	if err := h.ensureGatewayLink(b, at, undo); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 		return adoptGateways(b, at)
 	}
 	former := at.formerGateways(b)
-	// checked again: another ADD may have made the bridge since the first look
+	// checked again: if the link was created now, another program may have been faster
 	if err := h.checkOverlap(b, *at, missing); err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (h *Host) ensureGateways(b Bridge, at *site, undo *cni.Undo) error {
 	}
 	for _, gateway := range missing {
 		gone := slices.DeleteFunc(slices.Clone(former), func(p netip.Prefix) bool { return p.Addr().Is4() != gateway.Addr().Is4() })
-		// pushed before the address is added, in case the kernel's answer is lost
+		// pushed first, in case the kernel's answer is lost
 		undo.Push(fmt.Sprintf("delete gateway %s of %s", gateway, at.gateway.name), func() error {
 			return h.dropGateway(b, gateway, gone)
 		})
@@ -69,16 +69,17 @@ func (h *Host) addGateway(b Bridge, on link, gateway netip.Prefix, gone []netip.
 	if err := recordGateway(on.index, gateway, b.Network); err != nil {
 		return err
 	}
-	// a bridge without ports has no carrier, and detection would never end
+	// without duplicate address detection, which would not end while the bridge has no port
+	// and therefore no carrier
 	add := addAddress(on.index, on.name, gateway, false)
-	add.bear = []unix.Errno{unix.EEXIST} // another ADD was faster
+	add.tolerate = []unix.Errno{unix.EEXIST} // another ADD was faster
 	_, err := h.rt.do(add)
 	return err
 }
 
-// adoptGateways records gateways that are there already, where the record was lost: an
-// idle bridge with an address of which nobody knows would stay for ever. On a bridge
-// that is not ours somebody else may have given them.
+// adoptGateways records gateway addresses that the link has already, if their records were
+// lost: without these, the addresses would keep an idle bridge for ever. It does nothing on
+// a bridge that is not ours, where somebody else may have added them.
 func adoptGateways(b Bridge, at *site) error {
 	if !IsOurs(at.bridge.mac) {
 		return nil
@@ -95,9 +96,9 @@ func adoptGateways(b Bridge, at *site) error {
 	return nil
 }
 
-// AdoptGateways is that for a network which no further ADD may come to: GC looks then
-// whether the bridge is idle. The gateways are those that the configuration gives; what
-// else the link has stays somebody else's.
+// AdoptGateways records again those of the network's configured gateway addresses that its
+// bridge has. GC calls it before it deletes an idle bridge, since no further ADD of the
+// network may do so. Other addresses of the bridge are somebody else's.
 func (h *Host) AdoptGateways(c Config, network string, gateways []netip.Prefix) error {
 	b := Bridge{Name: c.Bridge, Network: network}
 	if c.VLAN != 0 {
@@ -131,9 +132,9 @@ func (h *Host) deleteAddress(on link, a netip.Prefix) error {
 	return nil
 }
 
-// dropGateway removes an address that an ADD gave to the bridge, and restores those that
-// it replaced, unless a container, of whichever network, uses it by now: several networks
-// may share a gateway.
+// dropGateway is the inverse of addGateway: it deletes the address, and adds those again that
+// it replaced (gone). It does nothing if a container of any network may use the address by
+// now, since networks may share a gateway.
 func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) error {
 	return whileIdle(func() error {
 		used, err := h.hasContainers(b)
@@ -149,7 +150,7 @@ func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) 
 		}
 		for _, a := range gone {
 			again := addAddress(on.index, on.name, a, false)
-			again.bear = []unix.Errno{unix.EEXIST}
+			again.tolerate = []unix.Errno{unix.EEXIST}
 			if _, err := h.rt.do(again); err != nil {
 				return fmt.Errorf("give address %s back to %s: %w", a, on.name, err)
 			}
@@ -158,8 +159,8 @@ func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) 
 	})
 }
 
-// hasContainers says whether a container could use the gateways: one on the
-// bridge, and in their VLAN where they have one.
+// hasContainers says whether a container could use the gateways: one on the bridge, and in
+// the gateways' VLAN if they have one.
 func (h *Host) hasContainers(b Bridge) (bool, error) {
 	ports, err := h.ports(b.Name)
 	if err != nil {
@@ -173,16 +174,15 @@ func (h *Host) hasContainers(b Bridge) (bool, error) {
 			return true, nil
 		}
 		vlans, err := vlansOf(p.index)
-		in := func(r vlanRange) bool { return r.first <= b.VLAN && b.VLAN <= r.last }
-		if err != nil || slices.ContainsFunc(vlans, in) {
+		if err != nil || slices.ContainsFunc(vlans, func(r vlanRange) bool { return r.has(b.VLAN) }) {
 			return true, err
 		}
 	}
 	return false, nil
 }
 
-// checkOverlap is an error where an address of the link overlaps a gateway that it
-// lacks, and is not one that goes: it says who may be using it.
+// checkOverlap is an error if an address of the link overlaps a missing gateway and is not
+// about to be deleted. The message names the networks that may be using it.
 func (h *Host) checkOverlap(b Bridge, at site, missing []netip.Prefix) error {
 	former := at.formerGateways(b)
 	for _, gateway := range missing {
@@ -192,7 +192,7 @@ func (h *Host) checkOverlap(b Bridge, at site, missing []netip.Prefix) error {
 			}
 			name := at.gateway.name
 			force := ""
-			if isGiven(at.gateway.index, a, b.Network) {
+			if isGatewayOf(b.Network, at.gateway.index, a) {
 				force = ", or set forceAddress: it is this network's own former address"
 			}
 			return cni.ConflictErrorf("bridge %s has %s already, which overlaps the gateway %s (%s); give the networks different subnets or bridges, delete the old address (ip address del %s dev %s)%s",
@@ -208,7 +208,7 @@ func (h *Host) usersOf(bridge string) string {
 	ports, err := h.ports(bridge)
 	for _, p := range ports {
 		if label, ok := Label(p.alias); ok {
-			network, _, _ := strings.Cut(label, "/") // a person may have written the alias
+			network, _, _ := strings.Cut(label, "/") // not ParseOwner: somebody may have edited the alias
 			networks = append(networks, network)
 		}
 	}
@@ -224,7 +224,7 @@ func (h *Host) usersOf(bridge string) string {
 	}
 }
 
-// needsIPv6 is an error where the host is to have an IPv6 gateway and cannot.
+// needsIPv6 is an error if an IPv6 gateway is missing and IPv6 is off on its link.
 func (at site) needsIPv6(b Bridge, missing []netip.Prefix) error {
 	v6 := slices.IndexFunc(missing, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if v6 < 0 {
@@ -243,8 +243,7 @@ func orIPAM(field string) string {
 	return field
 }
 
-// lackOfIPv6 says what keeps the gateways' link from IPv6, and the way out; "" if
-// nothing does.
+// lackOfIPv6 says why the gateways' link cannot have IPv6, and the way out; "" if it can.
 func (at site) lackOfIPv6() string {
 	if l := at.gateway; l.hasIPv6() {
 		if l.inet6Is(confDisableIPv6, 0) {
@@ -262,11 +261,11 @@ func (at site) lackOfIPv6() string {
 	return ""
 }
 
-// addresses lists the addresses of one link; the kernel picks them out (strict
-// checking, Linux 4.20), so that the host's other links, each with an address,
-// cost nothing. AF_UNSPEC asks for both families.
+// addresses lists the addresses of one link, of both families for AF_UNSPEC. The kernel
+// filters them by link (strict checking, Linux 4.20), so that the number of links on the
+// host does not matter.
 func (c *rtnl) addresses(linkIndex, family int) ([]netip.Prefix, error) {
-	// an older kernel does not know the option and sends all; they are sorted out below
+	// older kernels do not know the option and send all addresses; parseAddress filters them
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	replies, err := c.dump(fmt.Sprintf("list addresses of link %d", linkIndex), func() *nl.NetlinkRequest {
 		req := nl.NewNetlinkRequest(unix.RTM_GETADDR, 0)
@@ -287,8 +286,8 @@ func (c *rtnl) addresses(linkIndex, family int) ([]netip.Prefix, error) {
 	return list, nil
 }
 
-// parseAddress reads an RTM_NEWADDR: the local address where there is one
-// (point to point), or else the address (rtnetlink(7)).
+// parseAddress reads an RTM_NEWADDR: IFA_LOCAL if there is one, or else IFA_ADDRESS, which
+// on a point-to-point link is the peer's (rtnetlink(7)). ok is false for another link.
 func parseAddress(reply []byte, linkIndex int) (netip.Prefix, bool) {
 	if len(reply) < unix.SizeofIfAddrmsg {
 		return netip.Prefix{}, false

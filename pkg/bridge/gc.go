@@ -7,10 +7,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// GC deletes the links of the network's attachments that are not valid, and host veths
-// on its bridge that have no alias, because their ADD was killed before it set one. It goes on after a failure and joins the errors. Without a list
-// nothing is provably dead: a link whose container is gone is gone itself.
-// An empty list says that nobody is left, and an idle bridge goes as well.
+// GC deletes the links of the network's attachments that are not valid, and host veths on
+// its bridge without an alias, whose ADD was killed before it set one. If the list is empty,
+// or the configuration says so, it deletes an idle bridge, too. Without a list it deletes no
+// link: a link whose container is gone is gone itself. It goes on after a failure and joins
+// the errors.
 func (h *Host) GC(c Config, network string, valid cni.Valid) error {
 	failed := h.forgetGone()
 	if valid.Known {
@@ -28,7 +29,7 @@ func (h *Host) HasLink(name string) (bool, error) {
 	return there, err
 }
 
-// gcLinks looks once at all links that do not have the name of a valid attachment's.
+// gcLinks looks at all links except those with the name of a valid attachment's host veth.
 func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	kept := map[string]bool{}
 	for _, o := range valid.Owners() {
@@ -39,20 +40,20 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 		return err
 	}
 	var failed error
-	var nameless []link
+	var unnamed []link
 	bridges := map[int]bool{}
 	for _, l := range links {
 		label, ok := Label(l.alias)
 		switch {
 		case l.alias == "" && isHostName(l.name) && l.master != 0:
-			nameless = append(nameless, l)
+			unnamed = append(unnamed, l)
 		case ok && strings.HasPrefix(label, cni.NetworkLabel(network)) && !valid.KeepsLabel(label):
 			bridges[l.master] = true
 			_, err := h.rt.do(deleteIndex(l.index, l.name))
 			failed = errors.Join(failed, err)
 		}
 	}
-	failed = errors.Join(failed, h.reapNameless(c.Bridge, nameless))
+	failed = errors.Join(failed, h.reapUnnamed(c.Bridge, unnamed))
 	delete(bridges, 0)
 	for index := range bridges {
 		if c.Transient {
@@ -62,9 +63,10 @@ func (h *Host) gcLinks(c Config, network string, valid cni.Valid) error {
 	return failed
 }
 
-// reapNameless deletes host veths of ours on the bridge that have no alias. Each is looked
-// at again under the exclusive lock, while no ADD is between making one and naming it.
-func (h *Host) reapNameless(bridge string, seen []link) error {
+// reapUnnamed deletes those of the seen host veths that are on the bridge and have no alias,
+// so that nothing names their owner. It looks at each again under the exclusive lock: no ADD
+// is between creating a veth and setting its alias then.
+func (h *Host) reapUnnamed(bridge string, seen []link) error {
 	if len(seen) == 0 {
 		return nil
 	}

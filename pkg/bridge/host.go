@@ -16,15 +16,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Host is the network namespace that the bridges are in: the caller's.
+// Host is the network namespace of the bridges: the caller's.
 type Host struct {
 	rt *rtnl
-	nl *netlink.Handle // opens a socket for each request: for what an ADD or DEL seldom needs
-	// forwards4 and forwards6 are what the last look found.
+	nl *netlink.Handle // opens a socket for each request, so it is for what an ADD or DEL seldom needs
+	// forwards4 and forwards6 say whether the host forwards, as look has found it.
 	forwards4, forwards6 bool
 }
 
-// forwardingLimit bounds the wait for a new port, which takes no time at all.
+// forwardingLimit bounds the wait until a new port forwards, which normally it does at once.
 const forwardingLimit = 10 * time.Second
 
 // OpenHost opens a netlink socket in the caller's namespace.
@@ -39,13 +39,13 @@ func OpenHost() (*Host, error) {
 // Close closes the socket.
 func (h *Host) Close() { h.rt.close() }
 
-// Attach brings the host and the container to the plan, and fills in what the plan
-// left open: MACs and MTU. When it returns the container's link is up, and its port
-// forwards; protect is called before. Each step pushes its inverse to undo, which the
-// caller runs if the ADD fails.
+// Attach brings the host and the container to the plan, and fills in what the plan leaves
+// open: MACs and MTU. When it returns, the container's link is up and its port forwards. It
+// calls protect after the veth pair was created, and before the container's link is up. Each
+// step pushes its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, undo *cni.Undo) error {
 	at, err := h.join(s, container, undo)
-	if former := (formerLinkError{}); errors.As(err, &former) { // without the lock of bridges
+	if former := (formerLinkError{}); errors.As(err, &former) { // join has released the lock
 		if where := former.livesAt(); where != "" {
 			return cni.ConflictErrorf("%w (%s, which is alive)", err, where)
 		}
@@ -63,8 +63,8 @@ func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, u
 	return h.configure(s, at, container)
 }
 
-// configure brings the container's end to the plan, and returns when it can be
-// reached.
+// configure brings the container's interface to the plan, and returns when the container can
+// be reached.
 func (h *Host) configure(s *State, at site, container *netns.Handle) error {
 	tell, err := s.Container.configureIn(container)
 	if err != nil {
@@ -77,18 +77,18 @@ func (h *Host) configure(s *State, at site, container *netns.Handle) error {
 	return tell.send()
 }
 
-// site is what was found of a plan's bridge; a zero link means that there is none.
+// site is what look found of the planned bridge; a link that does not exist is zero.
 type site struct {
 	bridge  link
-	gateway link // has the gateway addresses: the bridge, or a VLAN interface over it
-	has     []netip.Prefix
-	// added are the gateways that this ADD gave to the link.
+	gateway link           // the link of the gateway addresses: the bridge, or a VLAN interface over it
+	has     []netip.Prefix // the addresses of gateway
+	// added are the IPv6 gateway addresses that this ADD gave to gateway.
 	added []netip.Addr
 }
 
-// join makes the bridge what it must be and puts the new port on it. Until then
-// nothing but the lock keeps the bridge from being deleted. What cannot be is
-// refused before anything is changed.
+// join brings the bridge to the plan and puts the new port on it, under the lock, since until
+// then an idle bridge may be deleted. It refuses what cannot be done before it changes
+// anything.
 func (h *Host) join(s *State, container *netns.Handle, undo *cni.Undo) (site, error) {
 	at, unlock, err := h.lookLocked(s.Bridge)
 	if err != nil {
@@ -119,8 +119,8 @@ func (h *Host) join(s *State, container *netns.Handle, undo *cni.Undo) (site, er
 	return at, h.readBridgeMAC(s, at.bridge)
 }
 
-// lookLocked looks at what there is under the lock; under the exclusive one where the
-// bridge is still to be made, or its MTU to be set: nobody else finds it meanwhile.
+// lookLocked takes the lock and calls look. It takes the exclusive lock if the bridge must be
+// created, or its MTU be set, so that no other ADD does the same meanwhile.
 func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 	for _, mode := range []flock.Mode{flock.Shared, flock.Exclusive} {
 		if unlock, err = lock(mode); err != nil {
@@ -138,8 +138,8 @@ func (h *Host) lookLocked(b Bridge) (at site, unlock func(), err error) {
 	return at, unlock, nil
 }
 
-// lacksMTU says whether the bridge's MTU differs and may still be set: a bridge that
-// is down was made by an ADD that was killed right then.
+// lacksMTU says whether the bridge is missing, or is ours and its MTU must be set: the plan
+// has another one, or the bridge is down, because an ADD was killed before it set the MTU.
 func (at site) lacksMTU(b Bridge) bool {
 	if at.bridge.index == 0 {
 		return true
@@ -148,8 +148,8 @@ func (at site) lacksMTU(b Bridge) bool {
 	return IsOurs(at.bridge.mac) && (another || !at.bridge.isUp())
 }
 
-// readBridgeMAC looks again at a bridge that is not ours: its MAC was pinned
-// meanwhile, or is that of its lowest port.
+// readBridgeMAC fills in the bridge's MAC for the result. It looks again at a bridge that is
+// not ours, whose MAC pinMAC or the new port may have changed.
 func (h *Host) readBridgeMAC(s *State, bridge link) (err error) {
 	if !IsOurs(bridge.mac) {
 		bridge, err = h.findBridge(s.Bridge.Name)
@@ -158,8 +158,8 @@ func (h *Host) readBridgeMAC(s *State, bridge link) (err error) {
 	return err
 }
 
-// look finds out what there is, and whether the host forwards, in one batch and a
-// list of addresses.
+// look finds the bridge, the link of its gateways and the addresses of that, and whether the
+// host forwards: in one batch and a list of addresses.
 func (h *Host) look(b Bridge) (site, error) {
 	steps := []step{lookUp(b.Name).orNone(), forwarding(unix.AF_INET), forwarding(unix.AF_INET6), lookUp(b.GatewayName()).orNone()}
 	if b.VLANInterface == "" {
@@ -199,7 +199,7 @@ func (h *Host) look(b Bridge) (site, error) {
 	return at, err
 }
 
-// gatewayFamily is that of all gateways, or AF_UNSPEC.
+// gatewayFamily is the address family of the gateways; AF_UNSPEC if they have both.
 func (b Bridge) gatewayFamily() int {
 	family := unix.AF_UNSPEC
 	for i, g := range b.Gateways {
@@ -212,16 +212,16 @@ func (b Bridge) gatewayFamily() int {
 	return family
 }
 
-// plug makes the veth pair and gives the host veth its name and flags. The host veth
-// never has a link-local address, which would cost the DEL a second grace period
-// (ipv6_dev_ac_dec on a forwarding host), and nobody uses it.
+// plug creates the veth pair, and sets alias, flags and VLANs of the host veth and sets it up.
+// The host veth gets no link-local address: nobody would use it, and it would cost the DEL a
+// second grace period (ipv6_dev_ac_dec on a forwarding host).
 func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cni.Undo) error {
 	s.Port.MAC = randomMAC()
 	if s.Container.MAC == nil {
 		s.Container.MAC = randomMAC()
 	}
-	// pushed before the pair is made, in case the kernel's answer is lost; the MAC is
-	// this ADD's alone, so that another ADD's pair of the same name stays
+	// pushed first, in case the kernel's answer is lost; it compares the random MAC, so that
+	// it does not delete another ADD's pair of the same name
 	made := s.Port
 	undo.Push("delete "+made.Name, func() error { return h.deleteMade(made) })
 	if _, err := h.rt.do(createVeth(s.Port, s.Container, bridgeIndex, container.FD())); err != nil {
@@ -241,6 +241,7 @@ func (h *Host) plug(s *State, bridgeIndex int, container *netns.Handle, undo *cn
 	return err
 }
 
+// deleteMade deletes the port, unless that name is by now another ADD's, with another MAC.
 func (h *Host) deleteMade(p Port) error {
 	found, there, err := h.rt.find(lookUp(p.Name))
 	if err != nil || !there || !slices.Equal(found.mac, p.MAC) {
@@ -250,8 +251,9 @@ func (h *Host) deleteMade(p Port) error {
 	return err
 }
 
-// awaitPort waits until the port forwards, and makes the host ask again who has the
-// container's addresses: their last user may have had another MAC.
+// awaitPort waits until the port forwards, and until the bridge's new IPv6 addresses can be
+// used. It also deletes the host's neighbour entries of the container's addresses, whose last
+// user may have had another MAC.
 func (h *Host) awaitPort(s *State, at site) error {
 	var steps []step
 	if len(s.Bridge.Gateways) > 0 {
@@ -275,15 +277,16 @@ func (h *Host) awaitPort(s *State, at site) error {
 	if len(at.added) == 0 {
 		return nil
 	}
-	// the bridge has a carrier now, and takes its IPv6 addresses for its own
+	// only now that the bridge has a carrier does the kernel add the local routes of its
+	// IPv6 addresses
 	what := fmt.Sprintf("%v of %s can be reached", at.added, at.gateway.name)
 	return await(what, unix.RTNLGRP_IPV6_ROUTE, routeLimit, func() (bool, error) { return hasLocalRoutes(at.gateway.index, at.added) })
 }
 
-// defaultMTU is the MTU of the route that a packet to the world would take, IPv4
-// before IPv6, or of the route's link; and 1500 on a host without a default route.
+// defaultMTU is the MTU of the route to a public address, IPv4 before IPv6, or else of that
+// route's link; 1500 on a host without a default route.
 func (h *Host) defaultMTU() int {
-	for _, world := range []string{"1.1.1.1", "2606:4700::1111"} { // any global address: nothing is sent
+	for _, world := range []string{"1.1.1.1", "2606:4700::1111"} { // any public address; nothing is sent
 		routes, err := h.nl.RouteGet(net.ParseIP(world))
 		if err != nil || len(routes) == 0 {
 			continue
@@ -299,18 +302,18 @@ func (h *Host) defaultMTU() int {
 	return 1500
 }
 
-// Detach deletes the owner's links. It needs nothing but the owner: the host veth
-// has its name, and takes the container's end along. found is false if there was
-// none; where it is true with an error, the link may still be there.
+// Detach deletes the owner's host veth, whose name follows from the owner, and with it the
+// container's interface. found is false if there was none; if it is true beside an error, the
+// link may still be there.
 func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 	port, there, err := h.rt.find(lookUp(HostName(o)))
 	if err != nil || !there {
 		return false, err
 	}
-	// the name, a hash of the owner, is enough: a person or a monitoring agent may have
-	// changed the alias
+	// the name, a hash of the owner, is enough if the alias names nobody: a person or a
+	// monitoring agent may have changed it
 	if namesAttachment(port.alias) && port.alias != aliasOf(o) {
-		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it is left alone", HostName(o), port.alias, o)
+		return true, cni.ConflictErrorf("%s: its alias %q is not that of %s; it was not deleted", HostName(o), port.alias, o)
 	}
 	if _, err := h.rt.do(deleteIndex(port.index, port.name)); err != nil {
 		return true, err
@@ -319,13 +322,4 @@ func (h *Host) Detach(c Config, o cni.Owner) (found bool, err error) {
 		return true, nil
 	}
 	return true, h.reapIndex(port.master)
-}
-
-func (h *Host) deleteLink(name string) error {
-	found, there, err := h.rt.find(lookUp(name))
-	if err != nil || !there {
-		return err
-	}
-	_, err = h.rt.do(deleteIndex(found.index, name))
-	return err
 }

@@ -6,15 +6,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// An IPAM plugin of another program may need the link to find an address (dhcp
-// does). Then the attachment is made in two halves: Attach with a plan of links
-// alone, as on a layer 2 network, and Configure with the plan that WithLease
-// makes of it.
+// An IPAM plugin of another suite may need the link to find an address (dhcp does). Then
+// ADD has two halves: Attach with a plan of the links alone, as on a layer 2 network, and
+// Configure with the complete plan that WithLease makes.
 
-// NewLinkPlan is the first half of an ADD whose addresses are not known yet. The
-// MAC, which cannot be derived from them, is derived from the owner unless one is
-// asked for: a DHCP server then gives a container that comes again the address
-// that it had.
+// NewLinkPlan is the plan of an ADD whose addresses are not known yet. Unless a MAC is asked
+// for, it is derived from the owner, since it cannot be derived from an address: a DHCP
+// server then gives a restarted container the address that it had.
 func NewLinkPlan(c Config, o cni.Owner) (State, error) {
 	if c.MAC == nil {
 		c.MAC = macFromOwner(o)
@@ -22,22 +20,23 @@ func NewLinkPlan(c Config, o cni.Owner) (State, error) {
 	return NewPlan(c, o, Lease{})
 }
 
-// WithLease is the whole plan, of links as they are and what has been leased.
+// WithLease is the complete plan: that of the links, as Attach has filled it in, with the
+// lease.
 func (s State) WithLease(c Config, o cni.Owner, l Lease) (State, error) {
 	c.MAC = s.Container.MAC
-	whole, err := NewPlan(c, o, l)
+	plan, err := NewPlan(c, o, l)
 	if err != nil {
 		return State{}, err
 	}
-	whole.Container.WasUp = s.Container.Up
-	whole.Bridge.MAC, whole.Bridge.DefaultVLAN, whole.Port.MAC = s.Bridge.MAC, s.Bridge.DefaultVLAN, s.Port.MAC
-	err = whole.setMTU(s.Bridge.MTU)
-	return whole, err
+	plan.Container.WasUp = s.Container.Up
+	plan.Bridge.MAC, plan.Bridge.DefaultVLAN, plan.Port.MAC = s.Bridge.MAC, s.Bridge.DefaultVLAN, s.Port.MAC
+	err = plan.setMTU(s.Bridge.MTU)
+	return plan, err
 }
 
-// Configure gives bridge and container the addresses and routes of a plan whose
-// links Attach has made. What is undone of it is for the time when the container's
-// link is gone again: a gateway stays while there is a container that may use it.
+// Configure gives bridge and container the addresses and routes of a plan whose links Attach
+// has made. The caller runs undo after it has deleted the container's link: the inverses
+// keep a gateway while a container may use it.
 func (h *Host) Configure(s *State, container *netns.Handle, undo *cni.Undo) error {
 	at, err := h.giveGateways(s, undo)
 	if err != nil {
@@ -51,7 +50,7 @@ func (h *Host) Configure(s *State, container *netns.Handle, undo *cni.Undo) erro
 	return h.configure(s, at, container)
 }
 
-// giveGateways is the part of join that is about addresses.
+// giveGateways does what join does for the gateway addresses.
 func (h *Host) giveGateways(s *State, undo *cni.Undo) (site, error) {
 	unlock, err := lock(flock.Shared)
 	if err != nil {
@@ -68,15 +67,14 @@ func (h *Host) giveGateways(s *State, undo *cni.Undo) (site, error) {
 	return at, h.ensureGateways(s.Bridge, &at, undo)
 }
 
-// forgetAdvertised drops the addresses and routes that routers have advertised since
-// the link came up: on a network whose IPAM gives IPv6 addresses, nobody asked for
-// them. IPv6 goes off, and comes on again with the container's own addresses. Where
-// /proc/sys cannot be written they stay.
+// forgetAdvertised deletes the addresses and routes that router advertisements have added
+// since the link came up, on a network whose IPAM plugin gives IPv6 addresses. It does so by
+// switching IPv6 off; setSysctls switches it on again. If /proc/sys is read-only, they stay.
 func forgetAdvertised(container *netns.Handle, ifName string) error {
 	return container.Enter(func() error {
 		for _, setting := range [][2]string{{"accept_ra", "0"}, {"autoconf", "0"}, {"disable_ipv6", "1"}} {
 			if writeSysctl("ipv6/conf/"+ifName+"/"+setting[0], setting[1]) != nil {
-				return nil // see above
+				return nil // /proc/sys is read-only
 			}
 		}
 		return nil

@@ -9,8 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// TestPlanWithLease: links are planned without addresses, and the addresses keep to
-// the links.
+// TestPlanWithLease: links are planned without addresses, and the plan with the addresses
+// changes nothing of the links.
 func TestPlanWithLease(t *testing.T) {
 	owner := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
 	lease := Lease{Addresses: []Address{

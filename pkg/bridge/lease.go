@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Lease is what IPAM gave: the container's addresses, and routes as asked for.
+// Lease is the answer of the IPAM plugin: the container's addresses and routes.
 type Lease struct {
 	Addresses []Address
 	Routes    []LeasedRoute
@@ -19,18 +19,17 @@ type Lease struct {
 // Address is one address with the prefix length of its subnet.
 type Address struct {
 	Prefix  netip.Prefix
-	Gateway netip.Addr // zero: none was named
+	Gateway netip.Addr // zero if IPAM has named none
 }
 
-// LeasedRoute is a route whose gateway and table may still be left to us.
+// LeasedRoute is a route that may leave its gateway and scope to us (resolve).
 type LeasedRoute struct {
 	Route
 	scopeSet bool
 }
 
-// ParseLease reads an IPAM plugin's result, or the part of a prevResult that
-// belongs to the interface ifName (an address that names no interface belongs
-// to it, too).
+// ParseLease reads the result of an IPAM plugin, or of an ADD. Of the latter it takes the
+// addresses of the interface ifName, and those that name no interface.
 func ParseLease(result *cni.Result, ifName string) (Lease, error) {
 	var l Lease
 	for i, ip := range result.IPs {
@@ -71,12 +70,12 @@ func leasedRoute(r *types.Route) (LeasedRoute, error) {
 }
 
 func toAddr(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip) // the zero Addr is what a missing one shall be
+	a, _ := netip.AddrFromSlice(ip) // the zero Addr for a missing one
 	return a.Unmap()
 }
 
-// toGateway reads the unspecified address as "none": that is how IPAM plugins
-// write it who must write something.
+// toGateway reads the unspecified address as "none": IPAM plugins that must write a gateway
+// write that.
 func toGateway(ip net.IP) netip.Addr {
 	if a := toAddr(ip); !a.IsUnspecified() {
 		return a

@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bridge outlives its last container: its gateway address, what an administrator
-// set on it, who listens on it and the neighbours that know it stay, and the last
-// DEL costs no more than any other. It goes where "bridgeLifetime" is "auto", where
-// GC is told that no attachment is left, and where an ADD that made it fails; but
-// only if it is ours and carries nothing that is not.
+// A bridge outlives its last container: so its gateway address, the settings of an
+// administrator, listeners and neighbour entries stay, and the last DEL costs no more than
+// any other. It is deleted if "bridgeLifetime" is "auto", if GC is told that no attachment
+// is left, and if the ADD that created it fails; but only if it is ours and has nothing on
+// it that is not ours.
 
 // reapIndex deletes the bridge if it is idle.
 func (h *Host) reapIndex(index int) error { return h.reapIfIdle(lookUpIndex(index)) }
 
-// ReapBridge is reapIndex by name.
+// ReapBridge deletes the bridge of that name if it is ours and idle.
 func (h *Host) ReapBridge(name string) error { return h.reapIfIdle(lookUp(name)) }
 
-// reapIfIdle needs no more than one look while a port of the bridge is up: it has a
+// reapIfIdle needs only one message while a port of the bridge is up, since the bridge has a
 // carrier then.
 func (h *Host) reapIfIdle(at step) error {
 	bridge, there, err := h.rt.find(at)
@@ -32,9 +32,10 @@ func (h *Host) reapIfIdle(at step) error {
 	return whileIdle(func() error { return h.reap(bridge) })
 }
 
-// reap is called while no ADD is about to give the bridge a port.
+// reap deletes the bridge if it is idle. The caller holds the exclusive lock, so that no ADD
+// is about to put a port on it.
 func (h *Host) reap(bridge link) error {
-	bridge, there, err := h.rt.find(lookUpIndex(bridge.index)) // as it is now, under the lock
+	bridge, there, err := h.rt.find(lookUpIndex(bridge.index)) // again, under the lock
 	if err != nil || !there || !IsOurs(bridge.mac) {
 		return err
 	}
@@ -42,25 +43,25 @@ func (h *Host) reap(bridge link) error {
 	if err != nil {
 		return err
 	}
-	idle, err := h.carries(bridge, links)
+	idle, err := h.isIdle(bridge, links)
 	if err != nil || !idle {
 		return err
 	}
 	if _, err := h.rt.do(deleteIndex(bridge.index, bridge.name)); err != nil {
 		return err
 	}
-	return h.forgetGone() // VLAN interfaces went along
+	return h.forgetGone() // of the bridge, and of the VLAN interfaces deleted with it
 }
 
-// carries looks for what is not ours: a port of any kind, a link over the bridge but
-// for our VLAN interfaces, an address that is nobody's gateway.
-func (h *Host) carries(bridge link, links []link) (idle bool, err error) {
-	own := []int{bridge.index} // what would go
+// isIdle says whether the bridge has nothing on it that keeps it: a port of any kind, a link
+// over it other than our VLAN interfaces, an address that is nobody's gateway.
+func (h *Host) isIdle(bridge link, links []link) (idle bool, err error) {
+	own := []int{bridge.index} // the links that would be deleted
 	for _, l := range links {
 		if l.master == bridge.index {
 			return false, nil
 		}
-		if l.below != bridge.index || l.elsewhere || l.index == bridge.index {
+		if l.iflink != bridge.index || l.iflinkElsewhere || l.index == bridge.index {
 			continue
 		}
 		if !l.isVLANOver(bridge, l.vlan) || l.name != vlanInterface(bridge.name, l.vlan) {
@@ -69,25 +70,25 @@ func (h *Host) carries(bridge link, links []link) (idle bool, err error) {
 		own = append(own, l.index)
 	}
 	for _, l := range links {
-		// over or in one of the VLAN interfaces
-		if slices.Contains(own, l.index) && l.master != 0 || !slices.Contains(own, l.index) && slices.Contains(own, l.below) && !l.elsewhere {
+		// a VLAN interface that is itself a port, or a link over one
+		if slices.Contains(own, l.index) && l.master != 0 || !slices.Contains(own, l.index) && slices.Contains(own, l.iflink) && !l.iflinkElsewhere {
 			return false, nil
 		}
 	}
 	for _, index := range own {
 		addresses, err := h.rt.addresses(index, unix.AF_UNSPEC)
-		notGiven := func(p netip.Prefix) bool { return notLinkLocal(p) && !isGiven(index, p, "") }
-		if err != nil || slices.ContainsFunc(addresses, notGiven) {
+		unknown := func(p netip.Prefix) bool { return notLinkLocal(p) && !isGatewayOf("", index, p) }
+		if err != nil || slices.ContainsFunc(addresses, unknown) {
 			return false, err
 		}
 	}
-	hosts, err := h.hasUpper(bridge)
-	return !hosts, err
+	upper, err := h.hasUpper(bridge)
+	return !upper, err
 }
 
-// hasUpper finds what no list of this namespace shows: a macvlan or ipvlan over the
-// bridge that was moved into a container's namespace. While it is up, its MAC is
-// among those that the bridge itself takes frames for (dev_uc_add).
+// hasUpper says whether a macvlan or ipvlan is over the bridge that was moved into another
+// namespace, so that no list of links here shows it. While that is up, its MAC is among
+// those that the bridge itself receives (dev_uc_add).
 func (h *Host) hasUpper(bridge link) (bool, error) {
 	replies, err := h.rt.dump("list MACs of "+bridge.name, func() *nl.NetlinkRequest {
 		req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)

@@ -16,31 +16,33 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// link is what an RTM_NEWLINK says of one, as far as it matters here. The
-// library's reading of it lacks the IPv6 settings, for which a file of /proc/sys
-// each would have to be opened, and takes most of the time of a GC that looks at a
-// thousand.
+// link is a link as an RTM_NEWLINK describes it, with the attributes that matter here. We
+// decode it ourselves, because the library does not decode the IPv6 settings, for each of
+// which we would have to read a file of /proc/sys, and because its decoding would take most
+// of the time of a GC that looks at a thousand links.
 type link struct {
-	index, master int
-	below         int  // IFLA_LINK: the link that it is over, or a veth's other end
-	elsewhere     bool // which is in another namespace
-	belowNS       int  // by its id here; -1 where it has none
-	name, alias   string
-	kind          string // "bridge", "veth" …
-	mac           net.HardwareAddr
-	mtu           int
-	flags         uint32 // IFF_*
-	operational   bool
-	promiscuity   int
-	vlan          int // of a VLAN interface
-	filtersVLANs  bool
-	defaultVLAN   int // of a bridge: the one that a new port is in, 0 for none
-	inet6         []byte
+	index, master   int
+	iflink          int  // IFLA_LINK: the link below this one, or a veth's peer
+	iflinkElsewhere bool // iflink is in another namespace
+	iflinkNSID      int  // the number of that namespace in ours; -1 if it has none
+	name, alias     string
+	kind            string // "bridge", "veth" …
+	mac             net.HardwareAddr
+	mtu             int
+	flags           uint32 // IFF_*
+	operational     bool   // the operational state is "up": a port forwards
+	promiscuity     int
+	vlan            int // the ID of a VLAN interface
+	filtersVLANs    bool
+	hairpin         bool // of a port of a bridge, as isolated
+	isolated        bool
+	defaultVLAN     int    // of a bridge: the VLAN of a new port, 0 for none
+	inet6           []byte // IFLA_INET6_CONF; see inet6At
 }
 
 func (l link) isUp() bool { return l.flags&unix.IFF_UP != 0 }
 
-// device is the link for the library's functions that change one.
+// device is the link as the library's functions take it.
 func (l link) device() netlink.Link {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Index, attrs.Name = l.index, l.name
@@ -54,7 +56,7 @@ const (
 	confAcceptDAD   = 27
 )
 
-// inet6At is an IPv6 setting of the link, 0 where it is not known.
+// inet6At is an IPv6 setting of the link, 0 if it is not known.
 func (l link) inet6At(conf int) int32 {
 	if at := 4 * conf; len(l.inet6) >= at+4 {
 		return int32(binary.NativeEndian.Uint32(l.inet6[at:]))
@@ -62,17 +64,17 @@ func (l link) inet6At(conf int) int32 {
 	return 0
 }
 
-// inet6Is says whether an IPv6 setting of the link is known to have a value.
+// inet6Is says whether an IPv6 setting of the link is known and has the value.
 func (l link) inet6Is(conf int, value int32) bool {
 	return len(l.inet6) >= 4*conf+4 && l.inet6At(conf) == value
 }
 
-// hasIPv6 says whether the link knows IPv6 at all: not without it in the kernel,
-// nor with an MTU that is too small for it.
+// hasIPv6 says whether the link can have IPv6 at all, be it on or off. It cannot if the
+// kernel has no IPv6, or if the MTU is too small.
 func (l link) hasIPv6() bool { return len(l.inet6) > 0 }
 
-// skipStatistics is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h): counters of each
-// CPU and protocol are most of what there is to say of a link.
+// skipStatistics is RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h). Without it, most of the
+// answer would be counters, which the kernel sums up over all CPUs.
 const skipStatistics = 1 << 3
 
 // attribute is a netlink attribute.
@@ -95,7 +97,7 @@ func (a attribute) number() int {
 
 func (a attribute) text() string { return strings.TrimRight(string(a.data), "\x00") }
 
-// attributes are a run of them (struct nlattr), up to what is none.
+// attributes iterates over a sequence of struct nlattr, up to the first that is malformed.
 func attributes(b []byte) iter.Seq[attribute] {
 	return func(yield func(attribute) bool) {
 		for len(b) >= unix.SizeofNlAttr {
@@ -115,7 +117,7 @@ func attributes(b []byte) iter.Seq[attribute] {
 // readLink reads an RTM_NEWLINK (struct ifinfomsg and attributes).
 func readLink(b []byte) (link, error) {
 	if len(b) < unix.SizeofIfInfomsg {
-		return link{}, fmt.Errorf("a message of %d bytes is no link", len(b))
+		return link{}, fmt.Errorf("a message of %d bytes is too short for a link", len(b))
 	}
 	l := link{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), flags: binary.NativeEndian.Uint32(b[8:])}
 	for a := range attributes(b[unix.SizeofIfInfomsg:]) {
@@ -127,9 +129,9 @@ func readLink(b []byte) (link, error) {
 		case unix.IFLA_MASTER:
 			l.master = a.number()
 		case unix.IFLA_LINK:
-			l.below = a.number()
+			l.iflink = a.number()
 		case unix.IFLA_LINK_NETNSID:
-			l.elsewhere, l.belowNS = true, int(int32(a.number()))
+			l.iflinkElsewhere, l.iflinkNSID = true, int(int32(a.number()))
 		case unix.IFLA_ADDRESS:
 			l.mac = net.HardwareAddr(a.data)
 		case unix.IFLA_MTU:
@@ -148,21 +150,41 @@ func readLink(b []byte) (link, error) {
 }
 
 func (l *link) readInfo(b []byte) {
+	master := ""
+	for a := range attributes(b) { // a kind precedes its data, whose meaning it determines
+		switch {
+		case a.kind == nl.IFLA_INFO_KIND:
+			l.kind = a.text()
+		case a.kind == nl.IFLA_INFO_DATA:
+			l.readKind(a.data)
+		case a.kind == nl.IFLA_INFO_SLAVE_KIND:
+			master = a.text()
+		case a.kind == nl.IFLA_INFO_SLAVE_DATA && master == "bridge":
+			l.readPort(a.data)
+		}
+	}
+}
+
+func (l *link) readKind(b []byte) {
+	for a := range attributes(b) {
+		switch {
+		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_FILTERING:
+			l.filtersVLANs = a.number() != 0
+		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_DEFAULT_PVID:
+			l.defaultVLAN = a.number()
+		case l.kind == "vlan" && a.kind == nl.IFLA_VLAN_ID:
+			l.vlan = a.number()
+		}
+	}
+}
+
+func (l *link) readPort(b []byte) {
 	for a := range attributes(b) {
 		switch a.kind {
-		case nl.IFLA_INFO_KIND:
-			l.kind = a.text()
-		case nl.IFLA_INFO_DATA: // after the kind, which says what it means
-			for d := range attributes(a.data) {
-				switch {
-				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_FILTERING:
-					l.filtersVLANs = d.number() != 0
-				case l.kind == "bridge" && d.kind == nl.IFLA_BR_VLAN_DEFAULT_PVID:
-					l.defaultVLAN = d.number()
-				case l.kind == "vlan" && d.kind == nl.IFLA_VLAN_ID:
-					l.vlan = d.number()
-				}
-			}
+		case nl.IFLA_BRPORT_MODE:
+			l.hairpin = a.number() != 0
+		case nl.IFLA_BRPORT_ISOLATED:
+			l.isolated = a.number() != 0
 		}
 	}
 }
@@ -199,7 +221,7 @@ func lookUpIndex(index int) step {
 	return step{what: fmt.Sprintf("look up link %d", index), req: req, reply: unix.RTM_NEWLINK}
 }
 
-// link does a step that asks for one; netns.IsLinkGone tells the error where there is
+// link does a step that asks for a link. netns.IsLinkGone recognizes the error if there is
 // none.
 func (c *rtnl) link(s step) (link, error) {
 	replies, err := c.do(s)
@@ -209,7 +231,7 @@ func (c *rtnl) link(s step) (link, error) {
 	return readLink(replies[0])
 }
 
-// find is link, where there may be none.
+// find is link, but there is false, without an error, if there is none.
 func (c *rtnl) find(s step) (l link, there bool, err error) {
 	l, err = c.link(s)
 	if netns.IsLinkGone(err) {
@@ -218,8 +240,8 @@ func (c *rtnl) find(s step) (l link, there bool, err error) {
 	return l, err == nil, err
 }
 
-// links does steps that ask for links; a zero link stands for the answer that was
-// not asked for, or to a refusal that the step bears.
+// links does the steps and returns the link that answers each; a zero link for a step that
+// asks for none, and for an error that the step tolerates.
 func (c *rtnl) links(steps ...step) ([]link, error) {
 	replies, err := c.do(steps...)
 	if err != nil {
@@ -237,15 +259,15 @@ func (c *rtnl) links(steps ...step) ([]link, error) {
 	return list, nil
 }
 
-// orNone lets a look-up find nothing.
+// orNone makes a look-up tolerate that there is no such link.
 func (s step) orNone() step {
-	s.bear = append(s.bear, unix.ENODEV)
+	s.tolerate = append(s.tolerate, unix.ENODEV)
 	return s
 }
 
-// list lists the links of the namespace; on the bridge of that index alone where
-// it is not 0, but the kernel looks at all of them to find those: not for the way
-// of every ADD and DEL.
+// list lists the links of the namespace or, if master is not 0, the ports of the bridge with
+// that index. To find these, too, the kernel looks at all links, so it is not for every ADD
+// and DEL.
 func (c *rtnl) list(master int) ([]link, error) {
 	replies, err := c.dump("list links", func() *nl.NetlinkRequest {
 		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
@@ -272,15 +294,15 @@ func (c *rtnl) list(master int) ([]link, error) {
 	return list, nil
 }
 
-// listBut lists the links of the namespace but those of the names, of which there may be
-// a thousand: what RTM_GETLINK says of a link takes the kernel ten times as long as its
-// index and its name, and of a veth the longer the more namespaces there are
-// (peernet2id, net/core/net_namespace.c).
+// listBut lists the links of the namespace except those with the names, of which there may
+// be a thousand. It reads all names and then looks up the few others, since an RTM_GETLINK
+// takes the kernel ten times as long as index and name alone, and for a veth the longer, the
+// more namespaces there are (peernet2id, net/core/net_namespace.c).
 func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
-	const few = 32 // answers that fit into the socket's buffer
+	const few = 32 // their answers fit into the socket's buffer
 	indices, err := c.indices()
 	if err != nil {
-		return c.list(0) // a kernel that does not list them so
+		return c.list(0) // an old kernel without RTM_GETNETCONF dumps
 	}
 	var others []step
 	named := false
@@ -294,15 +316,15 @@ func (c *rtnl) listBut(names map[string]bool) ([]link, error) {
 			others = append(others, lookUpIndex(index).orNone())
 		}
 	}
-	if !named || len(others) > few { // lo has a name
-		return c.list(0)
+	if !named || len(others) > few {
+		return c.list(0) // SIOCGIFNAME does not work, as even lo has no name; or they are many
 	}
 	found, err := c.links(others...)
 	return slices.DeleteFunc(found, func(l link) bool { return l.index == 0 }), err
 }
 
-// indices are those of the namespace's links that can have IPv4, which a port of a bridge
-// can.
+// indices are the indices of all links of the namespace that can have IPv4; every port of a
+// bridge can.
 func (c *rtnl) indices() ([]int, error) {
 	replies, err := c.dump("list the indices of links", func() *nl.NetlinkRequest {
 		req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
@@ -323,7 +345,7 @@ func (c *rtnl) indices() ([]int, error) {
 	return indices, err
 }
 
-// nameOf is the link's name (netdevice(7)).
+// nameOf is the name of the link with that index (netdevice(7)).
 func (c *rtnl) nameOf(index int) (string, error) {
 	request, err := unix.NewIfreq("")
 	if err != nil {

@@ -43,7 +43,7 @@ func TestReadLink(t *testing.T) {
 	if !l.hasIPv6() || !l.inet6Is(confAcceptRA, 2) || !l.inet6Is(confAcceptDAD, 0) || l.inet6Is(confAcceptDAD+1, 0) {
 		t.Errorf("got IPv6 settings %v; what the kernel did not tell is not known", l.inet6)
 	}
-	for n := range message { // whatever is missing of it, nothing breaks
+	for n := range message { // a truncated message is no problem
 		if _, err := readLink(message[:n]); (err == nil) != (n >= unix.SizeofIfInfomsg) {
 			t.Errorf("%d of %d bytes: got %v", n, len(message), err)
 		}
@@ -104,7 +104,7 @@ func TestRouteMayBe(t *testing.T) {
 	}
 }
 
-// The unspecified address is "none", wherever it comes from.
+// The unspecified address means "none" in every field of a result.
 func TestUnspecifiedGateways(t *testing.T) {
 	for _, ip := range [][]byte{{0, 0, 0, 0}, make([]byte, 16), nil} {
 		if got := toGateway(ip); got.IsValid() {

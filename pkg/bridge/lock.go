@@ -10,16 +10,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// stateDir has the lock of bridges, and what says which network gave a bridge an
-// address. Root alone may look into it: whoever may open a file may lock it.
+// stateDir has the lock of bridges and the records of gateway addresses. Only root may look
+// into it, since whoever can open a file can lock it.
 const (
 	stateDir = "/run/trestle/bridge"
 	lockFile = stateDir + "/lock"
 )
 
-// lock keeps bridges from being deleted (flock.Shared) or used (flock.Exclusive) by
-// others. An ADD holds it until its port is on the bridge; from then on the port
-// keeps the bridge. The file stays, so that all lock the same one.
+// lock takes the lock of bridges. flock.Shared keeps others from deleting a bridge; an ADD
+// holds it until its port is on the bridge, which keeps it from then on. flock.Exclusive
+// keeps others from using one. The file is never removed, so that all lock the same one.
 func lock(mode flock.Mode) (unlock func(), err error) {
 	const flags = unix.O_RDWR | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOFOLLOW
 	fd, err := unix.Open(lockFile, flags, 0o600)
@@ -32,7 +32,7 @@ func lock(mode flock.Mode) (unlock func(), err error) {
 	if err != nil {
 		return nil, cni.IOErrorf("lock of bridges: open %s: %w", lockFile, err)
 	}
-	unlock = func() { _ = unix.Close(fd) } // closed is free
+	unlock = func() { _ = unix.Close(fd) } // which releases the lock
 	if err := flock.FD(fd, lockFile, mode, flock.DefaultWait); err != nil {
 		unlock()
 		return nil, err
@@ -40,7 +40,8 @@ func lock(mode flock.Mode) (unlock func(), err error) {
 	return unlock, nil
 }
 
-// whileIdle calls fn while no ADD is between its bridge and its port.
+// whileIdle calls fn under the exclusive lock, while no ADD is between finding its bridge
+// and putting its port on it.
 func whileIdle(fn func() error) error {
 	unlock, err := lock(flock.Exclusive)
 	if err != nil {

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The messages of an ADD and a DEL, each to be one step of a batch. The library
-// can only send them one by one, on a socket each, and looks every link up by its
-// name before (see rtnl).
+// The messages of ADD and DEL, each of which is a step of a batch. The library could only
+// send them one by one, on a socket each, and would look up every link by its name first
+// (see rtnl).
 
-// linkUp sets a link up; where index is 0, that of the name.
+// linkUp sets a link up: the one with the index, or the one with the name if index is 0.
 func linkUp(index int, name string) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -37,20 +37,20 @@ func noLinkLocal(index int, name string) step {
 	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
 	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{nl.IN6_ADDR_GEN_MODE_NONE})
 	req.AddData(spec)
-	return step{what: "switch link-local addresses of " + name + " off", req: req, bear: []unix.Errno{unix.EAFNOSUPPORT}}
+	return step{what: "switch link-local addresses of " + name + " off", req: req, tolerate: []unix.Errno{unix.EAFNOSUPPORT}}
 }
 
-// deleteIndex deletes a link. That it is gone already is well.
+// deleteIndex deletes a link. It tolerates that the link is gone already.
 func deleteIndex(index int, name string) step {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(index)
 	req.AddData(msg)
-	return step{what: "delete " + name, req: req, bear: []unix.Errno{unix.ENODEV}}
+	return step{what: "delete " + name, req: req, tolerate: []unix.Errno{unix.ENODEV}}
 }
 
-// addAddress gives a link an address that is usable at once, unless detection of
-// duplicates is wanted (RFC 4862 section 5.4).
+// addAddress adds an address to a link. An IPv6 address is usable at once, unless duplicate
+// address detection is wanted (RFC 4862 section 5.4).
 func addAddress(index int, name string, p netip.Prefix, dad bool) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	msg := nl.NewIfAddrmsg(familyOf(p.Addr()))
@@ -82,13 +82,13 @@ func familyOf(a netip.Addr) int {
 	return unix.AF_INET6
 }
 
-// addRoute adds a route over a link. Several to one destination are one with
-// several next hops, hence no NLM_F_EXCL.
+// addRoute adds a route over a link. There is no NLM_F_EXCL, since several IPv6 routes to one
+// destination become one with several next hops.
 func addRoute(index int, name string, r Route) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE)
 	msg := nl.NewRtMsg()
 	msg.Family, msg.Dst_len, msg.Scope = uint8(familyOf(r.Dst.Addr())), uint8(r.Dst.Bits()), uint8(r.Scope)
-	msg.Table = unix.RT_TABLE_UNSPEC // RTA_TABLE has it, which takes any
+	msg.Table = unix.RT_TABLE_UNSPEC // RTA_TABLE has it, which is not limited to 8 bits
 	req.AddData(msg)
 	number := func(kind, value int) {
 		if value != 0 {
@@ -114,7 +114,7 @@ func addRoute(index int, name string, r Route) step {
 	return step{what: fmt.Sprintf("add %s to %s", r, name), req: req}
 }
 
-// viaAttribute names a route's gateway, which may be of the other family.
+// viaAttribute is the gateway of a route, which may be of the other address family.
 func viaAttribute(r Route) *nl.RtAttr {
 	if r.Gateway.Is4() == r.Dst.Addr().Is4() {
 		return nl.NewRtAttr(unix.RTA_GATEWAY, r.Gateway.AsSlice())
@@ -122,14 +122,15 @@ func viaAttribute(r Route) *nl.RtAttr {
 	return nl.NewRtAttr(unix.RTA_VIA, append(nl.Uint16Attr(uint16(familyOf(r.Gateway))), r.Gateway.AsSlice()...))
 }
 
-// forgetNeighbour makes a link ask again who has an address.
+// forgetNeighbour deletes the neighbour entry of an address, so that the link asks again for
+// its MAC.
 func forgetNeighbour(index int, a netip.Addr) step {
 	req := nl.NewNetlinkRequest(unix.RTM_DELNEIGH, 0)
 	req.AddData(&neighbour{family: familyOf(a), index: index})
 	req.AddData(nl.NewRtAttr(unix.NDA_DST, a.AsSlice()))
 	return step{
-		what: fmt.Sprintf("forget the last user of %s", a), req: req,
-		bear: []unix.Errno{unix.ENOENT, unix.EAFNOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP}, // none there, or no IPv6
+		what: fmt.Sprintf("delete the neighbour entry of %s", a), req: req,
+		tolerate: []unix.Errno{unix.ENOENT, unix.EAFNOSUPPORT, unix.EINVAL, unix.EOPNOTSUPP}, // none there, or no IPv6
 	}
 }
 
@@ -142,13 +143,13 @@ func (n neighbour) Serialize() []byte {
 	return append([]byte{byte(n.family), 0, 0, 0}, append(nl.Uint32Attr(uint32(n.index)), 0, 0, 0, 0)...)
 }
 
-// forwarding asks whether the host routes for a family.
+// forwarding asks whether the host forwards packets of a family.
 func forwarding(family int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_GETNETCONF, 0)
 	req.AddRawData(append([]byte{byte(family), 0, 0, 0}, attributeOf(netconfIndex, nl.Uint32Attr(^uint32(0)))...)) // NETCONFA_IFINDEX_ALL
 	return step{
 		what: "ask for forwarding", req: req, reply: unix.RTM_NEWNETCONF,
-		bear: []unix.Errno{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EINVAL}, // no such family, or an old kernel
+		tolerate: []unix.Errno{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EINVAL}, // no such family, or an old kernel
 	}
 }
 
@@ -160,7 +161,7 @@ const (
 
 func attributeOf(kind uint16, data []byte) []byte { return nl.NewRtAttr(int(kind), data).Serialize() }
 
-// forwards reads the answer to forwarding.
+// forwards reads the answer to that.
 func forwards(reply []byte) bool {
 	if len(reply) < 4 {
 		return false

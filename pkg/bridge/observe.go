@@ -5,15 +5,14 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Observe finds in the kernel what a plan names: the same type, and zero values
-// where there is nothing. It changes nothing.
+// Observe reads from the kernel the links that the plan names, as a State; what does not
+// exist is zero. It changes nothing.
 func (h *Host) Observe(plan State, container *netns.Handle) (State, error) {
 	var s State
 	var err error
@@ -44,7 +43,7 @@ func (h *Host) observeBridge(plan Bridge) (Bridge, error) {
 	return found, err
 }
 
-// GatewayName is the link that has the gateway addresses.
+// GatewayName is the name of the link that has the gateway addresses.
 func (b Bridge) GatewayName() string {
 	if b.VLANInterface != "" {
 		return b.VLANInterface
@@ -52,59 +51,18 @@ func (b Bridge) GatewayName() string {
 	return b.Name
 }
 
-// observePort asks for the port with its flags, which the library leaves out.
+// observePort reads the port, with its VLANs if the plan has any.
 func (h *Host) observePort(plan Port, vlanByDefault int) (Port, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(plan.Name)))
-	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	if netns.IsLinkGone(err) {
-		return Port{}, nil
+	l, there, err := h.rt.find(lookUp(plan.Name))
+	if err != nil || !there {
+		return Port{}, err
 	}
-	if err != nil || len(replies) == 0 {
-		return Port{}, fmt.Errorf("look up %s: %w", plan.Name, err)
+	p := Port{Name: l.name, Up: l.isUp(), Alias: l.alias, MAC: l.mac, MTU: l.mtu, Hairpin: l.hairpin, Isolated: l.isolated}
+	if master, there, err := h.rt.find(lookUpIndex(l.master)); there && err == nil {
+		p.Bridge = master.name
 	}
-	link, err := netlink.LinkDeserialize(nil, replies[0])
-	if err != nil {
-		return Port{}, fmt.Errorf("read %s: %w", plan.Name, err)
-	}
-	attrs := link.Attrs()
-	p := Port{Name: attrs.Name, Up: attrs.Flags&net.FlagUp != 0, Alias: attrs.Alias, MAC: attrs.HardwareAddr, MTU: attrs.MTU}
-	if master, err := h.nl.LinkByIndex(attrs.MasterIndex); attrs.MasterIndex != 0 && err == nil {
-		p.Bridge = master.Attrs().Name
-	}
-	if err := p.readFlags(replies[0]); err != nil {
-		return Port{}, fmt.Errorf("read port flags of %s: %w", plan.Name, err)
-	}
-	p.VLAN, err = observeVLAN(attrs.Index, vlanByDefault, plan.VLAN)
+	p.VLAN, err = observeVLAN(l.index, vlanByDefault, plan.VLAN)
 	return p, err
-}
-
-// readFlags descends to IFLA_LINKINFO, IFLA_INFO_SLAVE_DATA (linux/if_link.h).
-func (p *Port) readFlags(reply []byte) error {
-	attrs, err := nl.ParseRouteAttr(reply[unix.SizeofIfInfomsg:])
-	for _, wanted := range []uint16{unix.IFLA_LINKINFO, nl.IFLA_INFO_SLAVE_DATA} {
-		if err != nil {
-			return err
-		}
-		var inner []byte
-		for _, a := range attrs {
-			if a.Attr.Type&^unix.NLA_F_NESTED == wanted {
-				inner = a.Value
-			}
-		}
-		attrs, err = nl.ParseRouteAttr(inner)
-	}
-	for _, a := range attrs {
-		on := len(a.Value) > 0 && a.Value[0] != 0
-		switch a.Attr.Type {
-		case nl.IFLA_BRPORT_MODE:
-			p.Hairpin = on
-		case nl.IFLA_BRPORT_ISOLATED:
-			p.Isolated = on
-		}
-	}
-	return err
 }
 
 func observeContainer(container *netns.Handle, plan Interface) (found Interface, err error) {
@@ -133,8 +91,8 @@ func observeContainer(container *netns.Handle, plan Interface) (found Interface,
 	return found, err
 }
 
-// observeRoutes reads the tables that the plan has routes in, and all where it
-// does not tell.
+// observeRoutes reads the tables in which the plan has routes; all tables if the plan does
+// not know them.
 func observeRoutes(h *netlink.Handle, linkIndex int, plan Interface) ([]Route, error) {
 	if plan.AnyRouteFields && len(plan.Routes) > 0 {
 		return routesOf(h, linkIndex, unix.RT_TABLE_UNSPEC)

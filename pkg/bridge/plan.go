@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// State is one attachment and what it needs of its host: as planned, or as found
-// in the kernel. It is plain data; two of them can be compared.
+// State is one attachment with what it needs of its host: as planned (NewPlan), or as found
+// in the kernel (Host.Observe). It is plain data, so that Diff can compare the two.
 type State struct {
 	Bridge    Bridge
 	Port      Port
@@ -20,34 +20,33 @@ type State struct {
 	Forward6  bool // net.ipv6.conf.all.forwarding
 }
 
-// Bridge is the link that the network's ports are on.
+// Bridge is the bridge of the network.
 type Bridge struct {
 	Name          string
 	Up            bool
 	MAC           net.HardwareAddr
-	MTU           int // as configured, 0 where that leaves it open; setMTU decides
+	MTU           int // as configured, or 0; setMTU replaces it by that of the bridge
 	Promisc       bool
 	VLANFiltering bool
-	// VLANInterface over the bridge has the gateways, on VLAN; empty: the bridge.
+	// VLANInterface is the link over the bridge that has the gateways, for VLAN; empty if
+	// the bridge itself has them.
 	VLANInterface string
 	VLAN          int
-	// DefaultVLAN is the one that a new port is in, 0 for none; found, not planned.
+	// DefaultVLAN is the VLAN of a new port, 0 for none; it is observed, not planned.
 	DefaultVLAN int
-	// Gateways are the addresses that containers send to, each with the prefix
-	// length of its subnet; on the VLAN interface where there is one.
+	// Gateways are the containers' gateways, each with the prefix length of its subnet.
 	Gateways []netip.Prefix
-	// ForceAddress lets addresses that the network itself gave the bridge before
-	// give way to Gateways.
+	// ForceAddress lets Gateways replace addresses that the network gave the bridge before.
 	ForceAddress bool
-	// Network is who gives the bridge its gateways, and IPv6Field where its
-	// configuration asks for IPv6.
+	// Network is recorded as the one that gave the bridge its gateways. IPv6Field is the
+	// field of the configuration that asks for IPv6.
 	Network, IPv6Field string
 }
 
-// Port is the host veth, which is a port of the bridge.
+// Port is the host veth, a port of the bridge.
 type Port struct {
 	Name     string
-	Bridge   string // its master
+	Bridge   string // IFLA_MASTER
 	Up       bool
 	Alias    string
 	MAC      net.HardwareAddr
@@ -55,46 +54,46 @@ type Port struct {
 	Hairpin  bool
 	Isolated bool
 	VLAN     VLAN
-	// SpoofCheck lets nothing in but what comes from the container's MAC. It is not
-	// observed with the rest: SpoofChecks.Diff tells.
+	// SpoofCheck lets only frames from the container's MAC in. Observe does not read it;
+	// SpoofChecks.Diff compares it.
 	SpoofCheck bool
 }
 
-// VLAN is a port's part in a bridge with VLAN filtering.
+// VLAN is the VLAN membership of a port, on a bridge with VLAN filtering.
 type VLAN struct {
-	Access      int   // untagged frames belong to it; 0: there is nothing to filter
+	Access      int   // the VLAN of untagged frames; 0: the network does not use VLANs
 	Trunk       []int // pass tagged; ascending, without Access
-	KeepDefault bool  // the bridge's default VLAN stays on the port
+	KeepDefault bool  // the port stays in the bridge's default VLAN
 }
 
-// filters says whether the bridge must look at VLANs at all.
+// filters says whether the port needs VLAN filtering on its bridge.
 func (v VLAN) filters() bool { return v.Access != 0 }
 
-// Interface is the container's end.
+// Interface is the container's end of the veth pair.
 type Interface struct {
 	Name      string
-	MAC       net.HardwareAddr // nil: the kernel's choice
+	MAC       net.HardwareAddr // nil: not planned; Attach chooses one
 	MTU       int
 	Up        bool
-	WasUp     bool // since before it gets its addresses
-	DAD       bool // wait until IPv6 addresses are found to be unique
-	LinkLocal bool
+	WasUp     bool // it was up already before it gets its addresses (State.WithLease)
+	DAD       bool // wait for the end of duplicate address detection
+	LinkLocal bool // the kernel may add link-local addresses
 	// Announce are addresses to announce (gratuitous ARP, unsolicited NA), because the
 	// MAC is not derived from them: neighbours may have an entry for their last user.
 	Announce  []netip.Addr
 	Addresses []Address
 	Routes    []Route
-	// AddedDefaults are the gateways of those of Routes that isDefaultGateway added.
+	// AddedDefaults are the gateways of those Routes that isDefaultGateway has added.
 	AddedDefaults []netip.Addr
-	// AnyRouteFields says that of Routes no more is known than destination and
-	// gateway, and those other fields that are set.
+	// AnyRouteFields says that fields of Routes other than destination and gateway are only
+	// known if they are set; see Route.mayBe.
 	AnyRouteFields bool
 }
 
-// Route is one of the container's routes, with nothing left to choose.
+// Route is one of the container's routes, with every field resolved.
 type Route struct {
 	Dst      netip.Prefix
-	Gateway  netip.Addr // zero: on the link
+	Gateway  netip.Addr // zero: directly on the link
 	MTU      int
 	AdvMSS   int
 	Priority int
@@ -104,7 +103,7 @@ type Route struct {
 
 const mainTable = unix.RT_TABLE_MAIN
 
-// NewPlan is what an ADD brings about. The MTU is left to the bridge that is found
+// NewPlan is the plan of an ADD. Attach fills in the MTU, which is that of the bridge
 // (setMTU).
 func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 	vlan := planVLAN(c)
@@ -142,15 +141,15 @@ func NewPlan(c Config, o cni.Owner, l Lease) (State, error) {
 	return s, s.checkMTU("mtu", c.MTU)
 }
 
-// setMTU gives both ends of the pair the MTU of the bridge: with several on one
-// bridge, large packets vanish between its ports.
+// setMTU plans the bridge's MTU for both ends of the veth pair: if the ports of a bridge have
+// different MTUs, it drops large packets between them.
 func (s *State) setMTU(mtu int) error {
 	s.Bridge.MTU, s.Port.MTU, s.Container.MTU = mtu, mtu, mtu
 	return s.checkMTU("bridge "+s.Bridge.Name+" has mtu", mtu)
 }
 
-// defaultMTU is what a new bridge gets where the configuration leaves it open:
-// that of the host's uplink, but no less than IPv6 runs on.
+// defaultMTU is the MTU of a new bridge if the configuration has none: that of the host's
+// uplink, but with IPv6 at least what that needs.
 func (s *State) defaultMTU(uplink int) int {
 	if s.Container.hasIPv6() {
 		return max(uplink, cni.MinMTUIPv6)
@@ -158,7 +157,8 @@ func (s *State) defaultMTU(uplink int) int {
 	return uplink
 }
 
-// planAddresses puts the addresses where they belong.
+// planAddresses plans the container's addresses, their gateways on the bridge, forwarding
+// for their families, and the MAC.
 func (s *State) planAddresses(addresses []Address, gateway bool) {
 	for _, a := range addresses {
 		s.Container.Addresses = append(s.Container.Addresses, a)
@@ -175,9 +175,9 @@ func (s *State) planAddresses(addresses []Address, gateway bool) {
 	s.planMAC(addresses)
 }
 
-// planMAC makes the MAC of the first IPv4 address, or else of the first one,
-// unless one is asked for. On a layer 2 network there is no address yet, and the
-// MAC is chosen when the link is made.
+// planMAC derives the MAC from the first IPv4 address, or else from the first address,
+// unless a MAC is asked for. On a layer 2 network there is no address, and Attach chooses the
+// MAC.
 func (s *State) planMAC(addresses []Address) {
 	asked := s.Container.MAC != nil
 	of := max(0, slices.IndexFunc(addresses, func(a Address) bool { return a.Prefix.Addr().Is4() }))
@@ -198,8 +198,8 @@ func (s *State) checkMTU(what string, mtu int) error {
 	return nil
 }
 
-// withGateways names a gateway for each address where the bridge shall be it
-// and IPAM did not say: the first address of the subnet after its own.
+// withGateways chooses, if the bridge is to be the gateway, one for each address for which
+// IPAM has named none: the first address of the subnet after the network's own.
 func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 	named := slices.Clone(addresses)
 	for i, a := range named {
@@ -208,7 +208,7 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 		}
 		g := a.Prefix.Masked().Addr().Next()
 		if g == a.Prefix.Addr() || !a.Prefix.Contains(g) {
-			g = a.Prefix.Masked().Addr() // the other one of a subnet of two (RFC 3021)
+			g = a.Prefix.Masked().Addr() // the other address of a subnet with two (RFC 3021)
 		}
 		if g == a.Prefix.Addr() {
 			return nil, cni.ConfigErrorf("isGateway: %s leaves no address for the gateway; lease from a larger subnet, or have ipam name a gateway", a.Prefix)
@@ -216,7 +216,7 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 		named[i].Gateway = g
 	}
 	for _, a := range named {
-		// one outside the subnet is as good as any: the container gets a route to it
+		// a gateway outside the subnet is no error: the container gets a route to it
 		if gateway && a.Gateway == a.Prefix.Addr() {
 			return nil, cni.ConfigErrorf("isGateway: the gateway %s is the container's own address %s; lease another address, or set isGateway and isDefaultGateway to false and give routes in ipam", a.Gateway, a.Prefix)
 		}
@@ -224,8 +224,8 @@ func withGateways(addresses []Address, gateway bool) ([]Address, error) {
 	return named, nil
 }
 
-// routes resolves each route's gateway, table and scope, adds the default ones
-// that isDefaultGateway asks for, and leaves out what stands there twice.
+// routes resolves each leased route, adds the default routes of isDefaultGateway and routes
+// to gateways outside their subnets, and leaves out duplicates.
 func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []Route {
 	var resolved []Route
 	add := func(r Route) {
@@ -235,7 +235,7 @@ func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []
 	}
 	for _, a := range addresses {
 		if a.Gateway.IsValid() && !a.Prefix.Contains(a.Gateway) {
-			// the gateway itself must be on the link before anything goes through it
+			// first, since the kernel refuses a route by a gateway that it cannot reach
 			add(LeasedRoute{Route: Route{Dst: netip.PrefixFrom(a.Gateway, a.Gateway.BitLen()), Table: mainTable}}.resolve(nil))
 		}
 	}
@@ -248,9 +248,9 @@ func routes(leased []LeasedRoute, addresses []Address, defaults []netip.Addr) []
 	return resolved
 }
 
-// missingDefaults are the gateways that isDefaultGateway adds a default route by:
-// for each family the first one, unless IPAM gave a default route for that
-// family's main table itself.
+// missingDefaults are the gateways of the default routes that isDefaultGateway adds: the
+// first gateway of each family, unless IPAM gave a default route of that family for the main
+// table.
 func missingDefaults(leased []LeasedRoute, addresses []Address) []netip.Addr {
 	var missing []netip.Addr
 	for _, ipv4 := range []bool{true, false} {
@@ -273,8 +273,8 @@ func defaultRoute(gateway netip.Addr) Route {
 	return r.resolve(nil)
 }
 
-// resolve gives a route without a gateway that of the first address of its
-// family (CNI spec, "Result", routes[].gw), and the kernel's defaults to the rest.
+// resolve fills in what the route leaves open: as gateway that of the first address of its
+// family (CNI spec, "Result", routes[].gw), for other fields the kernel's defaults.
 func (r LeasedRoute) resolve(addresses []Address) Route {
 	route := r.Route
 	onLink := r.scopeSet && r.Scope == unix.RT_SCOPE_LINK
@@ -290,8 +290,8 @@ func (r LeasedRoute) resolve(addresses []Address) Route {
 	return route
 }
 
-// withIPv6Defaults follows the kernel, which knows no scope of IPv6 routes and takes
-// priority 0 for its own default (IP6_RT_PRIO_USER, linux/ipv6_route.h).
+// withIPv6Defaults fills in what the kernel does: IPv6 routes have no scope, and priority 0
+// stands for its default (IP6_RT_PRIO_USER, linux/ipv6_route.h).
 func (r Route) withIPv6Defaults() Route {
 	r.Scope = unix.RT_SCOPE_UNIVERSE
 	if r.Priority == 0 {

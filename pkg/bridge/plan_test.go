@@ -213,7 +213,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// What prevResult says of MAC, routes and host veth goes before the plan.
+// MAC, routes and host veth of prevResult take precedence over the plan of the configuration.
 func TestPlanFromResult(t *testing.T) {
 	result := &cni.Result{
 		Interfaces: []*types100.Interface{

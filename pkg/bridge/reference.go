@@ -9,19 +9,19 @@ import (
 )
 
 // DetachReference deletes the container's interface if the reference plugins, or another
-// suite, attached it to the bridge: one end of a veth pair whose other end is a port of
-// the bridge without an owner of ours. It is for the DEL of a container that is older
-// than Trestle on this host. A namespace that is gone, or is none, is no error: its links
-// went with it.
+// suite, attached it to the bridge: one end of a veth pair whose other end is a port of the
+// bridge without our alias. It is for the DEL of a container that was attached before
+// Trestle was installed. If path is empty or no namespace, it does nothing: the links of a
+// namespace that is gone are gone, too.
 func (h *Host) DetachReference(bridge, ifName, path string) error {
 	if path == "" {
 		return nil
 	}
 	container, err := netns.Open(path)
 	if err != nil {
-		return nil // nothing can be in it
+		return nil // no namespace, so no links
 	}
-	defer func() { _ = container.Close() }() // only looked at
+	defer func() { _ = container.Close() }() // opened for reading only
 	inside, err := vethIn(container, ifName)
 	if err != nil || inside == nil {
 		return err
@@ -47,9 +47,9 @@ func vethIn(container *netns.Handle, name string) (inside netlink.Link, err erro
 	return inside, err
 }
 
-// deleteReference deletes the other end, if that is in this namespace. Each namespace has
-// indices of its own, so the link found by index must name the container's interface and
-// namespace as its other end.
+// deleteReference deletes the peer of inside, if that is a port of the bridge. A link index
+// is unique only in its namespace, so the link with the peer's index must in turn name
+// inside and its namespace as its peer.
 func (h *Host) deleteReference(bridge string, inside netlink.Link, container *netns.Handle) error {
 	port, there, err := h.rt.find(lookUpIndex(inside.Attrs().ParentIndex))
 	if err != nil || !there {
@@ -59,7 +59,7 @@ func (h *Host) deleteReference(bridge string, inside netlink.Link, container *ne
 	if err != nil {
 		return fmt.Errorf("ask for the id of %s: %w", container, err)
 	}
-	if port.kind != "veth" || !port.elsewhere || containerID < 0 || port.below != inside.Attrs().Index || port.belowNS != containerID {
+	if port.kind != "veth" || !port.iflinkElsewhere || containerID < 0 || port.iflink != inside.Attrs().Index || port.iflinkNSID != containerID {
 		return nil
 	}
 	master, there, err := h.rt.find(lookUp(bridge))

@@ -7,9 +7,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Result is the answer to an ADD: bridge, host veth and container end, each
-// address tied to the last; IPAM's routes and DNS, as the configuration amends
-// them.
+// Result is the answer to an ADD: bridge, host veth and container interface (and the VLAN
+// interface, if there is one), the addresses of the container interface, and IPAM's routes
+// and DNS with what the configuration adds or replaces.
 func (s *State) Result(c Config, leased *cni.Result, netns string) *cni.Result {
 	result := &cni.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
@@ -22,7 +22,7 @@ func (s *State) Result(c Config, leased *cni.Result, netns string) *cni.Result {
 		DNS:    leased.DNS,
 	}
 	if s.Bridge.VLANInterface != "" {
-		// a VLAN interface takes the MAC of the link below it
+		// a VLAN interface has the MAC of the link below it
 		result.Interfaces = append(result.Interfaces, &types100.Interface{Name: s.Bridge.VLANInterface, Mac: s.Bridge.MAC.String()})
 	}
 	for _, a := range s.Container.Addresses {

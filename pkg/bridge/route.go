@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// String shows the route as ip(8) would.
+// String shows the route almost as ip(8) does.
 func (r Route) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "route %s", r.Dst)
@@ -31,8 +31,8 @@ func (r Route) String() string {
 	return b.String()
 }
 
-// mayBe says whether the route found can be this one, of which a result before
-// 1.1.0 may not have told all: what is as by default may be anything.
+// mayBe says whether the observed route can be this one, made of a result before 1.1.0,
+// which cannot have all fields of a route: a field with its default matches any value.
 func (r Route) mayBe(found Route) bool {
 	defaults := LeasedRoute{Route: Route{Dst: r.Dst, Gateway: r.Gateway, Table: mainTable}}.resolve(nil)
 	for _, f := range []struct{ want, byDefault, have int }{
@@ -46,12 +46,13 @@ func (r Route) mayBe(found Route) bool {
 			return false
 		}
 	}
-	// without its scope a route is taken to go by the gateway
+	// of a route with scope link, such a result lacks the scope, so that resolve has given
+	// it a gateway
 	return r.Dst == found.Dst && (r.Gateway == found.Gateway || found.Scope == unix.RT_SCOPE_LINK)
 }
 
-// routesOf are the routes over a link in one table,
-// and in all of them where that is 0 (RT_TABLE_UNSPEC).
+// routesOf are the routes over a link in one table, or in all tables if table is 0
+// (RT_TABLE_UNSPEC).
 func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {
 	filter := &netlink.Route{LinkIndex: linkIndex, Table: table}
 	list, err := dump.Complete(func() ([]netlink.Route, error) {
@@ -67,7 +68,7 @@ func routesOf(h *netlink.Handle, linkIndex, table int) ([]Route, error) {
 	return routes, nil
 }
 
-// fromNetlink is one route for each next hop over the link.
+// fromNetlink makes one route of each next hop over the link.
 func fromNetlink(r netlink.Route, linkIndex int) []Route {
 	dst, ok := toPrefix(*r.Dst)
 	if !ok {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -14,19 +15,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// rtnl is one rtnetlink socket for a whole ADD or DEL, and sends batches of
-// messages. The library opens a socket for each message, or hands each to the
-// runtime's poller and waits for an answer to every one: an ADD came to 11 sockets
-// and 120 system calls more. It makes the messages here as everywhere.
+// rtnl is one rtnetlink socket for a whole ADD or DEL, which sends messages in batches. The
+// library builds the messages but does not send them: it opens a socket for each, or uses
+// the Go runtime's poller and waits for each answer, which took 11 more sockets and 120 more
+// system calls for an ADD.
 //
-// The kernel has done what a batch asks when the sending call returns
-// (netlink_rcv_skb, net/netlink/af_netlink.c), so that an answer is there at once
-// or has got lost.
+// The kernel has handled a batch when sendto(2) returns (netlink_rcv_skb,
+// net/netlink/af_netlink.c), so an answer is there at once, or it was lost.
 type rtnl struct {
 	fd     int
 	seq    uint32
 	buffer []byte
-	// events of the groups that were joined, in their order.
+	// events are those received of the groups that were joined, in order.
 	events []event
 }
 
@@ -37,20 +37,20 @@ type event struct {
 
 // step is one message of a batch.
 type step struct {
-	what  string // "add address 10.9.0.2/24 to eth0", for its error
-	req   *nl.NetlinkRequest
-	reply uint16       // the type of the answer that it asks for; 0: none
-	bear  []unix.Errno // refusals that do no harm
+	what     string // "add address 10.9.0.2/24 to eth0", for its error
+	req      *nl.NetlinkRequest
+	reply    uint16       // the type of the answer that it asks for; 0: none
+	tolerate []unix.Errno // errors that count as success
 }
 
-// openRTNL opens a socket in the thread's namespace. groups is a mask of
-// RTMGRP_*: only then is it bound before the first message binds it.
+// openRTNL opens a socket in the thread's namespace. groups is a mask of RTMGRP_*; 0 saves
+// the bind(2), since the first message binds the socket, too.
 func openRTNL(groups uint32) (*rtnl, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	c := &rtnl{fd: fd, buffer: make([]byte, 1<<15)} // as much as the kernel puts into one part of a dump
+	c := &rtnl{fd: fd, buffer: make([]byte, 1<<15)} // the kernel sends a dump in messages of at most this size
 	if groups == 0 {
 		return c, nil
 	}
@@ -61,11 +61,11 @@ func openRTNL(groups uint32) (*rtnl, error) {
 	return c, nil
 }
 
-func (c *rtnl) close() { _ = unix.Close(c.fd) } // nothing is left to be said
+func (c *rtnl) close() { _ = unix.Close(c.fd) } // all answers were read
 
-// do sends the steps in one message and returns the reply to each that asked for
-// one. The error is that of the first that was refused; those after it were done
-// nevertheless.
+// do sends the steps in one batch and returns the reply to each that asked for one, nil for
+// the others. The error is that of the first step that failed; the kernel does the steps
+// after it nevertheless.
 func (c *rtnl) do(steps ...step) ([][]byte, error) {
 	if len(steps) == 0 {
 		return nil, nil
@@ -76,7 +76,7 @@ func (c *rtnl) do(steps ...step) ([][]byte, error) {
 		c.seq++
 		s.req.Seq = c.seq
 		if i == len(steps)-1 && s.reply == 0 {
-			s.req.Flags |= unix.NLM_F_ACK // a refusal is told unasked
+			s.req.Flags |= unix.NLM_F_ACK // marks the end of the answers; errors come without it, too
 		}
 		batch = append(batch, aligned(s.req.Serialize())...)
 	}
@@ -98,7 +98,8 @@ func (c *rtnl) do(steps ...step) ([][]byte, error) {
 	return a.replies, cmp.Or(a.errs...)
 }
 
-// answers are those to the steps of a batch, whose sequence numbers begin with first.
+// answers collects the answers to the steps of a batch, whose first sequence number is
+// first.
 type answers struct {
 	steps    []step
 	first    uint32
@@ -107,8 +108,7 @@ type answers struct {
 	complete bool
 }
 
-// take is false for what is no answer: an event, or something that was asked for
-// before and is of no interest any more.
+// take is false if m is no answer to the batch: an event, or a late answer to an earlier one.
 func (a *answers) take(m nlMessage) bool {
 	i := int(int32(m.Header.Seq - a.first))
 	if i < 0 || i >= len(a.steps) || m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != a.steps[i].reply {
@@ -123,19 +123,18 @@ func (a *answers) take(m nlMessage) bool {
 	return true
 }
 
-// refused is the error that an NLMSG_ERROR tells of (struct nlmsgerr).
+// refused is the error of an NLMSG_ERROR (struct nlmsgerr); nil for success, and for what
+// the step tolerates.
 func (s step) refused(data []byte) error {
 	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(data)))
 	if errno == 0 {
 		return nil
 	}
 	if errno == unix.ERANGE && s.reply == unix.RTM_NEWLINK {
-		errno = unix.ENODEV // the name is longer than any link's (ifla_policy, net/core/rtnetlink.c)
+		errno = unix.ENODEV // the name is too long for a link (ifla_policy, net/core/rtnetlink.c)
 	}
-	for _, borne := range s.bear {
-		if errno == borne {
-			return nil
-		}
+	if slices.Contains(s.tolerate, errno) {
+		return nil
 	}
 	return fmt.Errorf("%s: %w", s.what, errno)
 }
@@ -149,7 +148,7 @@ func (c *rtnl) send(batch []byte) error {
 	}
 }
 
-// receive reads what is there; EAGAIN where nothing is.
+// receive reads what is there, without waiting; EAGAIN if nothing is.
 func (c *rtnl) receive() ([]nlMessage, error) {
 	for {
 		n, _, err := unix.Recvfrom(c.fd, c.buffer, 0)
@@ -163,7 +162,7 @@ func (c *rtnl) receive() ([]nlMessage, error) {
 	}
 }
 
-// nlMessage is a netlink message in parts.
+// nlMessage is a parsed netlink message.
 type nlMessage struct {
 	Header unix.NlMsghdr
 	Data   []byte
@@ -191,9 +190,8 @@ func (c *rtnl) note(m nlMessage) {
 	}
 }
 
-// await returns when seen says so of the events so far; it is asked again after
-// more came. lost is asked instead where some have been lost, and when the time is
-// over.
+// await waits until seen is true of all events so far. If events were lost, and at the end
+// of limit, it asks lost instead, which looks at the kernel's state.
 func (c *rtnl) await(limit time.Duration, seen func([]event) bool, lost func() (bool, error)) error {
 	for end := time.Now().Add(limit); !seen(c.events); {
 		messages, err := c.receive()
@@ -217,14 +215,14 @@ func (c *rtnl) await(limit time.Duration, seen func([]event) bool, lost func() (
 			return err
 		}
 		if errors.Is(err, unix.EAGAIN) {
-			return fmt.Errorf("not so after %s", limit)
+			return fmt.Errorf("timed out after %s", limit)
 		}
 	}
 	return nil
 }
 
-// dump lists: all messages of the type that answer the request, asked for again
-// where the list changed meanwhile.
+// dump returns all messages of the type that answer the request. If the kernel reports that
+// the list changed meanwhile, it asks again.
 func (c *rtnl) dump(what string, req func() *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
 	list, err := dump.Complete(func() ([][]byte, error) { return c.dumpOnce(req(), kind) })
 	if err != nil {
@@ -266,7 +264,7 @@ func (c *rtnl) dumpOnce(req *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
 	}
 }
 
-// aligned pads a message so that another may follow it.
+// aligned pads a message so that another can follow it in the batch.
 func aligned(b []byte) []byte {
 	for len(b)%unix.NLMSG_ALIGNTO != 0 {
 		b = append(b, 0)

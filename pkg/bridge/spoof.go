@@ -21,8 +21,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// spoofTable checks the MACs of all ports that are in its sets: it costs an element
-// of each for a port, whatever the number of ports.
+// spoofTable drops frames that enter by a port in the set ports with a source MAC that is not
+// in the set allowed. Each checked port has an element in both, so the number of rules, and
+// the cost of a frame, do not depend on the number of ports.
 //
 //	table bridge trestle {
 //		set ports   { type ifname; flags timeout; }
@@ -33,7 +34,7 @@ import (
 //		}
 //	}
 func spoofTable() nft.Table {
-	// An ifname takes four of the 32-bit registers, the MAC follows.
+	// an ifname takes four of the 32-bit registers; the MAC follows it in the key
 	const ifname, mac = unix.NFT_REG32_00, unix.NFT_REG32_00 + 4
 	return nft.Table{
 		Family: nftables.TableFamilyBridge, Name: "trestle", Key: "macspoofchk 2",
@@ -61,7 +62,7 @@ const (
 	spoofAllowed = "allowed"
 )
 
-// spoofChanges let only the MAC into the attachment's port.
+// spoofChanges add the check of the attachment's port: the table and the port's elements.
 func spoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	element := func(set string, key []byte) nft.Element {
 		t := spoofTable()
@@ -74,17 +75,18 @@ func spoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 	}}
 }
 
+// portOf is the port that an element of either set is about.
 func portOf(e nft.Element) string {
 	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
 }
 
 func linkKey(name string) []byte {
 	key := make([]byte, unix.IFNAMSIZ)
-	copy(key, name) // a record may be anybody's
+	copy(key, name) // cut if it is too long, as in an edited record
 	return key
 }
 
-// spoofPlace is where records of checked ports are.
+// spoofPlace is the place of the records of checked ports.
 const spoofPlace = "macspoofchk"
 
 type spoofRecord = record.Record[spoofCheck]
@@ -92,33 +94,33 @@ type spoofRecord = record.Record[spoofCheck]
 type spoofCheck struct{ Port, MAC string }
 
 func changesOf(r spoofRecord) nft.Changes {
-	mac, _ := net.ParseMAC(r.Value.MAC) // which we wrote; another's edit leaves nothing allowed
+	mac, _ := net.ParseMAC(r.Value.MAC) // written by us; if somebody has made it invalid, no MAC is allowed
 	return spoofChanges(r.Value.Port, mac, r.Owner)
 }
 
-// SpoofChecks are the ports of the host whose MACs are checked. Who calls a method
-// holds the lock of the records; what changes the kernel is handed back, so that it
-// goes into one transaction with what else the caller has.
+// SpoofChecks makes, checks and removes the MAC checks of the host's ports. The caller of a
+// method holds the lock of the records. Add and Release return the changes, so that the
+// caller can commit them in one transaction with its own.
 type SpoofChecks struct {
 	records record.Store
 	conn    *nft.Conn
 }
 
-// OpenSpoofChecks touches nothing yet.
+// OpenSpoofChecks reads and changes nothing yet.
 func OpenSpoofChecks(records record.Store, conn *nft.Conn) SpoofChecks {
 	return SpoofChecks{records, conn}
 }
 
-// Add records the check of the attachment's port and gives the changes that make it. The
-// caller, who commits them, pushes Remove to its undo before.
-// What the port had before, by an ADD that no DEL has followed, is gone then.
+// Add records the check of the attachment's port and returns the changes that make it. The
+// caller pushes Remove to its undo first, and then commits the changes. Elements of an
+// earlier ADD that no DEL has followed are removed at once.
 func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Changes, error) {
 	changes := spoofChanges(port, mac, o)
 	stale, err := s.find(o)
 	if err != nil {
 		return nft.Changes{}, err
 	}
-	// first, since the record, which leads to it, is about to be overwritten
+	// before the record is overwritten, by which they are found
 	if err := s.conn.Commit(nft.Changes{Remove: nft.Without(stale, changes.Create)}, nil); err != nil {
 		return nft.Changes{}, err
 	}
@@ -126,7 +128,7 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 	if err != nil {
 		return nft.Changes{}, err
 	}
-	if !there { // the first port, or the table was flushed with others' elements in it
+	if !there { // the first port, or somebody has flushed the table, with the elements of others
 		if changes, err = s.wanted(changes); err != nil {
 			return nft.Changes{}, err
 		}
@@ -134,15 +136,16 @@ func (s SpoofChecks) Add(o cni.Owner, port string, mac net.HardwareAddr) (nft.Ch
 	return changes, record.Write(s.records, spoofPlace, spoofRecord{Owner: o, Value: spoofCheck{port, mac.String()}})
 }
 
-// Release gives the changes after which the attachment's port is not checked, as the
-// record tells or, without one, the kernel. Forget follows them.
+// Release returns the changes that remove the check of the attachment's port. It finds the
+// elements by the record or, without one, in the kernel. The caller commits the changes and
+// then calls Forget.
 func (s SpoofChecks) Release(o cni.Owner) (nft.Changes, error) {
 	elements, err := s.find(o)
 	return nft.Changes{Remove: elements}, err
 }
 
-// MayHave says, without asking the kernel, whether there may be a check of the
-// attachment's port.
+// MayHave says, without asking the kernel, whether there may be a check of the attachment's
+// port: there is a record, or one of an earlier release.
 func (s SpoofChecks) MayHave(o cni.Owner) (bool, error) {
 	if _, err := os.Lstat(s.records.Path(spoofPlace, o)); err == nil {
 		return true, nil
@@ -157,7 +160,7 @@ func (s SpoofChecks) MayHave(o cni.Owner) (bool, error) {
 // Forget removes the record, if there is one.
 func (s SpoofChecks) Forget(o cni.Owner) error { return s.records.Remove(spoofPlace, o, nil) }
 
-// Remove is Release and Forget in a transaction of its own.
+// Remove is Release, a commit of its own, and Forget.
 func (s SpoofChecks) Remove(o cni.Owner) error {
 	changes, err := s.Release(o)
 	if err == nil {
@@ -169,8 +172,8 @@ func (s SpoofChecks) Remove(o cni.Owner) error {
 	return s.Forget(o)
 }
 
-// find gives the elements of the attachment's port. Without a record one question to
-// the kernel tells that there are none.
+// find returns the elements of the attachment's port. Without a record, one look-up in the
+// kernel is enough to see that there are none.
 func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
 	if err := s.convert(); err != nil {
 		return nil, err
@@ -188,7 +191,7 @@ func (s SpoofChecks) find(o cni.Owner) ([]nft.Element, error) {
 	return slices.DeleteFunc(all, func(e nft.Element) bool { return !bytes.HasPrefix(e.Key, port[0].Key) }), err
 }
 
-// wanted adds what all records ask for.
+// wanted adds to the changes the elements of all records.
 func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 	all, err := record.List[spoofCheck](s.records, spoofPlace, "")
 	for _, r := range all {
@@ -198,7 +201,7 @@ func (s SpoofChecks) wanted(changes nft.Changes) (nft.Changes, error) {
 	return changes, err
 }
 
-// Diff says, for people, what is not as Add leaves it.
+// Diff lists, for people, what is not as Add leaves it.
 func (s SpoofChecks) Diff(o cni.Owner, port string, mac net.HardwareAddr) ([]string, error) {
 	if err := s.convert(); err != nil {
 		return nil, err
@@ -210,9 +213,9 @@ func (s SpoofChecks) Diff(o cni.Owner, port string, mac net.HardwareAddr) ([]str
 	return diffs, err
 }
 
-// Reap takes ports out of the check that keep does not stand for: those of records, and
-// those of the kernel's elements that no record asks for. What a flush took of the
-// others is made again. The table goes if it is idle then.
+// Reap removes the checks of all ports for which keep is false, whether a record or only the
+// kernel's elements tell of them. For the other ports it makes missing elements again. It
+// deletes the table if that is idle then.
 func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	if err := s.convert(); err != nil {
 		return err
@@ -247,8 +250,8 @@ func (s SpoofChecks) Reap(keep func(port string) (bool, error)) error {
 	return errors.Join(err, s.conn.DeleteIdle(spoofTable()))
 }
 
-// repairs are the changes that make the elements kept again, and delete what the kernel
-// has beside them: for the same ports, and for those that keep says nothing for.
+// repairs are the changes that add those of the kept elements that are missing, and remove
+// other elements: of the ports of kept ones, and of ports for which keep is false.
 func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, error)) (nft.Changes, error) {
 	found, err := s.conn.List(spoofTable())
 	changes := nft.Changes{Create: nft.Without(kept, found)}
@@ -268,7 +271,8 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, e
 	return changes, err
 }
 
-// Restore makes again what the records ask for, and nothing else for their ports.
+// Restore makes missing elements of the records again, and removes other elements of their
+// ports.
 func (s SpoofChecks) Restore(done *cni.Restored) error {
 	if err := s.convert(); err != nil {
 		return err
@@ -291,10 +295,10 @@ func (s SpoofChecks) remake(done *cni.Restored) error {
 	return errors.Join(err, s.conn.Commit(changes, nil))
 }
 
-// convert takes over the table and the records of releases before pkg/record: files
-// named by their port, which hold "MAC label", in a directory that everybody may open.
-// A label that was shortened does not tell the owner; then the kernel's elements do, by
-// the port.
+// convert replaces records, and then the table, of releases before pkg/record: files named
+// after the port that contain "MAC label", in a directory that everybody may open, by
+// whose mode they are recognized. A shortened label does not tell the owner, so it gets no
+// record; find finds its elements in the kernel by the port.
 func (s SpoofChecks) convert() error {
 	dir := s.records.Dir(spoofPlace)
 	info, err := os.Stat(dir)
@@ -339,5 +343,5 @@ func (s SpoofChecks) convertFile(path string) error {
 	return nil
 }
 
-// Layouts are the Keys of all parts of our tables.
+// Layouts are the names of what we put into tables of nftables (nft.Table.Key).
 func Layouts() []string { return []string{spoofTable().Key} }

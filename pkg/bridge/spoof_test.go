@@ -12,12 +12,12 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// TestSpoofLayout: whoever changes the table gives it another name.
+// TestSpoofLayout: a change of the table needs another name of the layout.
 func TestSpoofLayout(t *testing.T) {
 	golden.Layout(t, spoofTable().Key, spoofTable().Text(), "macspoofchk 2: 656c83f58b42fe75")
 }
 
-// TestSpoofRuleset: what nftables has of a port whose MAC is checked.
+// TestSpoofRuleset: the ruleset for a port whose MAC is checked.
 func TestSpoofRuleset(t *testing.T) {
 	golden.EnterNetNS(t)
 	conn := nft.Open(t.TempDir())
@@ -29,7 +29,7 @@ func TestSpoofRuleset(t *testing.T) {
 	}
 	got := golden.Ruleset(t)
 	golden.File(t, "macspoofchk.nftables", got)
-	load := exec.Command("nft", "-f", "-") // as whoever saves and restores all rules
+	load := exec.Command("nft", "-f", "-") // as a service that saves and restores all rules
 	load.Stdin = strings.NewReader("flush ruleset\n" + got)
 	if out, err := load.CombinedOutput(); err != nil {
 		t.Fatalf("nft -f: %v\n%s", err, out)

@@ -10,11 +10,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Status is an error of code 50 unless an ADD could make its links. The kernel
-// itself is asked, by a message that it must refuse: a link of the kind with an
-// MTU that no link has. A kind that it does not know, or a caller without
-// CAP_NET_ADMIN, it refuses before it looks at the MTU (rtnl_newlink and
-// rtnl_create_link, net/core/rtnetlink.c).
+// Status is an error of code 50 if an ADD could not create its links. It asks the kernel by a
+// message that it must refuse: create a link of the kind with an impossible MTU. An unknown
+// kind, or a caller without CAP_NET_ADMIN, gets another error, before the kernel looks at the
+// MTU (rtnl_newlink and rtnl_create_link, net/core/rtnetlink.c).
 func (h *Host) Status(c Config) error {
 	kinds := []string{"bridge", "veth"}
 	if c.VLAN != 0 && c.Gateway {
@@ -28,15 +27,16 @@ func (h *Host) Status(c Config) error {
 	}
 	failed = errors.Join(failed, h.servable(c))
 	if v := planVLAN(c); failed == nil && v.filters() {
-		// its VLANs are known by no other message; no link has this index
+		// a kernel that filters VLANs answers with another error, as no link has this index
 		if _, err := vlansOf(math.MaxInt32); errors.Is(err, unix.EOPNOTSUPP) {
-			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
+			failed = cni.UnavailableErrorf("vlan, vlanTrunk: %s: this kernel has no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING): %w", v, err)
 		}
 	}
 	return failed
 }
 
-// servable looks at what an ADD would refuse before it changes anything.
+// servable is an error for what an ADD would refuse (see refuse), as far as that depends on
+// the host and not on a lease.
 func (h *Host) servable(c Config) error {
 	b := Bridge{Name: c.Bridge}
 	if c.VLAN != 0 && c.Gateway {

@@ -10,22 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sysctlRoot shows the settings of the network namespace of the thread that
-// looks (fs/proc/proc_sysctl.c).
+// sysctlRoot has the settings of the network namespace of the calling thread
+// (fs/proc/proc_sysctl.c).
 const sysctlRoot = "/proc/sys/net"
 
-// setting is one below sysctlRoot.
+// setting is a sysctl with its path below sysctlRoot.
 type setting struct{ name, value string }
 
-// writeSysctl writes a setting below sysctlRoot, by three system calls: an os.File
-// asks the runtime's poller and takes nine, on a path that each ADD goes five times.
+// writeSysctl writes a setting, by three system calls. os.WriteFile needs nine, since it uses
+// the Go runtime's poller, and each ADD writes five settings.
 func writeSysctl(name, value string) error {
 	fd, err := unix.Open(sysctlRoot+"/"+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("set net.%s: %w", dotted(name), err)
 	}
 	_, err = unix.Write(fd, []byte(value))
-	_ = unix.Close(fd) // written is set
+	_ = unix.Close(fd) // the write has set it
 	if err != nil {
 		return fmt.Errorf("set net.%s to %s: %w", dotted(name), value, err)
 	}
@@ -40,5 +40,6 @@ func readSysctl(name string) (string, error) {
 	return string(bytes.TrimSpace(data)), nil
 }
 
-// dotted is a setting's name as sysctl(8) writes it: that of a link may have dots.
+// dotted is a setting's name as sysctl(8) writes it: with "." for "/", and "/" for the dots
+// in the name of a link.
 func dotted(name string) string { return strings.NewReplacer("/", ".", ".", "/").Replace(name) }

@@ -14,12 +14,11 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// createVeth makes the pair in place by one RTM_NEWLINK: both names, both
-// namespaces, the bridge as master. Nothing is moved between namespaces or renamed
-// afterwards, either of which costs the kernel more than all the rest
-// (rcu_barrier under rtnl), and a kill leaves the whole or nothing. Both ends are
-// down: the kernel takes no IFF_UP for a peer to be, and the host veth must not get
-// a link-local address.
+// createVeth creates the pair in place by one RTM_NEWLINK, with both names, both namespaces
+// and the bridge as master. Moving a link to another namespace or renaming it afterwards
+// would cost the kernel more than all the rest (rcu_barrier under rtnl), and a kill could
+// come between. Both ends are down: the kernel does not accept IFF_UP for the peer, and the
+// host veth must not get a link-local address.
 func createVeth(p Port, c Interface, bridgeIndex, netnsFD int) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -39,8 +38,9 @@ func createVeth(p Port, c Interface, bridgeIndex, netnsFD int) step {
 	return step{what: fmt.Sprintf("create %s on %s with %s in the container", p.Name, p.Bridge, c.Name), req: req}
 }
 
-// endAttributes describe one end. One queue each way is what veth uses anyway;
-// more would cost two grace periods (veth_init_queues, drivers/net/veth.c).
+// endAttributes are the attributes of one end. veth uses one queue each way; if more are
+// allocated, the kernel waits for two grace periods to free the others (veth_init_queues,
+// drivers/net/veth.c).
 func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 	return []*nl.RtAttr{
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)),
@@ -51,7 +51,7 @@ func endAttributes(name string, mtu int, mac []byte) []*nl.RtAttr {
 	}
 }
 
-// explainVeth turns the kernel's refusal into what it means.
+// explainVeth says what the kernel's error means.
 func (h *Host) explainVeth(err error, s *State, container *netns.Handle) error {
 	switch {
 	case errors.Is(err, unix.EXFULL):
@@ -94,33 +94,33 @@ func hasLink(container *netns.Handle, name string) (there bool, err error) {
 	return there, err
 }
 
-// formerLinkError says that the host veth is that of a former namespace, which may be
-// about to go.
+// formerLinkError says that the attachment's host veth leads to a former namespace of the
+// container, which may be about to end.
 type formerLinkError struct {
 	error
-	link link // the host veth; a zero link where it has gone meanwhile
+	link link // the host veth; zero if it is gone by now
 }
 
 func (e formerLinkError) Unwrap() error { return e.error }
 
-// livesAt is a path to the former namespace where one shows that it is alive, and that
-// there is nothing to wait for; "" where none does.
+// livesAt is a path to the former namespace if there is one, so that it is not about to end;
+// else "".
 func (e formerLinkError) livesAt() string {
 	switch {
-	case e.link.index == 0 || e.link.elsewhere && e.link.belowNS < 0:
+	case e.link.index == 0 || e.link.iflinkElsewhere && e.link.iflinkNSID < 0:
 		return ""
-	case !e.link.elsewhere:
+	case !e.link.iflinkElsewhere:
 		return "that of the host"
 	}
-	return record.PathTo(e.link.belowNS)
+	return record.PathTo(e.link.iflinkNSID)
 }
 
-// formerLimit bounds the wait for it, which takes some ten milliseconds on an idle host,
-// and longer where many namespaces end at once.
+// formerLimit bounds awaitFormer, which takes some ten milliseconds on an idle host, and
+// longer where many namespaces end at once.
 const formerLimit = 5 * time.Second
 
-// awaitFormer waits until the kernel has taken away the host veth of a namespace that has
-// ended, which it does after "ip netns del" has come back.
+// awaitFormer waits until the kernel has deleted the host veth of a namespace that has ended,
+// which it does some time after "ip netns del" has returned.
 func (h *Host) awaitFormer(p Port) error {
 	return await(p.Name+" of the former namespace is gone", unix.RTNLGRP_LINK, formerLimit, func() (bool, error) {
 		_, there, err := h.rt.find(lookUp(p.Name))
@@ -128,8 +128,8 @@ func (h *Host) awaitFormer(p Port) error {
 	})
 }
 
-// portFlags gives the host veth, found by its name, what cannot be set at its
-// birth: the alias that names its owner, and the flags of a bridge port.
+// portFlags sets what createVeth cannot: the host veth's alias, which names its owner, and
+// its flags as a bridge port.
 func portFlags(p Port) step {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -153,8 +153,8 @@ func flag(on bool) []byte {
 	return []byte{0}
 }
 
-// awaitForwarding waits until the port passes frames. Since Linux 6.8 the first
-// look finds it so, as asking makes the kernel catch up (linkwatch_sync_dev).
+// awaitForwarding waits until the port forwards frames. Since Linux 6.8 it does not wait,
+// because a look-up makes the kernel update the operational state (linkwatch_sync_dev).
 func (h *Host) awaitForwarding(p Port) error {
 	return await(p.Name+" is operational", unix.RTNLGRP_LINK, forwardingLimit, func() (bool, error) {
 		l, err := h.rt.link(lookUp(p.Name))

@@ -14,13 +14,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// nativeVLAN is where a trunk's untagged frames belong, unless the
-// configuration names another.
+// nativeVLAN is the VLAN of a trunk's untagged frames, unless the configuration names
+// another.
 const nativeVLAN = 1
 
-// planVLAN decides what the configuration leaves open. As in the reference
-// plugin a trunk alone has VLAN 1 for untagged frames; unlike there, the access
-// VLAN stays the access VLAN where the trunk names it too.
+// planVLAN is the port's VLANs. As with the reference plugin, untagged frames are in VLAN 1
+// if there is only a trunk; other than there, the access VLAN stays untagged if the trunk
+// names it, too.
 func planVLAN(c Config) VLAN {
 	v := VLAN{Access: c.VLAN, KeepDefault: c.KeepDefaultVLAN}
 	if v.Access == 0 && len(c.Trunk) > 0 {
@@ -30,8 +30,8 @@ func planVLAN(c Config) VLAN {
 	return v
 }
 
-// startFiltering enables VLAN filtering on an existing bridge of ours; its current ports
-// stay in the default VLAN.
+// startFiltering enables VLAN filtering on an existing bridge of ours. Its current ports
+// stay in the default VLAN. The inverse disables it, unless a port needs it by then.
 func (h *Host) startFiltering(bridge string, undo *cni.Undo) error {
 	undo.Push("switch VLAN filtering of bridge "+bridge+" off", func() error {
 		return whileIdle(func() error { return h.stopFiltering(bridge) })
@@ -42,17 +42,18 @@ func (h *Host) startFiltering(bridge string, undo *cni.Undo) error {
 	return nil
 }
 
-// setFiltering names the bridge, and nothing else of it: the library would send
-// all that it finds, which pins the bridge's MAC and MTU at what they happen to
-// be, and name and index together are a renaming, which kernels before 6.2 refuse
-// for a link that is up (dev_change_name, net/core/dev.c).
+// setFiltering sends the bridge's name and nothing else of it. If it passed the bridge as
+// the library has found it, the message would also set MAC and MTU, which then no longer
+// follow the ports; and name and index together mean a renaming, which kernels before 6.2
+// refuse while the link is up (dev_change_name, net/core/dev.c).
 func (h *Host) setFiltering(bridge string, on bool) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = bridge
 	return h.nl.BridgeSetVlanFiltering(&netlink.Bridge{LinkAttrs: attrs}, on)
 }
 
-// stopFiltering does nothing where another port has come to need it.
+// stopFiltering disables VLAN filtering, unless the bridge or a port is in a VLAN other than
+// the default one.
 func (h *Host) stopFiltering(name string) error {
 	bridge, err := h.findBridge(name)
 	if netns.IsLinkGone(err) {
@@ -78,17 +79,17 @@ func (h *Host) stopFiltering(name string) error {
 	return nil
 }
 
-// explainFiltering turns the kernel's refusal of a bridge into what it means.
+// explainFiltering says what the kernel's error for a bridge means, if it lacks VLAN
+// filtering.
 func explainFiltering(err error, v VLAN) error {
 	if v.filters() && errors.Is(err, unix.EOPNOTSUPP) {
-		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel knows no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
+		return cni.UnsupportedErrorf("vlan, vlanTrunk: %s: this kernel has no VLAN filtering of bridges (CONFIG_BRIDGE_VLAN_FILTERING); take the keys out of the network, or run another kernel: %w", v, err)
 	}
 	return err
 }
 
-// setVLAN gives the port its part in a bridge with VLAN filtering, in two
-// messages whatever the number of VLANs. byDefault is the VLAN that a new port
-// of the bridge is in, 0 for none.
+// setVLAN puts the port into its VLANs, by two messages however many VLANs there are.
+// byDefault is the VLAN of a new port of the bridge, 0 for none.
 func (h *Host) setVLAN(p Port, byDefault int) error {
 	if !p.VLAN.filters() {
 		return nil
@@ -109,7 +110,7 @@ func (h *Host) setVLAN(p Port, byDefault int) error {
 	return nil
 }
 
-// observeVLAN reads the port's VLANs where the plan has any.
+// observeVLAN reads the port's VLANs, if the plan has any.
 func observeVLAN(linkIndex, byDefault int, plan VLAN) (VLAN, error) {
 	if !plan.filters() {
 		return VLAN{}, nil
@@ -121,8 +122,8 @@ func observeVLAN(linkIndex, byDefault int, plan VLAN) (VLAN, error) {
 	return readVLAN(list, byDefault, plan), nil
 }
 
-// readVLAN tells what a port's VLANs mean. Where the default VLAN is one of the
-// planned ones, or there is none, it is no question whether it was kept.
+// readVLAN makes a VLAN of a port's list. If the default VLAN is one of the planned ones, or
+// there is none, the list does not tell whether it was kept, and KeepDefault is as planned.
 func readVLAN(list []vlanRange, byDefault int, plan VLAN) VLAN {
 	var found VLAN
 	asked := byDefault != 0 && byDefault != plan.Access && !slices.Contains(plan.Trunk, byDefault)
@@ -143,8 +144,8 @@ func readVLAN(list []vlanRange, byDefault int, plan VLAN) VLAN {
 	return found
 }
 
-// includes says whether all that is wanted is there. Further VLANs do no harm, except
-// for the default one where it was to be removed.
+// includes says whether the port is in all wanted VLANs. Others do no harm, except for the
+// default VLAN if that is not wanted.
 func (v VLAN) includes(want VLAN) bool {
 	for _, id := range want.Trunk {
 		if _, has := slices.BinarySearch(v.Trunk, id); !has {

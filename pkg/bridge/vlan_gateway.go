@@ -13,9 +13,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// ensureGatewayLink makes the link that the gateway addresses belong on where it is
-// a VLAN interface over the bridge. That goes with the bridge. What an ADD that was
-// killed between the steps has left is completed here.
+// ensureGatewayLink creates the VLAN interface over the bridge that the gateway addresses
+// are on, if the plan has one. The kernel deletes it with the bridge. If an ADD was killed
+// between these steps, the next one completes them here.
 func (h *Host) ensureGatewayLink(b Bridge, at *site, undo *cni.Undo) error {
 	if b.VLANInterface == "" {
 		return nil
@@ -24,22 +24,20 @@ func (h *Host) ensureGatewayLink(b Bridge, at *site, undo *cni.Undo) error {
 		if err := h.createVLANInterface(b, at.bridge, undo); err != nil {
 			return fmt.Errorf("VLAN interface %s: %w", b.VLANInterface, err)
 		}
-		mac := at.bridge
 		var err error
 		if *at, err = h.look(b); err != nil {
 			return err
 		}
-		at.bridge.mtu = mac.mtu
 	}
 	if h.isReferenceGateway(at.gateway, at.bridge) {
-		return nil // up, and reached by a port of its own
+		return nil // it is up, and a port of its own leads to it
 	}
 	if !at.gateway.isVLANOver(at.bridge, b.VLAN) {
 		return cni.ConflictErrorf("vlan: %d: the gateway's interface %s exists already and is a %s, not VLAN %d of bridge %s; rename it, or choose another bridge or VLAN",
 			b.VLAN, b.VLANInterface, at.gateway.kind, b.VLAN, b.Name)
 	}
 	if err := editVLANs(unix.RTM_SETLINK, at.bridge.index, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN}); err != nil {
-		return fmt.Errorf("let VLAN %d reach bridge %s: %w", b.VLAN, b.Name, err)
+		return fmt.Errorf("add VLAN %d to bridge %s: %w", b.VLAN, b.Name, err)
 	}
 	quietIPv6(at.gateway, true)
 	_, err := h.rt.do(linkUp(at.gateway.index, b.VLANInterface))
@@ -47,21 +45,21 @@ func (h *Host) ensureGatewayLink(b Bridge, at *site, undo *cni.Undo) error {
 }
 
 func (l link) isVLANOver(bridge link, id int) bool {
-	return l.kind == "vlan" && l.vlan == id && l.below == bridge.index && !l.elsewhere
+	return l.kind == "vlan" && l.vlan == id && l.iflink == bridge.index && !l.iflinkElsewhere
 }
 
-// isReferenceGateway says whether the link is what the reference plugin makes: an
-// end of a veth pair whose other end is a port of the bridge.
+// isReferenceGateway says whether the link is the gateway's as the reference plugin makes it:
+// one end of a veth pair whose other end is a port of the bridge.
 func (h *Host) isReferenceGateway(l, bridge link) bool {
-	if l.kind != "veth" || l.elsewhere {
+	if l.kind != "veth" || l.iflinkElsewhere {
 		return false
 	}
-	peer, err := h.rt.link(lookUpIndex(l.below))
+	peer, err := h.rt.link(lookUpIndex(l.iflink))
 	return err == nil && peer.master == bridge.index
 }
 
-// createVLANInterface makes the interface, down. Undone, it goes again, unless
-// another ADD has put an address on it by then.
+// createVLANInterface creates the interface, down. The inverse deletes it, unless another ADD
+// has given it an address by then.
 func (h *Host) createVLANInterface(b Bridge, bridge link, undo *cni.Undo) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = b.VLANInterface, bridge.index
@@ -86,24 +84,25 @@ func (h *Host) dropVLANInterface(b Bridge) error {
 		if err != nil || slices.ContainsFunc(addresses, notLinkLocal) {
 			return err
 		}
-		err = editVLANs(unix.RTM_DELLINK, l.below, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN})
+		err = editVLANs(unix.RTM_DELLINK, l.iflink, nl.BRIDGE_FLAGS_SELF, vlanRange{first: b.VLAN, last: b.VLAN})
 		if err != nil {
-			return fmt.Errorf("keep VLAN %d from bridge %s: %w", b.VLAN, b.Name, err)
+			return fmt.Errorf("remove VLAN %d from bridge %s: %w", b.VLAN, b.Name, err)
 		}
-		return h.deleteLink(b.VLANInterface)
+		_, err = h.rt.do(deleteIndex(l.index, b.VLANInterface))
+		return err
 	})
 }
 
 func notLinkLocal(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() }
 
-// observeGatewayVLAN finds the planned VLAN interface, and the VLAN if that
-// reaches it.
+// observeGatewayVLAN is the planned VLAN interface if it exists, and its VLAN if the bridge
+// passes that on to it.
 func (h *Host) observeGatewayVLAN(plan Bridge, at site) (name string, id int, err error) {
 	if plan.VLANInterface == "" || at.gateway.index == 0 {
 		return "", 0, nil
 	}
 	if h.isReferenceGateway(at.gateway, at.bridge) {
-		return plan.VLANInterface, plan.VLAN, nil // reached by a port of its own
+		return plan.VLANInterface, plan.VLAN, nil // a port of its own leads to it
 	}
 	if !at.gateway.isVLANOver(at.bridge, plan.VLAN) {
 		return "", 0, nil

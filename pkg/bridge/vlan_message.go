@@ -10,34 +10,33 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// vlanRange is a run of VLANs with the same BRIDGE_VLAN_INFO flags.
+// vlanRange is a range of VLANs with the same BRIDGE_VLAN_INFO flags.
 type vlanRange struct {
 	first, last int
 	flags       uint16
 }
 
-// accessFlags make a VLAN that of the frames without a tag, both ways.
+// accessFlags make a VLAN that of untagged frames, both ways.
 const accessFlags = nl.BRIDGE_VLAN_INFO_PVID | nl.BRIDGE_VLAN_INFO_UNTAGGED
 
 func (r vlanRange) has(id int) bool { return r.first <= id && id <= r.last }
 
-// ranges joins ascending ids to runs.
+// ranges makes ranges of ascending ids.
 func ranges(ids []int) []vlanRange {
-	var runs []vlanRange
+	var list []vlanRange
 	for _, id := range ids {
-		if n := len(runs); n > 0 && runs[n-1].last+1 == id {
-			runs[n-1].last++
+		if n := len(list); n > 0 && list[n-1].last+1 == id {
+			list[n-1].last++
 			continue
 		}
-		runs = append(runs, vlanRange{first: id, last: id})
+		list = append(list, vlanRange{first: id, last: id})
 	}
-	return runs
+	return list
 }
 
-// editVLANs adds VLANs to a port, or to a bridge itself (to: MASTER or SELF), by
-// RTM_SETLINK, or takes them away by RTM_DELLINK, in one message. The kernel
-// does not mind what is there, or gone, already (br_process_vlan_info,
-// net/bridge/br_netlink.c).
+// editVLANs adds VLANs to a port, or to a bridge itself (to: MASTER or SELF), by RTM_SETLINK,
+// or removes them by RTM_DELLINK, in one message. It is no error if they are there, or gone,
+// already (br_process_vlan_info, net/bridge/br_netlink.c).
 func editVLANs(command, linkIndex int, to uint16, list ...vlanRange) error {
 	req := nl.NewNetlinkRequest(command, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
@@ -62,7 +61,7 @@ func editVLANs(command, linkIndex int, to uint16, list ...vlanRange) error {
 	return err
 }
 
-// linux/if_bridge.h: the attributes of RTM_NEWVLAN, and the length of its head.
+// The attributes of RTM_NEWVLAN, and the length of its header (linux/if_bridge.h).
 const (
 	vlanEntry       = 1 // BRIDGE_VLANDB_ENTRY
 	vlanEntryInfo   = 1 // BRIDGE_VLANDB_ENTRY_INFO
@@ -70,8 +69,8 @@ const (
 	sizeofBrVLANMsg = 8 // struct br_vlan_msg
 )
 
-// vlansOf lists the VLANs of one port, or of a bridge itself: RTM_GETVLAN, since
-// Linux 5.6, looks at no other port and tells runs, not each of 4094.
+// vlansOf lists the VLANs of one port, or of a bridge itself, by RTM_GETVLAN (since Linux
+// 5.6), which looks at no other port and lists ranges rather than up to 4094 VLANs.
 func vlansOf(linkIndex int) ([]vlanRange, error) {
 	replies, err := dump.Complete(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)

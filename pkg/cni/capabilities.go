@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// needed are the capabilities that plugins use: for links and rules, to enter a namespace,
-// and to announce a container's MAC (docs/security.md).
+// needed are the capabilities that plugins use: for links and rules, for entering a
+// namespace, and for announcing a container's MAC (docs/security.md).
 var needed = []struct {
 	number int
 	name   string
 }{{unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}, {unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_NET_RAW, "CAP_NET_RAW"}}
 
-// explainPermission adds to the message of what was not permitted which capabilities this
-// process lacks. Where it lacks none, the reason is another.
+// explainPermission adds to the message of an EPERM which capabilities this process lacks.
+// If it lacks none, something else refused the operation.
 func explainPermission(message string, err error) string {
 	if !errors.Is(err, unix.EPERM) {
 		return message

@@ -9,31 +9,30 @@ import (
 	"strings"
 )
 
-// Unmarshal is json.Unmarshal, whose errors people can read; see Plain.
+// Unmarshal is json.Unmarshal with readable errors; see Plain.
 func Unmarshal(data []byte, v any) error { return Plain(json.Unmarshal(data, v)) }
 
-// typeError is a value of the wrong type in a document.
+// typeError says that a value of a document has the wrong type.
 type typeError struct {
-	// Field is the path of the value, with dots; empty for the whole document.
-	Field string
+	field string // the path of the value, with dots; empty for the whole document
 	text  string
 }
 
 func (e *typeError) Error() string {
-	if e.Field == "" {
+	if e.field == "" {
 		return e.text
 	}
-	return e.Field + ": " + e.text
+	return e.field + ": " + e.text
 }
 
-// Plain is the error with what encoding/json says of Go's types put into the words of
-// whoever wrote the document: field, value, way out. What wraps it stays around it.
+// Plain rewords an error of encoding/json about Go's types for whoever wrote the document:
+// field, value, way out. Errors that wrap it stay as they are.
 func Plain(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if !errors.As(err, &wrong) {
 		return err
 	}
-	plain := &typeError{Field: wrong.Field, text: typeText(wrong)}
+	plain := &typeError{field: wrong.Field, text: typeText(wrong)}
 	if before, after, ok := strings.Cut(err.Error(), wrong.Error()); ok && before+after != "" {
 		return fmt.Errorf("%s%w%s", before, plain, after)
 	}
@@ -47,7 +46,7 @@ func typeText(wrong *json.UnmarshalTypeError) string {
 	wayOut := ""
 	switch {
 	case value != "" && want == wholeNumber:
-		return fmt.Sprintf("the number %s is no whole number, or too large or too small; write another", value)
+		return fmt.Sprintf("the number %s is not a whole number, or too large or too small; write another", value)
 	case have == "string" && (want == wholeNumber || want == "a number" || want == "true or false"):
 		wayOut = "; write it without quotes"
 	case have != "array" && have != "object" && want == "text":
@@ -62,7 +61,7 @@ func typeText(wrong *json.UnmarshalTypeError) string {
 	return fmt.Sprintf("%s stands where %s belongs%s", haveOf(have), want, wayOut)
 }
 
-// haveOf is JSON's word for a value, with its article.
+// haveOf is the word for a JSON value, with its article.
 func haveOf(kind string) string {
 	switch kind {
 	case "array":
@@ -77,7 +76,7 @@ func haveOf(kind string) string {
 
 const wholeNumber = "a whole number"
 
-// wantOf is what a Go type is written as.
+// wantOf says how a value of a Go type is written in JSON.
 func wantOf(t reflect.Type) string {
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 		return "text"

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// TestPlain: whoever wrote the document is told field, value and way out, and nothing of
-// Go's types.
+// TestPlain: the message names field, value and way out, and no Go types.
 func TestPlain(t *testing.T) {
 	type inner struct {
 		Subnet string `json:"subnet"`
@@ -26,7 +25,7 @@ func TestPlain(t *testing.T) {
 	}
 	for in, want := range map[string]string{
 		`{"mtu": "1500"}`:            `mtu: a string stands where a whole number belongs; write it without quotes`,
-		`{"mtu": 1.5}`:               `mtu: the number 1.5 is no whole number, or too large or too small; write another`,
+		`{"mtu": 1.5}`:               `mtu: the number 1.5 is not a whole number, or too large or too small; write another`,
 		`{"mtu": [1]}`:               `mtu: a list stands where a whole number belongs; write it without brackets`,
 		`{"isGateway": "true"}`:      `isGateway: a string stands where true or false belongs; write it without quotes`,
 		`{"mask": 1}`:                `mask: a number stands where true or false belongs`,

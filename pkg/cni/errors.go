@@ -11,24 +11,24 @@ import (
 // "Error"). Codes from 100 are Trestle's own.
 type Code uint
 
-// The codes that Trestle answers with. Which error has which is decided by the
-// constructor that made it, here and nowhere else.
+// The codes that Trestle answers with. The constructors below choose them; nothing else
+// does.
 const (
-	CodeVersion     Code = 1   // the cniVersion is not one that we, or the command, know
-	CodeUnsupported Code = 2   // a field of the configuration asks for what cannot be had
+	CodeVersion     Code = 1   // we do not know the cniVersion, or it does not have the command
+	CodeUnsupported Code = 2   // a field of the configuration asks for what this host does not support
 	CodeEnvironment Code = 4   // a CNI_* variable is missing or wrong
 	CodeIO          Code = 5   // a file or a stream could not be read or written
 	CodeDecode      Code = 6   // the configuration is not JSON of the expected shape
 	CodeConfig      Code = 7   // the configuration is wrong
-	CodeTryAgain    Code = 11  // something passing is in the way: a lock
+	CodeTryAgain    Code = 11  // something temporary is in the way: a lock, a missing plugin
 	CodeUnavailable Code = 50  // STATUS: an ADD cannot be served
 	CodeFailed      Code = 100 // the kernel refused an operation
-	CodeExhausted   Code = 101 // no address is left
-	CodeConflict    Code = 102 // an address, name or port is held by another
+	CodeExhausted   Code = 101 // no address is free
+	CodeConflict    Code = 102 // somebody else has the address, name or port
 	CodeMismatch    Code = 103 // CHECK: the state is not as ADD left it
 )
 
-// Error is an error with the code that the runtime shall see.
+// Error is an error with the code for the runtime.
 type Error struct {
 	Code Code
 	err  error
@@ -36,20 +36,20 @@ type Error struct {
 
 func (e *Error) Error() string { return e.err.Error() }
 
-// Unwrap gives the error without its code.
+// Unwrap is the error without its code.
 func (e *Error) Unwrap() error { return e.err }
 
 func coded(code Code, format string, args []any) error {
 	return &Error{Code: code, err: fmt.Errorf(format, args...)}
 }
 
-// The constructors below take a format as fmt.Errorf does, %w included. For a
-// user's mistake the message names field, value and way out.
+// The constructors below take a format as fmt.Errorf does, including %w. The message of a
+// user's mistake names field, value and way out.
 
 // versionErrorf is an error with code 1.
 func versionErrorf(format string, args ...any) error { return coded(CodeVersion, format, args) }
 
-// UnsupportedErrorf is an error with code 2; the message must hold key and value.
+// UnsupportedErrorf is an error with code 2; the message must name key and value.
 func UnsupportedErrorf(format string, args ...any) error { return coded(CodeUnsupported, format, args) }
 
 // EnvironmentErrorf is an error with code 4; the message must name the variable.
@@ -64,7 +64,7 @@ func DecodeErrorf(format string, args ...any) error { return coded(CodeDecode, f
 // ConfigErrorf is an error with code 7.
 func ConfigErrorf(format string, args ...any) error { return coded(CodeConfig, format, args) }
 
-// ConfigError says of which field err is, with code 7; nil for nil.
+// ConfigError puts the field's name before err, with code 7; nil for nil.
 func ConfigError(field string, err error) error {
 	if err == nil {
 		return nil
@@ -96,8 +96,7 @@ func Mismatches[T any](differences []T) error {
 	return all
 }
 
-// CodeOf is the code of the first coded error in err's tree, and CodeFailed
-// where there is none.
+// CodeOf is the code of the first coded error in err's tree; CodeFailed if there is none.
 func CodeOf(err error) Code {
 	var coded *Error
 	if errors.As(err, &coded) {
@@ -106,13 +105,18 @@ func CodeOf(err error) Code {
 	return CodeFailed
 }
 
-// writeError answers with the spec's error object.
+// writeError writes the spec's error object.
 func writeError(w io.Writer, version string, code Code, message string) error {
 	answer := struct {
 		CNIVersion string `json:"cniVersion"`
 		Code       Code   `json:"code"`
 		Msg        string `json:"msg"`
 	}{version, code, message}
+	return writeIndented(w, answer)
+}
+
+// writeIndented writes JSON as the reference library does.
+func writeIndented(w io.Writer, answer any) error {
 	data, err := json.MarshalIndent(answer, "", "    ")
 	if err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Each step registers its inverse at once. A function that fails undoes what was done,
-// the last step first, and says so if that fails, too.
+// Each step registers its inverse at once. If a later step fails, OnError runs the inverses,
+// last first, and joins their errors.
 func ExampleUndo() {
 	add := func(address string) (err error) {
 		var undo cni.Undo

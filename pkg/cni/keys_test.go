@@ -15,7 +15,7 @@ type keysInner struct {
 
 type keysWire struct {
 	Name   string   `json:"name"`
-	Twin   string   `json:"Name"` // encoding/json takes either spelling for it
+	Twin   string   `json:"Name"` // encoding/json matches both spellings
 	On     *bool    `json:"on"`
 	Words  []string `json:"words,omitempty"`
 	Hidden string   `json:"-"`

@@ -9,8 +9,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// TestBrokenConfigurationHasAVersion: what reads the error must know its version
-// even where the configuration cannot be read.
+// TestBrokenConfigurationHasAVersion: the error has the configuration's cniVersion even if the
+// configuration cannot be parsed.
 func TestBrokenConfigurationHasAVersion(t *testing.T) {
 	tests := []struct{ name, config, want string }{
 		{"nothing", ``, "1.1.0"},
@@ -34,8 +34,8 @@ func TestBrokenConfigurationHasAVersion(t *testing.T) {
 	}
 }
 
-// TestArgsCountWhereTheyAreRead: a malformed CNI_ARGS is nobody's business who
-// reads nothing of it, and never that of DEL.
+// TestArgsCountWhereTheyAreRead: a malformed CNI_ARGS is an error only for plugins that read
+// it, and never on DEL.
 func TestArgsCountWhereTheyAreRead(t *testing.T) {
 	for _, tt := range []struct {
 		command Command
@@ -69,8 +69,8 @@ func TestArgsCountWhereTheyAreRead(t *testing.T) {
 	}
 }
 
-// TestNamespaceOfThoseWhoEnterIt: an IPAM plugin is called with CNI_NETNS=/dev/null
-// by scripts, as the reference's own README does.
+// TestNamespaceOfThoseWhoEnterIt: only plugins that enter CNI_NETNS check it. Scripts call IPAM
+// plugins with CNI_NETNS=/dev/null, as the reference's README does.
 func TestNamespaceOfThoseWhoEnterIt(t *testing.T) {
 	for _, netns := range []string{"/dev/null", "/run/netns/none", "dummy", "/proc/self/ns/net"} {
 		for _, command := range []Command{Add, Del} {
@@ -90,7 +90,7 @@ func TestNamespaceOfThoseWhoEnterIt(t *testing.T) {
 	}
 }
 
-// TestDelOfAQuotedName: an attachment that has such a name must be deletable.
+// TestDelOfAQuotedName: ADD refuses such a name, but DEL must accept it.
 func TestDelOfAQuotedName(t *testing.T) {
 	for _, command := range []Command{Del, Check} {
 		env := soundEnv(string(command))

@@ -8,12 +8,12 @@ import (
 	"unicode"
 )
 
-// What people say of a link is checked here, once, where it is read; who comes later
-// relies on it. The errors have no code and name the value and the way out: ConfigError
-// adds the field, and code 7.
+// What a configuration says of a link is checked here, when it is read; all other code
+// relies on that. The errors have no code and name the value and the way out: ConfigError
+// adds the field and code 7.
 
-// CheckIfName says whether the kernel takes the name for an interface (dev_valid_name,
-// net/core/dev.c). '%' it takes for a place to put a number in.
+// CheckIfName is an error unless the kernel accepts the name for an interface
+// (dev_valid_name, net/core/dev.c). It replaces a '%d' by a number, so '%' is refused, too.
 func CheckIfName(s string) error {
 	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
 	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, forbidden) {
@@ -22,8 +22,8 @@ func CheckIfName(s string) error {
 	return nil
 }
 
-// ParseMAC reads the address of an Ethernet interface: six octets, not all of them zero,
-// and not the address of a group.
+// ParseMAC reads the MAC address of an Ethernet interface: six octets, not all of them
+// zero, and not a multicast address.
 func ParseMAC(s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)
 	if err != nil || len(mac) != 6 || mac[0]&1 == 1 || slices.Max(mac) == 0 {
@@ -32,16 +32,15 @@ func ParseMAC(s string) (net.HardwareAddr, error) {
 	return mac, nil
 }
 
-// The least that a link may carry with IPv4 (RFC 791) and with IPv6 (RFC 8200 section
-// 5), and the most (ETH_MAX_MTU).
+// The smallest MTU for IPv4 (RFC 791) and for IPv6 (RFC 8200 section 5), and the largest
+// of a link (ETH_MAX_MTU).
 const (
 	MinMTU     = 68
 	MinMTUIPv6 = 1280
 	MaxMTU     = 65535
 )
 
-// CheckMTU says whether a link may have the MTU; 0 stands for one that somebody else
-// chooses.
+// CheckMTU is an error unless a link may have the MTU; 0 leaves the choice to the plugin.
 func CheckMTU(mtu int) error {
 	if mtu != 0 && (mtu < MinMTU || mtu > MaxMTU) {
 		return fmt.Errorf("%d is out of bounds; use %d to %d, or 0 for that of the default route's link", mtu, MinMTU, MaxMTU)

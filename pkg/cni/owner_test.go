@@ -10,7 +10,7 @@ func TestOwnerLabel(t *testing.T) {
 	tests := []struct {
 		name  string
 		owner Owner
-		want  string // empty: only the bounds are looked at
+		want  string // if empty, only the length is checked
 	}{
 		{"plain", Owner{"net", "c1", "eth0"}, "net/c1/eth0"},
 		{"64 hex digits fit", Owner{"net", strings.Repeat("a", 64), "eth0"}, "net/" + strings.Repeat("a", 64) + "/eth0"},
@@ -38,8 +38,8 @@ func TestOwnerLabel(t *testing.T) {
 	}
 }
 
-// Owners that differ in a long part only must not share a label, nor those whose
-// parts run together differently share a hash.
+// Owners that differ only behind the cut of a long name must not have the same label, and
+// owners whose names are the same when concatenated must not have the same hash.
 func TestOwnersAreToldApart(t *testing.T) {
 	long := strings.Repeat("x", 150)
 	pairs := [][2]Owner{

@@ -15,32 +15,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Plugin is what a runtime executes: its name, what it makes, and one function for
-// each command that is not the same for all. Every function is set. Their errors carry the code (see ConfigErrorf and its
-// siblings); an error without one, or a panic, is answered as CodeFailed.
+// Plugin is what a runtime executes: its name, the kinds of state that it makes, and a
+// function for each command that is not the same for all plugins. Every function must be
+// set. Their errors carry the code (see ConfigErrorf and its siblings); an error without
+// one, or a panic, is answered with CodeFailed.
 type Plugin struct {
 	Name string
-	// EntersNetNS says that CNI_NETNS must be a network namespace, and another
-	// than ours. A plugin that only takes note of it gets it as it is.
+	// EntersNetNS says that CNI_NETNS must be a network namespace other than our own.
+	// Without it, a plugin gets CNI_NETNS unchecked.
 	EntersNetNS bool
-	// ReadsArgs says that Request.Args counts, so that a CNI_ARGS that cannot be
-	// read is an error of ADD and CHECK.
+	// ReadsArgs says that the plugin uses Request.Args, so that ADD and CHECK fail on a
+	// CNI_ARGS that cannot be parsed.
 	ReadsArgs bool
 
-	// Keys are all that it reads of a configuration, but for ProtocolKeys.
+	// Keys are all keys of the configuration that the plugin reads, except ProtocolKeys.
 	Keys func() []Key
 
-	// States are the kinds of what it makes on the host, in the order of GC.
+	// States are the kinds of state that it makes on the host, in the order of GC.
 	States []State
 
-	// Validate says what is wrong with the configuration.
+	// Validate is an error if the configuration is wrong.
 	Validate func(*Request) error
 	Add      func(*Request) (types.Result, error)
 	Del      func(*Request) error
 	Check    func(*Request) error
 }
 
-// Validates is a Plugin's Validate that only parses.
+// Validates makes a Plugin's Validate of a function that parses the configuration.
 func Validates[T any](parse func(*Request) (T, error)) func(*Request) error {
 	return func(r *Request) error {
 		_, err := parse(r)
@@ -51,10 +52,10 @@ func Validates[T any](parse func(*Request) (T, error)) func(*Request) error {
 // Main serves one call and returns the exit status of the process. release is
 // the version of this build, "1.2.3".
 func Main(p Plugin, release string) int {
-	// A runtime that closed its end shall not kill us between two steps.
+	// a runtime that has closed its end of the pipe must not kill us between two steps
 	signal.Ignore(syscall.SIGPIPE)
 	if os.Getenv("CNI_COMMAND") == "" {
-		// nerdctl reads the first line to learn what the plugin can do.
+		// nerdctl reads the version on the first line to learn what the plugin can do
 		fmt.Fprintf(os.Stderr, "CNI %s plugin v%s\nCNI protocol versions supported: %s\n", p.Name, release, supportedVersions())
 		return 0
 	}
@@ -75,9 +76,9 @@ func (p Plugin) serve(getenv func(string) string, stdin io.Reader, stdout io.Wri
 	return r.refuse(stdout, err)
 }
 
-// Refuse answers a call that no plugin serves, and returns the exit status.
+// Refuse answers a call with err, in the caller's version, and returns the exit status.
 func Refuse(err error) int {
-	r, _ := readRequest(os.Getenv, os.Stdin) // whatever else is wrong with it
+	r, _ := readRequest(os.Getenv, os.Stdin) // only err is reported, whatever else is wrong
 	return r.refuse(os.Stdout, err)
 }
 
@@ -92,9 +93,9 @@ func (r *Request) refuse(stdout io.Writer, err error) int {
 	return 1
 }
 
-// unmistakable rewords what go-cni, and with it containerd, takes for "there was
-// nothing to delete" (its Remove looks for these words): an error of a DEL that
-// gets as far as this leaves something behind, and the runtime must know.
+// unmistakable replaces the words by which go-cni, and with it containerd, recognizes that
+// there was nothing to delete (its Remove looks for them, and then ignores the error): a
+// failed DEL of ours leaves something behind, and the runtime must repeat it.
 func (r *Request) unmistakable(message string) string {
 	message = strings.ReplaceAll(message, "not found", "missing")
 	if r.netNSUnset {
@@ -103,7 +104,7 @@ func (r *Request) unmistakable(message string) string {
 	return message
 }
 
-// checkEnvironment is about what only some plugins need.
+// checkEnvironment checks the variables that only some plugins use.
 func (p Plugin) checkEnvironment(r *Request, override string) error {
 	if p.ReadsArgs && r.argsErr != nil && r.Command != Del {
 		return r.argsErr
@@ -126,13 +127,13 @@ func (p Plugin) answer(r *Request, stdout io.Writer) error {
 		return p.GC(r)
 	case Status:
 		return p.Status(r)
-	default: // Version: readRequest lets no other through
+	default: // Version: readRequest refuses any other
 		return writeVersion(r.Version, stdout)
 	}
 }
 
-// add answers with the result. An answer that does not get through is an
-// attachment that nobody knows of, so it is taken back.
+// add runs ADD and writes its result. If the result cannot be written, nobody knows of the
+// attachment, so it is deleted again.
 func (p Plugin) add(r *Request, stdout io.Writer) error {
 	result, err := p.Add(r)
 	if err != nil {
@@ -144,8 +145,8 @@ func (p Plugin) add(r *Request, stdout io.Writer) error {
 	return nil
 }
 
-// writeVersion echoes the caller's version beside those that we know (CNI
-// spec, "VERSION"), which is our newest where the input has none.
+// writeVersion answers with the versions that we support, and the caller's version, or our
+// newest if the input has none (CNI spec, "VERSION").
 func writeVersion(callers string, w io.Writer) error {
 	answer := struct {
 		CNIVersion string   `json:"cniVersion"`
@@ -159,10 +160,9 @@ func writeVersion(callers string, w io.Writer) error {
 	return err
 }
 
-// checkNetNS refuses a CNI_NETNS that is not a network namespace, or that is our
-// own, before any work is done. DEL must clean up whatever became of the
-// namespace: there a path that leads nowhere, to something else, or to ours is
-// dropped, since nothing there is the container's.
+// checkNetNS refuses a CNI_NETNS that is not a network namespace, or is our own, before
+// anything is done. On DEL such a path is ignored instead: DEL must clean up even if the
+// namespace is gone, and nothing at such a path is the container's.
 func (r *Request) checkNetNS(override string) error {
 	if r.NetNS == "" || (r.Command != Add && r.Command != Check && r.Command != Del) {
 		return nil
@@ -194,19 +194,19 @@ func (r *Request) checkNetNS(override string) error {
 	return EnvironmentErrorf("CNI_NETNS: %s is the namespace that the plugin itself runs in; set CNI_NETNS_OVERRIDE=1 if that is meant", r.NetNS)
 }
 
-// IsNetNSAt says whether a network namespace is at the path. It leaves no trace there.
+// IsNetNSAt says whether a network namespace is at the path. It changes nothing there.
 func IsNetNSAt(path string) bool {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = unix.Close(fd) }() // only asked
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	return IsNetNS(fd)
 }
 
 // IsNetNS says whether an open file is a network namespace: it asks the namespace for its
-// kind (ioctl_ns(2)). Kernels before 4.11 and emulations do not answer that; there it is at
-// least some namespace by its file system, which is what the reference plugins ask.
+// type (ioctl_ns(2)). Kernels before 4.11 and user-mode emulations do not answer; then any
+// file of the namespace file system counts, as it does for the reference plugins.
 func IsNetNS(fd int) bool {
 	kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
 	if err == nil {

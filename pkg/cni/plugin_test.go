@@ -18,7 +18,7 @@ import (
 
 const soundConfig = `{"cniVersion":"1.1.0","name":"net","type":"p"}`
 
-// A test's own namespace serves as the container's, with leave to do so.
+// The test's own namespace serves as the container's, by CNI_NETNS_OVERRIDE.
 func soundEnv(command string) map[string]string {
 	return map[string]string{
 		"CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0", "CNI_NETNS": "/proc/self/ns/net",
@@ -221,9 +221,9 @@ func newestResult() *Result {
 	}
 }
 
-// What came with 1.1.0 for interfaces must not reach a caller of an older version;
-// the fields of routes must, since the route would be another one without; what
-// 0.4.0 asks for must be there.
+// A caller of an older version must not get the fields of interfaces that are new in 1.1.0; it
+// must get those of routes, without which the route would be a different one; and it must get
+// what 0.4.0 requires.
 func TestResultInTheCallersVersion(t *testing.T) {
 	tests := []struct {
 		version      string
@@ -323,8 +323,8 @@ func TestValid(t *testing.T) {
 	}
 }
 
-// TestValidWithoutNames: an entry that does not tell whom it names may be of anybody who is
-// alive, so that nobody is taken by such a list.
+// TestValidWithoutNames: an entry without a name may mean any live attachment, so the list is
+// refused and GC removes nothing.
 func TestValidWithoutNames(t *testing.T) {
 	for _, tt := range []struct{ entry, field string }{
 		{`{"containerID":"b"}`, "ifname"},
@@ -341,8 +341,8 @@ func TestValidWithoutNames(t *testing.T) {
 	}
 }
 
-// TestValidTwice: each kind of state of a plugin, and its IPAM plugin, reads the list and
-// decodes its own keys.
+// TestValidTwice: several kinds of state, and the IPAM plugin, read the list of one request,
+// and each decodes its own keys.
 func TestValidTwice(t *testing.T) {
 	r := &Request{Owner: Owner{Network: "net"}, Stdin: []byte(`{"MTU":1400,"cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}],"ipam":{"type":"host-local"}}`)}
 	for range 2 {
@@ -381,7 +381,7 @@ func FuzzReadRequest(f *testing.F) {
 	})
 }
 
-// FuzzValid: a list of valid attachments that cannot be read keeps nobody from being kept.
+// FuzzValid: a list is refused, or keeps every attachment that it names.
 func FuzzValid(f *testing.F) {
 	f.Add([]byte(`{"cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}],"cni.dev/attachments":null}`))
 	f.Add([]byte(`{"cni.dev/attachments":[null,{}],"CNI.DEV/valid-attachments":{}}`))
@@ -398,7 +398,7 @@ func FuzzValid(f *testing.F) {
 	})
 }
 
-// FuzzParseOwner: a label that is read as an owner's is that owner's label.
+// FuzzParseOwner: the owner that is read of a label has that label.
 func FuzzParseOwner(f *testing.F) {
 	f.Add("net/c1/eth0")
 	f.Add("a//b")

@@ -8,9 +8,8 @@ import (
 	"strings"
 )
 
-// Catch calls fn and turns a panic into an error that names its place. A recover
-// works in its own goroutine only, so whatever runs in another one (every
-// function given to ns.NetNS.Do does) needs a Catch there.
+// Catch calls fn and turns a panic into an error that names its place. recover works only
+// in the goroutine that panics, so a function that runs in another one needs a Catch there.
 func Catch(fn func() error) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -20,9 +19,8 @@ func Catch(fn func() error) (err error) {
 	return fn()
 }
 
-// EachCaught calls all of the steps, whatever becomes of the others, and joins
-// their errors: it is for clean-up, where no failure, not even a panic, may keep
-// back what comes next.
+// EachCaught calls each step even if others fail or panic, and joins their errors. It is
+// for clean-up.
 func EachCaught(steps ...func() error) error {
 	var failed error
 	for _, step := range steps {
@@ -31,14 +29,14 @@ func EachCaught(steps ...func() error) error {
 	return failed
 }
 
-// panicError is called where a panic was recovered from, while its frames are
-// still on the stack.
+// panicError makes the error of a recovered panic. It must be called by the deferred
+// function, while the frames of the panic are still on the stack.
 func panicError(cause any) error {
 	return coded(CodeFailed, "internal error at %s: %v; please report it, with the network's configuration", []any{placeOfPanic(), cause})
 }
 
-// placeOfPanic is "pkg/nat/ports.go:98": the innermost frame below the panic that
-// is not the runtime's.
+// placeOfPanic is where the panic happened, "pkg/nat/add.go:98": the innermost frame that is
+// not the Go runtime's.
 func placeOfPanic() string {
 	const skipOurselves = 3 // runtime.Callers, placeOfPanic, panicError
 	pcs := make([]uintptr, 64)

@@ -9,13 +9,13 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// overrun panics as a mistake in a plugin would.
+// overrun panics, as by a mistake in a plugin.
 func overrun() error { return entry(nil, 0) }
 
 func entry(list []error, i int) error { return list[i] }
 
-// TestPanicIsAnErrorAndUndone: wherever a plugin's function panics, the steps that
-// were done are taken back, and the runtime gets an error object that says where.
+// TestPanicIsAnErrorAndUndone: wherever a plugin's function panics, the steps before are
+// undone, and the runtime gets an error object that names the place.
 func TestPanicIsAnErrorAndUndone(t *testing.T) {
 	var undone []string
 	step := func(name string) func() error {

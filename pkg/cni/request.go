@@ -15,7 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// Command is what the runtime asks for (CNI_COMMAND).
+// Command is the value of CNI_COMMAND.
 type Command string
 
 // The commands of spec 1.1.0.
@@ -32,26 +32,26 @@ const (
 // existed are absent.
 var sinceVersion = map[Command]string{Check: "0.4.0", GC: "1.1.0", Status: "1.1.0"}
 
-// Request is one call of a plugin, read and found sound: names are safe as
-// parts of paths, the version is known and has the command.
+// Request is one call of a plugin, checked: the names are safe in paths, and the version is
+// a supported one that has the command.
 type Request struct {
 	Command Command
 	Owner   Owner  // GC and STATUS: only Network is set
-	NetNS   string // path as given; on DEL it may be empty or lead nowhere
-	// Args is CNI_ARGS, without what is not of the form KEY=VALUE.
+	NetNS   string // CNI_NETNS; on DEL it may be empty or lead nowhere
+	// Args is CNI_ARGS, without entries that are not of the form KEY=VALUE.
 	Args map[string]string
-	// Path is CNI_PATH, split: the directories that hold the plugins.
+	// Path is CNI_PATH, split: the directories of the plugins.
 	Path []string
-	// Version is the cniVersion of the configuration; answers keep to it.
+	// Version is the cniVersion of the configuration; answers are in it.
 	Version string
-	// Stdin is the configuration, whole.
+	// Stdin is the whole configuration as it was read.
 	Stdin []byte
-	// Combined says that the request is served by a program that has all of our plugins:
-	// where the configuration names one of them as its IPAM plugin, that is not executed.
+	// Combined says that the program which serves the request has all of our plugins: if the
+	// configuration names one of them as its IPAM plugin, it is called and not executed.
 	Combined bool
 
-	// valid is GC's list once that is read, and config is Stdin without it: a list of a
-	// thousand is gone through once, and not for every key.
+	// valid is GC's list after the first call of Valid, and config is Stdin without that
+	// list, so that not every Decode parses a list of a thousand attachments.
 	valid  *Valid
 	config []byte
 
@@ -59,8 +59,8 @@ type Request struct {
 	netNSUnset bool  // CNI_NETNS was empty
 }
 
-// Decode unmarshals the configuration into v; the error has code 6. Keys match
-// without regard to case, unknown ones are ignored.
+// Decode unmarshals the configuration into v; the error has code 6. Keys match without
+// regard to case, and unknown keys are ignored.
 func (r *Request) Decode(v any) error {
 	config := r.config
 	if config == nil {
@@ -77,12 +77,12 @@ func (r *Request) Decode(v any) error {
 	return DecodeErrorf("network configuration: %w", err)
 }
 
-// readRequest reads the call. Request.Version is set also where an error follows,
-// so that the error can be answered in it.
+// readRequest reads the call. Request.Version is set even beside an error, which is
+// answered in that version.
 func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) {
 	r := &Request{Command: Command(getenv("CNI_COMMAND")), Version: newestVersion()}
 	var config bytes.Buffer
-	config.Grow(8 << 10) // for nearly all, which then are read at once
+	config.Grow(8 << 10) // enough for nearly all, which are then read by one system call
 	if _, err := config.ReadFrom(stdin); err != nil {
 		return r, IOErrorf("read network configuration from standard input: %w", err)
 	}
@@ -99,13 +99,13 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	case head.CNIVersion != "":
 		r.Version = head.CNIVersion
 	case decodeErr == nil && r.Command != Version:
-		r.Version = "0.1.0" // as the reference library reads its absence
+		r.Version = "0.1.0" // what the reference library assumes if there is none
 	}
 	if err := r.readEnvironment(getenv); err != nil {
 		return r, err
 	}
 	if r.Command == Version {
-		return r, nil // answers whatever it is asked
+		return r, nil // VERSION is answered whatever the configuration says
 	}
 	if decodeErr != nil {
 		return r, decodeErr
@@ -114,8 +114,8 @@ func readRequest(getenv func(string) string, stdin io.Reader) (*Request, error) 
 	return r, r.checkHead()
 }
 
-// NewGC is the call that a runtime makes for GC, for a program that serves it itself.
-// path is CNI_PATH.
+// NewGC is the Request of a GC, for a program that calls the plugins itself. path is
+// CNI_PATH.
 func NewGC(config []byte, path []string) (*Request, error) {
 	environment := map[string]string{"CNI_COMMAND": string(GC), "CNI_PATH": strings.Join(path, string(filepath.ListSeparator))}
 	r, err := readRequest(func(key string) string { return environment[key] }, bytes.NewReader(config))
@@ -131,8 +131,8 @@ func newestVersion() string {
 	return all[len(all)-1]
 }
 
-// versionInBroken is the cniVersion of a configuration that is no JSON as a whole,
-// where it stands before the mistake; it is only for the answer that says so.
+// versionInBroken finds the cniVersion of a configuration that is not valid JSON, if it
+// stands before the mistake. It serves only to answer the error in that version.
 func versionInBroken(data []byte) string {
 	tokens := json.NewDecoder(bytes.NewReader(data))
 	depth, key := 0, ""
@@ -157,7 +157,7 @@ func versionInBroken(data []byte) string {
 	}
 }
 
-// readEnvironment takes over the variables that the command needs.
+// readEnvironment reads and checks the variables that the command needs.
 func (r *Request) readEnvironment(getenv func(string) string) error {
 	switch r.Command {
 	case Add, Del, Check, GC, Status, Version:
@@ -211,9 +211,9 @@ func (r *Request) checkHead() error {
 		return versionErrorf("cniVersion: %q is not supported; use one of %s", r.Version, supportedVersions())
 	}
 	if since := sinceVersion[r.Command]; since != "" {
-		// both are versions of the list above, so that parsing cannot fail
+		// parsing cannot fail: both are versions of the list above
 		if ok, err := version.GreaterThanOrEqualTo(r.Version, since); err != nil || !ok {
-			return versionErrorf("cniVersion: %q has no %s; it begins with %s", r.Version, r.Command, since)
+			return versionErrorf("cniVersion: %q has no %s; use %s or later", r.Version, r.Command, since)
 		}
 	}
 	if r.Owner.Network == "" {
@@ -225,11 +225,11 @@ func (r *Request) checkHead() error {
 	return nil
 }
 
-// nameProblem says what is wrong with a container id or network name; empty:
-// nothing. It is the spec's rule, ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, without the cost
-// of a regular expression at start-up.
+// nameProblem says what is wrong with a container id or network name; "" if nothing is. It
+// is the spec's rule, ^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$, without the cost of compiling a regular
+// expression at start-up.
 func nameProblem(s string) string {
-	const longest = 255 // the name of a file (NAME_MAX)
+	const longest = 255 // NAME_MAX, since directories and files are named after it
 	other := func(c rune) bool {
 		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 		return !letter && c != '_' && c != '.' && c != '-'
@@ -243,9 +243,10 @@ func nameProblem(s string) string {
 	return ""
 }
 
-// checkIfName: a new attachment has no quotes and backslashes in it either: the name becomes part of
-// comments in nftables and iptables, where a quote ends the comment and a saved
-// ruleset could not be loaded. An old one with such a name can still be deleted.
+// checkIfName refuses what the kernel refuses and, on ADD, quotes and backslashes: the name
+// becomes part of comments in nftables and iptables, where a quote ends the comment, and a
+// saved ruleset could not be loaded. An existing attachment with such a name can still be
+// deleted.
 func (r *Request) checkIfName() error {
 	s := r.Owner.IfName
 	if err := CheckIfName(s); err != nil {
@@ -257,8 +258,8 @@ func (r *Request) checkIfName() error {
 	return nil
 }
 
-// checkText: what goes into results and records, which are JSON, comes back from there as
-// it was. Other names are those of an attachment that nobody would find again.
+// checkText refuses an ADD whose names are not UTF-8: results and records are JSON, which
+// would change them, and nobody would find the attachment again.
 func (r *Request) checkText() error {
 	if r.Command != Add {
 		return nil
@@ -271,8 +272,8 @@ func (r *Request) checkText() error {
 	return nil
 }
 
-// parseArgs reads CNI_ARGS, "K=V;K2=V2". Keys that nobody asks for are no error.
-// Beside an error stands what could be read.
+// parseArgs reads CNI_ARGS, "K=V;K2=V2". Unknown keys are no error. If there is an error,
+// the map has what could be read.
 func parseArgs(s string) (map[string]string, error) {
 	args := map[string]string{}
 	var failed error
@@ -292,27 +293,27 @@ func parseArgs(s string) (map[string]string, error) {
 
 func supportedVersions() string { return strings.Join(version.All.SupportedVersions(), ", ") }
 
-// inUse is one entry of GC's list of what is still in use.
+// inUse is one entry of GC's list of attachments.
 type inUse struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
 }
 
-// Valid is the list of attachments that GC must keep. A runtime that sends no
-// list (Known is false) knows nothing: then only what is provably dead may go.
+// Valid is the list of attachments that GC must keep. If the runtime has sent no list (Known
+// is false), GC may remove only what is provably dead.
 type Valid struct {
 	Known  bool
 	owners map[Owner]bool
 	labels map[string]bool
 }
 
-// IsEmpty says whether the runtime has named its attachments, and there are none.
+// IsEmpty says whether the runtime has sent a list, and it is empty.
 func (v Valid) IsEmpty() bool { return v.Known && len(v.owners) == 0 }
 
 // Keeps says whether the list names the owner.
 func (v Valid) Keeps(o Owner) bool { return v.owners[o] }
 
-// Owners are those that the list names, in no order.
+// Owners are the owners that the list names, in no order.
 func (v Valid) Owners() []Owner { return slices.Collect(maps.Keys(v.owners)) }
 
 // KeepsContainer says whether the list names any attachment of the container.
@@ -328,14 +329,14 @@ func (v Valid) KeepsContainer(id string) bool {
 // KeepsLabel says whether the list names the owner with that label.
 func (v Valid) KeepsLabel(label string) bool { return v.labels[label] }
 
-// The names of GC's list (CNI spec 1.1.0, "GC": the first; its early text and libcni: the
-// other).
+// The names of GC's list: that of CNI spec 1.1.0, "GC", and that of libcni and of early
+// drafts of the spec.
 const (
 	validBySpec   = "cni.dev/valid-attachments"
 	validByLibcni = "cni.dev/attachments"
 )
 
-// Valid reads GC's list under both of its names, and takes it out of what Decode reads.
+// Valid reads GC's list, under both of its names, and removes it from what Decode reads.
 func (r *Request) Valid() (Valid, error) {
 	if r.valid != nil {
 		return *r.valid, nil
@@ -370,7 +371,8 @@ func (r *Request) Valid() (Valid, error) {
 	return valid, nil
 }
 
-// checkNamed: an entry without a name tells of nobody, and whoever it is about is in use.
+// checkNamed refuses an entry without a container or interface: it may mean any attachment,
+// which is in use and must not be deleted.
 func checkNamed(key string, list []inUse) error {
 	for i, a := range list {
 		var field string
@@ -382,7 +384,7 @@ func checkNamed(key string, list []inUse) error {
 		default:
 			continue
 		}
-		return DecodeErrorf("network configuration: %s[%d].%s: missing; name the container and its interface, or nothing is taken back", key, i, field)
+		return DecodeErrorf("network configuration: %s[%d].%s: missing; name both container and interface, or GC removes nothing", key, i, field)
 	}
 	return nil
 }
@@ -396,5 +398,5 @@ func (v *Valid) add(network string, list []inUse) {
 	}
 }
 
-// String shows the call as a person would name it, for log lines.
+// String names the call for a log line.
 func (r *Request) String() string { return fmt.Sprintf("%s %s", r.Command, r.Owner) }

@@ -18,8 +18,8 @@ import (
 // Result is the answer to ADD in the newest version of the spec.
 type Result = types100.Result
 
-// PrevResult is the result of the plugins before us in the chain (ADD) or of
-// the whole ADD (DEL, CHECK); nil where there is none. The error has code 6.
+// PrevResult is the result of the plugins before us in the chain (ADD), or of the whole ADD
+// (DEL, CHECK); nil if there is none. The error has code 6.
 func (r *Request) PrevResult() (*Result, error) {
 	raw, err := r.rawPrevResult()
 	if err != nil || raw == nil {
@@ -28,7 +28,7 @@ func (r *Request) PrevResult() (*Result, error) {
 	return ParseResult("prevResult", raw, r.Version)
 }
 
-// RequirePrevResult is PrevResult where there has to be one; the error has code 6 or 7.
+// RequirePrevResult is PrevResult, but a missing one is an error of code 7.
 func (r *Request) RequirePrevResult() (*Result, error) {
 	prev, err := r.PrevResult()
 	if err == nil && prev == nil {
@@ -44,9 +44,8 @@ func (r *Request) missingPrevResult() error {
 	return ConfigErrorf("prevResult: missing; this plugin comes after another one in the list of plugins")
 }
 
-// ParseResult reads a result in whatever version it says it has, or else in that
-// of the configuration. name is how an error, of code 6, calls it. No interface,
-// address or route of it is nil.
+// ParseResult reads a result in the version that it names, or else in the given one. Errors,
+// of code 6, call it name. No interface, address or route of the result is nil.
 func ParseResult(name string, raw []byte, version string) (*Result, error) {
 	raw, version, err := withVersion(raw, version)
 	if err != nil {
@@ -67,8 +66,8 @@ func ParseResult(name string, raw []byte, version string) (*Result, error) {
 	return newest, nil
 }
 
-// withVersion is the result with its version, which the given one becomes where
-// it has none; further keys stay.
+// withVersion returns the result and its version; if it has none, the given one is added to
+// it. Other keys stay as they are.
 func withVersion(raw []byte, otherwise string) (result []byte, its string, err error) {
 	var head struct {
 		CNIVersion string `json:"cniVersion"`
@@ -95,8 +94,8 @@ func withVersion(raw []byte, otherwise string) (result []byte, its string, err e
 	return raw, otherwise, err
 }
 
-// refuseNulls keeps what would be nil pointers out of the lists of a result; the
-// library's conversions follow them.
+// refuseNulls is an error if a list of the result has a null: it would become a nil pointer,
+// which the library's conversions dereference.
 func refuseNulls(name string, raw []byte) error {
 	if !bytes.Contains(raw, []byte("null")) {
 		return nil
@@ -119,15 +118,15 @@ func refuseNulls(name string, raw []byte) error {
 	return nil
 }
 
-// IPConfig is an address of the container's as a result has it; the gateway may be zero.
+// IPConfig is an address in the form of a result; the gateway may be zero.
 func IPConfig(address netip.Prefix, gateway netip.Addr) *types100.IPConfig {
 	mask := net.CIDRMask(address.Bits(), address.Addr().BitLen())
 	return &types100.IPConfig{Address: net.IPNet{IP: address.Addr().AsSlice(), Mask: mask}, Gateway: gateway.AsSlice()}
 }
 
-// AddressesOf are the addresses that a result gives to the container's interface
-// ifName, or to no interface; those of all interfaces for an empty name, and none where
-// there is no result.
+// AddressesOf are the addresses that a result gives to the container's interface ifName, or
+// to no interface. If ifName is empty, they are those of all interfaces; if result is nil,
+// there are none.
 func AddressesOf(result *Result, ifName string) []netip.Prefix {
 	if result == nil {
 		return nil
@@ -148,8 +147,8 @@ func AddressesOf(result *Result, ifName string) []netip.Prefix {
 	return addresses
 }
 
-// HostLinks are the names of the interfaces of a result that are on the host, in its
-// order; none where there is no result.
+// HostLinks are the names of those interfaces of a result that are on the host, in its
+// order; none if result is nil.
 func HostLinks(result *Result) []string {
 	if result == nil {
 		return nil
@@ -176,9 +175,9 @@ func (r *Request) rawPrevResult() (json.RawMessage, error) {
 	return config.PrevResult, nil
 }
 
-// PassThrough is the answer of a chained plugin that changes nothing: prevResult
-// to the letter, fields that we do not know included, as long as it is in the
-// version of the configuration. The error has code 7 where there is no prevResult.
+// PassThrough is the answer of a chained plugin that changes nothing: prevResult verbatim,
+// with fields that we do not know, if it is in the version of the configuration. Without a
+// prevResult, the error has code 7.
 func (r *Request) PassThrough() (types.Result, error) {
 	raw, err := r.rawPrevResult()
 	if err != nil {
@@ -192,7 +191,7 @@ func (r *Request) PassThrough() (types.Result, error) {
 		return nil, DecodeErrorf("prevResult: %w", err)
 	}
 	if version != r.Version {
-		return r.PrevResult() // in the configuration's version when it is written
+		return r.PrevResult() // writeResult converts it
 	}
 	return rawResult(versioned), nil
 }
@@ -213,7 +212,7 @@ func (raw rawResult) PrintTo(w io.Writer) error {
 	return err
 }
 
-// writeResult answers in the caller's version.
+// writeResult writes the result in the caller's version.
 func writeResult(w io.Writer, version string, result types.Result) error {
 	if raw, ok := result.(rawResult); ok {
 		return raw.PrintTo(w)
@@ -235,8 +234,8 @@ func writeResult(w io.Writer, version string, result types.Result) error {
 	return converted.PrintTo(w)
 }
 
-// writeNewest writes what the library's type would, in one go: that one makes
-// JSON, reads it back and makes it again, to leave an empty dns out.
+// writeNewest writes the same as the library's type does, which encodes the result, decodes
+// it and encodes it again to leave out an empty dns.
 func writeNewest(w io.Writer, version string, r *Result) error {
 	answer := struct {
 		CNIVersion string                `json:"cniVersion"`
@@ -248,18 +247,13 @@ func writeNewest(w io.Writer, version string, r *Result) error {
 	if !r.DNS.IsEmpty() {
 		answer.DNS = &r.DNS
 	}
-	data, err := json.MarshalIndent(answer, "", "    ")
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(data, '\n'))
-	return err
+	return writeIndented(w, answer)
 }
 
-// without110 leaves out what came with 1.1.0 to tell of an interface. The fields
-// of routes came with it, too, but are how IPAM plugins have told the others of
-// metrics, tables and MTUs in every version: the reference plugins pass them on,
-// and without them the route would be another one.
+// without110 leaves out the fields of interfaces that are new in 1.1.0. It keeps those of
+// routes, although 1.1.0 has introduced them, too: IPAM plugins have used them for metrics,
+// tables and MTUs in every version, the reference plugins pass them on, and without them
+// it would be a different route.
 func without110(result *Result) *Result {
 	older := *result
 	older.Interfaces = nil

@@ -11,9 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestPrevResultInAnotherVersion: a prevResult that names no version has that of
-// the configuration, one of another version is read in its own, and the answer is
-// in the configuration's either way.
+// TestPrevResultInAnotherVersion: a prevResult without a version is read in that of the
+// configuration, others in their own; the answer is in the configuration's either way.
 func TestPrevResultInAnotherVersion(t *testing.T) {
 	tests := []struct {
 		name, config, prev string
@@ -56,8 +55,8 @@ func decoded(t *testing.T, text string) (value map[string]any) {
 	return value
 }
 
-// TestResultsThatCannotBe: each is an error of code 6 that says where, for each
-// shape that results have had.
+// TestResultsThatCannotBe: each invalid result, in every version's format, is an error of code 6
+// that names the place.
 func TestResultsThatCannotBe(t *testing.T) {
 	for _, tt := range []struct{ name, prev, want string }{
 		{"interfaces", `{"cniVersion":"%","interfaces":[{"name":"x"},null]}`, "prevResult.interfaces[1]: null"},
@@ -83,7 +82,7 @@ func TestResultsThatCannotBe(t *testing.T) {
 	}
 }
 
-// TestResultAsTheLibraryWritesIt: our short cut and the library's way are one.
+// TestResultAsTheLibraryWritesIt: writeNewest writes the same bytes as the library.
 func TestResultAsTheLibraryWritesIt(t *testing.T) {
 	named := newestResult()
 	named.DNS.Nameservers = []string{"10.0.0.1"}
@@ -105,7 +104,7 @@ func TestResultAsTheLibraryWritesIt(t *testing.T) {
 	}
 }
 
-// FuzzParseResult: no input makes the edge die.
+// FuzzParseResult: no input panics.
 func FuzzParseResult(f *testing.F) {
 	f.Add("1.0.0", `{"interfaces":[null],"ips":[{"address":"10.0.0.2/24","interface":-1}],"routes":[null]}`)
 	f.Add("0.2.0", `{"ip4":{"ip":"10.0.0.2/24","routes":[null]},"ip6":null}`)
@@ -121,7 +120,7 @@ func FuzzParseResult(f *testing.F) {
 			}
 		}
 		if err := writeResult(&bytes.Buffer{}, "1.1.0", result); err != nil {
-			t.Logf("%s: %v", raw, err) // it may have been read and not be writable, but does not panic
+			t.Logf("%s: %v", raw, err) // some results can be read but not written
 		}
 	})
 }

@@ -7,48 +7,50 @@ import (
 	"strings"
 )
 
-// State is one kind of what attachments have on a host. Each is made by one package,
-// and whatever is done for all of them, GC, STATUS and `trestle restore`, goes through
-// the list that each Plugin has, and plugins/registry has of all.
+// State is one kind of state that attachments have on a host. One package makes each kind.
+// Each Plugin lists its kinds, and plugins/registry those of all; GC, STATUS and `trestle
+// restore` go through these lists.
 type State struct {
-	Package string // that makes it, "pkg/nat"
+	Package string // the package that makes it, "pkg/nat"
 	What    string // for people: "masquerade and mapped ports"
 
-	// GC takes back what is of no attachment of the request's network that is valid.
-	// It bears a configuration that was edited into nonsense.
+	// GC removes what no valid attachment of the request's network has. It must work even
+	// if the configuration has become invalid since the ADD.
 	GC func(*Request, Valid) error
-	// Status says whether an ADD could be served; the configuration is sound. nil:
+	// Status is an error if an ADD could not be served; the configuration is valid. nil if
 	// there is nothing to ask.
 	Status func(*Request) error
-	// Restore makes again, from records, what others have taken, like a reload of a
-	// firewall, and tells; nil: nobody takes it but with the attachment.
+	// Restore makes again, from records, what others have removed, like the reload of a
+	// firewall. nil if nothing removes this kind without the attachment.
 	Restore func(*Restored) error
 }
 
-// Restored is what the Restores found, for people and for programs.
+// Restored is what the Restores found and made, for people and for programs.
 type Restored struct {
-	// Networks are those with a record, and what of each was missing and is made again.
+	// Networks are the networks with a record, with what was missing and was made again.
 	Networks map[string][]Made `json:"networks"`
 	// Shared says that rules were missing which all networks share.
 	Shared bool `json:"shared"`
-	// Released are attachments whose containers are gone. Of Taken and Void the kernel
-	// told alone: a link or a lease stands for the former, and nobody for the latter.
+	// Released are the attachments whose containers are gone. Taken and Void had state in
+	// the kernel but no record: those in Taken have a link or a lease and got a record, those
+	// in Void have neither, and were removed.
 	Released []string `json:"released"`
 	Taken    []string `json:"taken"`
 	Void     []string `json:"void"`
-	// Refused are mapped ports that a record has and another attachment has got: whose,
-	// which, and who has it. Nothing is made of them.
+	// Refused are recorded port mappings whose port another attachment has now: whose, which
+	// port, and who has it. They were not made again.
 	Refused []string `json:"refused"`
 }
 
-// Made is one kind of thing that was made again.
+// Made is one kind of state that was made again.
 type Made struct {
 	What  string   `json:"what"`            // "mapped ports"
-	Of    []string `json:"of,omitempty"`    // whose, container/interface
-	Count int      `json:"count,omitempty"` // how many, where it is not told whose
+	Of    []string `json:"of,omitempty"`    // the attachments, as container/interface
+	Count int      `json:"count,omitempty"` // how many, if the attachments are not named
 }
 
-// Add notes the network or attachment with the label, and what of it was made.
+// Add notes that the network or attachment with the label has a record, and what of it was
+// made again.
 func (r *Restored) Add(label string, made ...Made) {
 	network, attachment, _ := strings.Cut(label, "/")
 	if r.Networks == nil {
@@ -67,9 +69,10 @@ func (r *Restored) Add(label string, made ...Made) {
 	r.Networks[network] = all
 }
 
-// GC asks each kind of state that the plugin makes, whatever becomes of the others.
+// GC runs the GC of each kind of state, even if others fail, and joins their errors.
 func (p Plugin) GC(r *Request) error {
-	// the process ends before a megabyte for each hundred attachments is worth the search
+	// a GC allocates a megabyte for each hundred attachments and exits: collecting that
+	// garbage would only take time
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	valid, err := r.Valid()
 	if err != nil {
@@ -81,7 +84,7 @@ func (p Plugin) GC(r *Request) error {
 	return err
 }
 
-// Status says what is wrong with the configuration, or with the host for it.
+// Status is an error if the configuration is wrong, or if the host lacks what it needs.
 func (p Plugin) Status(r *Request) error {
 	err := p.Validate(r)
 	if err != nil {

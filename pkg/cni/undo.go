@@ -20,18 +20,18 @@ type undoStep struct {
 	inverse func() error
 }
 
-// Push registers the inverse of a step just done; what says what the inverse
-// does ("delete veth3f…").
+// Push registers the inverse of a step; what says what the inverse does ("delete veth3f…").
+// A step whose answer may be lost is pushed before it is done, so that the inverse must
+// accept that there is nothing to undo.
 func (u *Undo) Push(what string, inverse func() error) {
 	u.steps = append(u.steps, undoStep{what, inverse})
 }
 
-// OnError runs all inverses, last first, if *err is not nil, and joins their
-// errors to it. It is meant for defer with the address of a named result, so
-// that no shadowed variable can skip it. A panic on its way through becomes an
-// error in *err, and is undone like any other.
+// OnError runs all inverses, last first, if *err is not nil, and joins their errors to it.
+// It must be deferred itself, with the address of a named result, so that no shadowed
+// variable can hide the error. It turns a panic into an error in *err, and undoes that, too.
 func (u *Undo) OnError(err *error) {
-	if cause := recover(); cause != nil { // OnError itself is what is deferred
+	if cause := recover(); cause != nil { // works only because OnError itself is deferred
 		*err = errors.Join(*err, panicError(cause))
 	}
 	if *err == nil {

@@ -1,6 +1,6 @@
-// Package dump asks the kernel for a list by netlink until it is whole. Where something
-// changes in the middle of a dump, the kernel says so (NLM_F_DUMP_INTR) and what it has
-// told may lack what was there all the time: on a busy host that happens all day.
+// Package dump repeats netlink dumps until they are complete. If something changes during a
+// dump, the kernel reports that (NLM_F_DUMP_INTR), and the list may lack entries that were
+// there all the time. On a busy host that is common.
 package dump
 
 import (
@@ -12,22 +12,22 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// ErrInterrupted is what the library, and whoever reads a dump without it, says of a list
-// in the middle of which something changed.
+// ErrInterrupted is the error of an interrupted dump: the library's, and that of callers who
+// read a dump without it.
 var ErrInterrupted = netlink.ErrDumpInterrupted
 
-// A list is asked for again at once a few times, since most changes pass: then after pauses
-// that double, the longest of half a second. What changes a list all the time needs the CPU
-// and the kernel's lock that asking again takes, and an ADD waits for one second, not more.
+// A dump is repeated a few times at once, since most changes are short, and then after pauses
+// that double, up to half a second. Repeating takes CPU time and the kernel's lock from
+// whatever changes the list all the time, and an ADD must not wait longer than a second.
 const (
 	atOnce    = 4
 	tries     = atOnce + 10
 	firstWait = time.Millisecond
 )
 
-// Complete asks for the list again while the error is ErrInterrupted. One that is not
-// complete after some ten tries, within a second or so, is given with that error, which has
-// code 11: who only looks for something may go by what is in it, and nobody by what is not.
+// Complete repeats a dump while its error is ErrInterrupted. If the list is still not complete
+// after some ten tries, within a second or so, Complete returns it with that error, which has
+// code 11. A caller may rely on the entries of such a list, but not on an entry's absence.
 func Complete[T any](list func() (T, error)) (T, error) {
 	start, wait := time.Now(), firstWait
 	for try := 1; ; try++ {

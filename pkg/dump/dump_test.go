@@ -36,14 +36,14 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestNeverComplete: a list that changes all the time is given up before an ADD is felt to
-// hang, and asked for a handful of times rather than as often as the CPU can.
+// TestNeverComplete: for a list that changes all the time, Complete gives up within a second or
+// so, after a few tries.
 func TestNeverComplete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start, asked := time.Now(), 0
 		got, err := Complete(func() (string, error) {
 			asked++
-			time.Sleep(time.Microsecond) // on the clock of this test
+			time.Sleep(time.Microsecond) // on the test's fake clock
 			return fmt.Sprint("list ", asked), netlink.ErrDumpInterrupted
 		})
 		if want := fmt.Sprint("list ", asked); got != want {

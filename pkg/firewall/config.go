@@ -1,14 +1,14 @@
-// Package firewall knows the policies for a container's traffic, and the accept rules that
-// let it through the host's firewall.
+// Package firewall enforces the network's policy, that is, who may reach a container, and
+// lets the container's packets through other firewalls of the host.
 //
-// A caller makes of Config and result the Rules that are wanted (Host.Plan) and hands
-// them to Host.Add, which records them, and lets each place have its part: nftables,
-// each program of iptables, a zone of firewalld (backend). What containers have in
-// common goes with its last one. Host.Release needs the owner alone, if there is a
-// record. Start at Rules and Host.Add.
+// A caller makes Rules of Config and result (Host.Plan) and hands them to Host.Add, which
+// records them and makes their entries in each place: nftables, tables of iptables, a zone
+// of firewalld (see backend). An entry that several containers need is removed with the last
+// of them. Host.Release needs only the owner, if there is a record. Start at Rules and
+// Host.Add.
 //
 // To debug: nft list table inet trestle and bridge trestle, chain forward; iptables -S
-// CNI-FORWARD; records are in /run/trestle/firewall, and who shares what in
+// CNI-FORWARD; records are in /run/trestle/firewall, and those who share an entry in
 // /run/trestle/firewall.shared.
 package firewall
 
@@ -18,14 +18,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Config is a network's configuration, found sound.
+// Config is a network's configuration, validated.
 type Config struct {
 	Backend    backendName
 	Policy     policy
-	Internal   bool   // nothing is forwarded to the bridge, nor from it
-	AdminChain string // of iptables, looked at before our rules
-	// AdminChosen says that the configuration names the chain: then there are
-	// rules of iptables for it to come before.
+	Internal   bool   // nothing is forwarded to the bridge or from it
+	AdminChain string // a chain of iptables, which ours jumps to before its rules
+	// AdminChosen says that the configuration names the chain, so that the rules of iptables
+	// must be made for it to take effect.
 	AdminChosen bool
 	Zone        string // of firewalld
 }
@@ -33,8 +33,8 @@ type Config struct {
 // backendName is where the accept rules for a container's packets are made.
 type backendName string
 
-// The backends. backendAuto is firewalld where it runs, and every table "filter" of
-// iptables, which is made where there is none: its chain FORWARD may begin to drop later.
+// The backends. backendAuto is firewalld if it runs, and every table "filter" of iptables
+// (see whenOf), which is made if it does not exist: its chain FORWARD may begin to drop later.
 const (
 	backendAuto      backendName = ""
 	backendIPTables  backendName = "iptables"
@@ -42,21 +42,21 @@ const (
 	backendNFTables  backendName = "nftables" // no accept rules
 )
 
-// policy says who reaches a container. This host does, whatever the policy. Unless
-// that is policyPublished, so do other hosts, as routes and port mappings let them.
+// policy says who reaches a container. This host always does. So do other hosts, as far as
+// routes and port mappings lead there, unless the policy is policyPublished.
 type policy string
 
-// The policies. Each names what is let in.
+// The policies.
 const (
-	policyOpen       policy = "open"        // all
-	policySameBridge policy = "same-bridge" // from the same bridge, not from another with a policy
-	policyIsolated   policy = "isolated"    // from outside; from no container of this bridge, or of another with a policy
-	// policyPublished lets in from the same bridge, and from anywhere what comes by a port
-	// mapping or answers the container.
+	policyOpen       policy = "open"        // everybody
+	policySameBridge policy = "same-bridge" // not containers on another bridge with a policy
+	policyIsolated   policy = "isolated"    // no container of this bridge, or of another with a policy
+	// policyPublished lets in what comes from the same bridge and, from anywhere, what comes
+	// by a port mapping or answers the container.
 	policyPublished policy = "published"
 )
 
-// wire is the configuration as it is written.
+// wire is the configuration's JSON.
 type wire struct {
 	Backend       backendName `json:"backend"`
 	AdminChain    string      `json:"iptablesAdminChainName"`
@@ -70,7 +70,8 @@ const (
 	defaultZone       = "trusted"
 )
 
-// ParseConfig reads the keys of the firewall plugin. Errors have code 6 or 7.
+// ParseConfig reads the keys of the firewall plugin. Errors have code 6 or 7; the Config
+// beside an error of code 7 has what was read.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var w wire
 	if err := r.Decode(&w); err != nil {
@@ -113,7 +114,7 @@ func (c Config) check() error {
 	return nil
 }
 
-// isWord says whether s can stand on a command line, and in a path.
+// isWord says whether s can stand in a rule of iptables-restore and in a path.
 func isWord(s string) bool {
 	isLetter := func(c rune) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 	good := func(c rune) bool { return isLetter(c) || '0' <= c && c <= '9' || c == '_' || c == '-' }

@@ -14,26 +14,27 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// bus is the system bus, connected to when it is needed. Who does not answer in
-// time is given up.
+// bus is the connection to the system bus, made when it is needed. All calls together have
+// busPatience.
 type bus struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	conn    *dbus.Conn
-	running *bool // what was found out of firewalld
-	failed  error // who does not answer is asked once: others wait for us meanwhile
+	running *bool // whether firewalld runs; nil until asked
+	failed  error // the error of that question, which is asked once: other plugins wait for our lock
 }
 
 const (
 	busSocket     = "/run/dbus/system_bus_socket"
-	busVariable   = "DBUS_SYSTEM_BUS_ADDRESS" // where it is elsewhere
+	busVariable   = "DBUS_SYSTEM_BUS_ADDRESS" // names another socket
 	firewalldName = "org.fedoraproject.FirewallD1"
 	firewalldPath = "/org/fedoraproject/FirewallD1"
 	zoneMethods   = firewalldName + ".zone."
 	busPatience   = 10 * time.Second
 )
 
-// firewalldRuns asks the bus, if there is one, whether anybody has firewalld's name.
+// firewalldRuns says whether firewalld's name has an owner on the bus; false if there is no
+// bus.
 func (b *bus) firewalldRuns() (bool, error) {
 	if b.running == nil {
 		var running bool
@@ -48,7 +49,7 @@ func (b *bus) ask() (bool, error) {
 		return false, nil
 	}
 	b.ctx, b.cancel = context.WithTimeout(context.Background(), busPatience)
-	conn, err := dbus.ConnectSystemBus(dbus.WithContext(b.ctx)) // whose end closes the connection, also amidst its beginning
+	conn, err := dbus.ConnectSystemBus(dbus.WithContext(b.ctx)) // the context also bounds the handshake
 	if err != nil {
 		return false, fmt.Errorf("connect to the system bus: %w", err)
 	}
@@ -69,13 +70,13 @@ func (b *bus) close() {
 	}
 }
 
-// zoneBackend is a zone of firewalld, whose sources are let through.
+// zoneBackend is a zone of firewalld. firewalld lets through what comes from its sources.
 type zoneBackend struct {
 	*bus
 	zone string
 }
 
-// call calls a method of firewalld's, with the zone and the entry's address.
+// call calls a method of firewalld with the zone and the entry's address.
 func (z zoneBackend) call(method string, e entry, answer any) error {
 	object := z.conn.Object(firewalldName, firewalldPath)
 	err := object.CallWithContext(z.ctx, zoneMethods+method, 0, z.zone, e.cidr()).Store(answer)
@@ -85,14 +86,14 @@ func (z zoneBackend) call(method string, e entry, answer any) error {
 	return nil
 }
 
-// codeOf is how firewalld tells its errors apart: the beginning of the message
-// of its one kind of error ("ZONE_ALREADY_SET: '10.1.0.5/32' already bound").
+// codeOf is firewalld's code for an error. All its errors have the same D-Bus name; the code
+// begins the message ("ZONE_ALREADY_SET: '10.1.0.5/32' already bound").
 func codeOf(err error) string {
 	var failed dbus.Error
 	if !errors.As(err, &failed) || len(failed.Body) == 0 {
 		return ""
 	}
-	message, _ := failed.Body[0].(string) // it has always been one
+	message, _ := failed.Body[0].(string)
 	code, _, _ := strings.Cut(message, ":")
 	return code
 }
@@ -112,7 +113,7 @@ func (z zoneBackend) add(entries []entry, _ func() ([]entry, error)) error {
 		case "ZONE_ALREADY_SET":
 			continue
 		case "INVALID_ZONE":
-			return cni.ConfigErrorf("firewalldZone: firewalld has no zone %q; make it, or name another: %w", z.zone, err)
+			return cni.ConfigErrorf("firewalldZone: firewalld has no zone %q; create it, or name another: %w", z.zone, err)
 		}
 		if err != nil {
 			return err
@@ -121,7 +122,8 @@ func (z zoneBackend) add(entries []entry, _ func() ([]entry, error)) error {
 	return nil
 }
 
-// remove: what is bound at run time goes with firewalld itself.
+// remove does nothing if firewalld does not run: sources that were added at run time are
+// gone with it.
 func (z zoneBackend) remove(entries []entry) error {
 	running, err := z.firewalldRuns()
 	if err != nil || !running {
@@ -132,7 +134,7 @@ func (z zoneBackend) remove(entries []entry) error {
 		var zone string
 		err := z.call("removeSource", e, &zone)
 		switch codeOf(err) {
-		case "UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE", "ZONE_CONFLICT": // is not there, or is another's
+		case "UNKNOWN_SOURCE", "NOT_ENABLED", "INVALID_ZONE", "ZONE_CONFLICT": // not there, or in another zone
 			err = nil
 		}
 		errs = append(errs, err)
@@ -140,7 +142,7 @@ func (z zoneBackend) remove(entries []entry) error {
 	return errors.Join(errs...)
 }
 
-func (z zoneBackend) missing(entries []entry) ([]string, error) {
+func (z zoneBackend) diff(entries []entry) ([]string, error) {
 	running, err := z.firewalldRuns()
 	if err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzParseConfig: what is refused has a code of the spec's for configurations.
+// FuzzParseConfig: an invalid configuration gets one of the spec's codes for that.
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"backend":"iptables","ingressPolicy":"isolated","iptablesAdminChainName":"CNI-X","firewalldZone":"trusted"}`))
 	f.Fuzz(func(t *testing.T, config []byte) {
@@ -18,8 +18,8 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
-// FuzzRecord: a record that somebody has damaged, of this release or of those before
-// pkg/record, makes rules of whatever kind; nobody falls over it.
+// FuzzRecord: rules of a damaged record, of this release or of those before pkg/record, cause
+// no panic.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"Owner":{"Network":"n","ContainerID":"c","IfName":"eth0"},"Shares":["x"],"Value":{"Policy":"isolated","Interfaces":["br0"],"Ports":["veth0"],"Addresses":["10.0.0.1"],"Programs":["iptables"],"Zone":"trusted","AdminChain":"X"}}`))
 	f.Add([]byte(`{"Owner":{"Network":"n","ContainerID":"c","IfName":"eth0"},"Rules":{"Policy":"same-bridge","Interfaces":["br0"],"Addresses":["fd00::1",""],"Forwards":[{"Program":"ip6tables-nft"},{}],"AdminChain":"\u0000"}}`))

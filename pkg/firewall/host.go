@@ -18,45 +18,43 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Host is the firewall of the host: rules, and the records of whom they are for.
-// Every method may be called from several processes at once.
+// Host is the host's firewall: the rules, and the records of their owners. Several processes
+// may call every method at once.
 type Host struct {
 	records record.Store
 	conn    *nft.Conn
 	bus     *bus
-	// variants are the programs for tables that the kernel has, by family, once asked
-	// before the lock, and once under it.
+	// variants caches, by family, the programs whose tables the kernel has. locked clears it.
 	variants map[string][]string
-	tried    map[string]bool // to make the family's table
+	tried    map[string]bool // the families whose table we have tried to make
 }
 
-// Open gives the firewall whose records are in a directory of the store. Nothing is
-// touched yet.
+// Open is the firewall whose records are in the store. It reads and changes nothing yet.
 func Open(records record.Store) *Host {
 	return &Host{records, nft.Open(records.Dir("nft")), &bus{}, map[string][]string{}, map[string]bool{}}
 }
 
-// Close lets go of the kernel and of firewalld, which have said what they had to say.
+// Close closes the connections to the kernel and to the system bus.
 func (h *Host) Close() {
 	h.bus.close()
 	h.conn.Close()
 }
 
-// place is that of our records in the store.
+// place is the place of our records in the store.
 const place = "firewall"
 
 type ruleRecord = record.Record[Rules]
 
-// locked runs do as the only one of this host's that changes its firewall. The lock is
-// not that of the records, which NAT needs for a millisecond at a time: programs of
-// iptables and firewalld take longer.
+// locked runs do under the firewall's lock, after it has converted what earlier releases left.
+// This is not the lock of the records, which NAT takes for a millisecond at a time: iptables'
+// programs and firewalld take longer.
 func (h *Host) locked(do func() error) (err error) {
 	lock, err := flock.Create(h.records.Dir(place+".lock"), flock.Exclusive, flock.DefaultWait)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	clear(h.variants) // since then somebody may have made a table
+	clear(h.variants) // somebody may have made a table before we got the lock
 	if err := h.convert(); err != nil {
 		return err
 	}
@@ -65,15 +63,15 @@ func (h *Host) locked(do func() error) (err error) {
 
 func (h *Host) nftables() nftBackend { return nftBackend{h.conn, h.records} }
 
-// backend makes, finds and removes the entries that are in one place.
+// backend makes, finds and removes the entries of one place.
 type backend interface {
-	// add makes what is not there yet. Where the place itself was lost, by a flush,
-	// everybody's entries are made again.
-	add(entries []entry, everybody func() ([]entry, error)) error
-	// remove deletes what is there of entries.
+	// add makes those of the entries that are missing. If the place itself was lost, by a
+	// flush, it makes allEntries, those of all records.
+	add(entries []entry, allEntries func() ([]entry, error)) error
+	// remove deletes those of the entries that are there.
 	remove(entries []entry) error
-	// missing says which are not there, for people.
-	missing(entries []entry) ([]string, error)
+	// diff lists, for people, those that are missing.
+	diff(entries []entry) ([]string, error)
 }
 
 func (h *Host) backend(place, adminChain string) backend {
@@ -86,7 +84,7 @@ func (h *Host) backend(place, adminChain string) backend {
 	return ipBackend{place, adminChain, h.conn}
 }
 
-// Plan is what the owner of the result shall have.
+// Plan is the rules that configuration and result ask for.
 func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	l := linksOf(result)
 	rules := Rules{Interfaces: l.routed, Addresses: addressesOf(result), AdminChain: c.AdminChain}
@@ -112,8 +110,9 @@ func (h *Host) Plan(c Config, result *cni.Result) (Rules, error) {
 	return rules, err
 }
 
-// whenOf: firewalld, where it was not asked for alone, cannot help against another's
-// chain.
+// whenOf says in which tables of iptables rules are made, given the chosen backend. With
+// backendAuto that is not none even if firewalld runs, since a chain of iptables may still
+// drop what firewalld accepts.
 func whenOf(c Config, asks backendName) whenAsked {
 	switch {
 	case asks == backendIPTables || asks == backendAuto && c.AdminChosen:
@@ -124,7 +123,8 @@ func whenOf(c Config, asks backendName) whenAsked {
 	return never
 }
 
-// choose is the backend, firewalld in place of backendAuto where it runs.
+// choose is the backend of the configuration; instead of backendAuto, backendFirewalld if
+// that runs.
 func (h *Host) choose(c Config) (backendName, error) {
 	if c.Backend != backendAuto && c.Backend != backendFirewalld {
 		return c.Backend, nil
@@ -139,10 +139,10 @@ func (h *Host) choose(c Config) (backendName, error) {
 	case c.Backend == backendFirewalld:
 		return backendAuto, err
 	}
-	return backendAuto, nil // a bus that does not answer is no firewalld
+	return backendAuto, nil // if the bus does not answer, firewalld does not run
 }
 
-// portsOf are those of the links that are ports of the bridge.
+// portsOf are those of the result's links that are ports of its bridge.
 func portsOf(l links) ([]string, error) {
 	bridge, err := netlink.LinkByName(l.routed[0])
 	if err != nil {
@@ -164,9 +164,8 @@ func portsOf(l links) ([]string, error) {
 	return ports, nil
 }
 
-// Add makes the rules for the owner, and removes what the owner had before, by an ADD
-// that no DEL has followed. Each step pushes its inverse to undo, which the caller runs
-// if the ADD fails.
+// Add makes the rules for the owner, and removes those of an earlier ADD that no DEL has
+// followed. Each step pushes its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 	if known, err := h.known(o); err != nil || rules.isNothing() && !known {
 		return err
@@ -192,7 +191,8 @@ func (h *Host) Add(o cni.Owner, rules Rules, undo *cni.Undo) error {
 	})
 }
 
-// add makes the record and the rules; isNew says that nothing of the owner's is there.
+// add writes the record and makes the rules; isNew says that the owner had no record, and so
+// has no rules.
 func (h *Host) add(o cni.Owner, rules Rules, isNew bool) error {
 	entries := rules.entries(o)
 	if err := record.Write(h.records, place, ruleRecord{Owner: o, Shares: shares(entries), Value: rules}); err != nil {
@@ -212,7 +212,7 @@ func (h *Host) add(o cni.Owner, rules Rules, isNew bool) error {
 				continue
 			}
 		}
-		if err := h.backend(place, rules.AdminChain).add(in, h.everybody); err != nil {
+		if err := h.backend(place, rules.AdminChain).add(in, h.allEntries); err != nil {
 			return explain(err, rules)
 		}
 	}
@@ -226,12 +226,13 @@ func explain(err error, rules Rules) error {
 	return err
 }
 
-// everybody is all entries of all records, those of tables that came later included.
-func (h *Host) everybody() ([]entry, error) {
+// allEntries are the entries of all records. It adds those in tables of iptables that are
+// newer than the record.
+func (h *Host) allEntries() ([]entry, error) {
 	records, err := record.List[Rules](h.records, place, "")
 	errs := []error{err}
 	for i := range records {
-		records[i], err = h.letThrough(records[i])
+		records[i], err = h.addPrograms(records[i])
 		errs = append(errs, err)
 	}
 	return entriesOf(records), errors.Join(errs...)
@@ -251,7 +252,7 @@ func entriesOf(records []ruleRecord) []entry {
 func (h *Host) known(o cni.Owner) (bool, error) {
 	former, err := h.hasFormer()
 	if former {
-		err = h.locked(func() error { return nil }) // which takes them over
+		err = h.locked(func() error { return nil }) // which converts them
 	}
 	if err != nil {
 		return false, err
@@ -260,11 +261,10 @@ func (h *Host) known(o cni.Owner) (bool, error) {
 	return there, err
 }
 
-// Release deletes what the owner has and nobody else. It needs nothing but the owner,
-// may be called again, and says whether there was a record; without one, the kernel
-// tells (see ReleaseUnrecorded). What is out of reach, a program of iptables that is
-// missing, a bus that does not answer, is left to GC and Restore, and warn is told: to
-// fail would keep the plugins before this one from cleaning up.
+// Release deletes what only the owner has. It is idempotent and needs only the owner. found
+// says whether there was a record; without one, see ReleaseUnrecorded. If something is out of
+// reach, like a program of iptables or the bus, Release calls warn and leaves it to GC and
+// Restore: an error would keep the plugins before this one from cleaning up.
 func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
 	err = h.locked(func() error {
 		var r ruleRecord
@@ -272,7 +272,7 @@ func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
 			return err
 		}
 		if !found {
-			return h.records.Remove(place, o, nil) // what an ADD was killed over
+			return h.records.Remove(place, o, nil) // what a killed ADD left
 		}
 		if err := h.release(r); err != nil {
 			warn(err)
@@ -284,7 +284,7 @@ func (h *Host) Release(o cni.Owner, warn func(error)) (found bool, err error) {
 	return found, err
 }
 
-// release deletes the record, and before it those of its entries that nobody shares.
+// release deletes those entries of the record that nobody else needs, and then the record.
 func (h *Host) release(r ruleRecord) error {
 	entries := r.Value.entries(r.Owner)
 	free, err := h.unshared(entries, r.Owner)
@@ -296,12 +296,12 @@ func (h *Host) release(r ruleRecord) error {
 		errs = append(errs, h.backend(place, r.Value.AdminChain).remove(inPlace(free, place)))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err // the record stays
+		return err // the record stays, for another attempt
 	}
 	return h.records.Remove(place, r.Owner, shares(entries))
 }
 
-// unshared are the entries that nobody but the owner has.
+// unshared are those of the entries that nobody but the owner needs.
 func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
 	var free []entry
 	for _, e := range entries {
@@ -319,11 +319,10 @@ func (h *Host) unshared(entries []entry, o cni.Owner) ([]entry, error) {
 	return free, nil
 }
 
-// ReleaseUnrecorded deletes what is there for a container with the result's links and
-// addresses although no record tells of it: because the record was lost, or because
-// the reference plugin made it, whose rules name nobody. What a container of ours has
-// now stays, and so do the bridges' policies, which are GC's. There may be no result.
-// What fails is left to GC.
+// ReleaseUnrecorded deletes rules for the result's links and addresses that have no record:
+// it was lost, or the reference plugin made them, whose rules have no owner. It keeps what a
+// record of another owner needs, and the policies of bridges, which GC removes. result may be
+// nil.
 func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) error {
 	rules := Rules{Addresses: addressesOf(result), AdminChain: c.AdminChain}
 	var err error
@@ -338,7 +337,7 @@ func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) erro
 	}
 	return errors.Join(err, h.locked(func() error {
 		if _, there, err := record.Read[Rules](h.records, place, o); err != nil || there {
-			return err // by an ADD meanwhile
+			return err // an ADD has written it meanwhile
 		}
 		found, err := h.unrecordedPorts(o, ports)
 		errs := []error{err, h.nftables().commit(nft.Changes{Remove: found}, nil)}
@@ -351,8 +350,9 @@ func (h *Host) ReleaseUnrecorded(o cni.Owner, c Config, result *cni.Result) erro
 	}))
 }
 
-// unrecordedPorts are the elements of the owner's among those of the ports; among all,
-// where no record is left from which a DEL could have been told.
+// unrecordedPorts are the owner's elements for the ports. Without ports, they are searched
+// among all elements if the kernel's rules were not compared before (nft.Conn.IsKnown), as
+// when all of /run was lost.
 func (h *Host) unrecordedPorts(o cni.Owner, ports []string) ([]nft.Element, error) {
 	entries := Rules{Policy: policyIsolated, Ports: ports}.entries(o)
 	found, err := h.conn.Find(elementsOf(entries))
@@ -370,7 +370,7 @@ func (h *Host) listLost() ([]nft.Element, error) {
 	return h.conn.List(bridgeTable())
 }
 
-// programsInUse are those whose table may have a chain of ours.
+// programsInUse are the programs of iptables whose table has our chain.
 func (h *Host) programsInUse(r Rules) ([]string, error) {
 	programs, err := h.programs(r.Addresses, ifThere)
 	var inUse []string
@@ -383,7 +383,7 @@ func (h *Host) programsInUse(r Rules) ([]string, error) {
 	return inUse, err
 }
 
-// Diff says what is not as Add(o, rules) leaves it.
+// Diff lists, for people, what is not as Add(o, rules) leaves it.
 func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 	var diffs []string
 	entries := rules.entries(o)
@@ -393,16 +393,16 @@ func (h *Host) Diff(o cni.Owner, rules Rules) ([]string, error) {
 		diffs = append(diffs, fmt.Sprintf("record of the firewall's rules for %s: want one, have none", o))
 	}
 	for _, place := range placesOf(entries) {
-		missing, err := h.backend(place, rules.AdminChain).missing(inPlace(entries, place))
+		more, err := h.backend(place, rules.AdminChain).diff(inPlace(entries, place))
 		if err != nil {
 			return nil, err
 		}
-		diffs = append(diffs, missing...)
+		diffs = append(diffs, more...)
 	}
 	return diffs, nil
 }
 
-// Status says whether an ADD would get its rules; the error has code 50.
+// Status is an error of code 50 if an ADD could not make its rules.
 func (h *Host) Status(c Config) error {
 	asks, err := h.choose(c)
 	if err != nil {
@@ -428,8 +428,8 @@ func (h *Host) Status(c Config) error {
 	return nil
 }
 
-// changeable says whether the tables that are there can be changed: without a program, or
-// by one that works. Where there is no table, nothing drops.
+// changeable is an error if an existing table of iptables can be changed neither over
+// netlink nor by its program. A table that does not exist drops nothing.
 func (h *Host) changeable(c Config, when whenAsked) error {
 	programs, err := h.programs([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, when)
 	if err != nil {

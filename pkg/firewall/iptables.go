@@ -15,22 +15,22 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// What one chain accepts, another may still drop. So rules that let a container
-// through are of use only in a chain that would drop its packets, and there is but
-// one that others share: FORWARD of iptables, which Docker and ufw give the policy
-// DROP, at any time. The rules are there before; where nobody has made the table yet, we
-// do, if the host has the program, as the reference plugin does.
+// What one base chain accepts, another may still drop. So rules that accept a container's
+// packets must be in the chain that would drop them, and only one is shared with others:
+// FORWARD of iptables, to which Docker and ufw give the policy DROP, at any time. Our rules
+// are there before that; if the table does not exist yet, we make it if the host has the
+// program, as the reference plugin does.
 //
-// A table of the nf_tables variant is changed without the program, which is run for what
-// comes once: table, chains and jumps; and where a chain has what is not understood.
+// A table of the nf_tables variant is changed over netlink. The program is run only for what
+// is made once, table, chains and jumps, and if a chain has rules that we do not understand.
 const (
 	filterTable  = "filter"
 	forwardChain = "FORWARD"
-	ourChain     = "CNI-FORWARD" // the reference plugin's, so that either finds what the other made
+	ourChain     = "CNI-FORWARD" // the reference plugin's name, so that either finds what the other made
 )
 
-// The rules are those of the reference plugin to the letter, for the same
-// reason, and one that lets mapped ports through.
+// The rules are literally those of the reference plugin, so that either can delete the
+// other's, and one more that accepts what comes by port mappings.
 const (
 	ourComment   = `-m comment --comment "CNI firewall plugin rules"`
 	adminComment = `-m comment --comment "CNI firewall plugin admin overrides"`
@@ -44,13 +44,13 @@ func adminJump(chain string) string { return "-A " + ourChain + " " + adminComme
 func (e entry) accepts() []iptables.Accept {
 	switch e.kind {
 	case adminEntry:
-		return nil // its jump stays, as our chain's does
+		return nil // the jump to the admin's chain is never removed, nor is that to ours
 	case mappedEntry:
 		return []iptables.Accept{{Out: e.value, States: iptables.Translated}}
 	}
 	a, err := netip.ParseAddr(e.value)
 	if err != nil {
-		return nil // of no container
+		return nil // an edited record
 	}
 	return []iptables.Accept{{Destination: a, States: iptables.RelatedEstablished}, {Source: a}}
 }
@@ -63,7 +63,7 @@ func acceptsOf(entries []entry) []iptables.Accept {
 	return all
 }
 
-// ipRules of the entry, as iptables-save prints them.
+// ipRules are the entry's rules as iptables-save prints them.
 func (e entry) ipRules() []string {
 	var lines []string
 	for _, a := range e.accepts() {
@@ -72,8 +72,8 @@ func (e entry) ipRules() []string {
 	return lines
 }
 
-// prepareTables makes iptables' tables and fills them, for rules that are of them. What
-// is wrong with them is no business of others.
+// prepareTables makes missing tables of iptables and fills them, if the rules need any. Other
+// rules must not fail because of iptables.
 func (h *Host) prepareTables(r Rules) error {
 	if r.IPTables == never {
 		return nil
@@ -81,8 +81,8 @@ func (h *Host) prepareTables(r Rules) error {
 	return errors.Join(h.makeTables(r), h.fill())
 }
 
-// makeTables makes the tables that nobody has made yet, of the addresses' families. One
-// that cannot be made drops nothing either.
+// makeTables makes, for rules with ifThere, the tables of the addresses' families that do not
+// exist yet. It is no error if that fails: a table that does not exist drops nothing.
 func (h *Host) makeTables(r Rules) error {
 	for _, f := range iptables.Families() {
 		if r.IPTables != ifThere || !slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { return a.Is4() == f.IPv4 }) {
@@ -114,9 +114,9 @@ func (h *Host) makeTables(r Rules) error {
 	return nil
 }
 
-// makeTable makes the table, if it can. A table of nftables without chains of the kernel's
-// is none to iptables.Family.Variants, and may have the admin's chain: whatever is in that
-// stays, where ":" alone would flush it.
+// makeTable makes the table with our chains and jumps; made is false if the program fails. A
+// table without base chains, which iptables.Family.Variants does not count, may already have
+// the admin's chain: that must not be flushed, as a line with ":" would do.
 func (h *Host) makeTable(program, admin string) (made bool, err error) {
 	have := iptables.Table{Policies: map[string]string{}}
 	for _, chain := range []string{ourChain, admin} {
@@ -130,15 +130,15 @@ func (h *Host) makeTable(program, admin string) (made bool, err error) {
 	}
 	lines := additions(have, nil, admin)
 	for i, line := range lines {
-		if chain, ok := strings.CutPrefix(line, ":"); ok { // "-N" fails if somebody makes it now
+		if chain, ok := strings.CutPrefix(line, ":"); ok { // "-N" fails if somebody makes the chain meanwhile
 			lines[i] = "-N " + strings.Fields(chain)[0]
 		}
 	}
 	return iptables.Restore(program, filterTable, lines) == nil, nil
 }
 
-// unfilled is there from before a table of iptables is made until everybody is let through
-// it: whoever comes after a kill in between goes on.
+// unfilled is a file that exists from before we make a table of iptables until all containers
+// have their rules in it, so that after a kill in between the next command goes on.
 func (h *Host) unfilled(f iptables.Family) string {
 	return h.records.Dir(place + ".unfilled-" + f.Program)
 }
@@ -150,9 +150,9 @@ func (h *Host) noteFilled(f iptables.Family) error {
 	return nil
 }
 
-// fill lets everybody through tables that were just made, or that a kill has left so: a
-// flush may have taken those that were there. The note of a table whose program is not
-// installed, or no longer, stays.
+// fill makes the rules of all containers in the tables that have the file unfilled: a flush
+// may have removed a table that had them. If a table's program is not installed, the file
+// stays.
 func (h *Host) fill() error {
 	for _, f := range iptables.Families() {
 		if unix.Access(h.unfilled(f), unix.F_OK) != nil {
@@ -163,11 +163,11 @@ func (h *Host) fill() error {
 			return err
 		}
 		if slices.ContainsFunc(programs, func(p string) bool { return !iptables.Installed(p) }) {
-			continue // whoever comes after it is installed fills the table; who needs that now fails by himself
+			continue // a later command fills the table; one that needs the program now fails later
 		}
-		all, err := h.everybody()
+		all, err := h.allEntries()
 		if err == nil {
-			err = h.letAllThrough(programs, all)
+			err = h.addAll(programs, all)
 		}
 		if err == nil {
 			err = h.noteFilled(f)
@@ -179,7 +179,8 @@ func (h *Host) fill() error {
 	return nil
 }
 
-func (h *Host) letAllThrough(programs []string, all []entry) error {
+// addAll makes the entries of the programs, each once.
+func (h *Host) addAll(programs []string, all []entry) error {
 	for _, program := range programs {
 		var entries []entry
 		for _, e := range inPlace(all, program) {
@@ -188,7 +189,7 @@ func (h *Host) letAllThrough(programs []string, all []entry) error {
 			}
 		}
 		if len(entries) > 0 {
-			if err := (ipBackend{program, defaultAdminChain, h.conn}).add(entries, h.everybody); err != nil {
+			if err := (ipBackend{program, defaultAdminChain, h.conn}).add(entries, h.allEntries); err != nil {
 				return err
 			}
 		}
@@ -196,7 +197,7 @@ func (h *Host) letAllThrough(programs []string, all []entry) error {
 	return nil
 }
 
-// programs are those by which the addresses are to be let through.
+// programs are the programs of iptables in whose tables the addresses need rules.
 func (h *Host) programs(addresses []netip.Addr, when whenAsked) ([]string, error) {
 	var all []string
 	for _, f := range iptables.Families() {
@@ -234,8 +235,9 @@ func (h *Host) variantsOf(f iptables.Family) (programs []string, err error) {
 	return programs, err
 }
 
-// isNeeded: where only containers have the program (kube-proxy's, as a rule), a table
-// that lets everything through is no reason to fail.
+// isNeeded says whether rules are needed in the program's table. They are not if the program
+// is not installed and the table drops nothing: then a container has made it (kube-proxy, as
+// a rule), and an ADD must not fail for lack of the program.
 func (h *Host) isNeeded(f iptables.Family, program string, when whenAsked) (bool, error) {
 	if when == always || iptables.Installed(program) {
 		return true, nil
@@ -243,16 +245,15 @@ func (h *Host) isNeeded(f iptables.Family, program string, when whenAsked) (bool
 	return f.Drops(h.conn, program, filterTable, forwardChain)
 }
 
-// ipBackend is table filter of one family in one variant of iptables, by the name of its
-// program. Where that is run, each change is one iptables-save, to see what is there, and
-// one iptables-restore.
+// ipBackend is table filter of one family in one variant of iptables, named by its program.
+// If the program is run, a change takes one iptables-save and one iptables-restore.
 type ipBackend struct {
 	program string
 	admin   string
 	conn    *nft.Conn
 }
 
-// ours is our chain in nftables, and whether it is there and asked.
+// ours is our chain over netlink, and whether it exists and FORWARD jumps to it.
 func (b ipBackend) ours() (iptables.Chain, bool, error) {
 	chain, there, err := iptables.Native(b.conn, b.program, filterTable, ourChain)
 	if err != nil || !there {
@@ -266,15 +267,15 @@ func (b ipBackend) ours() (iptables.Chain, bool, error) {
 	return chain, err == nil && rules.JumpTo(ourChain), err
 }
 
-// addNew adds entries that nobody has had yet. Where that takes more than rules in our
-// chain, it does nothing, and add does all of it.
+// addNew adds rules for entries that nobody has had before, over netlink. If anything else
+// is missing, as the chain or a jump, it does nothing, and the caller uses add.
 func (b ipBackend) addNew(entries []entry) (added bool, err error) {
 	chain, there, err := b.ours()
 	if err != nil || !there {
 		return false, err
 	}
 	if slices.ContainsFunc(entries, func(e entry) bool { return e.kind == adminEntry }) {
-		rules, err := chain.Rules() // few: the first container's
+		rules, err := chain.Rules() // few, since this is the first container
 		if err != nil || !rules.JumpTo(b.admin) {
 			return false, err
 		}
@@ -282,16 +283,16 @@ func (b ipBackend) addNew(entries []entry) (added bool, err error) {
 	return chain.Append(acceptsOf(entries)) == nil, nil
 }
 
-// add leaves a table unchanged that has all of it, in whatever bytes: the program cannot
-// read one that nft has loaded.
-func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error {
+// add compares over netlink first: the program cannot read a table that nft has loaded, and
+// need not be run if nothing is missing.
+func (b ipBackend) add(entries []entry, allEntries func() ([]entry, error)) error {
 	if all, err := b.hasNative(entries); err != nil || all {
 		return err
 	}
 	return iptables.Change(b.program, filterTable, func(have iptables.Table) ([]string, error) {
 		wanted := entries
 		if have.Policies[ourChain] == "" || !slices.Contains(have.Rules, ourJump()) {
-			all, err := everybody()
+			all, err := allEntries()
 			if err != nil {
 				return nil, err
 			}
@@ -301,7 +302,7 @@ func (b ipBackend) add(entries []entry, everybody func() ([]entry, error)) error
 	})
 }
 
-// remove runs no program where there is no chain of ours.
+// remove runs no program if our chain does not exist.
 func (b ipBackend) remove(entries []entry) error {
 	removed, err := b.removeNative(entries)
 	if err != nil || removed {
@@ -327,7 +328,7 @@ func (b ipBackend) removeNative(entries []entry) (removed bool, err error) {
 	return rules.Understood(all) && rules.Delete(all) == nil, nil
 }
 
-func (b ipBackend) missing(entries []entry) ([]string, error) {
+func (b ipBackend) diff(entries []entry) ([]string, error) {
 	if all, err := b.hasNative(entries); err != nil || all {
 		return nil, err
 	}
@@ -348,7 +349,7 @@ func (b ipBackend) missing(entries []entry) ([]string, error) {
 	return diffs, nil
 }
 
-// hasNative says whether all is there, as far as can be told without the program.
+// hasNative says whether jumps and rules are all there, as far as netlink shows.
 func (b ipBackend) hasNative(entries []entry) (bool, error) {
 	chain, there, err := b.ours()
 	if err != nil || !there {
@@ -359,8 +360,8 @@ func (b ipBackend) hasNative(entries []entry) (bool, error) {
 	return err == nil && rules.JumpTo(b.admin) && !missing, err
 }
 
-// additions are the lines of iptables-restore that make what is not there. Our
-// chain comes first in FORWARD, and the admin's first in ours.
+// additions are the lines of iptables-restore that add what is missing. The jump to our chain
+// comes first in FORWARD, and that to the admin's chain first in ours.
 func additions(have iptables.Table, entries []entry, admin string) []string {
 	var lines []string
 	for _, chain := range []string{ourChain, admin} {
@@ -384,8 +385,8 @@ func additions(have iptables.Table, entries []entry, admin string) []string {
 	return lines
 }
 
-// deletions are the lines that delete what is there of entries. The chains stay, as
-// the reference plugin's do: the admin's is asked, and is there for scripts.
+// deletions are the lines that delete the rules of the entries. The chains and jumps stay, as
+// with the reference plugin, since the admin's chain must keep its effect.
 func deletions(have iptables.Table, entries []entry) []string {
 	var lines []string
 	for _, e := range entries {
@@ -402,8 +403,8 @@ func count(rules []string, rule string) int {
 	return len(slices.DeleteFunc(slices.Clone(rules), func(r string) bool { return r != rule }))
 }
 
-// idleChain are the lines that take our chain away if it lets nobody through; the
-// admin's stays.
+// idleChain are the lines that delete our chain if it has no rule but the jump to the
+// admin's; that one stays.
 func idleChain(have iptables.Table) []string {
 	if slices.ContainsFunc(have.In(ourChain), func(rule string) bool { return !strings.Contains(rule, adminComment) }) || have.Policies[ourChain] == "" {
 		return nil
@@ -415,7 +416,7 @@ func idleChain(have iptables.Table) []string {
 	return append(lines, "-F "+ourChain, "-X "+ourChain)
 }
 
-// removeIdle takes our chain away wherever it lets nobody through.
+// removeIdle deletes our chain from every table in which it has no rules.
 func removeIdle(conn *nft.Conn) error {
 	for _, f := range iptables.Families() {
 		programs, err := f.Variants(conn, filterTable)
@@ -425,7 +426,7 @@ func removeIdle(conn *nft.Conn) error {
 		for _, program := range programs {
 			there, err := iptables.HasChain(conn, program, filterTable, ourChain)
 			if err != nil || !there || !iptables.Installed(program) {
-				continue // an idle chain is no reason to fail
+				continue // GC must not fail because of an idle chain
 			}
 			if err := iptables.Change(program, filterTable, func(have iptables.Table) ([]string, error) { return idleChain(have), nil }); err != nil {
 				return err

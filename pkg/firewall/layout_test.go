@@ -9,7 +9,7 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// TestLayout: whoever changes a table gives it another name.
+// TestLayout: a change of a table needs another name of the layout.
 func TestLayout(t *testing.T) {
 	for _, test := range []struct {
 		table nft.Table
@@ -24,7 +24,7 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// TestRulesets: what nftables has of a container under each policy.
+// TestRulesets: the ruleset for a container under each policy.
 func TestRulesets(t *testing.T) {
 	for name, c := range map[string]Config{
 		"same-bridge": {Policy: policySameBridge}, "isolated": {Policy: policyIsolated}, "published": {Policy: policyPublished},
@@ -43,7 +43,7 @@ func TestRulesets(t *testing.T) {
 				t.Fatal(err)
 			}
 			golden.File(t, name+".nftables", golden.Ruleset(t))
-			if missing, err := backend.missing(entries); err != nil || len(missing) > 0 {
+			if missing, err := backend.diff(entries); err != nil || len(missing) > 0 {
 				t.Errorf("got %q, %v missing, want nothing", missing, err)
 			}
 			if err := backend.remove(entries); err != nil {

@@ -15,14 +15,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// In table inet, a packet that is forwarded is looked up by the interfaces that it
-// comes and goes by; in table bridge, a frame by the ports. So it costs the same
-// however many containers and networks there are.
+// The rules look up interfaces in sets: those of table inet the input and output interface
+// of a forwarded packet, those of table bridge the ports of a frame. So the cost does not
+// depend on the number of containers and networks.
 const (
 	bridgeSet   = "bridges"          // interfaces with a policy
-	sameSet     = "same_bridge"      // each of them twice: what stays within
-	isolatedSet = "isolated_bridges" // likewise, of those through which nothing comes back
-	portSet     = "isolated_ports"   // of bridges
+	sameSet     = "same_bridge"      // pairs of the same interface: packets that stay on their bridge
+	isolatedSet = "isolated_bridges" // likewise, but the host does not route them back
+	portSet     = "isolated_ports"   // bridge ports of isolated containers
 
 	publishedSet   = "published_bridges"
 	inPublishedSet = "within_published"
@@ -36,8 +36,8 @@ const (
 	ruleComment = "trestle firewall"
 )
 
-// inetTable is our first part of the table that NAT has its own part of: for policies
-// between bridges.
+// inetTable enforces the policies same-bridge and isolated between bridges. It is in the same
+// table as NAT.
 //
 //	chain forward {
 //		type filter hook forward priority filter; policy accept;
@@ -46,7 +46,8 @@ const (
 //		iifname @bridges oifname @bridges drop
 //	}
 //
-// Whoever drops a packet has the last word, in whatever order chains are asked.
+// A drop is final in whatever order the kernel runs base chains; an accept ends only its own
+// chain.
 func inetTable() nft.Table {
 	return nft.Table{
 		Family: nftables.TableFamilyINet, Name: tableName, Key: "firewall, packets 1",
@@ -63,8 +64,8 @@ func inetTable() nft.Table {
 	}
 }
 
-// publishedTable is another part of that table. It is made where a network asks for it, and
-// makes the kernel track connections.
+// publishedTable enforces the policy published, in the same table. It is apart, since its
+// rules make the kernel track connections, and made only if a network has that policy.
 //
 //	chain published {
 //		type filter hook forward priority filter; policy accept;
@@ -75,12 +76,13 @@ func inetTable() nft.Table {
 //		iifname @published_bridges oifname @bridges drop
 //	}
 //
-// The last rule keeps what begins there from bridges with another policy, as theirs asks;
-// their own chain would drop the answers to them, too. A connection has been translated
-// (IPS_DST_NAT) only if it came by a port mapping, whichever program's.
+// The last rule drops new connections from there to bridges with another policy, as that
+// policy asks. (If these bridges were in set bridges instead, chain forward would also drop
+// the answers to connections from the others.) A connection has ct status dnat only if it
+// came by a port mapping, whichever program made that.
 func publishedTable() nft.Table {
-	// linux/netfilter/nf_conntrack_common.h: NF_CT_STATE_BIT of IP_CT_ESTABLISHED and
-	// IP_CT_RELATED; IPS_DST_NAT
+	// NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED, and IPS_DST_NAT
+	// (linux/netfilter/nf_conntrack_common.h)
 	const answers, translated = 1<<1 | 1<<2, 1 << 5
 	return nft.Table{
 		Family: nftables.TableFamilyINet, Name: tableName, Key: "firewall, published 1",
@@ -99,7 +101,7 @@ func publishedTable() nft.Table {
 	}
 }
 
-// internalTable is a third part of it, for networks that no way leads to or from.
+// internalTable keeps internal networks from all others, in the same table.
 //
 //	chain internal {
 //		type filter hook forward priority filter; policy accept;
@@ -123,8 +125,8 @@ func internalTable() nft.Table {
 	}
 }
 
-// bridgeTable is our part of the table that the MAC spoof check has its own part of:
-// what comes or goes by a port of portSet is dropped.
+// bridgeTable drops frames that are forwarded from or to a port in portSet. It is in the same
+// table as the MAC spoof check.
 func bridgeTable() nft.Table {
 	return nft.Table{
 		Family: nftables.TableFamilyBridge, Name: tableName, Key: "firewall, frames 1",
@@ -141,30 +143,31 @@ func bridgeTable() nft.Table {
 	}
 }
 
-// tables are all parts.
+// tables are all of them; each is what the firewall has in a table that it may share.
 func tables() []nft.Table {
 	return []nft.Table{inetTable(), bridgeTable(), publishedTable(), internalTable()}
 }
 
-// tablesOf are those parts whose elements these are. A set that a later part looks into,
-// too, is the first one's.
+// tablesOf are those of tables that the elements need. A set that several have belongs to
+// the first of them.
 func tablesOf(elements []nft.Element) []nft.Table {
-	var parts []nft.Table
+	var needed []nft.Table
 	seen := map[string]bool{}
 	for _, t := range tables() {
 		isIn := func(e nft.Element) bool {
 			return e.Family == t.Family && !seen[e.Set] && slices.ContainsFunc(t.Sets, func(s nft.Set) bool { return s.Name == e.Set })
 		}
 		if slices.ContainsFunc(elements, isIn) {
-			parts = append(parts, t)
+			needed = append(needed, t)
 		}
 		for _, s := range t.Sets {
 			seen[s.Name] = true
 		}
 	}
-	return parts
+	return needed
 }
 
+// set is a set of interface names, or of tuples of them.
 func set(name string, names int) nft.Set {
 	return nft.Set{Name: name, Key: slices.Repeat([]nftables.SetDatatype{nftables.TypeIFName}, names)}
 }
@@ -175,10 +178,10 @@ func in() expr.Any { return &expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.
 
 func out() expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1} }
 
-// andOut is for a set of pairs, after in.
+// andOut follows in for the key of a set of pairs.
 func andOut() expr.Any { return &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_2} }
 
-// connection asks whether the packet's has any of these bits in its state or status.
+// connection matches packets whose connection has any of the bits in its state or status.
 func connection(key expr.CtKey, bits uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: key, Register: unix.NFT_REG_1},
@@ -194,8 +197,8 @@ func among(set string) expr.Any { return &expr.Lookup{SourceRegister: unix.NFT_R
 
 func verdict(kind expr.VerdictKind) expr.Any { return &expr.Verdict{Kind: kind} }
 
-// elements of the entry. An interface's belong to all containers behind it, of
-// whichever network; their comment names that of the first.
+// elements are the elements of an nftables entry. Those of an interface belong to all
+// containers behind it, of whichever network; their comment names the network of the first.
 func (e entry) elements() []nft.Element {
 	name := make([]byte, unix.IFNAMSIZ)
 	copy(name, e.value)
@@ -236,23 +239,22 @@ func linkOf(e nft.Element) string {
 	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
 }
 
-// nobody says that no earlier owner of an element is alive: the link names are reused, so an
-// element with the name of ours is a stale one.
+// nobody is the nft.Vouch that says of every other owner of our elements that it is dead: an
+// element with the name of our link is a stale one, of a link that had the same name.
 func nobody(string) (bool, error) { return false, nil }
 
-// nftBackend has entries of nftPlace.
+// nftBackend makes the entries of nftPlace.
 type nftBackend struct {
 	conn    *nft.Conn
 	records record.Store
 }
 
-// commit changes tables that are not the firewall's alone: whoever takes an idle one
-// away holds the same lock.
+// commit changes tables that NAT and the MAC checks share, so it holds their lock.
 func (b nftBackend) commit(changes nft.Changes, vouch nft.Vouch) error {
-	return b.alone(func() error { return b.conn.Commit(changes, vouch) })
+	return b.recordsLocked(func() error { return b.conn.Commit(changes, vouch) })
 }
 
-func (b nftBackend) alone(do func() error) error {
+func (b nftBackend) recordsLocked(do func() error) error {
 	lock, err := b.records.Lock()
 	if err != nil {
 		return err
@@ -261,7 +263,7 @@ func (b nftBackend) alone(do func() error) error {
 	return errors.Join(do(), lock.Unlock())
 }
 
-func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) error {
+func (b nftBackend) add(entries []entry, allEntries func() ([]entry, error)) error {
 	elements := elementsOf(entries)
 	for _, t := range tablesOf(elements) {
 		there, err := b.conn.HasChain(t, t.Chains[0].Name)
@@ -269,7 +271,7 @@ func (b nftBackend) add(entries []entry, everybody func() ([]entry, error)) erro
 			return err
 		}
 		if !there {
-			all, err := everybody()
+			all, err := allEntries()
 			if err != nil {
 				return err
 			}
@@ -284,12 +286,12 @@ func (b nftBackend) remove(entries []entry) error {
 	return b.commit(nft.Changes{Remove: elementsOf(entries)}, nil)
 }
 
-func (b nftBackend) missing(entries []entry) ([]string, error) {
+func (b nftBackend) diff(entries []entry) ([]string, error) {
 	elements := elementsOf(entries)
 	return b.conn.Diff(nft.Changes{Tables: tablesOf(elements), Create: elements})
 }
 
-// list is what the kernel has in our sets.
+// list are the elements that the kernel has in our sets.
 func (b nftBackend) list() ([]nft.Element, error) {
 	var all []nft.Element
 	for _, t := range tables() {
@@ -302,7 +304,7 @@ func (b nftBackend) list() ([]nft.Element, error) {
 	return nft.Without(all, nil), nil
 }
 
-// Layouts are the Keys of all parts of our tables.
+// Layouts are the names of what we put into tables of nftables (nft.Table.Key).
 func Layouts() []string {
 	var keys []string
 	for _, t := range tables() {

@@ -14,13 +14,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Restore makes again, from the records, whatever of ours was lost, by "nft flush
-// ruleset" or a reload of firewalld; lets containers through tables of iptables that
-// came after them; and removes what DELs had to leave. It
-// says, by network, how many rules and elements were missing.
+// Restore makes again, from the records, what of ours was lost, by "nft flush ruleset" or a
+// reload of firewalld. It also makes the rules in tables of iptables that are newer than the
+// container, and removes what DELs had to leave. done gets, by network, the number of
+// missing rules and elements.
 func (h *Host) Restore(done *cni.Restored) error {
 	return h.locked(func() error {
-		missing, missingErr := h.missing()
+		missing, missingErr := h.countMissing()
 		for network, n := range missing {
 			done.Add(cni.NetworkLabel(network))
 			if n > 0 {
@@ -32,7 +32,8 @@ func (h *Host) Restore(done *cni.Restored) error {
 	})
 }
 
-func (h *Host) missing() (map[string]int, error) {
+// countMissing counts, by network, the recorded rules and elements that are missing.
+func (h *Host) countMissing() (map[string]int, error) {
 	type where struct{ network, place, adminChain string }
 	records, err := record.List[Rules](h.records, place, "")
 	byPlace := map[where][]entry{}
@@ -44,16 +45,16 @@ func (h *Host) missing() (map[string]int, error) {
 	}
 	missing, errs := map[string]int{}, []error{err}
 	for at, entries := range byPlace {
-		diffs, err := h.backend(at.place, at.adminChain).missing(entries)
+		diffs, err := h.backend(at.place, at.adminChain).diff(entries)
 		missing[at.network], errs = missing[at.network]+len(diffs), append(errs, err)
 	}
 	return missing, errors.Join(errs...)
 }
 
-// GC is Restore for those whom valid keeps, and releases every other owner in the
-// network: those with a record, and those that nothing but the kernel's elements tells
-// of. Without a list nothing is known to be gone but what is about a link that is. What
-// nobody uses any more goes after the last.
+// GC is Restore for the valid owners, and releases all others of the network: those with a
+// record, and those that only elements in the kernel name. Without a list it removes only
+// elements about links that are gone. If no record is left, it also deletes idle chains and
+// tables.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	isGone := func(r ruleRecord) bool {
 		return valid.Known && r.Owner.Network == network && !valid.Keeps(r.Owner)
@@ -62,7 +63,7 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 		switch {
 		case !valid.Known || !strings.HasPrefix(e.Owner, cni.NetworkLabel(network)):
 			return false
-		case e.Shared: // by nobody whose record was lost
+		case e.Shared: // void unless a valid owner, who may need it, has lost its record
 			return !slices.ContainsFunc(valid.Owners(), func(o cni.Owner) bool { return !recorded[o] })
 		}
 		return !valid.KeepsLabel(e.Owner)
@@ -76,12 +77,12 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 	})
 }
 
-// repair brings records and kernel to each other: records that are gone are released;
-// elements that no record asks for go if they are void, or are about a link that is
-// gone; what the records ask for and is not there is made. It says how many are left.
+// repair makes records and kernel agree: it releases records that are gone, removes elements
+// without a record that are void or about a link that is gone, and makes what records need
+// and is missing. It returns the number of records that are left.
 func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map[cni.Owner]bool) bool) (int, error) {
 	all, err := record.Sweep[Rules](h.records, place, "")
-	// "nft -f" may have loaded what was saved under an earlier release
+	// "nft -f" may have loaded tables that were saved under an earlier release
 	errs := []error{err, h.takeOver(nil)}
 	var live []ruleRecord
 	recorded := map[cni.Owner]bool{}
@@ -90,7 +91,7 @@ func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map
 			errs = append(errs, h.release(r))
 			continue
 		}
-		r, err := h.letThrough(r)
+		r, err := h.addPrograms(r)
 		live, errs = append(live, r), append(errs, err)
 		recorded[r.Owner] = true
 	}
@@ -103,21 +104,21 @@ func (h *Host) repair(isGone func(ruleRecord) bool, isVoid func(nft.Element, map
 	return len(live), errors.Join(append(errs, h.fill())...)
 }
 
-// repairPlaces makes what is lost of all entries in the record's places, each once.
+// repairPlaces makes the missing entries, of all records, in each of the record's places that
+// is not repaired yet.
 func (h *Host) repairPlaces(r ruleRecord, entries []entry, repaired map[string]bool) error {
 	var errs []error
 	for _, place := range placesOf(r.Value.entries(r.Owner)) {
 		if !repaired[place] {
 			repaired[place] = true
-			errs = append(errs, h.backend(place, r.Value.AdminChain).add(inPlace(entries, place), h.everybody))
+			errs = append(errs, h.backend(place, r.Value.AdminChain).add(inPlace(entries, place), h.allEntries))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// letThrough adds programs of iptables to the record whose tables were not there when
-// the container came.
-func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
+// addPrograms adds to the record the programs of iptables whose tables are newer than it.
+func (h *Host) addPrograms(r ruleRecord) (ruleRecord, error) {
 	if r.Value.Released {
 		return r, nil
 	}
@@ -139,7 +140,8 @@ func (h *Host) letThrough(r ruleRecord) (ruleRecord, error) {
 	return r, record.Write(h.records, place, r)
 }
 
-// repairElements brings our sets to what entries ask for.
+// repairElements adds the missing elements of the entries to our sets, and removes stale
+// ones.
 func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) error {
 	found, err := h.nftables().list()
 	if err != nil {
@@ -156,17 +158,17 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 	return h.nftables().commit(changes, nobody)
 }
 
-// isLinkGone says whether it is certain that there is no such link.
+// isLinkGone says whether there is certainly no such link; false after another error.
 func isLinkGone(name string) bool {
 	_, err := netlink.LinkByName(name)
 	return netns.IsLinkGone(err)
 }
 
-// removeIdle takes away what nobody uses any more.
+// removeIdle deletes tables, chains and jumps that have no rule of a container.
 func (h *Host) removeIdle() error {
 	var errs []error
 	for _, t := range tables() {
-		errs = append(errs, h.nftables().alone(func() error { return h.conn.DeleteIdle(t) }))
+		errs = append(errs, h.nftables().recordsLocked(func() error { return h.conn.DeleteIdle(t) }))
 	}
 	return errors.Join(append(errs, removeIdle(h.conn))...)
 }

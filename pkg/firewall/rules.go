@@ -10,49 +10,49 @@ import (
 	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
-// Rules is what a container has of the host's firewall, as it is wanted and as
-// it is recorded.
+// Rules is what a container needs of the host's firewall, as wanted and as recorded.
 type Rules struct {
 	Policy   policy
 	Internal bool `json:",omitempty"`
-	// Interfaces are those of the host that the container's packets are routed
-	// through: the bridge, and where there is one the bridge's VLAN interface.
+	// Interfaces are the host's interfaces by which the container's packets are routed:
+	// the bridge, and the bridge's VLAN interface if there is one.
 	Interfaces []string
-	// Ports are the container's on the bridge, if it shall be isolated there.
+	// Ports are the container's bridge ports, if the policy isolates it there.
 	Ports []string
-	// Addresses are the container's. Programs and Zone are asked to let them through.
+	// Addresses are the container's, which are let through by Programs and Zone.
 	Addresses []netip.Addr
-	// IPTables says in which tables "filter" of iptables; Programs are those found.
+	// IPTables says in which tables "filter" of iptables rules are made. Programs are those
+	// of the tables that were found.
 	IPTables whenAsked
 	Programs []string // "iptables-nft", "ip6tables-legacy" …
-	// AdminChain comes before our rules in every one of them.
+	// AdminChain is the admin's chain in each of these tables, before our rules.
 	AdminChain string
 	Zone       string // of firewalld
-	// Released says that the container is gone, and that something of it was out of
-	// reach then.
+	// Released says that DEL has run, and something was out of reach that GC or Restore must
+	// still remove.
 	Released bool
 }
 
-// whenAsked says which tables of iptables are asked to let a container through.
+// whenAsked says in which tables of iptables a container's rules are made.
 type whenAsked string
 
-// never asks none; ifThere those that the kernel has (since nobody tells us what will drop
-// packets there tomorrow) and, where it has none, one that is made if it can be; always
-// the same, but it is an error if none can be made.
+// never is in none. ifThere is in each table that exists, or that we can make, even if it
+// drops nothing yet, since nobody tells us when that changes. always is likewise, but it is
+// an error if there is no table and none can be made.
 const (
 	never   whenAsked = ""
 	ifThere whenAsked = "if there"
 	always  whenAsked = "always"
 )
 
-// links are what a result says of the host.
+// links are a result's interfaces on the host.
 type links struct {
-	routed []string // as Rules.Interfaces
+	routed []string // for Rules.Interfaces
 	other  []string // candidates for Rules.Ports
 }
 
-// linksOf: by custom a result names the bridge first, then the container's port.
-// A name that no interface can have is no interface. There may be no result.
+// linksOf takes the first interface on the host for the bridge, as plugins write their
+// results. It skips names that are not valid for an interface. result may be nil.
 func linksOf(result *cni.Result) links {
 	var l links
 	for _, name := range cni.HostLinks(result) {
@@ -67,7 +67,7 @@ func linksOf(result *cni.Result) links {
 	return l
 }
 
-// isLinkName: iptables-restore would read quotes as its own.
+// isLinkName refuses quotes, too, which iptables-restore would interpret.
 func isLinkName(s string) bool { return cni.CheckIfName(s) == nil && !strings.ContainsAny(s, `"'\`) }
 
 func isVLANOf(name, bridge string) bool {
@@ -75,7 +75,8 @@ func isVLANOf(name, bridge string) bool {
 	return ok && id != "" && strings.Trim(id, "0123456789") == ""
 }
 
-// addressesOf are all that a result gives out, as the reference plugin has it.
+// addressesOf are all addresses of a result, of whichever interface, as with the reference
+// plugin.
 func addressesOf(result *cni.Result) []netip.Addr {
 	var all []netip.Addr
 	for _, address := range cni.AddressesOf(result, "") {
@@ -84,7 +85,7 @@ func addressesOf(result *cni.Result) []netip.Addr {
 	return all
 }
 
-// withPolicy adds what the policy asks for; ports are those of the bridge.
+// withPolicy adds the policy; ports are the container's bridge ports.
 func (r *Rules) withPolicy(c Config, l links, ports []string) error {
 	r.Policy, r.Internal = c.Policy, c.Internal
 	if r.asksNFTables() && len(l.routed) == 0 {
@@ -96,7 +97,7 @@ func (r *Rules) withPolicy(c Config, l links, ports []string) error {
 	return nil
 }
 
-// asksNFTables says whether the rules keep anybody out.
+// asksNFTables says whether the rules keep anybody out, which takes nftables.
 func (r Rules) asksNFTables() bool { return r.Policy != policyOpen || r.Internal }
 
 // withConntrack is what the rules need besides nf_tables, for people.
@@ -107,7 +108,7 @@ func (r Rules) withConntrack() string {
 	return ""
 }
 
-// key is the key that does, for people.
+// key is the key of the configuration that asks for nftables, for people.
 func (r Rules) key() string {
 	if r.Policy != policyOpen {
 		return fmt.Sprintf("ingressPolicy: %q", r.Policy)
@@ -115,7 +116,8 @@ func (r Rules) key() string {
 	return "internal: true"
 }
 
-// entry is the smallest thing that two containers can have in common.
+// entry is one element, rule or source in one place. Containers may need the same one, so
+// records count who does (share).
 type entry struct {
 	owner cni.Owner
 	place string // nftPlace, a program of iptables, or zonePrefix and a zone
@@ -126,14 +128,14 @@ type entry struct {
 type kind string
 
 const (
-	bridgeEntry    kind = "bridge"    // an interface with a policy
-	isolatedEntry  kind = "isolated"  // one through which nothing comes back
-	portEntry      kind = "port"      // a port of a bridge's, alone on it
-	publishedEntry kind = "published" // an interface to which mapped ports lead, and no other way
-	internalEntry  kind = "internal"  // one from which and to which no way leads
-	addressEntry   kind = "address"   // one that is let through
-	mappedEntry    kind = "mapped"    // an interface, to which mapped ports are let through
-	adminEntry     kind = "admin"     // an administrator's chain, which is asked first
+	bridgeEntry    kind = "bridge"    // an interface with the policy same-bridge or isolated
+	isolatedEntry  kind = "isolated"  // an interface with the policy isolated
+	portEntry      kind = "port"      // a bridge port of an isolated container
+	publishedEntry kind = "published" // an interface with the policy published
+	internalEntry  kind = "internal"  // an interface of an internal network
+	addressEntry   kind = "address"   // an address that is let through
+	mappedEntry    kind = "mapped"    // an interface for which port mappings are let through
+	adminEntry     kind = "admin"     // the jump to an admin's chain
 )
 
 const (
@@ -141,7 +143,8 @@ const (
 	zonePrefix = "zone-"
 )
 
-// share is the name by which records say who has the entry; a port has one user.
+// share is the name by which records say who needs the entry (record.Record.Shares); empty
+// for a port, which only one container has.
 func (e entry) share() string {
 	if e.kind == portEntry {
 		return ""
@@ -149,7 +152,7 @@ func (e entry) share() string {
 	return e.place + "-" + string(e.kind) + "-" + e.value
 }
 
-// entries are all that the owner's rules consist of, place by place.
+// entries are the entries of the owner's rules, place by place.
 func (r Rules) entries(o cni.Owner) []entry {
 	var all []entry
 	add := func(place string, kind kind, values ...string) {
@@ -188,13 +191,13 @@ func (r Rules) entries(o cni.Owner) []entry {
 	return all
 }
 
-// isNothing says whether the rules are no reason for a record: nothing is made, nor
-// will be for a table of iptables that comes later.
+// isNothing says whether the rules need no record: they have no entries, and will have none
+// if a table of iptables is made later.
 func (r Rules) isNothing() bool {
 	return len(r.entries(cni.Owner{})) == 0 && (r.IPTables == never || len(r.Addresses) == 0)
 }
 
-// shares are those of entries, each once.
+// shares are the shares of the entries, each once.
 func shares(entries []entry) []string {
 	var all []string
 	for _, e := range entries {
@@ -205,7 +208,7 @@ func shares(entries []entry) []string {
 	return all
 }
 
-// placesOf are the places of entries, each once and in order.
+// placesOf are the places of the entries, each once and in order.
 func placesOf(entries []entry) []string {
 	var places []string
 	for _, e := range entries {
@@ -220,7 +223,8 @@ func inPlace(entries []entry, place string) []entry {
 	return slices.DeleteFunc(slices.Clone(entries), func(e entry) bool { return e.place != place })
 }
 
-// cidr is an address as one network; what is no address it gives back.
+// cidr is the entry's address with its full prefix length; the value itself if that is no
+// address.
 func (e entry) cidr() string {
 	a, err := netip.ParseAddr(e.value)
 	if err != nil {

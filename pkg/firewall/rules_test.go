@@ -148,7 +148,7 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-// TestUnshared: an entry is free when nobody else has it, whose record still stands.
+// TestUnshared: an entry is unshared if no other owner with a record has it.
 func TestUnshared(t *testing.T) {
 	h := Open(record.Open(t.TempDir()))
 	other := cni.Owner{Network: "m", ContainerID: "c2", IfName: "eth0"}
@@ -186,7 +186,7 @@ func TestUnshared(t *testing.T) {
 	}
 }
 
-// TestFormer: what the release before wrote.
+// TestFormer: records of the release before pkg/record are converted.
 func TestFormer(t *testing.T) {
 	var former formerRecord
 	const text = `{"Owner":{"Network":"n","ContainerID":"c1","IfName":"eth0"},"Rules":{"Policy":"isolated","Interfaces":["br0"],"Ports":["veth1"],

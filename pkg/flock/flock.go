@@ -1,8 +1,8 @@
-// Package flock is a file lock with a bounded wait: who waits too long gives up
-// and is told who holds it.
+// Package flock locks files with a bounded wait. The error of a wait that took too long names
+// the holder.
 //
-// Create and Open take the lock of a path, FD that of what is open already; Unlock gives
-// it up, and so does the end of the process. To debug: /proc/locks has the holder's pid.
+// Create and Open lock the file at a path, FD an open file; Unlock releases the lock, and so
+// does the end of the process. To debug: /proc/locks has the holder's pid.
 package flock
 
 import (
@@ -20,30 +20,29 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Mode says whom a lock keeps out.
+// Mode says which other locks a lock excludes.
 type Mode int
 
-// Shared locks keep out exclusive ones only.
+// Shared locks exclude only exclusive ones; Exclusive locks exclude all others.
 const (
 	Shared    Mode = unix.LOCK_SH
 	Exclusive Mode = unix.LOCK_EX
 )
 
-// DefaultWait is how long a lock is waited for where no configuration says.
+// DefaultWait bounds the wait for a lock unless a configuration says otherwise.
 const DefaultWait = 10 * time.Second
 
-// Lock is a lock held (flock(2)): Unlock, or the end of the process, frees it.
+// Lock is a held lock (flock(2)).
 type Lock struct{ fd int }
 
-// Open locks what is at path: a directory, a file, a namespace. After wait it
-// gives up with code 11 and names the processes that hold it.
+// Open locks what is at path: a file, a directory or a namespace. If the lock is not free
+// after wait, the error has code 11 and names the process that holds it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) })
 }
 
-// Create is Open for a file that is made if missing (0600), in directories that
-// are made if missing (0700), and not followed if it is a symbolic link: nobody but
-// root can open it, and so nobody else can lock it.
+// Create is Open for a file that it creates if need be (0600), with its directories (0700), so
+// that only root can open it, and therefore lock it. It does not follow a symbolic link.
 func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
 	return open(path, mode, wait, func() (int, error) {
 		const flags = unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW | unix.O_CLOEXEC
@@ -52,7 +51,7 @@ func Create(path string, mode Mode, wait time.Duration) (*Lock, error) {
 			if !errors.Is(err, unix.ENOENT) {
 				return fd, err
 			}
-			// missing, or taken away again since we made them
+			// a directory is missing, or was removed since we made it
 			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 				return -1, err
 			}
@@ -76,7 +75,7 @@ func open(path string, mode Mode, wait time.Duration, openFile func() (int, erro
 		if l.isAt(path) {
 			return l, nil
 		}
-		// its last holder has removed it while we waited, and others lock a new one
+		// its last holder has removed the file while we waited, and others lock a new one
 		if err := l.Unlock(); err != nil {
 			return nil, err
 		}
@@ -91,8 +90,8 @@ func (l *Lock) isAt(path string) bool {
 	return there.Dev == held.Dev && there.Ino == held.Ino
 }
 
-// FD locks what the descriptor has open; name is for messages. The lock goes
-// with the last descriptor of the same open file.
+// FD locks an open file; name is for messages. The lock is released when the last descriptor
+// of that open file is closed.
 func FD(fd int, name string, mode Mode, wait time.Duration) error {
 	err := flock(fd, int(mode)|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -116,10 +115,9 @@ func flock(fd, how int) error {
 	}
 }
 
-// flockWithin waits for the lock, in the kernel's queue, no longer than wait.
-// The thread that waits stays behind after that, with a descriptor of its own;
-// when the lock comes to it at last, it closes that, and with the last descriptor
-// the lock is gone.
+// flockWithin waits for the lock, in the kernel's queue, for at most wait. The thread that
+// waits cannot be interrupted, so it has a descriptor of its own, and goes on after wait: when
+// it gets the lock at last, it closes the descriptor, which releases the lock.
 func flockWithin(fd int, mode Mode, wait time.Duration) error {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -137,7 +135,7 @@ func flockWithin(fd int, mode Mode, wait time.Duration) error {
 	}
 }
 
-// holder says which process has the file locked (proc_locks(5)).
+// holder names the process that has locked the file (proc_locks(5)), for a message.
 func holder(fd int) string {
 	var stat unix.Stat_t
 	locks, err := os.ReadFile("/proc/locks")
@@ -155,9 +153,9 @@ func holder(fd int) string {
 	return fmt.Sprintf("process %s (%s)", pid, bytes.TrimSpace(name))
 }
 
-// lockHolder finds the pid of who holds a flock on the inode, in lines like
-// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; those who wait have "->"
-// after the number. The device is not compared: on btrfs it differs from stat's.
+// lockHolder is the pid of the process that holds a flock on the inode, from lines like
+// "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131 0 EOF"; lines of waiting processes have "->"
+// after the number. The device is not compared, since on btrfs it differs from stat's.
 func lockHolder(locks []byte, ino uint64) string {
 	suffix := fmt.Sprintf(":%d", ino)
 	for line := range strings.Lines(string(locks)) {
@@ -169,7 +167,7 @@ func lockHolder(locks []byte, ino uint64) string {
 	return ""
 }
 
-// Unlock frees the lock.
+// Unlock releases the lock.
 func (l *Lock) Unlock() error {
 	if err := unix.Close(l.fd); err != nil {
 		return cni.IOErrorf("close lock: %w", err)

@@ -37,7 +37,7 @@ func TestWaiterGivesUpAndNamesTheHolder(t *testing.T) {
 	if err := held.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	// what the waiter is given too late it must not keep
+	// the waiting thread must not keep a lock that it gets too late
 	if err := mustLock(t, path, Exclusive).Unlock(); err != nil {
 		t.Error(err)
 	}
@@ -75,8 +75,8 @@ func TestWaiterGetsTheLock(t *testing.T) {
 	}
 }
 
-// Who waits for a lock whose file is removed must not believe in having it: the
-// next one would lock another file.
+// If a lock's file is removed while somebody waits for it, Open must lock the new file instead,
+// since all others do.
 func TestRemovedLockIsNotHeld(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	var inside atomic.Int32

@@ -2,11 +2,11 @@ package ipam
 
 import "net/netip"
 
-// used gives the block of an address group; the first address names it.
+// used returns the block that begins at base.
 type used func(base netip.Addr) (*block, error)
 
-// next is the first address from 'from' on to 'to' that the range may give away
-// and that nobody has.
+// next is the first free address between from and to, both included, that the range may
+// lease.
 func (r Range) next(from, to netip.Addr, blocks used) (a netip.Addr, ok bool, err error) {
 	for a = from; a.IsValid() && a.Compare(to) <= 0; {
 		if s, barred := r.bar(a); barred {
@@ -31,9 +31,9 @@ func (r Range) next(from, to netip.Addr, blocks used) (a netip.Addr, ok bool, er
 	return netip.Addr{}, false, nil
 }
 
-// next is the address that the set gives away after the one that it gave last:
-// round robin over all its ranges, so that a released address comes back as late
-// as possible. A cursor outside the set's ranges is ignored.
+// next is the first free address after the cursor: round robin over all ranges of the set,
+// so that a released address is reused as late as possible. A cursor outside the set's
+// ranges is ignored.
 func (s Set) next(cursor netip.Addr, blocks used) (netip.Addr, bool, error) {
 	at := 0
 	from := s[0].First
@@ -51,5 +51,5 @@ func (s Set) next(cursor netip.Addr, blocks used) (netip.Addr, bool, error) {
 			return a, ok, err
 		}
 	}
-	return s[at].next(s[at].First, s[at].Last, blocks) // from its beginning up to the cursor
+	return s[at].next(s[at].First, s[at].Last, blocks) // the cursor's range again, up to the cursor
 }

@@ -6,11 +6,10 @@ import (
 	"net/netip"
 )
 
-// A block is the bitmap of one aligned group of 65,536 addresses, an IPv4 /16 or
-// an IPv6 /112: a bit is set where the address is taken. Blocks belong to
-// addresses, not to ranges, so that an edited configuration leaves them valid;
-// and a group without leases has no block, so that a range may be as large as a
-// family has room.
+// A block is the bitmap of one aligned group of 65,536 addresses, an IPv4 /16 or an IPv6
+// /112: a bit is set if the address is leased. Blocks do not depend on ranges, so they stay
+// valid when the configuration is edited; and a group without leases has no block, so a range
+// may be as large as its address family.
 type block struct {
 	words   [blockWords]uint64
 	count   uint32 // bits that are set
@@ -20,7 +19,7 @@ type block struct {
 const (
 	blockBits  = 1 << 16
 	blockWords = blockBits / 64
-	blockHead  = 8 // the magic word and the count
+	blockHead  = 8 // magic and count
 	blockSize  = blockHead + blockBits/8
 	blockMagic = 0x316b6c62 // "blk1"
 )
@@ -31,7 +30,7 @@ func blockOf(a netip.Addr) (base netip.Addr, bit int) {
 	low := raw[len(raw)-2:]
 	bit = int(binary.BigEndian.Uint16(low))
 	low[0], low[1] = 0, 0
-	base, _ = netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	base, _ = netip.AddrFromSlice(raw) // cannot fail: raw has 4 or 16 bytes
 	return base, bit
 }
 
@@ -39,7 +38,7 @@ func blockOf(a netip.Addr) (base netip.Addr, bit int) {
 func inBlock(base netip.Addr, bit int) netip.Addr {
 	raw := base.AsSlice()
 	binary.BigEndian.PutUint16(raw[len(raw)-2:], uint16(bit))
-	a, _ := netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	a, _ := netip.AddrFromSlice(raw) // cannot fail: raw has 4 or 16 bytes
 	return a
 }
 
@@ -61,7 +60,7 @@ func (b *block) clear(bit int) {
 	}
 }
 
-// nextFree is the first bit from 'from' on that is not set.
+// nextFree is the first bit at or after from that is not set.
 func (b *block) nextFree(from int) (bit int, ok bool) {
 	word := from / 64
 	free := ^b.words[word] &^ (1<<(from%64) - 1)
@@ -74,7 +73,7 @@ func (b *block) nextFree(from int) (bit int, ok bool) {
 	return word*64 + bits.TrailingZeros64(free), true
 }
 
-// encode is the block as its file holds it.
+// encode is the content of the block's file.
 func (b *block) encode() []byte {
 	data := make([]byte, 0, blockSize)
 	data = binary.LittleEndian.AppendUint32(data, blockMagic)
@@ -85,13 +84,13 @@ func (b *block) encode() []byte {
 	return data
 }
 
-// decodeBlock reads a block's file. The count that must agree with the bits
-// tells a file that was cut short or overwritten with something else.
-func decodeBlock(data []byte) (*block, bool) {
+// decodeBlock reads a block's file. ok is false if the file was truncated or overwritten,
+// which shows by size, magic or a count that does not match the bits.
+func decodeBlock(data []byte) (b *block, ok bool) {
 	if len(data) != blockSize || binary.LittleEndian.Uint32(data) != blockMagic {
 		return nil, false
 	}
-	b := &block{count: binary.LittleEndian.Uint32(data[4:])}
+	b = &block{count: binary.LittleEndian.Uint32(data[4:])}
 	count := 0
 	for i := range b.words {
 		b.words[i] = binary.LittleEndian.Uint64(data[blockHead+8*i:])

@@ -11,29 +11,29 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Executed is what an ADD says that another plugin executes. To undo it that plugin has
-// DEL alone, which takes along what the attachment had before. So leases that it has in
-// its namespace are given again only where an ADD was killed: the plugin that asked for
-// them is at work no more, and left no interface.
+// Executed describes an ADD that another plugin executes. To undo it, that plugin can only
+// execute DEL, which also releases what the attachment had before. So the attachment gets
+// leases that it already has only after a killed ADD, that is, if the plugin which asked for
+// them has exited and left no interface.
 type Executed struct {
 	By Process
-	// IsAttached says whether the interface of the attachment is in the namespace already.
+	// IsAttached says whether the attachment's interface is in the namespace already.
 	IsAttached func() bool
 }
 
-// Process is a process of this boot. The zero value is none that is known.
+// Process is a process of this boot. The zero value is an unknown one.
 type Process struct {
 	PID int `json:"pid,omitempty"`
-	// Start is when it started, in the kernel's ticks (proc_pid_stat(5), starttime): the
-	// kernel gives numbers again.
+	// Start is its start time in the kernel's ticks (proc_pid_stat(5), starttime), since the
+	// kernel reuses process IDs.
 	Start string `json:"start,omitempty"`
 }
 
-// Parent is the process that executed this one. It is not known where that is dead, or in
-// another pid namespace.
+// Parent is the process that executed this one; unknown if that has exited, or is in another
+// pid namespace.
 func Parent() Process {
 	pid := os.Getppid()
-	if pid <= 1 { // init, which adopts whose parent is dead
+	if pid <= 1 { // init is the parent of orphans; 0 is a parent in another pid namespace
 		return Process{}
 	}
 	if start, ok := startOf(pid); ok {
@@ -42,8 +42,8 @@ func Parent() Process {
 	return Process{}
 }
 
-// isAtWork says whether the process runs yet.
-func (p Process) isAtWork() bool {
+// isRunning says whether the process is still running.
+func (p Process) isRunning() bool {
 	if p.PID <= 0 {
 		return false
 	}
@@ -51,14 +51,14 @@ func (p Process) isAtWork() bool {
 	return ok && start == p.Start
 }
 
-// startOf is when the process started; ok is false for one that has ended, whether its
-// parent knows that or not.
+// startOf is the start time of the process; ok is false if it has exited, even if its parent
+// has not waited for it yet.
 func startOf(pid int) (start string, ok bool) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return "", false
 	}
-	_, afterName, _ := bytes.Cut(data[bytes.LastIndexByte(data, ')')+1:], []byte(" ")) // a name may hold anything, ')' too
+	_, afterName, _ := bytes.Cut(data[bytes.LastIndexByte(data, ')')+1:], []byte(" ")) // the name may contain a ')'
 	const state, starttime = 0, 19
 	fields := bytes.Fields(afterName)
 	if len(fields) <= starttime || bytes.ContainsAny(fields[state], "ZX") {
@@ -67,26 +67,26 @@ func startOf(pid int) (start string, ok bool) {
 	return string(fields[starttime]), true
 }
 
-// mayGiveAgain says whether leases that the owner has in the namespace of this ADD are
-// given again.
-func (l *locked) mayGiveAgain(old ownerRecord, w Want) error {
+// mayGiveAgain is an error if the owner must not get again the leases that it has in the
+// namespace of this ADD.
+func (l *lockedStore) mayGiveAgain(old ownerRecord, w Want) error {
 	switch {
 	case w.Executed == nil:
 		return nil
-	case old.Caller != w.Executed.By && old.Caller.isAtWork():
-		return cni.ConflictErrorf("%s has leases already, given to process %d, which is at work yet; wait for it, or delete that attachment first",
+	case old.Caller != w.Executed.By && old.Caller.isRunning():
+		return cni.ConflictErrorf("%s has leases already, asked for by process %d, which is still running; wait for it, or delete that attachment first",
 			w.Owner, old.Caller.PID)
 	case !old.ours() && !l.isOfThisBoot(old):
-		return nil // nothing that was attached then is now
+		return nil // leases of an earlier boot, whose interfaces are gone
 	case w.Executed.IsAttached():
-		return cni.ConflictErrorf("%s has leases already, and %s is there in %s; delete that attachment first", w.Owner, w.Owner.IfName, w.NetNS)
+		return cni.ConflictErrorf("%s has leases already, and its interface %s exists in %s; delete that attachment first", w.Owner, w.Owner.IfName, w.NetNS)
 	}
 	return nil
 }
 
-// isOfThisBoot says by the files' times whether the leases of a record that knows nothing
-// were made since the host booted.
-func (l *locked) isOfThisBoot(r ownerRecord) bool {
+// isOfThisBoot says whether the leases of a record without a stamp were made since the host
+// booted, by the times of their files.
+func (l *lockedStore) isOfThisBoot(r ownerRecord) bool {
 	var up unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return true

@@ -17,31 +17,31 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Config is the ipam part of a network's configuration, found sound. It takes
-// all keys of host-local, and "exclude", "lockTimeout" and "statusWhenFull" beside them.
+// Config is the ipam object of a network's configuration, validated. It has all keys of
+// host-local, and also "exclude", "lockTimeout" and "statusWhenFull".
 type Config struct {
-	// Sets are the ranges; an attachment gets one address of each set.
+	// Sets are the range sets; an attachment gets one address of each set.
 	Sets []Set
-	// Requested is the address that the runtime wants of the set at the same
-	// place, or zero.
+	// Requested has, at the index of its set, the address that the runtime requests, or zero.
 	Requested []netip.Addr
 	Routes    []*types.Route
-	// ResolvConf is the file that tells the container's DNS settings; it may be
-	// empty (see ReadResolvConf).
+	// ResolvConf is the file with the container's DNS settings, for ReadResolvConf; empty if
+	// there is none.
 	ResolvConf string
-	// UnavailableWhenFull: STATUS fails when a set has no address left.
+	// UnavailableWhenFull says that STATUS fails if a set has no free address.
 	UnavailableWhenFull bool
 }
 
-// DefaultDataDir is where host-local keeps leases if the configuration does not say.
+// DefaultDataDir is the data directory, for us as for host-local, if the configuration names
+// none.
 const DefaultDataDir = "/var/lib/cni/networks"
 
 const defaultWait = 10 * time.Second
 
-// wireConfig is what ADD reads of a configuration.
+// wireConfig is the configuration's JSON.
 type wireConfig struct {
 	IPAM *struct {
-		wireRange            // the one range of old configurations
+		wireRange            // the only range of old configurations
 		Ranges    wireSets   `json:"ranges"`
 		Routes    wireRoutes `json:"routes"`
 
@@ -69,13 +69,13 @@ type wireRange struct {
 	Exclude    []string `json:"exclude"`
 }
 
-// wireRoutes says which route it is that cannot be read.
+// wireRoutes are routes whose errors name the index of the route.
 type wireRoutes []*types.Route
 
 func (r *wireRoutes) UnmarshalJSON(data []byte) error {
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		return err // of the whole list: the field is known where it stands
+		return err // encoding/json adds the field
 	}
 	for i, raw := range list {
 		var head struct {
@@ -96,8 +96,8 @@ func (r *wireRoutes) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// wireSets is a list of lists of ranges. A range where a list should stand is a
-// list of that one range, since some runtimes send a flat list.
+// wireSets is a list of lists of ranges. A range in place of a list of ranges is accepted,
+// too, since some runtimes send a flat list.
 type wireSets []wireSet
 
 type wireSet []wireRange
@@ -110,9 +110,8 @@ func (s *wireSet) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, (*[]wireRange)(s))
 }
 
-// StoreOf is the store of the request's network. It reads nothing of the
-// configuration but the two keys that concern the store, so that an edit of the
-// rest never keeps an attachment from being released.
+// StoreOf is the store of the request's network. Of the configuration it reads only the two
+// keys about the store, so that no mistake in others keeps a DEL from releasing leases.
 func StoreOf(r *cni.Request) (*Store, error) {
 	var wire struct {
 		IPAM struct {
@@ -125,7 +124,7 @@ func StoreOf(r *cni.Request) (*Store, error) {
 	}
 	wait, err := parseWait(wire.IPAM.LockTimeout)
 	if err != nil {
-		wait = defaultWait // ParseConfig has told whoever made the ADD
+		wait = defaultWait // an error only for ParseConfig
 	}
 	dataDir := wire.IPAM.DataDir
 	if dataDir == "" {
@@ -136,14 +135,14 @@ func StoreOf(r *cni.Request) (*Store, error) {
 	return s, nil
 }
 
-// Former is a store without leases, for who only looks elsewhere: the configuration
-// names another IPAM plugin by now, or cannot be read.
+// Former is a store without leases of its own, for ReleaseElsewhere and ReclaimElsewhere: for
+// a configuration that names another IPAM plugin by now, or cannot be read.
 func Former(network string) *Store {
 	return &Store{network: network, wait: defaultWait, home: DefaultDataDir}
 }
 
-// ParseConfig reads the request's configuration, with what the runtime asks for
-// in CNI_ARGS, args and runtimeConfig. Errors have code 6 or 7.
+// ParseConfig reads the request's configuration, and what the runtime requests by CNI_ARGS,
+// args and runtimeConfig. Errors have code 6 or 7.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var wire wireConfig
 	if err := r.Decode(&wire); err != nil {
@@ -156,7 +155,7 @@ func ParseConfig(r *cni.Request) (Config, error) {
 		return Config{}, err
 	}
 	if dir := wire.IPAM.DataDir; dir != "" && !filepath.IsAbs(dir) {
-		return Config{}, cni.ConfigErrorf("ipam.dataDir: %q is relative, and what it is relative to is the runtime's affair; write an absolute path", dir)
+		return Config{}, cni.ConfigErrorf("ipam.dataDir: %q is relative, and each runtime has another working directory; write an absolute path", dir)
 	}
 	c := Config{Routes: wire.IPAM.Routes, ResolvConf: wire.IPAM.ResolvConf}
 	var err error
@@ -192,29 +191,29 @@ func parseWait(raw json.RawMessage) (time.Duration, error) {
 		wait, err = time.Duration(seconds*float64(time.Second)), nil
 	}
 	if err != nil || wait <= 0 {
-		return 0, cni.ConfigErrorf(`ipam.lockTimeout: %s is no time to wait; give seconds, or text like "500ms"`, raw)
+		return 0, cni.ConfigErrorf(`ipam.lockTimeout: %s is no duration; give seconds, or text like "500ms"`, raw)
 	}
 	return wait, nil
 }
 
-// numbered is a set together with the key that it stands at.
-type numbered struct {
+// keyedSet is a set with its key in the configuration.
+type keyedSet struct {
 	key string
 	set wireSet
 }
 
-// sets reads all ranges: what the runtime sends comes first, then the one range
-// of old configurations, then the list.
+// sets reads all range sets: first those that the runtime sends, then the only range of old
+// configurations, then ipam.ranges.
 func (w *wireConfig) sets(version string) ([]Set, error) {
-	var all []numbered
+	var all []keyedSet
 	for i, set := range w.RuntimeConfig.IPRanges {
-		all = append(all, numbered{"runtimeConfig.ipRanges[" + strconv.Itoa(i) + "]", set})
+		all = append(all, keyedSet{"runtimeConfig.ipRanges[" + strconv.Itoa(i) + "]", set})
 	}
 	if w.IPAM.Subnet != "" {
-		all = append(all, numbered{"ipam", wireSet{w.IPAM.wireRange}})
+		all = append(all, keyedSet{"ipam", wireSet{w.IPAM.wireRange}})
 	}
 	for i, set := range w.IPAM.Ranges {
-		all = append(all, numbered{"ipam.ranges[" + strconv.Itoa(i) + "]", set})
+		all = append(all, keyedSet{"ipam.ranges[" + strconv.Itoa(i) + "]", set})
 	}
 	if len(all) == 0 {
 		return nil, cni.ConfigErrorf(`ipam.ranges: missing; give at least one, like [[{"subnet": "10.22.0.0/16"}]]`)
@@ -238,7 +237,8 @@ func (w *wireConfig) sets(version string) ([]Set, error) {
 	return p.sets, checkFamilies(p.sets, version)
 }
 
-// checkFamilies holds back what results before 0.3.0 have no room for.
+// checkFamilies refuses two addresses of one family for results before 0.3.0, which have room
+// for one.
 func checkFamilies(sets []Set, version string) error {
 	if !strings.HasPrefix(version, "0.1.") && !strings.HasPrefix(version, "0.2.") {
 		return nil
@@ -253,11 +253,11 @@ func checkFamilies(sets []Set, version string) error {
 	return nil
 }
 
-// rangeParser reads ranges and sees that they agree with each other.
+// rangeParser reads ranges and checks that they do not overlap.
 type rangeParser struct {
 	sets   []Set
 	seen   []keyedRange
-	barred []span // what no range may lease
+	barred []span // the addresses that no range may lease
 }
 
 type keyedRange struct {
@@ -265,7 +265,7 @@ type keyedRange struct {
 	Range
 }
 
-func (p *rangeParser) add(n numbered) error {
+func (p *rangeParser) add(n keyedSet) error {
 	if len(n.set) == 0 {
 		return cni.ConfigErrorf("%s: empty; a range set needs at least one range", n.key)
 	}
@@ -285,7 +285,7 @@ func (p *rangeParser) add(n numbered) error {
 		if err := p.note(key, r); err != nil {
 			return err
 		}
-		if key != "ipam" { // the top level's is for all
+		if key != "ipam" { // sets has read ipam.exclude, which is for all
 			own, err := parseExclude(key+".exclude", wire.Exclude)
 			if err != nil {
 				return err
@@ -298,7 +298,8 @@ func (p *rangeParser) add(n numbered) error {
 	return nil
 }
 
-// note remembers a range that overlaps with none before it.
+// note adds a range, with its addresses that must not be leased, unless it overlaps with one
+// before it.
 func (p *rangeParser) note(key string, r Range) error {
 	for _, other := range p.seen {
 		if r.First.Compare(other.Last) <= 0 && other.First.Compare(r.Last) <= 0 {
@@ -316,7 +317,7 @@ func (p *rangeParser) note(key string, r Range) error {
 	return nil
 }
 
-// finish bars from every range what any of them must not lease.
+// finish excludes from every range what any of them must not lease.
 func (p *rangeParser) finish() {
 	for _, set := range p.sets {
 		for i := range set {
@@ -356,9 +357,9 @@ func (w wireRange) parse(key string) (Range, error) {
 	return r, err
 }
 
-// hostSpan is the addresses of a subnet that are leased where the configuration
-// does not say: all from the second on, less IPv4's broadcast address; in
-// a subnet of one or two addresses, all.
+// hostSpan is the default range of a subnet: from the second address to the last, or with
+// IPv4 to the one before the broadcast address. In a subnet of one or two addresses, it is
+// all of them.
 func hostSpan(p netip.Prefix) (first, last netip.Addr) {
 	first, last = p.Addr(), lastOf(p)
 	if p.Addr().BitLen()-p.Bits() > 1 {
@@ -381,7 +382,7 @@ func (wireRange) within(subnet netip.Prefix, key, text string) (netip.Addr, erro
 	return a, nil
 }
 
-// parseExclude reads addresses and prefixes.
+// parseExclude reads a list of addresses and prefixes.
 func parseExclude(key string, list []string) ([]span, error) {
 	var spans []span
 	for i, text := range list {

@@ -22,7 +22,7 @@ func parse(config, ip string) (Config, error) {
 	return ParseConfig(&cni.Request{Version: "1.1.0", Stdin: []byte(config), Args: args})
 }
 
-// show is a configuration's ranges with gateways and sizes, a set a line.
+// show prints a configuration's ranges with gateways and sizes, one set a line.
 func show(c Config) string {
 	var lines []string
 	for i, set := range c.Sets {
@@ -168,7 +168,7 @@ func TestOldVersionsHoldOneAddressOfEachFamily(t *testing.T) {
 	}
 }
 
-// A DEL must find the store whatever became of the rest of the configuration.
+// A DEL must find the store even if the rest of the configuration is invalid.
 func TestStoreOf(t *testing.T) {
 	tests := []struct {
 		name, config string
@@ -198,8 +198,8 @@ func TestParseResolvConf(t *testing.T) {
 	}
 }
 
-// TestSizeIn: a block has what the range may give away of it, no end, gateway or
-// exclusion.
+// TestSizeIn counts the leasable addresses of a prefix: not network and broadcast address,
+// gateways and excluded ones.
 func TestSizeIn(t *testing.T) {
 	c, err := parse(`{"ipam":{"exclude":["10.1.0.64/27"],"ranges":[[{"subnet":"10.1.0.0/24","rangeEnd":"10.1.0.199"}],[{"subnet":"fd00::/32"}]]}}`, "")
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The cursor of a range set is the address that it gave away last; it stands in
+// The cursor of a range set is the address that was leased last. It is in the file
 // last_reserved_ip.<number of the set>, as host-local writes it.
 const cursorPrefix = "last_reserved_ip."
 
@@ -16,8 +16,8 @@ const cursorMax = 64
 
 func cursorName(set int) string { return cursorPrefix + strconv.Itoa(set) }
 
-// readCursor returns the cursor of a set; it is invalid where there is none that
-// can be read: then the round begins again, and nothing worse happens.
+// readCursor is the cursor of a set; invalid if it cannot be read: then the round robin
+// starts again, and nothing worse happens.
 func readCursor(d dir, set int) netip.Addr {
 	data, err := d.read(cursorName(set), make([]byte, cursorMax))
 	if err != nil {
@@ -34,13 +34,13 @@ func parseCursor(data []byte) netip.Addr {
 	return a
 }
 
-// writeCursor moves the cursor of a set. The file is written in place and then
-// cut to length. A crash between the two leaves a wrong cursor, which costs no
-// more than the order of one round.
+// writeCursor writes the cursor of a set. It shortens the file if need be and then writes it
+// in place. A kill in between leaves a wrong cursor, which only changes the order of one
+// round.
 func writeCursor(d dir, set int, a netip.Addr) error {
 	name := cursorName(set)
 	fd, err := d.open(name, unix.O_RDWR|unix.O_CREAT)
-	if errors.Is(err, unix.ELOOP) { // not ours to follow
+	if errors.Is(err, unix.ELOOP) { // a symbolic link, which is not followed
 		if err := d.remove(name); err != nil {
 			return err
 		}

@@ -11,16 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dir is an open directory. Names in it are single path elements, and no
-// operation follows a symbolic link that stands there: whoever may write to the
-// directory must not be able to send us elsewhere. The system calls are made
-// directly, since os.File would add a poller registration to each small file.
+// dir is an open directory. Names in it are single path elements, and no operation follows a
+// symbolic link there: whoever may write to the directory must not be able to make us write
+// somewhere else. System calls are made directly, since os.File would register each small
+// file with Go's poller.
 type dir struct {
 	fd   int
 	path string
 }
 
-// openDir opens the directory at path; links in path are followed.
+// openDir opens the directory at path, following symbolic links.
 func openDir(path string) (dir, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -38,8 +38,7 @@ func (d dir) failed(op, name string, err error) error {
 	return &os.PathError{Op: op, Path: d.path + "/" + name, Err: err}
 }
 
-// open opens a file in d. O_NONBLOCK keeps a FIFO put in its place from
-// blocking us for ever.
+// open opens a file in d. O_NONBLOCK keeps a FIFO in its place from blocking us for ever.
 func (d dir) open(name string, flags int) (int, error) {
 	fd, err := unix.Openat(d.fd, name, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
@@ -65,8 +64,7 @@ func (d dir) makeSub(name string) (dir, error) {
 	return d.sub(name)
 }
 
-// read fills buf with a file's content, as far as it has room, and returns what
-// it read.
+// read reads a file into buf, as far as that has room, and returns what it read.
 func (d dir) read(name string, buf []byte) ([]byte, error) {
 	fd, err := d.open(name, unix.O_RDONLY)
 	if err != nil {
@@ -76,7 +74,7 @@ func (d dir) read(name string, buf []byte) ([]byte, error) {
 	return d.readFrom(fd, name, buf)
 }
 
-// readStat is read together with the file's status.
+// readStat is read, and also returns the file's status.
 func (d dir) readStat(name string, buf []byte) (data []byte, stat unix.Stat_t, err error) {
 	fd, err := d.open(name, unix.O_RDONLY)
 	if err != nil {
@@ -98,8 +96,8 @@ func (d dir) readFrom(fd int, name string, buf []byte) ([]byte, error) {
 	return buf[:max(n, 0)], nil
 }
 
-// create makes a file with that content, and leaves nothing if it cannot.
-// It fails with EEXIST where the name is taken.
+// create creates a file with the content; after an error there is none. If the name is taken,
+// it fails with EEXIST.
 func (d dir) create(name string, data []byte) error {
 	fd, err := d.open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	if err != nil {
@@ -111,9 +109,9 @@ func (d dir) create(name string, data []byte) error {
 	return nil
 }
 
-// overwrite writes data over the beginning of a file, which it creates if need
-// be and never shortens: truncating costs ext4 fifty times as much as writing in
-// place (fs/ext4/namei.c, auto_da_alloc).
+// overwrite writes data to the beginning of a file, which it creates if it does not exist. It
+// never truncates: on ext4 that costs fifty times as much as writing in place
+// (fs/ext4/namei.c, auto_da_alloc).
 func (d dir) overwrite(name string, data []byte) error {
 	fd, err := d.open(name, unix.O_WRONLY|unix.O_CREAT)
 	if err != nil {
@@ -137,9 +135,8 @@ func (d dir) fill(fd int, name string, data []byte) error {
 	return nil
 }
 
-// rewrite gives an existing file new content by one write, so that a kill leaves
-// the old one or the new one. Where the old one was longer, line breaks fill up
-// the rest.
+// rewrite replaces the content of an existing file by one write(2), so that after a kill it
+// has either the old or the new one. If the old one was longer, line breaks fill the rest.
 func (d dir) rewrite(name string, data []byte) error {
 	fd, err := d.open(name, unix.O_WRONLY)
 	if err != nil {
@@ -155,8 +152,7 @@ func (d dir) rewrite(name string, data []byte) error {
 	return d.fill(fd, name, data)
 }
 
-// remove unlinks a file, or an empty directory that stands in its place. A file
-// that is gone is no error.
+// remove removes a file, or an empty directory in its place. It is no error if there is none.
 func (d dir) remove(name string) error {
 	err := unix.Unlinkat(d.fd, name, 0)
 	if errors.Is(err, unix.EISDIR) {
@@ -168,14 +164,14 @@ func (d dir) remove(name string) error {
 	return nil
 }
 
-// setTime gives a file in d ("." for d itself) the modification time sec. The time of
-// a record that has none, before 1970, is no time to give.
+// setTime sets the modification time of a file in d ("." for d itself), in seconds since
+// 1970. It does nothing for a negative time, which is that of a record without one.
 func (d dir) setTime(name string, sec int64) error {
 	if sec < 0 {
 		return nil
 	}
 	modified, err := unix.TimeToTimespec(time.Unix(sec, 0))
-	if err != nil { // 32 bits hold the time until 2038
+	if err != nil { // on a 32-bit system, after 2038
 		return d.failed("set time of", name, err)
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, modified}
@@ -214,7 +210,7 @@ func (d dir) names() ([]string, error) {
 	}
 }
 
-// makeDirs makes path and its parents and opens it.
+// makeDirs opens path, after creating it and its parents if need be.
 func makeDirs(path string) (dir, error) {
 	d, err := openDir(path)
 	if !errors.Is(err, unix.ENOENT) {

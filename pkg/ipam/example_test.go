@@ -7,8 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/ipam"
 )
 
-// Of a subnet all is leased but the network, the broadcast address and the gateway. A
-// mistake is named with its field and its code.
+// All addresses of a subnet may be leased except network address, broadcast address and
+// gateway. An error names the field, and has a code.
 func ExampleParseConfig() {
 	parse := func(ipamKeys string) {
 		r := &cni.Request{

@@ -109,8 +109,8 @@ func TestCursor(t *testing.T) {
 	}
 }
 
-// Whatever stands where one of our files should be: no panic, no duplicate, and
-// nothing outside the directory is touched.
+// Whatever is in place of one of our files: no panic, no address leased twice, and nothing
+// outside the directory is changed.
 func TestThingsInTheWay(t *testing.T) {
 	index := func(name string) string { return filepath.Join(indexDir, name) }
 	names := []string{
@@ -144,7 +144,7 @@ func TestThingsInTheWay(t *testing.T) {
 					grant, err := s.Lease(want(sets, id), &cni.Undo{})
 					got := grant.Addresses
 					if err != nil {
-						continue // a clear error will do
+						continue // refusing is right, too
 					}
 					if seen[got[0]] != "" {
 						t.Errorf("%s leased to %s and %s", got[0], seen[got[0]], id)
@@ -167,8 +167,8 @@ func TestThingsInTheWay(t *testing.T) {
 	}
 }
 
-// The network's own directory may not be a link, since whoever plants one would
-// make us write where it leads.
+// The network's directory must not be a symbolic link, by which somebody could make us write
+// somewhere else.
 func TestNetworkDirectoryIsNoLink(t *testing.T) {
 	data, outside := t.TempDir(), t.TempDir()
 	if err := os.Symlink(outside, filepath.Join(data, testNetwork)); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Whatever a configuration says: no panic, and what is accepted agrees with itself.
+// Whatever a configuration says: no panic, and the sets of a valid one are consistent.
 func FuzzParseConfig(f *testing.F) {
 	for _, seed := range []string{
 		`{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24","exclude":["10.1.0.8/29"]}],[{"subnet":"fd00::/64"}]]},"args":{"cni":{"ips":["10.1.0.9"]}}}`,
@@ -60,7 +60,8 @@ func checkSet(t *testing.T, set Set, empty used) {
 	}
 }
 
-// Whatever an address's file holds, what is read as a lease reads the same again.
+// Whatever is in an address's file: if it is read as a lease, writing that lease and reading
+// it again gives the same.
 func FuzzParseLease(f *testing.F) {
 	for _, seed := range []string{"c1\r\neth0", "c1", "", "\x00", "a\r\nb\r\nc", " c1\r\neth0 \n"} {
 		f.Add("10.1.0.2", []byte(seed))
@@ -122,7 +123,7 @@ func FuzzDecodeBlock(f *testing.F) {
 	})
 }
 
-// FuzzResolvConf: whatever the file holds, what is passed on are servers that stand there.
+// FuzzResolvConf: whatever is in the file, all name servers that are read are in it.
 func FuzzResolvConf(f *testing.F) {
 	f.Add("# a comment\nnameserver 10.0.0.1\nsearch a b\ndomain c\noptions ndots:5\n")
 	f.Add("nameserver\n nameserver fe80::1%eth0 \nsearch\x00\noptions")

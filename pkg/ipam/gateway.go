@@ -6,9 +6,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// parseGateway reads the gateway of a subnet. It lies in the subnet, or is
-// IPv6 link-local (routers announce themselves by such an address, RFC 4861). The
-// unspecified address, 0.0.0.0 or ::, stands for none.
+// parseGateway reads the gateway of a subnet. It must be in the subnet, or be IPv6 link-local,
+// as the addresses of routers are (RFC 4861). The unspecified address, 0.0.0.0 or ::, stands
+// for none.
 func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 	if text == "" {
 		return defaultGateway(subnet), nil
@@ -28,9 +28,9 @@ func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 	return a.WithZone(""), nil
 }
 
-// defaultGateway is the first host of a subnet: its second address, in a subnet
-// of two addresses (RFC 3021, RFC 6164) the first; a subnet of one has none. Where
-// another IPAM plugin names no gateway, pkg/bridge chooses (withGateways).
+// defaultGateway is the first host of a subnet: its second address, or the first of a subnet
+// with two addresses (RFC 3021, RFC 6164). A subnet with one address has none. If another
+// IPAM plugin names no gateway, pkg/bridge chooses one (withGateways).
 func defaultGateway(subnet netip.Prefix) netip.Addr {
 	switch subnet.Addr().BitLen() - subnet.Bits() {
 	case 0:

@@ -9,48 +9,46 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The index lies in .trestle beside the leases:
+// The index is in .trestle beside the leases:
 //
 //	index             the header
 //	used.10.22.0.0    one block of the bitmap (see bitmap.go)
 //	owner.<hash>      one record (see record.go)
 //
-// How it is known to be right: when we have changed the directory of leases and
-// then the index, we set the directory's modification time to the stamp, a time
-// past that the header names. Whoever creates or removes a lease after that
-// (host-local, a person, one of us that is killed half-way) makes the kernel put
-// the present time there, and the next of us rebuilds the index from the
-// leases. To look costs one stat, and it does not depend on how finely the
-// kernel's clock ticks. The index's own directory is stamped in the same way, so
-// that a record that is lost is missed.
+// How a stale index is recognized: after we have changed leases and index, we set the
+// modification time of the directory of leases to a time in the past, the stamp, which the
+// header contains. If somebody creates or removes a lease afterwards (host-local, a person, a
+// process of ours that is killed half-way), the kernel sets the present time, and our next
+// operation rebuilds the index from the leases. The check takes one stat(2), and does not
+// depend on the resolution of the kernel's clock. The index's own directory is stamped in
+// the same way, so that a lost record is noticed.
 //
-// Only what somebody changes without the lock, while we hold it and are about to
-// set the stamp, is not seen in this way. It cannot make two owners of one
-// address, since a lease's file is created exclusively; and it cannot lose an
-// address for good, since the leases themselves are looked at before a set is
-// called full.
+// A change is not noticed if somebody makes it without the lock, while we hold it and are
+// about to set the stamp. That cannot give one address to two owners, since the file of a
+// lease is created exclusively; and no address is lost for good, since the leases
+// themselves are read before a set counts as full.
 const (
 	indexDir    = ".trestle"
 	headerName  = "index"
 	blockPrefix = "used."
 	headerMax   = 4096
-	indexFormat = 2 // 1 stamped the directory of leases alone, and knew no machines
+	indexFormat = 2 // format 1 stamped only the directory of leases, and had no machine
 )
 
-// header says of which directory, and of which boot, the index is a picture.
+// header says for which directory, and in which boot, the index was written.
 type header struct {
 	Format int    `json:"format"`
 	Boot   string `json:"boot"`
-	// Machine tells whose boot it is: several may share the directory.
+	// Machine is the machine of that boot, since several may share the directory.
 	Machine string `json:"machine,omitempty"`
-	Ino     uint64 `json:"ino"`   // of the directory of leases; a copy of it has another
+	Ino     uint64 `json:"ino"`   // inode of the directory of leases, by which a copy is recognized
 	Stamp   int64  `json:"stamp"` // seconds since 1970
-	// Nameless: some leases lack the interface name (host-local before 0.8).
+	// Nameless says that some leases lack the interface name (host-local before 0.8).
 	Nameless bool `json:"nameless,omitempty"`
 }
 
-// fits says whether the header was written in this boot for the directories with
-// that status, and nothing changed there since.
+// fits says whether the header was written in this boot for the directories with these
+// statuses, and nothing has changed there since.
 func (h header) fits(boot string, net, own unix.Stat_t) bool {
 	return h.Format == indexFormat && h.Boot == boot && h.Ino == net.Ino &&
 		isSecond(net.Mtim, h.Stamp) && isSecond(own.Mtim, h.Stamp)
@@ -66,38 +64,37 @@ func readHeader(own dir) header {
 	var h header
 	data, err := own.read(headerName, make([]byte, headerMax))
 	if err != nil || json.Unmarshal(data, &h) != nil {
-		return header{} // fits nothing
+		return header{} // a header that never fits
 	}
 	return h
 }
 
-// bitmap is the part of the index that tells which addresses are taken, as far
-// as it has been looked at.
+// bitmap is the index's bitmap of leased addresses. It reads a block when it is needed.
 type bitmap struct {
 	own    dir
 	blocks map[netip.Addr]*block
-	// whole: the blocks are all that there are, and no file need be read.
-	whole bool
+	// complete says that blocks are all there are, so that no file need be read.
+	complete bool
 }
 
 // errDamaged says that a file of the index cannot be used.
 var errDamaged = errors.New("the index is damaged")
 
-// block is the block that begins at base. It is errDamaged if its file is damaged.
+// block is the block that begins at base; errDamaged if its file cannot be used.
 func (m *bitmap) block(base netip.Addr) (*block, error) {
 	if b := m.blocks[base]; b != nil {
 		return b, nil
 	}
 	b := &block{}
-	if !m.whole {
+	if !m.complete {
 		data, err := m.own.read(blockPrefix+base.String(), make([]byte, blockSize+1))
 		switch {
-		case errors.Is(err, unix.ENOENT): // no leases there
+		case errors.Is(err, unix.ENOENT): // no address of it is leased
 		case err != nil:
 			return nil, errors.Join(errDamaged, err)
 		default:
-			var sound bool
-			if b, sound = decodeBlock(data); !sound {
+			var ok bool
+			if b, ok = decodeBlock(data); !ok {
 				return nil, errDamaged
 			}
 		}
@@ -124,7 +121,7 @@ func (m *bitmap) clear(a netip.Addr) error {
 	return err
 }
 
-// save writes the blocks that changed.
+// save writes the blocks that have changed.
 func (m *bitmap) save() error {
 	for base, b := range m.blocks {
 		if !b.changed {
@@ -138,5 +135,5 @@ func (m *bitmap) save() error {
 	return nil
 }
 
-// isBlockName says whether a file of the index is a block.
+// isBlockName says whether the file of the index with that name is a block.
 func isBlockName(name string) bool { return strings.HasPrefix(name, blockPrefix) }

@@ -10,43 +10,40 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Lease is one address and who has it.
+// Lease is a leased address and its owner.
 type Lease struct {
 	Address netip.Addr
-	// Owner is zero, but for its network, where the address's file names none:
-	// somebody reserved the address by hand. IfName is empty in leases of
-	// host-local before 0.8.
+	// Owner has only its network if the address's file names nobody: somebody has reserved
+	// the address by hand. IfName is empty in leases of host-local before 0.8.
 	Owner cni.Owner
-	// NetNS and Time are those of the ADD. They are zero where host-local wrote
-	// the lease.
+	// NetNS and Time are those of the ADD; zero if host-local wrote the lease.
 	NetNS string
 	Time  time.Time
-	// Life is what is proved of the namespace; Dead says that it is gone, or an earlier
-	// boot's.
+	// Life is what is proved of the owner; Dead is short for Life == record.Dead.
 	Life record.Life
 	Dead bool
 }
 
-// A lease's file is named by the address and holds
-// "<containerID>\r\n<ifname>" (host-local's backend/disk). White space around
-// that does not count, and before 0.8 there was no interface name.
+// The file of a lease is named after the address and contains
+// "<containerID>\r\n<ifname>" (host-local's backend/disk). White space around that is
+// ignored, and host-local before 0.8 wrote no interface name.
 const (
 	leaseBreak = "\r\n"
-	leaseMax   = 1024 // more than any name that a runtime may send
+	leaseMax   = 1024 // longer than any names that a runtime may send
 )
 
 func leaseContent(o cni.Owner) []byte { return []byte(o.ContainerID + leaseBreak + o.IfName) }
 
-// leaseKind is what a file named by an address turns out to be.
+// leaseKind says what a file named after an address is.
 type leaseKind int
 
 const (
-	leaseHeld    leaseKind = iota // somebody's lease
-	leaseGarbage                  // empty or truncated: nobody's (every writer holds the lock until it has written)
-	leaseOdd                      // something else; the address is not free, and not ours to free
+	leaseHeld    leaseKind = iota // a lease
+	leaseGarbage                  // empty or truncated: nobody's, since every writer holds the lock until it has written
+	leaseOdd                      // something else: the address is taken, and we must not free it
 )
 
-// parseLease reads a lease's file.
+// parseLease reads the file of a lease.
 func parseLease(network string, data []byte) (cni.Owner, leaseKind) {
 	nobody := cni.Owner{Network: network}
 	text := bytes.TrimSpace(data)
@@ -61,8 +58,8 @@ func parseLease(network string, data []byte) (cni.Owner, leaseKind) {
 	return cni.Owner{Network: network, ContainerID: id, IfName: ifname}, leaseHeld
 }
 
-// parseLeaseName reads the name of a lease's file: an address as netip and net
-// print it, and nothing else.
+// parseLeaseName reads the name of a lease's file, which is an address exactly as netip and
+// net print it.
 func parseLeaseName(name string) (netip.Addr, bool) {
 	if name == "" || !strings.ContainsRune("0123456789abcdef:", rune(name[0])) {
 		return netip.Addr{}, false

@@ -9,22 +9,22 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Use is how much of a range is taken.
+// Use says how much of a range is leased.
 type Use struct {
 	Range Range
-	Size  uint64 // addresses that may be leased; math.MaxUint64 stands for more
-	Used  uint64 // of these, how many are
-	Dead  uint64 // of those, how many are proved dead
+	Size  uint64 // how many addresses may be leased; math.MaxUint64 stands for more
+	Used  uint64 // how many of these are leased
+	Dead  uint64 // how many of those to owners who are proved dead
 }
 
-// Leases lists all leases in the order of their addresses. It reads every one
-// of them, and writes nothing.
+// Leases lists all leases in the order of their addresses. It reads every lease, and writes
+// nothing.
 func (s *Store) Leases() ([]Lease, error) {
 	leases, _, err := s.Inspect()
 	return leases, err
 }
 
-// Inspect is Leases and Verify in one look.
+// Inspect is Leases and Verify, by reading the directory once.
 func (s *Store) Inspect() ([]Lease, []Problem, error) {
 	seen, m, err := s.inspect()
 	if err != nil {
@@ -43,7 +43,7 @@ func (s *Store) Inspect() ([]Lease, []Problem, error) {
 	return leases, m.problem, nil
 }
 
-// usage counts, range by range, what is leased.
+// usage counts the leases of each range.
 func (s *Store) usage(sets []Set) ([]Use, error) {
 	leases, err := s.Leases()
 	if err != nil {
@@ -52,7 +52,7 @@ func (s *Store) usage(sets []Set) ([]Use, error) {
 	return Count(sets, leases), nil
 }
 
-// Count is Usage of leases that are listed already.
+// Count counts, of the leases given, those of each range.
 func Count(sets []Set, leases []Lease) []Use {
 	var all []Use
 	for _, r := range slices.Concat(sets...) {
@@ -71,10 +71,10 @@ func Count(sets []Set, leases []Lease) []Use {
 	return all
 }
 
-// ReleaseAddress takes one address away from whoever has it; if it had others,
-// they stay. It says whose it was. An address that is free is no error.
+// ReleaseAddress releases one address, whoever has it, and returns who that was. Other
+// addresses of that owner stay. It is no error if the address is free.
 func (s *Store) ReleaseAddress(a netip.Addr) (owner cni.Owner, err error) {
-	err = s.whileLocked(change, func(l *locked) error {
+	err = s.whileLocked(change, func(l *lockedStore) error {
 		f, ok, err := readLease(l.net, s.network, a)
 		if err != nil || !ok {
 			return err
@@ -86,8 +86,8 @@ func (s *Store) ReleaseAddress(a netip.Addr) (owner cni.Owner, err error) {
 	return owner, err
 }
 
-// withdraw frees one address and takes it out of its owner's record.
-func (l *locked) withdraw(a netip.Addr, f leaseFile) error {
+// withdraw frees one address and removes it from its owner's record.
+func (l *lockedStore) withdraw(a netip.Addr, f leaseFile) error {
 	r, ok, err := l.lookup(f.owner)
 	if err != nil {
 		return err
@@ -102,25 +102,25 @@ func (l *locked) withdraw(a netip.Addr, f leaseFile) error {
 	return l.writeRecord(r)
 }
 
-// Verify lists what is wrong in the directory, and changes nothing.
+// Verify lists what is inconsistent in the directory. It changes nothing.
 func (s *Store) Verify() ([]Problem, error) {
 	_, m, err := s.inspect()
 	return m.problem, err
 }
 
-// Repair puts right what Verify lists.
+// Repair repairs what Verify lists.
 func (s *Store) Repair() error {
-	return s.whileLocked(change, func(l *locked) (err error) {
-		if l.owners == nil { // else it has just been done
+	return s.whileLocked(change, func(l *lockedStore) (err error) {
+		if l.owners == nil { // else lock has just rebuilt the index
 			err = l.rebuild()
 		}
 		return errors.Join(err, l.unsaved)
 	})
 }
 
-// inspect takes a snapshot under the lock.
+// inspect takes a snapshot under the lock, and plans repairs without making them.
 func (s *Store) inspect() (seen snapshot, m repairs, err error) {
-	err = s.whileLocked(look, func(l *locked) (err error) {
+	err = s.whileLocked(look, func(l *lockedStore) (err error) {
 		if seen, err = takeSnapshot(l.net, l.own, s.network); err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *Store) inspect() (seen snapshot, m repairs, err error) {
 	return seen, m, err
 }
 
-// compareBitmap says where the bitmap differs from what is taken.
+// compareBitmap lists where the index's bitmap differs from the taken addresses.
 func (s snapshot) compareBitmap(own dir, taken []netip.Addr) []Problem {
 	var problems []Problem
 	m := bitmap{own: own, blocks: map[netip.Addr]*block{}}

@@ -8,12 +8,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// lockName is the file that host-local locks with flock(2) as well.
+// lockName is the file that host-local locks, too (flock(2)).
 const lockName = "lock"
 
-// takeLock locks d's lock file, made if that is allowed, and returns it; closing
-// it gives the lock up. After wait, the error has code 11 and names who holds
-// the lock.
+// takeLock locks d's lock file, which it creates if mayMake is true, and returns it; closing
+// it releases the lock. If the lock is not free after wait, the error has code 11 and names
+// the holder.
 func takeLock(d dir, wait time.Duration, mayMake bool) (int, error) {
 	flags := unix.O_RDONLY
 	if mayMake {

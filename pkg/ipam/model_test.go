@@ -14,8 +14,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// naive is the allocator that the real one must equal: it walks the addresses
-// one by one.
+// naive is the model that the real allocator is compared with: it tries one address after
+// the other.
 type naive struct {
 	set    Set
 	taken  map[netip.Addr]string // whose
@@ -60,9 +60,9 @@ func (n *naive) of(id string) netip.Addr {
 	return netip.Addr{}
 }
 
-// TestAgainstNaiveModel plays random sequences of ADD, ADD again, ADD of a
-// requested address, DEL, and of what others do to the directory, and compares
-// every answer and the directory with the naive model.
+// TestAgainstNaiveModel runs random sequences of ADD, repeated ADD, ADD of a requested
+// address, DEL, and changes that others make in the directory, and compares every answer and
+// the directory with the naive model.
 func TestAgainstNaiveModel(t *testing.T) {
 	configs := []string{
 		`{"ipam":{"ranges":[[{"subnet":"10.1.0.0/27"}]]}}`,
@@ -79,7 +79,7 @@ func TestAgainstNaiveModel(t *testing.T) {
 	}
 }
 
-// player plays on the store and on the model.
+// player runs each operation on the store and on the model.
 type player struct {
 	*testing.T
 	store *Store
@@ -112,7 +112,7 @@ func playModel(t *testing.T, sets []Set, seed uint64) {
 			p.hostLocal(id)
 		default:
 			p.damageIndex()
-			if err := s.Repair(); err != nil { // as an exhausted set or the next change by another program would
+			if err := s.Repair(); err != nil { // rebuilds the index, as a full set or a change by another program does
 				t.Fatal(err)
 			}
 		}
@@ -174,7 +174,7 @@ func (p player) request(id string) {
 	}
 }
 
-// hostLocal is host-local, or a person: writes and removes leases.
+// hostLocal writes and removes leases, as host-local or a person does.
 func (p player) hostLocal(id string) {
 	n := p.naive
 	if had := n.of(id); had.IsValid() {
@@ -191,7 +191,7 @@ func (p player) hostLocal(id string) {
 	switch p.rnd.IntN(4) {
 	case 0: // host-local, killed before it wrote
 		write(p.T, filepath.Join(p.dir, a.String()), "")
-	case 1: // one of us, killed in an ADD
+	case 1: // a process of ours, killed in an ADD
 		p.killed(id, a)
 	default:
 		write(p.T, filepath.Join(p.dir, a.String()), id+"\r\neth0")
@@ -200,11 +200,11 @@ func (p player) hostLocal(id string) {
 	}
 }
 
-// killed leaves what an ADD leaves that is killed after some of its steps.
+// killed leaves what an ADD leaves if it is killed after some of its steps.
 func (p player) killed(id string, a netip.Addr) {
 	own := filepath.Join(p.dir, indexDir)
 	if _, err := os.Stat(own); err != nil {
-		return // nobody of us was here yet
+		return // there is no index yet
 	}
 	boot, err := record.BootID()
 	if err != nil {
@@ -221,7 +221,7 @@ func (p player) killed(id string, a netip.Addr) {
 	}
 }
 
-// damageIndex tears, removes or garbles a file of the index.
+// damageIndex truncates, removes or overwrites a file of the index.
 func (p player) damageIndex() {
 	names, err := filepath.Glob(filepath.Join(p.dir, indexDir, "*"))
 	if err != nil || len(names) == 0 {
@@ -248,7 +248,7 @@ func (p player) damageIndex() {
 	write(p.T, path, string(data))
 }
 
-// compareModel holds the directory against the model. Empty files are nobody's.
+// compareModel compares the directory with the model. It ignores empty files.
 func compareModel(t *testing.T, n *naive, dir string) {
 	t.Helper()
 	for name, data := range files(t, dir) {
@@ -284,7 +284,7 @@ func TestNextAgainstNaive(t *testing.T) {
 	}
 	for range 2000 {
 		n := naive{set: set, taken: map[netip.Addr]string{}, cursor: all[rnd.IntN(len(all))]}
-		m := bitmap{blocks: map[netip.Addr]*block{}, whole: true}
+		m := bitmap{blocks: map[netip.Addr]*block{}, complete: true}
 		for _, a := range all {
 			if rnd.IntN(10) > 0 {
 				n.taken[a] = "x"
@@ -300,8 +300,8 @@ func TestNextAgainstNaive(t *testing.T) {
 	}
 }
 
-// Large sets must not cost more than small ones: an IPv6 /24 with leases here
-// and there has as many blocks as it has groups of leases.
+// Large sets must not cost more than small ones: an IPv6 /24 has only as many blocks as there
+// are groups with leases.
 func TestLargeRange(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "fd00::/24")

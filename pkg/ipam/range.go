@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// Range is a span of addresses of one subnet that may be leased.
+// Range is a range of addresses of one subnet that may be leased.
 type Range struct {
 	Subnet      netip.Prefix
 	First, Last netip.Addr
-	Gateway     netip.Addr // invalid where there is none
+	Gateway     netip.Addr // invalid if there is none
 
-	// barred are the spans within the range that are never leased, in order
-	// and apart from each other.
+	// barred are the spans within the range that are never leased, in order and without
+	// overlap: excluded ones, gateways, network and broadcast addresses.
 	barred []span
 }
 
@@ -35,20 +35,20 @@ func lastOf(p netip.Prefix) netip.Addr {
 	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
 		raw[bit/8] |= 0x80 >> (bit % 8)
 	}
-	last, _ := netip.AddrFromSlice(raw) // 4 or 16 bytes, as they came
+	last, _ := netip.AddrFromSlice(raw) // cannot fail: raw has 4 or 16 bytes
 	return last
 }
 
-// hasEnds says whether the first and the last address of p are not hosts: so it
-// is in IPv4, save in a /31 (RFC 3021) and a /32.
+// hasEnds says whether the first and the last address of p are network and broadcast address:
+// with IPv4, except in a /31 (RFC 3021) and a /32.
 func hasEnds(p netip.Prefix) bool { return p.Addr().Is4() && p.Bits() <= 30 }
 
-// Contains says whether a lies between the ends of the range.
+// Contains says whether a is in the range, even if it is never leased.
 func (r Range) Contains(a netip.Addr) bool {
 	return a.BitLen() == r.First.BitLen() && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
 }
 
-// bar finds the barred span that holds a.
+// bar finds the barred span that contains a.
 func (r Range) bar(a netip.Addr) (span, bool) {
 	i, found := slices.BinarySearchFunc(r.barred, a, func(s span, a netip.Addr) int { return s.last.Compare(a) })
 	if found || i < len(r.barred) && r.barred[i].first.Compare(a) <= 0 {
@@ -57,13 +57,13 @@ func (r Range) bar(a netip.Addr) (span, bool) {
 	return span{}, false
 }
 
-// Leasable says whether a is an address that the range may give away.
+// Leasable says whether a is in the range and may be leased.
 func (r Range) Leasable(a netip.Addr) bool {
 	_, barred := r.bar(a)
 	return r.Contains(a) && !barred
 }
 
-// withBarred is the range with those of the spans that touch it.
+// withBarred is the range with those parts of the spans barred that are in it.
 func (r Range) withBarred(spans []span) Range {
 	r.barred = nil
 	for _, s := range spans {
@@ -77,7 +77,7 @@ func (r Range) withBarred(spans []span) Range {
 	return r
 }
 
-// joined merges the spans that overlap; they come in order.
+// joined merges spans that overlap. The spans must be in order.
 func joined(spans []span) []span {
 	var apart []span
 	for _, s := range spans {
@@ -104,8 +104,7 @@ func earlier(a, b netip.Addr) netip.Addr {
 	return b
 }
 
-// Size is how many addresses the range may give away; math.MaxUint64 stands for
-// all that is more.
+// Size is how many addresses may be leased; math.MaxUint64 stands for more.
 func (r Range) Size() uint64 {
 	size := span{r.First, r.Last}.size()
 	if size == math.MaxUint64 {
@@ -117,7 +116,7 @@ func (r Range) Size() uint64 {
 	return size
 }
 
-// SizeIn is how many addresses of p the range may give away, likewise.
+// SizeIn is how many addresses of p may be leased; math.MaxUint64 stands for more.
 func (r Range) SizeIn(p netip.Prefix) uint64 {
 	s := prefixSpan(p)
 	if s.first.BitLen() != r.First.BitLen() || s.last.Less(r.First) || r.Last.Less(s.first) {
@@ -127,7 +126,7 @@ func (r Range) SizeIn(p netip.Prefix) uint64 {
 	return part.withBarred(r.barred).Size()
 }
 
-// size counts the addresses of s, up to math.MaxUint64.
+// size is how many addresses are in s; math.MaxUint64 stands for more.
 func (s span) size() uint64 {
 	firstHigh, firstLow := halves(s.first)
 	lastHigh, lastLow := halves(s.last)
@@ -139,7 +138,7 @@ func (s span) size() uint64 {
 	return low + 1
 }
 
-// halves is an address as a number of 128 bits.
+// halves are the two halves of an address as a number of 128 bits.
 func halves(a netip.Addr) (high, low uint64) {
 	raw := a.As16()
 	for i := range 8 {

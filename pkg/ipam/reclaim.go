@@ -12,16 +12,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// livenessProber remembers who was found dead or alive. It is asked under the lock,
-// and finds out without it.
+// livenessProber remembers what was proved of records. Under the lock, of asks what it
+// remembers; without the lock, probe finds out.
 type livenessProber struct {
 	prober record.Prober
-	known  map[string]record.Life // by the record, whole
+	known  map[string]record.Life // by the encoded record
 }
 
 func newLivenessProber() *livenessProber { return &livenessProber{known: map[string]record.Life{}} }
 
-// needLivenessError is the error that asks whether a record's owner is alive.
+// needLivenessError says that probe must be called for a record.
 type needLivenessError struct{ about ownerRecord }
 
 func (q *needLivenessError) Error() string { return "is " + q.about.ContainerID + " alive?" }
@@ -36,7 +36,7 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 func (v *livenessProber) probe(r ownerRecord) record.Life { return v.learn(r, v.prober.Life) }
 
 // probeEnding is probe for a holder because of whom a lease is about to be refused: it waits
-// for the end of a namespace that is about to go.
+// for the end of a namespace that is about to end.
 func (v *livenessProber) probeEnding(r ownerRecord) record.Life {
 	return v.learn(r, v.prober.AwaitEnd)
 }
@@ -50,8 +50,8 @@ func (v *livenessProber) learn(r ownerRecord, life func(record.Stamp) (record.Li
 	return verdict
 }
 
-// GC releases the leases of all whom the list does not name. Where the runtime
-// sent no list, it releases those of the dead.
+// GC releases the leases of all owners that the list does not name. If the runtime has sent no
+// list, it releases those of the dead.
 func (s *Store) GC(valid cni.Valid) error {
 	if valid.Known {
 		_, err := s.sweep(stale{
@@ -64,7 +64,7 @@ func (s *Store) GC(valid cni.Valid) error {
 	return err
 }
 
-// keptRecords are the names of the records that the list keeps, which need not be read.
+// keptRecords are the names of the records of listed owners, which need not be read.
 func keptRecords(valid cni.Valid) map[string]bool {
 	kept := map[string]bool{}
 	for _, o := range valid.Owners() {
@@ -75,14 +75,14 @@ func keptRecords(valid cni.Valid) map[string]bool {
 	return kept
 }
 
-// keeps says whether the list names the owner, or, where the lease has no
-// interface name, its container.
+// keeps says whether the list names the owner or, if the lease has no interface name, its
+// container.
 func keeps(valid cni.Valid, o cni.Owner) bool {
 	return valid.Keeps(o) || o.IfName == "" && valid.KeepsContainer(o.ContainerID)
 }
 
-// reclaimDead releases the leases of all who are proved dead, and says how many
-// owners that were.
+// reclaimDead releases the leases of all owners who are proved dead, and returns how many
+// owners these were.
 func (s *Store) reclaimDead() (int, error) {
 	return s.reclaim(newLivenessProber())
 }
@@ -91,18 +91,18 @@ func (s *Store) reclaim(dead *livenessProber) (int, error) {
 	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, tiedOnly: true})
 }
 
-// stale says which records' leases a sweep takes.
+// stale says of which records a sweep releases the leases.
 type stale struct {
 	isStale func(ownerRecord) bool
-	// kept are names of records that are not stale.
+	// kept are the names of records that are not stale, and need not be read.
 	kept map[string]bool
-	// tiedOnly leaves those leases that somebody else has written since.
+	// tiedOnly skips records of which somebody else has written a lease since.
 	tiedOnly bool
 }
 
-// sweep releases the leases of all records that are stale. That is decided
-// without the lock; the lock is then taken for a batch at a time, and a record
-// that changed meanwhile is left alone.
+// sweep releases the leases of all stale records, and returns how many records these were. It
+// decides without the lock, and then takes the lock for one batch at a time. It skips a record
+// that has changed meanwhile.
 func (s *Store) sweep(which stale) (swept int, err error) {
 	records, err := s.records(which.kept)
 	if err != nil {
@@ -153,8 +153,8 @@ func (s *Store) sweepBatch(batch []ownerRecord, tiedOnly bool) (swept int, err e
 	return swept, errors.Join(failed...)
 }
 
-// records reads all records but, where that can be told by their names, those that are
-// kept. It holds the lock only to make the index right.
+// records reads all records except those with a kept name. It holds the lock only while it
+// brings the index up to date.
 func (s *Store) records(kept map[string]bool) ([]ownerRecord, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := s.lock(change)
@@ -172,20 +172,20 @@ func (s *Store) records(kept map[string]bool) ([]ownerRecord, error) {
 			return slices.Collect(maps.Values(l.owners)), err
 		}
 		own := l.own
-		l.own.fd = -1 // stays open
+		l.own.fd = -1 // so that unlock does not close it
 		l.unlock()
 		all, damaged, err := readRecords(own, s.network, kept)
 		own.close()
 		if err != nil || len(damaged) == 0 {
 			return all, err
 		}
-		// Somebody is just writing a record, or was killed when about to: under
-		// the lock that can be told apart.
+		// somebody is writing a record, or was killed while writing it; under the lock, only
+		// the latter is possible, and the index is rebuilt
 	}
 }
 
-// exhausted is the text of a set that has no address left, with the numbers. It
-// begins as host-local's does, since alerts look for that.
+// exhausted is the message for a set without a free address. It begins like host-local's,
+// since alerts look for that.
 func (s *Store) exhausted(use []Use) string {
 	var ranges, counts []string
 	for _, u := range use {

@@ -21,8 +21,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// newNetNS makes a network namespace that lives until end is called, held by a
-// process alone, and returns a path to it.
+// newNetNS makes a network namespace that only a process keeps alive, until end is called, and
+// returns a path to it.
 func newNetNS(t *testing.T) (path string, end func()) {
 	t.Helper()
 	holder := exec.Command("sleep", "600")
@@ -34,7 +34,7 @@ func newNetNS(t *testing.T) (path string, end func()) {
 		if err := holder.Process.Kill(); err != nil {
 			t.Error(err)
 		}
-		_ = holder.Wait() // it was killed, and says so
+		_ = holder.Wait() // the error is that it was killed
 	})
 	t.Cleanup(end)
 	return fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid), end
@@ -87,7 +87,7 @@ func TestReclaim(t *testing.T) {
 	mustBeSound(t, s)
 }
 
-// A namespace whose path is gone may live on.
+// A namespace whose path is gone may still be alive.
 func TestReclaimSparesWhatIsInUse(t *testing.T) {
 	netns, _ := newNetNS(t)
 	s, dir := testStore(t)
@@ -115,7 +115,7 @@ func TestAddAgain(t *testing.T) {
 	if again := from(t, s, sets).leaseIn("a", second); !slices.Equal(again, got) {
 		t.Errorf("in another one after the first: got %v, want %v", again, got)
 	}
-	if err := os.Remove(filepath.Join(dir, "fd00::2")); err != nil { // as a kill between the two claims leaves it
+	if err := os.Remove(filepath.Join(dir, "fd00::2")); err != nil { // as after a kill between the two leases
 		t.Fatal(err)
 	}
 	if again := from(t, s, sets).leaseIn("a", second); again[0] != got[0] || again[1] != netip.MustParseAddr("fd00::3") {
@@ -178,7 +178,7 @@ func TestGC(t *testing.T) {
 	tests := []struct {
 		name  string
 		stdin string
-		want  []string // who stays
+		want  []string // the leases that stay
 	}{
 		{"a list", `{"cni.dev/valid-attachments":[{"containerID":"living","ifname":"eth0"},{"containerID":"old","ifname":"net1"}]}`, []string{"living", "old"}},
 		{"libcni's name", `{"cni.dev/attachments":[{"containerID":"dying","ifname":"eth0"}]}`, []string{"dying"}},
@@ -227,7 +227,7 @@ func TestGC(t *testing.T) {
 	}
 }
 
-// another makes every lease's record one of another boot, made long ago.
+// another changes every record to one of another boot, long ago.
 func another(t *testing.T, dir, machine string) {
 	t.Helper()
 	made := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -241,7 +241,7 @@ func another(t *testing.T, dir, machine string) {
 	})
 }
 
-// What ended in an earlier boot, as seen at the first use in this one.
+// Leases of an earlier boot are removed at the first use in this one.
 func TestEarlierBoot(t *testing.T) {
 	host, err := record.ThisHost()
 	if err != nil {
@@ -282,7 +282,8 @@ func TestEarlierBoot(t *testing.T) {
 	}
 }
 
-// Our record tells nothing of what host-local wrote for the same owner later.
+// Our record proves nothing about a lease that host-local has written later for the same
+// owner.
 func TestRecordIsTiedToItsLease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")

@@ -9,22 +9,21 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// ownerRecord is what we know of one owner beyond its leases' files: which addresses
-// those are, and what proves that it is dead. Its stamp is empty where somebody
-// else wrote the leases, of whom then nothing can be proved. The leases' files carry the
-// stamp's time as their modification time, which ties them to this: a file
-// that host-local wrote meanwhile for the same owner has another.
+// ownerRecord has the addresses of one owner, and the stamp that can prove it dead. The stamp
+// is empty if somebody else wrote the leases; then nothing can be proved. The files of the
+// leases have the stamp's time as modification time, which ties them to the record: a file
+// that host-local has written since for the same owner has another time.
 type ownerRecord struct {
 	ContainerID string       `json:"containerID"`
 	IfName      string       `json:"ifname"`
 	Addresses   []netip.Addr `json:"addresses"`
-	// Take tells apart the ADDs that took leases; those that found them there, and
-	// share them, keep the first one's.
+	// Take is a random number of the ADD that took the leases. A repeated ADD, which finds
+	// them there, keeps it.
 	Take uint32 `json:"take,omitempty"`
-	// Again counts the ADDs that found the leases there. Only who undoes the last
-	// that is left gives them back.
+	// Again counts the repeated ADDs. The leases are released only when all of the ADDs are
+	// undone.
 	Again int `json:"again,omitempty"`
-	// Caller is who executed the last of these ADDs, if it was another process.
+	// Caller is the process that executed the latest of these ADDs; zero if it was ours.
 	Caller Process `json:"caller,omitzero"`
 	record.Stamp
 }
@@ -41,7 +40,7 @@ func (r ownerRecord) owner(network string) cni.Owner {
 	return cni.Owner{Network: network, ContainerID: r.ContainerID, IfName: r.IfName}
 }
 
-// ours says whether the leases were written by us and say so.
+// ours says whether the record has a stamp, so that its leases were written by us.
 func (r ownerRecord) ours() bool { return r.Boot != "" }
 
 func (r ownerRecord) equal(other ownerRecord) bool {
@@ -51,20 +50,21 @@ func (r ownerRecord) equal(other ownerRecord) bool {
 
 func (r ownerRecord) encode() []byte {
 	data, err := json.Marshal(r)
-	if err != nil { // strings, addresses and a time of four-digit year: all of it can be written
-		panic(err)
+	if err != nil {
+		panic(err) // impossible: strings, numbers, addresses, and a time whose year has four digits
 	}
 	return append(data, '\n')
 }
 
-// decodeRecord reads the record called name.
+// decodeRecord reads the record with that file name; the second result is false if it is
+// truncated or another's.
 func decodeRecord(network, name string, data []byte) (ownerRecord, bool) {
 	var r ownerRecord
 	if len(data) >= recordMax || json.Unmarshal(data, &r) != nil {
 		return ownerRecord{}, false
 	}
 	strange := slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool {
-		_, ok := parseLeaseName(a.String()) // a zone could be a path
+		_, ok := parseLeaseName(a.String()) // the zone of an address could contain a path
 		return !ok
 	})
 	return r, !strange && recordName(r.owner(network)) == name

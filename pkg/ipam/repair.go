@@ -12,10 +12,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// repairs is what makes index and leases agree, and what there is afterwards.
+// repairs are the changes that make index and leases agree, and the state afterwards.
 type repairs struct {
-	taken   []netip.Addr              // every address that is not free
-	owners  map[cni.Owner]ownerRecord // every owner's record
+	taken   []netip.Addr              // all addresses that are not free
+	owners  map[cni.Owner]ownerRecord // the records of all owners
 	problem []Problem
 
 	dropFiles   []netip.Addr
@@ -26,7 +26,7 @@ type repairs struct {
 	host     record.Host
 }
 
-// Problem is something in the directory that is not as it should be.
+// Problem is an inconsistency in the network's directory.
 type Problem struct {
 	File string // relative to the network's directory
 	What string
@@ -44,12 +44,12 @@ func (m *repairs) note(name, format string, args ...any) {
 	m.problem = append(m.problem, Problem{indexDir + "/" + name, fmt.Sprintf(format, args...)})
 }
 
-// planRepairs says how index and leases are made to agree. last is the header of the
-// index, if it had one that could be read.
+// planRepairs plans how index and leases are made to agree. last is the index's header, zero
+// if it could not be read.
 //
-// Leases that say that they are of an earlier boot of this machine are removed, and so
-// are those whose record was truncated when that boot ended. A record that is
-// inconsistent with the leases of its owner is replaced by one that holds only addresses.
+// It removes leases whose record is of an earlier boot of this machine, and those whose record
+// was truncated when that boot ended. A record that is inconsistent with the leases of its
+// owner is replaced by one that has only the addresses.
 func (s snapshot) planRepairs(host record.Host, last header) repairs {
 	m := repairs{owners: map[cni.Owner]ownerRecord{}, host: host}
 	dead := s.dead(host, last)
@@ -93,7 +93,7 @@ func (s snapshot) dead(host record.Host, last header) map[netip.Addr]bool {
 	return dead
 }
 
-// planRecords makes a record for each owner of what is held, and no other.
+// planRecords plans a record for each owner that has leases, and removes all others.
 func (s snapshot) planRecords(m *repairs, held map[cni.Owner][]netip.Addr) {
 	for o, addresses := range held {
 		name := recordName(o)
@@ -104,7 +104,7 @@ func (s snapshot) planRecords(m *repairs, held map[cni.Owner][]netip.Addr) {
 		if ok && !have.equal(want) {
 			m.note(name, "does not agree with the leases of %s", o)
 		}
-		if want.Boot == m.host.Boot && want.Machine == "" { // of a release that knew no machines
+		if want.Boot == m.host.Boot && want.Machine == "" { // by a release that wrote no machine
 			want.Machine = m.host.Machine
 			m.owners[o] = want
 		}
@@ -124,7 +124,7 @@ func (s snapshot) planRecords(m *repairs, held map[cni.Owner][]netip.Addr) {
 	}
 }
 
-// recordFor is the record of an owner who holds these addresses and had this one.
+// recordFor is the record of an owner that has these addresses and had the record have.
 func (s snapshot) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecord) ownerRecord {
 	slices.SortFunc(addresses, netip.Addr.Compare)
 	plain := ownerRecord{ContainerID: o.ContainerID, IfName: o.IfName, Addresses: addresses}
@@ -137,7 +137,7 @@ func (s snapshot) recordFor(o cni.Owner, addresses []netip.Addr, have ownerRecor
 	return have
 }
 
-// sort makes the plan the same each time.
+// sort makes the plan deterministic.
 func (m *repairs) sort() {
 	slices.SortFunc(m.taken, netip.Addr.Compare)
 	slices.SortFunc(m.dropFiles, netip.Addr.Compare)

@@ -9,9 +9,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// requested sorts the addresses that the runtime asks for by the set that each
-// is in. They come in CNI_ARGS (IP=, several with commas), in args.cni.ips and in
-// runtimeConfig.ips; a prefix length after an address does not count.
+// requested returns the addresses that the runtime requests, each at the index of the set that
+// it is in. They come from CNI_ARGS (IP=, separated by commas), args.cni.ips and
+// runtimeConfig.ips; a prefix length after an address is ignored.
 func (w *wireConfig) requested(arg string, sets []Set) ([]netip.Addr, error) {
 	type source struct {
 		key  string
@@ -36,7 +36,7 @@ func (w *wireConfig) requested(arg string, sets []Set) ([]netip.Addr, error) {
 	return requested, nil
 }
 
-// request notes one address that is asked for.
+// request adds one requested address, after checking it.
 func request(requested []netip.Addr, sets []Set, key, text string) error {
 	address, _, _ := strings.Cut(text, "/")
 	a, err := netip.ParseAddr(address)
@@ -48,7 +48,7 @@ func request(requested []netip.Addr, sets []Set, key, text string) error {
 	if i < 0 {
 		return cni.ConfigErrorf("%s: %s is in no range of the network; its ranges are %s", key, a, showSets(sets))
 	}
-	r, _ := sets[i].rangeOf(a) // it is there, see above
+	r, _ := sets[i].rangeOf(a) // cannot fail: IndexFunc has found it
 	switch {
 	case a == r.Gateway:
 		return cni.ConfigErrorf("%s: %s is the gateway of %s; request another address", key, a, r.Subnet)

@@ -10,8 +10,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// ReadResolvConf reads a file in the format of resolv.conf(5). The error has
-// code 7: the configuration names the file.
+// ReadResolvConf reads a file in the format of resolv.conf(5). The error has code 7, since the
+// configuration names the file.
 func ReadResolvConf(path string) (types.DNS, error) {
 	if path == os.DevNull { // as some write "no name servers"
 		return types.DNS{}, nil

@@ -11,14 +11,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// snapshot is all that the directory holds: the truth (the leases' files) and the
-// index beside it.
+// snapshot is the content of the network's directory: the files of the leases, which are the
+// truth, and the index.
 type snapshot struct {
 	network string
 	files   map[netip.Addr]leaseFile
-	records map[string]ownerRecord // by name
-	damaged []string               // records that cannot be read
-	blocks  []string               // names of the bitmap's blocks
+	records map[string]ownerRecord // by file name
+	damaged []string               // the names of truncated records
+	blocks  []string               // the names of the bitmap's blocks
 }
 
 type leaseFile struct {
@@ -32,13 +32,13 @@ func (f leaseFile) tiedTo(r ownerRecord) bool {
 	return r.ours() && isSecond(f.time, r.Time.Unix())
 }
 
-// isOf says whether the lease is the owner's, of whom a record names it. host-local
-// before 0.8 wrote no interface name; such a file may have taken the place of ours.
+// isOf says whether the lease is that of the owner, whose record has its address. host-local
+// before 0.8, which wrote no interface name, may have replaced the file.
 func (f leaseFile) isOf(o cni.Owner) bool {
 	return f.owner == o || f.kind == leaseHeld && f.owner.IfName == "" && f.owner.ContainerID == o.ContainerID
 }
 
-// readLease reads the lease of one address; ok is false where nobody has it.
+// readLease reads the lease of one address; ok is false if there is none.
 func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err error) {
 	data, stat, err := net.readStat(a.String(), make([]byte, leaseMax))
 	switch {
@@ -54,7 +54,7 @@ func readLease(net dir, network string, a netip.Addr) (f leaseFile, ok bool, err
 	return f, true, nil
 }
 
-// takeSnapshot reads everything. Without an index of ours, own.fd is negative.
+// takeSnapshot reads everything. If there is no index, own.fd is negative.
 func takeSnapshot(net, own dir, network string) (snapshot, error) {
 	s := snapshot{network: network, files: map[netip.Addr]leaseFile{}, records: map[string]ownerRecord{}}
 	names, err := net.names()
@@ -94,8 +94,8 @@ func (s *snapshot) readIndex(own dir) error {
 	return err
 }
 
-// readRecords reads all records but those of the names kept, and names those that cannot be
-// understood.
+// readRecords reads all records except those with a kept name; damaged are the names of those
+// that cannot be decoded.
 func readRecords(own dir, network string, kept map[string]bool) (all []ownerRecord, damaged []string, err error) {
 	names, err := own.names()
 	if err != nil {
@@ -106,12 +106,12 @@ func readRecords(own dir, network string, kept map[string]bool) (all []ownerReco
 		if !strings.HasPrefix(name, recordPrefix) || kept[name] {
 			continue
 		}
-		r, sound, err := readRecord(own, network, name, buf)
+		r, ok, err := readRecord(own, network, name, buf)
 		switch {
-		case errors.Is(err, unix.ENOENT): // just removed
+		case errors.Is(err, unix.ENOENT): // removed meanwhile
 		case err != nil:
 			return nil, nil, err
-		case sound:
+		case ok:
 			all = append(all, r)
 		default:
 			damaged = append(damaged, name)
@@ -120,8 +120,8 @@ func readRecords(own dir, network string, kept map[string]bool) (all []ownerReco
 	return all, damaged, nil
 }
 
-// readRecord reads one record; ok is false where it cannot be understood. The
-// error is ENOENT where there is none.
+// readRecord reads one record; ok is false if it cannot be decoded. If there is none, the
+// error is ENOENT.
 func readRecord(own dir, network, name string, buf []byte) (r ownerRecord, ok bool, err error) {
 	data, err := own.read(name, buf)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {

@@ -9,8 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Available says whether every set has an address to give, if need be after
-// reclaiming those of the dead. It writes nothing. The error has code 50.
+// Available is an error of code 50 unless every set has a free address, or one whose owner is
+// proved dead. It writes nothing.
 func (s *Store) Available(sets []Set) error {
 	full, err := s.firstFull(sets, false)
 	if err == nil && full >= 0 {
@@ -31,8 +31,8 @@ func (s *Store) Available(sets []Set) error {
 	return cni.UnavailableErrorf("%s", s.exhausted(use))
 }
 
-// Writable says whether the network's directory, or where it is to be made, can
-// be written and has room. The error has code 50.
+// Writable is an error of code 50 unless the network's directory, or the one that it would be
+// created in, can be written and has room.
 func (s *Store) Writable() error {
 	path := filepath.Join(s.dataDir, s.network)
 	err := unix.Access(path, unix.W_OK|unix.X_OK)
@@ -53,8 +53,8 @@ func (s *Store) Writable() error {
 	return nil
 }
 
-// firstFull is the first set without a free address, or -1. sure looks at the
-// leases themselves.
+// firstFull is the index of the first set without a free address, or -1. It asks the index,
+// or reads the leases themselves if sure is true.
 func (s *Store) firstFull(sets []Set, sure bool) (int, error) {
 	l, err := s.lock(look)
 	if errors.Is(err, errNoNetwork) {
@@ -72,7 +72,7 @@ func (s *Store) firstFull(sets []Set, sure bool) (int, error) {
 	for i, set := range sets {
 		_, ok, err := set.next(readCursor(l.net, i), l.used.block)
 		if errors.Is(err, errDamaged) && l.owners == nil {
-			ok = false // ask again, and be sure
+			ok = false // so that the caller asks again with sure
 			err = nil
 		}
 		if err != nil || !ok {

@@ -18,7 +18,7 @@ import (
 
 const testNetwork = "net"
 
-// testSets parses ranges as a configuration would give them, a set each.
+// testSets parses ranges as those of a configuration, each a set of its own.
 func testSets(t *testing.T, subnets ...string) []Set {
 	t.Helper()
 	var sets []string
@@ -51,7 +51,7 @@ func testStore(t *testing.T) (*Store, string) {
 	return NewStore(data, testNetwork, time.Second), filepath.Join(data, testNetwork)
 }
 
-// pool leases addresses of the sets from the store.
+// pool leases addresses of the sets.
 type pool struct {
 	t     *testing.T
 	store *Store
@@ -60,13 +60,13 @@ type pool struct {
 
 func from(t *testing.T, s *Store, sets []Set) pool { return pool{t, s, sets} }
 
-// lease leases to the container id, which is in our own namespace.
+// lease leases to the container with that id, in our own namespace.
 func (p pool) lease(id string, requested ...netip.Addr) []netip.Addr {
 	p.t.Helper()
 	return p.must(want(p.sets, id, requested...))
 }
 
-// leaseIn leases to the container id in that namespace.
+// leaseIn leases to the container with that id, in the given namespace.
 func (p pool) leaseIn(id, netns string) []netip.Addr {
 	p.t.Helper()
 	return p.must(Want{Owner: testOwner(id), NetNS: netns, Sets: p.sets})
@@ -87,7 +87,7 @@ func want(sets []Set, id string, requested ...netip.Addr) Want {
 	return w
 }
 
-// files is all of the directory but the index and the lock, with contents.
+// files are the files of the directory, with contents, except index and lock.
 func files(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -137,7 +137,7 @@ func TestLeaseAndRelease(t *testing.T) {
 	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
 		t.Errorf("after two ADDs (-want +got):\n%s", diff)
 	}
-	for range 2 { // the second time there is nothing left
+	for range 2 { // the second time there is nothing to release
 		if err := s.Release(testOwner("a")); err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +201,7 @@ func TestIndexNoticesAnyChange(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/30") // one address to lease
 	from(t, s, sets).lease("a")
-	for range 50 { // as fast as we can: within one tick of the kernel's clock
+	for range 50 { // so fast that several are within one tick of the kernel's clock
 		if err := os.Remove(dir + "/10.1.0.2"); err != nil {
 			t.Fatal(err)
 		}

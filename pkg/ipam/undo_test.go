@@ -41,15 +41,15 @@ func (p pool) undo(g *granted) {
 	}
 }
 
-// One attachment is added by several callers at once, of whom some fail, in any
-// order. The leases go with the last that fails, and stay with one that does not.
+// Several ADDs of one attachment run at once, of which some fail, in any order. If all fail,
+// the last one's undo releases the leases; if one succeeds, they stay.
 func TestUndoOfManyAtOnce(t *testing.T) {
 	sets := testSets(t, "10.1.0.0/24", "fd00::/120")
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		s, dir := testStore(t)
 		p := from(t, s, sets)
-		before := rnd.IntN(2) == 0 // an attachment that is there
+		before := rnd.IntN(2) == 0 // the attachment exists before
 		if before {
 			p.lease("a")
 		}
@@ -104,7 +104,7 @@ func TestUndoOfOtherRanges(t *testing.T) {
 	mustBeSound(t, s)
 }
 
-// A DEL, and what was leased after it, is not undone.
+// The undo of an ADD does not release what was leased after a DEL.
 func TestUndoAfterDel(t *testing.T) {
 	s, _ := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
@@ -122,7 +122,7 @@ func TestUndoAfterDel(t *testing.T) {
 	mustBeSound(t, s)
 }
 
-// host-local's lease that an ADD of ours found stays when that is undone.
+// If an ADD of ours finds a lease of host-local, its undo keeps that.
 func TestUndoSparesTheReferencesLease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
@@ -133,7 +133,7 @@ func TestUndoSparesTheReferencesLease(t *testing.T) {
 	p := from(t, s, sets)
 	g := p.grant("a", sets)
 	p.undo(g)
-	// without a time of its own it must not be taken for one of an earlier boot
+	// it has no stamp, and must not count as a lease of an earlier boot
 	if info, err := os.Stat(dir + "/10.1.0.9"); err != nil || time.Since(info.ModTime()) > time.Hour {
 		t.Errorf("got %v, %v, want the lease to be of today", info.ModTime(), err)
 	}
@@ -172,8 +172,8 @@ func TestReleaseWithoutRecord(t *testing.T) {
 	mustBeSound(t, s)
 }
 
-// host-local before 0.8 wrote no interface name; a lease rewritten to that does not
-// change the directory, and so the index stands.
+// host-local before 0.8 wrote no interface name. If a lease is rewritten in place to that
+// format, the directory's time does not change, and the index stays valid.
 func TestReleaseRewrittenLease(t *testing.T) {
 	s, dir := testStore(t)
 	sets := testSets(t, "10.1.0.0/28")
@@ -202,7 +202,7 @@ func TestReleaseRewrittenLease(t *testing.T) {
 	}
 }
 
-// What lies in another data directory than the one that is named now is found.
+// Leases in another data directory than the configured one are found.
 func TestElsewhere(t *testing.T) {
 	home, away, theirs := t.TempDir(), t.TempDir(), t.TempDir()
 	stores := map[string]*Store{}
@@ -246,7 +246,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// A directory that is host-local's alone gets no index of ours by a look.
+// Looking at a directory that only host-local uses does not create an index there.
 func TestElsewhereSparesTheReferences(t *testing.T) {
 	home := t.TempDir()
 	dir := filepath.Join(home, testNetwork)

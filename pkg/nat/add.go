@@ -66,7 +66,7 @@ func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 		if err := ports.findBridge(); err != nil {
 			return err
 		}
-		if err := h.refuseReference(OwnedPorts{a.Owner, *ports}); err != nil {
+		if err := h.refuseReference(ownedPorts{a.Owner, *ports}); err != nil {
 			return err
 		}
 	}
@@ -175,7 +175,7 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 		return err
 	}
 	if t.Ports != nil {
-		if err := h.reservations().take(OwnedPorts{a.Owner, t.Ports.Ports}); err != nil {
+		if err := h.reservations().take(ownedPorts{a.Owner, t.Ports.Ports}); err != nil {
 			return err
 		}
 	}
@@ -198,7 +198,7 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 	if t.Ports == nil {
 		return nil
 	}
-	owned := OwnedPorts{o, t.Ports.Ports}
+	owned := ownedPorts{o, t.Ports.Ports}
 	if t.Ports.Mappings, err = h.reservations().free(owned); err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (h *Host) changeTo(backend Backend, rec attachmentRecord, had translation) 
 		if err != nil {
 			return c, err
 		}
-		c.want.Networks = []NetworkRule{rule}
+		c.want.Networks = []masqueradeRule{rule}
 	}
 	if backend == NFTables {
 		c.also, err = h.loopback(rec.Value.ports(rec.Owner, IPTables), had.ports(rec.Owner, IPTables))
@@ -248,7 +248,7 @@ func (h *Host) changeTo(backend Backend, rec attachmentRecord, had translation) 
 	return c, err
 }
 
-func (h *Host) removeIPTables(unwanted []OwnedPorts) error {
+func (h *Host) removeIPTables(unwanted []ownedPorts) error {
 	var errs []error
 	for _, p := range unwanted {
 		errs = append(errs, ipTables{h}.remove(p))
@@ -259,13 +259,13 @@ func (h *Host) removeIPTables(unwanted []OwnedPorts) error {
 // networkRule is the network's masquerade with the policy m. Where the kernel is known
 // to have it as m alone wants it, nobody else's subnets are looked up, unless the
 // transaction fails.
-func (h *Host) networkRule(network string, m recordedMasquerade) (NetworkRule, error) {
-	whole := func() (NetworkRule, error) {
+func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule, error) {
+	whole := func() (masqueradeRule, error) {
 		all, err := record.List[translation](h.store, place, network)
 		return networkRule(network, m.Backend, m.Masquerade, all), err
 	}
 	if m.Backend == NFTables {
-		own := NetworkRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, whole: whole}
+		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, whole: whole}
 		if known, err := h.conn.Known(masqueradeTable(own)); err != nil || known {
 			return own, err
 		}
@@ -298,7 +298,7 @@ func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) erro
 			return err
 		}
 		if had.Value.Ports != nil {
-			if err := h.reservations().take(OwnedPorts{o, had.Value.Ports.Ports}); err != nil {
+			if err := h.reservations().take(ownedPorts{o, had.Value.Ports.Ports}); err != nil {
 				return err
 			}
 		}
@@ -311,7 +311,7 @@ func (h *Host) leave(had, now attachmentRecord) error {
 	if had.Value.Ports == nil {
 		return nil
 	}
-	gone := OwnedPorts{had.Owner, had.Value.Ports.Ports}
+	gone := ownedPorts{had.Owner, had.Value.Ports.Ports}
 	gone.Mappings = slices.DeleteFunc(slices.Clone(gone.Mappings), func(m Mapping) bool {
 		return now.Value.Ports != nil && slices.Contains(now.Value.Ports.Mappings, m)
 	})
@@ -363,9 +363,9 @@ func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error)
 	}
 	var diffs []string
 	for _, backend := range []Backend{NFTables, IPTables} {
-		var want Rules
+		var want ruleset
 		if m := rec.Value.Masquerade; a.Masquerade != nil && m != nil && m.Backend == backend {
-			want.Networks = []NetworkRule{networkRule(a.Owner.Network, backend, *a.Masquerade, all)}
+			want.Networks = []masqueradeRule{networkRule(a.Owner.Network, backend, *a.Masquerade, all)}
 		}
 		if a.Ports != nil {
 			want.Ports = rec.Value.ports(a.Owner, backend)

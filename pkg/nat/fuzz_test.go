@@ -27,7 +27,7 @@ func FuzzReadPorts(f *testing.F) {
 			return
 		}
 		owner := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
-		render(Rules{Ports: []OwnedPorts{{owner, ports}}})
+		render(ruleset{Ports: []ownedPorts{{owner, ports}}})
 	})
 }
 
@@ -41,7 +41,7 @@ func mustBeRefusal(t *testing.T, err error) {
 }
 
 // render writes the rules as each backend does.
-func render(rules Rules) {
+func render(rules ruleset) {
 	masqueradeTable(rules.Networks...)
 	for _, p := range rules.Ports {
 		p.elements()

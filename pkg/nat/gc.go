@@ -96,7 +96,7 @@ func (s *snapshot) sweepReservations() error {
 // forgetNetwork removes the masquerade of a network that nobody uses, and all that
 // holds rules where there are no others.
 func (h *Host) forgetNetwork(network string) error {
-	idle := change{unwanted: Rules{Networks: []NetworkRule{{Network: network}}}}
+	idle := change{unwanted: ruleset{Networks: []masqueradeRule{{Network: network}}}}
 	var errs []error
 	if there, err := h.conn.Exists(inetTable()); err != nil || there {
 		errs = append(errs, err, nfTables{h}.apply(idle), h.conn.DeleteIdle(inetTable()))

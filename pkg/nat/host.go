@@ -1,7 +1,7 @@
 // Package nat does address translation at the edge of the host: masquerade for networks
 // and mapped host ports.
 //
-// Rules says what is wanted as plain data. A record of it is written first, then a
+// ruleset says what is wanted as plain data. A record of it is written first, then a
 // backend, nftables or iptables, applies it to the kernel. Start at Host.Add and
 // Host.Release. To debug: nft list table inet trestle, or iptables-save; the records are
 // in /run/trestle/translations.
@@ -71,15 +71,15 @@ type kernel interface {
 	// transaction for each table; also joins that transaction where the backend can.
 	apply(change) error
 	// diff describes what differs from the rules.
-	diff(Rules) ([]string, error)
+	diff(ruleset) ([]string, error)
 	// usable says whether the kernel would accept rules.
 	usable() error
 }
 
 // change is the state that a backend is brought to.
 type change struct {
-	want     Rules
-	unwanted Rules
+	want     ruleset
+	unwanted ruleset
 	also     nft.Changes
 	// recorded says that what is wanted is what records and reservations have: if another
 	// owner has one of these ports in the kernel, that came from a loaded ruleset.

@@ -48,7 +48,7 @@ func (t ipTables) apply(c change) error {
 }
 
 // chains are the chains of their own that the rules may have, in either family.
-func (r Rules) chains() []string {
+func (r ruleset) chains() []string {
 	var chains []string
 	for _, n := range r.Networks {
 		chains = append(chains, chainName(networkPrefix, n.Network))
@@ -173,7 +173,7 @@ func (t ipTables) isStale(program string, m foundMapping) (bool, error) {
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
 
-func (t ipTables) diff(want Rules) ([]string, error) {
+func (t ipTables) diff(want ruleset) ([]string, error) {
 	var diffs []string
 	err := t.compare(want, func(program string, g ipGroup) {
 		diffs = append(diffs, fmt.Sprintf("%s in table %s of %s: want chain %s as it was made, have it missing or changed", g.what, natTable, program, g.chain))
@@ -184,14 +184,14 @@ func (t ipTables) diff(want Rules) ([]string, error) {
 }
 
 // lost returns the labels of those whose rules are missing or changed.
-func (t ipTables) lost(want Rules) ([]string, error) {
+func (t ipTables) lost(want ruleset) ([]string, error) {
 	var labels []string
 	err := t.compare(want, func(_ string, g ipGroup) { labels = append(labels, g.label) }, func(string, string) { labels = append(labels, mappedComment) })
 	return labels, err
 }
 
 // compare reports groups and shared chains that differ from what is wanted.
-func (ipTables) compare(want Rules, group func(program string, g ipGroup), shared func(program, chain string)) error {
+func (ipTables) compare(want ruleset, group func(program string, g ipGroup), shared func(program, chain string)) error {
 	for _, f := range families() {
 		rules := want.ipRules(f)
 		if rules.empty() {
@@ -388,8 +388,8 @@ func (e unreachableError) Unwrap() error { return e.error }
 
 // remove deletes an attachment's port mappings. A missing program does not matter where
 // the kernel has them in nftables.
-func (t ipTables) remove(p OwnedPorts) error {
-	err := t.apply(change{unwanted: Rules{Ports: []OwnedPorts{p}}})
+func (t ipTables) remove(p ownedPorts) error {
+	err := t.apply(change{unwanted: ruleset{Ports: []ownedPorts{p}}})
 	if errors.Is(err, iptables.ErrNoProgram) {
 		err = t.removeWithout(p.Owner, err)
 	}

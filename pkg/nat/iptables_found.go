@@ -61,7 +61,7 @@ func (t ipTable) jumps() []foundJump {
 }
 
 // overlapping returns other owners' mappings that conflict with one of p's.
-func (t ipTable) overlapping(p OwnedPorts, f family) []foundMapping {
+func (t ipTable) overlapping(p ownedPorts, f family) []foundMapping {
 	var all []foundMapping
 	for _, j := range t.jumps() {
 		in := func(m Mapping) bool {
@@ -375,7 +375,7 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 
 // loopback is what port mappings in iptables need in nftables: 127.0.0.1. Without
 // nf_tables they work on the other addresses only.
-func (h *Host) loopback(want, unwanted []OwnedPorts) (nft.Changes, error) {
+func (h *Host) loopback(want, unwanted []ownedPorts) (nft.Changes, error) {
 	changes := loopbackChanges(want, unwanted)
 	if changes.Empty() {
 		return changes, nil
@@ -387,7 +387,7 @@ func (h *Host) loopback(want, unwanted []OwnedPorts) (nft.Changes, error) {
 	return changes, err
 }
 
-func (h *Host) diffLoopback(want []OwnedPorts) ([]string, error) {
+func (h *Host) diffLoopback(want []ownedPorts) ([]string, error) {
 	changes, err := h.loopback(want, nil)
 	if err != nil || changes.Empty() {
 		return nil, err

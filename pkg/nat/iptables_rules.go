@@ -48,7 +48,7 @@ type ipGroup struct {
 	rules         [][]string
 	label         string
 	what          string // for people
-	ports         *OwnedPorts
+	ports         *ownedPorts
 }
 
 // comment is what the jumps carry: whose they are, and a digest by which an
@@ -104,7 +104,7 @@ func ownerChain(o cni.Owner) string {
 }
 
 // ipRules are the rules of one family.
-func (r Rules) ipRules(f family) ipRules {
+func (r ruleset) ipRules(f family) ipRules {
 	var all ipRules
 	for _, n := range r.Networks {
 		if g := n.ipGroup(f); len(g.jumps) > 0 {
@@ -133,7 +133,7 @@ func (r Rules) ipRules(f family) ipRules {
 	return all
 }
 
-func (n NetworkRule) ipGroup(f family) ipGroup {
+func (n masqueradeRule) ipGroup(f family) ipGroup {
 	g := ipGroup{
 		parent: natPostrouting, chain: chainName(networkPrefix, n.Network), label: cni.NetworkLabel(n.Network),
 		what: "masquerade of network " + n.Network,
@@ -156,7 +156,7 @@ func (n NetworkRule) ipGroup(f family) ipGroup {
 }
 
 // ipGroup is the owner's mappings.
-func (f OwnedPorts) ipGroup(family family) ipGroup {
+func (f ownedPorts) ipGroup(family family) ipGroup {
 	g := ipGroup{
 		parent: dnatChain,
 		chain:  ownerChain(f.Owner),
@@ -188,7 +188,7 @@ func (f family) loopbackRules() [][]string {
 
 // exactFirst are the family's mappings, those on all addresses last: the first
 // rule that fits counts.
-func (f OwnedPorts) exactFirst(family family) []Mapping {
+func (f ownedPorts) exactFirst(family family) []Mapping {
 	var exact, general []Mapping
 	for _, m := range f.Mappings {
 		switch {
@@ -208,7 +208,7 @@ const perJump = 15
 // ipJumps lead packets to the owner's ports to its chain, if the configured
 // conditions are met. As long as they are few each port has a jump: nerdctl up to 1.7
 // reads the first port of a rule.
-func (f OwnedPorts) ipJumps(family family) [][]string {
+func (f ownedPorts) ipJumps(family family) [][]string {
 	conditions := f.Conditions6
 	if family.is4 {
 		conditions = f.Conditions4
@@ -233,7 +233,7 @@ func (f OwnedPorts) ipJumps(family family) [][]string {
 }
 
 // ipRules mark what is to be masqueraded, and then send it on.
-func (f OwnedPorts) ipRules(family family, m Mapping) [][]string {
+func (f ownedPorts) ipRules(family family, m Mapping) [][]string {
 	match := []string{"-p", string(m.Protocol), "-m", string(m.Protocol), "--dport", strconv.Itoa(int(m.Host.Port()))}
 	if !m.anyHost() {
 		match = append(match, "-d", m.Host.Addr().String())
@@ -250,7 +250,7 @@ func (f OwnedPorts) ipRules(family family, m Mapping) [][]string {
 }
 
 // masqueraded are the sources that get the host's address.
-func (f OwnedPorts) masqueraded(family family) []netip.Prefix {
+func (f ownedPorts) masqueraded(family family) []netip.Prefix {
 	switch {
 	case !f.SNAT:
 		return nil
@@ -262,4 +262,4 @@ func (f OwnedPorts) masqueraded(family family) []netip.Prefix {
 	return family.only(f.hairpins())
 }
 
-func (f OwnedPorts) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }
+func (f ownedPorts) markMask() string { return fmt.Sprintf("%#x/%#[1]x", 1<<f.MarkBit) }

@@ -11,7 +11,7 @@ import (
 // TestLayout: a table that a host is known to have under a Key is not looked at again,
 // so whoever changes what is in one gives it another number.
 func TestLayout(t *testing.T) {
-	network := NetworkRule{Network: "blue", Masquerade: Masquerade{
+	network := masqueradeRule{Network: "blue", Masquerade: Masquerade{
 		Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), Exclude: prefixes("192.168.0.0/16"), SNAT4: netip.MustParseAddr("192.0.2.1"), RandomFully: true,
 	}}
 	masquerade := masqueradeTable(network)

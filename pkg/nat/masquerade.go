@@ -27,7 +27,7 @@ func (m Masquerade) check() error {
 //
 //	chain postrouting     { network by network: masquerade, or jump masquerade_… }
 //	chain masquerade_…    { of a network with many destinations: each returns; masquerade }
-func masqueradeTable(networks ...NetworkRule) nft.Table {
+func masqueradeTable(networks ...masqueradeRule) nft.Table {
 	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
 	t := inetTable()
 	t.Key = masqueradeLayout
@@ -51,7 +51,7 @@ func masqueradeTable(networks ...NetworkRule) nft.Table {
 }
 
 // wholeMasquerade is masqueradeTable with the subnets of all that are recorded.
-func wholeMasquerade(networks []NetworkRule) (nft.Table, error) {
+func wholeMasquerade(networks []masqueradeRule) (nft.Table, error) {
 	networks = slices.Clone(networks)
 	for i, n := range networks {
 		if n.whole != nil {
@@ -71,7 +71,7 @@ const maxCompared = 25
 
 // hasMany says whether the network has a chain of its own, since its destinations would
 // not fit into a rule.
-func (n NetworkRule) hasMany(f family) bool {
+func (n masqueradeRule) hasMany(f family) bool {
 	return len(f.only(n.Prefixes)) > 0 && len(n.keeps(f)) > maxCompared
 }
 
@@ -82,7 +82,7 @@ func (n NetworkRule) hasMany(f family) bool {
 //
 // Destinations are compared one after the other: a rule without anonymous sets can be
 // read back and compared as a whole.
-func (n NetworkRule) nftRules(f family) []nft.Rule {
+func (n masqueradeRule) nftRules(f family) []nft.Rule {
 	var then []expr.Any
 	if n.hasMany(f) {
 		then = jump(n.nftChain(f).Name)
@@ -101,7 +101,7 @@ func (n NetworkRule) nftRules(f family) []nft.Rule {
 
 // nftChain is the network's own chain. Returning from it leaves packets to the rules of
 // networks that have the same subnet.
-func (n NetworkRule) nftChain(f family) nft.Chain {
+func (n masqueradeRule) nftChain(f family) nft.Chain {
 	label := cni.NetworkLabel(n.Network)
 	chain := nft.Chain{Name: chainName("masquerade_", n.Network) + "_" + f.digit()}
 	for _, kept := range n.keeps(f) {

@@ -44,7 +44,7 @@ func changesOf(c change) nft.Changes {
 }
 
 // loopbackChanges is what port mappings in iptables need in nftables as well.
-func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
+func loopbackChanges(want, unwanted []ownedPorts) nft.Changes {
 	var changes nft.Changes
 	for _, p := range want {
 		changes.Create = append(changes.Create, p.loopbackElements()...)
@@ -58,7 +58,7 @@ func loopbackChanges(want, unwanted []OwnedPorts) nft.Changes {
 	return changes
 }
 
-func (n nfTables) diff(want Rules) ([]string, error) {
+func (n nfTables) diff(want ruleset) ([]string, error) {
 	return n.h.conn.Diff(changesOf(change{want: want}))
 }
 

@@ -53,7 +53,7 @@ func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, 
 
 // natTables are all parts of the table. The masquerade is first: its chain's former rules
 // look into former sets of the ports'.
-func natTables(networks ...NetworkRule) []nft.Table {
+func natTables(networks ...masqueradeRule) []nft.Table {
 	return []nft.Table{masqueradeTable(networks...), portsTable(), loopbackTable()}
 }
 
@@ -254,7 +254,7 @@ func ifname(name string) []byte {
 
 // elements are what the port mappings have in maps and sets, each once, where nftables
 // has them all.
-func (p OwnedPorts) elements() []nft.Element {
+func (p ownedPorts) elements() []nft.Element {
 	elements := p.loopbackElements()
 	for _, m := range p.Mappings {
 		f := familyOf(m.Container.Addr())
@@ -281,7 +281,7 @@ func (p OwnedPorts) elements() []nft.Element {
 }
 
 // markElements say who is masqueraded on the way to a port mapping.
-func (p OwnedPorts) markElements(f family, m Mapping) []nft.Element {
+func (p ownedPorts) markElements(f family, m Mapping) []nft.Element {
 	if !p.SNAT {
 		return nil
 	}
@@ -307,7 +307,7 @@ func (p OwnedPorts) markElements(f family, m Mapping) []nft.Element {
 }
 
 // loopbackElements are what lets 127.0.0.1 reach the port mappings.
-func (p OwnedPorts) loopbackElements() []nft.Element {
+func (p ownedPorts) loopbackElements() []nft.Element {
 	var elements []nft.Element
 	for _, m := range p.Mappings {
 		if !p.SNAT || !p.HostAddress.IsValid() || !m.answersLoopback() {

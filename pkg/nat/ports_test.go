@@ -240,7 +240,7 @@ func TestReservedBesideALoadedRuleset(t *testing.T) {
 			h := openHost(t, backend)
 			h.alive = func(string) (bool, error) { return true, nil }
 			must(t, h.AddPorts(owner("red", "c2"), twoPorts()))
-			for _, e := range (OwnedPorts{owner("red", "c2"), twoPorts()}).elements() {
+			for _, e := range (ownedPorts{owner("red", "c2"), twoPorts()}).elements() {
 				e.Owner = owner("blue", "c1").String()
 				must(t, h.conn.Commit(nft.Changes{Tables: natTables(), Create: []nft.Element{e}}, nobody))
 			}

@@ -46,17 +46,17 @@ func (h *Host) read(o cni.Owner) (attachmentRecord, bool, error) {
 func (h *Host) write(rec attachmentRecord) error { return record.Write(h.store, place, rec) }
 
 // ports are the mappings that the translation has in the backend.
-func (t translation) ports(o cni.Owner, backend Backend) []OwnedPorts {
+func (t translation) ports(o cni.Owner, backend Backend) []ownedPorts {
 	if t.Ports == nil || t.Ports.Backend != backend {
 		return nil
 	}
-	return []OwnedPorts{{o, t.Ports.Ports}}
+	return []ownedPorts{{o, t.Ports.Ports}}
 }
 
 // networkRule is the network's masquerade in the backend: the policy m, for its own
 // subnets and those of all recorded attachments to the network.
-func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) NetworkRule {
-	rule := NetworkRule{Network: network, Masquerade: m, asked: m}
+func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) masqueradeRule {
+	rule := masqueradeRule{Network: network, Masquerade: m, asked: m}
 	m.Prefixes = slices.Clone(m.Prefixes)
 	for _, rec := range all {
 		if rec.Owner.Network != network || rec.Value.Masquerade == nil || rec.Value.Masquerade.Backend != backend {
@@ -77,8 +77,8 @@ func networkRule(network string, backend Backend, m Masquerade, all []attachment
 
 // rulesOf is everything the records want in a backend. If a network's configuration was
 // edited, its newest attachment's masquerade counts.
-func rulesOf(all []attachmentRecord, backend Backend) Rules {
-	var rules Rules
+func rulesOf(all []attachmentRecord, backend Backend) ruleset {
+	var rules ruleset
 	var networks []string
 	last := map[string]attachmentRecord{}
 	for _, rec := range all {

@@ -37,7 +37,7 @@ func referenceChains(table string) []string {
 // Where there are no such rules it takes one message, and two more for each table of
 // iptables'. It changes nothing of ours, and may wait for neighbours: it goes before the
 // lock.
-func (h *Host) refuseReference(f OwnedPorts) error {
+func (h *Host) refuseReference(f ownedPorts) error {
 	conn, err := h.conn.Library()
 	if lacksNFTables(err) {
 		return nil
@@ -76,7 +76,7 @@ func lacksNFTables(err error) bool {
 
 // listReference are the rules of a chain that lead a host port of f's elsewhere. Those of
 // iptables tell no more than the port: the chain that they jump to has the rest.
-func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f OwnedPorts) ([]referencePorts, error) {
+func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f ownedPorts) ([]referencePorts, error) {
 	rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
 	if err != nil {
 		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", chain, table.Name, err)
@@ -106,7 +106,7 @@ func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f O
 }
 
 // refuseTaken is an error with code 102, or deletes the rules if they lead to nobody.
-func (h *Host) refuseTaken(f OwnedPorts, taken referencePorts) error {
+func (h *Host) refuseTaken(f ownedPorts, taken referencePorts) error {
 	nobodys, err := isNobodys(taken.target)
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (p referencePorts) has(m Mapping) bool {
 
 // inWayOf says whether the rule leads one of the ports to another container. One that
 // names no container is not the reference's.
-func (p referencePorts) inWayOf(f OwnedPorts) bool {
+func (p referencePorts) inWayOf(f ownedPorts) bool {
 	return p.container != "" && p.container != f.Owner.ContainerID && slices.ContainsFunc(f.Mappings, p.has)
 }
 

@@ -65,7 +65,7 @@ func TestReferencePorts(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			mapping := Mapping{Protocol: test.protocol, Host: netip.MustParseAddrPort(test.host)}
-			f := OwnedPorts{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
+			f := ownedPorts{Owner: cni.Owner{Network: "net", ContainerID: test.container, IfName: "eth0"}, Ports: Ports{Mappings: []Mapping{mapping}}}
 			taken := readReferencePorts(test.rule)
 			taken.is4 = true
 			if got := taken.inWayOf(f); got != test.want {

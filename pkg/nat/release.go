@@ -36,7 +36,7 @@ func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
 		return nil //nolint:nilerr // no ADD had such ports
 	}
 	ports.SNAT, ports.HostAddress = true, loopback4() // whatever: it is looked for by keys
-	asked := OwnedPorts{o, ports}
+	asked := ownedPorts{o, ports}
 	isOthers := func(e nft.Element) bool { return e.Owner != o.String() }
 	found, err := h.conn.Find(asked.elements())
 	held, heldErr := h.reservations().held(asked)
@@ -123,7 +123,7 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
 	var unwanted translation
 	if rec.Value.Ports != nil && left.Ports == nil {
-		held, err := h.reservations().held(OwnedPorts{o, rec.Value.Ports.Ports})
+		held, err := h.reservations().held(ownedPorts{o, rec.Value.Ports.Ports})
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (r reservations) file(m Mapping) string {
 // free returns the mappings that the owner has or may have. A port that the same
 // container has by another network is left out; one that another container has is an
 // error with code 102.
-func (r reservations) free(p OwnedPorts) ([]Mapping, error) {
+func (r reservations) free(p ownedPorts) ([]Mapping, error) {
 	var free []Mapping
 	for _, m := range p.Mappings {
 		holder, taken, err := r.holder(m, p.Owner)
@@ -124,7 +124,7 @@ func hostName(host netip.Addr) string {
 }
 
 // take reserves the owner's ports, which free has allowed.
-func (r reservations) take(p OwnedPorts) error {
+func (r reservations) take(p ownedPorts) error {
 	for _, m := range p.Mappings {
 		err := os.Mkdir(r.port(m), 0o700)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -152,7 +152,7 @@ func (r reservations) take(p OwnedPorts) error {
 }
 
 // held returns those of the mappings that are reserved for the owner.
-func (r reservations) held(p OwnedPorts) ([]Mapping, error) {
+func (r reservations) held(p ownedPorts) ([]Mapping, error) {
 	var held []Mapping
 	for _, m := range p.Mappings {
 		ours, err := r.ours(p.Owner, m)
@@ -178,7 +178,7 @@ func (r reservations) ours(owner cni.Owner, m Mapping) (bool, error) {
 }
 
 // giveUp removes the owner's reservations of the mappings.
-func (r reservations) giveUp(p OwnedPorts) error {
+func (r reservations) giveUp(p ownedPorts) error {
 	held, err := r.held(p)
 	return errors.Join(err, r.drop(held))
 }

@@ -17,7 +17,7 @@ func (s *snapshot) keepHeld(rec attachmentRecord, path string) (attachmentRecord
 		return rec, nil
 	}
 	all := s.reservations()
-	ports, lost := *rec.Value.Ports, OwnedPorts{Owner: rec.Owner}
+	ports, lost := *rec.Value.Ports, ownedPorts{Owner: rec.Owner}
 	ports.Mappings = nil
 	for _, m := range rec.Value.Ports.Mappings {
 		if s.reserved[all.file(m)] != path {

@@ -7,30 +7,30 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Rules is NAT as it is wanted, whichever backend has it in the kernel: plain data,
+// ruleset is NAT as it is wanted, whichever backend has it in the kernel: plain data,
 // which the backends render and which is compared with what the kernel has.
-type Rules struct {
-	Networks []NetworkRule
-	Ports    []OwnedPorts
+type ruleset struct {
+	Networks []masqueradeRule
+	Ports    []ownedPorts
 }
 
-// NetworkRule is the masquerade of one network.
-type NetworkRule struct {
+// masqueradeRule is the masquerade of one network.
+type masqueradeRule struct {
 	Network string
 	Masquerade
 	// asked is what one attachment asked for, to which others' subnets were added.
 	asked Masquerade
 	// whole adds others' subnets, where they have not been looked up.
-	whole func() (NetworkRule, error)
+	whole func() (masqueradeRule, error)
 }
 
-// OwnedPorts are the port mappings of one attachment.
-type OwnedPorts struct {
+// ownedPorts are the port mappings of one attachment.
+type ownedPorts struct {
 	Owner cni.Owner
 	Ports
 }
 
-func (r Rules) empty() bool { return len(r.Networks)+len(r.Ports) == 0 }
+func (r ruleset) empty() bool { return len(r.Networks)+len(r.Ports) == 0 }
 
 // Protocol is what has ports.
 type Protocol string

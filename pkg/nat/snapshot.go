@@ -24,11 +24,11 @@ type snapshot struct {
 
 	kept    []attachmentRecord
 	gone    []cni.Owner
-	taken   []string        // labels of attachments that had no record and were given one
-	stale   []string        // labels without a live owner
-	decided map[string]bool // the labels of the three above and their records' paths: whatever these have beyond what the kept want is removed
-	idle    []NetworkRule   // of networks without a live attachment
-	refused []string        // port mappings in records whose port another attachment holds, as text
+	taken   []string         // labels of attachments that had no record and were given one
+	stale   []string         // labels without a live owner
+	decided map[string]bool  // the labels of the three above and their records' paths: whatever these have beyond what the kept want is removed
+	idle    []masqueradeRule // of networks without a live attachment
+	refused []string         // port mappings in records whose port another attachment holds, as text
 }
 
 // takeSnapshot reads everything. A record that cannot be read is reported in unread and
@@ -93,7 +93,7 @@ func (s *snapshot) changes() (nft.Changes, error) {
 	if err != nil {
 		return nft.Changes{}, err
 	}
-	changes := changesOf(change{want: want, unwanted: Rules{Networks: s.idle}, also: loopback})
+	changes := changesOf(change{want: want, unwanted: ruleset{Networks: s.idle}, also: loopback})
 	if slices.ContainsFunc(s.elements, isOfPorts) { // an earlier release may have laid out these sets differently
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}

@@ -40,7 +40,7 @@ func (s *snapshot) adopt(lost bool) error {
 				err = s.takeIn(label, u, alive)
 			}
 		case isNetwork:
-			s.idle = append(s.idle, NetworkRule{Network: network})
+			s.idle = append(s.idle, masqueradeRule{Network: network})
 			s.stale, stale = append(s.stale, label), append(stale, u.chains...)
 		default:
 			s.markStale(label)

@@ -120,7 +120,7 @@ func (h *Host) upgradePorts(backend Backend, dir string, stamp record.Stamp) err
 		if err := h.takeOver(p.Owner, stamp, func(t *translation) { t.Ports = &recordedPorts{backend, p.Ports} }); err != nil {
 			return err
 		}
-		if err := h.reservations().take(OwnedPorts(p)); err != nil {
+		if err := h.reservations().take(ownedPorts(p)); err != nil {
 			return err
 		}
 	}

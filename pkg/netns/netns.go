@@ -1,12 +1,12 @@
-// Package netns is the one handle of a container's network namespace.
+// Package netns opens and enters network namespaces.
 //
-// Open gives a Handle, whose functions Enter and Do run a function inside; Enter and Do
-// of the package do all of it for a path. Make makes a namespace. IsGone and IsLinkGone tell
-// what was not there from what went wrong. How one is known again after a boot is the
-// business of pkg/record. What a path must be for it to be one is said by
-// containernetworking/plugins' package ns. Its own handle is not used: it opens the
-// namespace through the runtime's poller and enters it by a goroutine with a thread of its
-// own, which came to 40 system calls more for an ADD.
+// Open returns a Handle, whose methods Enter and Do run a function in the namespace; the
+// functions Enter and Do do the same for a path. Make makes a namespace. IsGone and IsLinkGone
+// recognize the errors of what does not exist. pkg/record is for recognizing a namespace later.
+//
+// Whether a path is a namespace is checked by containernetworking/plugins' package ns. Its
+// handle is not used: it opens the namespace through Go's poller, and enters it in a goroutine
+// with a thread of its own, which took 40 more system calls for an ADD.
 package netns
 
 import (
@@ -22,13 +22,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Handle is a network namespace, open.
+// Handle is an open network namespace.
 type Handle struct {
 	fd   int
 	path string
 }
 
-// Make makes a namespace with a name, at /run/netns/NAME, as ip netns has them.
+// Make makes a namespace at /run/netns/NAME, as "ip netns add" does.
 func Make(name string) error {
 	return away(func() error {
 		handle, err := netns.NewNamed(name)
@@ -39,11 +39,11 @@ func Make(name string) error {
 	})
 }
 
-// errAnotherKind is what Open says of a namespace that is not a network's.
+// errAnotherKind is the error of Open for a namespace that is no network namespace.
 var errAnotherKind = errors.New("it is a namespace of another kind")
 
-// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone tells
-// whether there is no namespace.
+// Open opens the namespace at path (CNI_NETNS). The error has code 4; IsGone recognizes it if
+// there is no namespace.
 func Open(path string) (*Handle, error) {
 	if err := ns.IsNSorErr(path); err != nil {
 		return nil, cni.EnvironmentErrorf("CNI_NETNS: %s is not a network namespace: %w", path, err)
@@ -58,17 +58,18 @@ func Open(path string) (*Handle, error) {
 	return &Handle{fd, path}, nil
 }
 
-// IsGone says whether Open found no namespace at its path: what was in it went with it.
+// IsGone says whether an error of Open means that there is no namespace at the path, so that
+// everything that was in it is gone.
 func IsGone(err error) bool {
 	var none ns.NSPathNotExistErr
 	var another ns.NSPathNotNSErr
 	return errors.As(err, &none) || errors.As(err, &another) || errors.Is(err, errAnotherKind) || errors.Is(err, unix.ENOENT)
 }
 
-// IsLinkGone says whether an error of netlink's means that there is no such link: none was
+// IsLinkGone says whether an error of netlink means that there is no such link: none was
 // found (LinkNotFoundError), or it went before the next message reached it (ENODEV).
 func IsLinkGone(err error) bool {
-	var notFound netlink.LinkNotFoundError //nolint:forbidigo // this is who is to be asked
+	var notFound netlink.LinkNotFoundError //nolint:forbidigo // all others call IsLinkGone
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
@@ -93,8 +94,8 @@ func (h *Handle) Do(inside func(*netlink.Handle) error) error {
 	})
 }
 
-// Enter runs a function in the namespace, on the calling thread. Sockets that it opens
-// stay in there.
+// Enter runs a function in the namespace, on the calling thread. Sockets that the function
+// opens stay in that namespace.
 func (h *Handle) Enter(inside func() error) error {
 	return away(func() error {
 		if err := unix.Setns(h.fd, unix.CLONE_NEWNET); err != nil {
@@ -104,13 +105,13 @@ func (h *Handle) Enter(inside func() error) error {
 	})
 }
 
-// away runs a function that leaves the thread's namespace, and comes home. A thread of its
-// own that stays away would not do: the process's first thread cannot end, and whoever asks
-// where the process is looks at that one.
+// away runs a function that changes the thread's namespace, and then changes it back. It is
+// not enough to let the thread end instead: it may be the process's first thread, which cannot
+// end, and whose namespace others see as that of the process.
 func away(outside func() error) (err error) {
 	const self = "/proc/thread-self/ns/net"
 	runtime.LockOSThread()
-	atHome := true // a thread that cannot come home stays locked, and ends with its goroutine
+	atHome := true // a thread that cannot change back stays locked, so it ends with its goroutine
 	defer func() {
 		if atHome {
 			runtime.UnlockOSThread()
@@ -124,7 +125,7 @@ func away(outside func() error) (err error) {
 	defer func() {
 		homeErr := unix.Setns(home, unix.CLONE_NEWNET)
 		if homeErr != nil {
-			// what is to be undone now would be looked for in there
+			// an error, since undo would run in the other namespace
 			err = errors.Join(err, fmt.Errorf("leave another network namespace: %w", homeErr))
 			homeErr = unix.Setns(home, unix.CLONE_NEWNET)
 		}

@@ -17,7 +17,7 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// TestOpenOfAnotherKind: a namespace that is not a network's is none.
+// TestOpenOfAnotherKind: Open refuses other kinds of namespaces.
 func TestOpenOfAnotherKind(t *testing.T) {
 	if _, err := Open("/proc/self/ns/mnt"); !IsGone(err) || cni.CodeOf(err) != cni.CodeEnvironment {
 		t.Errorf("got %v with code %d, want that it is gone, with code %d", err, cni.CodeOf(err), cni.CodeEnvironment)
@@ -39,7 +39,8 @@ func TestOpenWhereNoneIs(t *testing.T) {
 	}
 }
 
-// TestPanicComesHome: what is undone after a panic must not be looked for in the container.
+// TestPanicComesHome: after a panic, the thread is back in the host's namespace, where undo
+// must run.
 func TestPanicComesHome(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make a namespace")
@@ -49,7 +50,7 @@ func TestPanicComesHome(t *testing.T) {
 	home := here(t)
 	another := make(chan string)
 	done := make(chan struct{})
-	go func() { // its thread dies with it, and with that the namespace
+	go func() { // its thread ends with it, and with that the namespace
 		runtime.LockOSThread()
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			t.Errorf("make a namespace: %v", err)
@@ -71,7 +72,7 @@ func TestPanicComesHome(t *testing.T) {
 	}
 }
 
-// TestThreadIsFreeAgain: a thread that stays locked serves nothing else.
+// TestThreadIsFreeAgain: the thread is not locked afterwards, or nothing else could use it.
 func TestThreadIsFreeAgain(t *testing.T) {
 	notOne, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -98,8 +99,8 @@ func here(t *testing.T) string {
 	return ns
 }
 
-// TestIsLinkGone: a link may go before it is looked up, or between that and what is to be
-// done to it.
+// TestIsLinkGone: a link may be deleted before it is looked up, or after that, before it is
+// changed.
 func TestIsLinkGone(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make a namespace")

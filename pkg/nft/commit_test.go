@@ -27,7 +27,7 @@ func (peerFunc) Close() error                                       { return nil
 // model is a kernel that knows elements, and of rules no more than that there are
 // some. What it is sent it keeps in words.
 type model struct {
-	elements map[elementPlace]Found
+	elements map[elementPlace]foundElement
 	rules    string
 	sent     []string // transactions
 	// generation counts those that were made, and what a test pretends that others did.
@@ -44,13 +44,13 @@ func newModel(t *testing.T, elements ...Element) (*model, *Conn) {
 	t.Helper()
 	m, c := modelIn(t.TempDir())
 	for _, e := range elements {
-		m.elements[e.place()] = Found{Element: e}
+		m.elements[e.place()] = foundElement{Element: e}
 	}
 	return m, c
 }
 
 func modelIn(dir string) (*model, *Conn) {
-	m := &model{elements: map[elementPlace]Found{}, rules: "as made", generation: 1}
+	m := &model{elements: map[elementPlace]foundElement{}, rules: "as made", generation: 1}
 	c := Open(dir)
 	if err := c.use(peerFunc(m.serve)); err != nil {
 		panic(err) // it only allocates

@@ -15,8 +15,8 @@ import (
 // Messages about elements are made here rather than by the library, which knows
 // neither exclusive creation nor expiration, and cannot ask for one element.
 
-// Found is an element as the kernel has it.
-type Found struct {
+// foundElement is an element as the kernel has it.
+type foundElement struct {
 	Element
 	// Expires says that it is about to go, by Changes.Remove.
 	Expires bool
@@ -117,21 +117,21 @@ func message(kind int, family nftables.TableFamily, flags netlink.HeaderFlags, a
 
 // find asks for the element with e's key, which takes the same time however many
 // there are. A set or table that is not there has none.
-func (c *Conn) find(e Element) (Found, bool, error) {
+func (c *Conn) find(e Element) (foundElement, bool, error) {
 	request, err := elementMessage(unix.NFT_MSG_GETSETELEM, 0, []Element{e}, nil)
 	if err != nil {
-		return Found{}, false, err
+		return foundElement{}, false, err
 	}
 	answers, err := c.peer.ask(request)
 	if isMissing(err) {
-		return Found{}, false, nil
+		return foundElement{}, false, nil
 	}
 	if err != nil {
-		return Found{}, false, fmt.Errorf("look up %s in set %s of nftables table %s %s: %w", e.What, e.Set, familyName(e.Family), e.Table, err)
+		return foundElement{}, false, fmt.Errorf("look up %s in set %s of nftables table %s %s: %w", e.What, e.Set, familyName(e.Family), e.Table, err)
 	}
 	found, err := decodeElements(answers)
 	if err != nil || len(found) == 0 {
-		return Found{}, false, err
+		return foundElement{}, false, err
 	}
 	return found[0], true, nil
 }
@@ -208,7 +208,7 @@ func (c *Conn) listSet(all []Element, t Table, set string) ([]Element, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list set %s of nftables table %s: %w", set, t, err)
 	}
-	err = eachElement(answers, func(f Found) {
+	err = eachElement(answers, func(f foundElement) {
 		if !f.Expires {
 			f.What = "element of " + f.Owner
 			all = append(all, f.Element)
@@ -233,13 +233,13 @@ func ignoreUnsupported(err error) error {
 	return err
 }
 
-func decodeElements(messages []netlink.Message) (all []Found, err error) {
-	err = eachElement(messages, func(f Found) { all = append(all, f) })
+func decodeElements(messages []netlink.Message) (all []foundElement, err error) {
+	err = eachElement(messages, func(f foundElement) { all = append(all, f) })
 	return all, err
 }
 
 // eachElement reads NFT_MSG_NEWSETELEM messages.
-func eachElement(messages []netlink.Message, take func(Found)) error {
+func eachElement(messages []netlink.Message, take func(foundElement)) error {
 	for _, m := range messages {
 		if len(m.Data) < 4 {
 			return errors.New("decode an nftables element: a message without a header")
@@ -258,7 +258,7 @@ func eachElement(messages []netlink.Message, take func(Found)) error {
 			case unix.NFTA_SET_ELEM_LIST_ELEMENTS:
 				attributes.Nested(func(list *netlink.AttributeDecoder) error {
 					for list.Next() {
-						found := Found{Element: in}
+						found := foundElement{Element: in}
 						list.Nested(found.decode)
 						take(found)
 					}
@@ -273,7 +273,7 @@ func eachElement(messages []netlink.Message, take func(Found)) error {
 	return nil
 }
 
-func (f *Found) decode(element *netlink.AttributeDecoder) error {
+func (f *foundElement) decode(element *netlink.AttributeDecoder) error {
 	value := func(to *[]byte) func(*netlink.AttributeDecoder) error {
 		return func(data *netlink.AttributeDecoder) error {
 			for data.Next() {

@@ -1,9 +1,11 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,5 +42,37 @@ func TestLostAnswers(t *testing.T) {
 		if err := errors.Join(h.send([]message{route.add(0), route.del()})...); err != nil {
 			t.Errorf("the next batch: %v", err)
 		}
+	}
+}
+
+// TestAnswered: each message has the answer with its number, and one that it bears is none;
+// what is cut off, or answers an earlier batch, is left out.
+func TestAnswered(t *testing.T) {
+	const first = ^uint32(0) - 1 // the numbers begin anew within the batch
+	route := Route{Dst: netip.MustParsePrefix("10.40.0.0/16"), Kind: Unreachable}
+	batch := []message{route.del(), route.add(0), route.del(), route.add(0)}
+	answer := func(message int, errno unix.Errno) []byte {
+		b := make([]byte, unix.SizeofNlMsghdr+4)
+		binary.NativeEndian.PutUint32(b, uint32(len(b)))
+		binary.NativeEndian.PutUint16(b[4:], unix.NLMSG_ERROR)
+		binary.NativeEndian.PutUint32(b[8:], first+uint32(message))
+		binary.NativeEndian.PutUint32(b[unix.SizeofNlMsghdr:], uint32(-int32(errno)))
+		return b
+	}
+	errs := make([]error, len(batch))
+	if answered(batch, first, slices.Concat(answer(-1, unix.EPERM), answer(0, unix.ESRCH), answer(1, unix.EEXIST)), errs) {
+		t.Error("the last answer has not come: got that it has")
+	}
+	whole := answer(3, unix.ENETUNREACH)
+	for n := range whole {
+		if answered(batch, first, whole[:n], errs) || errs[3] != nil {
+			t.Errorf("%d of %d bytes: got %v, want no answer yet", n, len(whole), errs[3])
+		}
+	}
+	if !answered(batch, first, slices.Concat(whole, answer(4, unix.EPERM)), errs) {
+		t.Error("the last answer has come: got that it has not")
+	}
+	if errs[0] != nil || !errors.Is(errs[1], unix.EEXIST) || errs[2] != nil || !errors.Is(errs[3], unix.ENETUNREACH) {
+		t.Errorf("got %q, want the refusals of the second and the last alone", errs)
 	}
 }

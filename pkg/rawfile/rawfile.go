@@ -1,12 +1,11 @@
-// Package rawfile reads and writes small regular files by their system calls alone. What
-// package os opens it offers to Go's poller, and asks and sets flags for that, which is
-// six calls a file that can never be polled: most of what an ADD has to do with files.
-// Write replaces what is there but not by a rename; Replace does, for who needs the whole of
-// a file or the former one.
+// Package rawfile reads and writes small regular files by direct system calls. Package os
+// registers each file with Go's poller, which takes six more system calls although a regular
+// file cannot be polled: most of the system calls that an ADD makes for files. Write is not
+// atomic: a caller that needs either the old or the new file uses Replace.
 //
-// State, and lists of networks, are found by name, and anything may have got there: nothing
-// here waits for the other end of a FIFO, asks a device, or takes gigabytes into memory. It
-// is ErrUnfit instead.
+// State and network lists are found by name, and anything may be there: nothing here waits
+// for the other end of a FIFO, reads a device, or takes gigabytes into memory. The error is
+// ErrUnfit instead.
 package rawfile
 
 import (
@@ -21,17 +20,17 @@ import (
 // that maps every port of the host.
 const Limit = 64 << 20
 
-// ErrUnfit says that what stands at a path is none of our files.
+// ErrUnfit says that there is something at a path that is none of our files.
 var ErrUnfit = errors.New("not a regular file of at most 64 MiB")
 
-// Read gives all of the regular file at path. The error is an *fs.PathError, with ErrUnfit in
-// it for anything else.
+// Read is the content of the regular file at path. The error is an *fs.PathError, which wraps
+// ErrUnfit for anything else.
 func Read(path string) ([]byte, error) {
 	fd, size, err := openRegular(path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }()          // only read from
+	defer func() { _ = unix.Close(fd) }()          // opened for reading only
 	data := make([]byte, 0, max(int(size)+1, 512)) // one more, so that it is not filled
 	for {
 		if len(data) > Limit { // it has grown meanwhile
@@ -51,12 +50,12 @@ func Read(path string) ([]byte, error) {
 			return data, nil
 		}
 		if data = data[:len(data)+n]; len(data) < cap(data) {
-			return data, nil // a regular file gives all that fits
+			return data, nil // a short read of a regular file means its end
 		}
 	}
 }
 
-// Open opens the regular file at path to read from, or to lock. The error is as Read's.
+// Open opens the regular file at path to read from it, or to lock it. The error is as Read's.
 func Open(path string) (*os.File, error) {
 	fd, _, err := openRegular(path, unix.O_RDONLY, 0)
 	if err != nil {
@@ -65,9 +64,9 @@ func Open(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// Write makes the file at path hold data, which is not more than Read takes. What stands
-// there and is no regular file, a symbolic link among them, is removed first: path is a name
-// of ours. Where it fails the file may hold a part.
+// Write replaces the content of the file at path, which it creates if need be, by no more
+// than Read takes. Anything that is no regular file, such as a symbolic link, is removed
+// first: the name is one of ours. After an error the file may have a part of the data.
 func Write(path string, data []byte, mode uint32) error {
 	if len(data) > Limit {
 		return &fs.PathError{Op: "write", Path: path, Err: ErrUnfit}
@@ -94,8 +93,8 @@ func Write(path string, data []byte, mode uint32) error {
 	return nil
 }
 
-// Replace makes the file at path hold data, all of it or, after a kill, what it held before.
-// It is written as fresh, in the same directory, and renamed.
+// Replace replaces the file at path: after an error, or a kill, it is the former one. The
+// content is written to fresh, in the same directory, which is then renamed.
 func Replace(path, fresh string, data []byte, mode uint32) error {
 	err := Write(fresh, data, mode)
 	if err == nil {
@@ -110,14 +109,13 @@ func Replace(path, fresh string, data []byte, mode uint32) error {
 	return err
 }
 
-// Names are those of all that is in the directory at path, in no order. The error is an
-// *fs.PathError.
+// Names are the names in the directory at path, in no order. The error is an *fs.PathError.
 func Names(path string) ([]string, error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read from
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	return names(fd, path)
 }
 
@@ -138,14 +136,14 @@ func names(fd int, path string) ([]string, error) {
 	}
 }
 
-// Links are all that is in the directory at path, in no order, with what the symbolic
-// links among it lead to; "" stands for what is none. The error is an *fs.PathError.
+// Links are the entries of the directory at path, in no order, with the targets of symbolic
+// links; Target is "" for other files. The error is an *fs.PathError.
 func Links(path string) (all []Link, err error) {
 	fd, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read from
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	names, err := names(fd, path)
 	for _, name := range names {
 		target := make([]byte, unix.PathMax)

@@ -13,13 +13,13 @@ import (
 // once.
 const endLimit = 5 * time.Second
 
-// AwaitEnd is Life, but gives a namespace to which no path leads any more the time to
-// end: after the last process has left it, or "ip netns del" has come back, the kernel
-// itself holds it for some milliseconds (the last netlink socket goes after a grace
-// period: netlink_release, net/netlink/af_netlink.c). It waits for the kernel's event, and
-// only where the answer would be Alive otherwise, and no mount or process shows that it
-// will stay (PathTo). It is for who is about to refuse something because of a holder, and
-// is called without a lock.
+// AwaitEnd is Life, but waits for a namespace that is about to end: after its last process
+// has exited, or "ip netns del" has returned, the kernel keeps it for some milliseconds
+// (it frees the last netlink socket after a grace period: netlink_release,
+// net/netlink/af_netlink.c). AwaitEnd waits for the kernel's event, and only if Life says
+// Alive although the namespace is not at its path any more, and no mount or process shows
+// that it stays (PathTo). It is for a caller that is about to refuse something because of the
+// stamp's owner; the caller holds no lock meanwhile.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
 	if err != nil || life != Alive || s.NetNS.isThere() {
@@ -46,9 +46,9 @@ func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	}
 }
 
-// number makes sure that the kernel tells us of the namespace's end: of those that have a
-// number in ours (see nsid.go), which it gives. ok is false where it has ended meanwhile, or
-// cannot be asked about; then the wait has its limit.
+// number is the namespace's number in ours (see nsid.go), which it gets if it has none,
+// since the kernel announces the end of numbered namespaces only. ok is false if it has ended
+// meanwhile, or has none: without an event, the wait ends at its limit.
 func (n NetNS) number() (number int32, ok bool) {
 	s, err := openIDs()
 	if err != nil {
@@ -68,8 +68,8 @@ func (n NetNS) number() (number int32, ok bool) {
 	return number, err == nil && number >= 0
 }
 
-// endSocket hears of numbers that are free again (RTM_DELNSID, cleanup_net,
-// net/core/net_namespace.c).
+// endSocket receives an event whenever a number becomes free, that is, when its namespace
+// has ended (RTM_DELNSID, cleanup_net, net/core/net_namespace.c).
 type endSocket struct{ fd int }
 
 func watchEnds() (endSocket, error) {
@@ -86,7 +86,7 @@ func watchEnds() (endSocket, error) {
 
 func (s endSocket) close() { _ = unix.Close(s.fd) } // nothing was written
 
-// next returns after an event, and when the time is over.
+// next returns after an event, or when the time is over.
 func (s endSocket) next(limit time.Duration) error {
 	timeout := unix.NsecToTimeval(max(limit, time.Microsecond).Nanoseconds()) // 0 would be no limit
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {

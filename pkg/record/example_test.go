@@ -8,7 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Two attachments need the same rule, which goes with the last of them.
+// Two attachments need the same rule, which is removed with the last of them.
 func Example() {
 	dir, err := os.MkdirTemp("", "record")
 	if err != nil {

@@ -8,8 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzRead: whatever is in a record's file, it is a record of its owner or none, and what
-// was read can be written and read again.
+// FuzzRead: whatever is in a record's file, it is read as a record of its owner, or as none.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"Owner":{"Network":"net","ContainerID":"c1","IfName":"eth0"},"Stamp":{"boot":"b","time":"2001-02-03T04:05:06Z"},"Shares":["br0"],"Value":{"Bridge":"br0"}}`))
 	f.Add([]byte(`{"Owner":null,"Shares":[null],"Value":[]}`))
@@ -41,9 +40,9 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// FuzzIDAnswer: what the kernel answers is read within its bounds.
+// FuzzIDAnswer: no answer, however malformed, is read beyond its end.
 func FuzzIDAnswer(f *testing.F) {
 	f.Add(idMessage(16, attribute(1, 7)))
 	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, data []byte) { _, _, _ = parseIDAnswer(data) }) // it must not fall over
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _, _ = parseIDAnswer(data) }) // it must not panic
 }

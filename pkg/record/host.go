@@ -21,11 +21,11 @@ import (
 // Host is this boot of this machine.
 type Host struct {
 	Boot, Machine string
-	// Began is when this boot began; zero where that cannot be found out.
+	// Began is when this boot began; zero if /proc does not show it.
 	Began time.Time
 }
 
-// ThisHost finds out where we are.
+// ThisHost reads boot and machine.
 func ThisHost() (Host, error) {
 	boot, err := BootID()
 	if err != nil {
@@ -33,18 +33,18 @@ func ThisHost() (Host, error) {
 	}
 	began, err := bootTime()
 	if err != nil {
-		began = time.Time{} // hidepid: of no stamp can be said that it was before
+		began = time.Time{} // hidepid: then no stamp counts as one of an earlier boot
 	}
 	return Host{boot, machineID(), began}, nil
 }
 
-// Outlived says whether the stamp was made in an earlier boot of this machine.
-// Another boot id alone does not say so: several machines may share a directory
-// (a cluster file system), and a container may have a boot id of its own. So the
-// machine must be ours, and the time before our own boot: two machines cloned
-// from one image have one machine id. A clock that is behind (no battery) hides an
-// earlier boot until it is set. Releases that wrote no machine are compared by boot
-// and time.
+// Outlived says whether the stamp was made in an earlier boot of this machine. A
+// different boot id does not prove that: several machines may share a directory (a
+// cluster file system), and a container may have a boot id of its own. So the machine
+// must be ours, too; and since machines cloned from one image have the same machine id,
+// the time must be before our own boot. If the clock is behind (no battery), an earlier
+// boot is not recognized until it is set. Stamps of releases that wrote no machine are
+// compared by boot and time.
 func (h Host) Outlived(s Stamp) bool {
 	ofOurs := s.Machine == "" || s.Machine == h.Machine && h.Machine != noMachine
 	return s.Boot != "" && s.Boot != h.Boot && ofOurs &&
@@ -54,12 +54,12 @@ func (h Host) Outlived(s Stamp) bool {
 // bootTime is when process 1 began: that of the machine or, in a container that
 // has a boot id of its own, that of the container.
 func bootTime() (time.Time, error) {
-	const clockTicks = 100 // USER_HZ, the same on each architecture that Go knows
+	const clockTicks = 100 // USER_HZ, the same on each architecture that Go supports
 	stat, err := os.ReadFile("/proc/1/stat")
 	if err != nil {
 		return time.Time{}, err
 	}
-	_, rest, _ := bytes.Cut(stat, []byte(") ")) // proc_pid_stat(5): the name before may hold anything but this
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // proc_pid_stat(5): what follows the name, in parentheses
 	fields := strings.Fields(string(rest))
 	if len(fields) < 20 {
 		return time.Time{}, fmt.Errorf("/proc/1/stat: %q has too few fields", stat)
@@ -81,17 +81,17 @@ func BootID() (string, error) { return readBootID() }
 
 var readBootID = sync.OnceValues(func() (string, error) { return readLine("/proc/sys/kernel/random/boot_id") })
 
-// ownMachineID is our own name for a machine that has none. It lies apart from
-// leases and records, which machines may share.
+// ownMachineID is the file with the id that we give to a machine without machine-id(5).
+// It is not in the directories of leases and records, which machines may share.
 const ownMachineID = "/var/lib/trestle/machine-id"
 
-// noMachine stands for a machine that has no id and cannot keep one: nobody's
-// earlier boots can be told from another's then.
+// noMachine stands for a machine that has no id and cannot store one: its earlier boots
+// cannot be told from those of another such machine.
 const noMachine = "none"
 
-// machineID is an id of this machine that outlives a boot, made from machine-id(5),
-// which that page asks not to be shown around. Where there is none, a
-// random one is made and kept.
+// machineID is an id of this machine that stays the same after a reboot: a hash of
+// machine-id(5), which according to that page must not be exposed itself. If there is
+// none, a random one is made and stored.
 func machineID() string { return readMachineID() }
 
 var readMachineID = sync.OnceValue(func() string {
@@ -109,8 +109,8 @@ var readMachineID = sync.OnceValue(func() string {
 	return hex.EncodeToString(sum[:16])
 })
 
-// makeMachineID makes the file at path, whole at once; who comes second takes the
-// first one's.
+// makeMachineID makes the file at path by link(2), which is atomic; if another process
+// was faster, that one's id counts.
 func makeMachineID(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
@@ -130,13 +130,13 @@ func makeMachineID(path string) (string, error) {
 	return readLine(path)
 }
 
-// readLine reads a small file by three system calls: each ADD does this twice.
+// readLine reads a small file in three system calls: each ADD does this twice.
 func readLine(path string) (string, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // only read
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	buf := make([]byte, 128)
 	n, err := unix.Read(fd, buf)
 	if err != nil {

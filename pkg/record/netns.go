@@ -10,23 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NetNS is how a network namespace is known again.
+// NetNS identifies a network namespace, so that it can be recognized, or be proved gone,
+// later.
 type NetNS struct {
 	Path string `json:"path,omitempty"`
-	// Dev and Ino are those of the namespace's file. The kernel gives a number to
-	// another namespace as soon as it is free.
+	// Dev and Ino are the device and inode number of the namespace's file. The kernel
+	// reuses an inode number as soon as it is free.
 	Dev uint64 `json:"dev,omitempty"`
 	Ino uint64 `json:"ino,omitempty"`
-	// Handle is the kernel's handle of the namespace (name_to_handle_at(2),
-	// fs/nsfs.c, since 6.18), in hex. It holds a number that no other namespace
-	// of this boot ever gets.
+	// Handle is the kernel's file handle of the namespace (name_to_handle_at(2),
+	// fs/nsfs.c, since 6.18), in hex. It contains a number that the kernel never
+	// reuses in the same boot.
 	Handle string `json:"handle,omitempty"`
-	// ID is the namespace's id in ours (see nsid.go), where the handle is not
+	// ID is the namespace's number in ours (see nsid.go); empty if the handle is
 	// enough.
 	ID string `json:"id,omitempty"`
 }
 
-// known says whether there was a namespace at the path.
+// known says whether there was a namespace at the path when it was looked at.
 func (n NetNS) known() bool { return n.Ino != 0 }
 
 // Same says whether both are one namespace, whatever path leads there.
@@ -34,8 +35,8 @@ func (n NetNS) Same(other NetNS) bool {
 	return n.known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
 }
 
-// isThere says whether the namespace is still at its path. A handle tells by itself, by
-// one system call: GC asks for every attachment.
+// isThere says whether the namespace is still at its path. With a handle that takes one
+// system call, which counts, since GC asks this of every attachment.
 func (n NetNS) isThere() bool {
 	if n.Handle != "" {
 		return n.Handle == handleAt(n.Path)
@@ -53,7 +54,7 @@ func handleAt(path string) string {
 	return strconv.FormatInt(fileIDNSFS, 16) + ":" + hex.EncodeToString(handle.Bytes())
 }
 
-// look is Identify without the id.
+// look is Identify without the ID.
 func look(path string) NetNS {
 	n := NetNS{Path: path}
 	var stat unix.Stat_t
@@ -67,16 +68,16 @@ func look(path string) NetNS {
 	return n
 }
 
-// onNSFS says whether a namespace's file is at path. It asks the file system: the
-// namespace itself tells its kind since 4.11 only (NS_GET_NSTYPE), and not
-// everywhere (user-mode emulation).
+// onNSFS says whether the file at path is a namespace. It asks for the file system's
+// type, since the namespace itself answers only from Linux 4.11 on (NS_GET_NSTYPE), and
+// not under user-mode emulation.
 func onNSFS(path string) bool {
 	var fs unix.Statfs_t
 	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
-// Identify sees which namespace is at path, and makes sure that its death can be
-// proved later. A path that leads nowhere, or to something else, gives the path alone.
+// Identify looks which namespace is at path, and gives it a number in ours if its end could
+// not be proved otherwise. If there is no namespace at path, the result has only the path.
 func Identify(path string) NetNS {
 	n := look(path)
 	if n.known() && (n.Handle == "" || !handlesProve() || !inInitialUserNS()) {
@@ -85,11 +86,11 @@ func Identify(path string) NetNS {
 	return n
 }
 
-// open sees whether the kernel has a namespace of that handle.
-func (n NetNS) open() error {
+// probe is nil if the kernel still has the namespace of that handle.
+func (n NetNS) probe() error {
 	fd, err := n.openHandle()
 	if err == nil {
-		_ = unix.Close(fd) // opened to see that it can be
+		_ = unix.Close(fd) // only whether it opens counts
 	}
 	return err
 }
@@ -105,9 +106,9 @@ func (n NetNS) openHandle() (int, error) {
 	return unix.OpenByHandleAt(nsfsRoot, unix.NewFileHandle(int32(number), data), unix.O_RDONLY|unix.O_CLOEXEC)
 }
 
-// handlesProve says whether the kernel finds every namespace by its handle. 6.18
-// does; from 6.19 on it hides those that no process, descriptor or mount refers
-// to, and a socket may keep such a one alive (fs/nsfs.c, ns_get_unless_inactive).
+// handlesProve says whether the kernel finds every namespace by its handle, so that one
+// it does not find is gone. 6.18 does; from 6.19 on it hides those without a process,
+// descriptor or mount, which a socket may keep alive (fs/nsfs.c, ns_get_unless_inactive).
 func handlesProve() bool { return readHandlesProve() }
 
 var readHandlesProve = sync.OnceValue(func() bool {
@@ -115,9 +116,8 @@ var readHandlesProve = sync.OnceValue(func() bool {
 	return unix.Uname(&name) == nil && strings.HasPrefix(unix.ByteSliceToString(name.Release[:]), "6.18.")
 })
 
-// maySeeAll says whether the kernel shows us the namespaces of every user: it
-// answers ESTALE also where we lack CAP_SYS_ADMIN over the user namespace that owns
-// the one we ask for.
+// maySeeAll says whether the kernel lets us open the namespaces of every user namespace: it
+// answers ESTALE also if we lack CAP_SYS_ADMIN in the one that owns the network namespace.
 func maySeeAll() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

@@ -9,24 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Each network namespace numbers those that it has to do with (ip-netns(8),
-// "list-id"). A number goes when its namespace does, in cleanup_net
-// (net/core/net_namespace.c), after the last reference of any kind; that it is gone is
-// therefore the kernel's word for death, on every kernel, without a look at
-// processes.
+// Each network namespace has numbers for the others that it refers to (ip-netns(8),
+// "list-id"). The kernel frees a number when the namespace ends, in cleanup_net
+// (net/core/net_namespace.c), after the last reference of any kind is gone. So a free
+// number proves the end, on every kernel and without a look at processes.
 //
-// The kernel itself gives the lowest number that is free, so that one which is
-// in use again tells nothing. So we assign a random one, from firstChosen on, while
-// the namespace has none yet. An id is written "<cookie>:<number>": numbers belong
-// to the namespace that we are in, and its cookie (SO_NETNS_COOKIE, since 5.14) is
-// never given to another in the same boot. Before 5.14 there is no id, and so no proof but the boot.
+// The kernel itself picks the lowest free number, so that a number in use might be that
+// of a later namespace. We therefore assign a random one, from firstChosen on, unless
+// the namespace has one already. NetNS.ID is "<cookie>:<number>": numbers count only in the
+// namespace that we are in, and its cookie (SO_NETNS_COOKIE, since 5.14) is
+// unique in a boot. Before 5.14 there is no ID, and only a reboot or a handle proves
+// anything.
 const (
 	firstChosen = 1 << 20
 	lastChosen  = 1<<24 - 1
 )
 
-// assignID gives the namespace at path a number in ours, or finds the one that it
-// has. It is "" where that cannot be done.
+// assignID gives the namespace at path a number in ours, or finds the one that it has,
+// and returns its NetNS.ID; "" if that fails.
 func assignID(path string) string {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -38,7 +38,7 @@ func assignID(path string) string {
 		return ""
 	}
 	defer s.close()
-	for range 3 { // another namespace may have the number already
+	for range 3 { // another namespace may have the random number
 		if number, err := s.assign(fd); err == nil && number >= 0 {
 			return fmt.Sprintf("%d:%d", s.cookie, number)
 		}
@@ -46,8 +46,8 @@ func assignID(path string) string {
 	return ""
 }
 
-// lifeOfID says what the number tells of its namespace. Nothing where it is not
-// of the namespace that we are in.
+// lifeOfID is Dead if the number is free, Alive if it is in use and was chosen by us.
+// Unknown otherwise, as for a number that counts in another namespace than ours.
 func lifeOfID(id string) Life {
 	var cookie uint64
 	var number int32
@@ -72,8 +72,8 @@ func lifeOfID(id string) Life {
 	return Unknown
 }
 
-// idSocket asks for numbers. The answer is there when the question has been sent
-// (rtnetlink_rcv is synchronous), so that nothing ever waits.
+// idSocket asks for numbers. The answer is there when sendto(2) returns (rtnetlink_rcv
+// is synchronous), so that it never waits.
 type idSocket struct {
 	fd     int
 	cookie uint64 // of our own namespace
@@ -93,8 +93,8 @@ func openIDs() (idSocket, error) {
 
 func (s idSocket) close() { _ = unix.Close(s.fd) } // each answer was checked
 
-// assign sends two messages at once: take a random number for the namespace, and
-// which has it. The first fails where it has one.
+// assign sends two messages at once: assign a random number to the namespace, and which
+// number has it? The first fails if it has one already.
 func (s idSocket) assign(netns int) (int32, error) {
 	target := attribute(unix.NETNSA_FD, uint32(netns))
 	number := firstChosen + rand.Uint32N(lastChosen-firstChosen)
@@ -103,8 +103,8 @@ func (s idSocket) assign(netns int) (int32, error) {
 		idMessage(unix.RTM_GETNSID, target)...))
 }
 
-// ask sends a message or two and returns the number that the last one, a
-// RTM_GETNSID, is answered with; it is negative where the namespace has none.
+// ask sends one or two messages, of which the last is an RTM_GETNSID, and returns the
+// number that answers it; it is negative if the namespace has none.
 func (s idSocket) ask(messages []byte) (int32, error) {
 	if err := unix.Sendto(s.fd, messages, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return -1, err
@@ -121,7 +121,7 @@ func (s idSocket) ask(messages []byte) (int32, error) {
 	}
 }
 
-// parseIDAnswer reads one answer; ok is false for that to a RTM_NEWNSID.
+// parseIDAnswer reads one answer; ok is false for that to an RTM_NEWNSID.
 func parseIDAnswer(data []byte) (number int32, ok bool, err error) {
 	const header, errorEnd, attributes = unix.SizeofNlMsghdr, unix.SizeofNlMsghdr + 4, unix.SizeofNlMsghdr + 4
 	if len(data) < errorEnd {

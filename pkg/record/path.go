@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PathTo is a path that leads to the namespace that has this number in ours: a mount, as
-// "ip netns" makes it, or that of a process that is not about to end itself. A namespace to
-// which such a path leads stays. "" says that none was seen, and no more: descriptors,
-// sockets, other mount and pid namespaces may hold it. It looks at every mount and process,
-// and is for who is about to refuse something.
+// PathTo is a path to the namespace that has this number in ours: a mount, as "ip netns"
+// makes it, or /proc/PID/ns/net of a process that is not exiting. A namespace with such a
+// path is alive. "" does not mean that it is gone: descriptors, sockets, or mounts and
+// processes that we do not see may hold it. PathTo reads every mount and process, so call
+// it only when something is about to be refused.
 func PathTo(number int) string {
 	s, err := openIDs()
 	if err != nil {
@@ -26,7 +26,7 @@ func PathTo(number int) string {
 		found, known := asked[candidate.name]
 		if !known {
 			if found, err = s.numberAt(candidate.path); err != nil {
-				continue // another mount hides it, or the process has ended: there may be another path
+				continue // hidden by another mount, or the process has ended: try the next path
 			}
 			asked[candidate.name] = found
 		}
@@ -43,13 +43,12 @@ func (s idSocket) numberAt(path string) (int32, error) {
 	if err != nil {
 		return -1, err
 	}
-	defer func() { _ = unix.Close(fd) }() // only read
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
 	return s.ask(idMessage(unix.RTM_GETNSID, attribute(unix.NETNSA_FD, uint32(fd))))
 }
 
-// isEnding says whether the process, if it is one ("4711"), is about to go, and its
-// namespaces with it: it has been killed, or gives back its memory already, which may take
-// a while.
+// isEnding says whether the process ("4711"; "" is none) is about to exit, and to leave its
+// namespaces: it has been killed, or is freeing its memory already, which may take a while.
 func isEnding(process string) bool {
 	if process == "" {
 		return false
@@ -58,12 +57,12 @@ func isEnding(process string) bool {
 	return err != nil || ends(string(stat))
 }
 
-// ends reads proc_pid_stat(5).
+// ends reads proc_pid_stat(5): PF_EXITING is set, or SIGKILL pending.
 func ends(stat string) bool {
-	const state, flags, signal = 3, 9, 31 // counted from 1
+	const state, flags, signal = 3, 9, 31 // the fields, counted from 1
 	const exiting = 0x4                   // PF_EXITING, include/linux/sched.h
 	const killed = 1 << (unix.SIGKILL - 1)
-	behind := stat[strings.LastIndexByte(stat, ')')+1:] // the name may have anything in it
+	behind := stat[strings.LastIndexByte(stat, ')')+1:] // the name before may contain anything
 	fields := strings.Fields(behind)
 	if len(fields) <= signal-state {
 		return false
@@ -75,11 +74,11 @@ func ends(stat string) bool {
 	return has(flags, exiting) || has(signal, killed)
 }
 
-// namedNetNS is a path to a network namespace, what the kernel calls that,
-// "net:[4026531840]", and the process that the path is of, if it is.
+// namedNetNS is a path to a network namespace, with the kernel's name of that,
+// "net:[4026531840]", and the process for a path in /proc.
 type namedNetNS struct{ name, path, process string }
 
-// mountedNetNS are those that are mounted here (proc_pid_mountinfo(5)).
+// mountedNetNS are the network namespaces that are mounted here (proc_pid_mountinfo(5)).
 func mountedNetNS() []namedNetNS {
 	mounts, err := os.ReadFile("/proc/thread-self/mountinfo")
 	if err != nil {
@@ -94,10 +93,10 @@ func mountedNetNS() []namedNetNS {
 	return all
 }
 
-// unescapeMount undoes what the kernel does to a mount point's name (mangle, fs/proc_namespace.c).
+// unescapeMount undoes the kernel's escapes in a mount point's name (mangle, fs/proc_namespace.c).
 var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
 
-// runningNetNS are those of processes.
+// runningNetNS are the network namespaces of the processes that we see.
 func runningNetNS() []namedNetNS {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -109,7 +108,7 @@ func runningNetNS() []namedNetNS {
 			continue
 		}
 		path := filepath.Join("/proc", entry.Name(), "ns/net")
-		if name, err := os.Readlink(path); err == nil { // gone meanwhile, or hidden
+		if name, err := os.Readlink(path); err == nil { // else it has ended, or is hidden
 			all = append(all, namedNetNS{name, path, entry.Name()})
 		}
 	}

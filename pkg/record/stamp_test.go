@@ -17,14 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The first thread never ends; were it one of those that enter a namespace, it would stay there.
+// The first thread of the process never ends, so it must not be one that enters a namespace.
 func TestMain(m *testing.M) {
 	runtime.LockOSThread()
 	os.Exit(m.Run())
 }
 
-// onThread runs do on a thread that is thrown away afterwards, and with it the
-// namespaces that it has entered.
+// onThread runs do on a thread that ends afterwards, with the namespaces that it has entered.
 func onThread(t *testing.T, do func() error) {
 	t.Helper()
 	done := make(chan error)
@@ -47,7 +46,7 @@ func newNetNS(t *testing.T) (file *os.File, path string) {
 		file, err = os.Open("/proc/thread-self/ns/net")
 		return err
 	})
-	t.Cleanup(func() { _ = file.Close() }) // the test has closed it
+	t.Cleanup(func() { _ = file.Close() }) // the test may have closed it already
 	return file, fmt.Sprintf("/proc/self/fd/%d", file.Fd())
 }
 
@@ -64,12 +63,12 @@ func start(t *testing.T, cmd *exec.Cmd) (end func()) {
 		t.Fatal(err)
 	}
 	return func() {
-		_ = cmd.Process.Kill() // it ends here at the latest
-		_ = cmd.Wait()         // says that it was killed
+		_ = cmd.Process.Kill() // if it still runs
+		_ = cmd.Wait()         // the error is that it was killed
 	}
 }
 
-// socketIn is a socket of the namespace.
+// socketIn opens a socket in the namespace.
 func socketIn(t *testing.T, netns *os.File) (fd int) {
 	t.Helper()
 	onThread(t, func() (err error) {
@@ -82,8 +81,8 @@ func socketIn(t *testing.T, netns *os.File) (fd int) {
 	return fd
 }
 
-// holders are the ways in which a namespace lives on when its path is gone. Each
-// returns how to let go of it.
+// holders are the ways in which a namespace stays alive without its path. Each returns a
+// function that ends that.
 var holders = map[string]func(t *testing.T, netns *os.File) (release func()){
 	"a process": func(t *testing.T, netns *os.File) (release func()) {
 		onThread(t, func() error {
@@ -130,7 +129,7 @@ var holders = map[string]func(t *testing.T, netns *os.File) (release func()){
 	},
 	"a socket": func(t *testing.T, netns *os.File) func() {
 		fd := socketIn(t, netns)
-		return func() { _ = unix.Close(fd) } // only held
+		return func() { _ = unix.Close(fd) }
 	},
 	"a socket in flight": func(t *testing.T, netns *os.File) func() {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -141,15 +140,15 @@ var holders = map[string]func(t *testing.T, netns *os.File) (release func()){
 		if err := unix.Sendmsg(pair[0], []byte("x"), unix.UnixRights(fd), nil, 0); err != nil {
 			t.Fatal(err)
 		}
-		_ = unix.Close(fd) // it lives in the message
+		_ = unix.Close(fd) // the message in the socket still refers to it
 		return func() {
-			_ = unix.Close(pair[0]) // only held
-			_ = unix.Close(pair[1]) // only held
+			_ = unix.Close(pair[0])
+			_ = unix.Close(pair[1])
 		}
 	},
 }
 
-// proofs are the ways to prove a namespace dead, as records of each kernel have them.
+// proofs are the ways to prove a namespace dead, by what records have on each kernel.
 var proofs = map[string]func(t *testing.T, path string) NetNS{
 	"by its handle": func(t *testing.T, path string) NetNS {
 		if !handlesProve() {
@@ -172,7 +171,7 @@ var proofs = map[string]func(t *testing.T, path string) NetNS{
 	},
 }
 
-// needIDs skips a test where the kernel has no ids that prove anything.
+// needIDs skips a test if the kernel is too old for NetNS.ID.
 func needIDs(t *testing.T) {
 	t.Helper()
 	s, err := openIDs()
@@ -185,7 +184,7 @@ func needIDs(t *testing.T) {
 	s.close()
 }
 
-// waitFor gives the kernel time to take a namespace apart.
+// waitFor gives the kernel time to free a namespace.
 func waitFor(t *testing.T, s Stamp, want Life) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -218,7 +217,7 @@ func TestDeadOnlyWhenNothingHoldsTheNamespace(t *testing.T) {
 				if err := file.Close(); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(50 * time.Millisecond) // time to die, if it could
+				time.Sleep(50 * time.Millisecond) // long enough to be freed, if nothing held it
 				waitFor(t, s, Alive)
 				release()
 				waitFor(t, s, Dead)
@@ -227,7 +226,8 @@ func TestDeadOnlyWhenNothingHoldsTheNamespace(t *testing.T) {
 	}
 }
 
-// A number that the kernel gave is given again, so that it proves death only.
+// The kernel reuses a number that it has chosen itself, so that such a number proves only
+// death.
 func TestNumbersOfTheKernel(t *testing.T) {
 	needIDs(t)
 	file, path := newNetNS(t)
@@ -242,7 +242,7 @@ func TestNumbersOfTheKernel(t *testing.T) {
 	defer ids.close()
 	target := attribute(unix.NETNSA_FD, uint32(file.Fd()))
 	number, err := ids.ask(append(
-		idMessage(unix.RTM_NEWNSID, append(attribute(unix.NETNSA_NSID, 0xffffffff), target...)), // -1: any
+		idMessage(unix.RTM_NEWNSID, append(attribute(unix.NETNSA_NSID, 0xffffffff), target...)), // -1: the kernel chooses
 		idMessage(unix.RTM_GETNSID, target)...))
 	if err != nil || number < 0 || number >= firstChosen {
 		t.Fatalf("got %d, %v, want a small number", number, err)
@@ -259,7 +259,7 @@ func TestNumbersOfTheKernel(t *testing.T) {
 	waitFor(t, s, Dead)
 }
 
-// TestPathTo: what a mount or a process leads to is found by its number; what only a
+// TestPathTo: a namespace with a mount or a process is found by its number; one that only a
 // descriptor holds is not.
 func TestPathTo(t *testing.T) {
 	needIDs(t)
@@ -279,7 +279,7 @@ func TestPathTo(t *testing.T) {
 	if err := unix.Mount(otherPath, mounted, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) }) // TempDir would say so
+	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) }) // if it fails, so does the removal of TempDir
 	of := fmt.Sprintf("/proc/%d/ns/net", process.Process.Pid)
 	mountHidden(t, of)
 	for path, want := range map[string]string{heldPath: "", otherPath: mounted, of: of} {
@@ -297,7 +297,7 @@ func TestPathTo(t *testing.T) {
 	}
 }
 
-// mountHidden mounts the namespace where another mount hides it.
+// mountHidden mounts the namespace, and hides that by another mount.
 func mountHidden(t *testing.T, path string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -306,10 +306,10 @@ func mountHidden(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = unix.Unmount(dir, unix.MNT_DETACH), unix.Unmount(file, unix.MNT_DETACH) }) // TempDir would say so
+	t.Cleanup(func() { _, _ = unix.Unmount(dir, unix.MNT_DETACH), unix.Unmount(file, unix.MNT_DETACH) }) // likewise
 }
 
-// TestEnding: a process that was killed, or is at its end already, keeps no namespace.
+// TestEnding: a process that was killed, or is exiting, does not count as keeping a namespace.
 func TestEnding(t *testing.T) {
 	const fields = "1 4712 4712 0 -1 %d 118 0 0 0 0 0 0 0 20 0 1 0 4000272 0 0 18446744073709551615 0 0 0 0 0 %d 0 6 0 1 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 9\n"
 	for _, test := range []struct {
@@ -339,7 +339,8 @@ func TestEnding(t *testing.T) {
 	}
 }
 
-// Of what is not the namespace's own there is no proof.
+// A stamp of another boot or machine, or with a handle or number that is not the namespace's,
+// proves nothing.
 func TestUnknown(t *testing.T) {
 	needIDs(t)
 	file, path := newNetNS(t)
@@ -435,8 +436,8 @@ func TestMakeMachineID(t *testing.T) {
 	}
 }
 
-// What is no network namespace is not taken for one, whatever the kernel could
-// say of it: /dev/null has a handle too.
+// Identify does not take other files for a namespace, even those that have a handle, like
+// /dev/null.
 func TestLookAtSomethingElse(t *testing.T) {
 	for _, path := range []string{"", "/nonexistent", "/dev/null", "/", "/proc/self/status"} {
 		if n := Identify(path); n.known() || n.Path != path || n.Handle != "" || n.ID != "" {
@@ -445,8 +446,8 @@ func TestLookAtSomethingElse(t *testing.T) {
 	}
 }
 
-// Records of the releases before this package are read: the leases of a node at
-// work are in them.
+// Records of the releases before this package can be read, since a node is upgraded while it
+// has leases.
 func TestReadsEarlierRecords(t *testing.T) {
 	const text = `{"netns":{"path":"/run/netns/a","dev":4,"ino":4026532177,"handle":"f1:8310"},"boot":"b","time":"2026-01-02T03:04:05Z"}`
 	var got Stamp

@@ -1,16 +1,18 @@
-// Package record keeps who has what, in /run: one file for each attachment and
-// place, written before what it tells of is made and removed after that is gone. So
-// whatever a kill leaves, the next DEL, GC or restore finds.
+// Package record stores in /run what each attachment has on the host: one file for each
+// attachment and place ("firewall", "tuning" …). A caller takes Store.Lock, writes the
+// record, makes what it tells of, and on DEL removes the record last. So whatever a killed
+// process leaves, the next DEL, GC or restore finds.
 //
-//	/run/trestle/lock                          held by whoever looks and changes
-//	/run/trestle/<place>/<network>/<owner>     a Record; <owner> is the hash of its name
+//	/run/trestle/lock                          held while records and the kernel are changed
+//	/run/trestle/<place>/<network>/<owner>     a Record; <owner> is the hash of its owner
 //	/run/trestle/<place>.shared/<share>/<owner> -> the Record of one who needs <share>
 //
-// Start at Read, Write and Remove; Store.Others tells whether a share has another
-// user. To debug: the files are JSON, and each names its owner.
+// Start at Write, Read and Remove; Store.Others tells whether a share has another user,
+// Prober.Life whether the attachment of a record is alive. To debug: the files are JSON,
+// and each names its owner.
 //
-// A record that is truncated, or of another boot or machine (see Stamp), is none, and so is
-// what is no regular file; a link that leads to no record is void. Neither harms anybody else.
+// A truncated record counts as none, as does anything that is no regular file, and a link
+// without its record is void: Sweep removes them. They do not affect other attachments.
 package record
 
 import (
@@ -33,25 +35,25 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// DefaultDir is where records live: they are worthless after a reboot, as what they
-// tell of in the kernel is.
+// DefaultDir is the directory of records. It is on a file system that a reboot empties, as
+// it empties the kernel of what the records tell of.
 const DefaultDir = "/run/trestle"
 
-// Version is that of records as this release writes them. One with a higher version
-// is read as far as it is understood by plugins; the command trestle changes nothing then.
+// Version is the version of the records that this release writes. Plugins read a later one
+// as far as they understand it; the command trestle then refuses to change anything.
 const Version = 1
 
 // Store is a directory of records.
 type Store struct{ dir string }
 
-// Open gives the records in dir. Nothing is touched yet.
+// Open is the store in dir. It reads and makes nothing yet.
 func Open(dir string) Store { return Store{dir} }
 
-// Dir is the path of a directory of the store's that holds what is no record.
+// Dir is the path of something in the store's directory: a place, or what is no record.
 func (s Store) Dir(name string) string { return filepath.Join(s.dir, name) }
 
-// Lock keeps all others from changing what records tell of. It is held for about a
-// millisecond; who waits too long is told who has it.
+// Lock excludes all others who change records, or what those tell of. Callers hold it for
+// about a millisecond; the error of a wait that took too long names the holder.
 func (s Store) Lock() (*flock.Lock, error) {
 	return flock.Create(s.Dir("lock"), flock.Exclusive, flock.DefaultWait)
 }
@@ -59,17 +61,12 @@ func (s Store) Lock() (*flock.Lock, error) {
 // Record is what an attachment has in one place.
 type Record[T any] struct {
 	Version int
-	Stamp   Stamp // whose life it depends on
+	Stamp   Stamp // proves the attachment dead or alive
 	Owner   cni.Owner
-	// Shares name what the attachment needs and others may need too; they are made
-	// names of directories.
+	// Shares name what the attachment needs and others may need, too; each becomes the
+	// name of a directory.
 	Shares []string `json:",omitempty"`
 	Value  T
-}
-
-// place is a kind of record: "ports", "firewall" ….
-func (s Store) file(place string, o cni.Owner) string {
-	return filepath.Join(s.dir, place, o.Network, key(o))
 }
 
 func (s Store) share(place, share string) string {
@@ -79,20 +76,23 @@ func (s Store) share(place, share string) string {
 // key is the name of an owner's files.
 func key(o cni.Owner) string { return o.Hash(32) }
 
-// Path is where the owner's record is, for links to it.
-func (s Store) Path(place string, o cni.Owner) string { return s.file(place, o) }
+// Path is the path of the owner's record; callers make links to it.
+func (s Store) Path(place string, o cni.Owner) string {
+	return filepath.Join(s.dir, place, o.Network, key(o))
+}
 
-// Write puts the record into place: the whole of it or, after a kill, the former.
+// Write writes the record atomically, and links from its Shares. If the process is killed
+// meanwhile, the former record is still there.
 func Write[T any](s Store, place string, r Record[T]) error {
 	r.Version = Version
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	path := s.file(place, r.Owner)
 	if err := s.makeDir(filepath.Join(place, r.Owner.Network)); err != nil {
 		return err
 	}
+	path := s.Path(place, r.Owner)
 	if err := rawfile.Replace(path, freshFile(path), data, 0o600); err != nil {
 		return cni.IOErrorf("write a record: %w", err)
 	}
@@ -104,7 +104,7 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	return nil
 }
 
-// freshFile is where a record is written before it takes its place.
+// freshFile is the file that a record is written to before it is renamed to path.
 func freshFile(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
 }
@@ -121,7 +121,7 @@ func (s Store) link(place, share string, o cni.Owner) error {
 	return nil
 }
 
-// makeDir makes a directory below the store's, and the store's, for root alone.
+// makeDir makes a directory in the store's, and that one if it is missing, for root alone.
 func (s Store) makeDir(name string) error {
 	err := os.Mkdir(s.Dir(name), 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,28 +133,28 @@ func (s Store) makeDir(name string) error {
 	return nil
 }
 
-// Has says whether there is a file of the owner's, by one system call; it may be truncated.
+// Has says whether the owner's file exists, in one system call; it may be truncated.
 func (s Store) Has(place string, o cni.Owner) (bool, error) {
-	err := unix.Access(s.file(place, o), unix.F_OK)
+	path := s.Path(place, o)
+	err := unix.Access(path, unix.F_OK)
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
 	if err != nil {
-		return false, cni.IOErrorf("look for a record: %w", &fs.PathError{Op: "access", Path: s.file(place, o), Err: err})
+		return false, cni.IOErrorf("look for a record: %w", &fs.PathError{Op: "access", Path: path, Err: err})
 	}
 	return true, nil
 }
 
-// Read gives the owner's record; there is none where the file is missing or truncated.
+// Read is the owner's record; there is false if the file is missing or truncated.
 func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, err error) {
-	r, there, err = readFile[T](s.file(place, o))
+	r, there, err = At[T](s.Path(place, o))
 	return r, there && r.Owner == o, err
 }
 
-// At gives the record that a path or a link leads to.
-func At[T any](path string) (r Record[T], there bool, err error) { return readFile[T](path) }
-
-func readFile[T any](path string) (r Record[T], whole bool, err error) {
+// At is the record at a path, or at the end of a link, whoever is its owner; there is false
+// if the file is missing or truncated.
+func At[T any](path string) (r Record[T], there bool, err error) {
 	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return r, false, nil
@@ -168,19 +168,20 @@ func readFile[T any](path string) (r Record[T], whole bool, err error) {
 	return r, true, nil
 }
 
-// Remove forgets the owner, who had shares. It may be called again, and a DEL calls it
-// also where there is no record: what a Write was killed over goes, too.
+// Remove removes the owner's record and the links from its shares. It is idempotent, and DEL
+// calls it also without a record, since it removes what a killed Write left, too.
 func (s Store) Remove(place string, o cni.Owner, shares []string) error {
 	var errs []error
 	for _, share := range shares {
 		dir := s.share(place, share)
 		errs = append(errs, remove(filepath.Join(dir, key(o))), removeDir(dir))
 	}
-	return errors.Join(append(errs, remove(freshFile(s.file(place, o))), remove(s.file(place, o)))...)
+	path := s.Path(place, o)
+	return errors.Join(append(errs, remove(freshFile(path)), remove(path))...)
 }
 
-// Others says whether anybody beside the owner has a share, by no more of the
-// directory than tells. Links that lead to no record go.
+// Others says whether anybody but the owner has a share. It reads no more of the directory
+// than that takes, and removes the links without a record that it meets.
 func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	dir, err := os.OpenFile(s.share(place, share), os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
@@ -189,7 +190,7 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	if err != nil {
 		return false, cni.IOErrorf("look who shares: %w", err)
 	}
-	defer func() { _ = dir.Close() }() // only read from
+	defer func() { _ = dir.Close() }() // opened for reading only
 	for {
 		names, err := dir.Readdirnames(2)
 		if errors.Is(err, io.EOF) {
@@ -215,23 +216,22 @@ func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
 	}
 }
 
-// leadsNowhere says whether the error of stat(2) is that of a link to nothing, rather than
-// of a look that failed.
+// leadsNowhere says whether the error of stat(2) means that the link's target does not
+// exist, rather than that it could not be looked at.
 func leadsNowhere(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
-// List gives the records of a network, or of all where network is empty. It changes
-// nothing: CHECK lists while others write.
+// List is the records of a network, or of all networks if network is empty. It changes
+// nothing and needs no lock: CHECK lists while others write.
 func List[T any](s Store, place, network string) ([]Record[T], error) {
 	all, _, err := list[T](s, place, network)
 	return all, err
 }
 
-// LatestVersion is the highest Version of the records that were written last, one of each
-// place and network: that of the plugins at work. 0 where there is none. Earlier releases
-// had other directories and files beside, which are no records, and what cannot be read
-// says nothing.
+// LatestVersion tells which release of the plugins writes records now: the highest Version
+// of the latest record of each place and network; 0 if there is none. Other files, as
+// earlier releases had them, and records that cannot be read are skipped.
 func (s Store) LatestVersion() (int, error) {
 	places, err := names(s.dir)
 	latest, errs := 0, []error{err}
@@ -241,8 +241,8 @@ func (s Store) LatestVersion() (int, error) {
 		for _, network := range networks {
 			path, err := lastWritten(filepath.Join(s.dir, place, network))
 			errs = append(errs, err)
-			r, whole, err := readFile[json.RawMessage](path)
-			if err == nil && whole && filepath.Base(path) == key(r.Owner) {
+			r, there, err := At[json.RawMessage](path)
+			if err == nil && there && filepath.Base(path) == key(r.Owner) {
 				latest = max(latest, r.Version)
 			}
 		}
@@ -250,14 +250,14 @@ func (s Store) LatestVersion() (int, error) {
 	return latest, errors.Join(errs...)
 }
 
-// lastWritten is the path of the directory's file that was written last.
+// lastWritten is the path of the directory's latest file.
 func lastWritten(dir string) (string, error) {
 	files, err := names(dir)
 	last, path := int64(0), ""
 	for _, name := range files {
 		var stat unix.Stat_t
 		if unix.Lstat(dir+"/"+name, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
-			continue // it went meanwhile, or is a link of a share
+			continue // removed meanwhile, or the link of a share
 		}
 		if at := stat.Mtim.Nano(); at > last {
 			last, path = at, dir+"/"+name
@@ -266,9 +266,8 @@ func lastWritten(dir string) (string, error) {
 	return path, err
 }
 
-// Sweep is List, and removes what tells of nobody: files that hold no record, which a
-// kill or a full disk left, and links of shares that lead to none. Who calls it holds
-// the lock.
+// Sweep is List, and removes what belongs to nobody: files without a complete record, which
+// a kill or a full disk left, and links without a record. The caller holds the lock.
 func Sweep[T any](s Store, place, network string) ([]Record[T], error) {
 	all, void, err := list[T](s, place, network)
 	errs := []error{err}
@@ -292,7 +291,7 @@ func Sweep[T any](s Store, place, network string) ([]Record[T], error) {
 	return all, errors.Join(errs...)
 }
 
-// list also gives the paths of files that hold no record.
+// list returns the records, and as void the paths of files without a complete one.
 func list[T any](s Store, place, network string) (all []Record[T], void []string, err error) {
 	networks := []string{network}
 	if network == "" {
@@ -311,7 +310,7 @@ func list[T any](s Store, place, network string) (all []Record[T], void []string
 			switch r := found[i]; {
 			case r.err != nil:
 				errs = append(errs, r.err)
-			case !r.whole || name != key(r.record.Owner):
+			case !r.complete || name != key(r.record.Owner):
 				void = append(void, filepath.Join(dir, name))
 			default:
 				all = append(all, r.record)
@@ -321,24 +320,24 @@ func list[T any](s Store, place, network string) (all []Record[T], void []string
 	return all, void, errors.Join(errs...)
 }
 
-// found is what is in a file.
+// found is the content of a file.
 type found[T any] struct {
-	record Record[T]
-	whole  bool
-	err    error
+	record   Record[T]
+	complete bool
+	err      error
 }
 
-// readAll reads the files of a directory, a share of them by each CPU: it is most of what
-// GC does beside a thousand attachments.
+// readAll reads the files of a directory on all CPUs: with a thousand attachments, that is
+// most of the work of a GC.
 func readAll[T any](dir string, files []string) ([]found[T], error) {
-	const worthwhile = 64 // for a thread more
+	const perWorker = 64 // fewer files are not worth a thread
 	all := make([]found[T], len(files))
-	workers := min(runtime.GOMAXPROCS(0), 1+len(files)/worthwhile)
+	workers := min(runtime.GOMAXPROCS(0), 1+len(files)/perWorker)
 	errs := make([]error, workers)
 	read := func(w int) {
 		errs[w] = cni.Catch(func() error {
 			for i := w * len(files) / workers; i < (w+1)*len(files)/workers; i++ {
-				all[i].record, all[i].whole, all[i].err = readFile[T](dir + "/" + files[i])
+				all[i].record, all[i].complete, all[i].err = At[T](dir + "/" + files[i])
 			}
 			return nil
 		})
@@ -364,7 +363,7 @@ func names(dir string) ([]string, error) {
 	return all, nil
 }
 
-// remove removes a file, or what lies in its place.
+// remove removes a file, or an empty directory in its place.
 func remove(path string) error {
 	err := unix.Unlink(path)
 	if errors.Is(err, unix.EISDIR) {
@@ -376,8 +375,8 @@ func remove(path string) error {
 // removeDir removes an empty directory.
 func removeDir(path string) error { return removed(path, unix.Rmdir(path)) }
 
-// removed: what is gone already, and a directory that still holds something, is left
-// unchanged. (os.Remove tries both kinds, since it is told of neither.)
+// removed makes the error of a removal: none if there was nothing, or if a directory is not
+// empty. (os.Remove is not used, since it tries both unlink and rmdir.)
 func removed(path string, err error) error {
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.ENOTDIR) {
 		return nil

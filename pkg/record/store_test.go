@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// CHECK lists records without the lock: what another process is about to write stays,
-// until somebody who has the lock clears up.
+// List, which CHECK calls without the lock, does not remove the file that another process is
+// writing; Sweep, under the lock, does.
 func TestListChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := Open(t.TempDir())
@@ -50,7 +50,8 @@ func TestListChangesNothing(t *testing.T) {
 	}
 }
 
-// Whoever cannot be looked at may need the share: only a link that leads nowhere is void.
+// A link that cannot be looked at counts as a user of the share; only one that leads nowhere
+// is void.
 func TestOthersWhoCannotBeLookedAt(t *testing.T) {
 	t.Parallel()
 	s := Open(t.TempDir())

@@ -1,7 +1,8 @@
-// Package static knows the addresses, routes and DNS settings that a
-// configuration gives to a container outright. Nothing is kept and nothing touched:
-// ParseConfig reads them, Config.Result is the answer, Config.Diff compares a result with
-// it. To debug: the configuration says it all.
+// Package static gives a container the addresses, routes and DNS settings of its
+// configuration. It stores nothing and changes nothing on the host.
+//
+// ADD is ParseConfig and Config.Result, CHECK is Config.Diff. Start at ParseConfig. To debug,
+// look at the configuration and CNI_ARGS: the result depends on nothing else.
 package static
 
 import (
@@ -19,20 +20,20 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Config is a configuration's IPAM section, found sound.
+// Config is the ipam object of a configuration, validated.
 type Config struct {
 	Addresses []Address
 	Routes    []*types.Route
 	DNS       types.DNS
 }
 
-// Address is one of the container's, with the length of its subnet's prefix.
+// Address is an address of the container with the prefix length of its subnet.
 type Address struct {
 	Prefix  netip.Prefix
-	Gateway netip.Addr // may be absent
+	Gateway netip.Addr // zero if there is none
 }
 
-// wire is the configuration as it is written.
+// wire is the configuration's JSON.
 type wire struct {
 	IPAM *struct {
 		Addresses []wireAddress  `json:"addresses"`
@@ -49,20 +50,19 @@ type wire struct {
 	} `json:"args"`
 }
 
-// wireAddress is one entry of ipam.addresses. A configuration that was marshalled
-// from the reference plugin's Go types has the address twice.
+// wireAddress is one entry of ipam.addresses. A configuration that was marshalled from the
+// reference plugin's Go types has the address under both keys.
 type wireAddress struct {
 	Address string        `json:"address"`
 	Marshal marshalledNet `json:"Address"`
 	Gateway string        `json:"gateway"`
 }
 
-// marshalledNet is the text of what Go makes of a net.IPNet, {"IP": "10.1.0.5",
-// "Mask": "////AA=="}; empty for that of an empty one. Text stays text, since keys
-// match without regard to case.
+// marshalledNet is a prefix as text; empty for an empty net.IPNet.
 type marshalledNet string
 
-// UnmarshalJSON reads either form.
+// UnmarshalJSON reads what Go makes of a net.IPNet, {"IP": "10.1.0.5", "Mask": "////AA=="}, or
+// text, since "address" matches this key, too.
 func (m *marshalledNet) UnmarshalJSON(data []byte) error {
 	var text string
 	if json.Unmarshal(data, &text) == nil {
@@ -82,7 +82,7 @@ func (m *marshalledNet) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// text is the address as it is written, once.
+// text is the entry's address. If both keys have one, they must be the same.
 func (a wireAddress) text() (string, error) {
 	const field = "ipam.addresses"
 	switch twin := string(a.Marshal); {
@@ -102,10 +102,9 @@ func (a wireAddress) text() (string, error) {
 	}
 }
 
-// ParseConfig reads the keys of the static plugin. CNI_ARGS IP adds addresses,
-// and GATEWAY gives gateways to those in whose subnet they are; args.cni.ips
-// takes the place of all of these, and runtimeConfig.ips that of all others.
-// Errors have code 6 or 7.
+// ParseConfig reads the keys of the static plugin. IP in CNI_ARGS adds addresses, and GATEWAY
+// sets the gateways of the addresses in whose subnet they are. args.cni.ips replaces all of
+// these, and runtimeConfig.ips replaces all others. Errors have code 6 or 7.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var w wire
 	if err := r.Decode(&w); err != nil {
@@ -154,7 +153,7 @@ func (w *wire) addresses(args map[string]string) ([]Address, error) {
 	return all, errors.Join(err, setGateways(all, split(args["GATEWAY"])))
 }
 
-// split takes a list apart at its commas; an empty one has no entry.
+// split splits a list at its commas; an empty list has no entry.
 func split(list string) []string {
 	if list == "" {
 		return nil
@@ -189,8 +188,8 @@ func parseList(field string, list []string) ([]Address, error) {
 	return all, nil
 }
 
-// parsePrefix reads an address with the length of its prefix, an IPv4-mapped one
-// (RFC 4291, 2.5.5.2) as IPv4.
+// parsePrefix reads an address with its prefix length. An IPv4-mapped address (RFC 4291,
+// 2.5.5.2) becomes an IPv4 address.
 func parsePrefix(field, text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(strings.TrimSpace(text))
 	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
@@ -202,7 +201,8 @@ func parsePrefix(field, text string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// parseGateway reads an address; the unspecified one (0.0.0.0, ::) is none.
+// parseGateway reads the address of a gateway. The unspecified address (0.0.0.0, ::) stands
+// for none, and gives the zero Addr.
 func parseGateway(field, text string) (netip.Addr, error) {
 	gateway, err := netip.ParseAddr(strings.TrimSpace(text))
 	if err != nil || gateway.Zone() != "" {
@@ -214,7 +214,8 @@ func parseGateway(field, text string) (netip.Addr, error) {
 	return gateway, nil
 }
 
-// checkVersion: results before spec 0.3.0 have room for one address of each family.
+// checkVersion refuses two addresses of one family for results before spec 0.3.0, which have
+// room for one.
 func checkVersion(addresses []Address, version string) error {
 	if version != "0.1.0" && version != "0.2.0" {
 		return nil
@@ -239,7 +240,7 @@ func (c Config) Result() *cni.Result {
 	return result
 }
 
-// Diff says what of the configuration the result of an ADD does not have.
+// Diff lists, for people, what the configuration has and the result of an ADD lacks.
 func (c Config) Diff(result *cni.Result) []string {
 	var diffs []string
 	for _, a := range c.Addresses {

@@ -6,8 +6,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzParseConfig: what is refused has a code of the spec's for it; the rest has a result
-// that CHECK accepts.
+// FuzzParseConfig: an invalid configuration gets one of the spec's codes for that; a valid one
+// gives a result that CHECK accepts.
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"ipam":{"addresses":[{"address":"10.1.0.5/24","gateway":"10.1.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]},"args":{"cni":{"ips":["10.1.0.6/24"]}}}`), "10.1.0.7/24", "10.1.0.1")
 	f.Add([]byte(`{"ipam":{"addresses":[{"address":"fd00::5/64","Address":{"IP":"fd00::5","Mask":"/////w=="}}]},"runtimeConfig":{"ips":["fd00::1/64"]}}`), "", "")

@@ -10,12 +10,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// AllowList is the file in which an administrator may say which sysctls networks
-// may set: on each line a regular expression that a part of the name must match.
+// AllowList is the file by which an administrator restricts the sysctls that networks may
+// set: each line is a regular expression that must match a part of the name.
 const AllowList = "/etc/cni/tuning/allowlist.conf"
 
-// CheckAllowed refuses sysctls that no line of the file at path allows, by the
-// names that the configuration gives them. Without a file all are allowed.
+// CheckAllowed refuses sysctls whose name in the configuration no line of the file at path
+// matches. If there is no such file, all are allowed.
 func (c Config) CheckAllowed(path string) error {
 	if len(c.sysctls) == 0 {
 		return nil

@@ -12,9 +12,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Add makes the settings in the namespace at netns, after it recorded what was
-// there before, and names the host veth if it took part. One inverse of all settings is pushed
-// to undo, which the caller runs if the ADD fails: it takes back what this call changed,
+// Add records the present values, makes the settings in the namespace at netns, and returns
+// the name of the host veth if its MTU was set, too. It pushes one inverse of all settings to
+// undo, which the caller runs if the ADD fails. That restores only what this call changed,
 // since an earlier plugin of the list may have tuned, too.
 func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo) (hostVeth string, err error) {
 	if len(settings) == 0 {
@@ -22,7 +22,7 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 	}
 	stamp, err := record.NewStamp(netns)
 	if err != nil {
-		return "", cni.IOErrorf("record what is tuned: %w", err)
+		return "", cni.IOErrorf("record the former settings: %w", err)
 	}
 	err = tune(netns, o.IfName, func(t tuner) error {
 		before, settings, err := t.read(settings)
@@ -34,7 +34,7 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 		if err != nil {
 			return err
 		}
-		undo.Push("restore the settings of "+o.IfName, func() error { return s.goBack(now, earlier) })
+		undo.Push("restore the settings of "+o.IfName, func() error { return s.undo(now, earlier) })
 		for _, one := range settings {
 			if have, known := before.value(one.Name); known && have == one.Value {
 				continue
@@ -55,9 +55,8 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 	return hostVeth, err
 }
 
-// read is what the kernel has in place of the settings, those left out that
-// cannot be read; and the settings that there are: none of a host veth where there
-// is no such thing.
+// read returns the kernel's values of the settings, except those that cannot be read. existing
+// are the settings without that of the host veth, if there is none.
 func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	for _, s := range settings {
 		value, err := t.get(s.Name)
@@ -66,9 +65,9 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 			continue
 		case isSysctl && errors.Is(err, fs.ErrNotExist):
 			if _, linkErr := t.link(); linkErr != nil && slices.Contains(strings.Split(path, "/"), t.ifName) {
-				return nil, nil, linkErr // its settings are gone with it
+				return nil, nil, linkErr // the interface is gone, and its sysctls with it
 			}
-			return nil, nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that brings it", path)
+			return nil, nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that provides it", path)
 		case err != nil && !isUnreadable(err):
 			return nil, nil, err
 		case err == nil:
@@ -79,9 +78,9 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	return have, existing, nil
 }
 
-// goBack takes back what one Add changed, and leaves the record as it found it.
-func (s Store) goBack(now saved, earlier *saved) error {
-	err := tune(now.Stamp.NetNS.Path, now.Owner.IfName, now.takeBack)
+// undo restores what one Add changed, and the record that it found.
+func (s Store) undo(now saved, earlier *saved) error {
+	err := tune(now.Stamp.NetNS.Path, now.Owner.IfName, now.restore)
 	if isGone(err) {
 		err = nil
 	}
@@ -94,22 +93,21 @@ func (s Store) goBack(now saved, earlier *saved) error {
 	return errors.Join(err, s.forget(now.Owner, s.path(now.Owner)))
 }
 
-// Release takes back what Add made for the owner, or what the reference plugin
-// did; the namespace at netns is needed only for the latter. Whatever is gone, or
-// has been changed by another since, stays as it is. The record goes even where
-// something could not be restored: that is reported once, and does not hold up
-// every later DEL.
+// Release restores what Add, or the reference plugin, changed for the owner; the namespace at
+// netns is needed only for the latter. Settings that somebody else has changed since stay as
+// they are. Release removes the record even if something could not be restored, so that the
+// error is reported once and not by every later DEL.
 func (s Store) Release(o cni.Owner, netns string) error {
 	r, known, err := s.find(o)
 	if err != nil {
 		return err
 	}
-	files := []string{s.path(o) + unfinishedSuffix, filepath.Join(DefaultDataDir, fileName(o)) + unfinishedSuffix, s.link(o)}
+	files := []string{s.path(o) + unfinishedSuffix, filepath.Join(defaultDataDir, fileName(o)) + unfinishedSuffix, s.link(o)}
 	if known {
 		files = append(files, r.file)
 	}
 	if there, ok := r.findNetNS(netns); known && ok {
-		err = tune(there, o.IfName, r.takeBack)
+		err = tune(there, o.IfName, r.restore)
 		if isGone(err) {
 			err = nil
 		}
@@ -117,7 +115,7 @@ func (s Store) Release(o cni.Owner, netns string) error {
 	return errors.Join(err, s.forget(o, files...))
 }
 
-// forget removes the record, after the files.
+// forget removes the files, and then the record.
 func (s Store) forget(o cni.Owner, files ...string) error {
 	if err := drop(files...); err != nil {
 		return err
@@ -125,8 +123,8 @@ func (s Store) forget(o cni.Owner, files ...string) error {
 	return s.records.Remove(place, o, nil)
 }
 
-// findNetNS is a path to the namespace that the record is about, if it is still
-// there: that of the DEL, or that of the ADD.
+// findNetNS is a path to the record's namespace, if that still exists: the path of the DEL, or
+// that of the ADD.
 func (r saved) findNetNS(netns string) (string, bool) {
 	for _, path := range []string{netns, r.netns().Path} {
 		if path != "" && (r.fromReference() || r.isAbout(record.Identify(path))) {
@@ -136,8 +134,9 @@ func (r saved) findNetNS(netns string) (string, bool) {
 	return "", false
 }
 
-// takeBack goes on after a failure.
-func (r saved) takeBack(t tuner) error {
+// restore restores the settings, last first, and goes on after a failure. A setting whose value
+// is not one that we made stays as it is.
+func (r saved) restore(t tuner) error {
 	var errs []error
 	for i := len(r.Before) - 1; i >= 0; i-- {
 		before := r.Before[i]
@@ -154,8 +153,8 @@ func (r saved) takeBack(t tuner) error {
 	return errors.Join(errs...)
 }
 
-// Diff says what is not as Add leaves it. The host veth is left out: the
-// reference plugin, whose containers we may be asked about, does not tune it.
+// Diff lists, for people, what is not as Add leaves it. It leaves out the host veth, which the
+// reference plugin does not tune, since it may have tuned the container.
 func Diff(settings Settings, ifName, netns string) ([]string, error) {
 	var diffs []string
 	if len(settings) == 0 {
@@ -173,8 +172,8 @@ func Diff(settings Settings, ifName, netns string) ([]string, error) {
 	return diffs, err
 }
 
-// GC restores, or forgets, what was tuned for attachments of the network that
-// are not valid. Without a list only what is proved dead goes.
+// GC is Release for the attachments of the network that are not valid; without a list, for
+// those that are proved dead.
 func (s Store) GC(network string, valid cni.Valid) error {
 	records, err := s.list()
 	errs := []error{err}

@@ -1,12 +1,14 @@
-// Package tuning knows which settings of a container's interface and network
-// namespace a configuration changes, and what they were before.
+// Package tuning changes settings of a container's interface and sysctls of its network
+// namespace, and restores them on DEL.
 //
-// A caller reads a Config (ParseConfig), asks an administrator's list (Config.CheckAllowed),
-// and has Store.Add record what is and change it; Settings.Amend tells the result.
-// Store.Release puts back what was before the first entry of a network's list. Start at
-// Store.Add. To debug: the records, JSON, are in /run/trestle/tuning, and in the reference
-// plugin's format in /run/cni/tuning or the network's dataDir; setting.go has each setting
-// with how it is read and written.
+// A caller parses the configuration (ParseConfig), checks it against the administrator's list
+// (Config.CheckAllowed) and calls Store.Add, which records the present values and makes the
+// settings; Settings.Amend changes the result accordingly. Store.Release restores the values
+// from before the first tuning plugin of a network's list. Start at Store.Add.
+//
+// To debug: the records are in /run/trestle/tuning, and the reference plugin's files, which we
+// write, too, in /run/cni/tuning or the network's dataDir; both are JSON. setting.go shows how
+// each setting is read and written.
 package tuning
 
 import (
@@ -24,17 +26,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// DefaultDataDir is where the reference plugin keeps what its DEL restores.
-const DefaultDataDir = "/run/cni/tuning"
+// defaultDataDir is the directory in which the reference plugin keeps what its DEL restores,
+// unless the configuration names another.
+const defaultDataDir = "/run/cni/tuning"
 
-// Config is a network's configuration, found sound.
+// Config is a network's configuration, validated.
 type Config struct {
-	Settings Settings // in the order in which they are made
+	Settings Settings
 	DataDir  string
-	sysctls  []string // their names as they were written, which is what an allow-list is about
+	sysctls  []string // the names as they are written, for CheckAllowed
 }
 
-// wire is the configuration as it is written.
+// wire is the configuration's JSON.
 type wire struct {
 	DataDir string `json:"dataDir"`
 	values
@@ -56,7 +59,7 @@ type values struct {
 	TxQLen   *int    `json:"txQLen"`
 }
 
-// sysctls is a JSON object in which no name stands twice.
+// sysctls is a JSON object in which no name may be there twice.
 type sysctls map[string]string
 
 func (s *sysctls) UnmarshalJSON(data []byte) error {
@@ -66,14 +69,14 @@ func (s *sysctls) UnmarshalJSON(data []byte) error {
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	seen := map[string]bool{}
-	for index := 0; ; index++ { // the brace, then names and values in turn
+	for index := 0; ; index++ { // the tokens are the brace, then a name and a value in turn
 		token, err := decoder.Token()
 		if err != nil {
-			break // the end: the whole was read before
+			break // the end, since Unmarshal has found the JSON valid
 		}
 		name, ok := token.(string)
 		if index%2 == 1 && ok && seen[name] {
-			return fmt.Errorf("sysctl: %q stands twice; leave one of them out", name)
+			return fmt.Errorf("sysctl: %q is given twice; leave one of them out", name)
 		}
 		seen[name] = seen[name] || index%2 == 1
 	}
@@ -81,16 +84,16 @@ func (s *sysctls) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseConfig reads the keys of the tuning plugin. CNI_ARGS MAC gives way to
-// runtimeConfig.mac, and all give way to args.cni. Errors have code 6 or 7; beside
-// them DataDir is still set, for a DEL that must not fail because a network was
-// edited after the ADD.
+// ParseConfig reads the keys of the tuning plugin. runtimeConfig.mac takes precedence over
+// CNI_ARGS MAC, and both over the key mac; args.cni over all. Errors have code 6 or 7. The
+// Config beside an error has the DataDir, for DEL and GC, which must work even if the
+// configuration has become invalid since the ADD.
 func ParseConfig(r *cni.Request) (Config, error) {
 	var w wire
 	decodeErr := r.Decode(&w)
 	c := Config{DataDir: w.DataDir}
 	if c.DataDir == "" {
-		c.DataDir = DefaultDataDir
+		c.DataDir = defaultDataDir
 	}
 	if decodeErr != nil {
 		return c, decodeErr
@@ -121,6 +124,7 @@ func (w *wire) merge(macFromArgs string) values {
 	return v
 }
 
+// lastSet is the value that takes precedence, if it is set, or else the other.
 func lastSet[T any](below, above *T) *T {
 	if above != nil {
 		return above
@@ -138,7 +142,7 @@ func (v values) sysctlSettings(ifName string) (Settings, error) {
 			return nil, err
 		}
 		if twin := names[path]; twin != "" {
-			return nil, cni.ConfigErrorf("sysctl: %q and %q are one and the same; leave one of them out", twin, name)
+			return nil, cni.ConfigErrorf("sysctl: %q and %q are the same; leave one of them out", twin, name)
 		}
 		names[path] = name
 		settings = append(settings, setting{sysctl + path, joinFields(v.Sysctl[name])})
@@ -146,8 +150,9 @@ func (v values) sysctlSettings(ifName string) (Settings, error) {
 	return settings, nil
 }
 
-// sysctlPath is the file below /proc/sys. The dots of the name are separators,
-// those of the interface's name, which STATUS does not know, are not.
+// sysctlPath is the path of the sysctl's file below /proc/sys. Dots in the name are
+// separators, but dots in the interface's name, which replaces IFNAME, are not. ifName is
+// empty for GC and STATUS.
 func sysctlPath(name, ifName string) (string, error) {
 	const wayOut = `name it as in "net.core.somaxconn" or "net.ipv4.conf.IFNAME.arp_filter"`
 	path := strings.ReplaceAll(name, ".", "/")
@@ -166,8 +171,8 @@ func sysctlPath(name, ifName string) (string, error) {
 	return path, nil
 }
 
-// linkSettings are the settings of the interface that are asked for. As in the
-// reference plugin, promisc false, mtu 0 and an empty mac ask for nothing.
+// linkSettings are the settings of the interface. As with the reference plugin, promisc
+// false, mtu 0 and an empty mac change nothing.
 func (v values) linkSettings() (Settings, error) {
 	var settings Settings
 	if v.MAC != nil && *v.MAC != "" {
@@ -184,7 +189,7 @@ func (v values) linkSettings() (Settings, error) {
 		if *v.MTU < cni.MinMTU || *v.MTU > maxMTU {
 			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, cni.MinMTU, maxMTU)
 		}
-		// of both ends: what is larger than the other end's MTU is dropped there
+		// of both ends of a veth pair: each drops packets larger than its own MTU
 		number := strconv.Itoa(*v.MTU)
 		settings = append(settings, setting{mtu, number}, setting{hostMTU, number})
 	}

@@ -52,8 +52,8 @@ func TestParseConfig(t *testing.T) {
 			if err != nil || cmp.Diff(test.want, got.Settings) != "" {
 				t.Errorf("got %v, %v, want %v", got.Settings, err, test.want)
 			}
-			if got.DataDir != tuning.DefaultDataDir {
-				t.Errorf("got dataDir %q, want %q", got.DataDir, tuning.DefaultDataDir)
+			if got.DataDir != "/run/cni/tuning" {
+				t.Errorf("got dataDir %q, want %q", got.DataDir, "/run/cni/tuning")
 			}
 		})
 	}
@@ -70,8 +70,8 @@ func TestMistakes(t *testing.T) {
 		{"absolute", `{"sysctl": {"/net/core/somaxconn": "1"}}`, 7, "is not one of the network"},
 		{"empty part", `{"sysctl": {"net.core.": "1"}}`, 7, "is not the name"},
 		{"white space", `{"sysctl": {"net.core.somax conn": "1"}}`, 7, "is not the name"},
-		{"twice", `{"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}`, 6, `"net.core.somaxconn" stands twice`},
-		{"twice in two ways", `{"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}}`, 7, "are one and the same"},
+		{"twice", `{"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}`, 6, `"net.core.somaxconn" is given twice`},
+		{"twice in two ways", `{"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}}`, 7, "are the same"},
 		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "sysctl: a number stands where text belongs; write it in quotes"},
 		{"mac", `{"mac": "x"}`, 7, `mac: "x"`},
 		{"multicast mac", `{"mac": "01:00:5e:00:00:01"}`, 7, "01:00:5e:00:00:01"},

@@ -9,14 +9,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// FuzzParseConfig: what is refused has a code of the spec's for it; a sysctl that is let
-// through is one of the network's.
+// FuzzParseConfig: an invalid configuration gets one of the spec's codes for that; a sysctl of
+// a valid one is below net.
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"mac":"02:00:00:00:00:01","mtu":1400,"promisc":true,"sysctl":{"net.core.somaxconn":"512","net/ipv4/conf/IFNAME/arp_filter":"1"},"args":{"cni":{"txQLen":7}}}`), "02:00:00:00:00:02", "eth0")
 	f.Add([]byte(`{"sysctl":{"net.ipv4.conf.eth0.5.forwarding":"1","net.../kernel":"x"},"runtimeConfig":{"mac":"x"}}`), "", "e.0")
 	f.Fuzz(func(t *testing.T, config []byte, mac, ifName string) {
 		if ifName == "" || ifName == "." || ifName == ".." || strings.ContainsAny(ifName, "/\x00") {
-			return // refused before
+			return // Request refuses it
 		}
 		c, err := ParseConfig(&cni.Request{
 			Command: cni.Add, Version: "1.1.0", Stdin: config, Args: map[string]string{"MAC": mac},
@@ -37,7 +37,7 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
-// FuzzRecord: a damaged record is none, or one that can be written again.
+// FuzzRecord: a damaged file counts as none, or as one that can be written again.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"mac":"02:00:00:00:00:01","mtu":1500,"trestle":{"Owner":{"Network":"net","ContainerID":"c1","IfName":"eth0"},"Before":[{"Name":"mtu","Value":"1500"},{"Name":"sysctl net/core/somaxconn","Value":"4096"}]}}`))
 	f.Add([]byte(`{"promisc":true,"allmulti":false,"txQLen":1000,"trestle":null}`))
@@ -46,7 +46,7 @@ func FuzzRecord(f *testing.F) {
 		if json.Unmarshal(data, &have) != nil {
 			return
 		}
-		r := have.toRecord()
+		r := have.toSaved()
 		if _, err := r.toFile(); err != nil {
 			return // a number that is none
 		}

@@ -10,18 +10,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// errNoHostVeth is no failure: most kinds of interfaces have no end on the host.
+// errNoHostVeth says that the interface has no end on the host, as most kinds of interfaces
+// do not. It is no failure.
 var errNoHostVeth = errors.New("the interface is no veth, or its other end is not on the host")
 
-// hostVeth is the other end of the interface. A link of the host that has the
-// right number is believed only if its own other end is in our namespace: other
-// containers have interfaces and peers of the same numbers.
+// hostVeth is the host's end of the interface. A link index is unique only in its namespace,
+// so the link with the peer's index must in turn name the interface and its namespace as its
+// peer.
 func (t tuner) hostVeth() (netlink.Link, error) {
 	inside, err := t.link()
 	if err != nil {
 		return nil, err
 	}
-	if inside.Type() != "veth" || inside.Attrs().NetNsID < 0 { // -1: the other end is in the same namespace
+	if inside.Type() != "veth" || inside.Attrs().NetNsID < 0 { // -1: the peer is in the same namespace
 		return nil, errNoHostVeth
 	}
 	outside, err := t.host.LinkByIndex(inside.Attrs().ParentIndex)
@@ -35,7 +36,7 @@ func (t tuner) hostVeth() (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the namespace of %s: %w", t.ifName, err)
 	}
-	defer func() { _ = ours.Close() }() // only asked about
+	defer func() { _ = ours.Close() }() // opened for reading only
 	id, err := t.host.GetNetNsIdByFd(int(ours.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("ask for the namespace of %s: %w", t.ifName, err)

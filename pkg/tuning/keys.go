@@ -14,6 +14,6 @@ func Keys() []cni.Key {
 		{Path: "CNI_ARGS MAC", Type: "string", Doc: "overrides `mac`"},
 		{Path: "runtimeConfig.mac", Doc: "overrides that, by the capability `mac`"},
 		{Path: "args.cni", Open: true, Doc: "overrides all of them: the keys from `sysctl` to `txQLen`"},
-		{Path: "dataDir", Default: "`" + DefaultDataDir + "`", Doc: "where the values from before are kept in the reference plugin's format, for its DEL. Trestle's DEL goes by `/run/trestle/tuning`, whatever this key says by then"},
+		{Path: "dataDir", Default: "`" + defaultDataDir + "`", Doc: "where the values from before are kept in the reference plugin's format, for its DEL. Trestle's DEL goes by `/run/trestle/tuning`, whatever this key says by then"},
 	})
 }

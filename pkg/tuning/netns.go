@@ -10,7 +10,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// tune runs a function in the namespace at path.
+// tune calls inside on a thread in the namespace at path.
 func tune(path, ifName string, inside func(tuner) error) error {
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -22,8 +22,8 @@ func tune(path, ifName string, inside func(tuner) error) error {
 	})
 }
 
-// isGone says whether what was to be restored is not there any more: the
-// namespace, the interface, its host veth, or its sysctl.
+// isGone says whether err means that what was to be restored is gone: the namespace, the
+// interface, its host veth, or the sysctl.
 func isGone(err error) bool {
 	return netns.IsGone(err) || netns.IsLinkGone(err) || errors.Is(err, errNoHostVeth)
 }

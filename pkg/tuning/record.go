@@ -16,34 +16,34 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Store keeps what was before an ADD: a record of the attachment's (pkg/record) and,
-// beside it, the reference plugin's own file, <dataDir>/<containerID>_<ifname>.json, in
-// its own format with one more key, so that the DEL of either plugin restores what the
-// ADD of the other changed. DEL goes by the record or, where that was lost, by the file.
+// Store keeps the values from before an ADD: in a record of the attachment (pkg/record) and
+// in the reference plugin's file, <dataDir>/<containerID>_<ifname>.json, in its format with
+// one more key. So the DEL of either plugin restores what the ADD of the other changed. Ours
+// reads the record or, if that was lost, the file.
 type Store struct {
 	records record.Store
 	dataDir string
 }
 
-// OpenStore gives the records, whose files are in dataDir. Nothing is touched yet.
+// OpenStore is the store with the files in dataDir. It reads and creates nothing yet.
 func OpenStore(records record.Store, dataDir string) Store { return Store{records, dataDir} }
 
-// place is that of our records in the store. Releases before them had links there, to
-// files that are not in DefaultDataDir, by the hash of their owner.
+// place is the place of our records in the store. Releases before pkg/record had links there,
+// named by the owner's hash, to files outside defaultDataDir.
 const place = "tuning"
 
-// tuned is what a record holds.
+// tuned is the value of a record.
 type tuned struct {
 	Before, Made Settings
 	FormerNetNS  formerNetNS `json:"Sandbox,omitzero"`
-	File         string      // that goes with it
+	File         string      // the path of the reference plugin's file
 }
 
-// saved is what is kept of one attachment.
+// saved is what the record and the file of one attachment say.
 type saved struct {
 	Owner cni.Owner
 	Stamp record.Stamp
-	// FormerNetNS is what releases wrote that had no stamps.
+	// FormerNetNS was written by releases before Stamp.
 	FormerNetNS formerNetNS `json:"Sandbox,omitzero"`
 	Before      Settings
 	Made        Settings
@@ -60,7 +60,7 @@ type formerNetNS struct {
 	Inode  uint64 `json:"inode"`
 }
 
-// netns is the namespace that the record is about.
+// netns is the attachment's namespace.
 func (r saved) netns() record.NetNS {
 	if old := r.FormerNetNS; old.Inode != 0 {
 		return record.NetNS{Path: old.Path, Dev: old.Device, Ino: old.Inode}
@@ -68,16 +68,16 @@ func (r saved) netns() record.NetNS {
 	return r.Stamp.NetNS
 }
 
-// isAbout says whether the record is about that namespace.
+// isAbout says whether that is the attachment's namespace.
 func (r saved) isAbout(found record.NetNS) bool {
 	if r.FormerNetNS.Inode != 0 {
-		found.Handle = "" // which those releases did not write
+		found.Handle = "" // earlier releases wrote none
 	}
 	return r.netns().Same(found)
 }
 
-// dead says whether it is proved that the namespace is gone. An old record has no
-// proof but that there is no such namespace at its path any more.
+// dead says whether the namespace is proved gone. Without a stamp, it counts as gone if it is
+// not at its path any more.
 func (r saved) dead(prober *record.Prober) (bool, error) {
 	if r.FormerNetNS.Inode != 0 {
 		return !r.isAbout(record.Identify(r.FormerNetNS.Path)), nil
@@ -89,14 +89,14 @@ func (r saved) dead(prober *record.Prober) (bool, error) {
 // fromReference says whether the reference plugin wrote it.
 func (r saved) fromReference() bool { return r.Owner == cni.Owner{} }
 
-// file is a record as it is written.
+// file is the JSON of the reference plugin's file.
 type file struct {
 	MAC      string `json:"mac,omitempty"`
 	Promisc  *bool  `json:"promisc,omitempty"`
 	MTU      int    `json:"mtu,omitempty"`
 	AllMulti *bool  `json:"allmulti,omitempty"`
 	TxQLen   *int   `json:"txQLen,omitempty"`
-	// Trestle is the whole record; the reference plugin knows no such key.
+	// Trestle is our key, with all that we save; the reference plugin ignores it.
 	Trestle *saved `json:"trestle,omitempty"`
 }
 
@@ -126,7 +126,7 @@ func (r saved) toFile() (file, error) {
 	return f, nil
 }
 
-func (f file) toRecord() saved {
+func (f file) toSaved() saved {
 	if f.Trestle != nil {
 		return *f.Trestle
 	}
@@ -155,10 +155,10 @@ func (s Store) link(o cni.Owner) string { return filepath.Join(s.records.Dir(pla
 
 func (s Store) path(o cni.Owner) string { return filepath.Join(s.dataDir, fileName(o)) }
 
-// merge records r beside what is recorded already of this attachment, in the same
-// namespace: by an earlier ADD that no DEL has followed, or by another tuning entry
-// of the list. What was before the first of them is what the DEL restores. It
-// returns the earlier record, nil where there is none.
+// merge saves r together with what is already saved of this attachment in the same namespace,
+// by an earlier ADD that no DEL has followed, or by another tuning plugin of the list. DEL
+// restores what was before the first of them. merge returns the earlier record, nil if there
+// is none.
 func (s Store) merge(r saved) (*saved, error) {
 	r.file = s.path(r.Owner)
 	found, known, err := readFile(r.file)
@@ -177,7 +177,7 @@ func (s Store) merge(r saved) (*saved, error) {
 		earlier = &found
 		r.Made = slices.Clone(r.Made)
 		r.Before = found.Before.and(r.Before)
-		for _, made := range found.Made { // of one name there may be several: killed, this ADD leaves the former one
+		for _, made := range found.Made { // several of one name, since a killed ADD leaves either value in the kernel
 			if !slices.Contains(r.Made, made) {
 				r.Made = append(r.Made, made)
 			}
@@ -189,10 +189,10 @@ func (s Store) merge(r saved) (*saved, error) {
 	return earlier, drop(earlier.file)
 }
 
-// save writes record and file.
+// save writes record and file under the lock.
 func (s Store) save(r saved) error { return s.locked(func() error { return s.write(r) }) }
 
-// locked runs do as the only one who changes records.
+// locked calls do under the lock of the records.
 func (s Store) locked(do func() error) error {
 	lock, err := s.records.Lock()
 	if err != nil {
@@ -209,13 +209,13 @@ func (s Store) write(r saved) error {
 		return err
 	}
 	if err := writeFile(r); err != nil {
-		return cni.IOErrorf("record what is tuned: %w", err)
+		return cni.IOErrorf("record the former settings: %w", err)
 	}
 	return nil
 }
 
-// unfinishedSuffix is that of a record before it takes its place: the one that it
-// replaces must not be lost where the ADD is killed.
+// unfinishedSuffix ends the name of a file until it is complete and renamed, so that a killed
+// ADD does not lose the file that it replaces.
 const unfinishedSuffix = ".unfinished"
 
 func writeFile(r saved) error {
@@ -233,27 +233,27 @@ func writeFile(r saved) error {
 	return rawfile.Replace(r.file, r.file+unfinishedSuffix, data, 0o600)
 }
 
-// readFile reports whether there is a whole file at path. A truncated one is of an
-// ADD that was killed before it made anything.
-func readFile(path string) (r saved, whole bool, err error) {
+// readFile reads a file; complete is false if there is none, or a truncated one, whose ADD was
+// killed before it changed anything.
+func readFile(path string) (r saved, complete bool, err error) {
 	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return saved{}, false, nil
 	}
 	if err != nil {
-		return saved{}, false, cni.IOErrorf("read the record of what is tuned: %w", err)
+		return saved{}, false, cni.IOErrorf("read the record of former settings: %w", err)
 	}
 	var f file
 	if json.Unmarshal(data, &f) != nil {
 		return saved{}, false, nil
 	}
-	r = f.toRecord()
+	r = f.toSaved()
 	r.file = path
 	return r, true, nil
 }
 
-// isAbandoned says whether a file is empty or unfinished, and nobody can be about
-// to write it.
+// isAbandoned says whether a file is empty or unfinished, and so old that nobody is writing
+// it.
 func isAbandoned(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && (info.Size() == 0 || isUnfinished(path)) && time.Since(info.ModTime()) > time.Minute
@@ -261,15 +261,15 @@ func isAbandoned(path string) bool {
 
 func isUnfinished(path string) bool { return strings.HasSuffix(path, unfinishedSuffix) }
 
-// find is what is kept of the owner: by the record, by the file of an earlier release or
-// of a record that was lost, or by the reference plugin's. A truncated file says that nothing
-// is to be restored.
+// find is what is saved of the owner: in the record, or else in a file, of an earlier release
+// or of the reference plugin, or ours if the record was lost. A truncated file means that
+// nothing is to be restored.
 func (s Store) find(o cni.Owner) (r saved, there bool, err error) {
 	rec, there, err := record.Read[tuned](s.records, place, o)
 	if err != nil || there {
 		return savedOf(rec), there, err
 	}
-	paths := []string{s.path(o), filepath.Join(DefaultDataDir, fileName(o))}
+	paths := []string{s.path(o), filepath.Join(defaultDataDir, fileName(o))}
 	if elsewhere, err := os.Readlink(s.link(o)); err == nil {
 		paths = append(paths, elsewhere)
 	}
@@ -295,15 +295,15 @@ func drop(paths ...string) error {
 	var errs []error
 	for _, p := range paths {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, cni.IOErrorf("forget what was tuned: %w", err))
+			errs = append(errs, cni.IOErrorf("remove the record of former settings: %w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// list is all that is kept of ours. Files that have no record, of an earlier release or
-// because it was lost, get one; what tells of none goes: links that lead nowhere, and
-// files that a killed ADD left empty.
+// list is all that we have saved. It writes records for files without one, which are of an
+// earlier release or whose record was lost, and removes what a killed ADD or an earlier
+// release left: empty and unfinished files, and links.
 func (s Store) list() (all []saved, err error) {
 	err = s.locked(func() error {
 		records, err := record.Sweep[tuned](s.records, place, "")
@@ -328,14 +328,14 @@ func (s Store) list() (all []saved, err error) {
 	return all, err
 }
 
-// takeOver makes a record of a file that has none.
+// takeOver writes a record for a file that has none.
 func (s Store) takeOver(path string) (taken []saved, err error) {
 	r, known, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
 	known = known && !isUnfinished(path)
-	target, linkErr := os.Readlink(path) // in the directory of records
+	target, linkErr := os.Readlink(path) // a link in the place of the records
 	if linkErr == nil {
 		r.file = target
 	}
@@ -354,14 +354,14 @@ func (s Store) takeOver(path string) (taken []saved, err error) {
 	return taken, nil
 }
 
-// paths are those of all files that may be ours, and of links to them.
+// paths are the paths of all files that may be ours, and of links to such files.
 func (s Store) paths() ([]string, error) {
 	var paths []string
 	links := s.records.Dir(place)
-	for _, dir := range []string{s.dataDir, DefaultDataDir, links} {
+	for _, dir := range []string{s.dataDir, defaultDataDir, links} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, cni.IOErrorf("list the records of what is tuned: %w", err)
+			return nil, cni.IOErrorf("list the records of former settings: %w", err)
 		}
 		for _, entry := range entries {
 			isLink := dir == links && entry.Type() == fs.ModeSymlink

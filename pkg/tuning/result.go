@@ -7,19 +7,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// MAC is the Ethernet one that the interface is given, nil where it keeps its own.
+// MAC is the Ethernet MAC that the settings give to the interface; nil if there is none.
 func (s Settings) MAC() net.HardwareAddr {
 	text, _ := s.value(macAddress)
 	mac, err := net.ParseMAC(text)
 	if err != nil || len(mac) != 6 {
-		return nil // none is asked for, or one of another kind of link
+		return nil // none is asked for, or it is that of another kind of link
 	}
 	return mac
 }
 
-// Amend tells a result the MAC and the MTU that the container's interface has
-// been given, and the MTU of its host veth where there is one, and says whether
-// that changed it.
+// Amend puts into a result the MAC and MTU of the container's interface, and the MTU of its
+// host veth, as the settings have changed them. It returns whether that changed the result.
 func (s Settings) Amend(result *cni.Result, ifName, hostVeth string) bool {
 	changed := false
 	for _, i := range result.Interfaces {
@@ -31,7 +30,7 @@ func (s Settings) Amend(result *cni.Result, ifName, hostVeth string) bool {
 			i.Mac, changed = mac, true
 		}
 		value, ok := s.value(mtu)
-		// an interface without an MTU is one of a plugin or a version that tells none
+		// an interface without an MTU is of a plugin or a version of the spec that has none
 		if number, err := strconv.Atoi(value); ok && err == nil && i.Mtu != 0 && i.Mtu != number {
 			i.Mtu, changed = number, true
 		}

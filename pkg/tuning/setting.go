@@ -14,19 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setting is one thing that is tuned, and its value as text: what the kernel
-// shows, or would show.
+// setting is a sysctl or an attribute of the interface, with its value in the form in which
+// the kernel shows it.
 type setting struct {
 	Name  string
 	Value string
 }
 
-// Settings are in the order in which they are made; they are taken back in the
-// opposite one.
+// Settings are in the order in which they are made; they are restored in the opposite one.
 type Settings []setting
 
-// The names of settings: that of a sysctl is this prefix and its path below
-// /proc/sys, the others are attributes of the interface.
+// The names of settings. The name of a sysctl is the prefix sysctl and its path below
+// /proc/sys; the others are attributes of the interface.
 const (
 	sysctl     = "sysctl "
 	macAddress = "mac"
@@ -34,7 +33,7 @@ const (
 	mtu        = "mtu"
 	allMulti   = "allmulti"
 	txQLen     = "txQLen"
-	// hostMTU is the MTU of the interface's other end, where that is on the host.
+	// hostMTU is the MTU of the interface's peer, if that is on the host.
 	hostMTU = "host veth's mtu"
 )
 
@@ -50,10 +49,10 @@ func onOff(is bool) string {
 	return off
 }
 
-// joinFields makes values comparable: the kernel separates with tabs.
+// joinFields makes values comparable, since the kernel separates fields with tabs.
 func joinFields(value string) string { return strings.Join(strings.Fields(value), " ") }
 
-// value is that of the setting called name.
+// value is the value of the setting with that name.
 func (s Settings) value(name string) (string, bool) {
 	for _, setting := range s {
 		if setting.Name == name {
@@ -63,7 +62,7 @@ func (s Settings) value(name string) (string, bool) {
 	return "", false
 }
 
-// and is s and those of more whose names s does not have.
+// and is s, and those of more whose names are not in s.
 func (s Settings) and(more Settings) Settings {
 	all := slices.Clone(s)
 	for _, setting := range more {
@@ -74,11 +73,11 @@ func (s Settings) and(more Settings) Settings {
 	return all
 }
 
-// tuner reads and writes settings. It is used on a thread in the container's
-// network namespace, which /proc/sys/net follows.
+// tuner reads and writes settings. It must be used on a thread in the container's network
+// namespace, whose settings /proc/sys/net then shows.
 type tuner struct {
 	nl     *netlink.Handle
-	host   *netlink.Handle // in the namespace that we were called in
+	host   *netlink.Handle // in the host's namespace
 	ifName string
 }
 
@@ -113,13 +112,12 @@ func (t tuner) get(name string) (string, error) {
 	return attribute(link.Attrs(), name), nil
 }
 
-// isUnreadable says whether err, from get, is that of a sysctl which is written
-// only (net.ipv4.route.flush), or has no value before one is written
-// (net.ipv6.conf.*.stable_secret).
+// isUnreadable says whether err, from get, means that a sysctl is write-only
+// (net.ipv4.route.flush), or has no value until one is written (net.ipv6.conf.*.stable_secret).
 func isUnreadable(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EIO) }
 
-// attribute is the value of an interface's setting. Promiscuity and its like are
-// the flags that somebody set, not the counts, which a packet capture raises.
+// attribute is the value of an interface's attribute. promisc and allmulti are the flags that
+// somebody has set, not the kernel's counts, which a packet capture raises, too.
 func attribute(link *netlink.LinkAttrs, name string) string {
 	switch name {
 	case macAddress:
@@ -130,7 +128,7 @@ func attribute(link *netlink.LinkAttrs, name string) string {
 		return onOff(link.RawFlags&unix.IFF_ALLMULTI != 0)
 	case mtu:
 		return strconv.Itoa(link.MTU)
-	default: // txQLen: there are no others
+	default: // txQLen is the only other one
 		return strconv.Itoa(link.TxQLen)
 	}
 }
@@ -149,8 +147,8 @@ func (t tuner) set(s setting) error {
 	return nil
 }
 
-// writeSysctl never creates a file, and writes the value in one go, as
-// proc_dostring and its like want it (kernel/sysctl.c).
+// writeSysctl writes the value by one write(2), as proc_dostring and its like need it
+// (kernel/sysctl.c). It never creates a file.
 func writeSysctl(path, value string) error {
 	file, err := os.OpenFile(filepath.Join("/proc/sys", path), os.O_WRONLY, 0)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package bandwidth is the bandwidth plugin: it limits the rate of an interface that an
-// earlier plugin of the list made. What it knows is in pkg/bandwidth.
+// earlier plugin of the list has made. It only wires pkg/bandwidth.
 package bandwidth
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// Plugin wires the commands. STATUS does not ask whether the kernel has token buckets,
-// since most containers ask for no limit.
+// Plugin is the bandwidth plugin. STATUS does not check whether the kernel has token buckets,
+// since most containers have no limit.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "bandwidth", EntersNetNS: true, Keys: bandwidth.Keys, Validate: cni.Validates(bandwidth.ParseLimits),
@@ -62,8 +62,8 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return prev, nil
 }
 
-// name adds the device to the result. Where the list has this plugin twice, the device
-// of the second entry replaces that of the first in the kernel, and so in the result.
+// name adds the device to the result. If the list has this plugin twice, the second call has
+// replaced the device of the first in the kernel, and name replaces it in the result.
 func name(result *cni.Result, device netlink.Link) {
 	mac := device.Attrs().HardwareAddr.String()
 	for _, i := range result.Interfaces {
@@ -75,9 +75,9 @@ func name(result *cni.Result, device netlink.Link) {
 	result.Interfaces = append(result.Interfaces, &types100.Interface{Name: device.Attrs().Name, Mac: mac})
 }
 
-// del needs neither a sound configuration nor the host veth.
+// del needs neither a valid configuration nor the host veth.
 func del(r *cni.Request) error {
-	prev, _ := r.PrevResult() // an unreadable one says nothing of what is to be deleted
+	prev, _ := r.PrevResult() // nil if it cannot be read
 	host, err := bandwidth.Open()
 	if err != nil {
 		return err

@@ -1,8 +1,8 @@
-// Package bridge is the bridge plugin: it gives a container an interface on a
-// bridge, an address from the IPAM plugin, masquerade and port mappings.
+// Package bridge is the bridge plugin: it gives a container an interface on a bridge, an
+// address from the IPAM plugin, masquerade and port mappings.
 //
-// It only wires: pkg/bridge knows links, addresses and routes, pkg/nat masquerade and
-// ports, pkg/ipam leases. Start at call.add, which is an ADD in its order, and at del.
+// It only wires pkg/bridge (links, addresses, routes), pkg/nat (masquerade, port mappings) and
+// pkg/ipam (leases). Start at call.add, which has the steps of an ADD in order, and at del.
 package bridge
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// Plugin wires the commands.
+// Plugin is the bridge plugin.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "bridge", EntersNetNS: true, ReadsArgs: true, Keys: keys, Validate: validate,
@@ -27,12 +27,12 @@ func Plugin() cni.Plugin {
 		States: []cni.State{
 			translator.NAT(natStatus),
 			{Package: "pkg/bridge", What: "links and bridges, and what the IPAM plugin leased for them", GC: gc, Status: status},
-			spoofChecks(), // whose links are gone by now
+			spoofChecks(), // after the links are deleted, by which it goes
 		},
 	}
 }
 
-// call is what every command begins with.
+// call is one call of the plugin: its configuration, and the packages that serve it.
 type call struct {
 	*cni.Request
 	config bridge.Config
@@ -41,8 +41,8 @@ type call struct {
 	ipam   ipam
 }
 
-// newCall reads the configuration. DEL and GC go on with a wrong one: the network may
-// have been edited since the ADD, and they find what is theirs without it.
+// newCall parses the configuration. DEL and GC go on with an invalid one: it may have been
+// edited since the ADD, and they find what they delete without it.
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
@@ -58,9 +58,8 @@ func newCall(r *cni.Request) (*call, error) {
 	return &call{Request: r, config: config, nat: translation, host: host, ipam: findIPAM(r, config.IPAM)}, nil
 }
 
-// close closes the sockets, that of nftables last: closing it waits for the grace
-// period of a deletion, which has passed by the time that the links are gone. Errors
-// are ignored, since they change nothing of what was done.
+// close closes the sockets. That of nftables waits for the grace period of a deletion, which
+// is over by the time that the links are deleted.
 func (c *call) close() {
 	c.host.Close()
 	c.nat.close()
@@ -80,13 +79,14 @@ func add(r *cni.Request) (types.Result, error) {
 	return c.add(container)
 }
 
-// add is ADD. What fails is undone: first all that needs the link, then the lease.
+// add is ADD. After an error it undoes all steps: first those that need the link, then the
+// lease.
 func (c *call) add(container *netns.Handle) (result *cni.Result, err error) {
-	var undo, last cni.Undo // last runs when the container's link is gone
+	var undo, last cni.Undo // last runs after undo has deleted the container's link
 	defer last.OnError(&err)
 	defer undo.OnError(&err)
 	order := c.linkThenLease
-	if c.ipam.NeedsNoLink() {
+	if c.ipam.needsNoLink() {
 		order = c.leaseThenLink
 	}
 	plan, leased, err := order(container, &undo, &last)
@@ -99,9 +99,9 @@ func (c *call) add(container *netns.Handle) (result *cni.Result, err error) {
 	return plan.Result(c.config, leased, c.NetNS), nil
 }
 
-// leaseThenLink is the order where host-local or static runs in this process: a full
-// pool leaves no interface, the MAC can be derived from the address, and one transaction
-// of nftables has all that the attachment needs.
+// leaseThenLink is the order if host-local or static runs in this process: if the pool is
+// full, no link was made; the MAC can be derived from the address; and all rules are made in
+// one transaction of nftables.
 func (c *call) leaseThenLink(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	leased, lease, err := c.lease(last)
 	if err != nil {
@@ -117,8 +117,8 @@ func (c *call) leaseThenLink(container *netns.Handle, undo, last *cni.Undo) (pla
 	return plan, leased, err
 }
 
-// linkThenLease is the order for an IPAM plugin that is executed: it finds the link
-// CNI_IFNAME in CNI_NETNS up and on the bridge, as dhcp needs it to ask a server.
+// linkThenLease is the order for an IPAM plugin that is executed: it finds the link CNI_IFNAME
+// in CNI_NETNS up and on the bridge, which dhcp needs to ask a server.
 func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (plan bridge.State, leased *cni.Result, err error) {
 	if plan, err = bridge.NewLinkPlan(c.config, c.Owner); err != nil {
 		return plan, nil, err
@@ -131,7 +131,7 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 		return plan, nil, err
 	}
 	release := last
-	if c.ipam.ReleasesByLink() {
+	if c.ipam.releasesByLink() {
 		release = undo
 	}
 	leased, lease, err := c.lease(release)
@@ -148,7 +148,7 @@ func (c *call) linkThenLease(container *netns.Handle, undo, last *cni.Undo) (pla
 	return plan, leased, err
 }
 
-// lease asks the IPAM plugin for addresses. That one gives none is an error, of code 6.
+// lease asks the IPAM plugin for addresses. If it returns none, the error has code 6.
 func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 	leased, err := c.ipam.Add(c.Request, undo)
 	if err != nil {
@@ -156,15 +156,15 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 	}
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
-		err = cni.DecodeErrorf("ipam.type: the plugin %q gave no address; ask it for one, or leave ipam out for a layer 2 network", c.config.IPAM)
+		err = cni.DecodeErrorf("ipam.type: the plugin %q returned no address; configure it to return one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}
 	return leased, lease, err
 }
 
-// del deletes the owner's rules, its link and its lease, in this order, and goes on after
-// a failure. Only the lease is kept where the link could not be deleted, which may still
-// use the address. All three are found by the owner: CNI_NETNS leads to nothing but what
-// the reference plugin made.
+// del deletes the owner's rules, its link and its lease, in this order, and goes on after a
+// failure. But if the link could not be deleted, it keeps the lease, since the container may
+// still use the address. It finds all three by the owner; CNI_NETNS is only for what the
+// reference plugin has made.
 func del(r *cni.Request) error {
 	c, err := newCall(r)
 	if err != nil {
@@ -172,13 +172,14 @@ func del(r *cni.Request) error {
 	}
 	defer c.close()
 	release := func() error { return c.ipam.Del(r) }
-	if c.ipam.ReleasesByLink() {
+	if c.ipam.releasesByLink() {
 		return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, release, c.unplug)
 	}
 	return cni.EachCaught(func() error { return c.nat.del(r, c.config) }, func() error { return releaseAfter(c.unplug, release) })
 }
 
-// releaseAfter releases leases once their links are deleted.
+// releaseAfter deletes links and then releases their leases, which it keeps if links could not
+// be deleted.
 func releaseAfter(unplug, release func() error) error {
 	if err := cni.Catch(unplug); err != nil {
 		return fmt.Errorf("leases are kept while their links may be there: %w", err)
@@ -186,6 +187,7 @@ func releaseAfter(unplug, release func() error) error {
 	return release()
 }
 
+// unplug deletes the attachment's link, whichever suite has made it.
 func (c *call) unplug() error {
 	found, err := c.host.Detach(c.config, c.Owner)
 	if found || err != nil {
@@ -212,11 +214,11 @@ func check(r *cni.Request) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = container.Close() }() // only looked at
+	defer func() { _ = container.Close() }() // opened for reading only
 	return errors.Join(c.ipam.Check(r), c.compare(prev, container))
 }
 
-// compare lists what is not as ADD left it, as an error of code 103.
+// compare is an error of code 103 for each detail that is not as ADD left it.
 func (c *call) compare(prev *cni.Result, container *netns.Handle) error {
 	want, err := bridge.PlanFromResult(c.config, c.Owner, prev, c.NetNS)
 	if err != nil {
@@ -238,8 +240,8 @@ func validate(r *cni.Request) error {
 	return err
 }
 
-// gc deletes links before it releases their leases. Where the record of the bridge's
-// gateways was lost it is made again first: without it, an idle bridge would stay.
+// gc deletes links, and then releases their leases. If the records of the bridge's gateways
+// were lost, it first writes them again, since without them an idle bridge would stay.
 func gc(r *cni.Request, valid cni.Valid) error {
 	c, err := newCall(r)
 	if err != nil {

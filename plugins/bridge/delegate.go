@@ -13,29 +13,29 @@ import (
 	hostlocal "github.com/trestle-cni/trestle/plugins/host-local"
 )
 
-// delegate executes an IPAM plugin as the spec says: the same environment, the
-// whole configuration, and its standard error is ours (CNI spec, section 4).
+// delegate executes an IPAM plugin as the spec says: with our environment, the whole
+// configuration, and our standard error (CNI spec, section 4).
 //
-// The library's package invoke would do, but it brings an HTTP client along (by
-// way of OpenTelemetry), which costs each start of each plugin 0.4 ms.
+// The library's package invoke could do this, but it links an HTTP client (by way of
+// OpenTelemetry), which costs each start of each plugin 0.4 ms.
 type delegate struct{ name string }
 
-func (delegate) NeedsNoLink() bool { return false }
+func (delegate) needsNoLink() bool { return false }
 
-// ReleasesByLink is true of dhcp: its daemon sends the release by the link, without which
-// the server would keep the address until the lease expires (the reference's bridge has
-// the same order). Any other plugin may give the address to somebody else at once, so
-// the link must be gone before.
-func (d delegate) ReleasesByLink() bool { return d.name == "dhcp" }
+// releasesByLink is true for dhcp: its daemon sends the release over the link; without the
+// link, the server would keep the address until the lease expires. (The reference's bridge
+// has the same order.) Any other plugin may lease the address again at once, so the link must
+// be deleted first.
+func (d delegate) releasesByLink() bool { return d.name == "dhcp" }
 
-// Add drops the interfaces of the answer: which interface an address is for, the bridge
-// plugin decides.
+// Add ignores the interfaces of the IPAM plugin's result: all addresses are for the
+// container's interface.
 func (d delegate) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
 		return nil, d.missing(r, cni.Add)
 	}
-	release := func() error { return d.only(r, cni.Del) }
+	release := func() error { return d.run(r, cni.Del) }
 	answer, err := d.execute(path, r, cni.Add)
 	if err == nil {
 		var result *cni.Result
@@ -48,28 +48,28 @@ func (d delegate) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
 			return result, nil
 		}
 	}
-	// what a failed ADD may have taken, its DEL gives back (CNI spec, section 4)
+	// a DEL releases what the failed ADD may have leased (CNI spec, section 4)
 	if delErr := release(); delErr != nil && delErr.Error() != err.Error() {
 		err = errors.Join(err, delErr)
 	}
 	return nil, err
 }
 
-// Del also releases what host-local leased before the network's IPAM plugin was changed;
-// so does GC.
+// Del also releases what host-local has leased if the network's IPAM plugin was changed since;
+// GC likewise.
 func (d delegate) Del(r *cni.Request) error {
-	return errors.Join(d.only(r, cni.Del), hostlocal.ReleaseFormer(r))
+	return errors.Join(d.run(r, cni.Del), hostlocal.ReleaseFormer(r))
 }
 
 func (d delegate) GC(r *cni.Request) error {
-	return errors.Join(d.only(r, cni.GC), hostlocal.ReclaimFormer(r))
+	return errors.Join(d.run(r, cni.GC), hostlocal.ReclaimFormer(r))
 }
 
-func (d delegate) Check(r *cni.Request) error  { return d.only(r, cni.Check) }
-func (d delegate) Status(r *cni.Request) error { return d.only(r, cni.Status) }
+func (d delegate) Check(r *cni.Request) error  { return d.run(r, cni.Check) }
+func (d delegate) Status(r *cni.Request) error { return d.run(r, cni.Status) }
 
-// only is for the commands whose answer is that they did not fail.
-func (d delegate) only(r *cni.Request, command cni.Command) error {
+// run executes a command that has no result.
+func (d delegate) run(r *cni.Request, command cni.Command) error {
 	path, found := findPlugin(d.name, r.Path)
 	if found == nil {
 		return d.missing(r, command)
@@ -78,8 +78,8 @@ func (d delegate) only(r *cni.Request, command cni.Command) error {
 	return err
 }
 
-// execute returns what the plugin wrote to standard output. Its error object keeps
-// its code.
+// execute returns the plugin's standard output. If that is an error object, the error has its
+// code.
 func (d delegate) execute(path string, r *cni.Request, command cni.Command) ([]byte, error) {
 	cmd := exec.Command(path)
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+string(command))
@@ -96,9 +96,9 @@ func (d delegate) execute(path string, r *cni.Request, command cni.Command) ([]b
 	return answer, nil
 }
 
-// missing is the error of a plugin that is nowhere. At DEL and GC, which have taken all
-// else away or go on with it, it may hold addresses that nobody but it can free: runtimes
-// ask again until there is no error, and then it may be back.
+// missing is the error if CNI_PATH does not have the plugin. On DEL and GC the plugin may hold
+// addresses that only it can release, so the error must keep the runtime trying, until the
+// plugin is back.
 func (d delegate) missing(r *cni.Request, command cni.Command) error {
 	dirs := strings.Join(r.Path, ":")
 	const wayOut = "install it there and repeat this, or, if it holds nothing, take it out of the configuration"
@@ -111,9 +111,9 @@ func (d delegate) missing(r *cni.Request, command cni.Command) error {
 	return cni.ConfigErrorf("ipam.type: no plugin %q in CNI_PATH (%s); install it there or name another", d.name, dirs)
 }
 
-// explain passes the plugin's error object on.
+// explain makes an error of the plugin's error object.
 func (d delegate) explain(answer []byte, failed *exec.ExitError) error {
-	const internal = 999 // the library's for "no code"
+	const internal = 999 // the code of the library's skel for errors without one
 	var theirs struct {
 		Code         cni.Code
 		Msg, Details string

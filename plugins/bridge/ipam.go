@@ -14,15 +14,17 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// ipam is the configuration's IPAM plugin. host-local and static run in this process where
-// CNI_PATH leads to this executable; any other is executed; a layer 2 network has none.
+// ipam is the configuration's IPAM plugin. host-local and static run in this process if
+// CNI_PATH leads to this executable. Any other plugin is executed. A layer 2 network has none.
 type ipam interface {
-	// NeedsNoLink says that Add can come before the container's link.
-	NeedsNoLink() bool
-	// ReleasesByLink says that Del sends something by the container's link.
-	ReleasesByLink() bool
+	// needsNoLink says that Add can be called before the container's link is made.
+	needsNoLink() bool
+	// releasesByLink says that Del sends something over the container's link, so that it must
+	// be called before the link is deleted.
+	releasesByLink() bool
 
-	// Add gives the lease, and pushes to undo what releases what this call took.
+	// Add returns the lease, and pushes to undo a function that releases what this call has
+	// leased.
 	Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error)
 	Del(*cni.Request) error
 	Check(*cni.Request) error
@@ -32,20 +34,19 @@ type ipam interface {
 
 func findIPAM(r *cni.Request, name string) ipam {
 	if name == "" || filepath.Base(name) != name {
-		return noIPAM{} // a path is refused by an ADD, and a DEL does not follow it either
+		return noIPAM{} // ParseConfig refuses a path on ADD, and DEL must not execute it either
 	}
 	switch {
 	case name == "host-local" && (r.Combined || isThisExecutable(name, r.Path)):
 		return inProcess{plugin: hostlocal.Plugin()}
 	case name == "static" && (r.Combined || isThisExecutable(name, r.Path)):
-		return givenAddresses{plugin: static.Plugin()}
+		return staticAddresses{plugin: static.Plugin()}
 	}
 	return delegate{name}
 }
 
-// isThisExecutable says whether the plugin that the runtime's path leads to is
-// the file that runs here, under another name, or a copy of it: an installation that
-// copies file by file makes copies of the hard links.
+// isThisExecutable says whether the plugin in CNI_PATH is the file of this process, under
+// another name, or a copy of it: installing file by file makes copies of the hard links.
 func isThisExecutable(name string, dirs []string) bool {
 	const self = "/proc/self/exe"
 	path, found := findPlugin(name, dirs)
@@ -59,15 +60,14 @@ func isThisExecutable(name string, dirs []string) bool {
 	return os.SameFile(found, own) || found.Size() == own.Size() && sameBuild(path, self)
 }
 
-// sameBuild compares two executables by their first page. The linker puts the build
-// id there, which is a hash of all that is in the file; a build without one (-buildid=)
-// is never the same.
+// sameBuild says whether two executables have the same first page. The linker puts the build
+// ID there, a hash of the whole content; without a build ID (-buildid=) it is false.
 func sameBuild(path, other string) bool {
 	page := firstPage(path)
 	return bytes.Contains(page, goNote) && bytes.Equal(page, firstPage(other))
 }
 
-// goNote is the name of the note that holds the build id (cmd/internal/buildid).
+// goNote is the name of the ELF note with the build ID (cmd/internal/buildid).
 var goNote = []byte("Go\x00\x00")
 
 func firstPage(path string) []byte {
@@ -75,7 +75,7 @@ func firstPage(path string) []byte {
 	if err != nil {
 		return nil
 	}
-	defer func() { _ = file.Close() }() // only read
+	defer func() { _ = file.Close() }() // opened for reading only
 	page := make([]byte, 4096)
 	n, err := io.ReadFull(file, page)
 	if err != nil {
@@ -84,7 +84,7 @@ func firstPage(path string) []byte {
 	return page[:n]
 }
 
-// findPlugin is the path of a plugin and its file, nil where no directory has it.
+// findPlugin is the path of a plugin and its file; found is nil if no directory has it.
 func findPlugin(name string, dirs []string) (path string, found os.FileInfo) {
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
@@ -95,11 +95,11 @@ func findPlugin(name string, dirs []string) (path string, found os.FileInfo) {
 	return "", nil
 }
 
-// noIPAM is a layer 2 network.
+// noIPAM is the IPAM of a layer 2 network: none.
 type noIPAM struct{}
 
-func (noIPAM) NeedsNoLink() bool    { return true }
-func (noIPAM) ReleasesByLink() bool { return false }
+func (noIPAM) needsNoLink() bool    { return true }
+func (noIPAM) releasesByLink() bool { return false }
 
 func (noIPAM) Add(*cni.Request, *cni.Undo) (*cni.Result, error) { return &cni.Result{}, nil }
 
@@ -114,8 +114,8 @@ type inProcess struct {
 	plugin cni.Plugin
 }
 
-// Add gives the dead's host ports back with their leases: nobody else's container shall be
-// reached by them.
+// Add also removes the port mappings of attachments that are proved dead, if it reuses their
+// leases: the mappings would lead to the new container.
 func (inProcess) Add(r *cni.Request, undo *cni.Undo) (*cni.Result, error) {
 	return hostlocal.Lease(r, func() error { return translator.NAT(nil).GC(r, cni.Valid{}) }, undo)
 }
@@ -125,13 +125,14 @@ func (p inProcess) Check(r *cni.Request) error  { return p.plugin.Check(r) }
 func (p inProcess) GC(r *cni.Request) error     { return p.plugin.GC(r) }
 func (p inProcess) Status(r *cni.Request) error { return p.plugin.Status(r) }
 
-// givenAddresses is static in this process, which keeps nothing of an ADD.
-type givenAddresses struct {
+// staticAddresses is static in this process. It stores nothing, so there is nothing to
+// release.
+type staticAddresses struct {
 	noIPAM
 	plugin cni.Plugin
 }
 
-func (g givenAddresses) Add(r *cni.Request, _ *cni.Undo) (*cni.Result, error) {
+func (g staticAddresses) Add(r *cni.Request, _ *cni.Undo) (*cni.Result, error) {
 	result, err := g.plugin.Add(r)
 	if err != nil {
 		return nil, err
@@ -139,5 +140,5 @@ func (g givenAddresses) Add(r *cni.Request, _ *cni.Undo) (*cni.Result, error) {
 	return types100.GetResult(result)
 }
 
-func (g givenAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }
-func (g givenAddresses) Status(r *cni.Request) error { return g.plugin.Status(r) }
+func (g staticAddresses) Check(r *cni.Request) error  { return g.plugin.Check(r) }
+func (g staticAddresses) Status(r *cni.Request) error { return g.plugin.Status(r) }

@@ -12,19 +12,19 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// translation is what a configuration says of NAT: the network's masquerade,
-// and the container's port mappings where the configuration declares that
-// capability, so that no portmap need be executed after us.
+// translation is the NAT that a configuration asks for: the network's masquerade and, if the
+// configuration declares that capability, the container's port mappings, for which portmap
+// then need not be executed.
 type translation struct {
 	masquerade bool
 	backend    nat.Backend
-	policy     nat.Masquerade // without the subnets, which the lease tells
+	policy     nat.Masquerade // without the subnets, which come with the lease
 	ports      nat.PortSettings
 	conn       *nft.Conn
 	host       *nat.Host
 }
 
-// natWire is that part of the configuration as it is written.
+// natWire is the JSON of the keys for masquerade.
 type natWire struct {
 	IPMasq        bool                 `json:"ipMasq"`
 	IPMasqBackend string               `json:"ipMasqBackend"`
@@ -45,7 +45,7 @@ func parseNAT(r *cni.Request) (translation, error) {
 	return t, errors.Join(decodeErr, cni.ConfigError("ipMasqBackend", backendErr), policyErr, portsErr)
 }
 
-// attachment is what the plan's addresses need of NAT.
+// attachment is the NAT for the plan's addresses.
 func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment, error) {
 	a := nat.Attachment{Owner: r.Owner, MasqueradeBackend: t.backend, PortsBackend: t.ports.Backend}
 	masquerade := t.policy
@@ -71,8 +71,7 @@ func (t translation) attachment(r *cni.Request, s bridge.State) (nat.Attachment,
 	return a, err
 }
 
-// add makes the attachment's masquerade and port mappings; also goes into the same
-// transaction.
+// add makes the attachment's masquerade and port mappings, and also in the same transaction.
 func (t translation) add(r *cni.Request, s bridge.State, also nat.Also, undo *cni.Undo) error {
 	a, err := t.attachment(r, s)
 	if err != nil {
@@ -92,8 +91,8 @@ func (t translation) apply(r *cni.Request, a nat.Attachment, undo *cni.Undo) (er
 	return t.host.Add(a, undo)
 }
 
-// spoofCheck is what lets only frames with the container's MAC into its port; nothing, if
-// the plan does not ask for it.
+// spoofCheck is the change that makes the MAC check of the container's port; nothing if the
+// plan has none.
 func (t translation) spoofCheck(r *cni.Request, s *bridge.State, undo *cni.Undo) nat.Also {
 	if !s.Port.SpoofCheck {
 		return nat.Also{}
@@ -115,8 +114,8 @@ func (t translation) noSpoofCheck(o cni.Owner) nat.Also {
 	}
 }
 
-// del removes what the owner has, and what the reference plugins made for it. The latter
-// is found by the addresses of prevResult, where there is one.
+// del removes the owner's rules, and those that the reference plugins made for it, which it
+// finds by the addresses of prevResult.
 func (t translation) del(r *cni.Request, config bridge.Config) error {
 	var referenceErr error
 	if t.masquerade {
@@ -130,7 +129,7 @@ func (t translation) del(r *cni.Request, config bridge.Config) error {
 	known, knownErr := t.host.Known(r.Owner)
 	err = errors.Join(referenceErr, err, knownErr)
 	if !known && !t.masquerade && !t.ports.Any() && also.Changes == nil {
-		return err // a network without NAT opens no socket
+		return err // without opening a socket, for a network without NAT
 	}
 	if !known {
 		err = errors.Join(err, t.host.ReleaseLost(r.Owner, t.ports))
@@ -154,7 +153,7 @@ func (t translation) check(r *cni.Request, s bridge.State) error {
 	return errors.Join(err, cni.Mismatches(differences))
 }
 
-// natStatus is an error where the kernel lacks what the configuration needs.
+// natStatus is an error if the kernel lacks what the configuration needs for NAT.
 func natStatus(r *cni.Request) error {
 	t, err := parseNAT(r)
 	defer t.close()
@@ -179,8 +178,8 @@ func mapsPorts(r *cni.Request) bool {
 	return r.Decode(&wire) == nil && wire.Capabilities["portMappings"] == true
 }
 
-// spoofChecks are a State of their own: they are in nftables whatever the backend of NAT,
-// and outlive the link, which goes with the container's namespace.
+// spoofChecks is the State of the MAC checks. They are in nftables whatever the backend of NAT,
+// and outlive the link, which the kernel deletes with the container's namespace.
 func spoofChecks() cni.State {
 	return cni.State{
 		Package: "pkg/bridge", What: "MAC checks",
@@ -190,7 +189,7 @@ func spoofChecks() cni.State {
 				return err
 			}
 			defer host.Close()
-			return byThemselves(func(checks bridge.SpoofChecks) error { return checks.Reap(host.HasLink) })
+			return withSpoofChecks(func(checks bridge.SpoofChecks) error { return checks.Reap(host.HasLink) })
 		},
 		Status: func(r *cni.Request) error {
 			config, err := bridge.ParseConfig(r)
@@ -202,13 +201,13 @@ func spoofChecks() cni.State {
 			return host.Status(nat.NFTables)
 		},
 		Restore: func(done *cni.Restored) error {
-			return byThemselves(func(checks bridge.SpoofChecks) error { return checks.Restore(done) })
+			return withSpoofChecks(func(checks bridge.SpoofChecks) error { return checks.Restore(done) })
 		},
 	}
 }
 
-// byThemselves calls do where no call has a connection to nftables yet.
-func byThemselves(do func(bridge.SpoofChecks) error) error {
+// withSpoofChecks calls do with the MAC checks, over a connection of its own.
+func withSpoofChecks(do func(bridge.SpoofChecks) error) error {
 	conn, _ := translator.Open()
 	defer conn.Close()
 	return translator.WithSpoofChecks(conn, do)

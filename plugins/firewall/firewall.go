@@ -1,6 +1,6 @@
-// Package firewall is the firewall plugin: it lets the packets of an attachment, which an
-// earlier plugin of the list made, through the host's firewall, and separates containers
-// as the configuration says. What it knows is in pkg/firewall.
+// Package firewall is the firewall plugin: for an interface that an earlier plugin of the list
+// has made, it enforces the network's policy, and lets the container's packets through other
+// firewalls. It only wires pkg/firewall.
 package firewall
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Plugin wires the commands.
+// Plugin is the firewall plugin.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "firewall", Keys: firewall.Keys, Validate: cni.Validates(firewall.ParseConfig),
@@ -26,7 +26,7 @@ func Plugin() cni.Plugin {
 
 func open() *firewall.Host { return firewall.Open(record.Open(record.DefaultDir)) }
 
-// plan makes the wanted rules of the configuration and prevResult.
+// plan makes the rules of configuration and prevResult.
 func plan(r *cni.Request, host *firewall.Host) (firewall.Rules, error) {
 	config, err := firewall.ParseConfig(r)
 	if err != nil {
@@ -54,7 +54,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return r.PassThrough()
 }
 
-// del goes by the record. Configuration and prevResult count only where there is none.
+// del goes by the record; only without one by configuration and prevResult.
 func del(r *cni.Request) (err error) {
 	host := open()
 	defer host.Close()
@@ -63,8 +63,8 @@ func del(r *cni.Request) (err error) {
 	if err != nil || found {
 		return err
 	}
-	config, _ := firewall.ParseConfig(r) // what could be read of a wrong one
-	prev, _ := r.PrevResult()            // likewise
+	config, _ := firewall.ParseConfig(r) // of an invalid one, what could be read
+	prev, _ := r.PrevResult()            // nil if it cannot be read
 	if err := host.ReleaseUnrecorded(r.Owner, config, prev); err != nil {
 		warn(err)
 	}

@@ -1,5 +1,5 @@
-// Package hostlocal is the host-local plugin: it leases addresses to containers. Runtimes
-// execute it; the bridge plugin calls Lease in its own process. What it knows is in
+// Package hostlocal is the host-local plugin: it leases addresses to containers. Other main
+// plugins execute it; the bridge plugin calls Lease in its own process. It only wires
 // pkg/ipam.
 package hostlocal
 
@@ -17,8 +17,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Plugin wires the commands. Its functions may also be called by a main plugin in its
-// own process, with the request that it got.
+// Plugin is the host-local plugin. A main plugin may also call its functions in its own
+// process, with the request that it has got.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "host-local", ReadsArgs: true, Keys: ipam.Keys, Validate: cni.Validates(ipam.ParseConfig),
@@ -27,23 +27,22 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// add is ADD for whoever executes the plugin. ptp, for one, asks for addresses first, sees
-// then that the container has its interface already, or that another ADD was faster, and
-// gives them back by DEL, from under the attachment that stands. So what that has is
-// refused, as the reference refuses it (duplicate allocation).
+// add is ADD for another plugin that executes this one. Such a plugin (ptp) may ask for
+// addresses, then find that the container has its interface already, and release them by DEL,
+// which takes them from the existing attachment. So addresses that the attachment already has
+// are refused, as the reference refuses them (duplicate allocation); see ipam.Executed.
 func add(r *cni.Request) (result types.Result, err error) {
 	var undo cni.Undo
 	defer undo.OnError(&err)
 	executed := &ipam.Executed{By: ipam.Parent(), IsAttached: func() bool { return isAttached(r) }}
-	leased, err := lease(r, executed, func() error { return nil }, &undo) // GC is for what the dead have besides
+	leased, err := lease(r, executed, func() error { return nil }, &undo) // GC removes what else the dead have
 	if err != nil {
 		return nil, err
 	}
 	return leased, nil
 }
 
-// isAttached says whether the container has the interface; false where that cannot be
-// seen.
+// isAttached says whether the container has the interface; false if that cannot be found out.
 func isAttached(r *cni.Request) bool {
 	err := netns.Enter(r.NetNS, func() error {
 		_, err := net.InterfaceByName(r.Owner.IfName)
@@ -52,10 +51,10 @@ func isAttached(r *cni.Request) bool {
 	return err == nil
 }
 
-// Lease is ADD for a main plugin in this process, whose undo then releases what this call
-// took, but no address that the attachment had before, or that another ADD got for it
-// meanwhile. fromDead is called where leases of the dead were taken away: nothing else of
-// theirs may lead to their addresses any more.
+// Lease is ADD for a main plugin in this process. It pushes to undo a function that releases
+// what this call has leased, but no address that the attachment had before, or that another
+// ADD has got for it since. It calls fromDead if it has released leases of the dead, whose
+// port mappings must not lead to these addresses any more.
 func Lease(r *cni.Request, fromDead func() error, undo *cni.Undo) (*cni.Result, error) {
 	return lease(r, nil, fromDead, undo)
 }
@@ -91,15 +90,15 @@ func lease(r *cni.Request, by *ipam.Executed, fromDead func() error, undo *cni.U
 	return result, nil
 }
 
-// ipConfig is the leased address as a result shows it.
+// ipConfig is the leased address, which is in the set, in the form of a result.
 func ipConfig(set ipam.Set, a netip.Addr) *types100.IPConfig {
 	i := slices.IndexFunc(set, func(r ipam.Range) bool { return r.Contains(a) })
-	r := set[i] // the lease is of this set
+	r := set[i]
 	return cni.IPConfig(netip.PrefixFrom(a, r.Subnet.Bits()), r.Gateway)
 }
 
-// del releases the attachment's leases in every data directory that we have used, so that
-// it needs no sound configuration.
+// del releases the attachment's leases in every data directory that we have used, even if the
+// configuration is invalid.
 func del(r *cni.Request) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
@@ -108,20 +107,20 @@ func del(r *cni.Request) error {
 	return errors.Join(store.Release(r.Owner), store.ReleaseElsewhere(r.Owner))
 }
 
-// ReleaseFormer is DEL for a main plugin whose network had host-local as its IPAM plugin
-// before it was edited.
+// ReleaseFormer is DEL for a main plugin whose network may have had host-local as its IPAM
+// plugin before its configuration was edited.
 func ReleaseFormer(r *cni.Request) error {
 	return ipam.Former(r.Owner.Network).ReleaseElsewhere(r.Owner)
 }
 
-// ReclaimFormer is GC, likewise.
+// ReclaimFormer is GC for the same case.
 func ReclaimFormer(r *cni.Request) error {
 	return ipam.Former(r.Owner.Network).ReclaimElsewhere()
 }
 
-// check compares the lease with prevResult, where there is one: each leased
-// address must be the container's, and each of the container's that our ranges
-// hold must be leased to it. prevResult may have others, from other plugins.
+// check compares the lease with prevResult, if there is one: prevResult must have each leased
+// address, and each address of prevResult that is in our ranges must be leased to the
+// container. It may have others, from other plugins.
 func check(r *cni.Request) error {
 	store, err := ipam.StoreOf(r)
 	if err != nil {
@@ -150,12 +149,12 @@ func check(r *cni.Request) error {
 	return checkLeased(r, have, held)
 }
 
-// checkLeased is an error of code 103 if the container has an address of our ranges that
-// is not leased to it. A configuration that was edited into nonsense has no ranges.
+// checkLeased is an error of code 103 if the container has an address of our ranges that is
+// not leased to it.
 func checkLeased(r *cni.Request, have, held []netip.Addr) error {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {
-		return nil // see above
+		return nil // an invalid configuration has no ranges
 	}
 	for _, a := range have {
 		ours := slices.ContainsFunc(config.Sets, func(set ipam.Set) bool {
@@ -168,8 +167,8 @@ func checkLeased(r *cni.Request, have, held []netip.Addr) error {
 	return nil
 }
 
-// Gateways are those that an ADD would tell, with their subnets' lengths; none for a
-// configuration that cannot be read.
+// Gateways are the gateways of the configuration's ranges, with the prefix lengths of their
+// subnets; none if the configuration is invalid.
 func Gateways(r *cni.Request) (gateways []netip.Prefix) {
 	config, err := ipam.ParseConfig(r)
 	if err != nil {

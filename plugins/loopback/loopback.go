@@ -1,4 +1,4 @@
-// Package loopback is the loopback plugin: it brings lo up in the container.
+// Package loopback is the loopback plugin: it sets lo up in the container.
 package loopback
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// Plugin wires the commands. lo goes with its namespace, so that nothing is left.
+// Plugin is the loopback plugin. It has no State, since lo is deleted with its namespace.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "loopback", EntersNetNS: true,
@@ -24,13 +24,13 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// add brings lo up. The answer is prevResult, if there is one, else lo and its addresses.
+// add sets lo up. The answer is prevResult or, if there is none, lo and its addresses.
 func add(r *cni.Request) (types.Result, error) {
 	prev, err := r.PrevResult()
 	if err != nil {
 		return nil, err
 	}
-	addresses, err := raise(r.NetNS)
+	addresses, err := setUp(r.NetNS)
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +47,8 @@ func add(r *cni.Request) (types.Result, error) {
 	return result, nil
 }
 
-func raise(path string) (addresses []net.IPNet, err error) {
+// setUp sets lo up and returns its addresses.
+func setUp(path string) (addresses []net.IPNet, err error) {
 	err = inNetNS(path, func(h *netlink.Handle, lo netlink.Link) error {
 		if err := h.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("set lo up: %w", err)
@@ -64,7 +65,7 @@ func raise(path string) (addresses []net.IPNet, err error) {
 	return addresses, err
 }
 
-// del takes lo down again, as the reference plugin does, unless the namespace is gone.
+// del sets lo down, as the reference plugin does, unless the namespace is gone.
 func del(r *cni.Request) error {
 	err := inNetNS(r.NetNS, func(h *netlink.Handle, lo netlink.Link) error {
 		if err := h.LinkSetDown(lo); err != nil {

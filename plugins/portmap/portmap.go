@@ -1,5 +1,5 @@
-// Package portmap is the portmap plugin: chained after a plugin that connects the
-// container, it maps ports of the host to it. What it knows is in pkg/nat.
+// Package portmap is the portmap plugin: it maps ports of the host to a container that an
+// earlier plugin of the list has attached. It only wires pkg/nat.
 package portmap
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/plugins/translator"
 )
 
-// Plugin wires the commands.
+// Plugin is the portmap plugin.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "portmap", Keys: nat.PortKeys, Validate: cni.Validates(nat.ReadPorts),
@@ -45,12 +45,12 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return r.PassThrough()
 }
 
-// del goes by the record of the mappings. Where there is none, because the reference
-// plugin made them or /run was lost, it looks for the host ports of the configuration.
+// del goes by the record of the mappings. If there is none, because the reference plugin made
+// them or /run was lost, it looks for the host ports of the configuration.
 func del(r *cni.Request) error {
 	conn, host := translator.Open()
 	defer conn.Close()
-	settings, _ := nat.ReadPorts(r) // what could be read of a wrong one
+	settings, _ := nat.ReadPorts(r) // of an invalid one, what could be read
 	return errors.Join(host.ReleaseReference(r.Owner, translator.AddressesOf(r)), host.ReleaseLost(r.Owner, settings), host.ReleasePorts(r.Owner))
 }
 
@@ -75,8 +75,7 @@ func status(r *cni.Request) error {
 	return host.PortsStatus(settings.Backend)
 }
 
-// read makes the wanted mappings of the configuration and of prevResult, whose addresses
-// they lead to.
+// read makes the port mappings of the configuration, to the addresses of prevResult.
 func read(r *cni.Request) (nat.Attachment, error) {
 	a := nat.Attachment{Owner: r.Owner, Ports: &nat.Ports{}}
 	settings, err := nat.ReadPorts(r)

@@ -9,7 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Layouts are the numbers that this release gives to the parts of nftables' tables, by part.
+// Layouts are the numbers of this release's layouts, by name: of what each package puts into
+// tables of nftables.
 func Layouts() map[string]int {
 	layouts := map[string]int{}
 	for _, key := range slices.Concat(nat.Layouts(), firewall.Layouts(), bridge.Layouts()) {

@@ -1,6 +1,6 @@
-// Package registry is the only list of Trestle's plugins: the program and the tests call
-// Plugins, and the Makefile reads the names from the text of this file. To add a plugin,
-// add a folder plugins/NAME and a line here.
+// Package registry is the only list of Trestle's plugins. The programs and the tests call
+// Plugins, Keys and States, and the Makefile reads the names from the text of this file. To
+// add a plugin, add a folder plugins/NAME and a line in Plugins.
 package registry
 
 import (
@@ -19,8 +19,8 @@ import (
 	"github.com/trestle-cni/trestle/plugins/tuning"
 )
 
-// Keys are all keys that the plugin reads, those of the protocol last; nil for a name
-// that no plugin of ours has.
+// Keys are all keys that the plugin of that name reads, those of the protocol last; nil if we
+// have no such plugin.
 func Keys(plugin string) []cni.Key {
 	wired, known := Plugins()[plugin]
 	if !known {
@@ -29,8 +29,8 @@ func Keys(plugin string) []cni.Key {
 	return slices.Concat(wired().Keys(), cni.ProtocolKeys())
 }
 
-// States are all kinds of what our plugins make on a host, each once: of a kind that two
-// plugins list, the State of the first counts.
+// States are all kinds of state that our plugins make on a host, each once: if two plugins
+// list the same kind, it is the State of the first by name.
 func States() []cni.State {
 	var all []cni.State
 	plugins := Plugins()
@@ -45,9 +45,9 @@ func States() []cni.State {
 	return all
 }
 
-// Plugins are what a runtime may execute, by name. The file is built under the first
-// name; the others are links to it. One plugin a line, since the Makefile looks for lines
-// that begin with a name.
+// Plugins are the plugins that a runtime may execute, by name. make builds the file under the
+// first name and makes links for the others. There must be one plugin a line, since the
+// Makefile looks for lines that begin with a name.
 func Plugins() map[string]func() cni.Plugin {
 	return map[string]func() cni.Plugin{
 		"bridge":     bridge.Plugin,
@@ -61,9 +61,9 @@ func Plugins() map[string]func() cni.Plugin {
 	}
 }
 
-// Named is the plugin that a file's name is about: people install copies and links of a
-// plugin as cnv-bridge or bridge.new, and the reference plugins, one executable each, do
-// not care. The end of the name goes before its beginning.
+// Named is the plugin for the name of an executable, which is that of the plugin, or ends or
+// begins with it: people install copies and links as cnv-bridge or bridge.new, which works with
+// the reference plugins, since each is an executable of its own. An end takes precedence.
 func Named(file string) (cni.Plugin, bool) {
 	plugins := Plugins()
 	plugin, ok := plugins[nameIn(file, slices.Sorted(maps.Keys(plugins)))]

@@ -1,5 +1,5 @@
-// Package static is the static plugin: an IPAM plugin whose addresses the configuration
-// or the runtime gives. What it knows is in pkg/static.
+// Package static is the static plugin: an IPAM plugin whose addresses are in the configuration,
+// or come from the runtime. It only wires pkg/static.
 package static
 
 import (
@@ -9,7 +9,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/static"
 )
 
-// Plugin wires the commands. ADD keeps nothing, so DEL and GC have nothing to release.
+// Plugin is the static plugin. ADD stores nothing, so DEL and GC have nothing to release.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "static", ReadsArgs: true, Keys: static.Keys, Validate: cni.Validates(static.ParseConfig),

@@ -1,6 +1,6 @@
-// Package translator opens pkg/nat for the plugins that use it, and tells it which
-// attachments are alive, which it cannot know by itself: leases are pkg/ipam's and links
-// pkg/bridge's.
+// Package translator opens pkg/nat for the plugins that use it. It tells pkg/nat which
+// attachments are alive, which depends on leases and links, and so on pkg/ipam and pkg/bridge,
+// which pkg/nat must not import.
 package translator
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Open gives the host's NAT, and the connection to nftables that it uses, which the caller
-// closes. Neither opens a socket or a file yet.
+// Open opens the host's NAT, and the connection to nftables that it uses, which the caller
+// must close. Neither opens a socket or a file before it is used.
 func Open() (*nft.Conn, *nat.Host) {
 	store := record.Open(record.DefaultDir)
 	conn := nft.Open(store.Dir("nft"))
@@ -33,8 +33,8 @@ func Open() (*nft.Conn, *nat.Host) {
 	return conn, host
 }
 
-// SpoofChecks are the MAC checks of the host's ports, over the same connection. The caller
-// must hold the lock of the records; WithSpoofChecks takes it.
+// SpoofChecks are the MAC checks of the host's ports, over the given connection. The caller
+// must hold the lock of the records, which WithSpoofChecks takes.
 func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
 	return bridge.OpenSpoofChecks(record.Open(record.DefaultDir), conn)
 }
@@ -49,7 +49,7 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
 }
 
-// NAT is the State of masquerade and mapped ports, with the plugin's own status.
+// NAT is the State of masquerade and port mappings, with the plugin's own Status.
 func NAT(status func(*cni.Request) error) cni.State {
 	return cni.State{
 		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
@@ -68,8 +68,8 @@ func restore(done *cni.Restored) error {
 	return host.Restore(done)
 }
 
-// AddressesOf are the container's addresses by prevResult, none where it is missing or
-// cannot be read: for DEL, which does what it can without.
+// AddressesOf are the container's addresses in prevResult; none if it is missing or cannot be
+// read, which a DEL must tolerate.
 func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 	prev, _ := r.PrevResult() // nil beside an error
 	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
@@ -79,9 +79,9 @@ func AddressesOf(r *cni.Request) (addresses []netip.Addr) {
 }
 
 // isAlive says whether the attachment with that label is alive: it has a link of ours, or a
-// lease whose container is alive (leases outlive a boot, and the link of another plugin
-// than bridge has no name that we know). A network (a label that ends in "/") is alive
-// if any link of it is there.
+// lease whose container is alive. A lease alone is not enough, since leases outlive a boot; a
+// link is not necessary, since those of other main plugins have names that we do not know.
+// A network (a label that ends in "/") is alive if any attachment to it has a link.
 func isAlive(label string) (bool, error) {
 	if strings.HasSuffix(label, "/") {
 		return hasPort(label)
@@ -107,7 +107,7 @@ func hasPort(networkLabel string) (bool, error) {
 		label, ours := bridge.Label(l.Attrs().Alias)
 		return ours && strings.HasPrefix(label, networkLabel)
 	})
-	if err != nil && !found { // a list that is not complete tells of whom it has
+	if err != nil && !found { // a link that was found counts, even if the list is not complete
 		return false, fmt.Errorf("look whether anybody is on network %s: %w", networkLabel, err)
 	}
 	return found, nil

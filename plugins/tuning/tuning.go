@@ -1,6 +1,5 @@
 // Package tuning is the tuning plugin: it changes settings of an interface that an earlier
-// plugin of the list made, and sysctls of its network namespace. What it knows is in
-// pkg/tuning.
+// plugin of the list has made, and sysctls of its network namespace. It only wires pkg/tuning.
 package tuning
 
 import (
@@ -15,7 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/tuning"
 )
 
-// Plugin wires the commands.
+// Plugin is the tuning plugin.
 func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys, Validate: cni.Validates(parse),
@@ -24,7 +23,7 @@ func Plugin() cni.Plugin {
 	}
 }
 
-// parse reads the settings, and refuses those that the administrator's list does not
+// parse reads the configuration, and refuses sysctls that the administrator's list does not
 // allow.
 func parse(r *cni.Request) (tuning.Config, error) {
 	config, err := tuning.ParseConfig(r)
@@ -58,7 +57,7 @@ func add(r *cni.Request) (result types.Result, err error) {
 		return nil, err
 	}
 	if mac := config.Settings.MAC(); mac != nil {
-		// the settings are made; neighbours that miss the announcement ask again, later
+		// an error is ignored: neighbours ask again when their entries expire
 		_ = announce(r, mac, prev)
 	}
 	if config.Settings.Amend(prev, r.Owner.IfName, hostVeth) {
@@ -67,8 +66,8 @@ func add(r *cni.Request) (result types.Result, err error) {
 	return unchanged, nil
 }
 
-// announce tells the neighbours the new MAC of the container's addresses. Without it they
-// would go on sending to the MAC of whoever had the address before.
+// announce tells the neighbours the new MAC of the container's addresses. Without it they would
+// go on sending to the MAC of an address's last user.
 func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 	link := bridge.Interface{Name: r.Owner.IfName, MAC: mac, Up: true}
 	for _, a := range cni.AddressesOf(prev, r.Owner.IfName) {
@@ -78,7 +77,7 @@ func announce(r *cni.Request, mac net.HardwareAddr, prev *cni.Result) error {
 }
 
 func del(r *cni.Request) error {
-	config, _ := tuning.ParseConfig(r) // it may have been edited since; DataDir is set all the same
+	config, _ := tuning.ParseConfig(r) // even an invalid one has the DataDir
 	return store(config).Release(r.Owner, r.NetNS)
 }
 

@@ -30,8 +30,8 @@ func bigTCP(t host.T, s size) measure.Section {
 }
 
 const bigTCPNote = `Segments of up to 192 KiB on the containers' links and the bridge (gso_max_size, gro_max_size, and the same of IPv4), which the kernel cuts
-where a link takes no more than 64 KiB, as network cards do as a rule. There is no key for it: containers of one host gain a third on a quiet machine, of what is far
-more than networks carry already, and all that leaves the host loses two fifths.`
+where a link takes no more than 64 KiB, as network cards do as a rule. There is no key for it: containers of one host gain, but they exchange far
+more than networks carry already, and all that leaves the host loses.`
 
 // largest is as large as the kernel's documents have it (BIG TCP).
 const largest = 192 << 10

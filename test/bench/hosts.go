@@ -29,7 +29,7 @@ func severalHosts(t host.T, s size) []measure.Section {
 	for _, count := range s.hosts {
 		all = append(all, measure.Section{
 			Title: fmt.Sprintf("A host joins %d others", count-1), Operations: []string{"route on all others", "routes to all others"}, Rounds: 9,
-			Note: fmt.Sprintf("From the start of its agent, on an etcd of one member. %d of the others are real, on the CPUs that there are; the rest have joined, simulated, and watch etcd. Aim with two others: at most flannel's.", s.real(count)),
+			Note: fmt.Sprintf("From the start of its agent, on an etcd of one member. %d of the others are real, and share this machine's CPUs; the rest are simulated: they have joined, and watch etcd. Aim with two others: at most flannel's.", s.real(count)),
 			Setup: func() []measure.Variant {
 				return byEach(t, func(j joiner) round { return joining(t, j, s.real(count), count) })
 			},
@@ -38,24 +38,24 @@ func severalHosts(t host.T, s size) []measure.Section {
 	all = append(all,
 		measure.Section{
 			Title: "From a host's record to the last of all others", Rounds: 9, Operations: []string{"put to last"},
-			Note:  "One put into etcd, with so many hosts that watch, simulated; \"asking\" has each of them ask for the lease of what has come, as flannel does. Aim: at most half of that.",
+			Note:  "One put into etcd, with so many simulated hosts that watch it; for \"asking\" each of them reads the lease of what has come, as flannel does. Aim: at most half of that.",
 			Setup: func() []measure.Variant { return watches(t, s) },
 		},
 		measure.Section{
 			Title: fmt.Sprintf("%d hosts join at once", most), Rounds: 3, Operations: []string{"all have joined"},
-			Note:  "Simulated, on an etcd of one member. By a lock of etcd's they take turns, as most programs would have them. Aim: at most a quarter of that; the transactions are counted below.",
+			Note:  "Simulated, on an etcd of one member. With a lock of etcd's they take turns, as most programs would do it. Aim: at most a quarter of that; the transactions are counted below.",
 			Setup: func() []measure.Variant { return joiningAtOnce(t, most) },
 		})
 	for _, count := range s.hosts {
 		all = append(all, measure.Section{
 			Title: fmt.Sprintf("Start of an agent with %d peers", count), Rounds: 7, Operations: []string{"all are routed"},
-			Note:  "From before fork until each peer has its route, by vxlan, where the kernel has nothing of it. Aim with 1000: at most 0.3 of flannel's.",
+			Note:  "From before fork until each peer has its route, by vxlan, while the kernel has none yet. Aim with 1000: at most 0.3 of flannel's.",
 			Setup: func() []measure.Variant { return starts(t, count) },
 		})
 	}
 	return append(all, measure.Section{
 		Title: "Start of an agent over what is there", Rounds: 7, Operations: []string{"ready"},
-		Note:  "From before fork until its status says so; it changes nothing, or there would be no table.",
+		Note:  "From before fork until its status says that it is ready; it changes nothing in the kernel (or this table would be missing).",
 		Setup: func() []measure.Variant { return startsAnew(t, s) },
 	})
 }

@@ -25,7 +25,7 @@ const flannelVariable = "FLANNELD"
 func flannelNote() string {
 	program := os.Getenv(flannelVariable)
 	if program == "" {
-		return "Flannel was not measured in this run, so its rows are missing; [hosts](hosts.md#next-to-flannel) has results of an earlier run, and says how to have it measured."
+		return "Flannel was not measured in this run, so its rows are missing; [hosts](hosts.md#next-to-flannel) says how to have it measured."
 	}
 	return "Rows of flannel are of this run, with " + flannelVersion(program) + ", built as [hosts](hosts.md#next-to-flannel) says."
 }

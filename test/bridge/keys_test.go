@@ -11,7 +11,7 @@ const aMAC = "02:00:00:00:00:01"
 
 // checkedKeys has each key: who adds one says here what CHECK finds.
 var checkedKeys = []host.CheckedKey{
-	{Path: "bridge", Added: "br-a", Checked: "br-b", Says: "br-b"},
+	{Path: "bridge", With: object{"bridgeLifetime": "auto"}, Added: "br-a", Checked: "br-b", Says: "br-b"},
 	{Path: "bridgeLifetime", Unobserved: "it tells DEL what to do"},
 	{Path: "isGateway", With: object{"isDefaultGateway": nil, "ipMasq": nil}, Added: false, Checked: true, Says: "gateway address"},
 	{Path: "isDefaultGateway", Added: true, Breaks: "ip -n CONTAINER route del default", Says: "0.0.0.0/0"},
@@ -39,7 +39,7 @@ var checkedKeys = []host.CheckedKey{
 
 // checkedVLANKeys are those that ask for a kernel with VLANs.
 var checkedVLANKeys = []host.CheckedKey{
-	{Path: "vlan", Added: 5, Checked: 6, Says: "6"},
+	{Path: "vlan", With: object{"bridgeLifetime": "auto"}, Added: 5, Checked: 6, Says: "6"},
 	{Path: "vlanTrunk", Added: []any{object{"id": 5}}, Checked: []any{object{"id": 5}, object{"id": 6}}, Says: "6"},
 	{Path: "preserveDefaultVlan", With: object{"vlan": 5}, Added: false, Checked: true, Says: "1"},
 }

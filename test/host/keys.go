@@ -52,7 +52,8 @@ func AssertKeys(t T, plugin string, keys []CheckedKey, others ...string) {
 }
 
 // CheckKey adds the container by the plugin, whose configuration has base and the key,
-// and fails the test unless CHECK finds that all is well, and then what differs.
+// and fails the test unless CHECK finds that all is well, and then what differs, and that
+// all is well after an ADD with the other value.
 func (c *Container) CheckKey(plugin string, base Object, k CheckedKey) {
 	c.t.Helper()
 	if k.Unobserved != "" {
@@ -78,12 +79,18 @@ func (c *Container) CheckKey(plugin string, base Object, k CheckedKey) {
 	if k.Breaks != "" {
 		c.host.MustRun("sh", "-ec", strings.ReplaceAll(k.Breaks, "CONTAINER", c.ID))
 	}
-	if k.Checked == nil {
+	isOther := k.Checked != nil
+	if !isOther {
 		k.Checked = k.Added
 	}
 	err := c.host.Exec(call("CHECK", k.Checked, result)).Err()
 	if CodeOf(err) != uint(cni.CodeMismatch) || !strings.Contains(err.Error(), k.Says) {
 		c.t.Errorf("%s: added with %v, checked with %v: got %v, want code %d and %q in it", k.Path, k.Added, k.Checked, err, cni.CodeMismatch, k.Says)
+	}
+	if isOther { // ADD brings about what CHECK misses
+		c.host.Must(call("DEL", k.Added, result))
+		result = c.host.Must(call("ADD", k.Checked, "")).Stdout
+		c.host.Must(call("CHECK", k.Checked, result))
 	}
 }
 

@@ -157,7 +157,7 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	}
 	mustGive("of nobody yet")
 	for range 2 {
-		if err := ptp("ADD").Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "n/c1/eth0 has leases already, and eth0 is there") {
+		if err := ptp("ADD").Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "n/c1/eth0 has leases already, and its interface eth0 exists") {
 			t.Errorf("ADD again: got %v, want code 102", err)
 		}
 		mustHave("after ADD again")

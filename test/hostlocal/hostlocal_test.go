@@ -564,7 +564,7 @@ func TestHostLocalKilledAnywhere(t *testing.T) {
 	}
 }
 
-// Who executes host-local, and is at work yet, does not lose to another what it was given;
+// Who executes host-local, and is still running, does not lose to another what it was given;
 // when it was killed, whoever repeats its ADD is given the same.
 func TestHostLocalGivesTheKilledOnesAgain(t *testing.T) {
 	h := newHostLocal(t, hostLocalOne)
@@ -586,7 +586,7 @@ func TestHostLocalGivesTheKilledOnesAgain(t *testing.T) {
 	if decodeErr != nil {
 		t.Fatal(decodeErr)
 	}
-	if got.code != 102 || !strings.Contains(got.msg, fmt.Sprintf("given to process %d, which is at work yet", main.Process.Pid)) {
+	if got.code != 102 || !strings.Contains(got.msg, fmt.Sprintf("asked for by process %d, which is still running", main.Process.Pid)) {
 		t.Errorf("ADD beside it: got %d %q, want code 102", got.code, got.msg)
 	}
 	for range 2 { // by the same process, too

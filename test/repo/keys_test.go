@@ -2,8 +2,9 @@ package repo
 
 import (
 	"fmt"
-	"maps"
 	"os"
+	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -127,11 +128,26 @@ func markdown(keys []cni.Key) string {
 	return table.String()
 }
 
-// TestPluginsHaveKeys: a plugin whose Keys are forgotten panics at the first who asks.
-func TestPluginsHaveKeys(t *testing.T) {
-	for name, plugin := range maps.All(registry.Plugins()) {
-		if plugin().Keys == nil {
-			t.Errorf("%s has no Keys", name)
+// TestPluginsAreWhole: one whose function is forgotten panics at the first who calls it,
+// and one without a test of its keys may read some that CHECK does not know.
+func TestPluginsAreWhole(t *testing.T) {
+	files, err := filepath.Glob("../*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, file := range files {
+		tests.WriteString(readFile(t, file))
+	}
+	for name, plugin := range registry.Plugins() {
+		whole := reflect.ValueOf(plugin())
+		for i := range whole.NumField() {
+			if field := whole.Field(i); field.Kind() == reflect.Func && field.IsNil() {
+				t.Errorf("%s has no %s", name, whole.Type().Field(i).Name)
+			}
+		}
+		if plugin().Keys != nil && len(plugin().Keys()) > 0 && !strings.Contains(tests.String(), fmt.Sprintf("host.AssertKeys(t, %q, ", name)) {
+			t.Errorf("no test asks what CHECK finds of each key of %s: call host.AssertKeys, as in test/static", name)
 		}
 	}
 }

@@ -60,3 +60,27 @@ func TestPicturesOfDocs(t *testing.T) {
 		}
 	}
 }
+
+// TestCommandsOfTheAgent: the manual lists the commands that trestle-node has.
+func TestCommandsOfTheAgent(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	manual, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`(?m)^  ([a-z-]+) +[A-Z]`)
+	for _, group := range []string{"node", "cluster"} {
+		_, section, _ := strings.Cut(string(manual), "\n## trestle "+group+"\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		commands := names.FindAllStringSubmatch(must(t, h, group, "--help"), -1)
+		if len(commands) < 5 {
+			t.Errorf("trestle %s --help: got the commands %v, want all", group, commands)
+		}
+		for _, command := range commands {
+			if !regexp.MustCompile(`(?m)^ *` + command[1] + `  `).MatchString(section) {
+				t.Errorf("docs/cli.md: trestle %s does not list %s", group, command[1])
+			}
+		}
+	}
+}

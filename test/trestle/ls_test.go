@@ -194,6 +194,7 @@ func TestEmptyHost(t *testing.T) {
 	h.AssertUnchanged(before)
 	refused(t, h, []string{"network create nowhere"}, "ls", "nowhere")
 	refused(t, h, []string{`unknown command "lss"`, "ls"}, "lss")
+	refused(t, h, []string{`unknown command "frob"`, "trestle network --help"}, "network", "frob")
 	refused(t, h, []string{"--colour"}, "ls", "--colour")
 }
 

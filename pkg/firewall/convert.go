@@ -17,14 +17,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Releases before pkg/record had their own files,
+// Releases before pkg/record had files of their own,
 //
 //	/run/trestle/firewall/lock
 //	/run/trestle/firewall/owners/<network>/<owner>       an owner's rules
-//	/run/trestle/firewall/users/<place>/<part>/<owner>   an owner who uses the part
+//	/run/trestle/firewall/users/<place>/<entry>/<owner>  an owner who needs the entry
 //
-// and tables of nftables. A node is upgraded with containers on it, so whoever comes
-// first takes both over.
+// and tables of nftables of their own. A node is upgraded while containers run on it, so the
+// first command after an upgrade converts both.
 
 // formerRecord is an owner's file.
 type formerRecord struct {
@@ -51,7 +51,8 @@ func (f formerRecord) now() ruleRecord {
 
 func (h *Host) formerLock() string { return filepath.Join(h.records.Dir(place), "lock") }
 
-// hasFormer says whether there are records of such a release: it made its lock first.
+// hasFormer says whether there are records of such a release. It created its lock first, and
+// convert removes that last.
 func (h *Host) hasFormer() (bool, error) {
 	info, err := os.Lstat(h.formerLock())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,8 +64,9 @@ func (h *Host) hasFormer() (bool, error) {
 	return info.Mode().IsRegular(), nil
 }
 
-// convert takes over records and tables of earlier releases. Its lock keeps a plugin of
-// theirs out that is at work yet, and goes last, so that whoever is killed begins again.
+// convert replaces the records and tables of earlier releases. It takes their lock, since one
+// of their plugins may still be running, and removes it last, so that after a kill the next
+// command starts again.
 func (h *Host) convert() (err error) {
 	former, err := h.hasFormer()
 	if err != nil || !former {
@@ -110,8 +112,8 @@ func (h *Host) convert() (err error) {
 	return nil
 }
 
-// takeOver makes elements, and those of earlier releases' tables, in ours, before
-// those tables go: no packet passes in between.
+// takeOver adds the given elements, and those of earlier releases' tables, to our tables,
+// and then deletes the earlier tables. The policy is enforced all the time.
 func (h *Host) takeOver(elements []nft.Element) error {
 	var former []nft.Table
 	for _, t := range tables() {

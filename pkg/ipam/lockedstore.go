@@ -14,39 +14,39 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// access says what one may do while the store is locked.
+// access says what may be done while the store is locked.
 type access int
 
 const (
 	look   access = iota // write nothing at all
-	change               // change and repair, but do not make what is not there
-	create               // make the directory too
+	change               // change and repair, but do not create the network's directory
+	create               // create that, too
 )
 
-// locked is the store while its lock is held, with an index that is right.
-type locked struct {
+// lockedStore is the store while its lock is held, with an index that is up to date.
+type lockedStore struct {
 	access  access
 	network string
 	boot    string
 	machine string
-	lock    int // open file; -1 where there is none to lock
+	lock    int // open file; -1 if there is no lock file
 	net     dir
-	own     dir // its fd is -1 where there is no index
+	own     dir // of the index; its fd is -1 if there is none
 	head    header
 	used    bitmap
-	// owners are all the records, where the index had to be rebuilt.
+	// owners are all records, if the index had to be rebuilt; else nil.
 	owners map[cni.Owner]ownerRecord
-	// unsaved is why the index could not be written, if so.
+	// unsaved is the error for which the index could not be written; else nil.
 	unsaved error
 }
 
 // errNoNetwork says that the network has no directory, and so no leases.
 var errNoNetwork = errors.New("no such network")
 
-// lock takes the lock and finds the index, or rebuilds it.
-func (s *Store) lock(mode access) (*locked, error) {
+// lock takes the lock, and opens the index or rebuilds it.
+func (s *Store) lock(mode access) (*lockedStore, error) {
 	for {
-		l := &locked{access: mode, network: s.network, lock: -1, own: dir{fd: -1}}
+		l := &lockedStore{access: mode, network: s.network, lock: -1, own: dir{fd: -1}}
 		var err error
 		if l.net, err = s.openNetwork(mode); err != nil {
 			return nil, err
@@ -66,21 +66,21 @@ func (s *Store) lock(mode access) (*locked, error) {
 			s.noteIfNew(l)
 			return l, nil
 		}
-		l.unlock() // the directory was removed while we waited
+		l.unlock() // the directory was removed while we waited: try again
 	}
 }
 
-// noteIfNew notes the store when its index has just been built. Without the note
-// no more is lost than that a DEL with an edited configuration finds the lease: a data
-// directory may well be writable where the default one is not.
-func (s *Store) noteIfNew(l *locked) {
+// noteIfNew notes the store's data directory if its index has just been built. An error is
+// ignored: the default data directory may not be writable, and without the note only a DEL
+// with an edited configuration misses the lease.
+func (s *Store) noteIfNew(l *lockedStore) {
 	if l.owners != nil && l.access == create {
-		_ = s.note(s.home) // see above
+		_ = s.note(s.home)
 	}
 }
 
-// openNetwork opens the network's directory. The data directory may be reached
-// by links, as its owner pleases; the network's own name in it may not be one.
+// openNetwork opens the network's directory. The path of the data directory may have symbolic
+// links; the network's directory itself must not be one.
 func (s *Store) openNetwork(mode access) (dir, error) {
 	path := filepath.Join(s.dataDir, s.network)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -100,13 +100,13 @@ func (s *Store) openNetwork(mode access) (dir, error) {
 	return parent.makeSub(s.network)
 }
 
-// begin takes the lock and looks at the directory.
-func (l *locked) begin(wait time.Duration) (unix.Stat_t, error) {
+// begin takes the lock and returns the directory's status.
+func (l *lockedStore) begin(wait time.Duration) (unix.Stat_t, error) {
 	fd, err := takeLock(l.net, wait, l.access != look)
 	switch {
 	case err == nil:
 		l.lock = fd
-	case l.access == look && errors.Is(err, unix.ENOENT): // nothing to lock, and nothing is written
+	case l.access == look && errors.Is(err, unix.ENOENT): // there is no lock file, and look must not create one
 	case l.access == change && l.unused():
 		return unix.Stat_t{}, errNoNetwork
 	default:
@@ -115,15 +115,14 @@ func (l *locked) begin(wait time.Duration) (unix.Stat_t, error) {
 	return l.net.stat()
 }
 
-// unused says whether the directory is empty: an ADD made it and then found the
-// disk full.
-func (l *locked) unused() bool {
+// unused says whether the directory is empty, as after an ADD that found the disk full.
+func (l *lockedStore) unused() bool {
 	names, err := l.net.names()
 	return err == nil && len(names) == 0
 }
 
-// openIndex opens the index and rebuilds it if it is not right.
-func (l *locked) openIndex(stat unix.Stat_t) error {
+// openIndex opens the index, and rebuilds it if it is stale.
+func (l *lockedStore) openIndex(stat unix.Stat_t) error {
 	own, err := l.net.sub(indexDir)
 	if err != nil && l.access != look {
 		own, err = l.makeIndexDir()
@@ -143,9 +142,9 @@ func (l *locked) openIndex(stat unix.Stat_t) error {
 	return errors.Join(err, l.rebuild())
 }
 
-// makeIndexDir makes the index's directory, in the place of whatever else bears
-// its name.
-func (l *locked) makeIndexDir() (dir, error) {
+// makeIndexDir opens the index's directory, after creating it if need be. A file or link of
+// that name is removed.
+func (l *lockedStore) makeIndexDir() (dir, error) {
 	own, err := l.net.makeSub(indexDir)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		if err := l.net.remove(indexDir); err != nil {
@@ -156,19 +155,19 @@ func (l *locked) makeIndexDir() (dir, error) {
 	return own, err
 }
 
-// unlock gives up the lock and closes everything.
-func (l *locked) unlock() {
+// unlock releases the lock and closes everything.
+func (l *lockedStore) unlock() {
 	for _, fd := range []int{l.own.fd, l.lock, l.net.fd} {
 		if fd >= 0 {
-			_ = unix.Close(fd) // all writes were checked where they were made
+			_ = unix.Close(fd) // all writes have been checked
 		}
 	}
 }
 
-// rebuild makes the index from the leases. That the result cannot be
-// written is noted in l.unsaved and is no error: a release must go on with a
-// full disk, and the next of us tries again.
-func (l *locked) rebuild() error {
+// rebuild makes the index from the leases. If it cannot be written, that is no error but is
+// noted in l.unsaved: a DEL must go on with a full disk, and the next operation rebuilds the
+// index again.
+func (l *lockedStore) rebuild() error {
 	seen, err := takeSnapshot(l.net, l.own, l.network)
 	if err != nil {
 		return err
@@ -180,7 +179,7 @@ func (l *locked) rebuild() error {
 	l.machine = host.Machine
 	m := seen.planRepairs(host, l.head)
 	l.owners = m.owners
-	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, whole: true}
+	l.used = bitmap{own: l.own, blocks: map[netip.Addr]*block{}, complete: true}
 	for _, a := range m.taken {
 		if err := l.used.set(a); err != nil {
 			return err
@@ -192,9 +191,9 @@ func (l *locked) rebuild() error {
 	return nil
 }
 
-// apply writes the repairs. The header is removed first and written last, so that a
-// half-built index is never taken for a complete one.
-func (l *locked) apply(m repairs, seen snapshot) error {
+// apply makes the repairs. It removes the header first and writes it last, so that an
+// incomplete index is never used.
+func (l *lockedStore) apply(m repairs, seen snapshot) error {
 	if err := l.own.remove(headerName); err != nil {
 		return err
 	}
@@ -219,14 +218,14 @@ func (l *locked) apply(m repairs, seen snapshot) error {
 	return l.writeHeader(m)
 }
 
-// writeHeader stamps the index as right.
-func (l *locked) writeHeader(m repairs) error {
+// writeHeader writes the header and stamps the directories.
+func (l *lockedStore) writeHeader(m repairs) error {
 	stat, err := l.net.stat()
 	if err != nil {
 		return err
 	}
-	// The kernel never puts a past time there, and every file system can keep an
-	// even number of seconds.
+	// in the past, since the kernel never sets such a time, and even, since every file
+	// system can store that
 	stamp := (time.Now().Unix() - 10) &^ 1
 	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.host.Machine, Nameless: m.nameless}
 	data, err := json.Marshal(h)
@@ -240,9 +239,9 @@ func (l *locked) writeHeader(m repairs) error {
 	return l.stamp()
 }
 
-// saveIndex writes the index after leases have been changed. What cannot be
-// written is no error: without the stamp the next of us rebuilds the index.
-func (l *locked) saveIndex() {
+// saveIndex writes the index after leases have been changed. A failure is no error: without
+// the stamp the next operation rebuilds the index.
+func (l *lockedStore) saveIndex() {
 	if l.unsaved == nil {
 		l.unsaved = l.used.save()
 	}
@@ -251,8 +250,8 @@ func (l *locked) saveIndex() {
 	}
 }
 
-// stamp says by the time of both directories that the index is right.
-func (l *locked) stamp() error {
+// stamp sets the times of both directories, which says that the index is up to date.
+func (l *lockedStore) stamp() error {
 	if err := l.own.setTime(".", l.head.Stamp); err != nil {
 		return err
 	}
@@ -260,14 +259,14 @@ func (l *locked) stamp() error {
 }
 
 // lookup finds the owner's record.
-func (l *locked) lookup(o cni.Owner) (ownerRecord, bool, error) {
+func (l *lockedStore) lookup(o cni.Owner) (ownerRecord, bool, error) {
 	if l.owners == nil {
-		r, sound, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
+		r, ok, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
 		if errors.Is(err, unix.ENOENT) {
 			return ownerRecord{}, false, nil
 		}
-		if err != nil || sound {
-			return r, sound, err
+		if err != nil || ok {
+			return r, ok, err
 		}
 		if err := l.rebuild(); err != nil { // the record is truncated
 			return ownerRecord{}, false, err
@@ -277,8 +276,8 @@ func (l *locked) lookup(o cni.Owner) (ownerRecord, bool, error) {
 	return r, ok, nil
 }
 
-// writeRecord writes an owner's record, over the one that there may be.
-func (l *locked) writeRecord(r ownerRecord) error {
+// writeRecord writes an owner's record, or replaces it.
+func (l *lockedStore) writeRecord(r ownerRecord) error {
 	name := recordName(r.owner(l.network))
 	err := l.own.create(name, r.encode())
 	if errors.Is(err, unix.EEXIST) {
@@ -290,7 +289,7 @@ func (l *locked) writeRecord(r ownerRecord) error {
 	return err
 }
 
-func (l *locked) removeRecord(o cni.Owner) error {
+func (l *lockedStore) removeRecord(o cni.Owner) error {
 	delete(l.owners, o)
 	if l.own.fd < 0 {
 		return nil
@@ -298,8 +297,8 @@ func (l *locked) removeRecord(o cni.Owner) error {
 	return l.own.remove(recordName(o))
 }
 
-// free unlinks an address's file, and its bit.
-func (l *locked) free(a netip.Addr) error {
+// free removes the file of an address, and clears its bit.
+func (l *lockedStore) free(a netip.Addr) error {
 	if err := l.net.remove(a.String()); err != nil {
 		return err
 	}
@@ -310,8 +309,9 @@ func (l *locked) free(a netip.Addr) error {
 	return err
 }
 
-// release gives back all that the record's owner holds. The caller saves the index.
-func (l *locked) release(r ownerRecord) error {
+// release frees all addresses that the record's owner has, and removes the record. The caller
+// saves the index.
+func (l *lockedStore) release(r ownerRecord) error {
 	var failed []error
 	o := r.owner(l.network)
 	rewritten := false
@@ -330,15 +330,15 @@ func (l *locked) release(r ownerRecord) error {
 		return err
 	}
 	err := l.removeRecord(o)
-	if err == nil && rewritten { // in place, which no time tells: another owner has no record
+	if err == nil && rewritten { // by another owner, in place, so that the directory's time does not show it
 		err = l.rebuild()
 	}
 	return err
 }
 
-// tied says whether all that the record's owner holds was written together with
-// the record, so that its death is theirs.
-func (l *locked) tied(r ownerRecord) (bool, error) {
+// tied says whether all leases of the record's owner were written together with the record,
+// so that they are dead if the record is.
+func (l *lockedStore) tied(r ownerRecord) (bool, error) {
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
 		if err != nil {

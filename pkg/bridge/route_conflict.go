@@ -12,8 +12,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// reach is what the host reaches by another link: the network of an address or of
-// a route, or a router.
+// reach is what the host reaches by a link: the network of an address or of a route, or a
+// router.
 type reach struct {
 	what   string // "the route 10.0.0.0/8"
 	prefix netip.Prefix
@@ -21,9 +21,9 @@ type reach struct {
 	router bool
 }
 
-// isCutBy says whether a new gateway would take it away. A single address is no
-// network: an overlay has some of the network's own (flannel.1). Nor is a tunnel's
-// aggregate cut by a part of it that lives on this host.
+// isCutBy says whether a new gateway would make it unreachable. A single address does not
+// count, since an overlay's interface has one out of the network itself (flannel.1); nor
+// does a tunnel's route to an aggregate of which this host has a subnet.
 func (r reach) isCutBy(gateway netip.Prefix, isTunnel func(link int) bool) bool {
 	same := r.prefix.Addr() == gateway.Addr()
 	if r.router || same {
@@ -35,10 +35,10 @@ func (r reach) isCutBy(gateway netip.Prefix, isTunnel func(link int) bool) bool 
 	return r.prefix.Bits() >= gateway.Bits() || !isTunnel(r.link)
 }
 
-// checkElsewhere is an error where a new gateway would cut the host off what
-// another link leads to, as an address out of its own LAN does. It lists addresses
-// and routes, which only the first ADD on a network has reason to.
-func (h *Host) checkElsewhere(b Bridge, at site, missing []netip.Prefix) error {
+// checkRoutes is an error if a new gateway would cut the host off from what it reaches by
+// another link, as an address out of its own LAN would. It lists all addresses and routes,
+// but only if a gateway is missing, that is, for the first ADD of a network.
+func (h *Host) checkRoutes(b Bridge, at site, missing []netip.Prefix) error {
 	for _, gateway := range missing {
 		reached, err := h.reached(familyOf(gateway.Addr()), at.gateway.index)
 		if err != nil {
@@ -56,8 +56,8 @@ func (h *Host) checkElsewhere(b Bridge, at site, missing []netip.Prefix) error {
 	return nil
 }
 
-// reached lists what the host reaches by other links than that one, but for
-// default routes: they are for what nobody else has.
+// reached lists what the host reaches by links other than the one with index but. It leaves
+// default routes out, which more specific ones never cut.
 func (h *Host) reached(family, but int) ([]reach, error) {
 	routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
 	if err != nil {
@@ -79,7 +79,7 @@ func (h *Host) reached(family, but int) ([]reach, error) {
 	return slices.DeleteFunc(list, func(r reach) bool { return r.link == 0 || r.link == but }), nil
 }
 
-// reachedBy are a route's routers and, unless it is a default route, its network.
+// reachedBy are the routers of a route and, unless it is a default route, its network.
 func reachedBy(r netlink.Route) []reach {
 	if r.Type != unix.RTN_UNICAST {
 		return nil
@@ -90,7 +90,7 @@ func reachedBy(r netlink.Route) []reach {
 	}
 	var dst netip.Prefix
 	if r.Dst != nil {
-		dst, _ = toPrefix(*r.Dst) // no prefix is no network
+		dst, _ = toPrefix(*r.Dst) // stays invalid if it is no prefix
 	}
 	var list []reach
 	for _, hop := range hops {
@@ -104,14 +104,15 @@ func reachedBy(r netlink.Route) []reach {
 	return list
 }
 
-// isTunnel tells a link without neighbours, which is no network of its own.
+// isTunnel says whether the link has no neighbours, so that a route over it need not be a
+// network of its own.
 func (h *Host) isTunnel(index int) bool {
 	l, err := h.rt.link(lookUpIndex(index))
 	return err == nil && l.flags&(unix.IFF_NOARP|unix.IFF_POINTOPOINT) != 0
 }
 
-// conflict is nil where the link is the network's own after all, made by another
-// ADD since the first look, or is gone and what it led to with it.
+// conflict is the error of a gateway that cuts r. It is nil if the link is the network's
+// own after all, because another ADD has made it since, or if it is gone by now.
 func (h *Host) conflict(b Bridge, gateway netip.Prefix, r reach) error {
 	l, there, err := h.rt.find(lookUpIndex(r.link))
 	if err != nil || !there || l.name == b.GatewayName() {

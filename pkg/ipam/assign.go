@@ -18,17 +18,17 @@ import (
 type Want struct {
 	Owner cni.Owner
 	NetNS string // the path of the container's namespace
-	// Sets give one address each.
+	// Sets are the range sets; the owner gets one address of each.
 	Sets []Set
-	// Requested is the address that is wanted of the set at the same place; the
-	// zero value, or a shorter list, asks for any.
+	// Requested has, at the index of its set, a requested address; the zero value, or a
+	// shorter list, asks for any.
 	Requested []netip.Addr
-	// Executed is set where the ADD is another process's, which cannot take back what
-	// this call gave and nothing else.
+	// Executed is set if another plugin executes this ADD, so that it can undo it only by a
+	// DEL.
 	Executed *Executed
 }
 
-// requested is the address wanted of the set with that number.
+// requested is the address requested of the set with that number.
 func (w Want) requested(set int) netip.Addr {
 	if set < len(w.Requested) {
 		return w.Requested[set]
@@ -36,30 +36,30 @@ func (w Want) requested(set int) netip.Addr {
 	return netip.Addr{}
 }
 
-// fullError says that a set has no address left, as far as the index knows.
+// fullError says that a set has no free address, according to the index.
 type fullError struct{ set int }
 
 func (e fullError) Error() string { return fmt.Sprintf("range set %d is full", e.set) }
 
-// Grant is what an ADD was given.
+// Grant is what an ADD got.
 type Grant struct {
 	Addresses []netip.Addr
-	// FromDead says that leases of owners who are proved dead were taken away for it.
+	// FromDead says that leases of owners who are proved dead were released for it.
 	FromDead bool
 }
 
-// Lease gives the owner one address of every set, or none at all. An owner that
-// has leases keeps them, as far as they suit, if its earlier namespace is this
-// one or is gone (but see Executed). The inverse is pushed to undo, which the caller runs
-// if the ADD fails.
+// Lease leases to the owner one address of every set, or none at all. An owner that already
+// has leases gets them again, as far as they are in the sets, if their namespace is this one
+// or is gone (but see Executed). Lease pushes its inverse to undo, which the caller runs if
+// the ADD fails.
 //
-// Errors: code 101 where a set is used up, 102 where another holds what is
-// wanted, 11 where the lock cannot be had, 5 where the store cannot be written.
+// Errors have code 101 if a set is full, 102 if somebody else has a requested address, 11 if
+// the lock cannot be taken, 5 if the store cannot be written.
 func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 	ns := record.Identify(w.NetNS)
 	dead := newLivenessProber()
 	reclaimed, fromDead := false, false
-	for range 100 { // each round answers for one more owner
+	for range 100 { // each round proves one more owner dead or alive
 		c, err := s.attempt(w, ns, dead)
 		var open *needLivenessError
 		var full fullError
@@ -90,18 +90,18 @@ func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 	return Grant{}, cni.TryAgainErrorf("lease an address of %s to %s: its holders keep changing; try again", s.network, w.Owner)
 }
 
-// attempt is Lease with what is known of the dead so far, under the lock. It
-// asks by a needLivenessError whether somebody is alive, since that is looked up
-// without the lock.
-func (s *Store) attempt(w Want, ns record.NetNS, dead *livenessProber) (claim, error) {
+// attempt is Lease under the lock, with what dead knows so far. If it must know whether an
+// owner is alive, it fails with a needLivenessError, since that is found out without the
+// lock.
+func (s *Store) attempt(w Want, ns record.NetNS, dead *livenessProber) (assignment, error) {
 	l, err := s.lock(create)
 	if err != nil {
-		return claim{}, err
+		return assignment{}, err
 	}
 	defer l.unlock()
 	for range 3 {
 		if l.unsaved != nil {
-			return claim{}, fmt.Errorf("write the index: %w", l.unsaved)
+			return assignment{}, fmt.Errorf("write the index: %w", l.unsaved)
 		}
 		c, err := l.lease(w, ns, dead)
 		var full fullError
@@ -110,28 +110,28 @@ func (s *Store) attempt(w Want, ns record.NetNS, dead *livenessProber) (claim, e
 			return c, err
 		}
 		if err := l.rebuild(); err != nil {
-			return claim{}, err
+			return assignment{}, err
 		}
 	}
-	return claim{}, cni.TryAgainErrorf("lease an address of %s to %s: somebody changes %s without its lock; try again", s.network, w.Owner, l.net.path)
+	return assignment{}, cni.TryAgainErrorf("lease an address of %s to %s: somebody changes %s without its lock; try again", s.network, w.Owner, l.net.path)
 }
 
-// lease chooses addresses and claims them.
-func (l *locked) lease(w Want, ns record.NetNS, dead *livenessProber) (claim, error) {
+// lease chooses addresses and leases them.
+func (l *lockedStore) lease(w Want, ns record.NetNS, dead *livenessProber) (assignment, error) {
 	old, had, err := l.lookup(w.Owner)
 	if err != nil {
-		return claim{}, err
+		return assignment{}, err
 	}
 	if had {
 		if err := l.mayServe(old, ns, w, dead); err != nil {
-			return claim{}, err
+			return assignment{}, err
 		}
 	}
 	held, err := l.held(old, w.Owner)
 	if err != nil {
-		return claim{}, err
+		return assignment{}, err
 	}
-	c := claim{held: held, record: ownerRecord{
+	c := assignment{held: held, record: ownerRecord{
 		ContainerID: w.Owner.ContainerID, IfName: w.Owner.IfName, Take: rand.Uint32(),
 		Stamp: record.Stamp{NetNS: ns, Boot: l.boot, Machine: l.machine, Time: time.Now().UTC().Truncate(time.Second)},
 	}}
@@ -142,23 +142,23 @@ func (l *locked) lease(w Want, ns record.NetNS, dead *livenessProber) (claim, er
 	for i, set := range w.Sets {
 		a, err := choice.choose(i, set, w.requested(i))
 		if err != nil {
-			return claim{}, err
+			return assignment{}, err
 		}
 		c.record.Addresses = append(c.record.Addresses, a)
 	}
 	if len(held) > 0 {
 		c.old, c.record.Take, c.record.Again = &old, old.Take, old.Again+1
 		if old.ours() {
-			c.record.Time = old.Time // the leases that stay are tied to it
+			c.record.Time = old.Time // kept leases are tied to it
 		}
 	}
-	return c, l.claim(c)
+	return c, l.assign(c)
 }
 
-// mayServe says whether the owner of old may be given its leases again, now in
-// the namespace ns.
-func (l *locked) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *livenessProber) error {
-	if !old.ours() || old.NetNS.Same(ns) { // of whom nothing is known, the owner's word holds
+// mayServe is an error if the owner of old must not get its leases again, in the namespace
+// ns.
+func (l *lockedStore) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *livenessProber) error {
+	if !old.ours() || old.NetNS.Same(ns) { // without a stamp nothing can be proved, so the owner is believed
 		return l.mayGiveAgain(old, w)
 	}
 	verdict, err := dead.of(old)
@@ -168,8 +168,8 @@ func (l *locked) mayServe(old ownerRecord, ns record.NetNS, w Want, dead *livene
 	return err
 }
 
-// held is which of the record's addresses its owner really has.
-func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
+// held are those of the record's addresses that its owner really has.
+func (l *lockedStore) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 	var held []netip.Addr
 	for _, a := range r.Addresses {
 		f, ok, err := readLease(l.net, l.network, a)
@@ -185,13 +185,13 @@ func (l *locked) held(r ownerRecord, o cni.Owner) ([]netip.Addr, error) {
 
 // chooser chooses the addresses of one owner.
 type chooser struct {
-	*locked
-	held []netip.Addr // those that the owner has
+	*lockedStore
+	held []netip.Addr // the addresses that the owner has already
 	dead *livenessProber
 }
 
-// choose is the address of one set: the requested one, one that is held already,
-// or the next free one.
+// choose chooses the address of one set: the requested one, or one that the owner has
+// already, or the next free one.
 func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, error) {
 	if requested.IsValid() {
 		if slices.Contains(c.held, requested) {
@@ -211,8 +211,8 @@ func (c chooser) choose(number int, set Set, requested netip.Addr) (netip.Addr, 
 	return a, err
 }
 
-// vacate makes sure that nobody has a requested address, or that it was a dead
-// one's.
+// vacate makes sure that a requested address is free: it releases the leases of a dead
+// holder, and is an error if another one has it.
 func (c chooser) vacate(a netip.Addr) error {
 	f, ok, err := readLease(c.net, c.network, a)
 	switch {
@@ -221,7 +221,7 @@ func (c chooser) vacate(a netip.Addr) error {
 	case f.kind == leaseGarbage:
 		return c.free(a)
 	case f.kind == leaseOdd:
-		return cni.ConflictErrorf("the requested address %s is taken: %s/%s is there and is no lease; remove it if nobody needs it", a, c.net.path, a)
+		return cni.ConflictErrorf("the requested address %s is taken: %s/%s exists and is no lease; remove it if nobody needs it", a, c.net.path, a)
 	}
 	holder, ok, err := c.lookup(f.owner)
 	if err != nil {
@@ -239,16 +239,16 @@ func (c chooser) vacate(a netip.Addr) error {
 	return cni.ConflictErrorf("the requested address %s is leased to %s; request another one or delete that attachment", a, f.owner)
 }
 
-// claim is what an owner shall have.
-type claim struct {
-	record ownerRecord
-	old    *ownerRecord // what it had, if anything
-	held   []netip.Addr // which of that it really has
+// assignment is a planned change of what an owner has.
+type assignment struct {
+	record ownerRecord  // the owner's record afterwards
+	old    *ownerRecord // the record before, if there is one
+	held   []netip.Addr // those addresses of old that the owner really has
 }
 
-// claim makes the leases. It fails with EEXIST where an address turns out to be
-// taken, and then nothing has changed.
-func (l *locked) claim(c claim) (err error) {
+// assign makes record and leases. If an address turns out to be taken, it fails with EEXIST
+// and has changed nothing.
+func (l *lockedStore) assign(c assignment) (err error) {
 	defer l.saveIndex()
 	var undo cni.Undo
 	defer undo.OnError(&err)
@@ -281,45 +281,45 @@ func (l *locked) claim(c claim) (err error) {
 	return nil
 }
 
-// restore puts back the record that the owner had.
-func (l *locked) restore(c claim) error {
+// restore writes again the record that the owner had before.
+func (l *lockedStore) restore(c assignment) error {
 	if c.old == nil {
 		return l.removeRecord(c.record.owner(l.network))
 	}
 	return l.writeRecord(*c.old)
 }
 
-// takeBack releases what an ADD took, and nothing else: addresses that its owner had
-// before, or that another ADD for the same owner has been given since, stay.
-func (s *Store) takeBack(c claim) error {
-	return s.whileLocked(change, func(l *locked) error {
+// takeBack releases the addresses that an ADD has leased, but keeps those that its owner had
+// before, or that another ADD of the same owner has got since.
+func (s *Store) takeBack(c assignment) error {
+	return s.whileLocked(change, func(l *lockedStore) error {
 		now, ok, err := l.lookup(c.record.owner(s.network))
 		if err != nil || !ok || now.Take != c.record.Take {
-			return err // without one: a DEL came first
+			return err // nil if a DEL has released them already
 		}
 		defer l.saveIndex()
-		return l.giveBack(c, now)
+		return l.undo(c, now)
 	})
 }
 
-// giveBack is takeBack with the record that there is now.
-func (l *locked) giveBack(c claim, now ownerRecord) error {
+// undo is takeBack, given the owner's record as it is now.
+func (l *lockedStore) undo(c assignment, now ownerRecord) error {
 	switch {
 	case c.old != nil && now.equal(c.record):
 		held, err := l.held(now, now.owner(l.network))
 		if err != nil {
 			return err
 		}
-		return l.claim(claim{record: *c.old, old: &now, held: held})
-	case now.Again > 0: // another is left that was given them
+		return l.assign(assignment{record: *c.old, old: &now, held: held})
+	case now.Again > 0: // another ADD has got them, too
 		now.Again--
 		return l.writeRecord(now)
 	}
 	return l.release(now)
 }
 
-// take creates the file that is the lease.
-func (l *locked) take(a netip.Addr, r ownerRecord) error {
+// take creates the file of the lease, exclusively, and sets the address's bit.
+func (l *lockedStore) take(a netip.Addr, r ownerRecord) error {
 	name := a.String()
 	if err := l.net.create(name, leaseContent(r.owner(l.network))); err != nil {
 		return err
@@ -330,8 +330,8 @@ func (l *locked) take(a netip.Addr, r ownerRecord) error {
 	return nil
 }
 
-// moveCursor is told which address a set gave last. Without the cursor's file
-// the round only begins again, and so that is not worth a failed ADD.
-func (l *locked) moveCursor(set int, a netip.Addr) {
-	_ = writeCursor(l.net, set, a) // see above
+// moveCursor notes which address was leased last of a set. An ADD must not fail because of
+// it: without the file, the round robin only starts again.
+func (l *lockedStore) moveCursor(set int, a netip.Addr) {
+	_ = writeCursor(l.net, set, a)
 }

@@ -14,21 +14,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// A configuration may name another data directory, or another IPAM plugin, when
-// an attachment is deleted than when it was made. The default directory is known
-// without it; any other one that leases are in is noted there, once for each
-// network:
+// When an attachment is deleted, its network's configuration may name another data directory
+// or another IPAM plugin than at its ADD. So that DEL finds the leases nevertheless, each data
+// directory other than the default one is noted in the default one, once for each network:
 //
 //	/var/lib/cni/networks/.trestle/<network>/<hash of the directory> -> the directory
 //
-// It lies beside the leases, and so outlives a reboot as they do. The note is made
-// when the index is built, not for each lease, so that it costs an ADD nothing.
+// These notes outlive a reboot, as leases do. They are written when an index is built, not
+// for each lease, so that they cost an ADD nothing.
 
 // notes is the directory of a network's notes.
 func notes(home, network string) string { return filepath.Join(home, indexDir, network) }
 
-// note notes the store, unless it is where everybody looks. home is the default
-// data directory.
+// note notes the store's data directory, unless it is home, the default one.
 func (s *Store) note(home string) error {
 	if home == "" || s.dataDir == home || !filepath.IsAbs(s.dataDir) {
 		return nil
@@ -45,18 +43,18 @@ func (s *Store) note(home string) error {
 	return err
 }
 
-// elsewhere is the stores of the network, but for s itself, in which we keep
-// leases: one that is host-local's alone is never touched. A note of a directory
-// that is gone goes too.
+// elsewhere are the stores of the network, other than s, that have an index of ours; others
+// belong to host-local alone, and are never touched. It removes notes of directories that are
+// gone.
 func (s *Store) elsewhere() []*Store {
 	var found []*Store
-	if s.dataDir != s.home && s.isKept(s.home) == nil {
+	if s.dataDir != s.home && s.hasIndex(s.home) == nil {
 		found = append(found, s.in(s.home))
 	}
 	dir := notes(s.home, s.network)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return found // no notes, as on most hosts; and what cannot be read leads nowhere
+		return found // no notes, as on most hosts
 	}
 	for _, entry := range entries {
 		path := filepath.Join(dir, entry.Name())
@@ -64,20 +62,20 @@ func (s *Store) elsewhere() []*Store {
 		if err != nil || dataDir == s.dataDir {
 			continue
 		}
-		err = s.isKept(dataDir)
+		err = s.hasIndex(dataDir)
 		if err == nil {
 			found = append(found, s.in(dataDir))
 		}
 		if errors.Is(err, unix.ENOENT) {
-			_ = errors.Join(os.Remove(path), os.Remove(dir)) // the latter with the last note; they do no harm if they stay
+			_ = errors.Join(os.Remove(path), os.Remove(dir)) // dir only if it is empty; neither does harm if it stays
 		}
 	}
 	return found
 }
 
-// IsAlive says whether the owner has a lease, in any store of its network that is known
-// without a configuration, and its container is proved to be alive. No lock is taken: a
-// record that is being written is of an ADD, which is not asked about yet.
+// IsAlive says whether the owner has a lease and its container is proved to be alive. It looks
+// in all stores of the network that are known without a configuration. It takes no lock: if a
+// record is just being written, its ADD is not over, and nobody asks about that attachment.
 func IsAlive(o cni.Owner) (bool, error) {
 	for _, store := range Former(o.Network).elsewhere() {
 		own, err := openDir(filepath.Join(store.dataDir, o.Network, indexDir))
@@ -99,21 +97,21 @@ func IsAlive(o cni.Owner) (bool, error) {
 	return false, nil
 }
 
-// isKept is an error where we keep no leases of the network in that directory.
-func (s *Store) isKept(dataDir string) error {
+// hasIndex is an error if there is no index of the network in that data directory.
+func (s *Store) hasIndex(dataDir string) error {
 	return unix.Access(filepath.Join(dataDir, s.network, indexDir), unix.F_OK)
 }
 
-// in is the store of the same network in another directory.
+// in is the store of the same network in another data directory.
 func (s *Store) in(dataDir string) *Store {
 	other := *s
 	other.dataDir = dataDir
 	return &other
 }
 
-// ReleaseElsewhere gives back what the owner has in the network's other stores. It
-// costs a system call or two where there are none, and takes no lock of a store
-// where the owner has nothing.
+// ReleaseElsewhere releases what the owner has in the network's other data directories. It
+// takes one or two system calls if there are none, and locks only a store in which the owner
+// has a record.
 func (s *Store) ReleaseElsewhere(o cni.Owner) error {
 	var failed []error
 	for _, other := range s.elsewhere() {
@@ -124,8 +122,8 @@ func (s *Store) ReleaseElsewhere(o cni.Owner) error {
 	return errors.Join(failed...)
 }
 
-// ReclaimElsewhere releases the leases of the dead in the network's other stores.
-// No list of who is valid counts there: another runtime may have a network of this name.
+// ReclaimElsewhere releases the leases of the dead in the network's other data directories.
+// GC's list does not count there, since another runtime may have a network of that name.
 func (s *Store) ReclaimElsewhere() error {
 	var failed []error
 	for _, other := range s.elsewhere() {

@@ -17,23 +17,18 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// Which network gave a link an address stands in a file for each address, named
-// "<namespace>-<link>-<address>-<length>" by inode and index, which are not used again
-// for another link. The kernel has no place for it: IFA_LABEL is for IPv4
-// alone and begins with the link's name, IFA_PROTO is one byte and since Linux 5.18.
-// It is written before the address is given, so that an address without a record is not
-// one of ours.
+// The record of a gateway address is a file that contains the name of the network which gave
+// it to the link. The file is named "<namespace>-<link>-<address>-<length>", by the inode of
+// the namespace and the index of the link: the kernel does not reuse an index for another
+// link of the namespace, and a record that a reused inode inherits counts only if the link
+// has the very address. The kernel has no place for the record: IFA_LABEL is for IPv4 alone
+// and begins with the link's name, IFA_PROTO is one byte, since Linux 5.18. It is written
+// before the address is added, so that an address without a record is not one of ours.
 
-const givenDir = stateDir + "/gateways"
+const gatewayDir = stateDir + "/gateways"
 
-// givenPrefix begins the names of a link's files.
-func givenPrefix(linkIndex int) (string, error) {
-	ns, err := namespaceID()
-	return fmt.Sprintf("%s%d-", ns, linkIndex), err
-}
-
-// namespaceID begins the names of all files of the thread's namespace.
-func namespaceID() (string, error) {
+// namespacePrefix is what the names of all records of the thread's namespace begin with.
+func namespacePrefix() (string, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &stat); err != nil {
 		return "", cni.IOErrorf("record of gateways: %w", err)
@@ -41,17 +36,17 @@ func namespaceID() (string, error) {
 	return fmt.Sprintf("%d-", stat.Ino), nil
 }
 
-func givenFile(linkIndex int, p netip.Prefix) (string, error) {
-	prefix, err := givenPrefix(linkIndex)
-	return filepath.Join(givenDir, fmt.Sprintf("%s%s-%d", prefix, p.Addr(), p.Bits())), err
+func gatewayFile(linkIndex int, p netip.Prefix) (string, error) {
+	prefix, err := namespacePrefix()
+	return filepath.Join(gatewayDir, fmt.Sprintf("%s%d-%s-%d", prefix, linkIndex, p.Addr(), p.Bits())), err
 }
 
 func recordGateway(linkIndex int, p netip.Prefix, network string) error {
-	file, err := givenFile(linkIndex, p)
+	file, err := gatewayFile(linkIndex, p)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(givenDir, 0o700); err != nil {
+	if err := os.MkdirAll(gatewayDir, 0o700); err != nil {
 		return cni.IOErrorf("record of gateways: %w", err)
 	}
 	if err := rawfile.Write(file, []byte(network), 0o600); err != nil {
@@ -61,7 +56,7 @@ func recordGateway(linkIndex int, p netip.Prefix, network string) error {
 }
 
 func forgetGateway(linkIndex int, p netip.Prefix) error {
-	file, err := givenFile(linkIndex, p)
+	file, err := gatewayFile(linkIndex, p)
 	if err == nil {
 		err = os.Remove(file)
 	}
@@ -73,7 +68,7 @@ func forgetGateway(linkIndex int, p netip.Prefix) error {
 
 // isRecorded says whether any network gave the link the address.
 func isRecorded(linkIndex int, p netip.Prefix) (bool, error) {
-	file, err := givenFile(linkIndex, p)
+	file, err := gatewayFile(linkIndex, p)
 	if err != nil {
 		return false, err
 	}
@@ -84,10 +79,10 @@ func isRecorded(linkIndex int, p netip.Prefix) (bool, error) {
 	return err == nil, nil
 }
 
-// isGiven says whether the network gave the link the address; any network of ours
-// where network is empty.
-func isGiven(linkIndex int, p netip.Prefix, network string) bool {
-	file, err := givenFile(linkIndex, p)
+// isGatewayOf says whether the network gave the link the address; with an empty name,
+// whether any network of ours did.
+func isGatewayOf(network string, linkIndex int, p netip.Prefix) bool {
+	file, err := gatewayFile(linkIndex, p)
 	if err != nil {
 		return false
 	}
@@ -95,8 +90,8 @@ func isGiven(linkIndex int, p netip.Prefix, network string) bool {
 	return err == nil && (network == "" || string(by) == network)
 }
 
-// formerGateways are the addresses that the network gave the link before and plans
-// no more, which go where forceAddress says so: of the families that get a new one.
+// formerGateways are the addresses that forceAddress deletes: those that the network gave
+// the link and plans no more, of the families in which a planned one is missing.
 func (at site) formerGateways(b Bridge) []netip.Prefix {
 	if !b.ForceAddress {
 		return nil
@@ -105,21 +100,21 @@ func (at site) formerGateways(b Bridge) []netip.Prefix {
 	var former []netip.Prefix
 	for _, a := range at.has {
 		replaced := slices.ContainsFunc(missing, func(p netip.Prefix) bool { return p.Addr().Is4() == a.Addr().Is4() })
-		if replaced && !slices.Contains(b.Gateways, a) && isGiven(at.gateway.index, a, b.Network) {
+		if replaced && !slices.Contains(b.Gateways, a) && isGatewayOf(b.Network, at.gateway.index, a) {
 			former = append(former, a)
 		}
 	}
 	return former
 }
 
-// forgetGone deletes what is recorded of links that are gone, whoever deleted them. Its
-// cost is that of the bridges which have addresses of ours.
+// forgetGone deletes the records of links that are gone, whoever deleted them. Its cost
+// grows with the number of gateway addresses, not with that of containers.
 func (h *Host) forgetGone() error {
-	ns, err := namespaceID()
+	ns, err := namespacePrefix()
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(givenDir)
+	entries, err := os.ReadDir(gatewayDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -135,7 +130,7 @@ func (h *Host) forgetGone() error {
 		}
 		_, there, err := h.rt.find(lookUpIndex(index))
 		if err == nil && !there {
-			err = os.Remove(filepath.Join(givenDir, e.Name()))
+			err = os.Remove(filepath.Join(gatewayDir, e.Name()))
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = errors.Join(failed, cni.IOErrorf("record of gateways: %w", err))
