@@ -185,6 +185,9 @@ func (a *agent) identify(ctx context.Context, st store) error {
 			return err
 		}
 	}
+	if err := a.checkOutdated(view); err != nil {
+		return err
+	}
 	if err := a.checkKey(ctx, st, view); err != nil {
 		return err
 	}
@@ -197,6 +200,20 @@ func (a *agent) identify(ctx context.Context, st store) error {
 		return err
 	}
 	return checkHost(config)
+}
+
+// checkOutdated is an error where this agent is known to be too old for the cluster, and has
+// no subnet to keep: until the configuration changes there is nothing more to ask for.
+func (a *agent) checkOutdated(view cluster.View) error {
+	s := a.member.State
+	if len(s.Claims)+len(s.Pending) > 0 || a.member.Outdated() == nil {
+		return nil
+	}
+	config, err := cluster.ParseConfig(view.Keys[cluster.KeyConfig].Data)
+	if err != nil {
+		return nil //nolint:nilerr // Reconcile says what is wrong with it
+	}
+	return config.CheckAgent(a.member.Version)
 }
 
 // checkKey refuses to publish a WireGuard key that another host has published before: peers

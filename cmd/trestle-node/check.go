@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/pkg/hosts"
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
@@ -22,9 +23,9 @@ func newCheckCommand() *cobra.Command {
 		Long: `Check what the store has of all hosts: who is down, subnets or keys that two of them have, pairs of which one cannot
 reach the other, releases that are too old, links of different MTU, clocks that differ.
 
-Then send a packet of the full MTU, which may not be fragmented, from this host to each other one, by the way that containers'
-packets take, and name the likely cause if it is not answered; and look for settings of this host that drop packets. That part is
-about this host alone: run it on each. It needs ping. --probe=false leaves it out.
+Then send a packet of the full MTU, which may not be fragmented, from this host to each other one, of each family and by the way
+that containers' packets take, and say what is likely in the way of one that is not answered; and look for settings of this host that would keep
+packets back. That part is of this host alone: run it on each. It needs ping. --probe=false leaves it out.
 
 The exit status is 0 if there are no problems (notes do not count), and 1 if there is one, or something could not be checked.`,
 		Args: cobra.NoArgs,
@@ -47,7 +48,7 @@ func check(cmd *cobra.Command, flags *storeFlags, probing bool) error {
 		c.Notes = append(c.Notes, finding{What: "no packet was sent from this host: " + err.Error()})
 	default:
 		c.Peers = checkPeers(cmd.Context(), s)
-		if c.Obstacles, err = obstacles(); err != nil {
+		if c.Obstacles, err = obstacles(s); err != nil {
 			return err
 		}
 	}
@@ -67,7 +68,7 @@ type checked struct {
 	Obstacles []string      `json:"obstacles"`
 }
 
-// checkedPeer is the result for one peer; Fault is "" if it answers.
+// checkedPeer is one peer in one family; Fault is empty where it answers.
 type checkedPeer struct {
 	Name   string     `json:"name"`
 	Way    string     `json:"way"`
@@ -85,9 +86,15 @@ func (c checked) fine() bool {
 func (c checked) String() string {
 	var text strings.Builder
 	text.WriteString(c.mesh.String())
+	said := map[string]bool{} // of a peer that is fine in both families once; of another its faults
+	for _, p := range c.Peers {
+		said[p.Name] = said[p.Name] || p.Fault != ""
+	}
 	for _, p := range c.Peers {
 		switch {
+		case p.Fault == "" && said[p.Name]:
 		case p.Fault == "":
+			said[p.Name] = true
 			fmt.Fprintf(&text, "%s: fine, by %s\n", p.Name, p.Way)
 		case p.Cause == "":
 			fmt.Fprintf(&text, "%s: %s\n", p.Name, p.Fault)
@@ -101,11 +108,19 @@ func (c checked) String() string {
 	return text.String()
 }
 
-// obstacles are settings of this host that drop packets between containers.
-func obstacles() ([]string, error) {
+// obstacles are settings of this host that keep packets between containers back.
+func obstacles(s hosts.Status) ([]string, error) {
 	found := []string{}
-	if data, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(data)) != "1" {
-		found = append(found, "net.ipv4.ip_forward is off: the host does not route for its containers")
+	for _, o := range s.Subnets {
+		setting := "net/ipv6/conf/all/forwarding"
+		if o.Subnet.Addr().Is4() {
+			setting = "net/ipv4/ip_forward"
+		}
+		text := strings.ReplaceAll(setting, "/", ".") + " is off: the host does not route for its containers"
+		data, err := os.ReadFile("/proc/sys/" + setting)
+		if err == nil && strings.TrimSpace(string(data)) != "1" && !slices.Contains(found, text) {
+			found = append(found, text)
+		}
 	}
 	conn := nft.Open(nftDir)
 	defer conn.Close()

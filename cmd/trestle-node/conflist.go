@@ -13,6 +13,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/hosts"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // The networks' configurations for the runtime are ordinary network lists, which the
@@ -79,7 +80,7 @@ func writeConflists(s cluster.State, mtu int, forPods bool) error {
 }
 
 func replaceConflist(path string, data []byte) error {
-	had, err := os.ReadFile(path)
+	had, err := rawfile.Read(path)
 	if err == nil && slices.Equal(had, data) {
 		return nil
 	}
@@ -105,7 +106,7 @@ func isOurs(data []byte) bool {
 func withdrawConflists(gone func(network string) bool) error {
 	var failed error
 	for _, path := range lists() {
-		data, err := os.ReadFile(path)
+		data, err := rawfile.Read(path)
 		name, _ := strings.CutSuffix(strings.TrimPrefix(filepath.Base(path), "10-"), ".conflist")
 		if err != nil || !isOurs(data) || !gone(name) {
 			continue
@@ -128,7 +129,7 @@ func lists() []string {
 // clashing is an error if a subnet of another network list of this host overlaps the pools.
 func clashing(pools []netip.Prefix) error {
 	for _, path := range lists() {
-		data, err := os.ReadFile(path)
+		data, err := rawfile.Read(path)
 		if err != nil || isOurs(data) {
 			continue
 		}
@@ -199,7 +200,7 @@ func leases(owned []cluster.Owned) ([]container, error) {
 			if err != nil || !slices.ContainsFunc(owned, func(o cluster.Owned) bool { return o.Subnet.Contains(addr) }) {
 				continue
 			}
-			data, err := os.ReadFile(filepath.Join(leaseDir, o.Network, e.Name()))
+			data, err := rawfile.Read(filepath.Join(leaseDir, o.Network, e.Name()))
 			if err != nil {
 				continue // released meanwhile
 			}

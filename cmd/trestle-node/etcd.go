@@ -24,6 +24,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle-node/etcdkeys"
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // etcdStore keeps the keys of one cluster under /trestle/v1/<cluster>/.
@@ -38,10 +39,12 @@ type etcdStore struct {
 }
 
 // A silent connection is pinged every keepAlive and closed after keepAliveTimeout: nothing
-// else shows that packets are dropped on the way. The client connects again after
-// reconnectMost at the latest; gRPC's own backoff grows to two minutes.
+// else shows that packets are dropped on the way. One to etcd is pinged every leastPing:
+// gRPC takes that for any shorter time (internal.KeepaliveMinPingTime). Connecting is tried
+// again after reconnectMost at the latest; gRPC's own backoff grows to two minutes.
 const (
 	keepAlive        = 5 * time.Second
+	leastPing        = 10 * time.Second
 	keepAliveTimeout = 3 * time.Second
 	reconnectMost    = 3 * time.Second
 )
@@ -50,8 +53,8 @@ const (
 func openEtcd(s settings) (*etcdStore, error) {
 	e := s.Etcd
 	config := clientv3.Config{
-		Endpoints: e.Endpoints, DialKeepAliveTime: keepAlive, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
-		Logger: zap.NewNop(), // each call returns what it would log
+		Endpoints: e.Endpoints, DialKeepAliveTime: leastPing, DialKeepAliveTimeout: keepAliveTimeout, PermitWithoutStream: true,
+		Logger: zap.NewNop(), // what it would say every call says, too
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMost},
 			MinConnectTimeout: reconnectMost,
@@ -85,7 +88,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 func (e *etcdSettings) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
-		data, err := os.ReadFile(e.CA)
+		data, err := rawfile.Read(e.CA)
 		if err != nil {
 			return nil, fmt.Errorf("etcd.ca: %w", err)
 		}
@@ -97,15 +100,28 @@ func (e *etcdSettings) tls() (*tls.Config, error) {
 	if e.Cert == "" {
 		return config, nil
 	}
-	if _, err := tls.LoadX509KeyPair(e.Cert, e.Key); err != nil {
+	if _, err := e.keyPair(); err != nil {
 		return nil, fmt.Errorf("etcd.cert and etcd.key: %w", err)
 	}
 	// It is read at each handshake, so that a new certificate needs no restart.
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(e.Cert, e.Key)
+		pair, err := e.keyPair()
 		return &pair, err
 	}
 	return config, nil
+}
+
+// keyPair reads this host's certificate.
+func (e *etcdSettings) keyPair() (tls.Certificate, error) {
+	cert, err := rawfile.Read(e.Cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := rawfile.Read(e.Key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
 }
 
 // readPassword refuses a file that others can read.
@@ -117,7 +133,7 @@ func readPassword(path string) (string, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("etcd.passwordFile: %s can be read by others (mode %04o); chmod 600 it", path, info.Mode().Perm())
 	}
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if err != nil {
 		return "", fmt.Errorf("etcd.passwordFile: %w", err)
 	}

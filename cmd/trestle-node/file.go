@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // fileStore is a store in a file: a list of hosts that the administrator writes, the same on
@@ -55,7 +55,7 @@ func (s *fileStore) Describe() string { return "file " + s.path }
 
 // read reads and checks the file. After an error the hosts keep what they have.
 func (s *fileStore) read() (fileDocument, error) {
-	data, err := os.ReadFile(s.path)
+	data, err := rawfile.Read(s.path)
 	if err != nil {
 		return fileDocument{}, err
 	}
@@ -184,8 +184,8 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 	s.mu.Lock()
 	last := s.last
 	s.mu.Unlock()
-	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, last) {
-		return errChanged // between read and Watch
+	if data, err := rawfile.Read(s.path); err != nil || !bytes.Equal(data, last) {
+		return errChanged // meanwhile
 	}
 	for {
 		select {

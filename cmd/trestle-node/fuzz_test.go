@@ -79,7 +79,7 @@ func FuzzStatus(f *testing.F) {
 		}
 		printStatus(io.Discard, s)
 		for _, p := range s.Peers {
-			probe(s, p)
+			probesOf(s, p)
 		}
 	})
 }

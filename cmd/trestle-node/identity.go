@@ -11,6 +11,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // identity is this host's id. In etcd it is random, made once and kept on disk: an address
@@ -20,7 +21,7 @@ func identity(s settings) (string, error) {
 	if s.Etcd == nil {
 		return s.Name, nil
 	}
-	data, err := os.ReadFile(idPath)
+	data, err := rawfile.Read(idPath)
 	if err == nil && len(strings.TrimSpace(string(data))) >= 16 {
 		return strings.TrimSpace(string(data)), nil
 	}
@@ -52,7 +53,7 @@ func wireGuardKey() (wgtypes.Key, error) {
 }
 
 func readWireGuardKey() (wgtypes.Key, error) {
-	data, err := os.ReadFile(keyPath)
+	data, err := rawfile.Read(keyPath)
 	if err != nil {
 		return wgtypes.Key{}, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // kubernetesStore is a store made of the Nodes of a Kubernetes cluster. The control plane
@@ -57,7 +57,7 @@ func (s *kubernetesStore) Describe() string { return "Kubernetes at " + s.nodes.
 // readConfig reads the configuration. It must have exactly one network: a Node's podCIDRs
 // name none.
 func (s *kubernetesStore) readConfig() (cluster.Config, error) {
-	data, err := os.ReadFile(s.config)
+	data, err := rawfile.Read(s.config)
 	if isMissing(err) {
 		return cluster.Config{}, fmt.Errorf("%w: %s must have the network with the cluster's podCIDR as pool, "+
 			`like {"networks": [{"name": "pods", "ipv4": {"pool": "10.244.0.0/16"}}]}`, err, s.config)

@@ -128,18 +128,29 @@ func TestMesh(t *testing.T) {
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	s := hosts.Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}}}
-	p := hosts.Peer{
-		Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24")},
-		Subnets:  []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.2.0/24")}},
+	p := hosts.Peer{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}}
+	for _, subnet := range []string{"10.40.2.0/24", "fd40:0:0:2::/64", "10.41.2.0/24"} { // the last is another network's
+		p.Subnets = append(p.Subnets, hosts.Subnet{Subnet: netip.MustParsePrefix(subnet)})
 	}
-	for way, want := range map[string]string{hosts.Tunnel: "10.40.2.0", hosts.Direct: "10.40.2.1", hosts.None: "invalid IP"} {
+	for way, want := range map[string]string{
+		hosts.Tunnel: "[10.40.2.0 fd40:0:0:2::]",
+		hosts.Direct: "[10.40.2.1 fd40:0:0:2::1]",
+		hosts.None:   "[invalid IP]",
+	} {
 		p.Way = way
-		if got, from := probe(s, p); got.String() != want || from.IsValid() {
-			t.Errorf("%s: got %s from %s, want %s", way, got, from, want)
+		var got []netip.Addr
+		for _, q := range probesOf(s, p) {
+			if got = append(got, q.target); q.from.IsValid() {
+				t.Errorf("%s: got %s from %s, which this host has not", way, q.target, q.from)
+			}
+		}
+		if fmt.Sprint(got) != want {
+			t.Errorf("%s: got %s, want %s", way, got, want)
 		}
 	}
 	for said, want := range map[string]bool{
 		"From 192.0.2.2 icmp_seq=1 Destination Host Unreachable\n":                   true,
+		"From 2001:db8::2 icmp_seq=1 Destination unreachable: No route\n":            true,
 		"From 192.0.2.20 icmp_seq=1 Destination Host Unreachable\n":                  false,
 		"From 192.0.2.1 icmp_seq=1 Destination Host Unreachable\n":                   false,
 		"From 192.0.2.2 icmp_seq=1 Frag needed and DF set (mtu = 1400)\n":            false,

@@ -18,32 +18,42 @@ import (
 // probesAtOnce bounds how many pings run at the same time: each waits for its answer.
 const probesAtOnce = 16
 
-// checkPeers sends a packet of full size to each peer.
+// checkPeers sends a packet of full size to each peer, one of each family.
 func checkPeers(ctx context.Context, s hosts.Status) []checkedPeer {
-	all := make([]checkedPeer, len(s.Peers))
+	var probes []probe
+	for _, p := range s.Peers {
+		probes = append(probes, probesOf(s, p)...)
+	}
+	all := make([]checkedPeer, len(probes))
 	turns := make(chan struct{}, probesAtOnce)
 	var done sync.WaitGroup
-	for i, p := range s.Peers {
+	for i, p := range probes {
 		done.Go(func() {
 			turns <- struct{}{}
 			defer func() { <-turns }()
-			all[i] = checkPeer(ctx, s, p)
+			all[i] = p.check(ctx, s)
 		})
 	}
 	done.Wait()
 	return all
 }
 
-func checkPeer(ctx context.Context, s hosts.Status, p hosts.Peer) checkedPeer {
-	target, from := probe(s, p)
-	c := checkedPeer{Name: p.Name, Way: s.Shown(p), Target: target, Size: s.MTU}
-	if !target.IsValid() {
-		c.Fault = fmt.Sprintf("no way to it (%s)", p.Way)
+// probe is the address that is asked for a peer, and the one to ask from, where that matters.
+// Without a target there is no way to the peer.
+type probe struct {
+	of           hosts.Peer
+	target, from netip.Addr
+}
+
+func (p probe) check(ctx context.Context, s hosts.Status) checkedPeer {
+	c := checkedPeer{Name: p.of.Name, Way: s.Shown(p.of), Target: p.target, Size: s.MTU}
+	if !p.target.IsValid() {
+		c.Fault = fmt.Sprintf("no way to it (%s)", p.of.Way)
 		c.Cause = "trestle node status says why"
 		return c
 	}
-	said, err := ping(ctx, target, s.MTU, from)
-	if err == nil || refusedBy(p, said) {
+	said, err := ping(ctx, p.target, s.MTU, p.from)
+	if err == nil || refusedBy(p.of, said) {
 		return c
 	}
 	if errors.Is(err, exec.ErrNotFound) || strings.Contains(said, "invalid option") || strings.Contains(said, "unrecognized option") {
@@ -51,31 +61,43 @@ func checkPeer(ctx context.Context, s hosts.Status, p hosts.Peer) checkedPeer {
 		return c
 	}
 	c.Fault = fmt.Sprintf("no answer from %s to a packet of full size, by %s: %s", c.Target, c.Way, firstFault(said))
-	c.Cause = causeOf(ctx, s, p, c)
+	c.Cause = p.causeOf(ctx, s, c)
 	return c
 }
 
-// probe is the address to ping for a peer, and the source address, where that matters. Each
-// host has the first address of its subnet on the tunnel's device. Where packets go directly
-// both must be addresses of the networks, since a cloud drops packets with those: the
-// gateways', as far as this host has one yet.
-func probe(s hosts.Status, p hosts.Peer) (target, from netip.Addr) {
-	if len(p.Subnets) == 0 {
-		return target, from
-	}
-	first := p.Subnets[0].Subnet.Addr()
-	switch p.Way {
-	case hosts.Tunnel:
-		return first, from
-	case hosts.Direct:
-		for _, o := range s.Subnets {
-			if gateway := o.Subnet.Addr().Next(); gateway.Is4() == first.Is4() && isHere(gateway) {
-				from = gateway
-			}
+// probesOf are those of a peer, one for each family that it has a subnet of: a rule, or a
+// cloud, may keep one of them back alone. Behind a tunnel each host has the first address of
+// its subnet on the device. Where packets go directly it must be an address of containers on
+// both sides, since it is those that a cloud drops: the gateways', that of this host as far as
+// it has one yet.
+func probesOf(s hosts.Status, p hosts.Peer) []probe {
+	var all []probe
+	for _, o := range p.Subnets {
+		first := o.Subnet.Addr()
+		if slices.ContainsFunc(all, func(before probe) bool { return before.target.Is4() == first.Is4() }) {
+			continue
 		}
-		return first.Next(), from
+		switch p.Way {
+		case hosts.Tunnel:
+			all = append(all, probe{of: p, target: first})
+		case hosts.Direct:
+			all = append(all, probe{of: p, target: first.Next(), from: gatewayHere(s, first.Is4())})
+		}
 	}
-	return target, from
+	if len(all) == 0 {
+		all = append(all, probe{of: p})
+	}
+	return all
+}
+
+// gatewayHere is the gateway's address of one of this host's subnets, if it has it yet.
+func gatewayHere(s hosts.Status, is4 bool) (from netip.Addr) {
+	for _, o := range s.Subnets {
+		if gateway := o.Subnet.Addr().Next(); gateway.Is4() == is4 && isHere(gateway) {
+			from = gateway
+		}
+	}
+	return from
 }
 
 // isHere says whether this host has the address.
@@ -117,19 +139,19 @@ func refusedBy(p hosts.Peer, said string) bool {
 // small is the size of a packet that passes any link.
 const small = 84
 
-// causeOf finds the likely cause with two more packets: a small one by the same way, and one
-// to the peer's own address.
-func causeOf(ctx context.Context, s hosts.Status, p hosts.Peer, c checkedPeer) string {
-	_, from := probe(s, p)
+// causeOf finds out by two more packets what is likely in the way: a small one by the same
+// way, and one to the peer's own address.
+func (p probe) causeOf(ctx context.Context, s Status, c checkedPeer) string {
+	underlay := p.of.Underlay
 	var passes, answersItself bool
 	var done sync.WaitGroup
 	done.Go(func() {
-		said, err := ping(ctx, c.Target, small, from)
-		passes = err == nil || refusedBy(p, said)
+		said, err := ping(ctx, p.target, small, p.from)
+		passes = err == nil || refusedBy(p.of, said)
 	})
 	done.Go(func() {
-		if len(p.Underlay) > 0 {
-			_, err := ping(ctx, p.Underlay[0].Addr(), small, netip.Addr{})
+		if len(underlay) > 0 {
+			_, err := ping(ctx, underlay[0].Addr(), small, netip.Addr{})
 			answersItself = err == nil
 		}
 	})
@@ -138,10 +160,10 @@ func causeOf(ctx context.Context, s hosts.Status, p hosts.Peer, c checkedPeer) s
 		return fmt.Sprintf(`a small packet is answered: a link on the way has a smaller MTU than the uplinks, from which %d follows; `+
 			`set the uplinks' MTU right, or "mtu" of all containers (trestle cluster config set)`, c.Size)
 	}
-	if len(p.Underlay) == 0 {
+	if len(underlay) == 0 {
 		return ""
 	}
-	address := p.Underlay[0].Addr()
+	address := underlay[0].Addr()
 	if !answersItself {
 		return fmt.Sprintf("its own address %s does not answer either: the host is down, or the hosts' link is (or ICMP is blocked)", address)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/hosts"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Paths of all files.
@@ -106,7 +107,7 @@ func (d *duration) UnmarshalJSON(data []byte) error {
 }
 
 func readSettings() (settings, error) {
-	data, err := os.ReadFile(settingsPath)
+	data, err := rawfile.Read(settingsPath)
 	if errors.Is(err, fs.ErrNotExist) {
 		data, err = []byte("{}"), nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
 	"github.com/trestle-cni/trestle/pkg/hosts"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // subnetsOf converts claims to subnets of the status.
@@ -101,11 +102,7 @@ func (b *board) now() hosts.Status {
 
 // writeVolatile replaces a file in /run, without a sync: it does not outlive a boot.
 func writeVolatile(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
+	return rawfile.Replace(path, path+".new", data, 0o644)
 }
 
 func readStatus() (hosts.Status, error) {

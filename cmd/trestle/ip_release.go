@@ -49,6 +49,9 @@ func (o ipReleaseOptions) run(ctx context.Context, p *ui.Printer, args []string)
 	if err != nil {
 		return err
 	}
+	if err := checkLayouts(ctx, o.plugins); err != nil {
+		return err
+	}
 	o.tidy(ctx, p)
 	snapshot, err := o.take(p)
 	if err != nil {

@@ -35,7 +35,12 @@ func newIPRepairCommand(a *app) *cobra.Command {
 		Long: `Repair what verify finds, and report it. Leases stay, except for files that are empty
 or truncated and so name no container.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
-		RunE:              func(command *cobra.Command, args []string) error { return o.run(a.printer(command), args) },
+		RunE: func(command *cobra.Command, args []string) error {
+			if err := checkLayouts(command.Context(), a.plugins); err != nil {
+				return err
+			}
+			return o.run(a.printer(command), args)
+		},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 type networkInspectOptions struct{ *app }
@@ -50,7 +50,7 @@ func (o networkInspectOptions) run(p *ui.Printer, names []string) error {
 			return err
 		}
 		if n.File != "" {
-			if one.Config, err = os.ReadFile(n.File); err != nil {
+			if one.Config, err = rawfile.Read(n.File); err != nil {
 				return fmt.Errorf("read the network list: %w", err)
 			}
 		}

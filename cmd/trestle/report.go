@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/picture"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 type reportOptions struct {
@@ -92,7 +92,7 @@ func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot)
 		if n.File == "" {
 			continue
 		}
-		content, err := os.ReadFile(n.File)
+		content, err := rawfile.Read(n.File)
 		if err != nil {
 			report.Problems = append(report.Problems, err.Error())
 		}
@@ -144,7 +144,7 @@ func programFacts(all programs.All) [][2]string {
 
 // systemName is PRETTY_NAME of os-release(5), or "".
 func systemName(file string) string {
-	data, err := os.ReadFile(file)
+	data, err := rawfile.Read(file)
 	if err != nil {
 		return ""
 	}

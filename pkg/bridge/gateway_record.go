@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // The record of a gateway address is a file that contains the name of the network which gave
@@ -48,7 +49,7 @@ func recordGateway(linkIndex int, p netip.Prefix, network string) error {
 	if err := os.MkdirAll(gatewayDir, 0o700); err != nil {
 		return cni.IOErrorf("record of gateways: %w", err)
 	}
-	if err := os.WriteFile(file, []byte(network), 0o600); err != nil {
+	if err := rawfile.Write(file, []byte(network), 0o600); err != nil {
 		return cni.IOErrorf("record of gateways: %w", err)
 	}
 	return nil
@@ -85,7 +86,7 @@ func isGatewayOf(network string, linkIndex int, p netip.Prefix) bool {
 	if err != nil {
 		return false
 	}
-	by, err := os.ReadFile(file)
+	by, err := rawfile.Read(file)
 	return err == nil && (network == "" || string(by) == network)
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -325,8 +326,8 @@ func (s SpoofChecks) convert() error {
 }
 
 func (s SpoofChecks) convertFile(path string) error {
-	text, err := os.ReadFile(path)
-	if err != nil {
+	text, err := rawfile.Read(path)
+	if err != nil && !errors.Is(err, rawfile.ErrUnfit) {
 		return cni.IOErrorf("record of a MAC spoof check: %w", err)
 	}
 	port := filepath.Base(path)

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // State is what a host knows without a store. It is kept on disk, and after a boot the kernel
@@ -42,7 +45,7 @@ type State struct {
 
 // ReadState reads a file of SaveState. A missing file is an empty state.
 func ReadState(path string) (State, error) {
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return State{}, nil
 	}
@@ -74,7 +77,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "."+filepath.Base(path)+".new"), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC | syscall.O_NONBLOCK // a FIFO is refused, and not waited for
+	f, err := os.OpenFile(filepath.Join(dir, "."+filepath.Base(path)+".new"), flags, mode)
 	if err != nil {
 		return err
 	}

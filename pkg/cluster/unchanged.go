@@ -26,7 +26,9 @@ func (m *Member) Unchanged(ctx context.Context, store Store, self Node) (bool, e
 	}
 	claims := readClaims(view)
 	for _, o := range s.Claims {
-		if claims[keyOf(o)].Nonce != o.Nonce {
+		c, there := claims[keyOf(o)]
+		// a claim that the store has lost is not written again by an agent that is too old
+		if c.Nonce != o.Nonce && (there || !outdated) {
 			return false, nil
 		}
 	}

@@ -62,8 +62,18 @@ func TestMinAgent(t *testing.T) {
 		t.Errorf("unchanged: got %v, %v, want that there is nothing to do", fine, err)
 	}
 
-	// one of its subnets becomes another host's
+	// the store has lost its claims, which it may not write again: it is not to look at
+	// everything at each heartbeat
 	lost := a.State.Claims[0]
+	delete(store.keys, cluster.ClaimKey(lost.Network, lost.Subnet))
+	if err := moved(); err != nil || len(a.State.Claims) != had || len(a.State.Lost) > 0 {
+		t.Errorf("a claim that the store has lost: got %v, claims %v, lost %v; want those that it had", err, a.State.Claims, a.State.Lost)
+	}
+	if fine, err := a.Unchanged(t.Context(), store, cluster.Node{}); !fine || err != nil {
+		t.Errorf("unchanged: got %v, %v, want that there is nothing to do", fine, err)
+	}
+
+	// a subnet of its is another's now
 	store.keys[cluster.ClaimKey(lost.Network, lost.Subnet)] = cluster.Value{Data: []byte(`{"node": "x", "nonce": "x"}`), Revision: store.revision}
 	if fine, err := a.Unchanged(t.Context(), store, cluster.Node{}); fine || err != nil {
 		t.Errorf("unchanged: got %v, %v, want that something is amiss", fine, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/flock"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -86,13 +87,13 @@ func (h *Host) convert() (err error) {
 	}
 	var entries []entry
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
+		data, err := rawfile.Read(file)
+		if err != nil && !errors.Is(err, rawfile.ErrUnfit) {
 			return cni.IOErrorf("take over a record of the firewall: %w", err)
 		}
 		var former formerRecord
 		if json.Unmarshal(data, &former) != nil {
-			continue // truncated: nothing was made
+			continue // truncated, or no record at all: nothing was made
 		}
 		now := former.now()
 		if err := record.Write(h.records, place, now); err != nil {

@@ -38,7 +38,7 @@ type Lock struct{ fd int }
 // Open locks what is at path: a file, a directory or a namespace. If the lock is not free
 // after wait, the error has code 11 and names the process that holds it.
 func Open(path string, mode Mode, wait time.Duration) (*Lock, error) {
-	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	return open(path, mode, wait, func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0) })
 }
 
 // Create is Open for a file that it creates if need be (0600), with its directories (0700), so

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // StatusPath is where the agent keeps the status, SettingsPath what says that this host
@@ -136,7 +137,7 @@ type Peer struct {
 // Read reads the status. It is nil where this host has never had an agent since it was
 // booted.
 func Read(path string) (*Status, error) {
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -172,7 +173,7 @@ func (s *Status) runs(lock string) bool {
 // isLocked says whether somebody has the lock of a file to itself. Nobody is kept from it but
 // for the moment of the question.
 func isLocked(path string) (bool, error) {
-	f, err := os.Open(path)
+	f, err := rawfile.Open(path)
 	if err != nil {
 		return false, err
 	}

@@ -64,10 +64,9 @@ func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 		var open *needLivenessError
 		var full fullError
 		switch {
-		case errors.As(err, &open) && open.about.owner(s.network) == w.Owner:
-			dead.probeEnding(open.about)
-		case errors.As(err, &open):
-			fromDead = dead.probe(open.about) == record.Dead || fromDead
+		case errors.As(err, &open): // whoever has what is wanted may be about to go
+			gone := dead.probeEnding(open.about) == record.Dead
+			fromDead = fromDead || gone && open.about.owner(s.network) != w.Owner
 		case errors.As(err, &full) && !reclaimed:
 			reclaimed = true
 			swept, err := s.reclaim(dead)

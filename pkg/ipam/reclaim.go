@@ -35,8 +35,8 @@ func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
 
 func (v *livenessProber) probe(r ownerRecord) record.Life { return v.learn(r, v.prober.Life) }
 
-// probeEnding is probe for an owner that asks for its leases again: it waits for the end of a
-// namespace that is about to end.
+// probeEnding is probe for a holder because of whom a lease is about to be refused: it waits
+// for the end of a namespace that is about to end.
 func (v *livenessProber) probeEnding(r ownerRecord) record.Life {
 	return v.learn(r, v.prober.AwaitEnd)
 }

@@ -7,12 +7,16 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // ReadResolvConf reads a file in the format of resolv.conf(5). The error has code 7, since the
 // configuration names the file.
 func ReadResolvConf(path string) (types.DNS, error) {
-	data, err := os.ReadFile(path)
+	if path == os.DevNull { // as some write "no name servers"
+		return types.DNS{}, nil
+	}
+	data, err := rawfile.Read(path)
 	if err != nil {
 		return types.DNS{}, cni.ConfigErrorf("ipam.resolvConf: %w", err)
 	}

@@ -52,22 +52,42 @@ func (a Also) done() error {
 }
 
 // Add brings the kernel to what the attachment shall have. A port that another
-// container has is an error with code 102 that names it; nothing is changed then. One
+// container has is an error with code 102 that names it; nothing is changed then. Where that
+// container's namespace is about to go, its end is waited for. One
 // that the same container has by another network stays with that one. It may be
 // called again, also with other ports and another masquerade. Each step pushes
 // its inverse to undo, which the caller runs if the ADD fails.
 func (h *Host) Add(a Attachment, undo *cni.Undo) error {
-	var wanted translation
+	var ports *Ports
 	if a.Ports != nil && len(a.Ports.Mappings) > 0 {
-		ports := *a.Ports
+		ports = &Ports{}
+		*ports = *a.Ports
 		ports.Mappings = canonical(ports.Mappings)
 		if err := ports.findBridge(); err != nil {
 			return err
 		}
-		if err := h.refuseReference(ownedPorts{a.Owner, ports}); err != nil {
+		if err := h.refuseReference(ownedPorts{a.Owner, *ports}); err != nil {
 			return err
 		}
-		wanted.Ports = &recordedPorts{Ports: ports}
+	}
+	given, err := h.addWanted(a, ports, undo)
+	for taken := (portTakenError{}); errors.As(err, &taken) && h.hasEnded(taken.holder); {
+		given, err = h.addWanted(a, ports, undo)
+	}
+	if err != nil || given == nil || a.Ports == nil {
+		return err
+	}
+	if err := letHairpin(given.Ports); err != nil {
+		return err
+	}
+	return forgetFlows(given.Mappings, staleAtAdd)
+}
+
+// addWanted is Add under the lock, and gives the ports that the attachment has then.
+func (h *Host) addWanted(a Attachment, ports *Ports, undo *cni.Undo) (*recordedPorts, error) {
+	var wanted translation
+	if ports != nil {
+		wanted.Ports = &recordedPorts{Ports: *ports}
 	}
 	err := h.locked(func() error {
 		if err := h.choose(a, &wanted); err != nil {
@@ -75,13 +95,13 @@ func (h *Host) Add(a Attachment, undo *cni.Undo) error {
 		}
 		return h.add(&wanted, a, undo)
 	})
-	if err != nil || wanted.Ports == nil || a.Ports == nil {
-		return err
-	}
-	if err := letHairpin(wanted.Ports.Ports); err != nil {
-		return err
-	}
-	return forgetFlows(wanted.Ports.Mappings, staleAtAdd)
+	return wanted.Ports, err
+}
+
+// hasEnded waits, without the lock, for a holder's namespace that is about to go.
+func (h *Host) hasEnded(s record.Stamp) bool {
+	life, err := h.probe.AwaitEnd(s)
+	return err == nil && life == record.Dead
 }
 
 // choose says which backends shall have what is wanted.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // At a hook of type nat every table is asked in turn until one translates. A rule of
@@ -63,7 +64,7 @@ func (h *Host) warnExempt() error {
 			table.Family = nftables.TableFamilyIPv4
 		}
 		for _, chain := range []string{"PREROUTING", "OUTPUT", "POSTROUTING"} {
-			there, err := chainExists(conn, table, chain)
+			there, err := h.conn.HasChain(nft.Table{Family: table.Family, Name: table.Name}, chain)
 			if err != nil {
 				return err
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -221,7 +222,7 @@ func (h *Host) lostIPTables() (bool, error) {
 func (h *Host) noteIPTables() error {
 	err := os.MkdirAll(filepath.Dir(h.seenIPTables()), 0o700)
 	if err == nil {
-		err = os.WriteFile(h.seenIPTables(), nil, 0o600)
+		err = rawfile.Write(h.seenIPTables(), nil, 0o600)
 	}
 	if err != nil {
 		return cni.IOErrorf("note that iptables' tables were looked at: %w", err)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -85,9 +84,9 @@ func (f reference) chains() map[string]string {
 
 // deleteFromNFTables sends one transaction, if there is anything to delete.
 func (f reference) deleteFromNFTables(c *nft.Conn) error {
-	err := c.Edit(func(conn *nftables.Conn) error {
+	err := c.Edit(func(library *nftables.Conn) error {
 		for _, part := range f.nftParts() {
-			if err := part.delete(conn); err != nil {
+			if err := part.delete(c, library); err != nil {
 				return err
 			}
 		}
@@ -100,26 +99,32 @@ func (f reference) deleteFromNFTables(c *nft.Conn) error {
 }
 
 // delete stages that what is there of the part goes.
-func (p nftPart) delete(conn *nftables.Conn) error {
-	rules, err := p.rules(conn)
+func (p nftPart) delete(c *nft.Conn, library *nftables.Conn) error {
+	rules, err := p.rules(c, library)
 	if err != nil {
 		return err
 	}
 	for _, rule := range rules {
-		if err := conn.DelRule(rule); err != nil {
+		if err := library.DelRule(rule); err != nil {
 			return fmt.Errorf("delete rule %d of table %s: %w", rule.Handle, p.table.Name, err)
 		}
 	}
 	if p.chain == "" {
 		return nil
 	}
-	there, err := chainExists(conn, p.table, p.chain)
+	there, err := p.has(c, p.chain)
 	if err == nil && there {
 		chain := &nftables.Chain{Table: p.table, Name: p.chain}
-		conn.FlushChain(chain)
-		conn.DelChain(chain)
+		library.FlushChain(chain)
+		library.DelChain(chain)
 	}
 	return err
+}
+
+// has says whether there is such a chain. What the kernel does not answer is an error: DEL
+// would leave the rules, and take itself for done.
+func (p nftPart) has(c *nft.Conn, chain string) (bool, error) {
+	return c.HasChain(nft.Table{Family: p.table.Family, Name: p.table.Name}, chain)
 }
 
 // nftPart is one place where the reference plugins have something for the
@@ -148,32 +153,21 @@ func (f reference) nftParts() []nftPart {
 	return parts
 }
 
-func (p nftPart) rules(conn *nftables.Conn) ([]*nftables.Rule, error) {
+func (p nftPart) rules(c *nft.Conn, library *nftables.Conn) ([]*nftables.Rule, error) {
 	// A chain that is not there is cheaper to ask for than to list.
-	if there, err := chainExists(conn, p.table, p.parent); err != nil || !there {
+	if there, err := p.has(c, p.parent); err != nil || !there {
 		return nil, err
 	}
 	if p.chain != "" {
-		if there, err := chainExists(conn, p.table, p.chain); err != nil || !there {
+		if there, err := p.has(c, p.chain); err != nil || !there {
 			return nil, err
 		}
 	}
-	rules, err := conn.GetRules(p.table, &nftables.Chain{Name: p.parent})
+	rules, err := library.GetRules(p.table, &nftables.Chain{Name: p.parent})
 	if err != nil {
 		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", p.parent, p.table.Name, err)
 	}
 	return slices.DeleteFunc(rules, func(r *nftables.Rule) bool { return !p.own(r) }), nil
-}
-
-func chainExists(conn *nftables.Conn, table *nftables.Table, chain string) (bool, error) {
-	// ListChain hides the kernel's error number, so the tables are asked first.
-	if _, err := conn.ListTableOfFamily(table.Name, table.Family); errors.Is(err, unix.ENOENT) {
-		return false, nil
-	} else if err != nil {
-		return false, fmt.Errorf("look for nftables table %s: %w", table.Name, err)
-	}
-	_, err := conn.ListChain(table, chain)
-	return err == nil, nil // the table is there: what fails is the lookup of the chain
 }
 
 // bears says whether the rule has the container's ID as comment, and leads to

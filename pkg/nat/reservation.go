@@ -52,8 +52,9 @@ func (r reservations) free(p ownedPorts) ([]Mapping, error) {
 			return nil, err
 		}
 		if taken && holder.Owner.ContainerID != p.Owner.ContainerID {
-			return nil, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, which has it for %s; stop that container or choose another host port",
+			err := cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, which has it for %s; stop that container or choose another host port",
 				m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), holder.Owner.ContainerID, holder.Owner.Network, holder.Value.target(m))
+			return nil, portTakenError{err, holder.Stamp}
 		}
 		if !taken {
 			free = append(free, m)
@@ -61,6 +62,14 @@ func (r reservations) free(p ownedPorts) ([]Mapping, error) {
 	}
 	return free, nil
 }
+
+// portTakenError says that another container has a port; it may be about to go.
+type portTakenError struct {
+	error
+	holder record.Stamp
+}
+
+func (e portTakenError) Unwrap() error { return e.error }
 
 // holder finds who else has a port and address that m overlaps. A container that is
 // proved dead holds nothing.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -150,6 +151,6 @@ func closeLoopback(bridge string) error {
 }
 
 func readOld(path string, v any) bool {
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	return err == nil && json.Unmarshal(data, v) == nil
 }

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -96,7 +97,39 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return err
 		}
 	}
+	return c.giveUp(changes.Tables, last)
+}
+
+// giveUp says why it was in vain.
+func (c *Conn) giveUp(tables []Table, last error) error {
+	if isMissing(last) {
+		if err := c.lacks(tables); err != nil {
+			return err
+		}
+	}
 	return fmt.Errorf("given up after %d tries, since others change the same at the same time: %w", tries, last)
+}
+
+// lacks is ErrUnsupported where the kernel cannot make one of the tables, whatever others
+// change meanwhile: each is made under a name that nobody else has, and deleted again by the
+// same transaction. That costs a grace period, and is for who is about to give up.
+func (c *Conn) lacks(tables []Table) error {
+	for _, t := range tables {
+		t.Name, t.Former = "trestle-"+rand.Text(), nil
+		messages, err := c.bring(t, state{})
+		if err != nil {
+			return err
+		}
+		c.library.DelTable(t.library())
+		deletion, err := c.library.messages()
+		if err != nil {
+			return err
+		}
+		if err := c.peer.commit(append(messages, deletion...)); isMissing(err) {
+			return fmt.Errorf("make tables of nftables: %w (%w)", ErrUnsupported, err)
+		}
+	}
+	return nil
 }
 
 // try sends the transaction once. Tables that are known to be as they shall are not

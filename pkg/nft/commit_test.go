@@ -414,6 +414,43 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
+// TestUnsupportedBesideChanges: what the kernel lacks is told from what others have in the way
+// also where they change the rules all the time, by tables that are nobody else's.
+func TestUnsupportedBesideChanges(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		err  error
+		// only says that the kernel has it, and refuses for what others do to the table.
+		only bool
+		sent int
+		want bool
+	}{
+		{"no chains of type nat", unix.ENOENT, false, tries + 1, true},
+		{"no kind of rules", unix.EOPNOTSUPP, false, tries + 1, true},
+		{"flushed each time", unix.ENOENT, true, tries + 1, false},
+		{"locked each time", unix.EBUSY, false, tries, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m, c := newModel(t)
+			m.answer = func(number int) (bool, error) {
+				m.generation++
+				if test.only && number > tries {
+					return true, nil
+				}
+				return false, test.err
+			}
+			err := c.Commit(Changes{Tables: []Table{sample()}, Create: []Element{port(mine, 80, 2)}}, everybody)
+			if !errors.Is(err, test.err) || errors.Is(err, ErrUnsupported) != test.want || len(m.sent) != test.sent {
+				t.Errorf("got %v after %q, want one that is %v, and ErrUnsupported: %v", err, m.sent, test.err, test.want)
+			}
+			if last := m.sent[len(m.sent)-1]; test.sent > tries && (!strings.HasPrefix(last, "table, set, chain, rule, message ") || strings.Contains(last, "create")) {
+				t.Errorf("got %q last, want a table made and deleted again", last)
+			}
+		})
+	}
+}
+
 // TestFlushedMeanwhile: what others take away between the look and the transaction
 // ("nft flush ruleset") is nothing that the kernel lacks.
 func TestFlushedMeanwhile(t *testing.T) {

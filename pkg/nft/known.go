@@ -70,7 +70,7 @@ func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
 		}
 	}()
 	data, err := rawfile.Read(c.knownFile(t))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return "", nil, nil
 	}
 	if err != nil {
@@ -90,7 +90,7 @@ func Layouts(dir string) (map[string]int, error) {
 	}
 	for _, name := range files {
 		data, err := rawfile.Read(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EISDIR) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 			continue // forgotten meanwhile, or none of ours
 		}
 		if err != nil {

@@ -1,25 +1,41 @@
-// Package rawfile reads and writes small files by direct system calls. Package os registers
-// each file with Go's poller, which takes six more system calls although a regular file cannot
-// be polled: most of the system calls that an ADD makes for files. Write is not atomic: a caller
-// that needs either the old or the new file writes another one and renames it (pkg/record).
+// Package rawfile reads and writes small regular files by direct system calls. Package os
+// registers each file with Go's poller, which takes six more system calls although a regular
+// file cannot be polled: most of the system calls that an ADD makes for files. Write is not
+// atomic: a caller that needs either the old or the new file uses Replace.
+//
+// State and network lists are found by name, and anything may be there: nothing here waits
+// for the other end of a FIFO, reads a device, or takes gigabytes into memory. The error is
+// ErrUnfit instead.
 package rawfile
 
 import (
 	"errors"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// Read is the content of the regular file at path. The error is an *fs.PathError.
+// Limit is the most bytes that a file may have: several times the record of an attachment
+// that maps every port of the host.
+const Limit = 64 << 20
+
+// ErrUnfit says that there is something at a path that is none of our files.
+var ErrUnfit = errors.New("not a regular file of at most 64 MiB")
+
+// Read is the content of the regular file at path. The error is an *fs.PathError, which wraps
+// ErrUnfit for anything else.
 func Read(path string) ([]byte, error) {
-	fd, err := open(path, unix.O_RDONLY, 0)
+	fd, size, err := openRegular(path, unix.O_RDONLY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }() // opened for reading only
-	data := make([]byte, 0, 1024)
+	defer func() { _ = unix.Close(fd) }()          // opened for reading only
+	data := make([]byte, 0, max(int(size)+1, 512)) // one more, so that it is not filled
 	for {
+		if len(data) > Limit { // it has grown meanwhile
+			return nil, &fs.PathError{Op: "read", Path: path, Err: ErrUnfit}
+		}
 		if len(data) == cap(data) {
 			data = append(data, 0)[:len(data)]
 		}
@@ -39,10 +55,27 @@ func Read(path string) ([]byte, error) {
 	}
 }
 
-// Write replaces the content of the file at path, which it creates if need be. It does not
-// follow a symbolic link. After an error the file may have a part of the data.
+// Open opens the regular file at path to read from it, or to lock it. The error is as Read's.
+func Open(path string) (*os.File, error) {
+	fd, _, err := openRegular(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// Write replaces the content of the file at path, which it creates if need be, by no more
+// than Read takes. Anything that is no regular file, such as a symbolic link, is removed
+// first: the name is one of ours. After an error the file may have a part of the data.
 func Write(path string, data []byte, mode uint32) error {
-	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, mode)
+	if len(data) > Limit {
+		return &fs.PathError{Op: "write", Path: path, Err: ErrUnfit}
+	}
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_NOFOLLOW
+	fd, _, err := openRegular(path, flags, mode)
+	if errors.Is(err, ErrUnfit) && os.Remove(path) == nil {
+		fd, _, err = openRegular(path, flags, mode)
+	}
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -58,6 +91,22 @@ func Write(path string, data []byte, mode uint32) error {
 		return &fs.PathError{Op: "write", Path: path, Err: err}
 	}
 	return nil
+}
+
+// Replace replaces the file at path: after an error, or a kill, it is the former one. The
+// content is written to fresh, in the same directory, which is then renamed.
+func Replace(path, fresh string, data []byte, mode uint32) error {
+	err := Write(fresh, data, mode)
+	if err == nil {
+		if err = unix.Rename(fresh, path); err == nil {
+			return nil
+		}
+		err = &os.LinkError{Op: "rename", Old: fresh, New: path, Err: err}
+	}
+	if left := os.Remove(fresh); !errors.Is(left, fs.ErrNotExist) {
+		err = errors.Join(err, left)
+	}
+	return err
 }
 
 // Names are the names in the directory at path, in no order. The error is an *fs.PathError.
@@ -117,4 +166,31 @@ func open(path string, flags int, mode uint32) (int, error) {
 			return fd, err
 		}
 	}
+}
+
+// openRegular opens a regular file of a size that Limit allows, which it gives. The error is
+// ErrUnfit for anything else. O_NONBLOCK keeps a FIFO from waiting for its other end, and is nothing to a regular
+// file (open(2)).
+func openRegular(path string, flags int, mode uint32) (fd int, size int64, err error) {
+	var stat unix.Stat_t
+	if fd, err = open(path, flags|unix.O_NONBLOCK|unix.O_NOCTTY, mode); err != nil {
+		// a directory to write to, a socket, a device where there may be none: errors of several kinds
+		look := unix.Stat
+		if flags&unix.O_NOFOLLOW != 0 {
+			look = unix.Lstat
+		}
+		if errors.Is(err, unix.ELOOP) || look(path, &stat) == nil && stat.Mode&unix.S_IFMT != unix.S_IFREG {
+			err = ErrUnfit
+		}
+		return -1, 0, err
+	}
+	err = unix.Fstat(fd, &stat)
+	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Size > Limit) {
+		err = ErrUnfit
+	}
+	if err != nil {
+		_ = unix.Close(fd) // nothing was written
+		return -1, 0, err
+	}
+	return fd, stat.Size, nil
 }

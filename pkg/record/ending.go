@@ -8,50 +8,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endLimit bounds the wait for the end of a namespace, which takes some ten milliseconds
-// on an idle host, and longer where many end at once.
+// endLimit bounds the wait for the end of namespaces, of all that a Prober is asked about
+// together: each takes some ten milliseconds on an idle host, and longer where many end at
+// once.
 const endLimit = 5 * time.Second
 
 // AwaitEnd is Life, but waits for a namespace that is about to end: after its last process
 // has exited, or "ip netns del" has returned, the kernel keeps it for some milliseconds
 // (it frees the last netlink socket after a grace period: netlink_release,
 // net/netlink/af_netlink.c). AwaitEnd waits for the kernel's event, and only if Life says
-// Alive although the namespace is not at its path any more.
+// Alive although the namespace is not at its path any more, and no mount or process shows
+// that it stays (PathTo). It is for a caller that is about to refuse something because of the
+// stamp's owner; the caller holds no lock meanwhile.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
 	if err != nil || life != Alive || s.NetNS.isThere() {
 		return life, err
+	}
+	if number, ok := s.NetNS.number(); ok && PathTo(int(number)) != "" {
+		return life, nil
 	}
 	ends, err := watchEnds()
 	if err != nil {
 		return life, err
 	}
 	defer ends.close()
-	s.NetNS.number()
-	for limit := time.Now().Add(endLimit); ; {
-		if life, err = p.Life(s); err != nil || life != Alive || time.Now().After(limit) {
+	if p.patience.IsZero() {
+		p.patience = time.Now().Add(endLimit)
+	}
+	for {
+		if life, err = p.Life(s); err != nil || life != Alive || time.Now().After(p.patience) {
 			return life, err
 		}
-		if err := ends.next(time.Until(limit)); err != nil {
+		if err := ends.next(time.Until(p.patience)); err != nil {
 			return life, err
 		}
 	}
 }
 
-// number gives the namespace a number in ours (see nsid.go), since the kernel announces
-// the end of numbered namespaces only. One without a handle got its number from Identify.
-func (n NetNS) number() {
-	fd, err := n.openHandle()
-	if err != nil {
-		return // it has ended meanwhile, or has an ID
-	}
-	defer func() { _ = unix.Close(fd) }() // opened for its number only
+// number is the namespace's number in ours (see nsid.go), which it gets if it has none,
+// since the kernel announces the end of numbered namespaces only. ok is false if it has ended
+// meanwhile, or has none: without an event, the wait ends at its limit.
+func (n NetNS) number() (number int32, ok bool) {
 	s, err := openIDs()
 	if err != nil {
-		return // without an event, the wait ends at its limit
+		return -1, false
 	}
 	defer s.close()
-	_, _ = s.assign(fd) // likewise
+	var cookie uint64
+	if _, err := fmt.Sscanf(n.ID, "%d:%d", &cookie, &number); err == nil && cookie == s.cookie {
+		return number, true
+	}
+	fd, err := n.openHandle()
+	if err != nil {
+		return -1, false
+	}
+	defer func() { _ = unix.Close(fd) }() // opened to name it
+	number, err = s.assign(fd)
+	return number, err == nil && number >= 0
 }
 
 // endSocket receives an event whenever a number becomes free, that is, when its namespace

@@ -70,6 +70,8 @@ type Prober struct {
 	// handles says whether a handle that the kernel does not find proves the end of its
 	// namespace; nil until the first question.
 	handles *bool
+	// patience is when the waits of AwaitEnd are over; zero before the first.
+	patience time.Time
 }
 
 // Life says what is proved of s. It fails only if our own boot id cannot be read.

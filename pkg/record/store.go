@@ -11,8 +11,8 @@
 // Prober.Life whether the attachment of a record is alive. To debug: the files are JSON,
 // and each names its owner.
 //
-// A truncated record counts as none, and a link without its record is void: Sweep removes
-// both. Neither affects other attachments.
+// A truncated record counts as none, as does anything that is no regular file, and a link
+// without its record is void: Sweep removes them. They do not affect other attachments.
 package record
 
 import (
@@ -92,8 +92,9 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	if err := s.makeDir(filepath.Join(place, r.Owner.Network)); err != nil {
 		return err
 	}
-	if err := replaceFile(s.Path(place, r.Owner), data); err != nil {
-		return err
+	path := s.Path(place, r.Owner)
+	if err := rawfile.Replace(path, freshFile(path), data, 0o600); err != nil {
+		return cni.IOErrorf("write a record: %w", err)
 	}
 	for _, share := range r.Shares {
 		if err := s.link(place, share, r.Owner); err != nil {
@@ -106,18 +107,6 @@ func Write[T any](s Store, place string, r Record[T]) error {
 // freshFile is the file that a record is written to before it is renamed to path.
 func freshFile(path string) string {
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
-}
-
-func replaceFile(path string, data []byte) error {
-	fresh := freshFile(path)
-	err := rawfile.Write(fresh, data, 0o600)
-	if err == nil {
-		err = unix.Rename(fresh, path)
-	}
-	if err != nil {
-		return errors.Join(cni.IOErrorf("write a record: %w", err), remove(fresh))
-	}
-	return nil
 }
 
 func (s Store) link(place, share string, o cni.Owner) error {
@@ -167,7 +156,7 @@ func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, e
 // if the file is missing or truncated.
 func At[T any](path string) (r Record[T], there bool, err error) {
 	data, err := rawfile.Read(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return r, false, nil
 	}
 	if err != nil {
@@ -194,8 +183,8 @@ func (s Store) Remove(place string, o cni.Owner, shares []string) error {
 // Others says whether anybody but the owner has a share. It reads no more of the directory
 // than that takes, and removes the links without a record that it meets.
 func (s Store) Others(place, share string, o cni.Owner) (bool, error) {
-	dir, err := os.Open(s.share(place, share))
-	if errors.Is(err, fs.ErrNotExist) {
+	dir, err := os.OpenFile(s.share(place, share), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
 	if err != nil {

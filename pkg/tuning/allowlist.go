@@ -3,11 +3,11 @@ package tuning
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"regexp"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // AllowList is the file by which an administrator restricts the sysctls that networks may
@@ -20,7 +20,7 @@ func (c Config) CheckAllowed(path string) error {
 	if len(c.sysctls) == 0 {
 		return nil
 	}
-	data, err := os.ReadFile(path)
+	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

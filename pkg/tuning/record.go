@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -229,17 +230,14 @@ func writeFile(r saved) error {
 	if err := os.MkdirAll(filepath.Dir(r.file), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(r.file+unfinishedSuffix, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(r.file+unfinishedSuffix, r.file)
+	return rawfile.Replace(r.file, r.file+unfinishedSuffix, data, 0o600)
 }
 
 // readFile reads a file; complete is false if there is none, or a truncated one, whose ADD was
 // killed before it changed anything.
 func readFile(path string) (r saved, complete bool, err error) {
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	data, err := rawfile.Read(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return saved{}, false, nil
 	}
 	if err != nil {

@@ -61,7 +61,59 @@ func TestBridgeAddBesideALivingNamespace(t *testing.T) {
 	}
 }
 
-func addWhileEnding(t *testing.T, config string, ends bool) {
+// wanted are networks on which two containers ask for the same.
+func wanted() map[string]string {
+	return map[string]string{
+		"an address": host.BridgeConfig(object{"args": object{"cni": object{"ips": []string{"10.9.0.77"}}}}),
+		"a port":     host.BridgeConfig(object{"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}}}),
+	}
+}
+
+// TestBridgeAddWhileAHolderEnds: another container asks for the address, or the host port, of
+// one whose namespace is gone without DEL, while the kernel still has that. The ADD waits
+// until the kernel says that it has gone, and is given it.
+func TestBridgeAddWhileAHolderEnds(t *testing.T) {
+	t.Parallel()
+	for name, config := range wanted() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addWhileHeld(t, config, "c2", true)
+		})
+	}
+}
+
+// TestBridgeAddBesideAHolder: where a process shows that the holder lives on, though its
+// path is gone, there is nothing to wait for.
+func TestBridgeAddBesideAHolder(t *testing.T) {
+	t.Parallel()
+	for name, config := range wanted() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := host.NewRouting(t)
+			holder := h.Container("c1")
+			holder.MustAdd(config)
+			stop := holder.Start(host.Command{Args: []string{"sleep", "600"}})
+			defer stop()
+			holder.Remove()
+			add := h.Container("c2").Call("ADD", "bridge", config)
+			add.Strace = &host.Strace{Syscalls: "bind"}
+			answer := h.Exec(add)
+			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "c1") {
+				t.Errorf("got %v, want code 102, and who has it", err)
+			}
+			if strings.Contains(answer.Trace.Text, "nl_groups=0x08000000") {
+				t.Errorf("got a wait for a namespace to end, want none:\n%s", answer.Trace.Text)
+			}
+		})
+	}
+}
+
+func addWhileEnding(t *testing.T, config string, ends bool) { addWhileHeld(t, config, "c1", ends) }
+
+// addWhileHeld adds the next container while a descriptor holds the namespace of c1, which is
+// gone without DEL.
+func addWhileHeld(t *testing.T, config, next string, ends bool) {
+	t.Helper()
 	h := host.NewRouting(t)
 	former := h.Container("c1")
 	former.MustAdd(config)
@@ -79,7 +131,7 @@ func addWhileEnding(t *testing.T, config string, ends bool) {
 	}
 	defer func() { _ = holder.Close() }() // opened to hold the namespace; closed twice where it ends
 	former.Remove()
-	c := h.Container("c1")
+	c := h.Container(next)
 	answered := make(chan error, 1)
 	go func() { answered <- h.Exec(c.Call("ADD", "bridge", config)).Err() }()
 	host.Await(t, "the ADD waits for namespaces or links to go", func() bool { return len(answered) > 0 || hearsOfEnds(h) })

@@ -38,7 +38,7 @@ var subpackages = map[string]struct {
 	"cmd/trestle/picture":   {false, []string{"cmd/trestle/inventory"}},
 	"cmd/trestle/programs":  {false, nil},
 	"cmd/trestle/rules":     {true, nil},
-	"cmd/trestle/runtimes":  {false, nil},
+	"cmd/trestle/runtimes":  {true, nil},
 	"cmd/trestle/container": {true, nil},
 	"cmd/trestle/ui":        {false, nil},
 	"cmd/trestle/way":       {true, []string{"cmd/trestle/inventory", "cmd/trestle/rules"}},

@@ -28,7 +28,7 @@ func TestOtherReleases(t *testing.T) {
 		// Something for restore, and a doctor, to put right.
 		h.MustRun("nft", "flush", "chain", "inet", "trestle", "postrouting")
 		before := h.Dump()
-		for _, command := range []string{"restore", "gc", "leave", "doctor --fix", "network rm --force lab"} {
+		for _, command := range []string{"restore", "gc", "leave", "doctor --fix", "network rm --force lab", "ip repair", "ip release --force 10.40.0.2"} {
 			output := run(t, h, append(strings.Fields(command), "--plugins", test.plugins)...)
 			if output.Code != 1 || !strings.Contains(output.Stderr, test.want) || !strings.Contains(output.Stderr, "Nothing was changed") {
 				t.Errorf("%s: %s: got exit status %d: %q, want 1: %q", test.name, command, output.Code, output.Stderr, test.want)

@@ -72,7 +72,7 @@ func TestTopologyFiles(t *testing.T) {
 			}
 		}
 	}
-	if dot := must(t, h, "topology", "--dot", "-"); !strings.HasPrefix(dot, "graph host {\n") || !strings.Contains(dot, "shop/front") {
+	if dot := must(t, h, "topology", "--dot", "-"); !strings.HasPrefix(dot, "graph host {\n") || !strings.Contains(dot, "shop/front") || !strings.Contains(dot, "prerouting of inet trestle") {
 		t.Errorf("got %q", dot)
 	}
 	refused(t, h, []string{"nowhere", "trestle"}, "topology", "nowhere", "--svg", dir+"/x.svg")

@@ -255,6 +255,9 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	if err := nameInterface(rt); err != nil {
 		return nil, err
 	}
+	if err := checkCache(rt.ContainerID); err != nil {
+		return nil, err
+	}
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
 	answer, err := chain.AddNetworkList(ctx, list.NetworkConfigList, rt)
 	if err == nil {
@@ -316,6 +319,9 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 	var config *libcni.NetworkConfigList
 	if list, ok := network.Find(r.Lists, a.Network); ok {
 		config = list.NetworkConfigList
+	}
+	if err := checkCache(a.Container); err != nil {
+		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, err)
 	}
 	cached, err := chain.GetCachedAttachments(a.Container)
 	if err != nil {

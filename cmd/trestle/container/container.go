@@ -22,6 +22,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/netns"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -128,7 +129,7 @@ func Logs() map[string]string {
 	logs := map[string]string{}
 	for _, entry := range entries {
 		var c Container
-		data, err := os.ReadFile(filepath.Join(dir(), entry.Name()))
+		data, err := rawfile.Read(filepath.Join(dir(), entry.Name()))
 		if err == nil && json.Unmarshal(data, &c) == nil && c.Name == entry.Name() && c.Log != "" {
 			logs[c.Name] = c.Log
 		}
@@ -158,9 +159,9 @@ func Abandoned() ([]*Container, error) {
 // takeOver returns the container if nobody holds it, and nil otherwise.
 func takeOver(name string) (*Container, error) {
 	path := filepath.Join(dir(), name)
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	file, err := rawfile.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
+		return nil, nil // closed meanwhile, or none of ours
 	}
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
@@ -33,7 +34,7 @@ func (s *Container) ResolvConf(dns types.DNS) (path string, err error) {
 	if err := os.MkdirAll(filepath.Dir(s.resolvConf()), 0o755); err != nil {
 		return "", err
 	}
-	return s.resolvConf(), os.WriteFile(s.resolvConf(), []byte(text(dns)), 0o644)
+	return s.resolvConf(), rawfile.Write(s.resolvConf(), []byte(text(dns)), 0o644)
 }
 
 func (s *Container) resolvConf() string {
@@ -78,7 +79,7 @@ func hostServers() (servers []string, reachable bool) {
 
 // serversIn are the name servers in a file; none if it is missing.
 func serversIn(file string) []string {
-	data, err := os.ReadFile(file)
+	data, err := rawfile.Read(file)
 	if err != nil {
 		return nil
 	}

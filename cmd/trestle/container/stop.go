@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Names are the names of trestle run's containers.
@@ -33,7 +34,7 @@ func Names() []string {
 
 // Find is the container with that name, which another process holds.
 func Find(name string) (*Container, error) {
-	data, err := os.ReadFile(filepath.Join(dir(), filepath.Base(name)))
+	data, err := rawfile.Read(filepath.Join(dir(), filepath.Base(name)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cni.ConfigErrorf("container %q: trestle runs no container with that name; see trestle ls", name)
 	}
@@ -88,7 +89,7 @@ func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 
 // isHeld says whether a trestle process holds the container.
 func (s *Container) isHeld() bool {
-	file, err := os.Open(s.path())
+	file, err := rawfile.Open(s.path())
 	if err != nil {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // cached is an attachment in libcni's cache (its cachedInfo, version 1). libcni's
@@ -56,7 +57,7 @@ func (t *taking) results() {
 	}
 	for _, entry := range entries {
 		path := filepath.Join(t.source.Results, entry.Name())
-		data, err := os.ReadFile(path)
+		data, err := rawfile.Read(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted meanwhile
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/ipam"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // DefaultDir is where runtimes look for network lists.
@@ -67,18 +68,30 @@ func Files(dirs []string) ([]string, error) {
 	return all, errors.Join(failed...)
 }
 
-// ReadFile reads one list, or the configuration of a single plugin, which was allowed before
-// CNI 1.0.
+// ReadFile reads one list, or a configuration of one plugin as those before CNI 1.0
+// may be. What is no regular file is an error: libcni would wait for the other end of a FIFO.
 func ReadFile(file string) (List, error) {
+	data, err := rawfile.Read(file)
+	if err != nil {
+		return List{}, err
+	}
+	return Parse(file, data)
+}
+
+// Parse is ReadFile for what has been read of the file.
+func Parse(file string, data []byte) (List, error) {
 	if filepath.Ext(file) != ".conflist" {
-		single, err := libcni.ConfFromFile(file) //nolint:staticcheck // deprecated, and still what runtimes read
+		single, err := libcni.ConfFromBytes(data) //nolint:staticcheck // deprecated, and still what runtimes read
 		if err != nil {
 			return List{}, cni.Plain(err)
 		}
 		config, err := libcni.ConfListFromConf(single) //nolint:staticcheck // the same
 		return List{File: file, NetworkConfigList: config}, cni.Plain(err)
 	}
-	config, err := libcni.NetworkConfFromFile(file)
+	config, err := libcni.NetworkConfFromBytes(data)
+	if err == nil {
+		err = addPluginFiles(config, filepath.Dir(file))
+	}
 	if err != nil {
 		return List{}, cni.Plain(err)
 	}
@@ -89,6 +102,34 @@ func ReadFile(file string) (List, error) {
 		return List{}, err
 	}
 	return List{File: file, NetworkConfigList: config, Mark: keys.Trestle}, nil
+}
+
+// addPluginFiles adds the plugins that stand in files of their own, in a directory with the
+// network's name beside the list (CNI spec, "loadOnlyInlinedPlugins"), as
+// libcni.NetworkConfFromFile does.
+func addPluginFiles(list *libcni.NetworkConfigList, dir string) error {
+	if list.LoadOnlyInlinedPlugins {
+		return nil
+	}
+	files, err := libcni.ConfFiles(filepath.Join(dir, list.Name), []string{".conf"})
+	if err != nil {
+		return fmt.Errorf("look for plugins beside the list: %w", err)
+	}
+	for _, file := range files {
+		data, err := rawfile.Read(file)
+		if err != nil {
+			return err
+		}
+		plugin, err := libcni.NetworkPluginConfFromBytes(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		list.Plugins = append(list.Plugins, plugin)
+	}
+	if len(list.Plugins) == 0 {
+		return errors.New("there is no plugin in it")
+	}
+	return nil
 }
 
 // Find is the first list with that name, the one that a runtime uses.

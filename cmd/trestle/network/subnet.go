@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Taken is a prefix that is in use on the host, and by what.
@@ -119,7 +119,7 @@ func DockerPools(daemon string) ([]Taken, error) {
 			Base netip.Prefix `json:"base"`
 		} `json:"default-address-pools"`
 	}
-	data, err := os.ReadFile(daemon)
+	data, err := rawfile.Read(daemon)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read Docker's configuration: %w", err)
 	}

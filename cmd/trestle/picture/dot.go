@@ -30,6 +30,9 @@ func (t Topology) DOT() string {
 		g.link(i)
 		g.edge("host", linkID(i.Name), "")
 	}
+	if len(t.Chains) > 0 {
+		g.chains(t.hooks())
+	}
 	g.line("}")
 	return g.out.String()
 }
@@ -71,6 +74,18 @@ func downStyle(up bool) string {
 		return ""
 	}
 	return `style="rounded,filled,dashed"`
+}
+
+// chains are the rules that packets come to, hook by hook.
+func (g *graph) chains(hooks []hooked) {
+	lines := []string{chainsName}
+	for _, h := range hooks {
+		for _, text := range texts(h.chains) {
+			lines = append(lines, h.hook+": "+text)
+		}
+	}
+	g.node(linkID(chainsName), "", lines...)
+	g.edge("host", linkID(chainsName), "")
 }
 
 func (g *graph) segment(n int, s Segment) {

@@ -45,6 +45,12 @@ func TestSVGChains(t *testing.T) {
 		}
 		ids[at["data-id"]]++
 	}
+	dot := topology.DOT()
+	for _, want := range []string{`"link/chains" [label="chains\nforward: FORWARD<0> of ip filter (iptables, drops what no rule accepts)\nforward: FORWARD<1>`, `\npostrouting of frames: longlong`, `"host" -- "link/chains";`} {
+		if !strings.Contains(dot, want) {
+			t.Errorf("got no %q in the graph", want)
+		}
+	}
 	if ids[linkID(chainsName)] != 1 || bottom > height {
 		t.Errorf("got the chains %d times, and text down to %v of %v", ids[linkID(chainsName)], bottom, height)
 	}

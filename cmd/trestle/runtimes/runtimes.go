@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Runtime is a runtime that is installed or configured.
@@ -98,7 +99,7 @@ func (k kind) configure(r *Runtime) error {
 		files, err := filepath.Glob(pattern)
 		failed = append(failed, err)
 		for _, file := range files {
-			data, err := os.ReadFile(file)
+			data, err := rawfile.Read(file)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue // removed meanwhile
 			}

@@ -57,7 +57,7 @@ func (r Rules) list(f *file) {
 		}
 		r.plugin(f, entry, where)
 	}
-	if list, err := network.ReadFile(f.name); err == nil {
+	if list, err := network.Parse(f.name, f.data); err == nil {
 		f.list = &list
 	} else if len(f.problems) == 0 {
 		f.at(0, "", "no runtime accepts this file: %v", err)

@@ -9,11 +9,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Problem is one mistake.
@@ -72,7 +72,7 @@ type file struct {
 func (r Rules) Files(names []string) ([]Problem, error) {
 	var files []*file
 	for _, name := range names {
-		data, err := os.ReadFile(name)
+		data, err := rawfile.Read(name)
 		if err != nil {
 			return nil, err
 		}
