@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,7 +23,9 @@ import (
 type fileStore struct {
 	path string
 	mu   sync.Mutex
-	last []byte // what it held when it was read
+	last []byte // what it held when it was read, of which are:
+	view cluster.View
+	err  error
 }
 
 // fileDocument is cluster.json: the configuration's keys, and the hosts.
@@ -50,21 +53,13 @@ func openFile(path string) *fileStore { return &fileStore{path: path} }
 func (s *fileStore) Close() error     { return nil }
 func (s *fileStore) Describe() string { return "file " + s.path }
 
-// read reads the file and refuses one that no network could be made of: the hosts then
-// stay with what they have.
-func (s *fileStore) read() (fileDocument, error) {
-	data, err := os.ReadFile(s.path)
-	if err != nil {
-		return fileDocument{}, err
-	}
-	s.mu.Lock()
-	s.last = data
-	s.mu.Unlock()
+// parse refuses what no network could be made of: the hosts then stay with what they have.
+func (s *fileStore) parse(data []byte) (cluster.View, error) {
 	d, err := parseFile(data)
 	if err != nil {
-		return fileDocument{}, fmt.Errorf("%s: %w", s.path, err)
+		return cluster.View{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	return d, nil
+	return d.view()
 }
 
 func parseFile(data []byte) (d fileDocument, err error) {
@@ -129,13 +124,26 @@ func (n fileNode) owned() (all []cluster.Owned) {
 	return all
 }
 
-// Get gives the list as keys, all of them: they are few.
+// Get gives the list as keys, all of them: they are few. A file that is as it was, as nearly
+// always at a heartbeat, is not parsed again.
 func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
-	d, err := s.read()
+	data, err := os.ReadFile(s.path)
 	if err != nil {
 		return cluster.View{}, err
 	}
-	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == nil || !bytes.Equal(data, s.last) {
+		s.last = data
+		s.view, s.err = s.parse(data)
+	}
+	view := s.view
+	view.Keys = maps.Clone(view.Keys) // that is the asker's
+	return view, s.err
+}
+
+func (d fileDocument) view() (view cluster.View, err error) {
+	view = cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
 	put := func(key string, value any) {
 		data, marshalErr := json.Marshal(value)
 		if marshalErr != nil {
