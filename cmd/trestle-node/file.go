@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -24,7 +25,9 @@ import (
 type fileStore struct {
 	path string
 	mu   sync.Mutex
-	last []byte // the content that was last read
+	last []byte // the content that was last read, of which are:
+	view cluster.View
+	err  error
 }
 
 // fileDocument is cluster.json: the configuration's keys, and the hosts.
@@ -53,20 +56,13 @@ func openFile(path string) *fileStore { return &fileStore{path: path} }
 func (s *fileStore) Close() error     { return nil }
 func (s *fileStore) Describe() string { return "file " + s.path }
 
-// read reads and checks the file. After an error the hosts keep what they have.
-func (s *fileStore) read() (fileDocument, error) {
-	data, err := rawfile.Read(s.path)
-	if err != nil {
-		return fileDocument{}, err
-	}
-	s.mu.Lock()
-	s.last = data
-	s.mu.Unlock()
+// parse refuses what no network can be made of. After an error the hosts keep what they have.
+func (s *fileStore) parse(data []byte) (cluster.View, error) {
 	d, err := parseFile(data)
 	if err != nil {
-		return fileDocument{}, fmt.Errorf("%s: %w", s.path, err)
+		return cluster.View{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	return d, nil
+	return d.view()
 }
 
 func parseFile(data []byte) (d fileDocument, err error) {
@@ -131,13 +127,26 @@ func (n fileNode) owned() (all []cluster.Owned) {
 	return all
 }
 
-// Get returns the whole list as keys, whatever was asked for: they are few.
+// Get returns the whole list as keys, whatever was asked for: they are few. An unchanged
+// file, which is the usual case at a heartbeat, is not parsed again.
 func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
-	d, err := s.read()
+	data, err := rawfile.Read(s.path)
 	if err != nil {
 		return cluster.View{}, err
 	}
-	view := cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last == nil || !bytes.Equal(data, s.last) {
+		s.last = data
+		s.view, s.err = s.parse(data)
+	}
+	view := s.view
+	view.Keys = maps.Clone(view.Keys) // that is the asker's
+	return view, s.err
+}
+
+func (d fileDocument) view() (view cluster.View, err error) {
+	view = cluster.View{Store: "file", Revision: 1, Keys: map[string]cluster.Value{}, Complete: true, Fixed: true}
 	put := func(key string, value any) {
 		data, marshalErr := json.Marshal(value)
 		if marshalErr != nil {

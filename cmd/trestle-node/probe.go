@@ -141,7 +141,7 @@ const small = 84
 
 // causeOf finds out by two more packets what is likely in the way: a small one by the same
 // way, and one to the peer's own address.
-func (p probe) causeOf(ctx context.Context, s Status, c checkedPeer) string {
+func (p probe) causeOf(ctx context.Context, s hosts.Status, c checkedPeer) string {
 	underlay := p.of.Underlay
 	var passes, answersItself bool
 	var done sync.WaitGroup

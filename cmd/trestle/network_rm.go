@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
@@ -64,13 +65,32 @@ func (o networkRmOptions) mayRemove(snapshot *inventory.Snapshot, name string) e
 		return unknownNetwork(snapshot, name)
 	}
 	if using := users(snapshot, name); len(using) > 0 && !o.force {
-		is, it := "is", "it"
+		is := "is"
 		if len(using) > 1 {
-			is, it = "are", "them"
+			is = "are"
 		}
-		return cni.ConflictErrorf("network %s: %s %s attached; detach %s first, or use --force", name, sentence(using), is, it)
+		return cni.ConflictErrorf("network %s: %s %s attached; %s first, or use --force", name, sentence(using), is, wayOff(using))
 	}
 	return nil
+}
+
+// wayOff says how the containers get off their network: a command of trestle run would go on
+// without one if its container were only detached.
+func wayOff(using []string) string {
+	isRun := func(name string) bool { return slices.Contains(container.Names(), name) }
+	attached := slices.DeleteFunc(slices.Clone(using), isRun)
+	run := slices.DeleteFunc(slices.Clone(using), func(name string) bool { return !isRun(name) })
+	all := "it"
+	if len(using) > 1 {
+		all = "them"
+	}
+	switch {
+	case len(run) == 0:
+		return "detach " + all
+	case len(attached) == 0:
+		return "stop " + all
+	}
+	return "detach " + sentence(attached) + " and stop " + sentence(run)
 }
 
 // users are the containers on a network that are not proved dead.

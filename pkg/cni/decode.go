@@ -1,16 +1,56 @@
 package cni
 
 import (
+	"cmp"
 	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
 // Unmarshal is json.Unmarshal with readable errors; see Plain.
-func Unmarshal(data []byte, v any) error { return Plain(json.Unmarshal(data, v)) }
+func Unmarshal(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		wrong.Field = written(wrong.Field, reflect.TypeOf(v))
+	}
+	return Plain(err)
+}
+
+// written is the path without the names of embedded structs, which nobody has written.
+func written(path string, in reflect.Type) string {
+	var steps []string
+	for step := range strings.SplitSeq(path, ".") {
+		for in != nil && slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map}, in.Kind()) {
+			in = in.Elem()
+		}
+		field, ok := fieldOf(in, step)
+		if !ok || !field.Anonymous || field.Tag.Get("json") != "" {
+			steps = append(steps, step)
+		}
+		in = field.Type
+	}
+	return strings.Join(steps, ".")
+}
+
+// fieldOf is the struct's field that encoding/json calls so in a path.
+func fieldOf(in reflect.Type, name string) (reflect.StructField, bool) {
+	if in == nil || in.Kind() != reflect.Struct {
+		return reflect.StructField{}, false
+	}
+	for i := range in.NumField() {
+		field := in.Field(i)
+		key, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if cmp.Or(key, field.Name) == name {
+			return field, true
+		}
+	}
+	return reflect.StructField{}, false
+}
 
 // typeError says that a value of a document has the wrong type.
 type typeError struct {

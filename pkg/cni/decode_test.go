@@ -13,7 +13,12 @@ func TestPlain(t *testing.T) {
 	type inner struct {
 		Subnet string `json:"subnet"`
 	}
+	type Shared struct {
+		Rate int `json:"rate"`
+	}
 	var doc struct {
+		Shared
+		Nested struct{ Shared }  `json:"nested"`
 		MTU    int               `json:"mtu"`
 		Gate   bool              `json:"isGateway"`
 		Ranges []inner           `json:"ranges"`
@@ -36,6 +41,8 @@ func TestPlain(t *testing.T) {
 		`{"ipam": "x"}`:              `ipam: a string stands where an object belongs; write it in braces, {…}`,
 		`{"labels": {"a": 1}}`:       `labels: a number stands where text belongs; write it in quotes, "…"`,
 		`{"prefix": 1}`:              `prefix: a number stands where text belongs; write it in quotes, "…"`,
+		`{"rate": "1"}`:              `rate: a string stands where a whole number belongs; write it without quotes`,
+		`{"nested": {"rate": "1"}}`:  `nested.rate: a string stands where a whole number belongs; write it without quotes`,
 		`[]`:                         `a list stands where an object belongs; write it without brackets`,
 	} {
 		err := Unmarshal([]byte(in), &doc)

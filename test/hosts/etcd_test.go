@@ -62,8 +62,14 @@ func TestEtcdDown(t *testing.T) {
 	pings := n.Pings(n.containers[0], n.containers[1].Addresses[0])
 	n.etcd.Members[0].Kill()
 	before := n.Await(b.Host, "disconnected", func(s lab.Status) bool { return !s.Store.Connected && s.State == "ready" })
+	if out := b.Node("node", "status"); !strings.Contains(out.Stdout, "not connected since ") {
+		t.Errorf("status: got %v, want since when etcd is away", out)
+	}
 	extra := n.Attach(b.Host, "extra")
 	n.Reach(n.containers[0], extra)
+	if err := extra.Detach(b.MustRun("cat", "/etc/cni/net.d/10-pods.conflist")); err != nil {
+		t.Errorf("etcd is down: DEL: %v", err)
+	}
 	noneLost(t, "etcd is down", pings)
 
 	// a boot: all that the kernel had is gone, and the disk is there
@@ -86,8 +92,24 @@ func TestEtcdDown(t *testing.T) {
 		t.Errorf("with etcd back: got subnets %v, want %v", after.Subnets, before.Subnets)
 	}
 	n.Ready(a.Host, 1)
-	if got := a.MustRun("bridge", "fdb", "show", "dev", "trestle-vx"); strings.Count(got, "\n") != 1 {
-		t.Errorf("got forwarding entries %s, want one", got)
+	entries := a.MustRun("bridge", "fdb", "show", "dev", "trestle-vx")
+	if strings.Count(entries, "\n") != 1 {
+		t.Errorf("got forwarding entries %s, want one", entries)
+	}
+
+	reboot(b) // with etcd there
+	booted := n.Await(b.Host, "back with etcd", func(s lab.Status) bool {
+		return s.PID != after.PID && s.State == "ready" && s.Store.Connected && len(s.Peers) == 1
+	})
+	if booted.Subnet(true) != before.Subnet(true) || booted.Subnet(false) != before.Subnet(false) {
+		t.Errorf("after a boot with etcd: got subnets %v, want %v", booted.Subnets, before.Subnets)
+	}
+	if got := b.MustRun("cat", "/sys/class/net/trestle-vx/address"); got != mac {
+		t.Errorf("after a boot with etcd: got MAC %s, want %s", got, mac)
+	}
+	n.Reach(n.containers[0], n.Attach(b.Host, "once-more"))
+	if got := a.MustRun("bridge", "fdb", "show", "dev", "trestle-vx"); got != entries {
+		t.Errorf("after a boot with etcd: got forwarding entries %s, want %s", got, entries)
 	}
 }
 

@@ -63,13 +63,15 @@ func TestRepair(t *testing.T) {
 		repairs = s.Repairs
 		n.Reach(atA, atB)
 	}
-	a.MustRun("sysctl", "-qw", "net.ipv4.ip_forward=0")
-	n.Eventually("forwarding is on again", func() error {
-		if got := a.MustRun("sysctl", "-n", "net.ipv4.ip_forward"); got != "1\n" {
-			return fmt.Errorf("got %s", got)
-		}
-		return nil
-	})
+	for _, forward := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		a.MustRun("sysctl", "-qw", forward+"=0")
+		n.Eventually(forward+" is on again", func() error {
+			if got := a.MustRun("sysctl", "-n", forward); got != "1\n" {
+				return fmt.Errorf("got %s", got)
+			}
+			return nil
+		})
+	}
 	// strict rp_filter lets everything through, since the way there is the way back
 	a.MustRun("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
 	n.Reach(atB, atA)

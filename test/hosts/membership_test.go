@@ -77,7 +77,7 @@ func TestFenced(t *testing.T) {
 	full := n.Agent(n.Host("early"), n.etcd.Settings("early")) // the subnets are in quarantine
 	n.Await(full.Host, "no subnet", func(s lab.Status) bool {
 		return strings.Contains(s.Store.Error, "pool 10.40.0.0/24") && strings.Contains(s.Store.Error, "all 2 of length 25 are taken") &&
-			strings.Contains(s.Store.Error, "given up less than 24h0m0s ago") && strings.Contains(s.Store.Error, "trestle cluster release")
+			strings.Contains(s.Store.Error, "given up less than 24h0m0s ago, 10.40.0.") && strings.Contains(s.Store.Error, " as the oldest at ") && strings.Contains(s.Store.Error, "trestle cluster release")
 	})
 	full.Kill()
 	settings := n.etcd.Settings("c")

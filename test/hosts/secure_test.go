@@ -73,7 +73,8 @@ func (a *authority) pair(name, address string, life time.Duration) (cert, key st
 }
 
 // TestTLS (row 16): https with a client's certificate. A certificate that another authority
-// signed is refused on either side, routes stay, and a new one needs no restart.
+// signed is refused on either side, routes stay, and a new one needs no restart. Who joins with
+// such a one, or where no etcd is, is told so, and nothing is written.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	l := lab.New(t)
@@ -116,6 +117,18 @@ func TestTLS(t *testing.T) {
 	})
 	if out := a.Node("cluster", "nodes", "--etcd", url); out.Code == 0 || !strings.Contains(out.Stderr, "certificate") {
 		t.Errorf("without the authority: got %v, want the certificate named", out)
+	}
+	j := l.Host("j")
+	equip(j, other)
+	for want, at := range map[string]string{"certificate": url, "connection refused": "https://" + address + ":2999"} {
+		flags[1] = at
+		out := j.Node(append([]string{"node", "join", "--name", "j"}, flags...)...)
+		if out.Code == 0 || !strings.Contains(out.Stderr, want) || !strings.Contains(out.Stderr, at) {
+			t.Errorf("join: got %v, want %q", out, want)
+		}
+		if got := j.MustRun("sh", "-c", "ls /etc/trestle/node.json /etc/cni/net.d /var/lib/trestle/node 2>/dev/null; ip route show proto 116; true"); got != "" {
+			t.Errorf("join was refused (%s), and there is\n%s", want, got)
+		}
 	}
 	agentA, agentB := l.Agent(a, settings("a")), l.Agent(b, settings("b"))
 	l.Ready(a, 1)

@@ -130,3 +130,21 @@ func TestGC(t *testing.T) {
 		t.Errorf("got %s, want nothing", got)
 	}
 }
+
+// TestNetworkRmUnderRun: a container of trestle run is to be stopped, rather than detached from under its
+// command.
+func TestNetworkRmUnderRun(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	must(t, h, "run", "-d", "--name", "app", "--net", "lab", "--", "sleep", "1000")
+	if output, want := run(t, h, "network", "rm", "lab"), "trestle: network lab: app is attached; stop it first, or use --force\n"; output.Code != 1 || output.Stderr != want {
+		t.Errorf("got exit status %d: %q, want 1: %q", output.Code, output.Stderr, want)
+	}
+	must(t, h, "attach", "web", "lab")
+	if output, want := run(t, h, "network", "rm", "lab"), "app, web are attached; detach web and stop app first"; output.Code != 1 || !strings.Contains(output.Stderr, want) {
+		t.Errorf("got exit status %d: %q, want 1: %q", output.Code, output.Stderr, want)
+	}
+	must(t, h, "detach", "web")
+	must(t, h, "stop", "app")
+	must(t, h, "network", "rm", "lab")
+}

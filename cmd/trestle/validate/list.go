@@ -44,7 +44,8 @@ func (r Rules) list(f *file) {
 	if filepath.Ext(f.name) == ".conflist" {
 		known{keys: listKeys(), rules: r}.object(f, f.root, place{})
 		plugins, ok := member(f.root, "plugins")
-		if entries = elements(plugins); !ok || len(entries) == 0 {
+		entries = elements(plugins)
+		if _, fit := fits(plugins, "list of object"); !ok || fit && len(entries) == 0 { // of another type it is named already
 			f.on("plugins", "a network list has plugins, and this one has none")
 		}
 		prefix = "plugins[%d]."
@@ -151,7 +152,8 @@ func (r Rules) installed(f *file, name, path string) {
 	}
 	versions := r.Versions(name)
 	at, _ := member(f.root, "cniVersion")
-	if v, ok := text(at); ok && len(versions) > 0 && !slices.Contains(versions, v) {
+	isVersion := func(v string) bool { return slices.Contains(version.All.SupportedVersions(), v) } // else head names it
+	if v, ok := text(at); ok && isVersion(v) && len(versions) > 0 && !slices.Contains(versions, v) {
 		f.on("cniVersion", "plugin %s does not support %s; it supports %s", name, v, strings.Join(versions, ", "))
 	}
 }

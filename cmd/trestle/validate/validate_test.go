@@ -107,6 +107,7 @@ func TestProblems(t *testing.T) {
 		{"a name that no runtime takes", `{"cniVersion": "1.0.0", "name": "a b", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:33: name: "a b": no runtime accepts this name; use letters and digits, with . _ - between them`}},
 		{"no version", `{"name": "n", "plugins": [{"type": "loopback"}]}`, []string{"a.conflist:1:1: cniVersion: missing, and then it is 0.1.0, without GC and STATUS; say 1.0.0"}},
 		{"a version that nobody knows", `{"cniVersion": "1.5.0", "name": "n", "plugins": [{"type": "loopback"}]}`, []string{`a.conflist:1:16: cniVersion: "1.5.0" is not a version of CNI; use one of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0`}},
+		{"plugins that are no list", `{"cniVersion": "1.0.0", "name": "n", "plugins": {}}`, []string{"a.conflist:1:49: plugins: an object, where it takes a list of objects"}},
 		{"no plugins", `{"cniVersion": "1.0.0", "name": "n", "plugins": []}`, []string{"a.conflist:1:49: plugins: a network list has plugins, and this one has none"}},
 
 		{"a comma at the end", "{\"cniVersion\": \"1.0.0\",\n}", []string{"a.conflist:2:1: invalid JSON: invalid character '}' looking for beginning of object key string; runtimes accept no comments, and no comma before a closing bracket"}},
@@ -148,6 +149,10 @@ func TestVersions(t *testing.T) {
 	}
 	if got := problems(t, r, list); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	// one that there is not is said once, and not again for each plugin
+	if got := problems(t, r, strings.Replace(list, "1.1.0", "7", 1)); len(got) != 1 || !strings.Contains(got[0], `"7" is not a version of CNI`) {
+		t.Errorf("got %q, want one line about version 7", got)
 	}
 }
 
