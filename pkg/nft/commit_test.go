@@ -414,8 +414,8 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// TestFlushedMeanwhile: what another program deletes between the look and the transaction ("nft
-// flush ruleset") does not count as unsupported.
+// TestFlushedMeanwhile: what others take away between the look and the transaction
+// ("nft flush ruleset") is nothing that the kernel lacks.
 func TestFlushedMeanwhile(t *testing.T) {
 	m, c := newModel(t)
 	m.answer = func(number int) (bool, error) {
