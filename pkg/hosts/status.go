@@ -1,6 +1,6 @@
-// Package hosts knows what this host's agent, trestle-node, says of itself and of the
-// other hosts: the file that it keeps in /run, as plain data. The agent writes it; whoever
-// looks at the host reads it, without the agent, its store, or a client of one.
+// Package hosts reads the status file that this host's agent, trestle-node, keeps in /run:
+// what it knows of this host and of the others, as plain data. A reader needs neither a
+// running agent nor its store.
 package hosts
 
 import (
@@ -19,16 +19,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// StatusPath is where the agent keeps the status, SettingsPath what says that this host
-// shall have an agent, and LockPath its lock.
+// StatusPath is the agent's status file, and LockPath its lock. SettingsPath is its
+// configuration: a host that has it is meant to run an agent.
 const (
 	StatusPath   = "/run/trestle/node/status.json"
 	SettingsPath = "/etc/trestle/node.json"
 	LockPath     = "/run/trestle/node/lock"
 )
 
-// The states of a host, the worst that is true of it. Stopped is what a reader finds, not
-// what the agent writes.
+// The states of a host; if several are true, it is in the worst. The agent never writes
+// Stopped: a reader finds that out by Status.Running.
 const (
 	Ready    = "ready"
 	Starting = "starting"
@@ -41,12 +41,12 @@ const (
 	Stopped  = "stopped"
 )
 
-// States are all of them, in alphabetical order.
+// States returns all states in alphabetical order.
 func States() []string {
 	return []string{Drained, Fenced, Leaving, Left, Outdated, Ready, Starting, Stopped, Suspect}
 }
 
-// The ways to another host. None is that of one without a subnet, or that cannot be reached.
+// The ways to another host. None: it has no subnet, or cannot be reached.
 const (
 	Direct = "direct"
 	Tunnel = "tunnel"
@@ -56,31 +56,32 @@ const (
 // WireGuard is the kind of a tunnel that is encrypted.
 const WireGuard = "wireguard"
 
-// RouteProtocol is what the agent's routes carry, by which they are told from others'.
+// RouteProtocol is the protocol of the agent's routes (rtm_protocol), which distinguishes
+// them from routes of other programs.
 const RouteProtocol = 116
 
-// Status is what this host knows of itself, in status.json for whoever asks.
+// Status is the content of StatusPath.
 type Status struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
-	// State is the worst that is true.
+	// State is one of States, and Why the reason.
 	State string `json:"state"`
 	Why   string `json:"why,omitempty"`
 	Store Store  `json:"store"`
 
 	Subnets []Subnet `json:"subnets"`
-	// Pools are the networks', of which each host has a subnet.
+	// Pools are the prefixes of the networks; each host has a subnet of every one.
 	Pools []netip.Prefix `json:"pools,omitempty"`
-	// Lost are subnets that were given to another host, and Restart the containers that
-	// still have addresses of them.
+	// Lost are subnets of this host that another host has by now, and Restart the
+	// containers that still have addresses in them.
 	Lost    []Subnet    `json:"lost,omitempty"`
 	Restart []Container `json:"restart,omitempty"`
 	Uplink  string      `json:"uplink,omitempty"`
 	MTU     int         `json:"mtu,omitempty"` // of containers
-	// Tunnel is the device that leads to hosts which are not on this one's link.
+	// Tunnel is the device by which hosts are reached that are not on this host's link.
 	Tunnel *Device `json:"tunnel,omitempty"`
 	Peers  []Peer  `json:"peers"`
-	// Repairs counts what of the kernel's was found changed by somebody else, and made again.
+	// Repairs counts kernel objects that another program changed and the agent repaired.
 	Repairs   int       `json:"repairs"`
 	Strangers uint64    `json:"strangersDropped"`
 	Problems  []string  `json:"problems,omitempty"`
@@ -88,7 +89,7 @@ type Status struct {
 	Updated   time.Time `json:"updated"`
 }
 
-// Store is how this host stands with its store.
+// Store is the state of this host's connection to the store.
 type Store struct {
 	Name      string    `json:"name"`
 	Connected bool      `json:"connected"`
@@ -96,27 +97,27 @@ type Store struct {
 	Error     string    `json:"error,omitempty"`
 }
 
-// Subnet is what a host has of a network.
+// Subnet is a host's subnet of a network.
 type Subnet struct {
 	Network string       `json:"network"`
 	Subnet  netip.Prefix `json:"subnet"`
-	// Nonce tells this claim from a later one on the same subnet.
+	// Nonce distinguishes this assignment of the subnet from a later one.
 	Nonce string `json:"nonce"`
 }
 
-// Container is an attachment with an address of a network's.
+// Container is an attachment with an address in a lost subnet.
 type Container struct {
 	Network string     `json:"network"`
 	Address netip.Addr `json:"address"`
 	ID      string     `json:"container"`
 }
 
-// Device is a tunnel's.
+// Device is a tunnel device.
 type Device struct {
 	Name string `json:"name"`
 	Kind string `json:"kind"` // "vxlan" or WireGuard
 	VNI  int    `json:"vni,omitempty"`
-	Port int    `json:"port,omitempty"` // of UDP
+	Port int    `json:"port,omitempty"` // the UDP port
 }
 
 // Peer is another host.
@@ -127,10 +128,10 @@ type Peer struct {
 	Subnets  []Subnet       `json:"subnets"`
 	MTU      int            `json:"mtu,omitempty"` // of its uplink
 	Way      string         `json:"way"`
-	// Seen is when this host has last looked and the other one had given a sign of life;
-	// zero where the store has none, as a file has not.
+	// Seen is when this host last saw in the store a sign of life of the other one; zero if
+	// the store keeps none, such as a file.
 	Seen time.Time `json:"seen,omitzero"`
-	// Missing says that the store does not list it any more, and nothing proves it gone.
+	// Missing says that the store no longer lists it, and nothing proves that it is gone.
 	Missing bool `json:"missing,omitempty"`
 }
 
@@ -151,14 +152,15 @@ func Read(path string) (*Status, error) {
 	return &s, nil
 }
 
-// program is the agent's name, as the kernel has it.
+// program is the agent's name in /proc/PID/comm.
 const program = "trestle-node"
 
-// Running says whether the agent that wrote the status lives.
+// Running says whether an agent is running.
 func (s *Status) Running() bool { return s.runs(LockPath) }
 
-// runs goes by the agent's lock: its process number is that of its pod, where it has one of
-// its own. Who may not open the lock goes by the number, which may be another process's by now.
+// runs tells by the agent's lock, since the PID in the status is that of the agent's PID
+// namespace, which in a pod is not the host's. A reader that may not open the lock has only
+// the PID, which may be another process's by now: so the process's name is compared.
 func (s *Status) runs(lock string) bool {
 	if held, err := isLocked(lock); err == nil {
 		return held
@@ -185,7 +187,7 @@ func isLocked(path string) (bool, error) {
 	return false, err
 }
 
-// Shown is the way to a peer in a word for people: whether it is encrypted is of interest.
+// Shown names the way to a peer for people: an encrypted tunnel is WireGuard.
 func (s *Status) Shown(p Peer) string {
 	if p.Way == Tunnel && s.Tunnel != nil && s.Tunnel.Kind == WireGuard {
 		return WireGuard
@@ -193,7 +195,7 @@ func (s *Status) Shown(p Peer) string {
 	return p.Way
 }
 
-// Holder is the other host that has the address.
+// Holder returns the other host that has the address in one of its subnets.
 func (s *Status) Holder(a netip.Addr) (Peer, bool) {
 	for _, p := range s.Peers {
 		for _, subnet := range p.Subnets {
@@ -205,7 +207,7 @@ func (s *Status) Holder(a netip.Addr) (Peer, bool) {
 	return Peer{}, false
 }
 
-// IsPooled says whether the address is of a network over several hosts.
+// IsPooled says whether the address is in a pool: of a network over several hosts.
 func (s *Status) IsPooled(a netip.Addr) bool {
 	for _, pool := range s.Pools {
 		if pool.Contains(a) {

@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/flock"
 )
 
-// TestRunning: who has the lock lives, whatever the number is that it has for itself: in a pod
-// that is another one than the host's. Without the lock the number is nobody's.
+// TestRunning: an agent that holds the lock is running, whatever PID it has noted: in a pod it
+// is not the host's. If nobody holds the lock, the PID does not count.
 func TestRunning(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")

@@ -8,16 +8,16 @@ import (
 	"testing"
 )
 
-// TestChange: what fails is tried again, since somebody may have changed the table
-// meanwhile, but not where the lock of iptables could not be had in ten seconds.
+// TestChange: a change that fails is tried again, since another program may have changed the
+// table meanwhile, but not if the lock of iptables was not free within ten seconds.
 func TestChange(t *testing.T) {
 	one, two := "-A OURS -j ONE\n", "-A OURS -j TWO\n"
 	for _, test := range []struct {
 		name   string
-		tables []string // as they are read, one after the other
-		fails  int      // so many changes
-		status int      // of those
-		locked bool     // those wait for the lock, as long as they are told to
+		tables []string // what iptables-save prints, call by call
+		fails  int      // how many changes fail
+		status int      // the exit status of these
+		locked bool     // whether they wait for the lock first, as long as they are told to
 		want   string
 		ok     bool
 	}{

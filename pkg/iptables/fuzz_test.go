@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// FuzzParseTable: what iptables-save prints is anybody's rules; each line of it is a rule, a
-// policy, or nothing.
+// FuzzParseTable: iptables-save prints rules of any program; each line is parsed as a rule, as a
+// policy, or ignored.
 func FuzzParseTable(f *testing.F) {
 	f.Add("*filter\n:FORWARD ACCEPT [0:0]\n:X - [0:0]\n-A FORWARD -m comment --comment \"a -j X\" -j X\nCOMMIT\n")
 	f.Add(":\n: -\n-A \n")

@@ -1,14 +1,15 @@
-// Package iptables reads and changes tables of iptables as a whole, by the programs
-// of either variant (legacy, and nf_tables, which keeps its tables in nftables). What
-// the kernel has of them is asked without a process.
+// Package iptables reads a table of iptables in one step and changes it in one step, by the
+// programs of either variant: legacy, or nf_tables, which keeps its tables in nftables.
+// Which tables and chains exist is asked of the kernel, without running a program.
 //
-// Save and Restore are ours rather than go-iptables', which runs a process for each
-// rule: they take a millisecond each, and whoever is killed between two leaves half
-// of his rules. go-iptables does what is not felt (Usable).
+// go-iptables runs a process for each rule. A process takes a millisecond, and a caller
+// that is killed between two of them leaves half of its rules. So Save and Restore are our
+// own, and go-iptables only serves Usable, where neither matters.
 //
-// A caller asks Family.Variants which programs have the table (no process is run),
-// reads it by Save, and changes it by Change, all of it or nothing. Where Native finds a chain in nftables, simple rules of it need no process at all. To debug: iptables-save, iptables-nft-save and iptables-legacy-save show what
-// each variant has; strace -f -e execve shows what is run.
+// A caller asks Family.Variants which programs have the table, reads it by Save, and
+// changes it by Change: completely or not at all. Simple rules of a chain that Native finds
+// in nftables need no program. To debug: iptables-save, iptables-nft-save and
+// iptables-legacy-save show what each variant has; strace -f -e execve shows what is run.
 package iptables
 
 import (
@@ -30,11 +31,11 @@ import (
 
 // Family is iptables or ip6tables.
 type Family struct {
-	// Program is the command of the variant that the host prefers.
+	// Program is the command without a suffix: the host decides which variant it is.
 	Program string
 	IPv4    bool
 	nft     nftables.TableFamily
-	legacy  string // lists the legacy variant's tables
+	legacy  string // the file that lists the legacy variant's tables
 }
 
 // IPv4 is iptables.
@@ -47,10 +48,10 @@ func IPv6() Family {
 	return Family{Program: "ip6tables", nft: nftables.TableFamilyIPv6, legacy: "/proc/thread-self/net/ip6_tables_names"}
 }
 
-// Families are both.
+// Families returns both.
 func Families() []Family { return []Family{IPv4(), IPv6()} }
 
-// FamilyOf is that of a program: "ip6tables-legacy" is of IPv6.
+// FamilyOf returns the family that a program is for: "ip6tables-legacy" is for IPv6.
 func FamilyOf(program string) Family {
 	if strings.HasPrefix(program, IPv6().Program) {
 		return IPv6()
@@ -58,10 +59,10 @@ func FamilyOf(program string) Family {
 	return IPv4()
 }
 
-// Variants are the variants in which the kernel has the table, by the program that
-// changes each: none on a host that has had no iptables command since it was booted.
-// The kernel is asked, by netlink and /proc, and no process is run. A table of
-// nftables counts if it has a chain that only iptables names so.
+// Variants returns, for each variant in which the kernel has the table, the program that
+// changes it: none on a host where no iptables command ran since boot. The kernel is asked
+// by netlink and /proc, and no process is run. A table of nftables counts if it has a chain
+// with a name that iptables uses, such as FORWARD.
 func (f Family) Variants(c *nft.Conn, table string) ([]string, error) {
 	var programs []string
 	inNFT, err := f.inNFT(c, table)
@@ -100,9 +101,9 @@ func (f Family) inNFT(c *nft.Conn, table string) (bool, error) {
 	return false, nil
 }
 
-// HasChain says whether there may be a chain of this name in the table, in the variant
-// that the program changes, whether or not the host has the program. The nf_tables
-// variant's is known; the legacy variant says no more than that it has the table.
+// HasChain says whether the variant that the program changes may have the chain in the
+// table; the program need not be installed. For the nf_tables variant the answer is exact;
+// of the legacy variant only the tables can be asked for.
 func HasChain(c *nft.Conn, program, table, chain string) (bool, error) {
 	f := FamilyOf(program)
 	if !strings.HasSuffix(program, "-legacy") {
@@ -117,14 +118,14 @@ func HasChain(c *nft.Conn, program, table, chain string) (bool, error) {
 	return f.inLegacy(table)
 }
 
-// Installed says whether there is such a program.
+// Installed says whether PATH has the program.
 func Installed(program string) bool {
 	_, err := exec.LookPath(program + "-restore")
 	return err == nil
 }
 
-// Drops says whether a chain of the table has the policy DROP, as far as can be told
-// without a program: what only the legacy variant's tells may be so.
+// Drops says whether a chain of the table has the policy DROP. Without running a program
+// that can only be told of the nf_tables variant; for any other it is true.
 func (f Family) Drops(c *nft.Conn, program, table, chain string) (bool, error) {
 	if program != f.variant("nft") {
 		return true, nil
@@ -132,7 +133,8 @@ func (f Family) Drops(c *nft.Conn, program, table, chain string) (bool, error) {
 	return c.Drops(nft.Table{Family: f.nft, Name: table}, chain)
 }
 
-// variant is the program for one variant, or the only one that the host has.
+// variant returns the program of one variant; if the host has none of that name, the one
+// without a suffix.
 func (f Family) variant(name string) string {
 	if _, err := exec.LookPath(f.Program + "-" + name); err == nil {
 		return f.Program + "-" + name
@@ -140,9 +142,9 @@ func (f Family) variant(name string) string {
 	return f.Program
 }
 
-// Preferred is the program of the variant that "iptables" is on this host. A table made in
-// the other would be of no use to who uses "iptables", and would mislead images that look
-// by the rules which of the two the host uses (kube-proxy's).
+// Preferred returns the program of the variant that "iptables" is on this host. Users of
+// "iptables" would not see a table of the other variant, and it would mislead images that
+// find out by the existing rules which of the two the host uses (kube-proxy's).
 func (f Family) Preferred() string {
 	if legacy := f.variant("legacy"); legacy != f.Program && Same(f.Program, legacy) {
 		return legacy
@@ -150,18 +152,18 @@ func (f Family) Preferred() string {
 	return f.variant("nft")
 }
 
-// Table is what a program has in a table, as iptables-save prints it.
+// Table is one table of one variant, as iptables-save prints it.
 type Table struct {
-	Policies map[string]string // by chain; "-" of chains that are not the kernel's
+	Policies map[string]string // by chain; "-" for chains that are not built-in
 	Rules    []string          // "-A CHAIN …"
 }
 
-// In are the rules of a chain.
+// In returns the rules of a chain.
 func (t Table) In(chain string) []string {
 	return t.only(func(rule string) bool { return strings.HasPrefix(rule, "-A "+chain+" ") })
 }
 
-// To are the rules that end in a jump to a chain.
+// To returns the rules that end in a jump to a chain.
 func (t Table) To(chain string) []string {
 	return t.only(func(rule string) bool { return strings.HasSuffix(rule, " -j "+chain) })
 }
@@ -170,7 +172,7 @@ func (t Table) only(keep func(string) bool) []string {
 	return slices.DeleteFunc(slices.Clone(t.Rules), func(rule string) bool { return !keep(rule) })
 }
 
-// ParseTable reads one table of what iptables-save prints.
+// ParseTable parses what iptables-save prints of one table.
 func ParseTable(text string) Table {
 	t := Table{Policies: map[string]string{}}
 	for line := range strings.Lines(text) {
@@ -185,7 +187,7 @@ func ParseTable(text string) Table {
 	return t
 }
 
-// Save reads a table. A table that the kernel does not have yet is empty.
+// Save reads a table. One that the kernel does not have yet is empty.
 func Save(program, table string) (Table, error) {
 	out, err := run(program+"-save", "", "-t", table)
 	if err != nil {
@@ -194,8 +196,8 @@ func Save(program, table string) (Table, error) {
 	return ParseTable(out), nil
 }
 
-// Restore applies lines of iptables-restore to the table, if there are any: all of
-// them or none.
+// Restore applies lines of iptables-restore to the table: all of them or none. Without
+// lines it runs nothing.
 func Restore(program, table string, lines []string) error {
 	if len(lines) == 0 {
 		return nil
@@ -210,14 +212,14 @@ func Restore(program, table string, lines []string) error {
 // lockWait is how long a program waits for the lock of iptables.
 const lockWait = 10 * time.Second
 
-// tries are those of Change.
+// tries bounds how often Change reads the table and applies lines to it.
 const tries = 3
 
-// Change reads a table and applies to it what lines makes of that, for Restore. Where
-// somebody else has changed the table in between, so that a rule or chain is gone, or
-// while the program was at work ("nft flush ruleset"), it looks again, and lines is asked
-// again. It does not where the lock of iptables could not be had: to wait again would keep
-// all of ours from their own lock.
+// Change reads a table by Save, calls lines with it, and applies the lines that it returns by
+// Restore. If Restore fails, it reads again and calls lines again, since another program
+// may have deleted a rule or chain in between, or all of them while the program ran ("nft
+// flush ruleset"). It does not if Restore failed after waiting for the lock of iptables as
+// long as it may: the caller holds our own lock, and other ADDs wait for that.
 func Change(program, table string, lines func(have Table) ([]string, error)) error {
 	var failed error
 	for range tries {
@@ -238,16 +240,16 @@ func Change(program, table string, lines func(have Table) ([]string, error)) err
 	return failed
 }
 
-// isOutOfResources is true where the lock could not be had in time, or the kernel refused
-// what the program asked of it (RESOURCE_PROBLEM, xtables.h of iptables).
+// isOutOfResources says whether the program did not get the lock in time, or the kernel
+// refused its request (RESOURCE_PROBLEM, xtables.h of iptables).
 func isOutOfResources(err error) bool {
 	const resourceProblem = 4
 	var exit *exec.ExitError
 	return errors.As(err, &exit) && exit.ExitCode() == resourceProblem
 }
 
-// ErrNoProgram says that a program is not installed. Its text avoids "not found",
-// which go-cni takes, at DEL, for word of something that is gone already.
+// ErrNoProgram says that a program is not installed. Its text avoids "not found": go-cni
+// ignores an error of DEL with these words, as if the attachment were gone already.
 var ErrNoProgram = errors.New("no such program in PATH; install iptables")
 
 func run(name, stdin string, args ...string) (string, error) {
@@ -265,8 +267,8 @@ func run(name, stdin string, args ...string) (string, error) {
 	return stdout.String(), err
 }
 
-// Usable says whether the programs are there and the kernel lets them list the table:
-// for STATUS, since it runs two of them.
+// Usable returns an error if a program is missing or cannot list the table. It runs
+// programs, so it is for STATUS only.
 func (f Family) Usable(table string) error {
 	for _, program := range []string{f.Program, f.Program + "-save", f.Program + "-restore"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -283,7 +285,7 @@ func (f Family) Usable(table string) error {
 	return nil
 }
 
-// Same says whether two commands are one program: "iptables" is a link to one of the
+// Same says whether two commands are the same file: "iptables" is a link to one of the
 // variants.
 func Same(a, b string) bool {
 	stat := func(program string) (os.FileInfo, error) {

@@ -30,7 +30,7 @@ func shell(t *testing.T, script string) {
 	}
 }
 
-// TestVariants: each is seen when it has the table, and not before.
+// TestVariants: a variant is returned if it has the table, and not before.
 func TestVariants(t *testing.T) {
 	for _, test := range []struct {
 		name, make string
@@ -88,7 +88,7 @@ func TestSaveAndRestore(t *testing.T) {
 	}
 }
 
-// TestNoProgram: an error that names it, in words that go-cni does not swallow.
+// TestNoProgram: the error names the program, without words that make go-cni ignore it.
 func TestNoProgram(t *testing.T) {
 	inNamespace(t)
 	if err := IPv4().Usable("filter"); err != nil {

@@ -17,27 +17,28 @@ import (
 )
 
 // The nf_tables variant keeps its rules as expressions of nftables, and its program reads
-// them from there. So a rule that is simple enough is added, looked for and deleted
-// without the program. Whoever meets what he does not understand leaves it to the program.
+// them from there. So simple rules are added, found and deleted here by netlink, without
+// the program. If a chain has rules that are not understood here, the caller uses the
+// program (see Rules.Understood).
 
-// Accept is a rule that lets packets through. What is zero does not matter.
+// Accept is a rule with the target ACCEPT. A zero field matches anything.
 type Accept struct {
 	Source, Destination netip.Addr
-	Out                 string // an interface
+	Out                 string // the output interface
 	States              States
 }
 
-// States are those of a packet's connection (-m conntrack --ctstate).
+// States are states of a packet's connection (-m conntrack --ctstate).
 type States int
 
-// Bits of xt_conntrack's (XT_CONNTRACK_STATE_BIT and XT_CONNTRACK_STATE_DNAT,
+// Bits of xt_conntrack (XT_CONNTRACK_STATE_BIT and XT_CONNTRACK_STATE_DNAT,
 // linux/netfilter/xt_conntrack.h).
 const (
 	RelatedEstablished States = 1<<2 | 1<<1
 	Translated         States = 1 << 7
 )
 
-// Line is the rule as iptables-save prints it.
+// Line returns the rule as iptables-save prints it.
 func (a Accept) Line(chain string) string {
 	line := "-A " + chain
 	for _, address := range []struct {
@@ -60,7 +61,7 @@ func (a Accept) Line(chain string) string {
 	return line + " -j ACCEPT"
 }
 
-// exprs are the rule as the program writes it.
+// exprs returns the rule's expressions as the program writes them.
 func (a Accept) exprs() []expr.Any {
 	var all []expr.Any
 	for _, address := range []struct {
@@ -99,7 +100,7 @@ func (s States) match() *expr.Match {
 	return &expr.Match{Name: "conntrack", Rev: 3, Info: info}
 }
 
-// data is what nothing but the rule, and others of the same container or interface, hold.
+// data returns bytes that only rules about the same container or interface contain.
 func (a Accept) data() []byte {
 	switch {
 	case a.Source.IsValid():
@@ -110,14 +111,14 @@ func (a Accept) data() []byte {
 	return []byte(a.Out + "\x00")
 }
 
-// Chain is a chain of the nf_tables variant's.
+// Chain is a chain of the nf_tables variant.
 type Chain struct {
 	conn  *nft.Conn
 	table *nftables.Table
 	chain string
 }
 
-// Native is the chain that the program changes, and whether it is in nftables.
+// Native returns the chain that the program changes, and whether it exists in nftables.
 func Native(c *nft.Conn, program, table, chain string) (Chain, bool, error) {
 	if strings.HasSuffix(program, "-legacy") {
 		return Chain{}, false, nil
@@ -127,7 +128,7 @@ func Native(c *nft.Conn, program, table, chain string) (Chain, bool, error) {
 	return Chain{c, &nftables.Table{Family: t.Family, Name: table}, chain}, there, err
 }
 
-// Rules are those of a chain.
+// Rules are rules of a chain as they were read.
 type Rules struct {
 	of    Chain
 	found []found
@@ -138,7 +139,7 @@ type found struct {
 	code string // see encode
 }
 
-// Rules reads the chain.
+// Rules reads all rules of the chain.
 func (c Chain) Rules() (Rules, error) {
 	library, err := c.conn.Library()
 	if err != nil {
@@ -148,7 +149,8 @@ func (c Chain) Rules() (Rules, error) {
 	return c.rules(all, err)
 }
 
-// RulesAbout reads those rules of the chain that mention what these do.
+// RulesAbout reads the rules of the chain that mention an address or interface of the given
+// ones.
 func (c Chain) RulesAbout(all []Accept) (Rules, error) {
 	var data [][]byte
 	for _, a := range all {
@@ -179,10 +181,10 @@ func (r Rules) JumpTo(chain string) bool {
 	})
 }
 
-// these are the rules found that are a.
+// these returns the rules that are equal to a.
 func (r Rules) these(a Accept) (all []found) {
 	want := r.of.encode(a.exprs())
-	for _, rule := range r.found { // not a copy of them, which are thousands
+	for _, rule := range r.found { // there may be thousands: they are not copied
 		if rule.code == want {
 			all = append(all, rule)
 		}
@@ -190,14 +192,14 @@ func (r Rules) these(a Accept) (all []found) {
 	return all
 }
 
-// Has says whether the rule is there.
+// Has says whether a rule equal to a was read.
 func (r Rules) Has(a Accept) bool {
 	want := r.of.encode(a.exprs())
 	return slices.ContainsFunc(r.found, func(rule found) bool { return rule.code == want })
 }
 
-// Understood says whether all that is about the rules' addresses or interfaces is those
-// rules, as we write them.
+// Understood says whether every rule that mentions an address or interface of the given
+// ones is equal to one of them. If not, only the program can tell what the others mean.
 func (r Rules) Understood(all []Accept) bool {
 	known := map[uint64]bool{}
 	for _, a := range all {
@@ -217,7 +219,7 @@ func mentions(rule found, data []byte) bool {
 	})
 }
 
-// Append adds rules at the end, all of them or none.
+// Append adds rules at the end of the chain, all of them or none.
 func (c Chain) Append(all []Accept) error {
 	library, err := c.conn.Library()
 	if err != nil || len(all) == 0 {
@@ -229,7 +231,7 @@ func (c Chain) Append(all []Accept) error {
 	return c.conn.Apply()
 }
 
-// Delete deletes those of the rules that are there, each as often as it is.
+// Delete deletes every rule that is equal to one of the given ones.
 func (r Rules) Delete(all []Accept) error {
 	library, err := r.of.conn.Library()
 	if err != nil {
@@ -245,22 +247,23 @@ func (r Rules) Delete(all []Accept) error {
 	return r.of.conn.Apply()
 }
 
-// encode is what tells rules apart: their expressions but for counters' numbers.
+// encode returns text that is the same for equal rules: the expressions without the
+// counters' numbers.
 func (c Chain) encode(exprs []expr.Any) string {
 	var all []string
 	for _, e := range asWritten(exprs) {
 		data, err := expr.Marshal(byte(c.table.Family), e)
 		if err != nil {
-			return fmt.Sprintf("%T: %v", e, err) // of a kind that is none of ours
+			return fmt.Sprintf("%T: %v", e, err) // none of our rules has such an expression
 		}
 		all = append(all, string(data))
 	}
 	return strings.Join(all, "|")
 }
 
-// asWritten are a rule's expressions as the program writes them, which "nft -f" has
-// written otherwise where it loaded what "nft list ruleset" printed: names of interfaces
-// are filled up with zeros, and conntrack's states are nftables' own.
+// asWritten converts a rule's expressions to the form in which the program writes them. If
+// "nft -f" has loaded what "nft list ruleset" printed, interface names are padded with
+// zeros, and conntrack states are matched by nftables' own expressions.
 func asWritten(exprs []expr.Any) []expr.Any {
 	var all []expr.Any
 	for i := 0; i < len(exprs); i++ {
@@ -292,8 +295,8 @@ func loadsName(e expr.Any) bool {
 	return ok && (meta.Key == expr.MetaKeyOIFNAME || meta.Key == expr.MetaKeyIIFNAME)
 }
 
-// statesOf are the states that nftables' own expressions ask for: one of those under a
-// mask. 0 are none, or none of ours.
+// statesOf returns the states that nftables' own expressions match (ct, bitwise, cmp), or 0
+// if they are not those expressions, or other states.
 func statesOf(exprs []expr.Any) States {
 	if len(exprs) < 3 {
 		return 0
@@ -306,7 +309,7 @@ func statesOf(exprs []expr.Any) States {
 	}
 	bits := binary.NativeEndian.Uint32(mask.Mask)
 	switch {
-	case ct.Key == expr.CtKeySTATE && bits == uint32(RelatedEstablished): // whose bits are the same
+	case ct.Key == expr.CtKeySTATE && bits == uint32(RelatedEstablished): // both have the same bits
 		return RelatedEstablished
 	case ct.Key == expr.CtKeySTATUS && bits == 1<<5: // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 		return Translated

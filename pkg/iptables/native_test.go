@@ -12,8 +12,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// TestNative: what the program writes is found and deleted without it, and the other way
-// round.
+// TestNative: rules that the program writes are found and deleted by netlink, and the other
+// way round.
 func TestNative(t *testing.T) {
 	for _, f := range Families() {
 		t.Run(f.Program, func(t *testing.T) {
@@ -116,7 +116,7 @@ func reload(t *testing.T) {
 	}
 }
 
-// TestRulesAbout: of a chain with many containers' rules those about one are decoded.
+// TestRulesAbout: of a chain with rules of many containers only those about one are decoded.
 func TestRulesAbout(t *testing.T) {
 	inNamespace(t)
 	conn := nft.Open(t.TempDir())

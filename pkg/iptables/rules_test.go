@@ -8,8 +8,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// TestHasCopiesNothing: to look for a rule takes no memory for the others, so that to look
-// for each one's of a thousand containers does not take that of a million.
+// TestHasCopiesNothing: looking for one rule allocates nothing for the others. Otherwise
+// looking for the rules of a thousand containers would allocate a million of them.
 func TestHasCopiesNothing(t *testing.T) {
 	const others, looks = 10_000, 100
 	chain := Chain{table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}, chain: "FORWARD"}

@@ -10,28 +10,28 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Attachment is what an attachment shall have of NAT.
+// Attachment is the NAT that an attachment is to have.
 type Attachment struct {
 	Owner cni.Owner
 	Stamp record.Stamp
-	// Masquerade is for its network; nil: none is asked for, and what the record
-	// has of it stays.
+	// Masquerade is that of its network; nil leaves what the record has of it unchanged.
 	Masquerade        *Masquerade
 	MasqueradeBackend Backend
-	// Ports are its mappings; nil: none are asked for, and what the record has of
-	// them stays. An empty list removes them.
+	// Ports are its port mappings; nil leaves those in the record unchanged, and Ports
+	// without Mappings removes them.
 	Ports        *Ports
 	PortsBackend Backend
-	// Also goes into the same transaction where that is nftables', or before.
+	// Also is committed in the same transaction of nftables, or in one of its own before
+	// the rules of iptables are made.
 	Also Also
 }
 
-// Also is what another part of Trestle changes in nftables by the way; the zero value is
-// nothing.
+// Also is what another part of Trestle (the MAC check, say) changes in nftables at the same
+// time, to save a transaction. The zero value changes nothing.
 type Also struct {
 	// Changes is called under the lock of the records.
 	Changes func() (nft.Changes, error)
-	// Done is called under it when the changes are made.
+	// Done is called under the same lock after the changes were committed.
 	Done func() error
 }
 
@@ -104,7 +104,7 @@ func (h *Host) hasEnded(s record.Stamp) bool {
 	return err == nil && life == record.Dead
 }
 
-// choose says which backends shall have what is wanted.
+// choose sets the backends of t.
 func (h *Host) choose(a Attachment, t *translation) (err error) {
 	if a.Masquerade != nil {
 		t.Masquerade = &recordedMasquerade{Masquerade: *a.Masquerade}
@@ -121,7 +121,7 @@ func (h *Host) choose(a Attachment, t *translation) (err error) {
 	return t.Ports.fits(t.Ports.Backend)
 }
 
-// elsewhere says which ports are recorded to lead to another port of the container.
+// elsewhere describes which host ports are recorded with another container port or address.
 func elsewhere(want, have []Mapping) []string {
 	var diffs []string
 	for _, w := range want {
@@ -134,7 +134,7 @@ func elsewhere(want, have []Mapping) []string {
 	return diffs
 }
 
-// canonical has each mapping once: two that only look different are one.
+// canonical returns the mappings without duplicates.
 func canonical(mappings []Mapping) []Mapping {
 	var all []Mapping
 	for _, m := range mappings {
@@ -181,7 +181,7 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 	}
 	wanted := rec
 	if a.Masquerade == nil {
-		wanted.Value.Masquerade = nil // it is there, by another plugin of the list
+		wanted.Value.Masquerade = nil // another plugin of the list has made it
 	}
 	if err := h.applyRecord(wanted, had.Value, also); err != nil {
 		return err
@@ -192,8 +192,8 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 	return h.leave(had, rec)
 }
 
-// reserve leaves out of t the ports that the container has by another network, and
-// refuses those that anybody else has.
+// reserve removes from t the ports that the same container has by another network. A port
+// that another container has is an error.
 func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 	if t.Ports == nil {
 		return nil
@@ -208,7 +208,7 @@ func (h *Host) reserve(o cni.Owner, t *translation) (err error) {
 	return nil
 }
 
-// applyRecord brings each backend from what the record had to what it says now.
+// applyRecord changes each backend from the previous record's state to the new record's.
 func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Changes) error {
 	for _, backend := range []Backend{NFTables, IPTables} {
 		c, err := h.changeTo(backend, rec, had)
@@ -232,7 +232,7 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 	return nil
 }
 
-// changeTo is what the backend is to be brought to.
+// changeTo returns what applyRecord is to change in the backend.
 func (h *Host) changeTo(backend Backend, rec attachmentRecord, had translation) (c change, err error) {
 	c.want.Ports, c.unwanted.Ports = rec.Value.ports(rec.Owner, backend), had.ports(rec.Owner, backend)
 	if m := rec.Value.Masquerade; m != nil && m.Backend == backend {
@@ -256,9 +256,9 @@ func (h *Host) removeIPTables(unwanted []ownedPorts) error {
 	return errors.Join(errs...)
 }
 
-// networkRule is the network's masquerade with the policy m. Where the kernel is known
-// to have it as m alone wants it, nobody else's subnets are looked up, unless the
-// transaction fails.
+// networkRule returns the network's masquerade with the policy m. If the kernel is known to
+// have a masquerade that was made for the same m, the records of other attachments are only
+// read if the transaction fails.
 func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule, error) {
 	whole := func() (masqueradeRule, error) {
 		all, err := record.List[translation](h.store, place, network)
@@ -273,7 +273,8 @@ func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule
 	return whole()
 }
 
-// explainTaken says who has a port for which there is no reservation.
+// explainTaken turns a TakenError of nftables, about a port that nobody has reserved, into
+// an error with code 102 that names the holder.
 func (h *Host) explainTaken(o cni.Owner, err error) error {
 	var taken *nft.TakenError
 	if !errors.As(err, &taken) {
@@ -283,8 +284,8 @@ func (h *Host) explainTaken(o cni.Owner, err error) error {
 		taken.Element.What, o, taken.Holder)
 }
 
-// restoreRecord is the inverse of add: what the attachment had before this call it has
-// again, and nothing else.
+// restoreRecord undoes add: the attachment gets its previous record, reservations and rules
+// back, and loses all others.
 func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) error {
 	return h.locked(func() error {
 		now, _, err := h.read(o)
@@ -306,7 +307,8 @@ func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) erro
 	})
 }
 
-// leave gives up the reservations that one record had and its successor has not.
+// leave removes the reservations of ports that the previous record had and the new one has
+// not.
 func (h *Host) leave(had, now attachmentRecord) error {
 	if had.Value.Ports == nil {
 		return nil
@@ -318,14 +320,14 @@ func (h *Host) leave(had, now attachmentRecord) error {
 	return h.reservations().giveUp(gone)
 }
 
-// Diff says what is not as Add leaves it.
+// Diff describes what differs from what Add makes.
 func (h *Host) Diff(a Attachment) ([]string, error) {
 	if a.Masquerade == nil && (a.Ports == nil || len(a.Ports.Mappings) == 0) {
 		return nil, nil
 	}
 	old, err := h.isOld()
 	if err == nil && old {
-		err = h.locked(func() error { return nil }) // takes over what an earlier release recorded
+		err = h.locked(func() error { return nil }) // converts records of an earlier release
 	}
 	if err != nil {
 		return nil, err
@@ -355,7 +357,7 @@ func (h *Host) Diff(a Attachment) ([]string, error) {
 	return append(diffs, lost...), err
 }
 
-// checkKernel compares what the record says the backends have.
+// checkKernel compares the kernel with what the record says that the backends have.
 func (h *Host) checkKernel(a Attachment, rec attachmentRecord) ([]string, error) {
 	all, err := record.List[translation](h.store, place, a.Owner.Network)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
-// portConfig are the keys of port mappings, as the reference portmap plugin has
-// them. Pointers tell what was left out.
+// portConfig has the keys for port mappings; they are those of the reference plugin
+// portmap. A pointer is nil if the key was left out.
 type portConfig struct {
 	Backend              string   `json:"backend"`
 	SNAT                 *bool    `json:"snat"`
@@ -27,8 +27,8 @@ type portConfig struct {
 	} `json:"runtimeConfig"`
 }
 
-// portEntry is one mapping as runtimes send it (CNI, CONVENTIONS.md); the case
-// of the keys varies among them.
+// portEntry is a port mapping as runtimes send it (CONVENTIONS.md of the spec). They differ
+// in the case of the keys.
 type portEntry struct {
 	HostPort      int    `json:"hostPort"`
 	ContainerPort int    `json:"containerPort"`
@@ -36,30 +36,30 @@ type portEntry struct {
 	HostIP        string `json:"hostIP"`
 }
 
-// defaultMarkBit is the reference plugin's; Kubernetes has 14 and 15.
+// defaultMarkBit is the reference plugin's default; Kubernetes uses bits 14 and 15.
 const defaultMarkBit = 13
 
 // PortOptions is how ports are mapped.
 type PortOptions struct {
-	// SNAT gives connections that could not be answered otherwise the host's
-	// address: from 127.0.0.1, from the container itself and its neighbours.
+	// SNAT masquerades connections that would get no answer otherwise: from 127.0.0.1,
+	// from the container itself and from its neighbours.
 	SNAT bool
-	// MasqueradeAll gives it to all connections.
+	// MasqueradeAll masquerades all connections to mapped ports; it needs SNAT.
 	MasqueradeAll bool
-	// What follows is for iptables only.
-	MarkBit                  int    // of packets to masquerade
-	SetMarkChain             string // somebody else's chain that marks them, instead
+	// The other options are for iptables only.
+	MarkBit                  int    // the bit of the packet mark that says "masquerade"
+	SetMarkChain             string // another program's chain that marks packets instead
 	Conditions4, Conditions6 []string
 }
 
-// PortSettings is what a configuration says of port mappings.
+// PortSettings is what a configuration asks for by the keys for port mappings.
 type PortSettings struct {
 	Backend Backend
 	PortOptions
 	requests []portRequest
 }
 
-// portRequest is a mapping to whatever address the container gets.
+// portRequest is a port mapping before the container's addresses are known.
 type portRequest struct {
 	field                   string
 	protocol                Protocol
@@ -67,11 +67,11 @@ type portRequest struct {
 	hostPort, containerPort uint16
 }
 
-// Any says whether a mapping is asked for.
+// Any says whether the configuration has a port mapping.
 func (s PortSettings) Any() bool { return len(s.requests) > 0 }
 
-// ReadPorts reads the port mappings' keys of a configuration; it may be that of
-// any plugin that is sent the portMappings capability. Errors have code 2, 6 or 7.
+// ReadPorts reads the keys for port mappings from the configuration of a plugin that has the
+// capability portMappings. Errors have code 2, 6 or 7.
 func ReadPorts(r *cni.Request) (PortSettings, error) {
 	var c portConfig
 	if err := r.Decode(&c); err != nil {
@@ -96,10 +96,10 @@ func ReadPorts(r *cni.Request) (PortSettings, error) {
 	return s, nil
 }
 
-// isNerdctl says whether nerdctl calls: of its networks' configurations, which have a
-// nerdctlID, libcni hands the plugins' own parts on, and not that. nerdctl chooses host
-// ports by itself, and reads chain CNI-HOSTPORT-DNAT of iptables to learn which are
-// taken: it would choose the first one again and again.
+// isNerdctl says whether nerdctl calls, by CNI_ARGS: its network lists have a key nerdctlID,
+// but beside the plugins, and libcni does not pass that on. nerdctl chooses host ports
+// itself, and reads chain CNI-HOSTPORT-DNAT of iptables to learn which are taken: if they
+// were mapped by nftables, it would choose the first one again and again.
 func isNerdctl(args map[string]string) bool {
 	for key := range args {
 		if strings.HasPrefix(key, "NERDCTL_") {
@@ -128,12 +128,12 @@ func (c portConfig) options() (PortSettings, error) {
 		return PortSettings{}, cni.ConfigErrorf("markMasqBit: %d given beside externalSetMarkChain %q; leave one of them out", s.MarkBit, s.SetMarkChain)
 	}
 	if s.Backend == Auto && s.needsIPTables() != "" {
-		s.Backend = IPTables // as the reference plugin, whose default it is
+		s.Backend = IPTables // these keys imply the reference plugin's default backend
 	}
 	return s, s.fits(s.Backend)
 }
 
-// needsIPTables names the key that only iptables can serve, if one is given.
+// needsIPTables returns the name of a given key that only iptables supports, or "".
 func (o PortOptions) needsIPTables() string {
 	switch {
 	case o.SetMarkChain != "":
@@ -146,7 +146,7 @@ func (o PortOptions) needsIPTables() string {
 	return ""
 }
 
-// diff says what is set otherwise than where the ports were mapped, for people.
+// diff describes which options differ from those that the ports were mapped with.
 func (o PortOptions) diff(have *recordedPorts) []string {
 	type key struct {
 		name       string
@@ -168,14 +168,15 @@ func (o PortOptions) diff(have *recordedPorts) []string {
 	return diffs
 }
 
-// fits refuses what the backend cannot do.
+// fits returns an error if the backend does not support an option, or conditions are not
+// words of iptables.
 func (o PortOptions) fits(backend Backend) error {
 	if field := o.needsIPTables(); field != "" && backend == NFTables {
 		return cni.UnsupportedErrorf("%s: not with backend %q, which keeps port mappings in maps rather than in rules; leave it out, or set backend to %q",
 			field, NFTables, IPTables)
 	}
 	for field, words := range map[string][]string{"conditionsV4": o.Conditions4, "conditionsV6": o.Conditions6} {
-		// Any condition of iptables begins so, and none of nftables does.
+		// A condition of iptables begins with an option or "!", one of nftables does not.
 		if len(words) > 0 && !strings.HasPrefix(words[0], "-") && words[0] != "!" {
 			return cni.UnsupportedErrorf("%s: %q is not a condition of iptables, and backend %q alone has conditions; begin with an option such as \"-s\"",
 				field, strings.Join(words, " "), IPTables)
@@ -221,7 +222,8 @@ func readHostIP(field, s string) (netip.Addr, error) {
 	return host.Unmap(), nil
 }
 
-// addRequest appends, once, and refuses one host port that is to lead to two.
+// addRequest appends a request unless it is there already. A host port with two container
+// ports is an error.
 func addRequest(requests []portRequest, r portRequest) ([]portRequest, error) {
 	for _, had := range requests {
 		if had.protocol != r.protocol || had.hostPort != r.hostPort || had.host != r.host {
@@ -236,8 +238,8 @@ func addRequest(requests []portRequest, r portRequest) ([]portRequest, error) {
 	return append(requests, r), nil
 }
 
-// For is the mappings to a container with these addresses, of which the first
-// of each family counts; hostLinks are the host's ends of its attachment.
+// For returns the port mappings of a container with these addresses, of which the first of
+// each family is used; hostLinks are the host veths of its attachment.
 func (s PortSettings) For(addresses []netip.Prefix, hostLinks []string) (Ports, error) {
 	ports := Ports{PortOptions: s.PortOptions, HostLinks: hostLinks}
 	for _, f := range families() {
@@ -261,7 +263,7 @@ func (s PortSettings) For(addresses []netip.Prefix, hostLinks []string) (Ports, 
 			switch {
 			case i < 0:
 				ports.Mappings = append(ports.Mappings, m)
-			case ports.Mappings[i] != m: // the same host port in two spellings: no hostIP, and 0.0.0.0 or ::
+			case ports.Mappings[i] != m: // one request has no hostIP, the other 0.0.0.0 or ::
 				return Ports{}, cni.ConfigErrorf("%s.hostPort: %d/%s on %s leads to container port %d already; choose another host port",
 					request.field, m.Host.Port(), m.Protocol, hostName(m.Host.Addr()), ports.Mappings[i].Container.Port())
 			}
@@ -277,7 +279,8 @@ func (r portRequest) hostText() string {
 	return r.host.String()
 }
 
-// to are the mappings that the request makes, one for each family that fits.
+// to returns the mappings to the container's addresses, one for each family that the host
+// address allows.
 func (r portRequest) to(containers []netip.Prefix) []Mapping {
 	var mappings []Mapping
 	for _, container := range containers {
@@ -306,7 +309,7 @@ type MasqueradeConfig struct {
 	RandomFully bool     `json:"randomFully"`
 }
 
-// Of is the masquerade of a network with these subnets. Errors have code 7.
+// Of returns the masquerade of a network with these subnets. Errors have code 7.
 func (c MasqueradeConfig) Of(subnets []netip.Prefix) (Masquerade, error) {
 	m := Masquerade{Prefixes: subnets, RandomFully: c.RandomFully}
 	for i, s := range c.Exclude {

@@ -27,7 +27,7 @@ func TestReadPortsDefaults(t *testing.T) {
 	}
 }
 
-// Keys that only iptables can serve choose it, as with the reference plugin.
+// Keys that only iptables supports choose that backend, as the reference plugin does.
 func TestReadPortsBackend(t *testing.T) {
 	for config, want := range map[string]Backend{
 		`{}`:                            Auto,
@@ -44,7 +44,7 @@ func TestReadPortsBackend(t *testing.T) {
 	}
 }
 
-// nerdctl chooses host ports by what it reads in chains of iptables.
+// nerdctl reads chains of iptables to choose host ports, so its mappings are made there.
 func TestReadPortsOfNerdctl(t *testing.T) {
 	for _, test := range []struct {
 		name, config string
@@ -70,7 +70,7 @@ func TestReadPortsOfNerdctl(t *testing.T) {
 	}
 }
 
-// One host port in two spellings is one mapping, or a mistake.
+// A host port without hostIP and with 0.0.0.0 or :: is the same: one mapping, or a conflict.
 func TestPortsSpeltTwice(t *testing.T) {
 	for _, hostIP := range []string{"0.0.0.0", "::"} {
 		for second, ok := range map[int]bool{80: true, 81: false} {

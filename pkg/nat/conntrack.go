@@ -12,20 +12,20 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// stale says whether a tracked UDP flow to a mapping's host port, of which the
-// host address fits, is one that must go.
+// stale says whether a tracked UDP flow to a mapping's host address and port is to be
+// deleted.
 type stale func(f flow, m Mapping) bool
 
-// staleAtAdd are flows from before the mapping: the kernel would go on treating
-// the client's packets as it did, since only the first one is looked up.
+// staleAtAdd selects flows that do not lead to the container: they began before the mapping,
+// and only the first packet of a flow passes the chains of type nat.
 func staleAtAdd(f flow, m Mapping) bool { return !staleAtDel(f, m) }
 
-// staleAtDel are flows that lead to the container.
+// staleAtDel selects flows that lead to the container.
 func staleAtDel(f flow, m Mapping) bool { return f.answers == m.Container }
 
-// forgetFlows deletes what conntrack knows of stale UDP flows to the mappings; where no
-// UDP port is mapped nothing is asked. TCP needs none of it: a new connection is a new
-// flow. It may take some time where there are many flows, and belongs outside of locks.
+// forgetFlows deletes stale UDP flows to the mappings from conntrack. TCP does not need
+// that, since a new connection is a new flow: without UDP ports the kernel is not asked.
+// With many flows it takes a while, so callers hold no lock.
 func forgetFlows(mappings []Mapping, stale stale) error {
 	udp := slices.DeleteFunc(slices.Clone(mappings), func(m Mapping) bool { return m.Protocol != UDP })
 	if len(udp) == 0 {
@@ -61,7 +61,7 @@ func forgetFlowsBy(t *tracker, mappings []Mapping, stale stale) error {
 	return nil
 }
 
-// deleteAll deletes those of the flows that gone is true of.
+// deleteAll deletes the flows for which gone is true.
 func (t *tracker) deleteAll(f family, flows []flow, gone func(flow) (bool, error)) error {
 	for _, flow := range flows {
 		yes, err := gone(flow)
@@ -75,11 +75,11 @@ func (t *tracker) deleteAll(f family, flows []flow, gone func(flow) (bool, error
 	return nil
 }
 
-// The kernel looks at all flows for each question.
+// maxQuestions bounds the requests: the kernel goes through all flows for each.
 const maxQuestions = 8
 
-// questions are which flows the kernel is to tell of: those to one of the ports, or all
-// of UDP where that is many ports.
+// questions returns the filters to list flows by: one for each port, or a single one for all
+// of UDP if there are many ports.
 func questions(mappings []Mapping) []flowFilter {
 	var filters []flowFilter
 	for _, m := range mappings {
@@ -106,11 +106,11 @@ func isStale(f flow, mappings []Mapping, hosts *hostAddresses, stale stale) (boo
 	return false, nil
 }
 
-// hostAddresses are the host's, once they are needed.
+// hostAddresses are the host's addresses, listed when they are first needed.
 type hostAddresses struct{ all map[netip.Addr]bool }
 
-// reaches says whether a flow's destination is the mapping's host address: a flow to
-// the same port of another machine is none of ours.
+// reaches says whether a flow's destination is the mapping's host address. Flows to the
+// same port of another machine only pass through this host.
 func (h *hostAddresses) reaches(to netip.Addr, m Mapping) (bool, error) {
 	if !m.anyHost() {
 		return to == m.Host.Addr(), nil

@@ -12,25 +12,24 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// Messages about tracked flows are made here rather than by vishvananda/netlink, whose
-// list is of all flows: 240,000 of them take 0.7 s, and the kernel can tell of those to
-// one port alone (CTA_FILTER, since Linux 5.8; before, it is ignored, and who asks
-// checks what he gets).
+// Messages about tracked flows are made here rather than by vishvananda/netlink, which can
+// only list all flows: 240,000 of them take 0.7 s. The kernel can filter by port
+// (CTA_FILTER, since Linux 5.8). Older kernels ignore the filter, so callers check each flow.
 
 // flow is a tracked flow.
 type flow struct {
 	protocol byte
 	to       netip.AddrPort // where it was sent to
-	answers  netip.AddrPort // whose answers are let back
-	// key is what deletes this one: the attributes of its message that say which it is.
+	answers  netip.AddrPort // where answers come from: the source of the reply tuple
+	// key has the attributes that identify the flow in a message to delete it.
 	key map[uint16][]byte
 }
 
-// flowFilter is which UDP flows are asked for: those to a port, or all where it is 0.
+// flowFilter selects UDP flows: those to a port, or all if it is 0.
 type flowFilter struct{ port uint16 }
 
-// Of linux/netfilter/nfnetlink_conntrack.h, and of net/netfilter/nf_internals.h the bits
-// of a filter.
+// From linux/netfilter/nfnetlink_conntrack.h; the bits of a filter are from
+// net/netfilter/nf_internals.h.
 const (
 	msgGet, msgDelete = 1, 2
 
@@ -47,7 +46,7 @@ const (
 	filterProtocol, filterDestinationPort = 1 << 3, 1 << 5
 )
 
-// tracker is the kernel's connection tracking.
+// tracker is a connection to the kernel's connection tracking.
 type tracker struct{ conn *netlink.Conn }
 
 func openTracker() (*tracker, error) {
@@ -71,8 +70,8 @@ func flowMessage(kind int, f family, flags netlink.HeaderFlags, attributes []byt
 	}
 }
 
-// list gives the flows that the filter lets through, and on old kernels others. A
-// listing that changed meanwhile is made again.
+// list returns the flows that the filter selects; before Linux 5.8 also others. An
+// interrupted dump is repeated.
 func (t *tracker) list(f family, filter flowFilter) ([]flow, error) {
 	attributes, err := filter.encode()
 	if err != nil {
@@ -123,7 +122,8 @@ func (filter flowFilter) encode() ([]byte, error) {
 	return a.Encode()
 }
 
-// delete deletes the flow, and not another one that is like it: that has another ID.
+// delete deletes the flow, if it still exists. A later one with the same tuple has another
+// ID, and stays.
 func (t *tracker) delete(f family, flow flow) error {
 	a := netlink.NewAttributeEncoder()
 	for kind, data := range flow.key {
@@ -172,8 +172,8 @@ func decodeFlow(data []byte) (flow, error) {
 	return found, nil
 }
 
-// decodeTuple reads one end of a flow: ends are the attributes of its address, by
-// family, and of its port.
+// decodeTuple reads one endpoint of a tuple: ends are the attributes of its IPv4 address,
+// its IPv6 address and its port.
 func decodeTuple(a *netlink.AttributeDecoder, protocol *byte, end *netip.AddrPort, ends [3]uint16) error {
 	addresses, ports := map[uint16][]byte{}, map[uint16][]byte{}
 	for a.Next() {
@@ -186,7 +186,7 @@ func decodeTuple(a *netlink.AttributeDecoder, protocol *byte, end *netip.AddrPor
 	}
 	address, ok := netip.AddrFromSlice(addresses[ends[0]])
 	if !ok {
-		address, _ = netip.AddrFromSlice(addresses[ends[1]]) // none is equal to no mapping's
+		address, _ = netip.AddrFromSlice(addresses[ends[1]]) // the zero Addr is no mapping's
 	}
 	if number := ports[ctaProtoNumber]; len(number) == 1 {
 		*protocol = number[0]

@@ -12,7 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// track has the kernel track a UDP flow from a client's port.
+// track adds a UDP flow from a client's port to conntrack.
 func track(t *testing.T, clientPort uint16, to, answers string) {
 	t.Helper()
 	client := netip.MustParseAddr("192.0.2.99")
@@ -32,7 +32,7 @@ func track(t *testing.T, clientPort uint16, to, answers string) {
 	}))
 }
 
-// tracked are the flows that are left, by where they were sent to and who answers.
+// tracked returns the flows that exist, as destination and source of the answers.
 func tracked(t *testing.T) map[string]int {
 	t.Helper()
 	left := map[string]int{}
@@ -76,7 +76,7 @@ func TestForgetFlows(t *testing.T) {
 	}
 }
 
-// TestFlowsAreFilteredByTheKernel: of many flows only those to the port are told of.
+// TestFlowsAreFilteredByTheKernel: of many flows the kernel lists only those to the port.
 func TestFlowsAreFilteredByTheKernel(t *testing.T) {
 	golden.EnterNetNS(t)
 	const others = 500

@@ -13,19 +13,19 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// At a hook of type nat every table is asked in turn until one translates. A rule of
-// iptables that accepts a packet, so that it keeps its addresses, binds the table of
-// iptables alone; a rule of nftables that has this packet, too, goes on and translates it.
+// Base chains of type nat at a hook are evaluated in turn until one translates the
+// connection. A rule of iptables that accepts a packet, to exempt it from NAT, ends only the
+// chains of iptables: a rule of nftables that matches the packet still translates it.
 
-// servicesLink is where kube-proxy, in mode ipvs, has the addresses of all services: they
-// are the host's then, and a port mapped on every address of the host would take what
-// is for a service with that port. No rule of nftables can tell the two apart in one
-// step: the kernel says of a local address not which interface has it. kube-proxy has
-// rules in table nat of iptables that accept what is for services, before all others.
+// servicesLink is the interface to which kube-proxy, in mode ipvs, adds the addresses of all
+// services: they are local addresses then, and a port mapped on all addresses of the host
+// would take connections to a service with that port. A rule of nftables cannot tell the
+// two apart: fib does not say which interface has a local address. kube-proxy has rules in
+// table nat of iptables, before all others, that accept packets to services.
 const servicesLink = "kube-ipvs0"
 
-// portsBackend is resolve for port mappings: iptables also where rules there say what
-// must not be mapped.
+// portsBackend is resolve for port mappings: it also chooses iptables if kube-proxy works by
+// IPVS, whose rules there exempt packets to services.
 func (h *Host) portsBackend(b Backend) (Backend, error) {
 	if b == Auto && servesByIPVS() && iptables.Installed(iptables.IPv4().Program) {
 		return IPTables, nil
@@ -47,8 +47,8 @@ func servesByIPVS() bool {
 	return err == nil
 }
 
-// warnExempt tells of rules of iptables that exempt packets from being translated, which
-// nftables' rules are not bound by.
+// warnExempt warns of rules of iptables that exempt packets from NAT: the nftables backend is
+// not bound by them.
 func (h *Host) warnExempt() error {
 	const wayOut = `backend "iptables" (of bridge "ipMasqBackend") is bound by it, nftables is not`
 	if servesByIPVS() {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestFormerChainsLoadedAgain: a ruleset that was saved under an earlier release, whose
-// chains have other names, is not in force after the first use.
+// TestFormerChainsLoadedAgain: if a ruleset that was saved under an earlier release is loaded,
+// the first use removes its chains, which have other names.
 func TestFormerChainsLoadedAgain(t *testing.T) {
 	for name, use := range map[string]func(testHost) error{
 		"ADD":     func(h testHost) error { return h.AddPorts(owner("blue", "c1"), twoPorts()) },

@@ -9,8 +9,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/iptables"
 )
 
-// FuzzReadPorts: whatever the keys are, they are refused by a code of the spec's for
-// them, or lead to rules that each backend can write.
+// FuzzReadPorts: any keys are refused with a code of the spec for bad configuration, or give
+// rules that each backend can write.
 func FuzzReadPorts(f *testing.F) {
 	f.Add([]byte(`{"snat":true,"masqAll":true,"markMasqBit":13,"conditionsV4":["-s","10.0.0.0/8"],"backend":"iptables","runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":"127.0.0.1"}]}}`))
 	f.Add([]byte(`{"externalSetMarkChain":"KUBE-MARK-MASQ","runtimeConfig":{"portMappings":[{"hostPort":53,"containerPort":53,"protocol":"udp"},{"hostPort":9,"containerPort":9,"protocol":"SCTP","hostIP":"::"}]}}`))
@@ -40,7 +40,7 @@ func mustBeRefusal(t *testing.T, err error) {
 	}
 }
 
-// render writes the rules as each backend does.
+// render makes the rules of each backend.
 func render(rules ruleset) {
 	masqueradeTable(rules.Networks...)
 	for _, p := range rules.Ports {
@@ -51,8 +51,8 @@ func render(rules ruleset) {
 	}
 }
 
-// FuzzRecord: a record that somebody has damaged is none, or makes rules that the kernel
-// may refuse; nobody falls over it.
+// FuzzRecord: a damaged record is ignored, or makes rules that the kernel may refuse; nothing
+// panics.
 func FuzzRecord(f *testing.F) {
 	owner := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
 	web := Mapping{TCP, netip.MustParseAddrPort("0.0.0.0:8080"), netip.MustParseAddrPort("10.1.0.2:80")}
@@ -76,7 +76,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzFound: rules of iptables may be anybody's.
+// FuzzFound: rules of iptables may be any program's; nothing panics.
 func FuzzFound(f *testing.F) {
 	f.Add("*nat\n:PREROUTING ACCEPT [0:0]\n:CNI-HOSTPORT-DNAT - [0:0]\n:CNI-DN-x - [0:0]\n" +
 		"-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment \"net/c1/eth0 x\" -m multiport --dports 8080,8081 -j CNI-DN-x\n" +
@@ -96,10 +96,9 @@ func FuzzFound(f *testing.F) {
 	})
 }
 
-// FuzzFlow: what a kernel tells of a tracked flow, of whatever version it is, is a flow or an
-// error.
+// FuzzFlow: any message about a tracked flow is decoded as a flow or is an error.
 func FuzzFlow(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 8, 0, 12, 0, 0, 0, 0, 1, 20, 0, 1, 128, 16, 0, 1, 128, 8, 0, 1, 0, 192, 0, 2, 1})
 	f.Add([]byte{})
-	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = decodeFlow(data) }) // it must not fall over
+	f.Fuzz(func(_ *testing.T, data []byte) { _, _ = decodeFlow(data) }) // it must not panic
 }

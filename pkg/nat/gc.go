@@ -7,10 +7,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// GC releases every attachment of the network that valid does not keep, found by its
-// record or in the kernel, and restores what the others have lost. If the runtime sent no
-// list, only what is proved dead is released. An empty list means that nobody uses the
-// network: its masquerade is removed too.
+// GC releases every attachment of the network that the runtime's list does not keep, whether
+// it has a record or only rules in the kernel, and restores lost rules of the others. If the
+// runtime sent no list, only attachments that are proved dead are released. If the list is
+// empty, nobody uses the network, and its masquerade is removed, too.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
 		healErr := h.heal(valid)
@@ -26,7 +26,7 @@ func (h *Host) GC(network string, valid cni.Valid) error {
 	})
 }
 
-// findStale decides for each record whether its owner is alive. The iptables rules of
+// findStale decides for each record whether its owner is kept or gone. Rules in iptables of
 // those that are gone are removed at once; if that fails, the record stays.
 func (s *snapshot) findStale() error {
 	var errs []error
@@ -55,9 +55,8 @@ func (s *snapshot) findStale() error {
 	return errors.Join(errs...)
 }
 
-// isGone says whether the runtime's list leaves the attachment out or, without a list,
-// whether its container is proved dead. What the list names is in use without asking the
-// kernel.
+// isGone says whether the runtime's list does not name the attachment or, without a list,
+// whether its record is stale. The kernel is not asked about attachments on the list.
 func (s *snapshot) isGone(rec attachmentRecord) (bool, error) {
 	if s.valid.Known {
 		return rec.Value.Released || !s.valid.Keeps(rec.Owner), nil
@@ -65,8 +64,8 @@ func (s *snapshot) isGone(rec attachmentRecord) (bool, error) {
 	return s.isDead(rec)
 }
 
-// sweepReservations removes reservations that are dangling, or that their record does not
-// list.
+// sweepReservations removes reservations that are dangling, or whose record does not have the
+// port.
 func (s *snapshot) sweepReservations() error {
 	all, wanted := s.reservations(), map[string]bool{}
 	for _, rec := range s.kept {
@@ -93,8 +92,8 @@ func (s *snapshot) sweepReservations() error {
 	return errors.Join(errs...)
 }
 
-// forgetNetwork removes the masquerade of a network that nobody uses, and all that
-// holds rules where there are no others.
+// forgetNetwork removes the masquerade of a network that nobody uses, and the table and the
+// shared chains if no other network needs them.
 func (h *Host) forgetNetwork(network string) error {
 	idle := change{unwanted: ruleset{Networks: []masqueradeRule{{Network: network}}}}
 	var errs []error

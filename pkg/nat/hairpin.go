@@ -10,10 +10,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// letHairpin lets the bridge send a frame back by the port that it came from.
-// With br_netfilter a container's connection to its own mapped port is turned
-// round within the bridge (br_nf_pre_routing_finish, net/bridge/br_netfilter_hooks.c),
-// which drops it otherwise (should_deliver, net/bridge/br_forward.c).
+// letHairpin enables hairpin mode on the attachment's bridge ports, if br_netfilter is there.
+// With it a container's connection to its own mapped port is forwarded within the bridge
+// (br_nf_pre_routing_finish, net/bridge/br_netfilter_hooks.c), back to the port that it came
+// from: without hairpin mode the bridge drops it (should_deliver, net/bridge/br_forward.c).
 func letHairpin(p Ports) error {
 	if len(p.HostLinks) == 0 || !p.SNAT || !filtersBridges() {
 		return nil
@@ -41,11 +41,11 @@ func letHairpin(p Ports) error {
 	return nil
 }
 
-// NeedHairpin says whether the bridge's port of a container with these mappings must have
-// hairpin mode from the beginning.
+// NeedHairpin says whether the bridge port of a container with these mappings needs hairpin
+// mode, so that bridge can enable it from the beginning.
 func (s PortSettings) NeedHairpin() bool { return s.Any() && s.SNAT && filtersBridges() }
 
-// filtersBridges says whether the kernel has br_netfilter in this namespace.
+// filtersBridges says whether br_netfilter is loaded, as seen from this network namespace.
 func filtersBridges() bool {
 	_, err := os.Stat("/proc/sys/net/bridge")
 	return err == nil

@@ -1,10 +1,10 @@
-// Package nat does address translation at the edge of the host: masquerade for networks
-// and mapped host ports.
+// Package nat makes the host's NAT rules for containers: masquerade for networks, and port
+// mappings.
 //
-// ruleset says what is wanted as plain data. A record of it is written first, then a
-// backend, nftables or iptables, applies it to the kernel. Start at Host.Add and
-// Host.Release. To debug: nft list table inet trestle, or iptables-save; the records are
-// in /run/trestle/translations.
+// A ruleset is the wanted state as plain data. Its record is written first, then a backend,
+// nftables or iptables, applies it to the kernel. Start at Host.Add and Host.Release. To
+// debug: nft list table inet trestle, or iptables-save; the records are in
+// /run/trestle/translations.
 package nat
 
 import (
@@ -26,8 +26,8 @@ const (
 	IPTables Backend = "iptables"
 )
 
-// ParseBackend reads a configuration's value. The caller adds the field's name to the
-// error, which has code 7.
+// ParseBackend parses a value of the configuration. The error has code 7; the caller adds
+// the name of the field.
 func ParseBackend(s string) (Backend, error) {
 	switch b := Backend(s); b {
 	case Auto, NFTables, IPTables:
@@ -37,9 +37,9 @@ func ParseBackend(s string) (Backend, error) {
 	}
 }
 
-// Alive says whether a link or a lease shows that the attachment with that label
-// (cni.Owner's) is alive, or any attachment to the network with that label
-// (cni.NetworkLabel). It is asked only where there is no record.
+// Alive says whether a link or a lease shows that the attachment with this label
+// (cni.Owner.String) is alive, or, for the label of a network (cni.NetworkLabel), any
+// attachment to it. It is called for owners without a record, and for adopted records.
 type Alive func(label string) (bool, error)
 
 // Host is the NAT state of the host: kernel rules, and the records of their owners.
@@ -49,12 +49,12 @@ type Host struct {
 	conn  *nft.Conn
 	alive Alive
 	probe record.Prober
-	// Warn receives messages about what is left for later; it may be nil.
+	// Warn receives warnings: of rules that cannot be removed now, say. It may be nil.
 	Warn func(string)
 }
 
 // Open returns the NAT state whose records are in store and whose rules are reached by
-// conn. alive may be nil: then only records count. It touches nothing yet.
+// conn. alive may be nil: then only records count. Nothing is read or changed yet.
 func Open(store record.Store, conn *nft.Conn, alive Alive) *Host {
 	return &Host{store: store, conn: conn, alive: alive}
 }
@@ -67,22 +67,22 @@ func (h *Host) warn(format string, args ...any) {
 
 // kernel is a backend that holds our rules: nftables or iptables.
 type kernel interface {
-	// apply adds what is missing of want and removes what is there of unwanted, in one
-	// transaction for each table; also joins that transaction where the backend can.
+	// apply adds what is missing of want and removes what exists of unwanted, in one
+	// transaction for each table. Only nftables includes also.
 	apply(change) error
-	// diff describes what differs from the rules.
+	// diff describes how the kernel differs from the rules.
 	diff(ruleset) ([]string, error)
-	// usable says whether the kernel would accept rules.
+	// usable returns an error if the backend could not make rules.
 	usable() error
 }
 
-// change is the state that a backend is brought to.
+// change is what a backend is to add and to remove.
 type change struct {
 	want     ruleset
 	unwanted ruleset
 	also     nft.Changes
-	// recorded says that what is wanted is what records and reservations have: if another
-	// owner has one of these ports in the kernel, that came from a loaded ruleset.
+	// recorded says that want follows from records and reservations only: if another owner
+	// has one of these ports in the kernel, it came from a loaded ruleset.
 	recorded bool
 }
 
@@ -110,7 +110,7 @@ func (h *Host) resolve(b Backend) (Backend, error) {
 	return NFTables, nil
 }
 
-// locked calls do under the lock, with records in the format of this release.
+// locked calls do under the lock, after records of earlier releases were converted.
 func (h *Host) locked(do func() error) error {
 	lock, err := h.store.Lock()
 	if err != nil {
@@ -124,7 +124,8 @@ func (h *Host) locked(do func() error) error {
 	return errors.Join(err, lock.Unlock())
 }
 
-// isInUse says whether a record, a lease or a link shows that the label's owner is alive.
+// isInUse says whether a record, a lease or a link shows that the owner with this label is
+// alive.
 func (h *Host) isInUse(label string) (bool, error) {
 	recorded, err := h.recorded(label)
 	if err != nil || recorded {
@@ -133,8 +134,7 @@ func (h *Host) isInUse(label string) (bool, error) {
 	return h.isAlive(label)
 }
 
-// recorded says whether the attachment with that label has a record that is not proved
-// dead.
+// recorded says whether the attachment with this label has a record that is not stale.
 func (h *Host) recorded(label string) (bool, error) {
 	owner, ok := cni.ParseOwner(label)
 	if !ok {
@@ -153,7 +153,7 @@ func (h *Host) recorded(label string) (bool, error) {
 	return !dead, err
 }
 
-// findLabel searches all records for a shortened label.
+// findLabel searches all records for a label, which may be shortened.
 func (h *Host) findLabel(label string) (rec record.Record[translation], there bool, err error) {
 	all, err := record.List[translation](h.store, place, "")
 	for _, rec := range all {
@@ -164,8 +164,8 @@ func (h *Host) findLabel(label string) (rec record.Record[translation], there bo
 	return rec, false, err
 }
 
-// isDead says whether the record is stale: its container is proved dead, or it was
-// deleted while one of its rules could not be reached.
+// isDead says whether the record is stale: its container is proved dead, or its DEL left
+// rules that it could not remove, or it was adopted and no link or lease is left.
 func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
 	if rec.Value.Released {
 		return true, nil
@@ -178,8 +178,9 @@ func (h *Host) isDead(rec record.Record[translation]) (bool, error) {
 	return !alive, err
 }
 
-// Status says whether an ADD with that backend would get its rules; the error has code
-// 50. It asks the kernel rather than look for programs.
+// Status returns an error with code 50 if an ADD with this backend could not make its
+// rules. nftables is asked by netlink; for iptables programs are run. Status also warns of
+// rules of iptables that the nftables backend is not bound by.
 func (h *Host) Status(b Backend) error {
 	backend, err := h.resolve(b)
 	if err == nil {
@@ -194,7 +195,7 @@ func (h *Host) Status(b Backend) error {
 	return nil
 }
 
-// isAlive says whether a link or a lease shows that the label's owner is alive.
+// isAlive says whether a link or a lease shows that the owner with this label is alive.
 func (h *Host) isAlive(label string) (bool, error) {
 	if h.alive == nil {
 		return false, nil
@@ -202,7 +203,8 @@ func (h *Host) isAlive(label string) (bool, error) {
 	return h.alive(label)
 }
 
-// isKnown says whether we have made anything in our table since the records began.
+// isKnown says whether NAT has made its part of table inet trestle since /run is as it is:
+// then every owner of something in it has a record.
 func (h *Host) isKnown() (bool, error) {
 	for _, t := range natTables() {
 		if known, err := h.conn.IsKnown(t); err != nil || known {

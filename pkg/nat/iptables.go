@@ -11,10 +11,10 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ipTables has rules in iptables and ip6tables. They are made with the variant (nft or
-// legacy) that the host prefers, and looked for in both when they are removed. Each
-// change of a table is one iptables-save, to see what is there, and one iptables-restore,
-// which is atomic. Where nothing of ours can be, no program is run.
+// ipTables is the backend for iptables and ip6tables. Rules are made in the variant (nft or
+// legacy) that the host prefers, and removed from both. A change of a table takes one
+// iptables-save, to read it, and one iptables-restore, which is atomic. If the kernel has
+// none of our chains, nothing is run to remove them.
 type ipTables struct{ h *Host }
 
 func (f family) iptables() iptables.Family {
@@ -36,7 +36,7 @@ func (t ipTables) apply(c change) error {
 			return err
 		}
 		for _, program := range programs {
-			if program != f.iptables().Program { // where it is only looked for
+			if program != f.iptables().Program { // the other variant: only remove
 				want = ipRules{}
 			}
 			if err := t.changeTable(program, f, want, unwanted); err != nil {
@@ -47,7 +47,8 @@ func (t ipTables) apply(c change) error {
 	return nil
 }
 
-// chains are the chains of their own that the rules may have, in either family.
+// chains returns the names of the chains that networks and attachments may have of their own,
+// the same in both families.
 func (r ruleset) chains() []string {
 	var chains []string
 	for _, n := range r.Networks {
@@ -67,8 +68,8 @@ func chainsOf(groups []ipGroup) []string {
 	return chains
 }
 
-// programs returns the programs that have one of the chains; the host's own comes first
-// if rules are to be made.
+// programs returns the programs of the variants that may have one of the chains. If rules
+// are wanted, the host's preferred program comes first, whether or not it has them.
 func (t ipTables) programs(f iptables.Family, wanted bool, chains []string) ([]string, error) {
 	var programs []string
 	if wanted {
@@ -105,7 +106,8 @@ func (t ipTables) hasAny(program string, chains []string) (bool, error) {
 	return false, nil
 }
 
-// changeTable adds and removes groups in one transaction, if there is anything to do.
+// changeTable adds the wanted groups and removes the unwanted chains in one transaction, if
+// anything has to be changed.
 func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
 	return changeNAT(program, func(have ipTable) ([]string, error) {
 		unreadable, err := t.isUnreadable(program, f, have)
@@ -122,9 +124,9 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 	})
 }
 
-// stale returns the chains in the way of the groups whose owner is not alive. A live
-// owner's is an error with code 102. For recorded owners the reservations have decided
-// already.
+// stale returns the chains with port mappings that conflict with those wanted and whose
+// owner is not alive. If the owner is alive it is an error with code 102, except for
+// recorded owners, whose reservations have decided already.
 func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([]string, error) {
 	var stale []string
 	for _, g := range want.groups {
@@ -137,7 +139,7 @@ func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([
 			}
 			nobodys, err := t.isStale(program, m)
 			if want.recorded && cni.CodeOf(err) == cni.CodeConflict {
-				continue // its chain may have other ports: the next restore adopts it without this one
+				continue // its chain may map other ports: the next restore adopts it without this one
 			}
 			if err != nil {
 				return nil, err
@@ -153,7 +155,7 @@ func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([
 // isStale says whether the mapping has no live owner. A live owner without a record is an
 // error.
 func (t ipTables) isStale(program string, m foundMapping) (bool, error) {
-	if m.reference { // refuseReference sees those of the nft variant, and before the lock
+	if m.reference { // of the nft variant refuseReference has seen to them, before the lock
 		nobodys, err := isNobodys(m.Container.Addr())
 		if err == nil && !nobodys {
 			err = referenceConflict(m, program+" -t nat -F "+m.chain)
@@ -168,7 +170,7 @@ func (t ipTables) isStale(program string, m foundMapping) (bool, error) {
 	if err != nil || !alive {
 		return err == nil, err
 	}
-	owner, _ := cni.ParseOwner(m.owner) // jumps knows no others
+	owner, _ := cni.ParseOwner(m.owner) // jumps returns no others
 	return false, cni.ConflictErrorf("host port %s/%d on %s is taken by container %s of network %s, by chain %s of iptables and without a record; stop that container or choose another host port (trestle restore writes the missing record)",
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), owner.ContainerID, owner.Network, m.chain)
 }
@@ -183,14 +185,15 @@ func (t ipTables) diff(want ruleset) ([]string, error) {
 	return diffs, err
 }
 
-// lost returns the labels of those whose rules are missing or changed.
+// lost returns the labels of attachments and networks whose rules are missing or changed, and
+// mappedComment for shared chains.
 func (t ipTables) lost(want ruleset) ([]string, error) {
 	var labels []string
 	err := t.compare(want, func(_ string, g ipGroup) { labels = append(labels, g.label) }, func(string, string) { labels = append(labels, mappedComment) })
 	return labels, err
 }
 
-// compare reports groups and shared chains that differ from what is wanted.
+// compare calls group and shared for each group and shared chain that is missing or changed.
 func (ipTables) compare(want ruleset, group func(program string, g ipGroup), shared func(program, chain string)) error {
 	for _, f := range families() {
 		rules := want.ipRules(f)
@@ -214,7 +217,7 @@ func (ipTables) compare(want ruleset, group func(program string, g ipGroup), sha
 	return nil
 }
 
-// ipTable is the table as a program prints it, with its rules by chain and by target.
+// ipTable is a table as iptables-save prints it, with its rules by chain and by target.
 type ipTable struct {
 	iptables.Table
 	in, to map[string][]string
@@ -253,7 +256,8 @@ func index(have iptables.Table) ipTable {
 
 func (t ipTable) hasChain(chain string) bool { return t.Policies[chain] != "" }
 
-// has says whether the group is there as it was made.
+// has says whether the group exists unchanged: by the number of its rules, and by the digest
+// in the comments of its jumps.
 func (t ipTable) has(g ipGroup) bool {
 	jumps := t.to[g.chain]
 	made := func(jump string) bool { return strings.Contains(jump, quote(g.comment())) }
@@ -269,7 +273,7 @@ func (t ipTable) hasMark(mark string) bool {
 	return slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return strings.Contains(rule, " --mark "+mark+" ") })
 }
 
-// lacking returns the shared chains that differ from what the rules need.
+// lacking returns the shared chains that miss a jump or a rule that is wanted.
 func (t ipTable) lacking(rules ipRules) []string {
 	var chains []string
 	for _, jump := range rules.jumps {
@@ -283,9 +287,9 @@ func (t ipTable) lacking(rules ipRules) []string {
 	return chains
 }
 
-// change returns the lines for iptables-restore that make the wanted groups and delete
-// the unwanted chains. Chains of an earlier release are deleted along with it:
-// Host.upgrade has written records for their owners by then.
+// change returns the lines for iptables-restore that make the wanted groups and delete the
+// unwanted chains. If groups are wanted, chains of earlier releases are deleted as well:
+// Host.upgrade has written records for their owners before.
 func (t ipTable) change(want ipRules, unwanted []string) []string {
 	kept := chainsOf(want.groups)
 	if len(kept) > 0 {
@@ -301,8 +305,8 @@ func (t ipTable) change(want ipRules, unwanted []string) []string {
 	return lines
 }
 
-// addShared completes the chains that all attachments share, also with the reference
-// plugins. A line ":CHAIN -" makes a chain, or empties it.
+// addShared adds what is missing of the chains that all attachments share, also with the
+// reference plugins. A line ":CHAIN -" makes a chain, or flushes it.
 func (t ipTable) addShared(want ipRules) []string {
 	var lines []string
 	for _, jump := range want.jumps {
@@ -341,8 +345,9 @@ func (t ipTable) addGroup(g ipGroup) []string {
 	return lines
 }
 
-// deleteChains deletes those of the chains that exist, and the jumps to them. The nft
-// variant refuses to delete a rule in the same transaction as a flush of its chain.
+// deleteChains returns the lines that delete those of the chains that exist, and the jumps
+// to them. Jumps in a chain that is flushed itself are left out: the nft variant refuses to
+// delete a rule in the transaction that flushes its chain.
 func (t ipTable) deleteChains(chains []string) []string {
 	chains = slices.DeleteFunc(slices.Clone(chains), func(chain string) bool { return !t.hasChain(chain) })
 	slices.Sort(chains)
@@ -375,19 +380,20 @@ func line(option, chain string, args []string) string {
 	return strings.Join(words, " ")
 }
 
-// quote writes text that is not a plain word as iptables-save and -restore do
-// (xtables_save_string, libxtables/xtables.c).
+// quote quotes text as iptables-save does and iptables-restore expects (xtables_save_string,
+// libxtables/xtables.c).
 func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `'`, `\'`).Replace(s) + `"`
 }
 
-// unreachableError says that rules may remain because no program could remove them.
+// unreachableError says that rules in iptables could not be removed: a program is missing, or
+// failed.
 type unreachableError struct{ error }
 
 func (e unreachableError) Unwrap() error { return e.error }
 
-// remove deletes an attachment's port mappings. A missing program does not matter where
-// the kernel has them in nftables.
+// remove deletes an attachment's port mappings. If the program is missing, those of the nft
+// variant are deleted by netlink. The error is an unreachableError.
 func (t ipTables) remove(p ownedPorts) error {
 	err := t.apply(change{unwanted: ruleset{Ports: []ownedPorts{p}}})
 	if errors.Is(err, iptables.ErrNoProgram) {
@@ -399,7 +405,7 @@ func (t ipTables) remove(p ownedPorts) error {
 	return nil
 }
 
-// removeWithout does it without programs. It returns cause if chains are left.
+// removeWithout is remove by netlink. It returns cause if chains are left.
 func (t ipTables) removeWithout(o cni.Owner, cause error) error {
 	err := t.h.conn.Usable()
 	if err == nil {

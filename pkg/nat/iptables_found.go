@@ -17,15 +17,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// foundMapping is a port mapping found in a table.
+// foundMapping is a port mapping that a chain in the kernel makes.
 type foundMapping struct {
 	Mapping
 	chain     string
-	owner     string // a label of ours, or the container's ID where it is the reference's
+	owner     string // the owner's label; of a mapping of the reference plugin the container's ID
 	reference bool
 }
 
-// foundJump is a rule of CNI-HOSTPORT-DNAT.
+// foundJump is a rule in CNI-HOSTPORT-DNAT that jumps to an attachment's chain.
 type foundJump struct {
 	protocol  Protocol
 	ports     []string
@@ -34,7 +34,7 @@ type foundJump struct {
 	chain     string
 }
 
-// jumps are the rules that lead to attachments' chains.
+// jumps returns the rules that jump to attachments' chains, ours and the reference plugin's.
 func (t ipTable) jumps() []foundJump {
 	var jumps []foundJump
 	for _, rule := range t.in[dnatChain] {
@@ -79,7 +79,7 @@ func (t ipTable) overlapping(p ownedPorts, f family) []foundMapping {
 	return all
 }
 
-// mappings are those that an attachment's chain makes.
+// mappings returns the port mappings that an attachment's chain makes.
 func (t ipTable) mappings(chain string, f family) []Mapping {
 	var all []Mapping
 	for _, rule := range t.in[chain] {
@@ -87,7 +87,7 @@ func (t ipTable) mappings(chain string, f family) []Mapping {
 		port, portErr := strconv.ParseUint(option(words, "--dport"), 10, 16)
 		to, toErr := netip.ParseAddrPort(option(words, "--to-destination"))
 		if portErr != nil || toErr != nil {
-			continue // it marks packets, or returns those of loopback
+			continue // a rule that marks packets, or returns those with a loopback address
 		}
 		host := f.unspecified()
 		if on, err := netip.ParsePrefix(option(words, "-d")); err == nil {
@@ -98,7 +98,8 @@ func (t ipTable) mappings(chain string, f family) []Mapping {
 	return all
 }
 
-// read adds the ports that a chain maps, and how, to those found so far.
+// read adds to p the port mappings that a chain makes, and the options that follow from its
+// rules.
 func (t ipTable) read(chain string, f family, p *Ports) {
 	found := t.mappings(chain, f)
 	p.Mappings = append(p.Mappings, found...)
@@ -130,7 +131,7 @@ func markBit(mask string) int {
 	return defaultMarkBit
 }
 
-// overlaps says whether both mappings are for one port on one address.
+// overlaps says whether both mappings have an address and port of the host in common.
 func (m Mapping) overlaps(other Mapping) bool {
 	return m.Protocol == other.Protocol && m.Host.Port() == other.Host.Port() && overlap(m.Host.Addr().String(), other.Host.Addr())
 }
@@ -182,7 +183,7 @@ func option(words []string, name string) string {
 	return words[i+1]
 }
 
-// foundChain is where a chain of an attachment's was found.
+// foundChain is an attachment's or a network's chain and where it was found.
 type foundChain struct {
 	program, chain string
 	table          ipTable
@@ -206,9 +207,9 @@ func removeChains(chains []foundChain) error {
 	return errors.Join(errs...)
 }
 
-// seenIPTables is a file that exists once the tables of iptables were looked at: from
-// then on every owner of mappings in them has a record. A reboot removes it together with
-// the tables; we remove it with the last network.
+// seenIPTables is a file that says that the tables of iptables were searched since boot: from
+// then on every owner of port mappings in them has a record. A reboot removes it together
+// with the tables; forget removes it when no record is left.
 func (h *Host) seenIPTables() string { return filepath.Join(h.store.Dir("nft"), "iptables") }
 
 func (h *Host) lostIPTables() (bool, error) {
@@ -230,8 +231,8 @@ func (h *Host) noteIPTables() error {
 	return nil
 }
 
-// isOutOfReach says, with a warning, that a table may hold chains of ours, or of the
-// reference plugins under the same names, and that the program to change it is missing.
+// isOutOfReach says whether err is that the program for a table is missing, and warns then:
+// the table may have chains of ours, or of the reference plugins under the same names.
 func (t ipTables) isOutOfReach(err error) bool {
 	if !errors.Is(err, iptables.ErrNoProgram) {
 		return false
@@ -240,7 +241,8 @@ func (t ipTables) isOutOfReach(err error) bool {
 	return true
 }
 
-// list returns our chains, of attachments and networks, by label.
+// list returns our chains of attachments and networks, by label. Tables that iptables cannot
+// read are rebuilt first.
 func (t ipTables) list() (map[string][]foundChain, error) {
 	found := map[string][]foundChain{}
 	for _, f := range families() {
@@ -284,8 +286,7 @@ func (t ipTable) chainsOfOurs() map[string]string {
 	return chains
 }
 
-// forget removes the network's masquerade, and the shared chains that nobody uses
-// afterwards.
+// forget removes the network's masquerade, and the shared chains that are not used afterwards.
 func (t ipTables) forget(network string) error {
 	chain := chainName(networkPrefix, network)
 	for _, f := range families() {
@@ -309,8 +310,8 @@ func (t ipTables) forget(network string) error {
 	return nil
 }
 
-// idle are the shared chains that lead to nobody once this one is gone. If a chain is
-// there that only the reference plugin makes, the chains shared with it stay.
+// idle returns the shared chains that are not used once the chain gone is deleted. If the
+// table has a chain that only the reference plugin makes, those shared with it stay.
 func (t ipTable) idle(gone string) []string {
 	var chains []string
 	if !slices.ContainsFunc(t.in[natPostrouting], func(rule string) bool { return !strings.HasSuffix(rule, " -j "+gone) }) {
@@ -326,8 +327,8 @@ func (t ipTable) idle(gone string) []string {
 	return chains
 }
 
-// isFormer says whether an earlier release made the chain: those had other names for
-// mapped ports, and in table raw a loopback filter for each bridge.
+// isFormer says whether an earlier release made the chain. Those had other names for port
+// mappings, and in table raw a loopback filter for each bridge.
 func isFormer(chain string) bool {
 	return slices.ContainsFunc([]string{"TRESTLE-PORTS", "TRESTLE-P-", "TRESTLE-MARK-", "TRESTLE-LOOPBACK", "TRESTLE-L-"},
 		func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
@@ -373,8 +374,9 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 	return err
 }
 
-// loopback is what port mappings in iptables need in nftables: 127.0.0.1. Without
-// nf_tables they work on the other addresses only.
+// loopback returns what port mappings in iptables need in nftables to be reached by
+// 127.0.0.1. On a kernel without nf_tables that is nothing: there they work on other addresses
+// only.
 func (h *Host) loopback(want, unwanted []ownedPorts) (nft.Changes, error) {
 	changes := loopbackChanges(want, unwanted)
 	if changes.Empty() {

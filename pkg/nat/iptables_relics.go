@@ -13,13 +13,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// A ruleset that was saved by "nft list ruleset" and loaded again has lost what only
-// iptables understands, the comments among it. iptables calls the table incompatible,
-// shows nothing of it, and empties each chain that it is asked to make. Nobody can tell
-// any more whose the rules in it are: ours are rebuilt from the records.
+// If a ruleset is saved by "nft list ruleset" and loaded again, iptables' extensions are lost,
+// among them the comments that say whose a rule is. iptables calls the table incompatible,
+// prints none of its rules, and flushes each chain that it is to make. So our chains are
+// deleted by netlink and rebuilt from the records.
 
-// isUnreadable says whether the kernel has one of the shared chains in a table of which
-// the program shows none.
+// isUnreadable says whether the kernel has one of the shared chains, but the program prints
+// none.
 func (t ipTables) isUnreadable(program string, f family, have ipTable) (bool, error) {
 	if have.hasChain(dnatChain) || have.hasChain(natPostrouting) || !iptables.Same(program, f.iptables().Program+"-nft") {
 		return false, nil
@@ -39,8 +39,8 @@ func (f family) natTable() nft.Table {
 	return nft.Table{Family: nftables.TableFamilyIPv6, Name: natTable}
 }
 
-// rebuild takes all such chains away, and gives what the table is to have instead: all
-// that is recorded, but for the unwanted chains.
+// rebuild deletes all chains with our names or the reference's, and returns what the table is
+// to have instead: want, and everything that is recorded except the unwanted chains.
 func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, error) {
 	t.h.warn("nft has loaded or changed table %s of %s, which it can no longer read: chains of mapped ports and masquerade in it are rebuilt", natTable, f.iptables().Program)
 	if err := t.clear(f); err != nil {
@@ -58,7 +58,7 @@ func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, e
 	return whole, nil
 }
 
-// clear takes away, by netlink, all chains that have our names or the reference's.
+// clear deletes by netlink all chains with our names or the reference's, and the jumps to them.
 func (t ipTables) clear(f family) error {
 	table := &nftables.Table{Name: natTable, Family: f.natTable().Family}
 	if err := t.h.conn.Edit(func(conn *nftables.Conn) error { return stageClear(conn, table) }); err != nil {
@@ -99,6 +99,7 @@ func stageClear(conn *nftables.Conn, table *nftables.Table) error {
 	return nil
 }
 
+// isShared says whether the chain's name is one of ours or of the reference plugin portmap.
 func isShared(chain string) bool {
 	return slices.ContainsFunc([]string{"CNI-HOSTPORT-", ownerPrefix, "TRESTLE-"}, func(prefix string) bool { return strings.HasPrefix(chain, prefix) })
 }
@@ -110,7 +111,7 @@ func leadsToShared(r *nftables.Rule) bool {
 	})
 }
 
-// clearUnreadable is for who only looks.
+// clearUnreadable rebuilds a table that the program cannot read, for callers that only list it.
 func (t ipTables) clearUnreadable(program string, f family, have ipTable) error {
 	unreadable, err := t.isUnreadable(program, f, have)
 	if err != nil || !unreadable {

@@ -12,68 +12,66 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// natTable is the table of iptables that everything is in.
+// natTable is the table of iptables that has all of our chains.
 const natTable = "nat"
 
-// Chains, some of them the beginnings of names; a name has at most 28 bytes
-// (XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h). Those for mapped ports are the
-// reference plugin's, rule by rule where both need the same: scripts and runtimes read
-// them by name, nerdctl to learn which ports are taken, and either plugin's DEL finds
-// what the other made. The masquerade of a network has chains of our own, since the
-// reference has one for each container.
+// Names and prefixes of chains; a name has at most 28 bytes (XT_EXTENSION_MAXNAMELEN,
+// linux/netfilter/x_tables.h). Those for port mappings are the reference plugin's, and so are
+// the rules that both need: scripts and runtimes read them by name (nerdctl, to learn which
+// ports are taken), and DEL of either plugin finds what the other made. The masquerade of a
+// network has names of our own, since the reference has a chain for each container instead.
 const (
 	dnatChain      = "CNI-HOSTPORT-DNAT"
 	masqChain      = "CNI-HOSTPORT-MASQ"
-	setMarkChain   = "CNI-HOSTPORT-SETMARK" // the reference's alone
+	setMarkChain   = "CNI-HOSTPORT-SETMARK" // only the reference makes it
 	ownerPrefix    = "CNI-DN-"
 	natPostrouting = "TRESTLE-POSTROUTING"
 	networkPrefix  = "TRESTLE-N-"
 )
 
-// ipRules are what a table of one family shall have.
+// ipRules is the wanted state of table nat of one family.
 type ipRules struct {
 	jumps  []ipJump
-	marks  []string // of packets that chain CNI-HOSTPORT-MASQ masquerades, "bits/mask"
+	marks  []string // "bits/mask" of packets that chain CNI-HOSTPORT-MASQ masquerades
 	groups []ipGroup
-	// recorded is change's.
+	// recorded: see change.
 	recorded bool
 }
 
 func (r ipRules) empty() bool { return len(r.groups) == 0 }
 
-// ipGroup is a chain, and the jumps to it from a chain that all share.
+// ipGroup is the chain of an attachment or a network, and the jumps to it from a shared chain.
 type ipGroup struct {
 	parent, chain string
-	jumps         [][]string // their matches
+	jumps         [][]string // the matches of each jump
 	rules         [][]string
 	label         string
 	what          string // for people
 	ports         *ownedPorts
 }
 
-// comment is what the jumps carry: whose they are, and a digest by which an
-// outdated group is told.
+// comment is the comment of the jumps: the owner's label, and a digest that shows whether the
+// group is outdated.
 func (g ipGroup) comment() string {
 	sum := sha256.Sum256([]byte(fmt.Sprint(g.jumps, g.rules)))
 	return g.label + " " + hex.EncodeToString(sum[:4])
 }
 
-// ipJump leads from a chain of the kernel's to one that is shared.
+// ipJump is a jump from a built-in chain to a shared one.
 type ipJump struct {
 	parent string
 	match  []string
 	chain  string
-	first  bool // before what others have there
+	first  bool // insert it before other programs' rules
 }
 
-// portJumps: what is for this host may be mapped.
+// portJumps sends packets to local addresses to the port mappings.
 func portJumps() []ipJump {
 	local := []string{"-m", "addrtype", "--dst-type", "LOCAL"}
 	return []ipJump{{parent: "PREROUTING", match: local, chain: dnatChain}, {parent: "OUTPUT", match: local, chain: dnatChain}}
 }
 
-// markJump goes before all masquerade of networks, which might say of a packet that it
-// keeps its source.
+// markJump comes before the masquerade of networks, which may exempt the packet.
 func markJump() ipJump {
 	return ipJump{
 		parent: "POSTROUTING",
@@ -93,17 +91,18 @@ func chainName(prefix, of string) string {
 // firstInterface is the name that runtimes give to a container's first interface.
 const firstInterface = "eth0"
 
-// ownerChain is the reference plugin's for the container. It knows one for all of a
-// container's interfaces on a network, so a further one has another name.
+// ownerChain returns the name of the attachment's chain. For the first interface it is the
+// reference plugin's, which has one chain for all interfaces of a container on a network;
+// for others it is our own.
 func ownerChain(o cni.Owner) string {
 	of := o.Network + o.ContainerID
 	if o.IfName != firstInterface {
-		of += "/" + o.IfName // in no name of a network or container
+		of += "/" + o.IfName // names of networks and containers have no slash
 	}
 	return ownerPrefix + sha512Hex(of, 21)
 }
 
-// ipRules are the rules of one family.
+// ipRules returns the rules of one family.
 func (r ruleset) ipRules(f family) ipRules {
 	var all ipRules
 	for _, n := range r.Networks {
@@ -155,7 +154,7 @@ func (n masqueradeRule) ipGroup(f family) ipGroup {
 	return g
 }
 
-// ipGroup is the owner's mappings.
+// ipGroup returns the owner's port mappings.
 func (f ownedPorts) ipGroup(family family) ipGroup {
 	g := ipGroup{
 		parent: dnatChain,
@@ -174,10 +173,10 @@ func (f ownedPorts) ipGroup(family family) ipGroup {
 	return g
 }
 
-// loopbackRules keep what has an address that only lo may have from being mapped (RFC
-// 1122, 3.2.1.3 (g)), however it came to be here: the reference plugin sets
-// route_localnet on bridges, and jumps here with everything. What this host sends to
-// 127.0.0.1 has another source by now (loopbackTable); ::1 is never mapped.
+// loopbackRules exempt packets from outside with a loopback address, which only lo may have
+// (RFC 1122, 3.2.1.3 (g)). They can get here, since the reference plugin sets
+// route_localnet on bridges. Packets of this host to 127.0.0.1 already have another source
+// (loopbackTable); ::1 is never mapped.
 func (f family) loopbackRules() [][]string {
 	rules := [][]string{{"-s", f.loopback.String(), "-j", "RETURN"}}
 	if !f.is4 {
@@ -186,8 +185,8 @@ func (f family) loopbackRules() [][]string {
 	return append(rules, []string{"-d", f.loopback.String(), "-m", "addrtype", "!", "--src-type", "LOCAL", "-j", "RETURN"})
 }
 
-// exactFirst are the family's mappings, those on all addresses last: the first
-// rule that fits counts.
+// exactFirst returns the family's mappings, those on all addresses last: the first rule that
+// matches applies.
 func (f ownedPorts) exactFirst(family family) []Mapping {
 	var exact, general []Mapping
 	for _, m := range f.Mappings {
@@ -205,9 +204,9 @@ func (f ownedPorts) exactFirst(family family) []Mapping {
 // perJump is how many ports one rule matches (XT_MULTI_PORTS, linux/netfilter/xt_multiport.h).
 const perJump = 15
 
-// ipJumps lead packets to the owner's ports to its chain, if the configured
-// conditions are met. As long as they are few each port has a jump: nerdctl up to 1.7
-// reads the first port of a rule.
+// ipJumps returns the matches of the jumps to the owner's chain: its ports and the configured
+// conditions. Up to perJump ports each have a jump of their own, since nerdctl up to 1.7
+// reads only the first port of a rule.
 func (f ownedPorts) ipJumps(family family) [][]string {
 	conditions := f.Conditions6
 	if family.is4 {
@@ -232,7 +231,7 @@ func (f ownedPorts) ipJumps(family family) [][]string {
 	return jumps
 }
 
-// ipRules mark what is to be masqueraded, and then send it on.
+// ipRules returns the rules of one mapping: mark what is to be masqueraded, then DNAT.
 func (f ownedPorts) ipRules(family family, m Mapping) [][]string {
 	match := []string{"-p", string(m.Protocol), "-m", string(m.Protocol), "--dport", strconv.Itoa(int(m.Host.Port()))}
 	if !m.anyHost() {
@@ -249,7 +248,7 @@ func (f ownedPorts) ipRules(family family, m Mapping) [][]string {
 	return append(rules, slices.Concat(match, []string{"-j", "DNAT", "--to-destination", m.Container.String()}))
 }
 
-// masqueraded are the sources that get the host's address.
+// masqueraded returns the sources whose connections to mapped ports are masqueraded.
 func (f ownedPorts) masqueraded(family family) []netip.Prefix {
 	switch {
 	case !f.SNAT:

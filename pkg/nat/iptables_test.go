@@ -16,8 +16,9 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// TestOwnerChain: the first interface's is the reference plugin's, byte by byte
-// (plugins: pkg/utils, FormatChainName), so that its DEL finds it; others have their own.
+// TestOwnerChain: the chain of the first interface has exactly the reference plugin's name
+// (plugins: pkg/utils, FormatChainName), so that its DEL finds it; other interfaces have
+// chains of their own.
 func TestOwnerChain(t *testing.T) {
 	first, second, other := owner("test", "1234"), owner("test", "1234"), owner("test", "1235")
 	second.IfName = "eth1"
@@ -45,7 +46,7 @@ func TestWordsOf(t *testing.T) {
 	}
 }
 
-// referenceMapping is what the reference plugin makes for a container.
+// referenceMapping makes the rules that the reference plugin makes for a container.
 const referenceMapping = `
 iptables -t nat -N CNI-HOSTPORT-SETMARK
 iptables -t nat -A CNI-HOSTPORT-SETMARK -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark 0x2000/0x2000
@@ -60,8 +61,8 @@ iptables -t nat -A CNI-DN-0123456789abcdef01234 -p tcp --dport 7070 -j DNAT --to
 iptables -t nat -A CNI-HOSTPORT-DNAT -m comment --comment 'dnat name: "old" id: "oldest"' -m multiport -p tcp --destination-ports 7070 -j CNI-DN-0123456789abcdef01234
 `
 
-// TestIPTablesBesideTheReference: what both share is made once, and what the reference
-// has stays.
+// TestIPTablesBesideTheReference: shared chains and rules are made once, and the reference
+// plugin's rules stay.
 func TestIPTablesBesideTheReference(t *testing.T) {
 	h := openHost(t, IPTables)
 	run(t, "sh", "-ec", referenceMapping)
@@ -81,7 +82,7 @@ func TestIPTablesBesideTheReference(t *testing.T) {
 	}
 }
 
-// TestIPTablesSharedChainsOutliveTheLast, as the reference's do; GC takes them away.
+// TestIPTablesSharedChainsOutliveTheLast attachment, as the reference's do; GC removes them.
 func TestIPTablesSharedChainsOutliveTheLast(t *testing.T) {
 	h := openHost(t, IPTables)
 	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
@@ -92,8 +93,8 @@ func TestIPTablesSharedChainsOutliveTheLast(t *testing.T) {
 	nothingLeft(t, h)
 }
 
-// TestNoProgramOfIPTables: where its backend is used by nobody, none is run; and what has
-// its rules by the nft variant can be released without.
+// TestNoProgramOfIPTables: no program is run if the backend is not used, and rules of the nft
+// variant are released without one.
 func TestNoProgramOfIPTables(t *testing.T) {
 	for _, tables := range []string{"", "iptables -t nat -A PREROUTING -j RETURN; ip6tables -t nat -A OUTPUT -j RETURN", referenceMapping} {
 		h := openHost(t, NFTables)
@@ -122,8 +123,8 @@ func TestReleaseWithoutTheProgram(t *testing.T) {
 	nothingLeft(t, h)
 }
 
-// TestReleaseOutOfReach: rules of iptables-legacy, which only a program can change, are
-// left for GC, and stand in nobody's way meanwhile.
+// TestReleaseOutOfReach: if the program is missing, rules of iptables-legacy are left for GC,
+// and their ports can be mapped again meanwhile.
 func TestReleaseOutOfReach(t *testing.T) {
 	h := openHost(t, IPTables)
 	programs := legacyPrograms(t)
@@ -154,8 +155,8 @@ func TestReleaseOutOfReach(t *testing.T) {
 	nothingLeft(t, h)
 }
 
-// TestIPTablesWithoutNFTables: on a kernel without nf_tables ports are mapped by iptables,
-// all but on 127.0.0.1.
+// TestIPTablesWithoutNFTables: on a kernel without nf_tables ports are mapped by iptables, on
+// all addresses except 127.0.0.1.
 func TestIPTablesWithoutNFTables(t *testing.T) {
 	h := openHost(t, Auto)
 	path := os.Getenv("PATH")
@@ -185,14 +186,14 @@ func TestIPTablesWithoutNFTables(t *testing.T) {
 	t.Setenv("PATH", path)
 }
 
-// forbidNetfilterSockets makes the kernel, for this thread, one without nfnetlink.
+// forbidNetfilterSockets makes the kernel look to this thread as if it had no nfnetlink.
 func forbidNetfilterSockets(t *testing.T) {
 	t.Helper()
 	const number, domain, protocol = 0, 16, 32 // in struct seccomp_data (linux/seccomp.h)
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
 	}
-	orAllow := func(value uint32, skip uint8) unix.SockFilter { // what is not this is allowed
+	orAllow := func(value uint32, skip uint8) unix.SockFilter { // anything else is allowed
 		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jf: skip}
 	}
 	filter := []unix.SockFilter{
@@ -208,7 +209,7 @@ func forbidNetfilterSockets(t *testing.T) {
 	}
 }
 
-// legacyPrograms is a PATH with nothing but that variant, by every name that it has.
+// legacyPrograms returns a PATH that has only the legacy variant, by all of its names.
 func legacyPrograms(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -222,9 +223,8 @@ func legacyPrograms(t *testing.T) string {
 	return dir
 }
 
-// TestIPTablesWithoutRecords: rules that only the tables know of, as after a boot with a
-// saved ruleset, or the loss of /run, are taken in if somebody stands for them, and
-// taken away if nobody does.
+// TestIPTablesWithoutRecords: rules without a record, as after a boot with a saved ruleset or
+// the loss of /run, are adopted if their owner is alive, and removed otherwise.
 func TestIPTablesWithoutRecords(t *testing.T) {
 	for name, act := range map[string]func(testHost) error{
 		"restore": testHost.Restore,
@@ -259,8 +259,8 @@ func TestIPTablesWithoutRecords(t *testing.T) {
 	}
 }
 
-// TestTableThatNFTLoaded: after "nft list ruleset" and "nft -f" iptables cannot read its
-// tables any more, and the rules in them are nobody's.
+// TestTableThatNFTLoaded: after "nft list ruleset" and "nft -f" iptables cannot read its tables
+// any more, and no comment says whose a rule is.
 func TestTableThatNFTLoaded(t *testing.T) {
 	reload := func(t *testing.T) {
 		saved := filepath.Join(t.TempDir(), "ruleset")
@@ -299,7 +299,7 @@ func TestTableThatNFTLoaded(t *testing.T) {
 	}
 }
 
-// portsOfBoth are mappings of both families, to a container of its own.
+// portsOfBoth returns mappings of both families to a container that no other test has.
 func portsOfBoth(last int) Ports {
 	return Ports{
 		Mappings: []Mapping{
@@ -310,8 +310,8 @@ func portsOfBoth(last int) Ports {
 	}
 }
 
-// TestReferenceInLegacyTables: what netlink does not show of the reference plugin's the
-// programs do.
+// TestReferenceInLegacyTables: rules of the reference plugin that netlink does not show are
+// read by the programs.
 func TestReferenceInLegacyTables(t *testing.T) {
 	for _, there := range []bool{true, false} {
 		h := openHost(t, IPTables)
@@ -338,8 +338,8 @@ func TestReferenceInLegacyTables(t *testing.T) {
 	}
 }
 
-// TestFirstUseAfterABoot: nothing of a ruleset that was saved before it is in force then,
-// whatever is asked for.
+// TestFirstUseAfterABoot: a ruleset that was saved before the boot is removed by the first
+// call, whichever it is.
 func TestFirstUseAfterABoot(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -355,7 +355,7 @@ func TestFirstUseAfterABoot(t *testing.T) {
 	})
 }
 
-// TestQuoteInTheInterfacesName: it is in the comment, which has to be read back.
+// TestQuoteInTheInterfacesName: the name is in a comment, which has to be parsed again.
 func TestQuoteInTheInterfacesName(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -370,7 +370,7 @@ func TestQuoteInTheInterfacesName(t *testing.T) {
 	})
 }
 
-// TestManyNetworksAreRestored, dual-stack, in one go.
+// TestManyNetworksAreRestored, dual-stack, by one restore.
 func TestManyNetworksAreRestored(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -388,7 +388,7 @@ func TestManyNetworksAreRestored(t *testing.T) {
 	})
 }
 
-// TestManyAddressesWithoutASubnet: each is a subnet of its own.
+// TestManyAddressesWithoutASubnet: each counts as a subnet of its own.
 func TestManyAddressesWithoutASubnet(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -403,7 +403,7 @@ func TestManyAddressesWithoutASubnet(t *testing.T) {
 	})
 }
 
-// TestOptionsThatChanged: CHECK compares how ports are mapped with how they shall be.
+// TestOptionsThatChanged: CHECK compares the recorded options with the configured ones.
 func TestOptionsThatChanged(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -418,7 +418,7 @@ func TestOptionsThatChanged(t *testing.T) {
 	})
 }
 
-// TestLeftForGCIsNobodys: of what a DEL could not reach the record holds no port.
+// TestLeftForGCIsNobodys: a record of rules that DEL could not remove reserves no port.
 func TestLeftForGCIsNobodys(t *testing.T) {
 	h := openHost(t, IPTables)
 	must(t, h.AddPorts(owner("blue", "c1"), twoPorts()))
@@ -436,8 +436,8 @@ func TestLeftForGCIsNobodys(t *testing.T) {
 	}
 }
 
-// A chain that somebody else has deleted since the look is nothing to fail for, and those
-// beside it go all the same.
+// A chain that another program deletes after it was listed is no error, and the others are
+// deleted.
 func TestChainsGoneMeanwhile(t *testing.T) {
 	openHost(t, Auto)
 	run(t, "iptables", "-t", "nat", "-N", "CNI-DN-gone")

@@ -14,14 +14,14 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// testHost is a NAT state of the test's own, with one backend for all.
+// testHost is a Host with one backend for masquerade and ports.
 type testHost struct {
 	*Host
 	backend Backend
 	dir     string
 }
 
-// openHost gives one in a fresh namespace. Only records show that an owner is alive.
+// openHost returns one in a new network namespace. Only records show that an owner is alive.
 func openHost(t *testing.T, backend Backend) testHost {
 	t.Helper()
 	golden.EnterNetNS(t)
@@ -95,7 +95,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// saved is what the namespace has of iptables, without counters and dates.
+// saved returns what iptables-save prints in the namespace, without counters and dates.
 func saved(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
@@ -114,7 +114,7 @@ func saved(t *testing.T) string {
 	return all.String()
 }
 
-// state is what the namespace has of the backend.
+// state returns the namespace's rules of the backend.
 func state(t *testing.T, backend Backend) string {
 	t.Helper()
 	if backend == IPTables {
@@ -123,8 +123,8 @@ func state(t *testing.T, backend Backend) string {
 	return golden.Ruleset(t)
 }
 
-// nothingLeft checks that neither kernel nor records hold anything of an attachment,
-// and nothing of ours at all once a GC has found that nobody uses the networks.
+// nothingLeft checks that neither kernel nor records have anything of an attachment, and that
+// nothing of ours is left after a GC with an empty list.
 func nothingLeft(t *testing.T, h testHost) {
 	t.Helper()
 	for _, network := range []string{"blue", "red", strings.Repeat("n", 200)} {
@@ -153,7 +153,7 @@ func both(t *testing.T, name string, test func(*testing.T, Backend)) {
 	}
 }
 
-// flush does what a careless administrator does.
+// flush deletes all rules, as an administrator might.
 func flush(t *testing.T) {
 	t.Helper()
 	run(t, "nft", "flush", "ruleset") // iptables' too, where it is the nft variant

@@ -2,7 +2,7 @@ package nat
 
 import "github.com/trestle-cni/trestle/pkg/cni"
 
-// PortKeys are those of ReadPorts.
+// PortKeys returns the keys that ReadPorts reads.
 func PortKeys() []cni.Key {
 	return cni.KeysOf(portConfig{}, []cni.Key{
 		{Path: "runtimeConfig.portMappings", Doc: "`[{\"hostPort\": 8080, \"containerPort\": 80, \"protocol\": \"tcp\", \"hostIP\": \"192.0.2.1\"}]`, by the capability `portMappings`; the keys of each are the next four"},

@@ -8,8 +8,8 @@ import (
 	"github.com/trestle-cni/trestle/test/golden"
 )
 
-// TestLayout: a table that a host is known to have under a Key is not looked at again,
-// so whoever changes what is in one gives it another number.
+// TestLayout: a table that is known under a Key is not compared again, so whoever changes a
+// table raises its number.
 func TestLayout(t *testing.T) {
 	network := masqueradeRule{Network: "blue", Masquerade: Masquerade{
 		Prefixes: prefixes("10.1.0.0/24", "fd00:1::/64"), Exclude: prefixes("192.168.0.0/16"), SNAT4: netip.MustParseAddr("192.0.2.1"), RandomFully: true,

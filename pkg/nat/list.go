@@ -5,23 +5,21 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Recorded is what the records say that an attachment has of NAT.
+// Recorded is the NAT of an attachment according to its record.
 type Recorded struct {
 	Owner cni.Owner
 	Stamp record.Stamp
-	// Released says that the attachment was deleted, and that what is left of it could
-	// not be reached then.
+	// Released says that the attachment was deleted, but some of its rules in iptables
+	// could not be.
 	Released bool
-	// Masquerade is the backend that has the network's masquerade rule; empty where the
-	// attachment has none.
+	// Masquerade is the backend of the network's masquerade; empty if it has none.
 	Masquerade Backend
-	// PortBackend has the mapped ports.
+	// PortBackend is the backend of Mappings; empty if there are none.
 	PortBackend Backend
 	Mappings    []Mapping
 }
 
-// List gives all that is recorded in the store, for people. It takes no lock and
-// changes nothing.
+// List returns all records of the store, for people. It takes no lock and changes nothing.
 func List(store record.Store) ([]Recorded, error) {
 	records, err := record.List[translation](store, place, "")
 	var all []Recorded

@@ -11,7 +11,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// check refuses what is no source address; errors have code 7.
+// check returns an error with code 7 if a fixed address is not a source address of its
+// family.
 func (m Masquerade) check() error {
 	for _, f := range families() {
 		source := m.snat(f)
@@ -22,8 +23,8 @@ func (m Masquerade) check() error {
 	return nil
 }
 
-// masqueradeTable is what masquerade wants in table "inet trestle": the rules of these
-// networks. Other networks' stay beside them.
+// masqueradeTable is the masquerade of these networks in table inet trestle. Rules of other
+// networks are left unchanged.
 //
 //	chain postrouting     { network by network: masquerade, or jump masquerade_… }
 //	chain masquerade_…    { of a network with many destinations: each returns; masquerade }
@@ -50,7 +51,7 @@ func masqueradeTable(networks ...masqueradeRule) nft.Table {
 	return t
 }
 
-// wholeMasquerade is masqueradeTable with the subnets of all that are recorded.
+// wholeMasquerade is masqueradeTable with the subnets of all recorded attachments.
 func wholeMasquerade(networks []masqueradeRule) (nft.Table, error) {
 	networks = slices.Clone(networks)
 	for i, n := range networks {
@@ -64,24 +65,24 @@ func wholeMasquerade(networks []masqueradeRule) (nft.Table, error) {
 	return masqueradeTable(networks...), nil
 }
 
-// maxCompared bounds the destinations that one rule compares with. Each takes three
-// expressions, of some 120 bytes for IPv6, and a rule has less than 4096
-// (nf_tables_newrule, net/netfilter/nf_tables_api.c: EFBIG).
+// maxCompared is how many destinations one rule compares with at most. Each takes three
+// expressions, some 120 bytes for IPv6, and a rule's expressions have to be smaller than
+// 4096 bytes (nf_tables_newrule, net/netfilter/nf_tables_api.c: EFBIG).
 const maxCompared = 25
 
-// hasMany says whether the network has a chain of its own, since its destinations would
-// not fit into a rule.
+// hasMany says whether the network needs a chain of its own, since its destinations do not
+// fit into one rule.
 func (n masqueradeRule) hasMany(f family) bool {
 	return len(f.only(n.Prefixes)) > 0 && len(n.keeps(f)) > maxCompared
 }
 
-// nftRules are the network's masquerade in chain postrouting, a rule for each subnet:
+// nftRules returns the network's rules in chain postrouting, one for each subnet:
 //
 //	ip saddr SUBNET ip daddr != SUBNET … ip daddr != 224.0.0.0/4 masquerade
 //	ip saddr SUBNET jump masquerade_…
 //
-// Destinations are compared one after the other: a rule without anonymous sets can be
-// read back and compared as a whole.
+// Destinations are compared one after the other rather than by an anonymous set, so that the
+// rule alone tells what it does when it is read back.
 func (n masqueradeRule) nftRules(f family) []nft.Rule {
 	var then []expr.Any
 	if n.hasMany(f) {
@@ -99,8 +100,8 @@ func (n masqueradeRule) nftRules(f family) []nft.Rule {
 	return rules
 }
 
-// nftChain is the network's own chain. Returning from it leaves packets to the rules of
-// networks that have the same subnet.
+// nftChain returns the network's own chain. It returns rather than accepts, so that rules of
+// another network with the same subnet see the packet, too.
 func (n masqueradeRule) nftChain(f family) nft.Chain {
 	label := cni.NetworkLabel(n.Network)
 	chain := nft.Chain{Name: chainName("masquerade_", n.Network) + "_" + f.digit()}

@@ -81,7 +81,7 @@ func masqueradeOfNetworksIsApart(t *testing.T, backend Backend) {
 	}
 }
 
-// A network may have several subnets, of which a container is in one.
+// A network may have several subnets; each container is in one of them.
 func TestMasqueradeOfSubnetsAddsUp(t *testing.T) { both(t, "", masqueradeOfSubnetsAddsUp) }
 
 func masqueradeOfSubnetsAddsUp(t *testing.T, backend Backend) {
@@ -161,8 +161,8 @@ func masqueradeIsCollected(t *testing.T, backend Backend) {
 	}
 }
 
-// TestMasqueradeMostComparisons: the most destinations that a rule compares with are not
-// too many for the kernel, and one more has a chain.
+// TestMasqueradeMostComparisons: the kernel accepts a rule with maxCompared destinations, and
+// with one more the network has a chain.
 func TestMasqueradeMostComparisons(t *testing.T) {
 	for exclusions, want := range map[int]int{maxCompared - 2: 0, maxCompared - 1: 2} {
 		t.Run(fmt.Sprint(exclusions), func(t *testing.T) {
@@ -187,8 +187,8 @@ func TestMasqueradeMostComparisons(t *testing.T) {
 	}
 }
 
-// TestMasqueradeOfManySubnets: each container in a subnet of its own, more than a rule
-// can compare with, beside another network.
+// TestMasqueradeOfManySubnets: each container has a subnet of its own, more than a rule can
+// compare with, and another network is there as well.
 func TestMasqueradeOfManySubnets(t *testing.T) { both(t, "", masqueradeOfManySubnets) }
 
 func masqueradeOfManySubnets(t *testing.T, backend Backend) {
@@ -235,7 +235,7 @@ func masqueradeOfManySubnets(t *testing.T, backend Backend) {
 	nothingLeft(t, h)
 }
 
-// A network of addresses without a subnet, as static gives them, has no most of them.
+// The number of addresses without a subnet, as static assigns them, is not limited.
 func TestMasqueradeSingleAddresses(t *testing.T) { both(t, "", masqueradeSingleAddresses) }
 
 func masqueradeSingleAddresses(t *testing.T, backend Backend) {
@@ -250,8 +250,8 @@ func masqueradeSingleAddresses(t *testing.T, backend Backend) {
 	}
 }
 
-// TestMasqueradeAsLastAsked: of attachments that were made before and after an edit of the
-// network, the last says how it is masqueraded, in whatever order records are listed.
+// TestMasqueradeAsLastAsked: after an edit of the network's configuration the masquerade of
+// the newest attachment applies, in whatever order records are listed.
 func TestMasqueradeAsLastAsked(t *testing.T) {
 	t.Parallel()
 	asked := func(id string, at int64, exclude ...netip.Prefix) attachmentRecord {
@@ -270,8 +270,8 @@ func TestMasqueradeAsLastAsked(t *testing.T) {
 	}
 }
 
-// TestMasqueradeManyAndFew: a network whose destinations were many, and are few by now,
-// has no chain of its own any more, and others keep theirs; and the other way round.
+// TestMasqueradeManyAndFew: a network whose destinations fit into one rule again loses its own
+// chain, and other networks keep theirs; and the other way round.
 func TestMasqueradeManyAndFew(t *testing.T) {
 	var many []netip.Prefix
 	for i := range maxCompared {

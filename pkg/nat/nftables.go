@@ -8,7 +8,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// nfTables has rules in table "inet trestle".
+// nfTables is the backend for nftables: table inet trestle.
 type nfTables struct{ h *Host }
 
 func (n nfTables) apply(c change) error {
@@ -32,7 +32,7 @@ func changesOf(c change) nft.Changes {
 	case len(networks) > 0:
 		changes.Tables = []nft.Table{masqueradeTable(networks...)}
 	}
-	const each = 3 // elements of a usual port mapping
+	const each = 3 // elements of a typical port mapping
 	changes.Create = make([]nft.Element, 0, each*len(c.want.Ports))
 	for _, p := range c.want.Ports {
 		changes.Create = append(changes.Create, p.elements()...)
@@ -43,7 +43,7 @@ func changesOf(c change) nft.Changes {
 	return changes.With(c.also)
 }
 
-// loopbackChanges is what port mappings in iptables need in nftables as well.
+// loopbackChanges returns what port mappings in iptables need in nftables.
 func loopbackChanges(want, unwanted []ownedPorts) nft.Changes {
 	var changes nft.Changes
 	for _, p := range want {

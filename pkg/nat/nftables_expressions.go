@@ -11,7 +11,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// newSource is the end of a masquerade rule.
+// newSource returns the statement of a masquerade rule: masquerade, or snat to a fixed address.
 func (m Masquerade) newSource(f family) []expr.Any {
 	fixed := m.snat(f)
 	if !fixed.IsValid() {
@@ -37,7 +37,7 @@ func (f family) translate(portMap string) []expr.Any {
 	port := word(f.words())
 	return []expr.Any{
 		&expr.Lookup{SourceRegister: 1, SetName: f.name(portMap), DestRegister: 1, IsDestRegSet: true},
-		// as the kernel tells it: the end of a range of one is its beginning
+		// as the kernel dumps it: the last port of a single one is the first
 		&expr.NAT{
 			Type:        expr.NATTypeDestNAT,
 			Family:      f.nfproto(),
@@ -50,10 +50,10 @@ func (f family) translate(portMap string) []expr.Any {
 	}
 }
 
-// word is the register that is the nth word of the scratch space. Each word has
-// a number of its own from 8 on (NFT_REG32_00, linux/netfilter/nf_tables.h), and
-// the kernel tells every fourth by that of the 16 bytes that it begins
-// (nft_dump_register, net/netfilter/nf_tables_api.c).
+// word returns the register for the nth 4-byte word. Words have numbers from 8 on
+// (NFT_REG32_00, linux/netfilter/nf_tables.h), but every fourth is dumped by the number of the
+// 16-byte register that begins there (nft_dump_register, net/netfilter/nf_tables_api.c), and
+// rules are compared with what is dumped.
 func word(n uint32) uint32 {
 	if n%4 == 0 {
 		return 1 + n/4
@@ -61,7 +61,7 @@ func word(n uint32) uint32 {
 	return 8 + n
 }
 
-// words is how many words an address takes.
+// words is the number of 4-byte words of an address.
 func (f family) words() uint32 {
 	if f.is4 {
 		return 1
@@ -95,7 +95,7 @@ func (f family) daddr(register uint32) []expr.Any {
 	return payload(expr.PayloadBaseNetworkHeader, 24, 16, register)
 }
 
-// dport is where TCP, UDP and SCTP all have the destination port.
+// dport loads the destination port, which TCP, UDP and SCTP have at the same offset.
 func dport(register uint32) []expr.Any {
 	return payload(expr.PayloadBaseTransportHeader, 2, 2, register)
 }
@@ -108,12 +108,12 @@ func meta(key expr.MetaKey, register uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: key, Register: register}}
 }
 
-// equal is about what is in register 1.
+// equal compares register 1.
 func equal(data []byte) []expr.Any {
 	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}}
 }
 
-// within is "== prefix" or "!= prefix" of what is in register 1.
+// within compares register 1 with a prefix, by == or !=.
 func within(prefix netip.Prefix, op expr.CmpOp) []expr.Any {
 	address := prefix.Addr().AsSlice()
 	compare := &expr.Cmp{Op: op, Register: 1, Data: address}
@@ -134,7 +134,7 @@ func mask(bits, length int) []byte {
 	return m
 }
 
-// fibLocal is "fib daddr type local": only what is for this host is mapped.
+// fibLocal is "fib daddr type local": only ports on the host's own addresses are mapped.
 func fibLocal() []expr.Any {
 	return nft.Join([]expr.Any{&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true}},
 		equal(binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)))

@@ -11,20 +11,20 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Names of maps and sets; those of a family end in its number.
+// Names of maps and sets; most are followed by the family's digit.
 const (
 	hostPorts         = "host_ports"         // ports mapped on all addresses of the host
 	addressPorts      = "address_ports"      // ports mapped on one of them
-	hairpinPorts      = "hairpin_ports"      // ports that neighbours, who come by a bridge, need the host's address for
-	loopbackPorts     = "loopback_ports"     // ports mapped on all addresses, and the host's that 127.0.0.1 speaks by
-	loopbackAddresses = "loopback_addresses" // likewise, ports mapped on one loopback address
-	masqueradePorts   = "masquerade_ports"   // ports that everybody gets it for
-	// Likewise, of ports mapped on one address.
+	hairpinPorts      = "hairpin_ports"      // ports at which connections that come in by this bridge are masqueraded
+	loopbackPorts     = "loopback_ports"     // ports mapped on all addresses: the address that replaces 127.0.0.1 as source
+	loopbackAddresses = "loopback_addresses" // the same for ports mapped on one loopback address
+	masqueradePorts   = "masquerade_ports"   // ports at which all connections are masqueraded
+	// The same for ports mapped on one address.
 	hairpinAddresses    = "hairpin_addresses"
 	masqueradeAddresses = "masquerade_addresses"
 )
 
-// Names of chains, and the comments of rules that belong to nobody.
+// Names of chains, and comments of rules that serve all attachments.
 const (
 	prerouting        = "prerouting"
 	output            = "output"
@@ -36,12 +36,11 @@ const (
 	outsideComment    = "loopback addresses from outside"
 )
 
-// masqueradeMark is the bit of a packet's mark that asks for masquerade; it is the
-// reference plugin's (plugins/meta/portmap), so that rules of either that are there
-// at the same time mean the same.
+// masqueradeMark is the bit of the packet mark that says "masquerade". It is the reference
+// plugin's default (plugins/meta/portmap): rules of both may exist at the same time.
 const masqueradeMark = 1 << defaultMarkBit
 
-// These name the chains, sets and rules below. Whoever changes any of them changes the
+// The layouts of the chains, sets and rules below. Whoever changes any of them raises the
 // number, so that tables of earlier builds are brought up to date (TestLayout).
 const (
 	masqueradeLayout = "masquerade 3"
@@ -51,13 +50,13 @@ const (
 
 func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, Name: "trestle"} }
 
-// natTables are all parts of the table. The masquerade is first: its chain's former rules
-// look into former sets of the ports'.
+// natTables returns all parts of the table. Masquerade comes first: rules of earlier releases
+// in its chain refer to sets that portsTable deletes.
 func natTables(networks ...masqueradeRule) []nft.Table {
 	return []nft.Table{masqueradeTable(networks...), portsTable(), loopbackTable()}
 }
 
-// portsTable is what every host with mapped ports has in the same table:
+// portsTable is what a host with port mappings has in the table, besides their elements:
 //
 //	chain prerouting         { loopback addresses return; fib daddr type local jump host_ports }
 //	chain output             { ::1 returns;               fib daddr type local jump host_ports }
@@ -75,7 +74,7 @@ func portsTable() nft.Table {
 			rule(mappedComment, family6().isFamily(), family6().daddr(1), equal(netip.IPv6Loopback().AsSlice()), verdict(expr.VerdictReturn)),
 			rule(mappedComment, fibLocal(), jump(hostPorts)),
 		}},
-		// before the networks' masquerade, whose chain others' rules are in, too
+		// in a chain of its own, before that of the networks' masquerade, whose rules have no order
 		{Name: mappedPostrouting, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource-1)), Rules: []nft.Rule{
 			rule(mappedComment, isMarked(), isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Masq{}}),
 		}},
@@ -113,9 +112,9 @@ func natSets() []nft.Set {
 
 func (f family) name(set string) string { return set + f.digit() }
 
-// outsideRules are about what comes from outside with an address that only lo may have
-// (RFC 1122, 3.2.1.3 (g)). The kernel drops it, unless somebody has set route_localnet,
-// as kube-proxy does; it is never mapped.
+// outsideRules exempt packets from outside with a loopback address, which only lo may have
+// (RFC 1122, 3.2.1.3 (g)). The kernel drops these packets, unless route_localnet is set, as
+// kube-proxy does.
 func outsideRules() []nft.Rule {
 	f := family4()
 	var rules []nft.Rule
@@ -126,17 +125,17 @@ func outsideRules() []nft.Rule {
 	return rules
 }
 
-// loopbackTable lets the host's own clients reach mapped ports by 127.0.0.1. The kernel
-// routes no packet with such a source out of lo, but for interfaces that have
-// route_localnet, by which everybody behind them could reach the host's own services.
-// So the source is another one before anybody looks at the packet, and the answer's
-// destination is 127.0.0.1 again after everybody has:
+// loopbackTable lets clients on the host reach mapped ports by 127.0.0.1. The kernel sends a
+// packet with such a source only by lo, and by interfaces that have route_localnet; but with
+// that, everybody behind them could reach services that listen on 127.0.0.1. So the source is
+// replaced before all other chains, and 127.0.0.1 is put back as the answer's destination
+// after them:
 //
 //	chain loopback_output { ip saddr 127.0.0.1, to a mapped port: ip saddr set the host's address on the container's network }
 //	chain loopback_input  { ip saddr 127.0.0.0/8, translated, not from lo: ip daddr set 127.0.0.1 }
 //
-// Neither is on the way of packets that are forwarded. Both backends use it. IPv6 has
-// nothing of the kind: ::1 cannot be mapped.
+// Forwarded packets pass neither chain. Both backends use it. IPv6 has no such chains: ::1
+// cannot be mapped.
 func loopbackTable() nft.Table {
 	f, t := family4(), inetTable()
 	t.Key = loopbackLayout
@@ -158,7 +157,7 @@ func loopbackTable() nft.Table {
 			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), f.daddr(word(1)), dport(word(2)), lookup(loopbackAddresses), f.setAddress(12)),
 			rule(mappedComment, local, meta(expr.MetaKeyL4PROTO, 1), dport(word(1)), lookup(loopbackPorts), f.setAddress(12)),
 		}},
-		// behind the translation of sources, by which the answer has the address that was asked
+		// after NAT, which has given the answer the address that the client asked as source
 		{Name: loopbackInput, Hook: &nft.Hook{
 			Type:     nftables.ChainTypeFilter,
 			Hook:     nftables.ChainHookInput,
@@ -173,8 +172,8 @@ func loopbackTable() nft.Table {
 
 func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 
-// setAddress writes register 1 to the IPv4 header, with the checksums that it is part
-// of: the header's own, and by way of the pseudo header TCP's and UDP's.
+// setAddress writes register 1 to the IPv4 header at offset, and updates the checksums of the
+// header and, by way of the pseudo-header, of TCP and UDP.
 func (f family) setAddress(offset uint32) []expr.Any {
 	return []expr.Any{&expr.Payload{
 		OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4,
@@ -182,9 +181,9 @@ func (f family) setAddress(offset uint32) []expr.Any {
 	}}
 }
 
-// lookupRules are chain host_ports. Who comes by the container's own bridge could not be
-// answered at its own address: its packet is marked for postrouting before it is sent
-// on. Only the first packet of a connection is here.
+// lookupRules returns the rules of chain host_ports. A client on the container's own bridge
+// would be answered directly, past the host's NAT: so its packet is marked for masquerade in
+// postrouting before DNAT. Only the first packet of a connection passes the chain.
 func lookupRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, f := range families() {
@@ -196,7 +195,7 @@ func lookupRules() []nft.Rule {
 		marks := func(set string, key ...[]expr.Any) nft.Rule {
 			return rule(mappedComment, f.isFamily(), nft.Join(key...), inSet(f.name(set)), setMark())
 		}
-		const nameWords = 4 // an interface's name takes four
+		const nameWords = 4 // words of an interface name
 		rules = append(rules,
 			marks(hairpinAddresses, meta(expr.MetaKeyIIFNAME, 1), byAddress(nameWords)),
 			marks(hairpinPorts, meta(expr.MetaKeyIIFNAME, 1), byPort(nameWords)),
@@ -232,7 +231,7 @@ func isMarked() []expr.Any {
 	}
 }
 
-// isTranslated is "ct status dnat", or its opposite with CmpOpEq.
+// isTranslated is "ct status dnat" with CmpOpNeq, and the opposite with CmpOpEq.
 func isTranslated(op expr.CmpOp) []expr.Any {
 	const dnat = 1 << 5 // IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h
 	return []expr.Any{
@@ -252,8 +251,7 @@ func ifname(name string) []byte {
 	return padded
 }
 
-// elements are what the port mappings have in maps and sets, each once, where nftables
-// has them all.
+// elements returns the elements of the port mappings in the nftables backend, each once.
 func (p ownedPorts) elements() []nft.Element {
 	elements := p.loopbackElements()
 	for _, m := range p.Mappings {
@@ -280,7 +278,8 @@ func (p ownedPorts) elements() []nft.Element {
 	return elements
 }
 
-// markElements say who is masqueraded on the way to a port mapping.
+// markElements returns the elements that say which connections to a port mapping are
+// masqueraded.
 func (p ownedPorts) markElements(f family, m Mapping) []nft.Element {
 	if !p.SNAT {
 		return nil
@@ -306,7 +305,8 @@ func (p ownedPorts) markElements(f family, m Mapping) []nft.Element {
 	return elements
 }
 
-// loopbackElements are what lets 127.0.0.1 reach the port mappings.
+// loopbackElements returns the elements by which 127.0.0.1 reaches the port mappings, in both
+// backends.
 func (p ownedPorts) loopbackElements() []nft.Element {
 	var elements []nft.Element
 	for _, m := range p.Mappings {
@@ -328,7 +328,7 @@ func (p ownedPorts) loopbackElements() []nft.Element {
 
 func port(a netip.AddrPort) []byte { return binaryutil.BigEndian.PutUint16(a.Port()) }
 
-// concat joins parts of a key as nftables does: each fills whole words.
+// concat joins the fields of a key as nftables does: each is padded to 4 bytes.
 func concat(parts ...[]byte) []byte {
 	var key []byte
 	for _, part := range parts {
@@ -338,8 +338,7 @@ func concat(parts ...[]byte) []byte {
 	return key
 }
 
-// mappingOf reads a mapping back from its element; ok is false for elements that only
-// go with one.
+// mappingOf decodes the mapping that an element makes; ok is false for elements of other sets.
 func mappingOf(e nft.Element) (m Mapping, ok bool) {
 	for _, f := range families() {
 		size := int(f.words()) * 4
@@ -353,7 +352,7 @@ func mappingOf(e nft.Element) (m Mapping, ok bool) {
 			if len(key) != 8+size {
 				return m, false
 			}
-			host, _ = netip.AddrFromSlice(key[4 : 4+size]) // of the right length
+			host, _ = netip.AddrFromSlice(key[4 : 4+size]) // the length was checked
 			key = append(key[:4:4], key[4+size:]...)
 		case f.name(hostPorts):
 		default:
@@ -362,7 +361,7 @@ func mappingOf(e nft.Element) (m Mapping, ok bool) {
 		if len(key) != 8 || len(e.Value) != size+4 {
 			return m, false
 		}
-		to, _ := netip.AddrFromSlice(e.Value[:size]) // likewise
+		to, _ := netip.AddrFromSlice(e.Value[:size]) // the length was checked
 		return Mapping{
 			Protocol:  protocolOf(key[0]),
 			Host:      netip.AddrPortFrom(host, binaryutil.BigEndian.Uint16(key[4:6])),
@@ -372,6 +371,5 @@ func mappingOf(e nft.Element) (m Mapping, ok bool) {
 	return m, false
 }
 
-// Layouts are the Keys of all parts of our tables, of which each begins with the part's
-// name and its number.
+// Layouts returns the layouts of all parts of our table, each the part's name and a number.
 func Layouts() []string { return []string{masqueradeLayout, portsLayout, loopbackLayout} }

@@ -97,7 +97,7 @@ func TestThousandsOfPorts(t *testing.T) {
 	if diffs, err := h.CheckPorts(long, p); err != nil || len(diffs) > 0 {
 		t.Errorf("CheckPorts: got %d differences, %v, want none", len(diffs), err)
 	}
-	must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.2.0.0/24")})) // so that elements go one by one
+	must(t, h.AddMasquerade(owner("blue", "c1"), Masquerade{Prefixes: prefixes("10.2.0.0/24")})) // so that elements are removed one by one
 	must(t, h.Release(long))
 	must(t, h.Release(owner("blue", "c1")))
 	nothingLeft(t, h)
@@ -126,7 +126,7 @@ func portsOfOneContainerOnTwoNetworks(t *testing.T, backend Backend) {
 	nothingLeft(t, h)
 }
 
-// A flush takes the rules, not the duty to clean up after them.
+// DEL after a flush still removes records and reservations.
 func TestPortsAreReleasedAfterAFlush(t *testing.T) { both(t, "", portsAreReleasedAfterAFlush) }
 
 func portsAreReleasedAfterAFlush(t *testing.T, backend Backend) {
@@ -143,8 +143,8 @@ func portsAreReleasedAfterAFlush(t *testing.T, backend Backend) {
 	nothingLeft(t, h)
 }
 
-// An element that no record tells of is somebody's if a lease or a link says so, and
-// gets its record back; otherwise it is void, and in nobody's way.
+// An element without a record gets one if a lease or a link shows that its owner is alive.
+// Otherwise it is void, and does not block its port.
 func TestPortTakenWithoutARecord(t *testing.T) {
 	for name, alive := range map[string]bool{"alive": true, "void": false} {
 		both(t, name, func(t *testing.T, backend Backend) {
@@ -178,7 +178,7 @@ func TestPortTakenWithoutARecord(t *testing.T) {
 	}
 }
 
-// A reservation whose record is gone, or truncated, blocks nobody.
+// A reservation whose record is gone or truncated does not block the port.
 func TestVoidClaims(t *testing.T) {
 	for name, spoil := range map[string]func(file string) error{
 		"gone":      os.Remove,
@@ -204,8 +204,8 @@ func sortedLines(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// TestGCBesideALostReservation: who has the port by now keeps it, and GC fails for
-// nobody. A reservation that nobody has is made again.
+// TestGCBesideALostReservation: if another attachment has reserved the port meanwhile it keeps
+// it, and GC reports no error. Otherwise the lost reservation is made again.
 func TestGCBesideALostReservation(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h := openHost(t, backend)
@@ -229,8 +229,8 @@ func TestGCBesideALostReservation(t *testing.T) {
 	})
 }
 
-// TestReservedBesideALoadedRuleset: the element of another, by an older ruleset, gives
-// way to who has the reservation; while that one is alive, too.
+// TestReservedBesideALoadedRuleset: an element that a loaded ruleset has given to another owner
+// is replaced by that of the owner with the reservation, even if the other is alive.
 func TestReservedBesideALoadedRuleset(t *testing.T) {
 	for name, act := range map[string]func(testHost) error{
 		"restore": testHost.Restore,
@@ -253,8 +253,8 @@ func TestReservedBesideALoadedRuleset(t *testing.T) {
 	}
 }
 
-// TestGCOfOneNetworkAfterRecordsWereLost: its list says nothing of another network's
-// containers, for which a link stands.
+// TestGCOfOneNetworkAfterRecordsWereLost: the list says nothing about containers of another
+// network, which a link shows to be alive.
 func TestGCOfOneNetworkAfterRecordsWereLost(t *testing.T) {
 	both(t, "", func(t *testing.T, backend Backend) {
 		h, other := openHost(t, backend), owner("red", "c2")

@@ -9,20 +9,21 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// place is the directory of NAT's records: one for each attachment with a masquerade or
-// mapped ports.
+// place is the directory of NAT's records: one for each attachment with masquerade or port
+// mappings.
 const place = "translations"
 
-// translation is what NAT does for an attachment, and by which backend. In a chain of
-// plugins bridge writes the masquerade and portmap the ports.
+// translation is the NAT of an attachment, and its backends. In a plugin list bridge writes
+// the masquerade, and portmap the ports.
 type translation struct {
 	Masquerade *recordedMasquerade `json:",omitempty"`
 	Ports      *recordedPorts      `json:",omitempty"`
-	// Released says that the attachment was deleted while a part of its rules could not
-	// be reached.
+	// Released says that the attachment was deleted, but some of its rules in iptables
+	// could not be.
 	Released bool `json:",omitempty"`
-	// Adopted says that the record was lost and written again because a link or a lease
-	// was there. Without the namespace, only these show when the attachment is gone.
+	// Adopted says that the record was lost, and written again because a link or a lease
+	// exists. It has no network namespace: only link and lease show when the attachment
+	// is gone.
 	Adopted bool `json:"ByLink,omitempty"`
 }
 
@@ -45,7 +46,7 @@ func (h *Host) read(o cni.Owner) (attachmentRecord, bool, error) {
 
 func (h *Host) write(rec attachmentRecord) error { return record.Write(h.store, place, rec) }
 
-// ports are the mappings that the translation has in the backend.
+// ports returns the port mappings in the backend, with their owner.
 func (t translation) ports(o cni.Owner, backend Backend) []ownedPorts {
 	if t.Ports == nil || t.Ports.Backend != backend {
 		return nil
@@ -53,8 +54,8 @@ func (t translation) ports(o cni.Owner, backend Backend) []ownedPorts {
 	return []ownedPorts{{o, t.Ports.Ports}}
 }
 
-// networkRule is the network's masquerade in the backend: the policy m, for its own
-// subnets and those of all recorded attachments to the network.
+// networkRule returns the network's masquerade in the backend: the policy m for the subnets
+// of m and of all recorded attachments to the network.
 func networkRule(network string, backend Backend, m Masquerade, all []attachmentRecord) masqueradeRule {
 	rule := masqueradeRule{Network: network, Masquerade: m, asked: m}
 	m.Prefixes = slices.Clone(m.Prefixes)
@@ -75,8 +76,8 @@ func networkRule(network string, backend Backend, m Masquerade, all []attachment
 	return rule
 }
 
-// rulesOf is everything the records want in a backend. If a network's configuration was
-// edited, its newest attachment's masquerade counts.
+// rulesOf returns the rules of all records in a backend. If a network's configuration was
+// edited, the masquerade of its newest attachment applies.
 func rulesOf(all []attachmentRecord, backend Backend) ruleset {
 	var rules ruleset
 	var networks []string

@@ -20,14 +20,14 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// ReleaseReference deletes what the reference plugins made for an owner that we
-// have no record of, as far as it can be told for certain: a host is switched
-// over with its containers running. It goes before Release, which drops the
-// record. addresses are the container's, where they are known; rules that bear
-// the container's ID only are told by them.
+// ReleaseReference deletes what the reference plugins made for an owner of which we have no
+// record, as far as that is certain: a host may have been switched over while its containers
+// ran. It is called before Release, which deletes the record. addresses are the container's,
+// if they are known: rules that only have the container's ID as comment are recognised by
+// them.
 //
-// Looking takes a few messages to the kernel. A program is run only for rules of
-// iptables-legacy, which only programs can read, and only where there are any.
+// To look takes a few messages to the kernel. A program is only run if the kernel has tables
+// of iptables-legacy, which netlink does not show.
 func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 	known, err := h.Known(owner)
 	if err != nil || known {
@@ -57,8 +57,8 @@ func (h *Host) ReleaseReference(owner cni.Owner, addresses []netip.Addr) error {
 type reference struct {
 	owner     cni.Owner
 	addresses []netip.Addr
-	// firstIsOurs says that the chain for the container's ports is of its first
-	// interface, and that of ours.
+	// firstIsOurs says that we have a record of the container's first interface: then the
+	// chain that the reference plugin would have for the container is ours, and stays.
 	firstIsOurs bool
 }
 
@@ -66,8 +66,8 @@ func sha512Hex(s string, digits int) string {
 	return fmt.Sprintf("%x", sha512.Sum512([]byte(s)))[:digits]
 }
 
-// chains are those that the reference plugins make for the container in table
-// nat of iptables, and the one that jumps to them (plugins: pkg/utils/utils.go,
+// chains returns the chains that the reference plugins make for the container in table nat
+// of iptables, and for each the chain that jumps to it (plugins: pkg/utils/utils.go,
 // FormatChainName; pkg/ip/ipmasq_iptables_linux.go; plugins/meta/portmap).
 func (f reference) chains() map[string]string {
 	first := f.owner
@@ -195,8 +195,7 @@ func jumpsTo(r *nftables.Rule, chain string) bool {
 	})
 }
 
-// deleteFromLegacy runs programs only where the kernel has a table of
-// iptables-legacy.
+// deleteFromLegacy runs programs only if the kernel has table nat of iptables-legacy.
 func (f reference) deleteFromLegacy(family family) error {
 	tables, err := os.ReadFile(map[bool]string{true: "/proc/net/ip_tables_names", false: "/proc/net/ip6_tables_names"}[family.is4])
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !slices.Contains(strings.Fields(string(tables)), "nat") {
@@ -207,20 +206,20 @@ func (f reference) deleteFromLegacy(family family) error {
 	}
 	program := family.iptables().Program + "-legacy"
 	if _, err := exec.LookPath(program); err != nil {
-		program = family.iptables().Program // a host that has but one variant
+		program = family.iptables().Program // the host has only one variant
 	}
 	return deleteChains(program, slices.Collect(maps.Keys(f.chains())))
 }
 
-// referenceNetwork is the network that it names.
+// referenceNetwork returns the network that the comment of such a rule names.
 func referenceNetwork(comment string) string {
 	_, network, _ := strings.Cut(comment, `name: "`)
 	network, _, _ = strings.Cut(network, `"`)
 	return network
 }
 
-// referenceContainer is the container that a rule's comment names, as the reference
-// plugin writes it: dnat name: "network" id: "container".
+// referenceContainer returns the container that a rule's comment names in the reference
+// plugin's form: dnat name: "network" id: "container".
 func referenceContainer(comment string) (container string, ok bool) {
 	_, id, ok := strings.Cut(comment, `id: "`)
 	container, _, _ = strings.Cut(id, `"`)

@@ -15,9 +15,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// referenceChains is where the reference plugin portmap leads host ports to
-// containers: by table, in each family, those of its nftables backend and of
-// iptables' nft variant (plugins/meta/portmap, portmap_{nftables,iptables}.go).
+// referenceChains returns the chains of a table in which the reference plugin portmap maps
+// host ports, in both families: the table of its nftables backend, or table nat of iptables'
+// nft variant (plugins/meta/portmap, portmap_{nftables,iptables}.go).
 func referenceChains(table string) []string {
 	switch table {
 	case "cni_hostport":
@@ -28,15 +28,15 @@ func referenceChains(table string) []string {
 	return nil
 }
 
-// refuseReference is an error where one of f's host ports leads to another
-// container by rules of the reference plugin portmap, which has containers on a
-// host that was switched over while they ran. Rules that lead to nobody any more
-// are deleted instead. Rules of iptables-legacy only programs can read: the iptables
-// backend does (ipTables.isVoid).
+// refuseReference returns an error if the reference plugin portmap has mapped one of f's host
+// ports to another container: a host may have been switched over while its containers ran.
+// If nobody has that container's address any more, the rules are deleted instead. Rules of
+// iptables-legacy, which netlink does not show, are left to the iptables backend
+// (ipTables.isStale).
 //
-// Where there are no such rules it takes one message, and two more for each table of
-// iptables'. It changes nothing of ours, and may wait for neighbours: it goes before the
-// lock.
+// Without such rules it takes one message, and two more for each table nat of iptables. It
+// changes nothing of ours and may wait for neighbours, so it is called before the lock is
+// taken.
 func (h *Host) refuseReference(f ownedPorts) error {
 	conn, err := h.conn.Library()
 	if lacksNFTables(err) {
@@ -69,13 +69,13 @@ func (h *Host) refuseReference(f ownedPorts) error {
 }
 
 // lacksNFTables says whether the error is that of a kernel without nf_tables, or without
-// nfnetlink below it.
+// nfnetlink, on which nf_tables depends.
 func lacksNFTables(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
-// listReference are the rules of a chain that lead a host port of f's elsewhere. Those of
-// iptables tell no more than the port: the chain that they jump to has the rest.
+// listReference returns the rules of a chain that map a host port of f to another container.
+// Rules of iptables only have the port: the chain that they jump to has the target.
 func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f ownedPorts) ([]referencePorts, error) {
 	rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
 	if err != nil {
@@ -105,7 +105,8 @@ func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f o
 	return found, nil
 }
 
-// refuseTaken is an error with code 102, or deletes the rules if they lead to nobody.
+// refuseTaken returns an error with code 102, or deletes the rules if nobody has their target's
+// address.
 func (h *Host) refuseTaken(f ownedPorts, taken referencePorts) error {
 	nobodys, err := isNobodys(taken.target)
 	if err != nil {
@@ -125,24 +126,25 @@ func (h *Host) refuseTaken(f ownedPorts, taken referencePorts) error {
 	return referenceConflict(foundMapping{Mapping: m, owner: taken.container}, taken.command())
 }
 
-// referenceConflict says who has a port by the reference plugins, and what takes it away.
+// referenceConflict names the container that has the port, and the command that deletes the
+// rule.
 func referenceConflict(m foundMapping, command string) error {
 	return cni.ConflictErrorf("host port %s/%d on %s is taken by container %s, for which the reference plugins mapped it to %s; stop that container, choose another host port, or, if it is long gone: %s",
 		m.Protocol, m.Host.Port(), hostName(m.Host.Addr()), m.owner, m.Container.Addr(), command)
 }
 
-// referencePorts is what one rule of the reference plugin portmap leads to a
-// container. host is the zero Addr where the rule is for all.
+// referencePorts is what one rule of the reference plugin portmap maps. host is the zero Addr
+// if the rule is for all addresses.
 type referencePorts struct {
 	container string
-	network   string // where the rule tells
+	network   string // if the rule's comment names it
 	is4       bool
 	protocol  byte
 	host      netip.Addr
 	ports     []uint16
 	target    netip.Addr
-	chain     string // that the rule jumps to
-	place     string // of the rule, for nft
+	chain     string // the chain that the rule jumps to
+	place     string // family, table, chain and handle, for nft
 }
 
 func (p referencePorts) has(m Mapping) bool {
@@ -152,20 +154,20 @@ func (p referencePorts) has(m Mapping) bool {
 	return slices.Contains(p.ports, m.Host.Port())
 }
 
-// inWayOf says whether the rule leads one of the ports to another container. One that
-// names no container is not the reference's.
+// inWayOf says whether the rule maps one of the ports to another container. A rule that names
+// no container is not the reference's.
 func (p referencePorts) inWayOf(f ownedPorts) bool {
 	return p.container != "" && p.container != f.Owner.ContainerID && slices.ContainsFunc(f.Mappings, p.has)
 }
 
-// with is what a rule of the chain makes of the jump to it.
+// with adds to the jump p what a rule of the chain says that it jumps to.
 func (p referencePorts) with(rule *nftables.Rule) referencePorts {
 	one := readReferencePorts(rule)
 	one.container, one.network, one.is4, one.chain = p.container, p.network, p.is4, p.chain
 	return one
 }
 
-// command deletes the rule.
+// command returns the command that deletes the rule.
 func (p referencePorts) command() string {
 	if p.chain == "" {
 		return "nft delete rule " + p.place
@@ -177,8 +179,8 @@ func (p referencePorts) command() string {
 	return program + " -t nat -F " + p.chain
 }
 
-// readReferencePorts understands the few matches that those rules are made of: a
-// load into a register and the comparison that follows it, or a match of iptables.
+// readReferencePorts decodes the few expressions that such rules consist of: a load into a
+// register and the comparison that follows it, or matches and targets of iptables.
 func readReferencePorts(rule *nftables.Rule) referencePorts {
 	found := referencePorts{container: commentOf(rule)}
 	if rule.Table != nil && rule.Chain != nil {
@@ -207,7 +209,7 @@ func readReferencePorts(rule *nftables.Rule) referencePorts {
 	return found
 }
 
-// translate takes iptables' target DNAT, of any revision.
+// translate decodes the address of iptables' target DNAT, of any revision.
 func (p *referencePorts) translate(t *expr.Target) {
 	var to xt.NatRange
 	switch info := t.Info.(type) {
@@ -225,8 +227,8 @@ func (p *referencePorts) translate(t *expr.Target) {
 	}
 }
 
-// compare takes what a register that was loaded so is compared with. Offsets are
-// those of RFC 9293, section 3.1, of RFC 791 and of RFC 8200.
+// compare decodes a comparison of a register with data; loaded says what is in the register.
+// Offsets are those of RFC 9293, section 3.1, of RFC 791 and of RFC 8200.
 func (p *referencePorts) compare(loaded expr.Any, data []byte) {
 	switch load := loaded.(type) {
 	case *expr.Meta:
@@ -243,7 +245,7 @@ func (p *referencePorts) compare(loaded expr.Any, data []byte) {
 	}
 }
 
-// match takes a match of iptables: `--comment 'dnat name: "net" id: "container"'`,
+// match decodes a match of iptables: `--comment 'dnat name: "net" id: "container"'`,
 // or the ports of multiport (struct xt_multiport_v1, linux/netfilter/xt_multiport.h:
 // flags, their count, 15 ports in the host's byte order …).
 func (p *referencePorts) match(m *expr.Match) {
@@ -258,7 +260,7 @@ func (p *referencePorts) match(m *expr.Match) {
 		p.ports = append(p.ports, info.DstPorts[0])
 	case *xt.Unknown:
 		data := []byte(*info)
-		if m.Name == "sctp" && len(data) > 3 { // struct xt_sctp_info: first and last of the destination's
+		if m.Name == "sctp" && len(data) > 3 { // struct xt_sctp_info begins with the first and last destination port
 			p.ports = append(p.ports, binary.NativeEndian.Uint16(data))
 		}
 		if m.Name != "multiport" {

@@ -13,7 +13,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// TestReferencePorts has the rules as the reference plugin portmap 1.9.1 makes them.
+// TestReferencePorts decodes rules as the reference plugin portmap 1.9.1 makes them.
 func TestReferencePorts(t *testing.T) {
 	tcp := []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{6}}}
 	dport := func(port uint16) []expr.Any {

@@ -16,12 +16,11 @@ import (
 
 // isNobodys says whether it is proved that no container of this host has the address:
 //
-//   - no route leads to it, or only the default route, which leads away from this host; or
-//   - it would be a neighbour on a bridge, and nobody there answers to it. The kernel asks
-//     three times, a second each (neighbour "mcast_solicit" and "retrans_time_ms").
+//   - there is no route to it, or only the default route, which leads away from this host; or
+//   - the route leads directly to a bridge, and no neighbour there answers. The kernel
+//     solicits three times, a second each (neighbour "mcast_solicit", "retrans_time_ms").
 //
-// It is asked only where rules of the reference plugins are in the way, about which no
-// record of ours can tell.
+// It is called only for rules of the reference plugins, for which we have no record.
 func isNobodys(target netip.Addr) (bool, error) {
 	if !target.IsValid() {
 		return false, nil
@@ -47,7 +46,7 @@ func isNobodys(target netip.Addr) (bool, error) {
 		return false, fmt.Errorf("look up the interface that leads to %s: %w", target, err)
 	}
 	if link.Type() != "bridge" {
-		return false, nil // a tunnel, say, whose other end answers to nothing
+		return false, nil // a tunnel, say, on which nobody answers solicitations
 	}
 	return isSilent(link.Attrs().Index, target)
 }
@@ -56,12 +55,11 @@ func prefixBits(p *net.IPNet) int {
 	if p == nil {
 		return 0
 	}
-	bits, _ := p.Mask.Size() // of an address that the library has parsed
+	bits, _ := p.Mask.Size() // an address that the library has parsed has a valid mask
 	return bits
 }
 
-// isFixed says whether somebody has told the kernel who has the address, once and for
-// all.
+// isFixed says whether the address has a permanent neighbour entry, or one without ARP.
 func isFixed(link int, address netip.Addr) (bool, error) {
 	neighbours, err := dump.Complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(link, unix.AF_UNSPEC) })
 	if err != nil {
@@ -72,18 +70,17 @@ func isFixed(link int, address netip.Addr) (bool, error) {
 	}), nil
 }
 
-// The kernel gives up after three seconds, unless somebody has set it to more.
+// neighbourTimeout is longer than the kernel's default of three seconds.
 const neighbourTimeout = 5 * time.Second
 
-// isSilent has the kernel ask the neighbours on the link who has the address, and waits
-// for what comes of it.
+// isSilent makes the kernel resolve the address on the link, and says whether that failed.
 func isSilent(link int, address netip.Addr) (silent bool, err error) {
 	if fixed, err := isFixed(link, address); err != nil || fixed {
 		return false, err
 	}
 	neighbour := netlink.Neigh{LinkIndex: link, IP: address.AsSlice(), State: unix.NUD_NONE}
-	// What the kernel knows may be old. To forget it looks like a failure to whoever
-	// watches already (neigh_delete, net/core/neighbour.c).
+	// An existing entry may be outdated. It is deleted before updates are watched, since its
+	// deletion is reported as NUD_FAILED (neigh_delete, net/core/neighbour.c).
 	if err := netlink.NeighDel(&neighbour); err != nil && !errors.Is(err, unix.ENOENT) {
 		return false, fmt.Errorf("forget neighbour %s: %w", address, err)
 	}

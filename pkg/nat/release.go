@@ -9,23 +9,23 @@ import (
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
-// Release deletes what the attachment has: port mappings, and its part in the
-// masquerade of its network. The network's rule, and what holds rules, outlive it; see
-// GC. also goes into the same transaction. It may be called again, and does little if
-// there is nothing. What no program of iptables' takes away is left for GC: a DEL that
-// fails would keep the plugins behind it from cleaning up.
+// Release deletes the attachment's port mappings and its record. The masquerade of its
+// network, the table and the shared chains stay; see GC. also is committed in the same
+// transaction of nftables. Release may be called again, and does little if nothing is left.
+// Rules of iptables that cannot be removed are left for GC, with a warning: if DEL failed,
+// the plugins before this one in the list could not clean up.
 func (h *Host) Release(o cni.Owner, also Also) error {
 	return h.releaseTo(o, also, func(attachmentRecord) translation { return translation{} })
 }
 
-// ReleasePorts deletes the attachment's port mappings only.
+// ReleasePorts deletes the attachment's port mappings, and keeps its masquerade.
 func (h *Host) ReleasePorts(o cni.Owner) error {
 	return h.releaseTo(o, Also{}, func(rec attachmentRecord) translation { return translation{Masquerade: rec.Value.Masquerade} })
 }
 
-// ReleaseLost deletes port mappings whose record was lost, and no other's: the host ports
-// that s asks for are looked up, in nftables and among the reservations. (Chains of
-// iptables ReleaseReference finds by their names.) Where there is a record it does nothing.
+// ReleaseLost deletes the owner's port mappings if its record was lost. It looks up the host
+// ports that s asks for, in nftables and among the reservations. (ReleaseReference finds
+// chains of iptables by their names.) If there is a record it does nothing.
 func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
 	if known, err := h.Known(o); err != nil || known || !s.Any() {
 		return err
@@ -33,9 +33,9 @@ func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
 	anywhere := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	ports, err := s.For(anywhere, nil)
 	if err != nil {
-		return nil //nolint:nilerr // no ADD had such ports
+		return nil //nolint:nilerr // no ADD can have mapped such ports
 	}
-	ports.SNAT, ports.HostAddress = true, loopback4() // whatever: it is looked for by keys
+	ports.SNAT, ports.HostAddress = true, loopback4() // any address: elements are looked up by key
 	asked := ownedPorts{o, ports}
 	isOthers := func(e nft.Element) bool { return e.Owner != o.String() }
 	found, err := h.conn.Find(asked.elements())
@@ -45,7 +45,7 @@ func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
 	}
 	return h.locked(func() error {
 		if _, there, err := h.read(o); err != nil || there {
-			return err // by an ADD meanwhile
+			return err // an ADD has written one meanwhile
 		}
 		all, err := h.list()
 		if err == nil {
@@ -58,7 +58,7 @@ func (h *Host) ReleaseLost(o cni.Owner, s PortSettings) error {
 	})
 }
 
-// releaseTo leaves of the attachment's record what remains says.
+// releaseTo reduces the attachment's record and rules to what remains returns.
 func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) translation) error {
 	if something, err := h.mayHave(o); err != nil || !something && also.isNothing() {
 		return err
@@ -87,7 +87,8 @@ func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) 
 	return errors.Join(err, forgetFlows(mappings, staleAtDel))
 }
 
-// releaseAlso goes on with the one where the other fails.
+// releaseAlso releases also in the same transaction. If also's changes cannot be made out, it
+// releases NAT alone.
 func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, also Also) error {
 	changes, err := also.changes()
 	if err != nil {
@@ -99,9 +100,9 @@ func (h *Host) releaseAlso(rec attachmentRecord, o cni.Owner, left translation, 
 	return also.done()
 }
 
-// mayHave says, without the lock, whether there may be anything to release: a record,
-// or elements whose records were lost. Chains of iptables ReleaseReference finds by their
-// names.
+// mayHave says, without the lock, whether there may be anything to release: a record, or
+// rules whose records were lost. Chains of iptables do not count, since ReleaseReference finds
+// them by their names.
 func (h *Host) mayHave(o cni.Owner) (bool, error) {
 	if known, err := h.Known(o); err != nil || known {
 		return known, err
@@ -109,8 +110,8 @@ func (h *Host) mayHave(o cni.Owner) (bool, error) {
 	return h.lostRecords()
 }
 
-// Known says whether we have a record of the attachment, whatever the backend, or records
-// of an earlier release that may tell of it. The kernel is not asked.
+// Known says whether the attachment has a record, whatever the backend, or may have one of an
+// earlier release. The kernel is not asked.
 func (h *Host) Known(o cni.Owner) (bool, error) {
 	if there, err := h.store.Has(place, o); err != nil || there {
 		return there, err
@@ -118,8 +119,8 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 	return h.isOld()
 }
 
-// release runs under the lock. What it does not reach, for an error or a kill,
-// another call does: the record goes last.
+// release is Release under the lock. The record is removed last, so that after an error or a
+// kill another call does the rest.
 func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
 	var unwanted translation
 	if rec.Value.Ports != nil && left.Ports == nil {

@@ -17,15 +17,13 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// reservations is the directory that records who has a host port, on which address,
-// whatever the backend. A reservation is a symbolic link to the holder's record,
+// reservations is the directory of port reservations: who has a host port, on which address,
+// whatever the backend. A reservation is a symbolic link to the holder's record:
 //
-//	/run/trestle/hostports/tcp-8080/127.0.0.1 ->
+//	/run/trestle/hostports/tcp-8080/127.0.0.1 -> ../../translations/<network>/<owner>
 //
-// ../../translations/<network>/<owner>
-//
-// so a dangling one is stale. Looking up a port reads that port's reservations only.
-// Everything here runs under the store's lock.
+// A dangling one is stale. To look up a port only the port's directory is read. Whoever
+// changes reservations holds the store's lock.
 type reservations struct {
 	h   *Host
 	dir string
@@ -106,7 +104,7 @@ func overlap(reserved string, host netip.Addr) bool {
 	return address == host || address.IsUnspecified() || host.IsUnspecified()
 }
 
-// target is where the holder of a port that m overlaps maps it to.
+// target returns where the holder maps the port that m overlaps.
 func (t translation) target(m Mapping) string {
 	for _, had := range t.Ports.Mappings {
 		if had.Protocol == m.Protocol && had.Host.Port() == m.Host.Port() && overlap(had.Host.Addr().String(), m.Host.Addr()) {
@@ -123,7 +121,8 @@ func hostName(host netip.Addr) string {
 	return host.String()
 }
 
-// take reserves the owner's ports, which free has allowed.
+// take reserves ports for the owner. It replaces another owner's reservation: ADD and GC have
+// asked before (free, holder) whether that is stale. restoreRecord and upgrade do not ask.
 func (r reservations) take(p ownedPorts) error {
 	for _, m := range p.Mappings {
 		err := os.Mkdir(r.port(m), 0o700)
@@ -151,7 +150,7 @@ func (r reservations) take(p ownedPorts) error {
 	return nil
 }
 
-// held returns those of the mappings that are reserved for the owner.
+// held returns the mappings that are reserved for the owner.
 func (r reservations) held(p ownedPorts) ([]Mapping, error) {
 	var held []Mapping
 	for _, m := range p.Mappings {
@@ -191,7 +190,7 @@ func (r reservations) drop(mappings []Mapping) error {
 	return errors.Join(errs...)
 }
 
-// drop removes a reservation, and its port's directory if that is empty then.
+// drop removes a reservation, and the port's directory if it is the last.
 func drop(file string) error {
 	err := unix.Unlink(file)
 	if err == nil || errors.Is(err, unix.ENOENT) {
@@ -203,7 +202,8 @@ func drop(file string) error {
 	return nil
 }
 
-// all returns each reservation with the record that it links to; "" if it is no link.
+// all returns each reservation with the path of the record that it links to, "" if it is
+// not a symbolic link.
 func (r reservations) all() (map[string]string, error) {
 	ports, err := names(r.dir)
 	all := make(map[string]string, len(ports))
@@ -245,8 +245,8 @@ func isDangling(file string) (bool, error) {
 	return false, err
 }
 
-// difference says whether the owner's reservation is missing. A port that the container
-// has by another network is as wanted.
+// difference describes a missing reservation. One that the same container has by another
+// network counts as the owner's.
 func (r reservations) difference(owner cni.Owner, m Mapping) ([]string, error) {
 	ours, err := r.ours(owner, m)
 	if err != nil || ours {

@@ -9,9 +9,9 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// keepHeld drops from a record the mappings that another attachment has reserved: the ADD
-// was killed before it reserved them. A lost reservation is made again. path is the
-// record's file.
+// keepHeld returns the record without the port mappings that another attachment has reserved:
+// an ADD was killed before it could reserve them. A lost reservation is made again. path is
+// the record's file.
 func (s *snapshot) keepHeld(rec attachmentRecord, path string) (attachmentRecord, error) {
 	if rec.Value.Ports == nil {
 		return rec, nil
@@ -46,8 +46,8 @@ func (s *snapshot) restoreIPTables() error {
 	return ipTables{s.Host}.apply(change{want: want, recorded: true})
 }
 
-// Restore adds from the records whatever the kernel has lost, after "nft flush ruleset"
-// or a reload of firewalld, and removes what has no live owner. If nothing is missing it
+// Restore makes again from the records what the kernel has lost, by "nft flush ruleset" or a
+// reload of firewalld, and removes what has no live owner. If nothing is missing or stale it
 // changes nothing. A record that cannot be restored is reported and does not affect the
 // others.
 func (h *Host) Restore(done *cni.Restored) error {
@@ -93,8 +93,9 @@ func (s *snapshot) report(done *cni.Restored) error {
 	return err
 }
 
-// missing returns the labels of attachments whose mapped ports, and of networks
-// (cni.NetworkLabel) whose masquerade the kernel lacks.
+// missing returns the labels of attachments whose port mappings the kernel lacks, those of
+// networks (cni.NetworkLabel) whose masquerade it lacks, and the comments of missing shared
+// rules.
 func (s *snapshot) missing() ([]string, error) {
 	changes, err := s.changes()
 	if err != nil {

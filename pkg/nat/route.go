@@ -12,9 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// findBridge asks the kernel's routes for the interface of the attachment that leads to
-// the container, and for the host's address there. Both stay empty where the host is no
-// part of the container's network, and where nothing needs them.
+// findBridge looks up the route to the container: the interface, which has to be the
+// attachment's, and the host's address there. Both stay empty if the host has no address in
+// the container's network, or if no option needs them.
 func (p *Ports) findBridge() error {
 	if p.Bridge != "" || !p.SNAT || len(p.HostLinks) == 0 {
 		return nil
@@ -35,13 +35,13 @@ func (p *Ports) findBridge() error {
 func (p *Ports) findBridgeTo(h *netlink.Handle, to netip.Addr) error {
 	routes, err := h.RouteGet(net.IP(to.AsSlice()))
 	if errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) {
-		return nil // a network that the host is not part of
+		return nil // the host has no address in that network
 	}
 	if err != nil {
 		return fmt.Errorf("ask for the route to the container's address %s: %w", to, err)
 	}
 	if len(routes) == 0 || routes[0].Gw != nil {
-		return nil // likewise: a default route would lead to somebody else
+		return nil // likewise: a gateway is not the container
 	}
 	link, err := h.LinkByIndex(routes[0].LinkIndex)
 	if err != nil {
@@ -49,7 +49,7 @@ func (p *Ports) findBridgeTo(h *netlink.Handle, to netip.Addr) error {
 	}
 	name := link.Attrs().Name
 	if !slices.ContainsFunc(p.HostLinks, func(own string) bool { return leadsBy(own, name) }) {
-		return nil // "default dev eth0" leads everywhere, and is not the container's
+		return nil // such as "default dev eth0", which any address would match
 	}
 	p.Bridge = name
 	if source, ok := netip.AddrFromSlice(routes[0].Src); ok && source.Unmap().Is4() {
@@ -58,7 +58,7 @@ func (p *Ports) findBridgeTo(h *netlink.Handle, to netip.Addr) error {
 	return nil
 }
 
-// leadsBy says whether an interface is one of the attachment's, or a VLAN's over it.
+// leadsBy says whether the interface name is own, or a VLAN interface on it.
 func leadsBy(own, name string) bool {
 	vlan, over := strings.CutPrefix(name, own+".")
 	return name == own || over && vlan != "" && strings.Trim(vlan, "0123456789") == ""

@@ -7,8 +7,8 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
-// ruleset is NAT as it is wanted, whichever backend has it in the kernel: plain data,
-// which the backends render and which is compared with what the kernel has.
+// ruleset is the wanted NAT as plain data, whatever the backend: backends make rules from
+// it, and compare it with the kernel.
 type ruleset struct {
 	Networks []masqueradeRule
 	Ports    []ownedPorts
@@ -18,9 +18,10 @@ type ruleset struct {
 type masqueradeRule struct {
 	Network string
 	Masquerade
-	// asked is what one attachment asked for, to which others' subnets were added.
+	// asked is what one attachment asked for, before subnets of others were added.
 	asked Masquerade
-	// whole adds others' subnets, where they have not been looked up.
+	// whole returns the rule with the subnets of all attachments; nil if Masquerade has
+	// them already.
 	whole func() (masqueradeRule, error)
 }
 
@@ -32,7 +33,7 @@ type ownedPorts struct {
 
 func (r ruleset) empty() bool { return len(r.Networks)+len(r.Ports) == 0 }
 
-// Protocol is what has ports.
+// Protocol is a transport protocol with ports.
 type Protocol string
 
 // The protocols that can be mapped.
@@ -42,7 +43,8 @@ const (
 	SCTP Protocol = "sctp"
 )
 
-// number is the protocol's in IP headers (IANA, Assigned Internet Protocol Numbers).
+// number returns the protocol's number in IP headers (IANA, Assigned Internet Protocol
+// Numbers).
 func (p Protocol) number() byte {
 	return map[Protocol]byte{TCP: 6, UDP: 17, SCTP: 132}[p]
 }
@@ -54,10 +56,10 @@ func protocolOf(number byte) Protocol {
 // Mapping leads one port of the host to one of a container.
 type Mapping struct {
 	Protocol Protocol
-	// Host is where it is reached. The unspecified address of a family is any
-	// address of the host in that family.
+	// Host is the host's address and port. The unspecified address stands for all
+	// addresses of the host in that family.
 	Host netip.AddrPort
-	// Container is of the same family.
+	// Container is the container's address, of the same family, and port.
 	Container netip.AddrPort
 }
 
@@ -68,23 +70,24 @@ func (m Mapping) String() string {
 // anyHost says whether the mapping is for every address of the host.
 func (m Mapping) anyHost() bool { return m.Host.Addr().IsUnspecified() }
 
-// Ports is what a container has mapped, and how.
+// Ports are the port mappings of an attachment, and how they are made.
 type Ports struct {
 	Mappings []Mapping
 	// Subnets are the container's addresses with the lengths of their subnets.
 	Subnets []netip.Prefix
-	// Bridge is the host's interface that leads to the container, by which its
-	// neighbours' connections come, and HostAddress the host's IPv4 address there, by
-	// which 127.0.0.1 speaks; Add finds both by HostLinks where they are not given.
+	// Bridge is the host's interface that leads to the container: connections of its
+	// neighbours come in by it. HostAddress is the host's IPv4 address there, which
+	// replaces 127.0.0.1 as source. If they are empty Add finds both by HostLinks.
 	Bridge      string
 	HostAddress netip.Addr
-	// HostLinks are the host's interfaces of the attachment.
+	// HostLinks are the host veths of the attachment.
 	HostLinks []string
 	PortOptions
 }
 
-// hairpins are the container's subnets that have a mapping: within one the answer
-// would not come back through the host unless the question came from it.
+// hairpins returns the container's subnets that have a port mapping. A client in one of
+// them would get the answer directly, from an address that it did not ask, unless the host
+// masquerades the connection.
 func (p Ports) hairpins() []netip.Prefix {
 	if !p.SNAT {
 		return nil
@@ -99,19 +102,20 @@ func (p Ports) hairpins() []netip.Prefix {
 	return subnets
 }
 
-// answersLoopback says whether the mapping is for 127.0.0.1 too, or for it alone.
+// answersLoopback says whether the mapping is for all IPv4 addresses of the host, or for one
+// in 127.0.0.0/8.
 func (m Mapping) answersLoopback() bool {
 	return m.Host.Addr() == netip.IPv4Unspecified() || m.Host.Addr().Is4() && m.Host.Addr().IsLoopback()
 }
 
-// Masquerade is what leaves a network with the host's address instead of its own.
+// Masquerade says which packets from a network get the host's address as source.
 type Masquerade struct {
-	// Prefixes are the network's subnets. What goes from one of them to none
-	// of them is masqueraded; multicast is not.
+	// Prefixes are the network's subnets. Packets from them to other destinations than
+	// them and multicast are masqueraded.
 	Prefixes []netip.Prefix
-	// Exclude are further destinations that see the containers' own addresses.
+	// Exclude are further destinations to which packets are not masqueraded.
 	Exclude []netip.Prefix
-	// SNAT4 and SNAT6 are fixed source addresses; the zero Addr means that of
+	// SNAT4 and SNAT6 are fixed source addresses; the zero Addr means the address of
 	// the interface by which the packet leaves.
 	SNAT4, SNAT6 netip.Addr
 	// RandomFully asks the kernel to choose source ports at random.
@@ -133,7 +137,7 @@ func family6() family { // RFC 4291, 2.7 and 2.5.3
 	return family{false, netip.PrefixFrom(netip.AddrFrom16([16]byte{0xff}), 8), netip.PrefixFrom(netip.IPv6Loopback(), 128)}
 }
 
-// families are what every rule is made for, in turn.
+// families returns both; rules are made for each.
 func families() []family { return []family{family4(), family6()} }
 
 func familyOf(address netip.Addr) family {
@@ -143,7 +147,7 @@ func familyOf(address netip.Addr) family {
 	return family6()
 }
 
-// digit is what names of the family end in.
+// digit is the last character of the family's names for sets and chains.
 func (f family) digit() string {
 	if f.is4 {
 		return "4"
@@ -161,7 +165,7 @@ func (f family) only(list []netip.Prefix) []netip.Prefix {
 	return own
 }
 
-// snat is the fixed source address of the family.
+// snat returns the family's fixed source address.
 func (m Masquerade) snat(f family) netip.Addr {
 	if f.is4 {
 		return m.SNAT4
@@ -169,9 +173,9 @@ func (m Masquerade) snat(f family) netip.Addr {
 	return m.SNAT6
 }
 
-// keeps are the destinations that see containers' own addresses. A subnet of one
-// address is not among them: its container does not come by here to itself, and a
-// network may have any number.
+// keeps returns the destinations to which packets are not masqueraded. Subnets with a single
+// address are left out: a container does not reach itself through the host, and a network
+// may have any number of them.
 func (m Masquerade) keeps(f family) []netip.Prefix {
 	subnets := slices.DeleteFunc(f.only(m.Prefixes), netip.Prefix.IsSingleIP)
 	return append(append(subnets, f.multicast), f.only(m.Exclude)...)

@@ -10,12 +10,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// snapshot is what records, reservations and the kernel hold, each read once, and what
-// has been decided about it: which attachments are kept, which are gone. Only the
-// liveness check costs a query for each attachment. It is made and used under the lock.
+// snapshot has the records, the reservations and the elements in the kernel, each read once,
+// and what was decided about them: which attachments are kept, and which are gone. Only the
+// liveness check takes a request for each attachment. It is made and used under the lock.
 type snapshot struct {
 	*Host
-	network string // limits it to one network's attachments; "": all
+	network string // the network whose attachments it is about; "": all
 	valid   cni.Valid
 
 	records  []attachmentRecord
@@ -26,13 +26,13 @@ type snapshot struct {
 	gone    []cni.Owner
 	taken   []string         // labels of attachments that had no record and were given one
 	stale   []string         // labels without a live owner
-	decided map[string]bool  // the labels of the three above and their records' paths: whatever these have beyond what the kept want is removed
+	decided map[string]bool  // the labels of the kept, gone and stale attachments, and their records' paths: what these have and the kept do not want is removed
 	idle    []masqueradeRule // of networks without a live attachment
 	refused []string         // port mappings in records whose port another attachment holds, as text
 }
 
-// takeSnapshot reads everything. A record that cannot be read is reported in unread and
-// does not affect the others.
+// takeSnapshot reads records, reservations and elements. unread is about records that cannot
+// be read; the others are in the snapshot.
 func (h *Host) takeSnapshot(network string, valid cni.Valid) (s *snapshot, unread, err error) {
 	s = &snapshot{Host: h, network: network, valid: valid, decided: map[string]bool{}}
 	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
@@ -53,7 +53,7 @@ func (h *Host) takeSnapshot(network string, valid cni.Valid) (s *snapshot, unrea
 	return s, unread, err
 }
 
-// list returns all of our elements in the kernel.
+// list returns all elements of NAT in the kernel.
 func (h *Host) list() ([]nft.Element, error) {
 	there, err := h.conn.Exists(inetTable())
 	if err != nil || !there {
@@ -71,8 +71,9 @@ func (h *Host) listTable() ([]nft.Element, error) {
 	return append(ports, loopback...), err
 }
 
-// decide takes a snapshot, adopts what has no record, and finds the stale attachments.
-// What an error concerns is left unchanged; commit handles the rest.
+// decide takes a snapshot, adopts what has no record, and finds the stale attachments. What
+// an error is about stays as it is, and commit changes the rest; without a snapshot there is
+// nothing to commit.
 func (h *Host) decide(network string, valid cni.Valid, lost bool) (*snapshot, error) {
 	s, unread, err := h.takeSnapshot(network, valid)
 	if err != nil {
@@ -85,8 +86,8 @@ func (h *Host) decide(network string, valid cni.Valid, lost bool) (*snapshot, er
 	return s, errors.Join(append(errs, s.findStale())...)
 }
 
-// changes brings nftables to what the kept attachments need, and removes everything else
-// that they, the gone ones and stale owners have there.
+// changes returns what the kept attachments need in nftables, and removes all other elements
+// of attachments that were decided about.
 func (s *snapshot) changes() (nft.Changes, error) {
 	want := rulesOf(s.kept, NFTables)
 	loopback, err := s.loopback(rulesOf(s.kept, IPTables).Ports, nil)
@@ -94,10 +95,10 @@ func (s *snapshot) changes() (nft.Changes, error) {
 		return nft.Changes{}, err
 	}
 	changes := changesOf(change{want: want, unwanted: ruleset{Networks: s.idle}, also: loopback})
-	if slices.ContainsFunc(s.elements, isOfPorts) { // an earlier release may have laid out these sets differently
+	if slices.ContainsFunc(s.elements, isOfPorts) { // in an earlier release these sets may have had another layout
 		changes.Tables = natTables(append(want.Networks, s.idle...)...)
 	}
-	var spare []nft.Element // less what belongs to another owner by now
+	var spare []nft.Element // a key that is wanted is not among them, whoever has it now
 	changes.Create, spare = nft.Compare(changes.Create, s.elements)
 	changes.Remove = slices.DeleteFunc(spare, func(e nft.Element) bool { return !s.decided[e.Owner] })
 	return changes, nil
@@ -105,8 +106,8 @@ func (s *snapshot) changes() (nft.Changes, error) {
 
 func isOfPorts(e nft.Element) bool { return e.Set != loopbackPorts && e.Set != loopbackAddresses }
 
-// commit applies this in one transaction; records and reservations of the gone are
-// removed last.
+// commit makes these changes in one transaction. After that it removes records and
+// reservations of attachments that are gone.
 func (s *snapshot) commit() error {
 	changes, err := s.changes()
 	if err == nil {

@@ -11,16 +11,16 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// unrecorded is what the kernel holds for an attachment or a network that has no record.
+// unrecorded is what the kernel has of an attachment or a network without a record.
 type unrecorded struct {
 	elements []nft.Element
 	chains   []foundChain
 }
 
-// adopt writes records for what the kernel holds without one, if a link, a lease, or the
-// runtime's list shows that the owner is alive. The rest is stale. If records were lost, so is the
-// masquerade of networks without a live attachment, which otherwise outlives the last
-// container.
+// adopt writes records for attachments that have rules but no record, if a link, a lease, or
+// the runtime's list shows that they are alive. The others are stale. If records were lost,
+// networks without a live attachment are stale, too: otherwise the masquerade of a network
+// stays after its last attachment.
 func (s *snapshot) adopt(lost bool) error {
 	found, err := s.unrecorded(lost)
 	if err != nil {
@@ -56,7 +56,8 @@ func (s *snapshot) adopt(lost bool) error {
 	return errors.Join(removeChains(stale), ipTables{s.Host}.removeFormer())
 }
 
-// unrecorded returns such attachments by label and, if asked, such networks by theirs.
+// unrecorded returns attachments without a record by label and, if networks is true, networks
+// without one by theirs.
 func (s *snapshot) unrecorded(networks bool) (map[string]*unrecorded, error) {
 	known := make(map[string]bool, len(s.records))
 	for _, rec := range s.records {
@@ -101,15 +102,15 @@ func (s *snapshot) markStale(label string) {
 	s.decided[label] = true
 }
 
-// takeIn writes a record for what the kernel holds for an attachment.
+// takeIn writes a record for an attachment from its rules in the kernel.
 func (s *snapshot) takeIn(label string, u *unrecorded, adopted bool) error {
-	owner, _ := cni.ParseOwner(label) // a label that is alive is an owner's
-	stamp, err := record.NewStamp("") // it proves this boot only
+	owner, _ := cni.ParseOwner(label) // a live label that is not a network's is an owner's
+	stamp, err := record.NewStamp("") // without a network namespace: it proves this boot only
 	if err != nil {
 		return err
 	}
 	ports := portsOf(u.elements)
-	if len(ports.Mappings) == 0 { // they are in iptables, with those of 127.0.0.1 in nftables
+	if len(ports.Mappings) == 0 { // they are in iptables, and only the elements for 127.0.0.1 in nftables
 		ports.Backend = IPTables
 		for _, c := range u.chains {
 			c.table.read(c.chain, c.family, &ports.Ports)
@@ -124,7 +125,7 @@ func (s *snapshot) takeIn(label string, u *unrecorded, adopted bool) error {
 	return s.write(rec)
 }
 
-// portsOf reads an attachment's port mappings back from its elements.
+// portsOf decodes an attachment's port mappings from its elements.
 func portsOf(elements []nft.Element) recordedPorts {
 	ports := recordedPorts{Backend: NFTables, Ports: Ports{PortOptions: PortOptions{MarkBit: defaultMarkBit}}}
 	for _, e := range elements {
@@ -135,7 +136,7 @@ func portsOf(elements []nft.Element) recordedPorts {
 		case hairpinPorts, hairpinAddresses:
 			ports.SNAT, ports.Bridge = true, textOf(e.Key)
 		case loopbackPorts, loopbackAddresses:
-			ports.HostAddress, _ = netip.AddrFromSlice(e.Value) // of the length that an address has
+			ports.HostAddress, _ = netip.AddrFromSlice(e.Value) // the set's type fixes the length
 		case masqueradePorts, masqueradeAddresses:
 			ports.SNAT, ports.MasqueradeAll = true, true
 		}
@@ -143,10 +144,10 @@ func portsOf(elements []nft.Element) recordedPorts {
 	return ports
 }
 
-// heal adopts what the kernel holds without a record, at the first use after a boot or
-// after /run was lost under running containers: a saved ruleset was loaded that leads to
-// earlier containers. It costs something only then. An owner in the runtime's list of
-// valid attachments counts as alive.
+// heal adopts rules without a record, or removes them if they are stale. It does so at the
+// first use after a boot, when a saved ruleset may have been loaded that maps ports to former
+// containers, and after /run was lost while containers ran; otherwise it costs nothing. An
+// owner in the runtime's list of valid attachments counts as alive.
 func (h *Host) heal(valid cni.Valid) error {
 	lost, err := h.isLost()
 	if err != nil || !lost {
@@ -160,7 +161,7 @@ func (h *Host) heal(valid cni.Valid) error {
 	if err := s.adopt(true); err != nil {
 		return err
 	}
-	s.records = s.records[known:] // the others are known to be alive or not
+	s.records = s.records[known:] // only the adopted ones: the others are left to GC
 	s.valid = cni.Valid{}         // it covers one network and says nothing about others
 	if err := errors.Join(s.findStale(), s.commit()); err != nil {
 		return err
@@ -168,7 +169,7 @@ func (h *Host) heal(valid cni.Valid) error {
 	return h.noteIPTables()
 }
 
-// isLost says whether the kernel may hold something that never had a record.
+// isLost says whether the kernel may have rules without a record.
 func (h *Host) isLost() (bool, error) {
 	lost, err := h.lostIPTables()
 	if err != nil || lost {
@@ -177,8 +178,8 @@ func (h *Host) isLost() (bool, error) {
 	return h.lostRecords()
 }
 
-// lostRecords says whether there is anything of ours in our table, in which the firewall
-// has a part too, and nothing tells of it.
+// lostRecords says whether our table has chains of NAT, but is not known (isKnown). That the
+// table exists is not enough, since the firewall uses it, too.
 func (h *Host) lostRecords() (bool, error) {
 	known, err := h.isKnown()
 	if err != nil || known {

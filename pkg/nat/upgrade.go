@@ -12,15 +12,15 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// Releases before the records of pkg/record kept them in a tree of their own, which a
-// node that is upgraded at work still has:
+// Releases before pkg/record kept NAT's records in a directory of their own, which a node that
+// was upgraded while containers ran still has:
 //
 //	nat/<backend>/networks/<network>/masquerade       the network's rule
 //	nat/<backend>/networks/<network>/users/<owner>    an attachment that the rule serves
 //	nat/<backend>/networks/<network>/ports/<owner>    the port mappings of one
-//	nat/route_localnet/<bridge>                       switched on by us
+//	nat/route_localnet/<bridge>                       a bridge on which we set route_localnet
 
-// oldPorts is an attachment's file there.
+// oldPorts is the content of such a file of port mappings.
 type oldPorts struct {
 	Owner cni.Owner
 	Ports
@@ -35,8 +35,8 @@ func (h *Host) isOld() (bool, error) {
 	return err == nil, err
 }
 
-// upgrade makes records of this release of them, brings the kernel to it, and removes
-// them. A kill meanwhile leaves what the next call goes on with.
+// upgrade converts such records to those of this release, restores the rules from them, and
+// removes the old ones last: after a kill the next call does the rest.
 func (h *Host) upgrade() error {
 	old, err := h.isOld()
 	if err != nil || !old {
@@ -54,12 +54,12 @@ func (h *Host) upgrade() error {
 	if err := h.restore(&cni.Restored{}); err != nil {
 		return err
 	}
-	for _, file := range files { // only now is there another way
+	for _, file := range files { // only now: the restored rules serve 127.0.0.1 without it
 		if err := closeLoopback(filepath.Base(file)); err != nil {
 			return err
 		}
 	}
-	if err := (ipTables{h}).removeFormer(); err != nil { // the guard of loopback addresses among it
+	if err := (ipTables{h}).removeFormer(); err != nil { // also the loopback filter in table raw
 		return err
 	}
 	if err := os.RemoveAll(h.store.Dir("nat")); err != nil {
@@ -69,7 +69,7 @@ func (h *Host) upgrade() error {
 }
 
 func (h *Host) upgradeBackend(backend Backend) error {
-	stamp, err := record.NewStamp("") // an attachment of this boot, whose namespace nobody noted
+	stamp, err := record.NewStamp("") // of this boot: the old records have no network namespace
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (h *Host) upgradeBackend(backend Backend) error {
 func (h *Host) upgradeMasquerade(backend Backend, dir string, stamp record.Stamp) error {
 	var rule Masquerade
 	if !readOld(filepath.Join(dir, "masquerade"), &rule) {
-		return nil // of an ADD that was killed before it made anything
+		return nil // an ADD was killed before it made anything
 	}
 	users, _ := filepath.Glob(filepath.Join(dir, "users", "*")) // a pattern that is well formed
 	for _, file := range users {
@@ -127,7 +127,7 @@ func (h *Host) upgradePorts(backend Backend, dir string, stamp record.Stamp) err
 	return nil
 }
 
-// takeOver adds to an attachment's record.
+// takeOver adds to an attachment's record, or writes its first.
 func (h *Host) takeOver(o cni.Owner, stamp record.Stamp, add func(*translation)) error {
 	rec, there, err := h.read(o)
 	if err != nil {
@@ -140,8 +140,8 @@ func (h *Host) takeOver(o cni.Owner, stamp record.Stamp, add func(*translation))
 	return h.write(rec)
 }
 
-// closeLoopback takes back the leave to route loopback addresses, which those releases
-// gave to bridges with mapped ports. A bridge that is gone took it along.
+// closeLoopback resets route_localnet, which those releases set on bridges with mapped ports.
+// A bridge that is gone needs no reset.
 func closeLoopback(bridge string) error {
 	err := os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", bridge, "route_localnet"), []byte("0"), 0)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

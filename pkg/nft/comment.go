@@ -1,9 +1,8 @@
 package nft
 
-// Comment is the comment in the user data of a rule or an element, "" where there is
-// none. Whoever made the rule may have put any bytes there, which the kernel hands on
-// unread: a type, a length and so many bytes, again and again, is no more than
-// libnftnl's custom.
+// Comment returns the comment in the user data of a rule or an element, "" if there is
+// none. User data can be any bytes, which the kernel stores unread: that they are a list
+// of type, length and value is libnftnl's convention.
 func Comment(userData []byte) string {
 	const comment = 0 // NFTNL_UDATA_RULE_COMMENT, NFTNL_UDATA_SET_ELEM_COMMENT
 	for len(userData) >= 2 {

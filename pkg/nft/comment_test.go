@@ -2,7 +2,7 @@ package nft
 
 import "testing"
 
-// TestComment: what others put into a rule's user data is read within its bounds.
+// TestComment: user data of other programs is not read beyond its end.
 func TestComment(t *testing.T) {
 	for _, test := range []struct{ data, want string }{
 		{"", ""},

@@ -14,11 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Vouch says whether somebody stands for the owner of an element: a record, a lease,
-// or a link. An element that nobody stands for is void.
+// Vouch says whether the owner of an element is alive: it has a record, a lease, or a link.
+// An element without a live owner is void. A nil Vouch takes every owner for alive.
 type Vouch func(owner string) (bool, error)
 
-// TakenError says that an element which was to be created is another's.
+// TakenError says that an element to create exists and has another, live owner.
 type TakenError struct {
 	Element Element
 	Holder  string // the other's label
@@ -28,27 +28,28 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("%s: taken by %q in set %s of nftables table %s %s", e.Element.What, e.Holder, e.Element.Set, familyName(e.Element.Family), e.Element.Table)
 }
 
-// errMoved says that others have changed nftables since the tables were looked at, so that
-// it is not certain what the transaction has made of them.
+// errMoved says that another program has changed nftables since the tables were read, so
+// that it is not certain what they are after the transaction.
 var errMoved = errors.New("others have changed nftables meanwhile")
 
-// tries bounds how often a transaction is sent that somebody's own transaction, or
-// an element about to expire, got in the way of.
+// tries bounds how often a transaction is sent. It fails if another program's transaction
+// comes between, or if an element in its way is about to expire.
 const tries = 5
 
-// Commit makes the changes, in one transaction. Without anybody in the way nothing
-// is looked at before but whether the tables' rules are as they were: a failed
-// transaction, whose error tells, costs a grace period (synchronize_rcu in
-// nf_tables_abort), but happens only then.
+// Commit makes the changes in one transaction. It is optimistic: before the first try it
+// reads only whether the tables' rules have changed, and looks at elements only after the
+// transaction has failed. A failed transaction costs a grace period (synchronize_rcu in
+// nf_tables_abort), but is rare.
 //
-//   - An element to create that another owner has is a *TakenError if vouch stands
-//     for that owner; otherwise it is replaced.
-//   - An element to remove is given an end that has come, which takes effect within
-//     two ticks and costs nothing (Linux 6.12 and newer); where the kernel does not
-//     know how, it is deleted, which costs a grace period when the socket is closed.
-//   - Where the answer to a transaction is lost, the kernel is asked what came of it.
+//   - An element to create that another owner has is a *TakenError if vouch says that
+//     this owner is alive; otherwise it is replaced.
+//   - An element to remove gets a timeout of which one millisecond is left. It expires
+//     within two ticks, which costs nothing (Linux 6.12 and newer). Older kernels leave
+//     the timeout of an element as it is: there it is deleted, which costs a grace period
+//     when the socket is closed.
+//   - If the answer to a transaction is lost, the kernel is asked what came of it.
 //
-// Who calls it holds the lock of the records that the changes are made of.
+// The caller holds the lock of the records that the changes follow from.
 func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	if changes.Empty() {
 		return nil
@@ -65,7 +66,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 	}
 	changes.Remove = Without(changes.Remove, changes.Create)
 	var replace []Element
-	var since uint32 // the generation that everything was looked at in
+	var since uint32 // the generation at which the elements were looked up
 	var last error
 	for try := range tries {
 		err := c.try(changes, replace, since, try == 0)
@@ -76,8 +77,8 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return err
 		case errors.Is(err, errMoved): // whatever else it says
 		case isUnsupported(err) && len(changes.Remove) > 0:
-			// A set of an earlier release's has no expiry, and a kernel without
-			// nf_tables no sets.
+			// A set of an earlier release has no timeouts, and a kernel without
+			// nf_tables has no sets.
 			if err := c.delete(changes.Remove); err != nil {
 				return err
 			}
@@ -133,8 +134,8 @@ func (c *Conn) lacks(tables []Table) error {
 }
 
 // try sends the transaction once. Tables that are known to be as they shall are not
-// looked at if trust; otherwise nothing of the changes was looked at before the
-// generation since.
+// read again if trust is true; otherwise everything that the changes are about was looked
+// up at the generation since, or later.
 func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool) error {
 	messages, looked, at, err := c.tableMessages(changes.Tables, trust)
 	if err != nil {
@@ -154,9 +155,11 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		if made && at != 0 && c.generation() != at {
 			return fmt.Errorf("%w (%w)", err, errMoved)
 		}
-		// Of a transaction that makes tables nothing else can be unsupported but expiry,
-		// nor missing but a set, of a table that was trusted, or what went after it was
-		// looked at: with everything else ("nft flush ruleset"), or by itself, at its end.
+		// If a transaction that makes tables is refused as unsupported, it is the tables,
+		// unless it also lets elements expire. If something is missing, it is what the tables
+		// need from the kernel, unless it was a set of a table that was not read again, or
+		// something that has gone since it was looked up: by "nft flush ruleset", or because
+		// it expired.
 		unsupported := isUnsupported(err) && (!trust || len(changes.Remove) == 0)
 		missing := !trust && len(replace) == 0 && errors.Is(err, unix.ENOENT) && c.generation() == since
 		if made && (unsupported || missing) {
@@ -174,7 +177,7 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 	return err
 }
 
-// elementMessages are those about elements, in the order in which they have to come.
+// elementMessages returns the messages about elements, in the order that the kernel needs.
 func (c Changes) elementMessages(replace []Element) (messages []netlink.Message, err error) {
 	steps := []struct {
 		kind     int
@@ -197,8 +200,8 @@ func (c Changes) elementMessages(replace []Element) (messages []netlink.Message,
 	return messages, nil
 }
 
-// generation counts the transactions of the namespace, whoever makes them; one that
-// fails is none. 0 where the kernel does not tell.
+// generation returns the kernel's count of successful transactions in this network
+// namespace, by any program; 0 if the kernel does not tell.
 func (c *Conn) generation() uint32 {
 	request, err := message(unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified, 0, netlink.NewAttributeEncoder())
 	if err != nil {
@@ -221,9 +224,9 @@ func (c *Conn) generation() uint32 {
 	return 0
 }
 
-// tableMessages bring the tables to what is wanted. looked are those that were
-// compared, after the generation at; 0 where none was, or the kernel does not tell. Where
-// there is nothing to bring they are remembered, and none is left to be.
+// tableMessages returns the messages that make the tables as wanted. looked are the tables
+// that were compared, at the generation at or later; at is 0 if none was, or if the kernel
+// does not tell. If nothing has to be changed they are remembered here, and looked is empty.
 func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Message, looked []Table, at uint32, err error) {
 	if looked, err = c.unknown(tables, trust); err != nil || len(looked) == 0 {
 		return nil, nil, 0, err
@@ -245,15 +248,15 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 		messages = append(messages, more...)
 	}
 	if len(messages) == 0 {
-		// A transaction of elements that are all there is none to the kernel, so that no
-		// generation afterwards would say that the tables were not changed.
+		// A transaction that only creates elements which exist does not raise the
+		// generation: afterwards it could not be told that nobody changed the tables.
 		_, err := c.remember(looked, at)
 		return nil, nil, at, err
 	}
 	return messages, looked, at, nil
 }
 
-// unknown are the tables that have to be looked at, each as a whole.
+// unknown returns the tables that have to be compared with the kernel, each complete.
 func (c *Conn) unknown(tables []Table, trust bool) (unknown []Table, err error) {
 	for _, t := range tables {
 		known := false
@@ -273,21 +276,21 @@ func (c *Conn) unknown(tables []Table, trust bool) (unknown []Table, err error) 
 	return unknown, nil
 }
 
-// isSame says whether the element found is what e asks for.
+// isSame says whether the found element is as e wants it.
 func (e Element) isSame(found Element) bool {
 	return (e.Shared || e.Owner == found.Owner) && bytes.Equal(e.Value, found.Value)
 }
 
-// only are the elements that are shared, or those that are not. To create a shared
-// one that is there, and perhaps about to go, makes it stay (nft_add_set_elem,
+// only returns the shared elements, or those that are not. Creating a shared element that
+// exists resets its timeout, so that one about to expire stays (nft_add_set_elem,
 // net/netfilter/nf_tables_api.c).
 func only(elements []Element, shared bool) []Element {
 	return slices.DeleteFunc(slices.Clone(elements), func(e Element) bool { return e.Shared != shared })
 }
 
-// resolve finds out what there is of elements that were to be created, after a
-// transaction that failed with err: create are those still to be made, replace those
-// of them that somebody's void one is in the way of.
+// resolve looks up the elements to create after a transaction failed with err. create are
+// those still to be made, replace those of them that a void element, or one of the same
+// owner with another value, is in the way of.
 func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, replace []Element, _ error) {
 	for _, e := range elements {
 		found, there, findErr := c.find(e)
@@ -299,7 +302,7 @@ func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, repl
 		}
 		create = append(create, e)
 		if !there || found.Expires {
-			continue // if it is about to go, it has gone by the time that a failed transaction takes
+			continue // one that expires has gone by now: a failed transaction takes longer
 		}
 		if found.Owner != e.Owner {
 			vouched, vouchErr := true, error(nil)
@@ -318,7 +321,7 @@ func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, repl
 	return create, replace, nil
 }
 
-// present are those of the elements that are there, with their owner and value.
+// present returns the elements that exist with this owner and value.
 func (c *Conn) present(elements []Element) ([]Element, error) {
 	var there []Element
 	for _, e := range elements {
@@ -333,8 +336,8 @@ func (c *Conn) present(elements []Element) ([]Element, error) {
 	return there, nil
 }
 
-// finish deletes what the kernel did not let expire. One look tells, since it knows
-// how to or does not.
+// finish deletes the removed elements if the kernel did not make them expire. It looks at
+// one: either the kernel can change the timeout of an element, or it cannot.
 func (c *Conn) finish(removed []Element) error {
 	if len(removed) == 0 {
 		return nil
@@ -347,7 +350,7 @@ func (c *Conn) finish(removed []Element) error {
 	return c.delete(removed)
 }
 
-// delete deletes elements that are there for certain, by messages of their own kind.
+// delete deletes those of the elements that exist, by NFT_MSG_DELSETELEM.
 func (c *Conn) delete(elements []Element) error {
 	for range tries {
 		there, err := c.present(elements)

@@ -16,27 +16,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerFunc is a peer that is a function: it gets a request, or a transaction, and
-// answers.
+// peerFunc is a peer that is a function: it is called with a request or a transaction, and
+// returns the answers.
 type peerFunc func(messages []netlink.Message) ([]netlink.Message, error)
 
 func (f peerFunc) ask(m netlink.Message) ([]netlink.Message, error) { return f([]netlink.Message{m}) }
 func (f peerFunc) commit(messages []netlink.Message) error          { _, err := f(messages); return err }
 func (peerFunc) Close() error                                       { return nil }
 
-// model is a kernel that knows elements, and of rules no more than that there are
-// some. What it is sent it keeps in words.
+// model is a kernel that has elements, but of rules only knows whether there are any. It notes
+// in words what it is sent.
 type model struct {
 	elements map[elementPlace]foundElement
 	rules    string
 	sent     []string // transactions
-	// generation counts those that were made, and what a test pretends that others did.
+	// generation counts committed transactions; a test raises it for those of other programs.
 	generation uint32
-	// answer, if it is set, is asked before a transaction is made.
+	// answer, if set, is called before a transaction is committed.
 	answer func(number int) (made bool, err error)
-	// found, if it is set, is called after an element was looked up.
+	// found, if set, is called after an element was looked up.
 	found func()
-	// withoutExpiry is a kernel before 6.12: an element that is there keeps its timeout.
+	// withoutExpiry is a kernel before 6.12, which leaves the timeout of an existing element as it is.
 	withoutExpiry bool
 }
 
@@ -100,7 +100,7 @@ func (m *model) serve(messages []netlink.Message) ([]netlink.Message, error) {
 	return nil, m.apply(messages)
 }
 
-// apply makes all of a transaction or nothing.
+// apply commits all of a transaction or nothing.
 func (m *model) apply(messages []netlink.Message) error {
 	after := maps.Clone(m.elements)
 	for _, message := range messages {
@@ -136,8 +136,8 @@ func (m *model) apply(messages []netlink.Message) error {
 
 func kindOf(m netlink.Message) int { return int(m.Header.Type) & 0xff }
 
-// words say what a transaction does: kinds of messages, each once however often it
-// comes in a row, and elements by set, key and owner.
+// words describes a transaction: the kinds of messages, each once if repeated, and elements by
+// set, key and owner.
 func words(messages []netlink.Message) string {
 	var said []string
 	for _, m := range messages {
@@ -197,8 +197,8 @@ const (
 	key80  = "0600000000500000"
 )
 
-// TestElementBytes: what is sent for an element, byte for byte (struct nfgenmsg,
-// attributes as linux/netfilter/nf_tables.h has them).
+// TestElementBytes: the messages about elements, byte for byte (struct nfgenmsg and attributes
+// of linux/netfilter/nf_tables.h).
 func TestElementBytes(t *testing.T) {
 	// struct nlattr has the machine's byte order, the rest the network's
 	attribute := func(length, kind uint16) string {
@@ -230,8 +230,8 @@ func TestElementBytes(t *testing.T) {
 	}
 }
 
-// TestCommitSends: all in one transaction, tables first; what is known to be there is
-// not sent again, until somebody changes a rule.
+// TestCommitSends one transaction, tables first. Known tables are not sent again until a rule
+// changes.
 func TestCommitSends(t *testing.T) {
 	m, c := newModel(t, port(theirs, 90, 3))
 	tables := []Table{sample("a/")}
@@ -239,7 +239,7 @@ func TestCommitSends(t *testing.T) {
 	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 81, 2)}}, nil)
 	m.rules = "changed by somebody"
 	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 82, 2)}}, nil)
-	c.Refresh() // as who takes the lock does
+	c.Refresh() // as a caller does that takes the lock
 	commit(t, c, Changes{Tables: tables, Create: []Element{port(mine, 83, 2)}}, nil)
 	commit(t, c, Changes{}, nil)
 	m.mustHaveSent(
@@ -251,14 +251,14 @@ func TestCommitSends(t *testing.T) {
 	)
 }
 
-// TestLostAnswer: the kernel is asked what came of a transaction whose answer was
-// lost, which is sent again only if nothing did.
+// TestLostAnswer: if the answer to a transaction is lost, the kernel is asked whether it was
+// committed, and it is sent again only if not.
 func TestLostAnswer(t *testing.T) {
 	create, remove := "create ports "+key80+" "+mine, "add ports 06000000005a0000 "+mine+" to expire"
 	for _, test := range []struct {
 		name string
 		made bool
-		lost int // so many answers
+		lost int // how many answers
 		want []string
 		err  error
 	}{
@@ -283,8 +283,8 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestTaken: an element of another's is theirs as long as their owner is alive,
-// and replaced otherwise.
+// TestTaken: an element of another owner is taken while that owner is alive, and replaced
+// otherwise.
 func TestTaken(t *testing.T) {
 	want := port(mine, 80, 2)
 	create := "create ports " + key80 + " " + mine
@@ -339,8 +339,8 @@ func isTakenBy(holder string) func(error) bool {
 	}
 }
 
-// TestRemove: an element is made to expire where the kernel can, and deleted where it
-// cannot; one that is gone already is no error.
+// TestRemove: an element is made to expire if the kernel can, and deleted if it cannot; a
+// missing one is no error.
 func TestRemove(t *testing.T) {
 	expire, deletion := "add ports "+key80+" "+mine+" to expire", "delete ports "+key80
 	for _, test := range []struct {
@@ -387,8 +387,8 @@ func refuseFirst(err error) func(int) (bool, error) {
 	}
 }
 
-// TestUnsupported: a kernel without nf_tables, or without a kind of chain, says so in
-// the one way that callers know; anything else does not pass for that.
+// TestUnsupported: a kernel without nf_tables, or without a chain type, is ErrUnsupported; other
+// errors are not.
 func TestUnsupported(t *testing.T) {
 	create := []Element{port(mine, 80, 2)}
 	for _, test := range []struct {
@@ -466,13 +466,13 @@ func TestFlushedMeanwhile(t *testing.T) {
 	m.mustHaveSent(t, slices.Repeat([]string{"table, set, chain, rule, create ports " + key80 + " " + mine}, 4)...)
 }
 
-// TestFlushedAfterTheLook: nor is what they take away between the look at what is in
-// the way of an element, or at what is to be removed, and the transaction.
+// TestFlushedAfterTheLook: nor does what is deleted after the elements were looked up, to
+// replace or to remove them, and before the transaction.
 func TestFlushedAfterTheLook(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		changes Changes
-		flush   bool // or the element's own time has come
+		flush   bool // if not, the element expires
 	}{
 		{"flush, an element to replace", Changes{Create: []Element{port(mine, 80, 3)}}, true},
 		{"expiry, an element to replace", Changes{Create: []Element{port(mine, 80, 3)}}, false},
@@ -503,9 +503,9 @@ func TestFlushedAfterTheLook(t *testing.T) {
 	}
 }
 
-// TestFlushedBeforeTheDigest: what is left after a flush is not taken for the tables as they
-// were made, be it right after the transaction, after a look that found them right, or while
-// they are read.
+// TestFlushedBeforeTheDigest: what a flush leaves is not remembered as the wanted tables, whether
+// it comes right after the transaction, after tables were found as wanted, or while they are
+// read.
 func TestFlushedBeforeTheDigest(t *testing.T) {
 	made := "table, set, chain, rule, create ports " + key80 + " " + mine
 	m, c := newModel(t)
@@ -530,8 +530,8 @@ func TestFlushedBeforeTheDigest(t *testing.T) {
 	}
 }
 
-// TestRefusedBesideAChange: a refusal that comes with somebody else's change ("nft -f" has
-// loaded a set of other types) is no word about the kernel.
+// TestRefusedBesideAChange: a refusal while another program changes nftables ("nft -f" has
+// loaded a set of other types) does not count as unsupported.
 func TestRefusedBesideAChange(t *testing.T) {
 	m, c := newModel(t)
 	m.answer = func(number int) (bool, error) {
@@ -547,8 +547,8 @@ func TestRefusedBesideAChange(t *testing.T) {
 	}
 }
 
-// TestFlushedWhileRead: a flush between two questions about a table leaves none, and is no
-// error.
+// TestFlushedWhileRead: after a flush between two requests about a table it counts as missing,
+// which is no error.
 func TestFlushedWhileRead(t *testing.T) {
 	m, c := newModel(t)
 	there, flushed := true, 0
@@ -584,7 +584,7 @@ func TestFlushedWhileRead(t *testing.T) {
 	}
 }
 
-// TestMalformed: an answer that is cut off is an error and no empty set.
+// TestMalformed: a truncated answer is an error, not an empty set.
 func TestMalformed(t *testing.T) {
 	whole, err := elementMessage(unix.NFT_MSG_NEWSETELEM, 0, []Element{port(mine, 80, 2)}, nil)
 	if err != nil {
@@ -602,7 +602,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// TestEditThatFails: what was staged before the error goes into no later transaction.
+// TestEditThatFails: what was staged before the error is not sent by a later transaction.
 func TestEditThatFails(t *testing.T) {
 	t.Parallel()
 	m, c := newModel(t)

@@ -16,18 +16,18 @@ import (
 
 var nativeEndian = binaryutil.NativeEndian
 
-// Conn is nf_tables of the thread's network namespace. It is for one goroutine; who
-// looks and changes holds record.Store's lock meanwhile.
+// Conn is a connection to nf_tables in the thread's network namespace, for one goroutine.
+// A caller that reads and then changes holds record.Store's lock over both.
 type Conn struct {
 	dir     string
 	peer    peer // nil until it is needed
 	library *library
-	// knowledge is what was read of tables since Refresh, by their names.
+	// knowledge is what was read since Refresh, by the tables' names.
 	knowledge map[string]knowledge
 }
 
-// Open gives a Conn that keeps what it has found in files of dir (see Table.Key).
-// Nothing is touched yet.
+// Open returns a Conn that remembers in files of dir which tables were found as wanted (see
+// Table.Key). It neither opens a socket nor reads a file yet.
 func Open(dir string) *Conn { return &Conn{dir: dir} }
 
 func (c *Conn) connect() error {
@@ -50,10 +50,10 @@ func (c *Conn) use(p peer) error {
 	return nil
 }
 
-// Close lets go of the kernel. It waits for what anybody has deleted before, a good
-// ten milliseconds: a process that has a link to delete does that first, and a lock
-// is given up before. There is nothing that it could fail at: what the kernel had to say
-// of a change it has said.
+// Close closes the socket. The kernel then waits a grace period for objects of nf_tables
+// that any program has deleted, more than ten milliseconds: so callers delete links before,
+// and release locks before. It returns no error, since the answers to all changes have been
+// read.
 func (c *Conn) Close() {
 	if c.peer != nil {
 		_ = c.peer.Close() // as above
@@ -65,8 +65,8 @@ func (c *Conn) Close() {
 // chains of type nat (nft_chain_nat, a module of its own before Linux 5.2).
 var ErrUnsupported = errors.New("the kernel lacks it")
 
-// Usable is ErrUnsupported where the kernel has no nf_tables. That it has every kind
-// of chain only a Commit can tell.
+// Usable returns ErrUnsupported if the kernel has no nf_tables. Only Commit finds out
+// whether it has the chain types that a Table needs.
 func (c *Conn) Usable() error {
 	_, err := c.exists(Table{Family: nftables.TableFamilyINet, Name: "trestle"})
 	if isUnsupported(err) {
@@ -109,8 +109,8 @@ func (c *Conn) Drops(t Table, chain string) (bool, error) {
 	return policy == nftables.ChainPolicyDrop, err
 }
 
-// policyOf looks a chain up, by one question: it may go at any time. A chain that is no
-// base chain accepts.
+// policyOf looks a chain up by a single request, since the chain may be deleted at any
+// time. The policy of a chain that is not a base chain is accept.
 func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, there bool, err error) {
 	policy = nftables.ChainPolicyAccept
 	if err := c.connect(); err != nil {
@@ -143,7 +143,7 @@ func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, the
 	return policy, true, nil
 }
 
-// DeleteTable deletes the table, whoever has anything in it.
+// DeleteTable deletes the table, whatever is in it.
 func (c *Conn) DeleteTable(t Table) error {
 	for {
 		there, err := c.Exists(t)
@@ -164,8 +164,8 @@ func (c *Conn) DeleteTable(t Table) error {
 	}
 }
 
-// DeleteIdle deletes the table if nothing in it belongs to an attachment or a
-// network.
+// DeleteIdle deletes the table if its sets are empty and no rule has the label of an
+// attachment or a network as comment.
 func (c *Conn) DeleteIdle(t Table) error {
 	there, err := c.Exists(t)
 	if err != nil || !there {
@@ -202,8 +202,8 @@ func (c *Conn) DeleteIdle(t Table) error {
 	return c.DeleteTable(t)
 }
 
-// Library is google/nftables over this Conn's socket, to read other programs'
-// tables, and for Apply.
+// Library returns google/nftables on this Conn's socket: to read other programs' tables,
+// and to stage changes that Apply sends.
 func (c *Conn) Library() (*nftables.Conn, error) {
 	if err := c.connect(); err != nil {
 		return nil, err
@@ -211,8 +211,8 @@ func (c *Conn) Library() (*nftables.Conn, error) {
 	return c.library.Conn, nil
 }
 
-// RulesWith are a chain's rules that have any of these bytes somewhere. To decode all
-// takes ten times as long as the kernel's listing.
+// RulesWith returns the rules of a chain whose encoding contains any of these byte
+// strings. Decoding all rules would take ten times as long as listing them.
 func (c *Conn) RulesWith(chain *nftables.Chain, data [][]byte) ([]*nftables.Rule, error) {
 	if err := c.connect(); err != nil {
 		return nil, err
@@ -224,7 +224,7 @@ func (c *Conn) RulesWith(chain *nftables.Chain, data [][]byte) ([]*nftables.Rule
 	return c.library.GetRules(chain.Table, chain)
 }
 
-// Apply sends what was staged by Library, as one transaction.
+// Apply sends what was staged by Library as one transaction.
 func (c *Conn) Apply() error {
 	messages, err := c.library.messages()
 	if err != nil || len(messages) == 0 {
@@ -233,8 +233,9 @@ func (c *Conn) Apply() error {
 	return c.peer.commit(messages)
 }
 
-// Edit has stage look at other programs' tables by Library, and stage what shall change of
-// what it finds, and applies that. Where something of it is gone meanwhile, it looks again.
+// Edit changes other programs' tables: stage reads them by library and stages changes to
+// what it finds, and Edit applies these. If something of it was deleted meanwhile, stage is
+// called again.
 func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
 	if err := c.connect(); err != nil {
 		return err
@@ -242,7 +243,7 @@ func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
 	var failed error
 	for range tries {
 		if err := stage(c.library.Conn); err != nil {
-			_, _ = c.library.messages() // or the next transaction had half of them
+			_, _ = c.library.messages() // drop what was staged, or the next transaction would send it
 			return err
 		}
 		if failed = c.Apply(); !errors.Is(failed, unix.ENOENT) {
@@ -252,7 +253,7 @@ func (c *Conn) Edit(stage func(library *nftables.Conn) error) error {
 	return failed
 }
 
-// Diff says, for people, what is not as Commit leaves it.
+// Diff describes, for people, what Commit would change.
 func (c *Conn) Diff(want Changes) ([]string, error) {
 	if err := c.connect(); err != nil {
 		return nil, err
@@ -281,8 +282,7 @@ func (c *Conn) Diff(want Changes) ([]string, error) {
 	return all, nil
 }
 
-// Lost are the comments of the table's rules that the kernel does not have as they shall
-// be.
+// Lost returns the comments of the table's rules that the kernel lacks, or has otherwise.
 func (c *Conn) Lost(t Table) ([]string, error) {
 	if known, err := c.Known(t); err != nil || known {
 		return nil, err
@@ -301,7 +301,7 @@ func (c *Conn) Lost(t Table) ([]string, error) {
 	return comments, err
 }
 
-// Owners are the labels that rules of a chain have as comments, each once.
+// Owners returns the labels that rules of a chain have as comments, each once.
 func (c *Conn) Owners(t Table, chain string) ([]string, error) {
 	there, err := c.HasChain(t, chain)
 	if err != nil || !there {
@@ -317,8 +317,8 @@ func (c *Conn) Owners(t Table, chain string) ([]string, error) {
 	return labels, err
 }
 
-// Text is all that a Key stands for: what of the table is the same on every host that
-// has it. Tests hold that a Key changes with it.
+// Text describes all that a Key stands for, and is the same on every host. A test per
+// package compares its digest, so that whoever changes a table changes its Key.
 func (t Table) Text() string {
 	text := "table " + t.String() + "\n"
 	for _, set := range t.Sets {
@@ -340,7 +340,7 @@ func (t Table) Text() string {
 	return text
 }
 
-// Join is one list of expressions.
+// Join concatenates lists of expressions.
 func Join(parts ...[]expr.Any) []expr.Any {
 	var all []expr.Any
 	for _, part := range parts {

@@ -12,22 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Messages about elements are made here rather than by the library, which knows
-// neither exclusive creation nor expiration, and cannot ask for one element.
+// Messages about elements are made here rather than by the library, which can neither
+// create exclusively (NLM_F_EXCL) nor set an expiration, and cannot look up one element.
 
 // foundElement is an element as the kernel has it.
 type foundElement struct {
 	Element
-	// Expires says that it is about to go, by Changes.Remove.
+	// Expires says that Changes.Remove has given it a timeout.
 	Expires bool
 }
 
-// An element takes less than 512 bytes, half of it the comment; so many keep a
-// message below the 64 KiB of a netlink attribute.
+// perMessage elements, of less than 512 bytes each, half of it the comment, stay below the
+// 64 KiB that the attribute around them may have.
 const perMessage = 127
 
-// elementMessages are those of one kind (NFT_MSG_NEWSETELEM …), set by set, some
-// elements each.
+// elementMessages returns messages of one type (NFT_MSG_NEWSETELEM …), each with up to
+// perMessage elements of one set.
 func elementMessages(kind int, flags netlink.HeaderFlags, elements []Element, life *lifetime) ([]netlink.Message, error) {
 	type set struct {
 		family      nftables.TableFamily
@@ -78,7 +78,7 @@ func elementMessage(kind int, flags netlink.HeaderFlags, elements []Element, lif
 	return message(kind, elements[0].Family, flags, attributes)
 }
 
-// encode writes the key, and for a new element the rest.
+// encode writes the element's attributes; to look up or delete one the key is enough.
 func (e Element) encode(a *netlink.AttributeEncoder, whole bool, life *lifetime) {
 	value := func(data []byte) func(*netlink.AttributeEncoder) error {
 		return func(a *netlink.AttributeEncoder) error {
@@ -102,8 +102,8 @@ func (e Element) encode(a *netlink.AttributeEncoder, whole bool, life *lifetime)
 	}
 }
 
-// message is one of nf_tables' (struct nfgenmsg, linux/netfilter/nfnetlink.h, and
-// attributes).
+// message returns a message of nf_tables: struct nfgenmsg (linux/netfilter/nfnetlink.h) and
+// the attributes.
 func message(kind int, family nftables.TableFamily, flags netlink.HeaderFlags, attributes *netlink.AttributeEncoder) (netlink.Message, error) {
 	data, err := attributes.Encode()
 	if err != nil {
@@ -115,8 +115,8 @@ func message(kind int, family nftables.TableFamily, flags netlink.HeaderFlags, a
 	}, nil
 }
 
-// find asks for the element with e's key, which takes the same time however many
-// there are. A set or table that is not there has none.
+// find looks up the element with e's key, which takes the same time however many the set
+// has. A missing set or table has none.
 func (c *Conn) find(e Element) (foundElement, bool, error) {
 	request, err := elementMessage(unix.NFT_MSG_GETSETELEM, 0, []Element{e}, nil)
 	if err != nil {
@@ -136,8 +136,8 @@ func (c *Conn) find(e Element) (foundElement, bool, error) {
 	return found[0], true, nil
 }
 
-// Find asks for the elements with these keys; those that are not there, or about
-// to go, are left out.
+// Find looks up the elements with these keys; those that are missing or expiring are left
+// out.
 func (c *Conn) Find(elements []Element) ([]Element, error) {
 	if err := c.connect(); err != nil {
 		return nil, ignoreUnsupported(err)
@@ -156,8 +156,8 @@ func (c *Conn) Find(elements []Element) ([]Element, error) {
 	return there, nil
 }
 
-// List gives all elements of the table's sets, but for those about to go. It looks
-// at every one: not for the way of ADD and DEL.
+// List returns all elements of the table's sets that are not expiring. It takes longer the
+// more elements there are, so ADD and DEL use Find.
 func (c *Conn) List(t Table) ([]Element, error) {
 	if err := c.connect(); err != nil {
 		return nil, ignoreUnsupported(err)
@@ -172,8 +172,8 @@ func (c *Conn) List(t Table) ([]Element, error) {
 	return all, nil
 }
 
-// ListAll is List for whatever sets the kernel's table has, for people: of the Table
-// given only family and name count.
+// ListAll is List for every set that the kernel's table has, for people. It uses only the
+// family and name of t.
 func (c *Conn) ListAll(t Table) ([]Element, error) {
 	there, err := c.Exists(t)
 	if err != nil || !there {
@@ -217,15 +217,15 @@ func (c *Conn) listSet(all []Element, t Table, set string) ([]Element, error) {
 	return all, err
 }
 
-// isMissing says whether a table, chain, set or element is not there; a kernel
-// without nf_tables has none (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
+// isMissing says whether a table, chain, set or element does not exist; a kernel without
+// nf_tables has none (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
 func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) || isUnsupported(err) }
 
 func isUnsupported(err error) bool {
 	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
-// ignoreUnsupported is for questions whose answer is then "none".
+// ignoreUnsupported is for requests to which a kernel without nf_tables means "none".
 func ignoreUnsupported(err error) error {
 	if isUnsupported(err) {
 		return nil

@@ -9,8 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// What a caller wants is plain data; Commit makes of it what is missing, in one
-// transaction. The kernel is a model here, which says in words what it was sent.
+// A caller describes what it wants as plain data, and Commit makes what is missing, in one
+// transaction. The kernel is a model here, which notes in words what it is sent.
 func ExampleConn_Commit() {
 	dir, err := os.MkdirTemp("", "nft")
 	if err != nil {

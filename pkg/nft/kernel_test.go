@@ -24,8 +24,8 @@ func nftCommand(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// sample is a table with all that ours have: maps with concatenations, a base chain
-// of each type, rules whose order counts and others.
+// sample is a table with everything that ours have: maps with concatenations, a base chain of
+// each type, and chains with and without an order of rules.
 func sample(comments ...string) Table {
 	t := Table{
 		Family: nftables.TableFamilyINet, Name: "trestle", Key: "sample " + strings.Join(comments, ","),
@@ -77,7 +77,7 @@ func commit(t *testing.T, c *Conn, changes Changes, vouch Vouch) {
 func nobody(string) (bool, error)    { return false, nil }
 func everybody(string) (bool, error) { return true, nil }
 
-// TestCommit goes through the life of a table on the kernel.
+// TestCommit makes, changes and deletes a table in the kernel.
 func TestCommit(t *testing.T) {
 	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
@@ -146,7 +146,7 @@ func TestCommit(t *testing.T) {
 	}
 }
 
-// TestShared: one element for several owners, whoever made it.
+// TestShared: several owners use one element, whichever of them made it.
 func TestShared(t *testing.T) {
 	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
@@ -169,15 +169,15 @@ func TestShared(t *testing.T) {
 		t.Errorf("got %v, %v, want one element, of who made it", found, err)
 	}
 	commit(t, c, Changes{Remove: []Element{element("b/")}}, nil)
-	commit(t, c, Changes{Create: []Element{element("b/")}}, nil) // at once, while the former is about to go
+	commit(t, c, Changes{Create: []Element{element("b/")}}, nil) // at once, while the removed one is still expiring
 	time.Sleep(50 * time.Millisecond)
 	if found, err := c.List(table); err != nil || len(found) != 1 {
 		t.Errorf("removed and made again: got %v, %v, want it to stay", found, err)
 	}
 }
 
-// TestRememberedUnchanged: tables that were found as they shall be are not looked at again,
-// also where the transaction changed nothing, since all elements were there.
+// TestRememberedUnchanged: tables that were found as wanted are not read again, even if the
+// transaction changed nothing because all elements existed.
 func TestRememberedUnchanged(t *testing.T) {
 	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
@@ -195,8 +195,8 @@ func TestRememberedUnchanged(t *testing.T) {
 	}
 }
 
-// TestRemoveFromEarlierSet: sets of earlier releases have no expiry, and "nft -f" may
-// bring one back at any time.
+// TestRemoveFromEarlierSet: sets of earlier releases have no timeouts, and "nft -f" may load one
+// again at any time.
 func TestRemoveFromEarlierSet(t *testing.T) {
 	golden.EnterNetNS(t)
 	c := Open(t.TempDir())
@@ -214,11 +214,11 @@ func TestRemoveFromEarlierSet(t *testing.T) {
 	commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}, Remove: found}, nil)
 }
 
-// TestFlushedAnyTime: whenever others take all rules away, amid a look or between two,
-// a change is made, and a question has an answer.
+// TestFlushedAnyTime: changes and look-ups succeed at whatever moment another program flushes the
+// ruleset.
 func TestFlushedAnyTime(t *testing.T) {
 	golden.EnterNetNS(t)
-	// Their sockets are opened here: a subtest runs in another thread, and so elsewhere.
+	// Sockets are opened here: a subtest runs in another thread, in another network namespace.
 	other := Open(t.TempDir())
 	if err := other.connect(); err != nil {
 		t.Fatal(err)
@@ -233,8 +233,8 @@ func TestFlushedAnyTime(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	// Each question that the Conn asks the kernel is a moment for a flush: the first, the
-	// second …, until no change asks so many.
+	// The flush comes before the first request that the Conn sends, then before the second …,
+	// until no change sends as many.
 	var asked, at int
 	kernel, err := openSocket()
 	if err != nil {
@@ -276,7 +276,7 @@ func TestFlushedAnyTime(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			for at = 1; ; at++ {
-				asked = -1 << 20 // no moment of these
+				asked = -1 << 20 // no flush at these requests
 				c.Refresh()
 				whole := Changes{Tables: []Table{table}, Create: []Element{port("a/c1/eth0", 80, 2)}}
 				commit(t, c, whole, nobody)
@@ -307,14 +307,14 @@ func isQuestion(m netlink.Message) bool {
 	return false
 }
 
-// lacking is a kernel without nf_tables (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
+// lacking is a peer without nf_tables (nfnetlink_rcv_msg, net/netfilter/nfnetlink.c).
 type lacking struct{}
 
 func (lacking) ask(netlink.Message) ([]netlink.Message, error) { return nil, unix.EINVAL }
 func (lacking) commit([]netlink.Message) error                 { return unix.EOPNOTSUPP }
 func (lacking) Close() error                                   { return nil }
 
-// TestWithout: what cannot be there is gone, and what is wanted is refused.
+// TestWithout nf_tables removing succeeds, since nothing can exist, and creating is refused.
 func TestWithout(t *testing.T) {
 	c := Open(t.TempDir())
 	if err := c.use(lacking{}); err != nil {
@@ -341,8 +341,8 @@ func TestWithout(t *testing.T) {
 	}
 }
 
-// TestEdit: what somebody else has deleted since the look is nothing to fail for, and the
-// rest of the change is made.
+// TestEdit: what another program deletes after it was listed is no error, and the rest is
+// changed.
 func TestEdit(t *testing.T) {
 	golden.EnterNetNS(t)
 	nftCommand(t, "add table ip other; add chain ip other a; add rule ip other a counter; add chain ip other b; add rule ip other b counter")

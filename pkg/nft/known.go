@@ -20,20 +20,20 @@ import (
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// To compare a table's rules with those that are wanted takes ten times as long as
-// to list them. So a file for each table holds the digest of a listing that was
-// found right, and below it the Keys of what it was right for:
+// To compare a table's rules with the wanted ones takes ten times as long as to list
+// them. So a file for each table holds the digest of a listing that was found as wanted,
+// and below it the Keys that it was compared with:
 //
 //	<dir>/inet-trestle
 //
-// Any change of a rule, by any program, and any rule loaded again changes the listing;
-// the file says nothing then, and the rules are compared again. Where the file is
-// missing although the table is there, the records were lost or are another boot's.
+// If any program changes or reloads a rule, the listing has another digest (each rule has
+// a handle), and the rules are compared again. If the file is missing although the table
+// exists, /run was lost, or the table was loaded after a boot.
 func (c *Conn) knownFile(t Table) string {
 	return filepath.Join(c.dir, strings.ReplaceAll(t.String(), " ", "-"))
 }
 
-// Known says whether the table is known to be what is wanted.
+// Known says whether the table was found as wanted under its Key and has not changed since.
 func (c *Conn) Known(t Table) (bool, error) {
 	digest, keys, err := c.readKnown(t)
 	if err != nil || !slices.Contains(keys, t.Key) {
@@ -52,8 +52,8 @@ func (c *Conn) Known(t Table) (bool, error) {
 	return digest == k.now, nil
 }
 
-// IsKnown says whether the file about the table tells of this part of it, as the first
-// word of its Key says: while it does, whoever has something there has a record.
+// IsKnown says whether the table's file lists this part of the table, named by the first
+// word of Key, in whatever layout. If so, every owner of something in it has a record.
 func (c *Conn) IsKnown(t Table) (bool, error) {
 	_, keys, err := c.readKnown(t)
 	part, _, _ := strings.Cut(t.Key, " ")
@@ -80,8 +80,8 @@ func (c *Conn) readKnown(t Table) (digest string, keys []string, err error) {
 	return lines[0], lines[1:], nil
 }
 
-// Layouts are the numbers in the Keys that the directory's files tell of, by the part of a
-// table that each is about: of what was last found right there, by whichever release.
+// Layouts returns the numbers of the layouts that the files of dir list, by part of a table:
+// those of the release that used the tables last.
 func Layouts(dir string) (map[string]int, error) {
 	layouts := map[string]int{}
 	files, err := rawfile.Names(dir)
@@ -105,13 +105,13 @@ func Layouts(dir string) (map[string]int, error) {
 	return layouts, nil
 }
 
-// keyForm is compiled when it is first needed, by the command line: plugins start without.
+// keyForm is compiled when the command line first needs it: plugins start without it.
 var keyForm = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^([a-z][a-z, ]*) ([0-9]+)(?:;|$)`)
 })
 
-// ParseKey takes a table's Key apart: the part that it is about, and the number of its
-// layout, which is higher in later releases.
+// ParseKey splits a table's Key into the part's name and the number of its layout, which is
+// higher in later releases.
 func ParseKey(key string) (part string, number int, ok bool) {
 	found := keyForm().FindStringSubmatch(strings.TrimSpace(key))
 	if found == nil {
@@ -125,7 +125,7 @@ func ParseKey(key string) (part string, number int, ok bool) {
 type knowledge struct {
 	digest string // in the file
 	keys   []string
-	now    string // of the kernel's rules, if they were listed
+	now    string // the digest of the kernel's rules, if they were listed
 }
 
 func (c *Conn) learn(t Table, k knowledge) {
@@ -138,9 +138,9 @@ func (c *Conn) learn(t Table, k knowledge) {
 // Refresh forgets what was read before the caller took the lock.
 func (c *Conn) Refresh() { c.knowledge = nil }
 
-// remember says of tables that they are what is wanted, as they were found or made at the
-// generation at. Where others have changed anything since, it remembers nothing: the tables
-// may be what is left after "nft flush ruleset".
+// remember notes that the tables were found or made as wanted at the generation at. If
+// another program has changed nftables since, it notes nothing and settled is false: the
+// tables may be what "nft flush ruleset" has left.
 func (c *Conn) remember(tables []Table, at uint32) (settled bool, err error) {
 	if len(tables) == 0 {
 		return true, nil
@@ -185,7 +185,7 @@ func (c *Conn) rememberTable(t Table, digest string) error {
 	return nil
 }
 
-// forget takes back what is known of a table.
+// forget removes the table's file.
 func (c *Conn) forget(t Table) error {
 	delete(c.knowledge, t.String())
 	if err := os.Remove(c.knownFile(t)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -194,8 +194,8 @@ func (c *Conn) forget(t Table) error {
 	return nil
 }
 
-// digest is that of the kernel's listing of all rules of the table, whose number is
-// that of networks and not of containers.
+// digest returns the digest of the kernel's listing of all rules of the table. There are
+// few: their number grows with networks, not with containers.
 func (c *Conn) digest(t Table) (string, error) {
 	attributes := netlink.NewAttributeEncoder()
 	attributes.String(unix.NFTA_RULE_TABLE, t.Name)
@@ -209,7 +209,7 @@ func (c *Conn) digest(t Table) (string, error) {
 	}
 	hash := sha256.New()
 	for _, m := range answers {
-		hash.Write(m.Data[min(4, len(m.Data)):]) // behind struct nfgenmsg, which counts all changes of the namespace
+		hash.Write(m.Data[min(4, len(m.Data)):]) // after struct nfgenmsg, whose res_id is the generation
 	}
 	return hex.EncodeToString(hash.Sum(nil)[:16]), nil
 }

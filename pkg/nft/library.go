@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// library is google/nftables over our own peer: it encodes tables, chains, sets and
-// rules, and decodes them. What it would send as a transaction is kept, so that it
-// goes into ours (WithTestDial is how it lets a caller be the other side).
+// library is google/nftables on our own peer: it encodes and decodes tables, chains, sets
+// and rules. What it would send as a transaction is kept for ours (WithTestDial lets a
+// caller answer in the kernel's place).
 type library struct {
 	*nftables.Conn
 	peer peer
 	kept []netlink.Message
-	// reads says which answers are decoded, by their bytes; nil: all.
+	// reads selects by their bytes the answers to decode; nil: all.
 	reads func(data []byte) bool
 }
 
@@ -31,8 +31,8 @@ func newLibrary(p peer) (*library, error) {
 	return l, nil
 }
 
-// serve is called with what the library sends, and with nothing when it waits for
-// more.
+// serve answers the library's messages; it is called with none when the library waits for
+// more answers.
 func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 	if len(messages) == 0 {
 		return nil, io.EOF
@@ -46,7 +46,7 @@ func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 		answers, err := l.peer.ask(request)
 		isDump := request.Header.Flags&netlink.Dump == netlink.Dump
 		if isDump && errors.Is(err, unix.ENOENT) {
-			err = nil // the table has gone since it was looked up, and the library would hide which error it was
+			err = nil // the table was deleted after it was looked up; the library would hide the error number
 		}
 		if err != nil {
 			return nil, unwrapErrno(err)
@@ -56,7 +56,7 @@ func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 				continue
 			}
 			answer.Header.Sequence, answer.Header.PID = request.Header.Sequence, request.Header.PID
-			answer.Header.Flags &^= netlink.Multi // it is whole
+			answer.Header.Flags &^= netlink.Multi // the list is complete
 			all = append(all, answer)
 		}
 	}
@@ -66,7 +66,7 @@ func (l *library) serve(messages []netlink.Message) ([]netlink.Message, error) {
 	return all, nil
 }
 
-// unwrapErrno gives the library what it can tell apart.
+// unwrapErrno returns the error number, which the library compares without unwrapping.
 func unwrapErrno(err error) error {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
@@ -75,7 +75,7 @@ func unwrapErrno(err error) error {
 	return err
 }
 
-// messages are those of all that was staged since the last call.
+// messages returns what was staged since the last call.
 func (l *library) messages() ([]netlink.Message, error) {
 	if err := l.Flush(); err != nil {
 		return nil, fmt.Errorf("encode for nftables: %w", err)

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meaning is what a rule says, whatever the bytes: two rules with one meaning treat
-// every packet alike. The same rule has other bytes when "nft -f" has loaded it:
-// other registers, and "10.1.0.0/24" as a comparison of three bytes rather than of
+// meaning describes a rule independently of its encoding: two rules with the same meaning
+// and comment treat every packet alike. "nft -f" encodes a rule in another way than we do:
+// with other registers, and "10.1.0.0/24" as a comparison of three bytes rather than of
 // four under a mask.
 func (r Rule) meaning() string {
 	w := &walker{registers: map[uint32]source{}}
@@ -29,12 +29,11 @@ type source struct {
 	what  string
 	mask  []byte // nil: as it is
 	words uint32
-	// lookedUp says that it was a key, or part of one, before.
+	// lookedUp says that an earlier lookup used it as key or as part of one.
 	lookedUp bool
 }
 
-// walker goes through a rule and notes what its expressions do, in terms of sources
-// rather than registers.
+// walker goes through a rule's expressions and describes them by what the registers hold.
 type walker struct {
 	registers map[uint32]source // by their first word
 	said      []string
@@ -44,8 +43,8 @@ func (w *walker) say(format string, args ...any) {
 	w.said = append(w.said, fmt.Sprintf(format, args...))
 }
 
-// firstWord is the word that a register begins at: those of 16 bytes are 1 to 4,
-// those of 4 bytes are 8 to 23 (enum nft_registers, linux/netfilter/nf_tables.h).
+// firstWord returns the 4-byte word that a register begins at: registers 1 to 4 have 16
+// bytes, 8 to 23 have 4 (enum nft_registers, linux/netfilter/nf_tables.h).
 func firstWord(register uint32) uint32 {
 	if register >= unix.NFT_REG32_00 {
 		return register - unix.NFT_REG32_00
@@ -57,8 +56,9 @@ func (w *walker) load(register uint32, what string, length uint32) {
 	w.registers[firstWord(register)] = source{what: what, words: max(1, (length+3)/4)}
 }
 
-// from is all that stands from a register on, and where. What was looked up before is
-// there still, but no part of a key that begins with something newer.
+// from describes the registers from the given one on as a concatenation, and returns their
+// words. The key of an earlier lookup is still in its registers, but is not part of a key
+// that begins with something newer.
 func (w *walker) from(register uint32) (text string, words []uint32) {
 	var parts []string
 	first := w.registers[firstWord(register)]
@@ -73,7 +73,7 @@ func (w *walker) from(register uint32) (text string, words []uint32) {
 	return strings.Join(parts, " . "), words
 }
 
-// take is that, and forgets it.
+// take is from, and clears these registers.
 func (w *walker) take(register uint32) string {
 	text, words := w.from(register)
 	for _, word := range words {
@@ -122,7 +122,7 @@ func (w *walker) step(e expr.Any) {
 	}
 }
 
-// end notes what a rule does with packets that fit.
+// end describes a statement: what the rule does with packets that match.
 func (w *walker) end(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.NAT:
@@ -132,7 +132,7 @@ func (w *walker) end(e expr.Any) {
 		w.say("masquerade %v %v %v", e.Random, e.FullyRandom, e.Persistent)
 	case *expr.Verdict:
 		w.say("verdict %d %s", e.Kind, e.Chain)
-	case *expr.Counter: // whose numbers mean nothing
+	case *expr.Counter: // the numbers do not matter
 		w.say("counter")
 	default:
 		data, err := expr.Marshal(unix.NFPROTO_INET, e)
@@ -144,7 +144,8 @@ func (w *walker) end(e expr.Any) {
 	}
 }
 
-// target is where a translation leads; a range of one is its beginning.
+// target describes the address and port of a translation. RegAddrMax and RegProtoMax are
+// left out: our ranges have one address and one port.
 func (w *walker) target(e *expr.NAT) string {
 	address := w.take(e.RegAddrMin)
 	port := ""
@@ -203,14 +204,14 @@ func (w *walker) lookup(e *expr.Lookup) {
 		w.registers[word] = s
 	}
 	if e.IsDestRegSet {
-		// an address and, perhaps, a port behind it: whatever it is used for is from there
+		// the value: an address and perhaps a port, at most five words
 		for word := range uint32(5) {
 			w.registers[firstWord(e.DestRegister)+word] = source{what: fmt.Sprintf("%s[%d]", e.SetName, word), words: 1}
 		}
 	}
 }
 
-// ruleOf is a rule as the kernel has it.
+// ruleOf converts a rule of the kernel's.
 func ruleOf(r *nftables.Rule) Rule {
 	return Rule{Comment: Comment(r.UserData), Exprs: r.Exprs}
 }

@@ -13,11 +13,11 @@ import (
 
 // peer answers netlink messages: the kernel, or a function in a test.
 type peer interface {
-	// ask sends one request and gives its answers, a dump's in one list. An
-	// answer that is an error is the error.
+	// ask sends one request and returns its answers, all of a dump's. An NLMSG_ERROR is
+	// returned as error.
 	ask(netlink.Message) ([]netlink.Message, error)
-	// commit sends messages as one transaction. The error is the first of the
-	// kernel's, an unix.Errno, or errLost.
+	// commit sends messages as one transaction. The error is the kernel's first, a
+	// unix.Errno, or errLost.
 	commit([]netlink.Message) error
 	io.Closer
 }
@@ -26,19 +26,19 @@ type peer interface {
 // have been committed.
 var errLost = errors.New("the kernel's answer was lost")
 
-// socket is the kernel, by a blocking netlink socket. The library's own sockets are
-// known to Go's poller, which costs a dozen system calls each, ask an
-// acknowledgement and an echo of every message, which a large transaction's socket
-// has no room for (ENOBUFS, and nobody knows what was committed), and one of them
-// could not be shared by what is sent by hand.
+// socket is the peer that is the kernel, by a blocking netlink socket. The library's own
+// sockets are not used. They are registered with Go's poller, which costs a dozen system
+// calls each; they request an acknowledgement and an echo of every message, for which the
+// receive buffer is too small after a large transaction (ENOBUFS: it is unknown what was
+// committed); and our own messages could not be sent by them.
 type socket struct {
 	fd       int
 	sequence uint32
 	buffer   []byte
 }
 
-// An answer takes no time at all, but for a transaction that waits for another
-// program's: those take tens of milliseconds.
+// answerTimeout is generous: the kernel answers at once, unless a transaction has to wait
+// for another program's, which takes tens of milliseconds.
 const answerTimeout = 30 * time.Second
 
 func openSocket() (*socket, error) {
@@ -48,10 +48,10 @@ func openSocket() (*socket, error) {
 	}
 	s := &socket{
 		fd:     fd,
-		buffer: make([]byte, 32<<10),
-	} // the most that a dump puts into one message (netlink_dump, net/netlink/af_netlink.c)
-	// Errors come without the message that they are about: nobody reads it, and a
-	// large one would fill the buffer.
+		buffer: make([]byte, 32<<10), // the most that a dump puts into one message (netlink_dump, net/netlink/af_netlink.c)
+	}
+	// An error does not repeat the message that it is about: nobody reads it, and a large
+	// one would fill the buffer.
 	err = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
 	err = errors.Join(err, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout))
@@ -61,7 +61,7 @@ func openSocket() (*socket, error) {
 	return s, nil
 }
 
-// Close waits for what was deleted before, by anybody (nft_rcv_nl_event,
+// Close waits until the kernel has freed what any program deleted before (nft_rcv_nl_event,
 // net/netfilter/nf_tables_api.c).
 func (s *socket) Close() error { return unix.Close(s.fd) }
 
@@ -87,7 +87,7 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 		messages, err := s.receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS) && isDump:
-			interrupted = true // it is asked again at its end, before which no other can begin
+			interrupted = true // the dump is repeated, but only after its end: one at a time
 			continue
 		case errors.Is(err, unix.ENOBUFS):
 			return nil, true, nil
@@ -96,7 +96,7 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 		}
 		for _, m := range messages {
 			if m.Header.Sequence != first {
-				continue // of an earlier request that was given up
+				continue // an answer to an earlier request that was given up
 			}
 			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 			if m.Header.Type == netlink.Error || m.Header.Type == netlink.Done {
@@ -109,8 +109,8 @@ func (s *socket) askOnce(request netlink.Message) (answers []netlink.Message, in
 	}
 }
 
-// commit asks an acknowledgement of the last message alone: by then the kernel has
-// said what is wrong with any other (nfnl_err_deliver, net/netfilter/nfnetlink.c).
+// commit requests an acknowledgement of the last message only: before it the kernel has
+// reported the errors of all others (nfnl_err_deliver, net/netfilter/nfnetlink.c).
 func (s *socket) commit(messages []netlink.Message) error {
 	size := 0
 	for i := range messages {
@@ -147,7 +147,7 @@ func (s *socket) await(first, last uint32) error {
 			if errno := errnoOf(m); errno != 0 && failed == nil {
 				failed = errno
 			}
-			// The batch's own begin has the error of one that could not be taken at all.
+			// If the kernel rejects the whole batch, the error is about its begin message.
 			if m.Header.Sequence == last || m.Header.Sequence == first {
 				return failed
 			}
@@ -155,8 +155,8 @@ func (s *socket) await(first, last uint32) error {
 	}
 }
 
-// makeRoom raises the send buffer where a transaction, which is sent as a whole,
-// would not fit. The kernel counts twice what it is asked for, and its own overhead.
+// makeRoom raises the send buffer if the transaction, which is one datagram, would not fit.
+// The kernel doubles the size that is set, and counts its own overhead against it.
 func (s *socket) makeRoom(size int) error {
 	if size < 64<<10 {
 		return nil
@@ -176,7 +176,7 @@ func (s *socket) send(messages []netlink.Message) error {
 		data = binary.NativeEndian.AppendUint16(data, uint16(m.Header.Flags))
 		data = binary.NativeEndian.AppendUint32(data, s.sequence)
 		data = binary.NativeEndian.AppendUint32(data, 0) // the kernel knows who we are
-		data = append(data, m.Data...)                   // attributes fill whole words
+		data = append(data, m.Data...)                   // of a length that is a multiple of 4, since attributes are padded
 	}
 	if err := unix.Sendto(s.fd, data, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to nftables: %w", err)
@@ -195,7 +195,7 @@ func (s *socket) receive() ([]netlink.Message, error) {
 	return splitMessages(s.buffer[:n])
 }
 
-// splitMessages copies, so that the buffer can be used again.
+// splitMessages returns messages in a copy of data, so that the buffer can be reused.
 func splitMessages(data []byte) ([]netlink.Message, error) {
 	data = append([]byte(nil), data...)
 	var messages []netlink.Message
@@ -216,7 +216,8 @@ func splitMessages(data []byte) ([]netlink.Message, error) {
 	return messages, nil
 }
 
-// errnoOf is the error of an NLMSG_ERROR or NLMSG_DONE (struct nlmsgerr, linux/netlink.h).
+// errnoOf returns the error number of an NLMSG_ERROR or NLMSG_DONE (struct nlmsgerr,
+// linux/netlink.h).
 func errnoOf(m netlink.Message) unix.Errno {
 	if len(m.Data) < 4 {
 		return 0

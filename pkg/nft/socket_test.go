@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketTo is a socket whose other end is a function: it gets the messages of one
-// send and returns those of the answer; nil answers nothing. After hangUp it is not
-// called any more.
+// socketTo returns a socket whose other end is a function: it is called with the messages of
+// one send and returns the answers; nil answers nothing. After hangUp it is not called any
+// more.
 func socketTo(t *testing.T, answer func([]netlink.Message) []netlink.Message) (s *socket, hangUp func()) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -47,7 +47,7 @@ func socketTo(t *testing.T, answer func([]netlink.Message) []netlink.Message) (s
 		}
 	}()
 	hangUp = sync.OnceFunc(func() {
-		_ = unix.Close(fds[0]) // which ends the other side
+		_ = unix.Close(fds[0]) // so that the other side ends
 		<-done
 		_ = unix.Close(fds[1])
 	})
@@ -67,7 +67,7 @@ func encoded(messages []netlink.Message) (data []byte) {
 	return data
 }
 
-// reply is an answer to a message.
+// reply returns an answer to a message.
 func reply(to netlink.Message, kind netlink.HeaderType, flags netlink.HeaderFlags, errno unix.Errno) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: kind, Flags: flags, Sequence: to.Header.Sequence},
@@ -84,8 +84,7 @@ func dumpRequest(t *testing.T) netlink.Message {
 	return request
 }
 
-// TestInterruptedDump: a listing during which rules were changed is made again, and
-// given up at some time.
+// TestInterruptedDump: a dump during which rules changed is repeated, up to dumpTries times.
 func TestInterruptedDump(t *testing.T) {
 	const rule = netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWRULE)
 	for _, test := range []struct{ interrupted, wantAsked int }{{0, 1}, {2, 3}, {dumpTries, dumpTries}} {
@@ -118,7 +117,7 @@ func TestInterruptedDump(t *testing.T) {
 	}
 }
 
-// TestDumpThatFails: the error is in its end.
+// TestDumpThatFails: the error is in NLMSG_DONE.
 func TestDumpThatFails(t *testing.T) {
 	s, _ := socketTo(t, func(messages []netlink.Message) []netlink.Message {
 		return []netlink.Message{reply(messages[0], netlink.Done, netlink.Multi, unix.ENOENT)}
@@ -128,8 +127,8 @@ func TestDumpThatFails(t *testing.T) {
 	}
 }
 
-// TestTransaction: begin, messages, end; the last message alone asks for an answer,
-// the first error counts, and no answer is errLost.
+// TestTransaction: begin, messages, end. Only the last message requests an acknowledgement, the
+// first error is returned, and a missing answer is errLost.
 func TestTransaction(t *testing.T) {
 	element, err := elementMessage(unix.NFT_MSG_NEWSETELEM, netlink.Create|netlink.Acknowledge, []Element{port(mine, 80, 2)}, nil)
 	if err != nil {

@@ -12,16 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// state is what the kernel has of a Table.
+// state is what the kernel has in the table that a Table is about.
 type state struct {
-	chains map[string]*nftables.Chain // of the whole table
-	sets   map[string]*nftables.Set   // of the whole table
+	chains map[string]*nftables.Chain // all chains in the table
+	sets   map[string]*nftables.Set   // all sets in the table
 	rules  map[string][]Rule          // of the Table's own chains
 }
 
 func (c *Conn) read(t Table) (state, error) {
 	s := state{chains: map[string]*nftables.Chain{}, sets: map[string]*nftables.Set{}, rules: map[string][]Rule{}}
-	// the library's other questions hide the kernel's error number
+	// asked first, since the library hides the error number if one of the listings fails
 	if there, err := c.Exists(t); err != nil || !there {
 		return s, err
 	}
@@ -64,13 +64,13 @@ func (c *Conn) rulesOf(t Table, chain string) ([]Rule, error) {
 	return rules, nil
 }
 
-// fit says whether the set found can hold what this one shall.
+// fits says whether the found set can stay: it has the wanted types and flags.
 func (s Set) fits(found *nftables.Set) bool {
 	return found.HasTimeout && !found.Interval && found.IsMap == (s.Data != nil) &&
 		found.KeyType.Bytes == width(s.Key) && (s.Data == nil || found.DataType.Bytes == width(s.Data))
 }
 
-// width is the length of a concatenation, whose parts fill whole words.
+// width returns the length of a concatenation, whose fields are padded to 4 bytes.
 func width(types []nftables.SetDatatype) uint32 {
 	if len(types) == 1 {
 		return types[0].Bytes
@@ -90,8 +90,8 @@ func (c Chain) fits(found *nftables.Chain) bool {
 		*found.Priority == *c.Hook.Priority && found.Type == c.Hook.Type
 }
 
-// lacking are the rules that only have to be appended to those found; ok is false
-// where that does not make the chain what is wanted.
+// lacking returns the wanted rules that are missing; ok is false if the chain cannot be
+// made as wanted by appending them.
 func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
 	have := meanings(c.own(found))
 	if !c.AnyOrder {
@@ -111,12 +111,12 @@ func (c Chain) lacking(found []Rule) (lacking []Rule, ok bool) {
 	return lacking, len(have) == 0
 }
 
-// own are the rules found that the Table owns.
+// own returns the found rules that this Chain describes.
 func (c Chain) own(found []Rule) []Rule {
 	return slices.DeleteFunc(slices.Clone(found), c.isOthers)
 }
 
-// others are those of owners that the Table says nothing of.
+// others returns the found rules of owners that this Chain does not list.
 func (c Chain) others(found []Rule) []Rule {
 	return slices.DeleteFunc(slices.Clone(found), func(r Rule) bool { return !c.isOthers(r) })
 }
@@ -125,7 +125,7 @@ func (c Chain) isOthers(r Rule) bool {
 	return c.AnyOrder && isOwned(r.Comment) && !slices.Contains(c.Owners, r.Comment)
 }
 
-// diff is what stands between the state and the table that is wanted.
+// diff describes the differences between the state and the wanted table.
 func (t Table) diff(s state) []string {
 	var all []string
 	for _, set := range t.Sets {
@@ -150,7 +150,7 @@ func (t Table) diff(s state) []string {
 	return all
 }
 
-// diffRules names what is lacking and what is too much by the rules' comments.
+// diffRules names missing and unwanted rules by their comments.
 func (c Chain) diffRules(t Table, found []Rule) []string {
 	if lacking, ok := c.lacking(found); ok && len(lacking) == 0 {
 		return nil
@@ -174,7 +174,7 @@ func (c Chain) diffRules(t Table, found []Rule) []string {
 	return all
 }
 
-// former are the names of earlier releases' that are still there.
+// former returns the names in Former that still exist.
 func (t Table) former(s state) (chains, sets []string) {
 	for _, name := range t.Former {
 		if s.chains[name] != nil {
@@ -187,9 +187,9 @@ func (t Table) former(s state) (chains, sets []string) {
 	return chains, sets
 }
 
-// bring gives the messages that make the table what is wanted, in an order that the
-// kernel takes as one transaction: what refers to something goes before it, and
-// comes after it.
+// bring returns the messages that make the table as wanted, in an order that the kernel
+// accepts in one transaction: what refers to an object is deleted before it and added after
+// it.
 func (c *Conn) bring(t Table, s state) ([]netlink.Message, error) {
 	oldChains, oldSets := t.former(s)
 	replace, kept, err := c.replacedSets(t, s)
@@ -231,8 +231,9 @@ func (c *Conn) bring(t Table, s state) ([]netlink.Message, error) {
 	return append(messages, elements...), err
 }
 
-// clear empties the chains whose rules cannot be had by appending, all of them if
-// rewrite, and gives the rules that each lacks then.
+// clear flushes the chains that cannot be made as wanted by appending rules, or all of them
+// if rewrite is true, and returns the rules to append to each. A chain at another hook or
+// priority is deleted.
 func (c *Conn) clear(t Table, s state, rewrite bool) [][]Rule {
 	var appended [][]Rule
 	var misplaced []*nftables.Chain
@@ -255,8 +256,8 @@ func (c *Conn) clear(t Table, s state, rewrite bool) [][]Rule {
 	return appended
 }
 
-// replacedSets are the names of sets that cannot stay as they are, and the elements
-// that their successors take over.
+// replacedSets returns the names of sets that have other types or flags, and the elements
+// to copy into the sets that replace them.
 func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, err error) {
 	for _, set := range t.Sets {
 		found := s.sets[set.Name]
@@ -265,7 +266,7 @@ func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, e
 		}
 		names = append(names, set.Name)
 		if found.KeyType.Bytes != width(set.Key) || found.IsMap != (set.Data != nil) {
-			continue // elements of another kind: their owners' records have them
+			continue // elements of another type: they are made again from their owners' records
 		}
 		elements, err := c.listSet(nil, t, set.Name)
 		if err != nil {
@@ -276,17 +277,17 @@ func (c *Conn) replacedSets(t Table, s state) (names []string, kept []Element, e
 	return names, kept, nil
 }
 
-// set is the set as the library makes it. The flag for concatenations is sent by
-// nobody here: only intervals need it, and kernels before 5.6 refuse it.
+// set converts to the library's type. NFT_SET_CONCAT is not set: only concatenations with
+// intervals need it, and kernels before 5.6 refuse it.
 func (t Table) set(s Set) *nftables.Set {
 	set := &nftables.Set{Table: t.library(), Name: s.Name, IsMap: s.Data != nil, HasTimeout: true, KeyType: s.Key[0]}
 	switch {
 	case len(s.Key) > 1:
 		set.KeyType = nftables.MustConcatSetType(s.Key...)
 	case s.Key[0] == nftables.TypeIPAddr || s.Key[0] == nftables.TypeIP6Addr:
-		set.KeyByteOrder = binaryutil.BigEndian // or nft prints 1.2.0.192
+		set.KeyByteOrder = binaryutil.BigEndian // otherwise nft prints 192.0.2.1 as 1.2.0.192
 	default:
-		set.KeyByteOrder = nativeEndian // as nft has it for names
+		set.KeyByteOrder = nativeEndian // as nft does for interface names
 	}
 	if set.IsMap {
 		set.DataType = nftables.MustConcatSetType(s.Data...)
@@ -302,8 +303,8 @@ func (t Table) rule(chain Chain, r Rule) *nftables.Rule {
 	return rule
 }
 
-// isOwned says whether a comment is the label of an attachment or a network, none of
-// which holds white space.
+// isOwned says whether a comment is the label of an attachment or a network: labels have no
+// white space.
 func isOwned(comment string) bool {
 	return strings.Contains(comment, "/") && !strings.Contains(comment, " ")
 }

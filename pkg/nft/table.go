@@ -1,22 +1,23 @@
-// Package nft brings tables of ours in nftables to what is wanted. What a caller
-// wants is plain data: a Table with its sets, chains and rules, and Elements, each
-// with its owner as comment. Conn.Commit compares that with the kernel's and sends
-// the difference in one transaction; nothing is kept in memory between calls.
+// Package nft makes and changes our tables of nftables. A caller describes what it wants
+// as plain data: a Table with its sets, chains and rules, and Elements, each with its
+// owner as comment. Conn.Commit compares that with the kernel's state and sends the
+// difference in one transaction. Which tables were found as wanted is remembered in files,
+// and in a Conn until its next Refresh.
 //
 // Start at Conn.Commit; Conn.Diff says what Commit would change. To see what a
-// node has: nft list table inet trestle; to see what is sent: nft monitor. In tests the
-// kernel may be a function (peer), which needs no root.
+// node has: nft list table inet trestle; to see what is sent: nft monitor. A test can put
+// a function in the kernel's place (peer), and needs no root then.
 //
 // # How our tables live with others'
 //
 // Everything is in the tables "inet trestle" and "bridge trestle", and no other
 // program's rules are touched. Docker, ufw, firewalld and kube-proxy have tables of
-// their own, and the kernel asks all of them: at a hook of type nat the first one
-// that translates a connection wins, in the order of priorities; at a hook of type
-// filter everybody may drop a packet, and nobody can accept it on another's behalf.
-// So a FORWARD chain that drops (Docker's, ufw's) still does: the firewall plugin is
-// for that. "nft flush ruleset" and a reload of firewalld's nftables before 0.9 take
-// our tables along: the next ADD and "trestle restore" make them again.
+// their own, and the kernel evaluates all of them: of base chains of type nat the first
+// that translates a connection wins, in the order of priorities; of base chains of type
+// filter each may drop a packet, and none can accept it on behalf of another.
+// So a FORWARD chain that drops (Docker's, ufw's) still drops: the firewall plugin is
+// for that. "nft flush ruleset" and a reload of firewalld's nftables before 0.9 delete
+// our tables, too: the next ADD and "trestle restore" make them again.
 package nft
 
 import (
@@ -26,26 +27,26 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Table is what one part of Trestle wants in a table: its own sets and chains. Those
-// that it does not name belong to other parts and are left unchanged.
+// Table is what one part of Trestle (NAT, the firewall, the MAC check) wants in a table of
+// nftables: its own sets and chains. Others in that table are left unchanged.
 type Table struct {
 	Family nftables.TableFamily
 	Name   string
 	Sets   []Set
 	Chains []Chain
-	// Former are names of sets and chains that earlier releases made and this one
-	// has no use for.
+	// Former are names of sets and chains of earlier releases; Commit deletes them.
 	Former []string
-	// Key names what was asked for, for people and for Commit: a table that has been
-	// found to hold that is not compared again until its rules change.
+	// Key identifies what is wanted: the part's name, the number of its layout, and what
+	// it depends on. A table that was found as wanted under a Key is not compared again
+	// until its rules change.
 	Key string
-	// Whole is asked for the table to compare with, where that costs a search and the
-	// table is known, as a rule; nil: it is this one.
+	// Whole returns the complete table to compare with. It is called only if the table is
+	// not known, and saves a search if it is. nil: this Table is complete.
 	Whole func() (Table, error)
 }
 
-// Set is a set, or a map where it has Data. Elements of several Types are
-// concatenations. All have "flags timeout", so that an element can be removed by
+// Set is a set, or a map if it has Data. Several types in Key or Data make a
+// concatenation. All sets have "flags timeout", so that an element can be removed by
 // expiry, which costs no grace period (see Conn.Commit).
 type Set struct {
 	Name string
@@ -56,14 +57,14 @@ type Set struct {
 // Chain is a chain and all of its rules.
 type Chain struct {
 	Name string
-	// Hook is where packets come from; nil for a chain that others jump to.
+	// Hook is that of a base chain; nil for a chain that others jump to.
 	Hook  *Hook
 	Rules []Rule
-	// AnyOrder says that the order of Rules means nothing, so that a rule can be
-	// added without the others being touched.
+	// AnyOrder says that the order of Rules does not matter, so that a missing rule can
+	// be appended.
 	AnyOrder bool
-	// Owners are the labels of those whose rules are all in Rules. In a chain of
-	// any order rules of further owners, by their comments, are left unchanged.
+	// Owners are the labels of owners whose rules Rules lists completely. In an AnyOrder
+	// chain rules with other owners' labels as comments are left unchanged.
 	Owners []string
 }
 
@@ -87,17 +88,17 @@ type Element struct {
 	Set    string
 	Key    []byte
 	Value  []byte // of a map
-	// Owner is the element's comment: the label of an attachment, or of what else
-	// has it.
+	// Owner is the element's comment: the label of the attachment or network that it
+	// belongs to.
 	Owner string
-	// Shared says that the element serves several owners, whoever made it: it is
-	// never refused, nor replaced because of its owner. Whether somebody else still
-	// needs it when it is removed the caller has made sure of.
+	// Shared says that several owners use the element, whichever of them made it: another
+	// owner's is neither taken nor stale, as long as the value is the same. Before the
+	// caller removes it, it makes sure that nobody else uses it.
 	Shared bool
 	What   string // for people: "mapping tcp 0.0.0.0:80 to 10.1.0.2:80"
 }
 
-// elementPlace is where an element is, whatever it holds and whoever has it.
+// elementPlace identifies an element, whatever its value and owner.
 type elementPlace struct {
 	family          nftables.TableFamily
 	table, set, key string
@@ -105,8 +106,8 @@ type elementPlace struct {
 
 func (e Element) place() elementPlace { return elementPlace{e.Family, e.Table, e.Set, string(e.Key)} }
 
-// Without are the elements whose key is not among others', each key once, whoever has
-// them there and here.
+// Without returns the elements whose key is not among those of others, each key once.
+// Owners and values do not matter.
 func Without(elements, others []Element) []Element {
 	seen := make(map[elementPlace]bool, len(elements)+len(others))
 	for _, e := range others {
@@ -122,9 +123,9 @@ func Without(elements, others []Element) []Element {
 	return left
 }
 
-// Compare gives those of the elements wanted that are not found as they shall be, nobody's
-// or another's, and those found whose key is not wanted at all. What is found twice is
-// one: the kernel may list it so, if it makes a set's hash table larger meanwhile.
+// Compare returns the wanted elements that are missing, or have another owner or value, and
+// the found ones whose key is not wanted at all. An element that is found twice counts
+// once: the kernel may list it twice while it grows a set's hash table.
 func Compare(wanted, found []Element) (lacking, spare []Element) {
 	has := make(map[elementPlace]int, len(found))
 	for i, e := range found {
@@ -148,19 +149,19 @@ func Compare(wanted, found []Element) (lacking, spare []Element) {
 	return lacking, spare
 }
 
-// Changes is one transaction's worth of changes.
+// Changes is what one transaction is to change.
 type Changes struct {
-	// Tables are brought to what is wanted, before elements are looked at.
+	// Tables are made or changed first.
 	Tables []Table
-	// Create are elements that are to be there, each with its owner. One that is
-	// there already is left unchanged.
+	// Create are the wanted elements. One that exists with the same owner and value is
+	// left unchanged.
 	Create []Element
-	// Remove are elements that are to be gone, but for those among Create. The caller has
-	// made sure that they are its owner's.
+	// Remove are unwanted elements; those whose key is among Create's stay. The caller has
+	// made sure that they belong to the owner that it removes them for.
 	Remove []Element
 }
 
-// With is both changes in one.
+// With joins both into one transaction.
 func (c Changes) With(other Changes) Changes {
 	both := Changes{
 		Tables: slices.Clone(c.Tables),
@@ -182,7 +183,7 @@ func (t Table) library() *nftables.Table {
 	return &nftables.Table{Name: t.Name, Family: t.Family}
 }
 
-// chain is the chain as the library has it.
+// chain converts to the library's type.
 func (t Table) chain(c Chain) *nftables.Chain {
 	chain := &nftables.Chain{Name: c.Name, Table: t.library()}
 	if c.Hook != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestCompare: a listing may have an element twice, where the kernel has made the set's
-// hash table larger in the middle of it.
+// TestCompare: a dump may have an element twice, if the kernel grows the set's hash table
+// meanwhile.
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	element := func(key, owner string) Element { return Element{Table: "t", Set: "s", Key: []byte(key), Owner: owner} }
