@@ -285,7 +285,8 @@ func (h *Host) explainTaken(o cni.Owner, err error) error {
 }
 
 // restoreRecord undoes add: the attachment gets its previous record, reservations and rules
-// back, and loses all others.
+// back, and loses all others. A port that another container has taken since then stays with
+// that one, and is an error.
 func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) error {
 	return h.locked(func() error {
 		now, _, err := h.read(o)
@@ -295,16 +296,40 @@ func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) erro
 		if !there {
 			return h.release(now, o, translation{}, nft.Changes{})
 		}
+		had, taken := h.withoutTaken(had)
 		if err := h.write(had); err != nil {
-			return err
+			return errors.Join(taken, err)
 		}
 		if had.Value.Ports != nil {
 			if err := h.reservations().take(ownedPorts{o, had.Value.Ports.Ports}); err != nil {
-				return err
+				return errors.Join(taken, err)
 			}
 		}
-		return errors.Join(h.applyRecord(had, now.Value, nft.Changes{}), h.leave(now, had))
+		return errors.Join(taken, h.applyRecord(had, now.Value, nft.Changes{}), h.leave(now, had))
 	})
+}
+
+// withoutTaken returns the record without the ports that its owner may not have any more, and
+// an error that names their holders.
+func (h *Host) withoutTaken(rec attachmentRecord) (attachmentRecord, error) {
+	if rec.Value.Ports == nil {
+		return rec, nil
+	}
+	ports := *rec.Value.Ports
+	var free []Mapping
+	var taken error
+	for _, m := range ports.Mappings {
+		one := ports.Ports
+		one.Mappings = []Mapping{m}
+		got, err := h.reservations().free(ownedPorts{rec.Owner, one})
+		free, taken = append(free, got...), errors.Join(taken, err)
+	}
+	ports.Mappings = free
+	rec.Value.Ports = &ports
+	if len(free) == 0 {
+		rec.Value.Ports = nil
+	}
+	return rec, taken
 }
 
 // leave removes the reservations of ports that the previous record had and the new one has

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -273,5 +274,41 @@ func TestGCOfOneNetworkAfterRecordsWereLost(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", got, before)
 		}
 		must(t, h.Release(other))
+	})
+}
+
+// TestUndoTakesNobodysPort: an ADD that gave another port, and is undone, does not take the
+// former one back from whoever has it by then.
+func TestUndoTakesNobodysPort(t *testing.T) {
+	both(t, "undo", func(t *testing.T, backend Backend) {
+		h := openHost(t, backend)
+		first, second := owner("blue", "c1"), owner("red", "c2")
+		ports := func(address string, hosts ...string) Ports {
+			var p Ports
+			for _, host := range hosts {
+				p.Mappings = append(p.Mappings, mapping(TCP, host, address))
+			}
+			return p
+		}
+		before, given := ports("10.1.0.2:80", "0.0.0.0:8080", "0.0.0.0:9090"), ports("10.1.0.2:80", "0.0.0.0:8081")
+		must(t, h.AddPorts(first, before))
+		var undo cni.Undo
+		must(t, h.Add(h.attachment(first, nil, &given), &undo))
+		others := ports("10.2.0.2:80", "0.0.0.0:8080")
+		must(t, h.AddPorts(second, others))
+		err := errors.New("a later plugin failed")
+		undo.OnError(&err)
+		if !strings.Contains(err.Error(), "8080") || !strings.Contains(err.Error(), "taken by container c2") {
+			t.Errorf("got %v, want that it names the port and its holder", err)
+		}
+		left := ports("10.1.0.2:80", "0.0.0.0:9090")
+		for o, p := range map[cni.Owner]Ports{first: left, second: others} {
+			if diffs, err := h.CheckPorts(o, p); err != nil || len(diffs) > 0 {
+				t.Errorf("%s: got %q, %v", o, diffs, err)
+			}
+		}
+		must(t, h.Release(first))
+		must(t, h.Release(second))
+		nothingLeft(t, h)
 	})
 }

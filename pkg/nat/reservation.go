@@ -121,8 +121,8 @@ func hostName(host netip.Addr) string {
 	return host.String()
 }
 
-// take reserves ports for the owner. It replaces another owner's reservation: ADD and GC have
-// asked before (free, holder) whether that is stale. restoreRecord and upgrade do not ask.
+// take reserves ports for the owner. It replaces another owner's reservation: callers have
+// asked before (free, holder) whether that is stale. At an upgrade there is none yet.
 func (r reservations) take(p ownedPorts) error {
 	for _, m := range p.Mappings {
 		err := os.Mkdir(r.port(m), 0o700)

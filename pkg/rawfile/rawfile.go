@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limit is the most bytes that a file may have: several times the record of an attachment
+// limit is the most bytes that a file may have: several times the record of an attachment
 // that maps every port of the host.
-const Limit = 64 << 20
+const limit = 64 << 20
 
 // ErrUnfit says that there is something at a path that is none of our files.
 var ErrUnfit = errors.New("not a regular file of at most 64 MiB")
@@ -33,7 +33,7 @@ func Read(path string) ([]byte, error) {
 	defer func() { _ = unix.Close(fd) }()          // opened for reading only
 	data := make([]byte, 0, max(int(size)+1, 512)) // one more, so that it is not filled
 	for {
-		if len(data) > Limit { // it has grown meanwhile
+		if len(data) > limit { // it has grown meanwhile
 			return nil, &fs.PathError{Op: "read", Path: path, Err: ErrUnfit}
 		}
 		if len(data) == cap(data) {
@@ -68,7 +68,7 @@ func Open(path string) (*os.File, error) {
 // than Read takes. Anything that is no regular file, such as a symbolic link, is removed
 // first: the name is one of ours. After an error the file may have a part of the data.
 func Write(path string, data []byte, mode uint32) error {
-	if len(data) > Limit {
+	if len(data) > limit {
 		return &fs.PathError{Op: "write", Path: path, Err: ErrUnfit}
 	}
 	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_NOFOLLOW
@@ -168,7 +168,7 @@ func open(path string, flags int, mode uint32) (int, error) {
 	}
 }
 
-// openRegular opens a regular file of a size that Limit allows, which it gives. The error is
+// openRegular opens a regular file of a size that limit allows, which it gives. The error is
 // ErrUnfit for anything else. O_NONBLOCK keeps a FIFO from waiting for its other end, and is nothing to a regular
 // file (open(2)).
 func openRegular(path string, flags int, mode uint32) (fd int, size int64, err error) {
@@ -185,7 +185,7 @@ func openRegular(path string, flags int, mode uint32) (fd int, size int64, err e
 		return -1, 0, err
 	}
 	err = unix.Fstat(fd, &stat)
-	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Size > Limit) {
+	if err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Size > limit) {
 		err = ErrUnfit
 	}
 	if err != nil {

@@ -143,7 +143,7 @@ func TestReadAll(t *testing.T) {
 			t.Errorf("%d bytes: got %d, %v", size, len(data), err)
 		}
 	}
-	if err := Write(path, make([]byte, Limit+1), 0o600); !errors.Is(err, ErrUnfit) {
+	if err := Write(path, make([]byte, limit+1), 0o600); !errors.Is(err, ErrUnfit) {
 		t.Errorf("more than the limit: got %v, want %v", err, ErrUnfit)
 	}
 	if _, err := Read(path + ".none"); !errors.Is(err, fs.ErrNotExist) {
