@@ -88,7 +88,7 @@ func openEtcd(s settings) (*etcdStore, error) {
 func (e *etcdSettings) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if e.CA != "" {
-		data, err := rawfile.Read(e.CA)
+		data, err := os.ReadFile(e.CA) // named by a person, who may name a pipe
 		if err != nil {
 			return nil, fmt.Errorf("etcd.ca: %w", err)
 		}
@@ -133,7 +133,7 @@ func readPassword(path string) (string, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return "", fmt.Errorf("etcd.passwordFile: %s can be read by others (mode %04o); chmod 600 it", path, info.Mode().Perm())
 	}
-	data, err := rawfile.Read(path)
+	data, err := os.ReadFile(path) // named by a person, who may name a pipe
 	if err != nil {
 		return "", fmt.Errorf("etcd.passwordFile: %w", err)
 	}

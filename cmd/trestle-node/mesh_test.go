@@ -127,7 +127,7 @@ func TestMesh(t *testing.T) {
 // the packet.
 func TestProbe(t *testing.T) {
 	t.Parallel()
-	s := hosts.Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}}}
+	s := hosts.Status{Subnets: []hosts.Subnet{{Subnet: netip.MustParsePrefix("10.40.1.0/24")}, {Subnet: netip.MustParsePrefix("fd40:0:0:1::/64")}}}
 	p := hosts.Peer{Underlay: []netip.Prefix{netip.MustParsePrefix("192.0.2.2/24"), netip.MustParsePrefix("2001:db8::2/64")}}
 	for _, subnet := range []string{"10.40.2.0/24", "fd40:0:0:2::/64", "10.41.2.0/24"} { // the last is another network's
 		p.Subnets = append(p.Subnets, hosts.Subnet{Subnet: netip.MustParsePrefix(subnet)})
@@ -147,6 +147,10 @@ func TestProbe(t *testing.T) {
 		if fmt.Sprint(got) != want {
 			t.Errorf("%s: got %s, want %s", way, got, want)
 		}
+	}
+	p.Way, s.Subnets = hosts.Tunnel, s.Subnets[:1]
+	if got := probesOf(s, p); len(got) != 1 || !got[0].target.Is4() {
+		t.Errorf("from a host of IPv4 alone: got %v, want no probe of IPv6", got)
 	}
 	for said, want := range map[string]bool{
 		"From 192.0.2.2 icmp_seq=1 Destination Host Unreachable\n":                   true,

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/trestle-cni/trestle/pkg/hosts"
+	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
 // probesAtOnce bounds how many pings run at the same time: each waits for its answer.
@@ -20,6 +21,9 @@ const probesAtOnce = 16
 
 // checkPeers sends a packet of full size to each peer, one of each family.
 func checkPeers(ctx context.Context, s hosts.Status) []checkedPeer {
+	if !overlay.HasIPv6() { // the subnet of IPv6 that this host may have is of no use to it
+		s.Subnets = slices.DeleteFunc(slices.Clone(s.Subnets), func(o hosts.Subnet) bool { return o.Subnet.Addr().Is6() })
+	}
 	var probes []probe
 	for _, p := range s.Peers {
 		probes = append(probes, probesOf(s, p)...)
@@ -65,8 +69,8 @@ func (p probe) check(ctx context.Context, s hosts.Status) checkedPeer {
 	return c
 }
 
-// probesOf are those of a peer, one for each family that it has a subnet of: a rule, or a
-// cloud, may keep one of them back alone. Behind a tunnel each host has the first address of
+// probesOf are those of a peer, one for each family that it and this host have a subnet of: a
+// rule, or a cloud, may keep one of them back alone. Behind a tunnel each host has the first address of
 // its subnet on the device. Where packets go directly it must be an address of containers on
 // both sides, since it is those that a cloud drops: the gateways', that of this host as far as
 // it has one yet.
@@ -74,7 +78,8 @@ func probesOf(s hosts.Status, p hosts.Peer) []probe {
 	var all []probe
 	for _, o := range p.Subnets {
 		first := o.Subnet.Addr()
-		if slices.ContainsFunc(all, func(before probe) bool { return before.target.Is4() == first.Is4() }) {
+		asked := slices.ContainsFunc(all, func(before probe) bool { return before.target.Is4() == first.Is4() })
+		if asked || len(s.Subnets) > 0 && !hasFamily(s.Subnets, first.Is4()) {
 			continue
 		}
 		switch p.Way {
@@ -88,6 +93,10 @@ func probesOf(s hosts.Status, p hosts.Peer) []probe {
 		all = append(all, probe{of: p})
 	}
 	return all
+}
+
+func hasFamily(subnets []hosts.Subnet, is4 bool) bool {
+	return slices.ContainsFunc(subnets, func(o hosts.Subnet) bool { return o.Subnet.Addr().Is4() == is4 })
 }
 
 // gatewayHere is the gateway's address of one of this host's subnets, if it has it yet.

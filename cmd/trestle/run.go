@@ -124,7 +124,11 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	child := process{netns: at.netns, program: program, args: args}
 	switch {
 	case !at.own:
-		return child.run(listen())
+		signals := listen()
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("run %s: stopped before the command began: %w", args[0], err)
+		}
+		return child.run(signals)
 	case o.detach && !isBackground():
 		return runInBackground(p)
 	}

@@ -309,27 +309,35 @@ func (h *Host) restoreRecord(o cni.Owner, had attachmentRecord, there bool) erro
 	})
 }
 
-// withoutTaken returns the record without the ports that its owner may not have any more, and
-// an error that names their holders.
+// withoutTaken returns the record without the ports that another container has by now, and
+// an error that names their holders. Its code is the failed ADD's business.
 func (h *Host) withoutTaken(rec attachmentRecord) (attachmentRecord, error) {
 	if rec.Value.Ports == nil {
 		return rec, nil
 	}
 	ports := *rec.Value.Ports
-	var free []Mapping
-	var taken error
+	var left []Mapping
+	var failed error
 	for _, m := range ports.Mappings {
 		one := ports.Ports
 		one.Mappings = []Mapping{m}
-		got, err := h.reservations().free(ownedPorts{rec.Owner, one})
-		free, taken = append(free, got...), errors.Join(taken, err)
+		free, err := h.reservations().free(ownedPorts{rec.Owner, one})
+		var taken portTakenError
+		switch {
+		case errors.As(err, &taken):
+			failed = errors.Join(failed, errors.New(err.Error()))
+		case err != nil: // whether it is taken is not known
+			left, failed = append(left, m), errors.Join(failed, err)
+		default:
+			left = append(left, free...)
+		}
 	}
-	ports.Mappings = free
+	ports.Mappings = left
 	rec.Value.Ports = &ports
-	if len(free) == 0 {
+	if len(left) == 0 {
 		rec.Value.Ports = nil
 	}
-	return rec, taken
+	return rec, failed
 }
 
 // leave removes the reservations of ports that the previous record had and the new one has

@@ -15,6 +15,7 @@ var openers = regexp.MustCompile(`\bos\.(Open|ReadFile|WriteFile)\(`)
 // anything at, or is a person's word.
 var openedByOthers = map[string]string{
 	"cmd/trestle-node/cluster_commands.go": "named on the command line",
+	"cmd/trestle-node/etcd.go":             "named on the command line",
 	"cmd/trestle-node/flannel.go":          "named on the command line",
 	"cmd/trestle/container/stop.go":        "the kernel's",
 	"cmd/trestle/doctor/host.go":           "the kernel's",

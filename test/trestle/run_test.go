@@ -304,7 +304,7 @@ func TestStopWhileItStarts(t *testing.T) {
 		},
 		Env: []string{"CNI_PATH=" + h.Dirs().Trestle},
 	})
-	await(t, "the command is on its way", func() bool { return h.MustRun("sh", "-c", "pgrep -f '^[^ ]*trestle __enter'; true") != "" })
+	await(t, "the command is on its way", func() bool { return h.MustRun("sh", "-c", "pgrep -f '^([^ ]*trestle __enter|sh -c trap)'; true") != "" })
 	must(t, h, "stop", "--time", "0", "web")
 	stop()
 	nothingLeft(t, h)

@@ -72,11 +72,13 @@ func (s *Container) Stop(ctx context.Context, grace time.Duration) error {
 		return fmt.Errorf("stop container %s: it was sent SIGTERM and has not ended yet: %w", s.Name, ctx.Err())
 	}
 	const cleaning, again = 30 * time.Second, 100 * time.Millisecond
-	for end := time.Now().Add(cleaning); ; {
-		// Only the command is killed, since its trestle process has to clean up; again and again,
-		// since the command may not have entered the container yet.
-		if err := s.killCommand(); err != nil {
-			return fmt.Errorf("kill container %s: %w", s.Name, err)
+	for killed, end := false, time.Now().Add(cleaning); ; {
+		// Only the command is killed, since its trestle process has to clean up: that is tried
+		// until it was there to be killed, since it may not have entered the container yet.
+		if !killed {
+			if killed, err = s.killCommand(); err != nil {
+				return fmt.Errorf("kill container %s: %w", s.Name, err)
+			}
 		}
 		switch {
 		case gone(ctx, fd, again):
@@ -113,8 +115,8 @@ func gone(ctx context.Context, pidfd int, wait time.Duration) bool {
 }
 
 // killCommand kills the command: the child of the container's trestle process that is in the
-// container's namespace. Another child is a plugin, which cleans up.
-func (s *Container) killCommand() error {
+// container's namespace, if there is one. Another child is a plugin, which cleans up.
+func (s *Container) killCommand() (killed bool, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.PID))
 	failed := []error{err}
 	for _, file := range files {
@@ -126,13 +128,14 @@ func (s *Container) killCommand() error {
 			pid, err := strconv.Atoi(child)
 			if err == nil && s.hasInside(pid) {
 				err = unix.Kill(pid, unix.SIGKILL)
+				killed = killed || err == nil
 			}
 			if !errors.Is(err, unix.ESRCH) { // it has ended meanwhile
 				failed = append(failed, err)
 			}
 		}
 	}
-	return errors.Join(failed...)
+	return killed, errors.Join(failed...)
 }
 
 func (s *Container) hasInside(pid int) bool {
