@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/overlay"
+	"github.com/trestle-cni/trestle/test/host"
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
 
@@ -189,9 +190,8 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 	}
 	var socket net.PacketConn
 	listen := func() (err error) { socket, err = net.ListenPacket("udp", ":8473"); return err }
-	if err := h.Do(listen); err != nil {
-		t.Fatal(err)
-	}
+	// the kernel takes its time over the namespace that Docker's device was in
+	host.Await(t, "nobody has the port any more", func() bool { return h.Do(listen) == nil })
 	if _, err := apply(); err == nil || !strings.Contains(err.Error(), "port 8473 is that of a program (ss -lunp)") {
 		t.Errorf("a program's port: got %v, want that said", err)
 	}
