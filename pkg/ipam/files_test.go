@@ -182,3 +182,22 @@ func TestNetworkDirectoryIsNoLink(t *testing.T) {
 		t.Errorf("where the link leads: got %v, %v, want nothing", entries, err)
 	}
 }
+
+// TestRecordWithABitFlipped: a damaged record is none, or has lost nothing.
+func TestRecordWithABitFlipped(t *testing.T) {
+	o := cni.Owner{Network: "net", ContainerID: "c1", IfName: "eth0"}
+	stamp, err := record.NewStamp("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := ownerRecord{ContainerID: "c1", IfName: "eth0", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5"), netip.MustParseAddr("fd00::5")}, Take: 7, Again: 1, Stamp: stamp}
+	for i := range r.encode() {
+		for bit := range 8 {
+			data := r.encode()
+			data[i] ^= 1 << bit
+			if got, ok := decodeRecord("net", recordName(o), data); ok && !got.equal(r) {
+				t.Errorf("got %+v of %s", got, data)
+			}
+		}
+	}
+}
