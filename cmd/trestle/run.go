@@ -124,9 +124,9 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	child := process{netns: at.netns, program: program, args: args}
 	switch {
 	case !at.own:
-		signals := listen()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("run %s: stopped before the command began: %w", args[0], err)
+		signals, err := listen(ctx, args[0])
+		if err != nil {
+			return err
 		}
 		return child.run(signals)
 	case o.detach && !isBackground():
@@ -162,9 +162,9 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 	if child.resolvConf, err = c.ResolvConf(dns); err != nil {
 		return fmt.Errorf("write resolv.conf: %w", err)
 	}
-	signals := listen() // before a caller is told that the command can be stopped
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("run %s: stopped before the command began: %w", c.Name, err)
+	signals, err := listen(ctx, c.Name) // before a caller is told that the command can be stopped
+	if err != nil {
+		return err
 	}
 	if o.detach {
 		if err := enterBackground(o.log, output); err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -63,10 +65,15 @@ func (c process) run(signals chan os.Signal) error {
 }
 
 // listen queues signals from here on, for the command.
-func listen() chan os.Signal {
+// One that came before, and ended ctx, is an error of what is to run.
+func listen(ctx context.Context, what string) (chan os.Signal, error) {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, forwarded()...)
-	return signals
+	if err := ctx.Err(); err != nil {
+		signal.Stop(signals)
+		return nil, fmt.Errorf("run %s: stopped before the command began: %w", what, err)
+	}
+	return signals, nil
 }
 
 func forward(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {
