@@ -35,7 +35,7 @@ func TestClock(t *testing.T) {
 		if err := n.etcd.Ctl("del", prefix+"nodes/"+before["b"].ID); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.etcd.Ctl("put", fmt.Sprint(prefix, "nodes/ghost", i), record(fmt.Sprint("ghost", i), i, "")); err != nil {
+		if err := n.etcd.Ctl("put", fmt.Sprint(prefix, "nodes/ghost", i), n.record(fmt.Sprint("ghost", i), i, "")); err != nil {
 			t.Fatal(err)
 		}
 		n.Eventually("b's heartbeat finds its record gone, and both are alive", func() error {

@@ -84,7 +84,9 @@ func (a *traced) kill(n *network, before int) {
 	deadline := time.Now().Add(lab.Patience)
 	for len(lines) < nth {
 		if lines = a.at(); time.Now().After(deadline) {
-			n.Fatalf("%s: not there after %v; there was\n%s", a.step.name, lab.Patience, strings.Join(lines, ""))
+			look := n.Look(a.Host)
+			trace := a.MustRun("sh", "-c", "tail -n50 "+tracePath+"; true")
+			n.Fatalf("%s: not there after %v; there was\n%s\nits last calls:\n%s\nits log:\n%s\n%s", a.step.name, lab.Patience, strings.Join(lines, ""), trace, a.stop(), look)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -203,7 +205,7 @@ func TestKilledFollowing(t *testing.T) {
 	b := n.hosts[1]
 	b.Kill()
 	for i, s := range []step{sends("RTM_NEWNEIGH"), sends("RTM_NEWROUTE"), sends("NFNL_MSG_BATCH_BEGIN"), saves(1)} {
-		put := n.etcd.Ctl("put", fmt.Sprint(prefix, "nodes/ghost", i), record(fmt.Sprint("ghost", i), i, ""))
+		put := n.etcd.Ctl("put", fmt.Sprint(prefix, "nodes/ghost", i), n.record(fmt.Sprint("ghost", i), i, ""))
 		if put != nil {
 			t.Fatal(put)
 		}

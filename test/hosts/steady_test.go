@@ -167,7 +167,7 @@ func TestMinAgent(t *testing.T) {
 		t.Errorf("got routes\n%s\nwant\n%s", got, before)
 	}
 	n.Reach(n.Attach(a.Host, "another"), n.containers[1])
-	if err := n.etcd.Ctl("put", prefix+"nodes/ghost", record("ghost", 1, "")); err != nil {
+	if err := n.etcd.Ctl("put", prefix+"nodes/ghost", n.record("ghost", 1, "")); err != nil {
 		t.Fatal(err)
 	}
 	n.Await(a.Host, "who comes is followed", func(s lab.Status) bool { return len(s.Peers) == 2 && s.Peers[1].Way == "tunnel" })

@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -98,9 +99,26 @@ func TestOldBackup(t *testing.T) {
 }
 
 // record is the record of a host that there is none of.
-func record(name string, i int, more string) string {
-	return fmt.Sprintf(`{"id": "%s", "name": "%[1]s", "underlay": ["203.0.113.%d/24"], "mtu": 1500, "mac": "02:00:00:00:00:%02x",
-		"subnets": [{"network": "pods", "subnet": "10.40.%d.0/24", "nonce": "x"}]%s}`, name, 100+i, i, 200+i, more)
+func (n *network) record(name string, i int, more string) string {
+	return fmt.Sprintf(`{"id": "%s", "name": "%[1]s", "underlay": ["203.0.113.%d/24"], "mtu": 1500, "mac": "02:00:00:00:01:%02x",
+		"subnets": [{"network": "pods", "subnet": "%s", "nonce": "x"}]%s}`, name, 100+i, i, n.free(i), more)
+}
+
+// free is the i-th of the subnets that none of the hosts has: theirs are chosen at random.
+func (n *network) free(i int) netip.Prefix {
+	taken := map[netip.Prefix]bool{}
+	for _, c := range n.containers {
+		taken[netip.PrefixFrom(c.Addresses[0], 24).Masked()] = true
+	}
+	for third := byte(200); ; third++ {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 40, third, 0}), 24)
+		if taken[subnet] {
+			continue
+		}
+		if i--; i < 0 {
+			return subnet
+		}
+	}
 }
 
 // TestRecords (rows 10 and 12): records that cannot be read, or are newer than this
@@ -120,7 +138,7 @@ func TestRecords(t *testing.T) {
 			more = `, "v": 7, "wireguard": {"key": "later"}`
 		}
 		name := fmt.Sprint("ghost", i)
-		put("nodes/"+name, record(name, i, more))
+		put("nodes/"+name, n.record(name, i, more))
 	}
 	n.Ready(a.Host, 5)
 	before := routes(a.Host)

@@ -53,7 +53,7 @@ func natSysctl(t *testing.T, h *host.Host, name, value string) {
 }
 
 func natBridge(h *host.Host, name string, addresses ...string) {
-	h.MustRun("ip", "link", "add", name, "type", "bridge")
+	h.MustRun("ip", "link", "add", name, "address", "02:00:00:00:00:01", "type", "bridge") // else it changes with its ports
 	h.MustRun("ip", "link", "set", name, "up")
 	for _, a := range addresses {
 		h.MustRun("ip", "address", "add", a, "dev", name, "nodad")

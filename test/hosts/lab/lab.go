@@ -47,7 +47,9 @@ func New(t host.T) *Lab {
 	t.Helper()
 	l := &Lab{T: t, Switch: host.New(t)}
 	l.Switch.MustRun("ip", "link", "del", host.Uplink)
-	l.Switch.MustRun("ip", "link", "add", Bridge, "type", "bridge")
+	// Its MAC is fixed. A bridge without one takes that of its lowest port, another one when a
+	// host is plugged in, and the hosts' packets to the one they know are dropped for 45 s.
+	l.Switch.MustRun("ip", "link", "add", Bridge, "address", "02:00:00:00:00:01", "type", "bridge")
 	l.Switch.MustRun("ip", "link", "set", Bridge, "up")
 	l.Switch.MustRun("ip", "address", "add", SwitchIPv4.String(), "dev", Bridge)
 	l.Switch.MustRun("ip", "address", "add", SwitchIPv6.String(), "dev", Bridge, "nodad")

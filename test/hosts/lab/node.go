@@ -22,14 +22,18 @@ var Patience = map[bool]time.Duration{false: 45 * time.Second, true: 10 * time.M
 // Eventually asks until there is no error.
 func (l *Lab) Eventually(what string, ask func() error) {
 	l.Helper()
+	if err := soon(ask); err != nil {
+		l.Fatalf("%s: not after %v: %v", what, Patience, err)
+	}
+}
+
+// soon asks until there is no error, or patience is at its end.
+func soon(ask func() error) error {
 	deadline := time.Now().Add(Patience)
 	for {
 		err := ask()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.Fatalf("%s: not after %v: %v", what, Patience, err)
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -129,7 +133,7 @@ func (h *Host) Status() (Status, error) {
 func (l *Lab) Await(h *Host, what string, is func(Status) bool) Status {
 	l.Helper()
 	var s Status
-	l.Eventually(h.Name+": "+what, func() (err error) {
+	err := soon(func() (err error) {
 		if s, err = h.Status(); err != nil {
 			return err
 		}
@@ -139,7 +143,18 @@ func (l *Lab) Await(h *Host, what string, is func(Status) bool) Status {
 		}
 		return nil
 	})
+	if err != nil {
+		l.Fatalf("%s: %s: not after %v: %v\n%s", h.Name, what, Patience, err, l.Look(h))
+	}
 	return s
+}
+
+// Look is what there is to see of a host that does not do what a test waits for.
+func (l *Lab) Look(h *Host) string {
+	const host = `date; uptime; date +%T.%N; pgrep -a . | grep -v kworker | head -30; ip -br address; ip route; ip neigh; ss -tanp; nft list ruleset; cat /run/trestle/node/status.json;
+		for m in 1 2 3 4; do ping -n -c1 -W1 203.0.113.$m | sed -n 2p; timeout 2 bash -c "echo </dev/tcp/203.0.113.$m/2379" && echo "port of .$m is open"; done; ip neigh`
+	const others = `ip neigh; ip -br link; bridge fdb show br sw0; ss -tanp`
+	return h.MustRun("sh", "-c", "exec 2>&1\n"+host+"; true") + "--- the switch\n" + l.Switch.MustRun("sh", "-c", "exec 2>&1\n"+others+"; true")
 }
 
 // Ready waits until the host is ready and knows so many peers.
