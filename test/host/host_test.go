@@ -57,13 +57,13 @@ func TestContainerIsAlone(t *testing.T) {
 	t.Parallel()
 	h := host.New(t)
 	c := h.Container("c1")
-	if err := c.Ping(outsideIPv4); err == nil {
+	if err := c.Briefly().Ping(outsideIPv4); err == nil {
 		t.Errorf("a container without a network reached %s", outsideIPv4)
 	}
 	if err := c.Ping(netip.MustParseAddr("::1")); err != nil {
 		t.Errorf("lo is not up: %v", err)
 	}
-	if _, err := c.Request("tcp", "127.0.0.1:80"); err == nil {
+	if _, err := c.Briefly().Request("tcp", "127.0.0.1:80"); err == nil {
 		t.Errorf("got an answer where nothing listens")
 	}
 	if got := c.MustRun("ip", "-br", "link"); strings.Count(got, "\n") != 1 {
