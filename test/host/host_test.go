@@ -156,7 +156,7 @@ func TestDumpLeavesDerivedStateOut(t *testing.T) {
 	h.MustRun("ip", "link", "add", "veth1", "up", "type", "veth", "peer", "name", "veth2")
 	before := h.Dump()
 	h.MustRun("ip", "link", "set", "veth2", "up") // gives veth1 a carrier
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(h.MustRun("ip", "-6", "address", "show", "dev", "veth1", "-tentative"), "fe80::"); {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(h.MustRun("ip", "-6", "address", "show", "dev", "veth1", "-tentative"), "fe80::"); {
 		if time.Now().After(deadline) {
 			t.Fatal("veth1 got no link-local address")
 		}
@@ -224,7 +224,7 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed
-	for deadline := time.Now().Add(10 * time.Second); running(mark); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); running(mark); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("a process of the killed program's host is still there")
 		}

@@ -247,7 +247,7 @@ func TestUserNamespace(t *testing.T) {
 	for _, command := range []string{"ADD", "DEL"} {
 		fmt.Fprintf(&script, "CNI_COMMAND=%s %s/bridge <<'END' || { echo FAILED; exit 1; }\n%s\nEND\n", command, h.Dirs().Trestle, data)
 		if command == "ADD" {
-			script.WriteString("ip netns exec c1 ping -n -c1 -W5 10.9.0.1\n")
+			script.WriteString("ip netns exec c1 ping -n -c1 -W30 10.9.0.1\n")
 		}
 	}
 	script.WriteString("ls /sys/class/net; ls /var/lib/cni/networks/n")
