@@ -80,6 +80,7 @@ test: root deps build peers previous ## all tests, from unit to real kernel and 
 SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
+	TRESTLE_SEED=$${SOAK_SEED:-0} go test -count=1 -v -timeout 1h -run TestAnyOrder ./test/suite
 
 soak-hosts: root deps build ## what takes longer of networks over several hosts: a slow etcd, a thousand peers, and the model with new seeds
 	go run ./test/hosts/soak

@@ -85,7 +85,7 @@ func TestVLANSeparates(t *testing.T) {
 		{none, "10.9.0.41", false},
 	}
 	for _, tt := range tests {
-		if err := tt.from.Ping(netip.MustParseAddr(tt.to)); (err == nil) != tt.talks {
+		if err := tt.from.Expecting(tt.talks).Ping(netip.MustParseAddr(tt.to)); (err == nil) != tt.talks {
 			t.Errorf("%s to %s: got %v, want it to get through: %t", tt.from.Name, tt.to, err, tt.talks)
 		}
 	}
@@ -175,7 +175,7 @@ func TestVLANTrunk(t *testing.T) {
 		"10.9.0.3":   true,  // without a tag: VLAN 1, as with the reference
 		"10.9.0.1":   true,  // and so to the gateway
 	} {
-		if err := a.Ping(netip.MustParseAddr(to)); (err == nil) != talks {
+		if err := a.Expecting(talks).Ping(netip.MustParseAddr(to)); (err == nil) != talks {
 			t.Errorf("%s: got %v, want it to get through: %t", to, err, talks)
 		}
 	}

@@ -130,7 +130,7 @@ func (n *network) withReference(t *testing.T, b *lab.Agent) {
 	}
 	for _, ip := range result.IPs {
 		addr, _ := netip.AddrFromSlice(ip.Address.IP) // an address
-		n.Eventually(fmt.Sprint("reached, made by the reference plugins: ", addr), func() error { return n.containers[0].Ping(addr.Unmap()) })
+		n.Eventually(fmt.Sprint("reached, made by the reference plugins: ", addr), func() error { return n.containers[0].Briefly().Ping(addr.Unmap()) })
 	}
 	if err := list.Del(c.Attachment()); err != nil {
 		t.Errorf("DEL by the reference plugins: %v", err)

@@ -215,7 +215,7 @@ func (a *Attached) Detach(list string) error {
 func (l *Lab) Reach(from, to *Attached) {
 	l.Helper()
 	for _, addr := range to.Addresses {
-		l.Eventually(fmt.Sprintf("%s reaches %s at %s", from.ID, to.ID, addr), func() error { return from.Ping(addr) })
+		l.Eventually(fmt.Sprintf("%s reaches %s at %s", from.ID, to.ID, addr), func() error { return from.Briefly().Ping(addr) })
 	}
 }
 
