@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // isNobodys says whether it is proved that no container of this host has the address:
@@ -42,6 +43,9 @@ func isNobodys(target netip.Addr) (bool, error) {
 		return false, nil
 	}
 	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if netns.IsLinkGone(err) {
+		return false, nil // the route that there is now may lead to it
+	}
 	if err != nil {
 		return false, fmt.Errorf("look up the interface that leads to %s: %w", target, err)
 	}

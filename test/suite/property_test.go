@@ -343,7 +343,7 @@ func (m *model) reboot() {
 	if m.random.IntN(2) == 0 {
 		m.change("  without records", "rm -rf /run/trestle")
 	} else {
-		m.change("  with records", `find /run/trestle -type f 2>&- | xargs -r sed -i -e 's/"boot":"[^"]*"/"boot":"another"/' -e 's/"time":"[^"]*"/"time":"2001-02-03T04:05:06Z"/'`)
+		m.change("  with records", `find /run/trestle -type f 2>&- | xargs -r sed -i -e 's/,"crc32":[0-9]*//' -e 's/"boot":"[^"]*"/"boot":"another"/' -e 's/"time":"[^"]*"/"time":"2001-02-03T04:05:06Z"/'`)
 	}
 	if m.random.IntN(2) == 0 {
 		m.change("  without rules", "nft flush ruleset")

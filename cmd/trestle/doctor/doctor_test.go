@@ -150,6 +150,38 @@ func TestFix(t *testing.T) {
 	}
 }
 
+// TestWithoutWhenFull: STATUS is asked again without the key that makes a full pool its error, in
+// any case of letters, and only then.
+func TestWithoutWhenFull(t *testing.T) {
+	for _, test := range []struct {
+		config, want string
+		asked        bool
+	}{
+		{`{"type":"bridge","ipam":{"type":"host-local","statusWhenFull":"unavailable"}}`, `{"ipam":{"type":"host-local"},"type":"bridge"}`, true},
+		{`{"type":"bridge","IPAM":{"StatusWhenFull":"unavailable"}}`, `{"IPAM":{},"type":"bridge"}`, true},
+		{`{"type":"bridge","ipam":{"type":"host-local"}}`, "", false},
+		{`{"type":"portmap","statusWhenFull":"unavailable"}`, "", false},
+		{`{"type":"bridge","ipam":"none"}`, "", false},
+		{`[]`, "", false},
+	} {
+		got, asked := withoutWhenFull([]byte(test.config))
+		if asked != test.asked || asked && string(got) != test.want {
+			t.Errorf("%s: got %s, %v, want %s, %v", test.config, got, asked, test.want, test.asked)
+		}
+	}
+}
+
+// TestSetLinkSysctl: a link that is gone when its fix runs needs none.
+func TestSetLinkSysctl(t *testing.T) {
+	const setting = "net/ipv6/conf/gone0/accept_ra"
+	if err := setLinkSysctl(setting, "2")(t.Context(), Tools{}); err != nil {
+		t.Errorf("got %v, want success", err)
+	}
+	if err := setSysctl(setting, "2")(t.Context(), Tools{}); err == nil {
+		t.Error("got success, want an error of a setting that must be there")
+	}
+}
+
 // TestPools: a dead container's address counts as free.
 func TestPools(t *testing.T) {
 	for _, test := range []struct {
