@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
 )
@@ -106,7 +105,6 @@ func TestBridgeLocksAreRoots(t *testing.T) {
 			t.Errorf("%s: got mode %s, want %s", path, got, mode)
 		}
 	}
-	started := time.Now()
 	config := host.BridgeConfig(nil)
 	c := h.Container("c2")
 	output, err := h.Run(host.Command{
@@ -118,8 +116,8 @@ func TestBridgeLocksAreRoots(t *testing.T) {
 		},
 		Stdin: config,
 	})
-	if err != nil || output.Code != 0 || time.Since(started) > 5*time.Second {
-		t.Errorf("ADD beside a lock of the namespace: %v %s after %s", err, output.Stdout, time.Since(started))
+	if err != nil || output.Code != 0 { // one that waited for this lock would never get it, and say so
+		t.Errorf("ADD beside a lock of the namespace: %v %s", err, output.Stdout)
 	}
 }
 
