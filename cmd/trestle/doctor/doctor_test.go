@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,7 +76,7 @@ func TestVLAN(t *testing.T) {
 	} {
 		h := empty()
 		h.Networks = []inventory.Network{{Name: "tagged", Driver: "bridge", Bridge: "br0", Gateway: true, Pools: []inventory.Pool{{Subnet: subnet}}}}
-		h.Links = append(links, inventory.Link{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500})
+		h.Links = slices.Concat(links, []inventory.Link{{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500}})
 		h.Routes = []inventory.Route{{To: subnet, Link: "br0.7"}}
 		h.Attachments = []inventory.Attachment{{
 			Container: "c1", Network: "tagged", State: inventory.Alive, Bridge: "br0", HostLink: "veth1",
