@@ -30,5 +30,5 @@ func IsIntact(object []byte) bool {
 	}
 	digits, complete := bytes.CutSuffix(object[at+len(sumKey):], []byte("}"))
 	sum, err := strconv.ParseUint(string(digits), 10, 32)
-	return complete && err == nil && uint32(sum) == crc32.ChecksumIEEE(object[:at])
+	return complete && err == nil && sum == uint64(crc32.ChecksumIEEE(object[:at]))
 }

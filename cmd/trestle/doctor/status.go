@@ -37,18 +37,26 @@ func askStatus(ctx context.Context, files []listFile, all programs.All, path []s
 					continue
 				}
 			}
-			a := statusAnswer{File: f.Path, Network: f.List.Name, Plugin: p.Name, Err: p.Status(ctx, f.List.Name, plugin.Bytes, path)}
-			if config, asked := withoutWhenFull(plugin.Bytes); asked && a.Err != nil {
-				if other := p.Status(ctx, f.List.Name, config, path); other != nil {
-					a.Err = other
-				} else {
-					a.Full = true
-				}
-			}
+			a := statusAnswer{File: f.Path, Network: f.List.Name, Plugin: p.Name}
+			a.Full, a.Err = status(plugin.Bytes, func(config []byte) error { return p.Status(ctx, f.List.Name, config, path) })
 			answers = append(answers, a)
 		}
 	}
 	return answers
+}
+
+// status asks with the configuration. After an error it asks again without ipam.statusWhenFull,
+// if that has the key: full says that there is no other error.
+func status(config []byte, ask func(config []byte) error) (full bool, err error) {
+	err = ask(config)
+	without, asked := withoutWhenFull(config)
+	if err == nil || !asked {
+		return false, err
+	}
+	if other := ask(without); other != nil {
+		return false, other
+	}
+	return true, err
 }
 
 // withoutWhenFull is the configuration without ipam.statusWhenFull; asked is false if it has no
