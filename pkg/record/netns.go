@@ -15,7 +15,7 @@ import (
 type NetNS struct {
 	Path string `json:"path,omitempty"`
 	// Dev and Ino are the device and inode number of the namespace's file. The kernel
-	// reuses an inode number as soon as it is free.
+	// reuses an inode number as soon as it is free, for the next namespace that is made.
 	Dev uint64 `json:"dev,omitempty"`
 	Ino uint64 `json:"ino,omitempty"`
 	// Handle is the kernel's file handle of the namespace (name_to_handle_at(2),
@@ -32,16 +32,17 @@ func (n NetNS) known() bool { return n.Ino != 0 }
 
 // Same says whether both are one namespace, whatever path leads there.
 func (n NetNS) Same(other NetNS) bool {
-	return n.known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle
+	return n.known() && n.Dev == other.Dev && n.Ino == other.Ino && n.Handle == other.Handle && !areApart(n.ID, other.ID)
 }
 
 // isThere says whether the namespace is still at its path. With a handle that takes one
-// system call, which counts, since GC asks this of every attachment.
+// system call, which counts, since GC asks this of every attachment. Without one, what is at
+// the path may be a later namespace with the same inode number: then the number of ours is free.
 func (n NetNS) isThere() bool {
 	if n.Handle != "" {
 		return n.Handle == handleAt(n.Path)
 	}
-	return n.Same(look(n.Path))
+	return n.Same(look(n.Path)) && lifeOfID(n.ID) != Dead
 }
 
 // handleAt is the handle of the namespace at the path, "" where the kernel gives none.

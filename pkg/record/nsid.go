@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,6 +45,14 @@ func assignID(path string) string {
 		}
 	}
 	return ""
+}
+
+// areApart says whether the IDs are those of two namespaces. It does not if one is missing, or
+// if they count in different namespaces.
+func areApart(a, b string) bool {
+	inA, _, okA := strings.Cut(a, ":")
+	inB, _, okB := strings.Cut(b, ":")
+	return okA && okB && inA == inB && a != b
 }
 
 // lifeOfID is Dead if the number is free, Alive if it is in use and was chosen by us.

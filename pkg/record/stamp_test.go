@@ -259,6 +259,56 @@ func TestNumbersOfTheKernel(t *testing.T) {
 	waitFor(t, s, Dead)
 }
 
+// TestSame: one namespace has one inode number, and where the kernel gives handles and ids, one
+// of each; what is not known, or counts elsewhere, tells nothing apart.
+func TestSame(t *testing.T) {
+	n := NetNS{Path: "/run/netns/a", Dev: 4, Ino: 4026532177, ID: "7:1048577"}
+	for name, test := range map[string]struct {
+		change func(*NetNS)
+		want   bool
+	}{
+		"another path":                {func(n *NetNS) { n.Path = "/proc/1/ns/net" }, true},
+		"another inode number":        {func(n *NetNS) { n.Ino++ }, false},
+		"another device":              {func(n *NetNS) { n.Dev++ }, false},
+		"another handle":              {func(n *NetNS) { n.Handle = "f1:8310" }, false},
+		"another id":                  {func(n *NetNS) { n.ID = "7:1048578" }, false},
+		"no id":                       {func(n *NetNS) { n.ID = "" }, true},
+		"an id that counts elsewhere": {func(n *NetNS) { n.ID = "8:1048578" }, true},
+		"no namespace":                {func(n *NetNS) { *n = NetNS{Path: n.Path} }, false},
+	} {
+		other := n
+		test.change(&other)
+		if n.Same(other) != test.want || other.Same(n) != test.want {
+			t.Errorf("%s: got %t and %t, want %t", name, n.Same(other), other.Same(n), test.want)
+		}
+	}
+}
+
+// TestInodeNumberOfALaterNamespace: the next namespace has the inode number of one that has
+// ended, and may have its path as well. On kernels without handles the id tells them apart.
+func TestInodeNumberOfALaterNamespace(t *testing.T) {
+	needIDs(t)
+	file, path := newNetNS(t)
+	s, err := NewStamp("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.NetNS = look(path)
+	s.NetNS.ID, s.NetNS.Path = assignID(path), "/nonexistent"
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, s, Dead)
+	_, path = newNetNS(t)
+	later := look(path)
+	s.NetNS.Path, s.NetNS.Dev, s.NetNS.Ino = path, later.Dev, later.Ino
+	waitFor(t, s, Dead)
+	later.ID = assignID(path)
+	if s.NetNS.Same(later) {
+		t.Errorf("%v counts as %v", later, s.NetNS)
+	}
+}
+
 // TestPathTo: a namespace with a mount or a process is found by its number; one that only a
 // descriptor holds is not.
 func TestPathTo(t *testing.T) {
