@@ -223,7 +223,7 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 		case backend == IPTables && c.want.empty():
 			err = h.removeIPTables(c.unwanted.Ports)
 		default:
-			err = h.explainTaken(rec.Owner, h.kernel(backend).apply(c))
+			err = explainTaken(h.kernel(backend).apply(c))
 		}
 		if err != nil {
 			return err
@@ -275,13 +275,17 @@ func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule
 
 // explainTaken turns a TakenError of nftables, about a port that nobody has reserved, into
 // an error with code 102 that names the holder.
-func (h *Host) explainTaken(o cni.Owner, err error) error {
+func explainTaken(err error) error {
 	var taken *nft.TakenError
 	if !errors.As(err, &taken) {
 		return err
 	}
-	return cni.ConflictErrorf("%s for %s: taken by %q, of which the kernel tells and no record does; stop that container, or choose another host port (trestle restore takes in what is alive)",
-		taken.Element.What, o, taken.Holder)
+	holder := "container " + taken.Holder
+	if o, ok := cni.ParseOwner(taken.Holder); ok {
+		holder = "container " + o.ContainerID + " of network " + o.Network
+	}
+	return cni.ConflictErrorf("%s: the host port is taken by %s, by an element of set %s of nftables and without a record; stop that container or choose another host port (trestle restore writes the missing record)",
+		taken.Element.What, holder, taken.Element.Set)
 }
 
 // restoreRecord undoes add: the attachment gets its previous record, reservations and rules
