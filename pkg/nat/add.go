@@ -121,8 +121,8 @@ func (h *Host) choose(a Attachment, t *translation) (err error) {
 	return t.Ports.fits(t.Ports.Backend)
 }
 
-// elsewhere describes which host ports are recorded with another container port or address.
-func elsewhere(want, have []Mapping) []string {
+// diffTargets describes which host ports are recorded with another container port or address.
+func diffTargets(want, have []Mapping) []string {
 	var diffs []string
 	for _, w := range want {
 		for _, h := range have {
@@ -147,7 +147,7 @@ func canonical(mappings []Mapping) []Mapping {
 
 // add runs under the lock.
 func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
-	if err := h.heal(cni.Valid{}); err != nil {
+	if err := h.reconcileUnrecorded(cni.Valid{}); err != nil {
 		return err
 	}
 	had, there, err := h.read(a.Owner)
@@ -260,17 +260,17 @@ func (h *Host) removeIPTables(unwanted []ownedPorts) error {
 // have a masquerade that was made for the same m, the records of other attachments are only
 // read if the transaction fails.
 func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule, error) {
-	whole := func() (masqueradeRule, error) {
+	complete := func() (masqueradeRule, error) {
 		all, err := record.List[translation](h.store, place, network)
 		return networkRule(network, m.Backend, m.Masquerade, all), err
 	}
 	if m.Backend == NFTables {
-		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, whole: whole}
+		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, complete: complete}
 		if known, err := h.conn.Known(masqueradeTable(own)); err != nil || known {
 			return own, err
 		}
 	}
-	return whole()
+	return complete()
 }
 
 // explainTaken turns a TakenError of nftables, about a port that nobody has reserved, into
@@ -387,7 +387,7 @@ func (h *Host) Diff(a Attachment) ([]string, error) {
 		}
 		if rec.Value.Ports != nil {
 			diffs = append(diffs, a.Ports.diff(rec.Value.Ports)...)
-			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
+			diffs = append(diffs, diffTargets(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)
