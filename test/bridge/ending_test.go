@@ -50,7 +50,7 @@ func TestBridgeAddBesideALivingNamespace(t *testing.T) {
 			add.NetNS = again.NetNS
 			add.Strace = &host.Strace{Syscalls: "bind"}
 			answer := h.Exec(add)
-			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), former.NetNS) {
+			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "leads to another network namespace, which is alive ("+former.NetNS) {
 				t.Errorf("got %v, want code 102, and where the former namespace is", err)
 			}
 			if strings.Contains(answer.Trace.Text, "nl_groups=0x00000001") {
@@ -130,7 +130,7 @@ func addWhileHeld(t *testing.T, config, next string, ends bool) {
 	former := h.Container("c1")
 	former.MustAdd(config)
 	again := h.Exec(former.Call("ADD", "bridge", config)).Err()
-	if host.CodeOf(again) != 102 || strings.Contains(again.Error(), "another namespace") {
+	if host.CodeOf(again) != 102 || strings.Contains(again.Error(), "another network namespace") {
 		t.Errorf("ADD again in the same namespace: got %v, want code 102, without a wait", again)
 	}
 	var holder *os.File
