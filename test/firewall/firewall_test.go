@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -65,14 +66,18 @@ func (w walled) del(n *host.Network, c firewalled) {
 	}
 }
 
-// reaches pings both addresses.
+// reaches pings both addresses at once, since what is dropped takes its time.
 func (w walled) reaches(from *host.Namespace, to firewalled, want bool) {
 	w.t.Helper()
-	for _, address := range []netip.Addr{to.v4, to.v6} {
-		if err := from.Expecting(want).Ping(address); (err == nil) != want {
-			w.t.Errorf("%s reaches %s: got %v, want %v", from.Name, address, err == nil, want)
-		}
+	var both sync.WaitGroup
+	for _, address := range to.addresses() {
+		both.Go(func() {
+			if err := from.Expecting(want).Ping(address); (err == nil) != want {
+				w.t.Errorf("%s reaches %s: got %v, want %v", from.Name, address, err == nil, want)
+			}
+		})
 	}
+	both.Wait()
 }
 
 func (w walled) bridgeNetfilter(on int) {

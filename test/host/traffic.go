@@ -17,7 +17,7 @@ import (
 // of what must not get through the time that it is waited for.
 var (
 	expectedTime   = map[bool]time.Duration{false: 30 * time.Second, true: 90 * time.Second}[inVM]
-	unexpectedTime = map[bool]time.Duration{false: 5 * time.Second, true: 30 * time.Second}[inVM]
+	unexpectedTime = map[bool]time.Duration{false: 5 * time.Second, true: 10 * time.Second}[inVM]
 )
 
 // Expecting is the same namespace for a test that expects Ping and Request to be answered, as

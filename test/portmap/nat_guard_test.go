@@ -3,6 +3,7 @@ package portmap
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/trestle-cni/trestle/test/host"
@@ -52,9 +53,11 @@ func (n natNet) space(name string) *host.Namespace {
 	return map[string]*host.Namespace{"c2": n.neighbour.Namespace, "c3": n.other.Namespace, "outside": n.Outside}[name]
 }
 
-// askLoopback checks that nobody but the host itself is answered on 127.0.0.1.
+// askLoopback checks that nobody but the host itself is answered on 127.0.0.1. All ask at
+// once, since what is dropped takes its time.
 func (n natNet) askLoopback(t *testing.T, mapped bool) {
 	t.Helper()
+	var all sync.WaitGroup
 	for _, protocol := range []string{"tcp", "udp"} {
 		if _, err := n.Request(protocol, "127.0.0.1:9090"); err != nil {
 			t.Errorf("the host's own service: %v", err)
@@ -64,12 +67,15 @@ func (n natNet) askLoopback(t *testing.T, mapped bool) {
 		}
 		for who, from := range natOutsiders {
 			for _, port := range []int{8080, 9090} {
-				if _, err := n.space(who).Briefly().RequestFrom(protocol, from, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-					t.Errorf("%s to %s port %d: got an answer, want none", who, protocol, port)
-				}
+				all.Go(func() {
+					if _, err := n.space(who).Briefly().RequestFrom(protocol, from, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+						t.Errorf("%s to %s port %d: got an answer, want none", who, protocol, port)
+					}
+				})
 			}
 		}
 	}
+	all.Wait()
 	if counters := n.MustRun("nft", "list", "table", "ip", "watch"); strings.Count(counters, "counter packets 0 ") != 2 {
 		t.Errorf("got packets through\n%s", counters)
 	}
@@ -80,11 +86,15 @@ var natOutsiders = map[string]string{"c2": "10.1.0.6:0", "c3": "10.2.0.7:0", "ou
 // askMapped checks that nobody from outside gets through to the container.
 func (n natNet) askMapped(t *testing.T) {
 	t.Helper()
+	var all sync.WaitGroup
 	for who, from := range natOutsiders {
-		if reply, err := n.space(who).Briefly().RequestFrom("tcp", from, "127.0.0.1:8080"); err == nil {
-			t.Errorf("%s to the mapped port with route_localnet: got an answer of %s, want none", who, reply.Server)
-		}
+		all.Go(func() {
+			if reply, err := n.space(who).Briefly().RequestFrom("tcp", from, "127.0.0.1:8080"); err == nil {
+				t.Errorf("%s to the mapped port with route_localnet: got an answer of %s, want none", who, reply.Server)
+			}
+		})
 	}
+	all.Wait()
 	counters := n.MustRun("nft", "list", "chain", "ip", "watch", "through")
 	if !strings.Contains(counters, "counter packets 0 ") {
 		t.Errorf("got packets through\n%s", counters)
