@@ -75,12 +75,15 @@ func TestReclaim(t *testing.T) {
 	if n, err := s.reclaimDead(); n != 0 || err != nil {
 		t.Errorf("while all live: got %d, %v, want 0", n, err)
 	}
-	end()
-	n, err := s.reclaimDead()
-	if n != 1 || err != nil {
-		t.Errorf("after one namespace is gone: got %d, %v, want 1", n, err)
-	}
+	gone := 1
 	want := map[string]string{"10.1.0.2": "living\r\neth0", "10.1.0.4": "pathless\r\neth0", "10.1.0.9": "theirs\r\neth0", "last_reserved_ip.0": "10.1.0.4"}
+	if known := record.Identify(dying); known.Handle+known.ID == "" { // before kernel 5.14 nothing proves that it is gone
+		gone, want["10.1.0.3"] = 0, "dying\r\neth0"
+	}
+	end()
+	if n, err := s.reclaimDead(); n != gone || err != nil {
+		t.Errorf("after one namespace is gone: got %d, %v, want %d", n, err, gone)
+	}
 	if diff := cmp.Diff(want, files(t, dir)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

@@ -142,6 +142,13 @@ func (c *Conn) try(changes Changes, replace []Element, since uint32, trust bool)
 		return err
 	}
 	made := len(messages) > 0
+	if made {
+		// What went with its table would be made anew, only to expire, and kernel 5.10 makes
+		// nothing else of that key until it has collected it, a second later.
+		if changes.Remove, err = c.present(changes.Remove); err != nil {
+			return err
+		}
+	}
 	elements, err := changes.elementMessages(replace)
 	if err != nil {
 		return err

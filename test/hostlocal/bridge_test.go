@@ -163,6 +163,9 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	}
 	c.MustRun("ip", "link", "del", "eth0")
 	mustGive("after the interface was lost")
+	if !hasCookies(t) {
+		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so a later one at the same path may count as the former")
+	}
 	c.Remove()
 	c = h.Container("c1")
 	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
