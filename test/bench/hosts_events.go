@@ -48,7 +48,7 @@ func events(t host.T, _ size) (string, error) {
 	}
 	rows = append(rows, func() (string, error) {
 		return h.lose("etcd's leader is killed, and a host joins: from when there is a leader", h.leaderless)
-	})
+	}, func() (string, error) { return cutOff(own) })
 	for _, row := range rows {
 		line, err := row()
 		if err != nil {
@@ -193,4 +193,48 @@ func (h *happening) leader(dead *lab.Member) (*lab.Member, error) {
 		}
 	}
 	return nil, errors.New("etcd has no leader")
+}
+
+// cutOff drops a host's packets to etcd until it notices. Meanwhile another joins, moves, and
+// etcd forgets that history. The time is from when they pass again until the host knows where
+// the other is; with the agent's usual settings.
+func cutOff(t host.T) (string, error) {
+	e := lab.New(t).Etcd(1)
+	if err := e.Ctl("put", "/trestle/v1/default/config", lab.Config); err != nil {
+		return "", err
+	}
+	usual := lab.Settings{"name": "a", "etcd": map[string]any{"endpoints": e.URLs()}}
+	a := e.Agent(e.Host("a"), usual)
+	e.Ready(a.Host, 0)
+	a.MustRun("nft", "add table inet block; add chain inet block output { type filter hook output priority 0; }; add rule inet block output tcp dport 2379 drop")
+	e.Await(a.Host, "disconnected", func(s lab.Status) bool { return !s.Store.Connected })
+	b := e.Agent(e.Host("b"), e.Settings("b"))
+	e.Ready(b.Host, 1)
+	b.Address("del", b.IPv4, 24)
+	moved := b.IPv4.Next()
+	b.Address("add", moved, 24)
+	b.DefaultRoutes()
+	e.Eventually("b's new address is in etcd", func() error {
+		records, err := e.Out("get", "--prefix", "/trestle/v1/default/nodes/")
+		if err == nil && !strings.Contains(records, moved.String()) {
+			err = errors.New(records)
+		}
+		return err
+	})
+	answer, err := e.Out("put", "/forgotten", "x", "-w", "json")
+	if err != nil {
+		return "", err
+	}
+	_, after, _ := strings.Cut(answer, `"revision":`)
+	revision, _, _ := strings.Cut(after, ",")
+	if err := e.Ctl("compact", revision); err != nil {
+		return "", err
+	}
+	a.MustRun("nft", "delete", "table", "inet", "block")
+	began := time.Now()
+	e.Await(a.Host, "knows where b is", func(s lab.Status) bool {
+		return len(s.Peers) == 1 && len(s.Peers[0].Underlay) > 0 && s.Peers[0].Underlay[0].Addr() == moved
+	})
+	return fmt.Sprintf("| packets to etcd are dropped until a host notices; another joins, moves, and etcd forgets that history: from when they pass | | %s | 10000 |\n",
+		ms(time.Since(began))), nil
 }
