@@ -80,6 +80,7 @@ test: root deps build peers previous ## all tests, from unit to real kernel and 
 SOAK ?= full
 soak: root deps build ## 20,000 ADDs and DELs by 32 workers, a third of them killed, on a host that nobody is kind to; SOAK=quick, or a number; SOAK_SEED=… repeats a plan
 	SOAK='$(SOAK)' go test -count=1 -v -timeout 3h -run TestSoak ./test/soak
+	TRESTLE_SEED=$${SOAK_SEED:-0} go test -count=1 -v -timeout 1h -run TestAnyOrder ./test/suite
 
 soak-hosts: root deps build ## what takes longer of networks over several hosts: a slow etcd, a thousand peers, and the model with new seeds
 	go run ./test/hosts/soak
@@ -165,9 +166,9 @@ lint: have-go cross ## the linters of .golangci.yml, and known vulnerabilities w
 	GOLANGCI_LINT_CACHE='$(CURDIR)/.cache/golangci-lint' go tool -modfile=tools/go.mod golangci-lint run
 	@$(vulncheck-known) || { [ $$? != 3 ] || exit 3; echo 'lint: known vulnerabilities were NOT looked for, since their database could not be asked (see above): make vulncheck' >&2; }
 
-docs: have-go ## rewrite the tables of keys in docs/, docs/cli.md and the man pages from what the plugins read and the commands say
+docs: have-go ## rewrite the tables of keys in docs/, docs/cli.md, docs/trestle-node.md and the man pages from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
-	go test -count=1 -run TestManual ./cmd/trestle -update
+	go test -count=1 -run TestManual ./cmd/trestle ./cmd/trestle-node -update
 
 # What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
 # system calls, or kill, are left out.

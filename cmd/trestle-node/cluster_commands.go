@@ -184,7 +184,11 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 func newConfigCommand() *cobra.Command {
 	config := group("config", "The configuration that all hosts share")
 	config.AddCommand(
-		onStore(&cobra.Command{Use: "get", Short: "Print it", Args: cobra.NoArgs}, func(cmd *cobra.Command, _ []string, st store) error {
+		onStore(&cobra.Command{
+			Use:   "get",
+			Short: "Print the configuration",
+			Args:  cobra.NoArgs,
+		}, func(cmd *cobra.Command, _ []string, st store) error {
 			view, err := st.Get(cmd.Context(), cluster.KeyConfig)
 			if err != nil {
 				return err
@@ -197,7 +201,7 @@ func newConfigCommand() *cobra.Command {
 		}),
 		onStore(&cobra.Command{
 			Use:   "set FILE",
-			Short: `Replace it by that of a file ("-": standard input)`,
+			Short: `Replace the configuration by that of a file ("-": standard input)`,
 			Args:  cobra.ExactArgs(1),
 		}, func(cmd *cobra.Command, args []string, st store) error {
 			data, err := readInput(cmd, args[0])

@@ -49,7 +49,7 @@ func serve(a *agent) (*http.Server, error) {
 			_ = json.NewEncoder(w).Encode(said) // it fails if the client is gone
 		})
 	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	return server, nil
 }

@@ -86,7 +86,7 @@ func TestSilentMember(t *testing.T) {
 func TestUnansweredCommit(t *testing.T) {
 	t.Parallel()
 	silent := &etcdMember{silent: true}
-	st := openMembers(t, 4*time.Second, silent)
+	st := openMembers(t, 8*time.Second, silent)
 	_, err := st.Commit(t.Context(), cluster.Txn{Then: []cluster.Write{{Key: "a", Data: []byte("b")}}})
 	if !errors.Is(err, cluster.ErrUnsure) || silent.asked.Load() != 1 {
 		t.Errorf("got %v after %d questions, want %v after one", err, silent.asked.Load(), cluster.ErrUnsure)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -123,6 +124,28 @@ func storeAt(t *testing.T, url, more string) *kubernetesStore {
 	return s
 }
 
+// nobodyListens is a URL whose port is the test's, so that no other program can come to have it.
+func nobodyListens(t *testing.T) string {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) }) // it is only bound
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, ok := name.(*unix.SockaddrInet4)
+	if !ok {
+		t.Fatalf("bound to %v, want an address of IPv4", name)
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d", address.Port)
+}
+
 // TestKubernetesErrors: errors of the API say what is wrong and what to do.
 func TestKubernetesErrors(t *testing.T) {
 	refuse := func(code int, reason string) http.HandlerFunc {
@@ -141,8 +164,7 @@ func TestKubernetesErrors(t *testing.T) {
 	defer unauthorized.Close()
 	secure := httptest.NewTLSServer(refuse(http.StatusForbidden, "Forbidden"))
 	defer secure.Close()
-	gone := httptest.NewServer(http.NotFoundHandler())
-	gone.Close()
+	gone := nobodyListens(t)
 	ca := filepath.Join(t.TempDir(), "ca")
 	data := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
 	if err := os.WriteFile(ca, data, 0o600); err != nil {
@@ -152,7 +174,7 @@ func TestKubernetesErrors(t *testing.T) {
 	for _, c := range []struct{ name, url, more, want string }{
 		{"forbidden", forbidden.URL, "", "Forbidden here; give it a ClusterRole with the rule {apiGroups: [\"\"], resources: [nodes], verbs: [get, list, watch, patch]}"},
 		{"unauthorized", unauthorized.URL, "", "its token or certificate is another cluster's, or has expired"},
-		{"nobody there", gone.URL, "", "connection refused; is it up, and can this host reach it"},
+		{"nobody there", gone, "", "connection refused; is it up, and can this host reach it"},
 		{"another authority", secure.URL, "", "certificate signed by unknown authority; kubeconfig "},
 		{"the right authority", secure.URL, trusted, "Forbidden here"},
 		{"another name", secure.URL, trusted + `, "tls-server-name": "other"`, "has another certificate authority than the API server, or a name that its certificate does not have"},

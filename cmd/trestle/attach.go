@@ -111,9 +111,7 @@ func (o *attachOptions) run(ctx context.Context, p *ui.Printer, args []string) e
 	if o.wish.Publish, err = attach.ParsePublish(o.publish); err != nil {
 		return err
 	}
-	if err := o.sweep(ctx, p); err != nil {
-		return err
-	}
+	o.tidy(ctx, p)
 	unlock, err := attach.LockNetNS(o.wish.NetNS)
 	if err != nil {
 		return err

@@ -48,9 +48,7 @@ type detached struct {
 }
 
 func (o detachOptions) run(ctx context.Context, p *ui.Printer, args []string) error {
-	if err := o.sweep(ctx, p); err != nil {
-		return err
-	}
+	o.tidy(ctx, p)
 	r, err := o.runtime(p)
 	if err != nil {
 		return err

@@ -17,12 +17,9 @@ func (a *app) alone(ctx context.Context, p *ui.Printer, dry bool) (r attach.Runt
 		return r, nil, err
 	}
 	if !dry {
-		err = a.sweep(ctx, p)
+		a.tidy(ctx, p)
 	}
-	if err == nil {
-		r, err = a.runtime(p)
-	}
-	if err != nil {
+	if r, err = a.runtime(p); err != nil {
 		release(&err)
 	}
 	return r, release, err

@@ -110,9 +110,7 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	if program, err = filepath.Abs(program); err != nil {
 		return err
 	}
-	if err := o.sweep(ctx, p); err != nil {
-		return err
-	}
+	o.tidy(ctx, p)
 	r, err := o.runtime(p)
 	if err != nil {
 		return err
@@ -383,7 +381,7 @@ func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
 	return nil
 }
 
-// tidy is sweep for commands that go on after a failure, which is only printed.
+// tidy is sweep for commands that are about other containers: a failure is only printed.
 func (a *app) tidy(ctx context.Context, p *ui.Printer) {
 	if err := a.sweep(ctx, p); err != nil {
 		p.Notef("trestle: %v", err)

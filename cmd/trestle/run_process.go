@@ -40,8 +40,8 @@ func enter(args []string) int {
 	return notExecutable
 }
 
-// run starts the command, forwards signals (those that arrived since listen, too), and returns
-// its exit status as an error. If trestle is killed, so is the command: the kernel does that
+// run starts the command, forwards signals, and returns its exit status as an error. A signal
+// that has arrived since listen, and before the command begins, ends it there. If trestle is killed, so is the command: the kernel does that
 // when the thread that started it ends, so this thread is kept.
 func (c process) run(signals chan os.Signal) error {
 	runtime.LockOSThread()
@@ -50,13 +50,25 @@ func (c process) run(signals chan os.Signal) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, append([]string{enterCommand, c.netns, c.resolvConf, c.program}, c.args...)...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	defer signal.Stop(signals)
-	if err := cmd.Start(); err != nil {
+	held, release, err := os.Pipe()
+	if err != nil {
 		return err
 	}
+	defer func() { _ = release.Close() }() // the byte that matters was written, or nobody waits for it
+	cmd := exec.Command(self, append([]string{enterCommand, c.netns, c.resolvConf, c.program}, c.args...)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{held} // container.HeldFD
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	defer signal.Stop(signals)
+	if err := errors.Join(cmd.Start(), held.Close()); err != nil {
+		return err
+	}
+	if s, ok := pending(signals); ok {
+		_ = cmd.Process.Kill() // it may have ended by the signal
+		_ = cmd.Wait()         // its status is the signal's
+		return exitStatus(128 + int(s))
+	}
+	_, _ = release.Write([]byte{1}) // it fails if the process has ended, which Wait tells
 	done := make(chan struct{})
 	go forward(cmd.Process, signals, done)
 	err = cmd.Wait()
@@ -74,6 +86,22 @@ func listen(ctx context.Context, what string) (chan os.Signal, error) {
 		return nil, fmt.Errorf("run %s: stopped before the command began: %w", what, err)
 	}
 	return signals, nil
+}
+
+// pending is a signal that has arrived so far, and that ends a program which does not handle it.
+// The command has not begun: a terminal has not sent it what came before the fork, and what came
+// after that it would get twice.
+func pending(signals <-chan os.Signal) (s syscall.Signal, ok bool) {
+	for {
+		select {
+		case arrived := <-signals:
+			if s, ok = arrived.(syscall.Signal); ok && s != syscall.SIGWINCH {
+				return s, true
+			}
+		default:
+			return 0, false
+		}
+	}
 }
 
 func forward(child *os.Process, signals <-chan os.Signal, done <-chan struct{}) {

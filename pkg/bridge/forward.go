@@ -81,11 +81,21 @@ func (h *Host) keepRouterAdvertisements() error {
 		if l.name == "lo" || inward && !advertised[l.index] || !l.inet6Is(confAcceptRA, 1) {
 			continue
 		}
-		if err := writeSysctl("ipv6/conf/"+l.name+"/accept_ra", "2"); err != nil && advertised[l.index] {
+		if err := acceptAdvertisements(l); err != nil && advertised[l.index] {
 			failed = errors.Join(failed, fmt.Errorf("keep the host's default route by %s: %w", l.name, err))
 		}
 	}
 	return failed
+}
+
+// acceptAdvertisements sets accept_ra of the link to 2; one that is gone by now has lost its
+// routes.
+func acceptAdvertisements(l link) error {
+	err := writeSysctl("ipv6/conf/"+l.name+"/accept_ra", "2")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // advertisedDefaults are the links with a default route from a router advertisement.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // missing are the planned gateway addresses that the link does not have.
@@ -126,7 +127,7 @@ func (h *Host) AdoptGateways(c Config, network string, gateways []netip.Prefix) 
 
 func (h *Host) deleteAddress(on link, a netip.Prefix) error {
 	err := h.nl.AddrDel(on.device(), &netlink.Addr{IPNet: toIPNet(a)})
-	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !netns.IsLinkGone(err) {
 		return fmt.Errorf("delete address %s of %s: %w", a, on.name, err)
 	}
 	return nil
@@ -150,7 +151,7 @@ func (h *Host) dropGateway(b Bridge, gateway netip.Prefix, gone []netip.Prefix) 
 		}
 		for _, a := range gone {
 			again := addAddress(on.index, on.name, a, false)
-			again.tolerate = []unix.Errno{unix.EEXIST}
+			again.tolerate = []unix.Errno{unix.EEXIST, unix.ENODEV} // the link may be gone, with all its addresses
 			if _, err := h.rt.do(again); err != nil {
 				return fmt.Errorf("give address %s back to %s: %w", a, on.name, err)
 			}
@@ -263,7 +264,7 @@ func (at site) lackOfIPv6() string {
 
 // addresses lists the addresses of one link, of both families for AF_UNSPEC. The kernel
 // filters them by link (strict checking, Linux 4.20), so that the number of links on the
-// host does not matter.
+// host does not matter. A link that is gone has none.
 func (c *rtnl) addresses(linkIndex, family int) ([]netip.Prefix, error) {
 	// older kernels do not know the option and send all addresses; parseAddress filters them
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
@@ -274,6 +275,9 @@ func (c *rtnl) addresses(linkIndex, family int) ([]netip.Prefix, error) {
 		req.AddData(msg)
 		return req
 	}, unix.RTM_NEWADDR)
+	if netns.IsLinkGone(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

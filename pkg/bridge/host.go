@@ -47,7 +47,7 @@ func (h *Host) Attach(s *State, container *netns.Handle, protect func() error, u
 	at, err := h.join(s, container, undo)
 	if former := (formerLinkError{}); errors.As(err, &former) { // join has released the lock
 		if where := former.livesAt(); where != "" {
-			return cni.ConflictErrorf("%w (%s, which is alive)", err, where)
+			return leadsTo(former.hostVeth, "another network namespace, which is alive ("+where+")")
 		}
 		if waitErr := h.awaitFormer(s.Port); waitErr != nil {
 			return errors.Join(err, waitErr)

@@ -139,6 +139,15 @@ func (s step) refused(data []byte) error {
 	return fmt.Errorf("%s: %w", s.what, errno)
 }
 
+// ended is the error of an NLMSG_DONE, which has one if the dump ended before its time
+// (netlink_dump, net/netlink/af_netlink.c).
+func (s step) ended(data []byte) error {
+	if len(data) < 4 {
+		return nil
+	}
+	return s.refused(data)
+}
+
 func (c *rtnl) send(batch []byte) error {
 	for {
 		err := unix.Sendto(c.fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -255,7 +264,7 @@ func (c *rtnl) dumpOnce(req *nl.NetlinkRequest, kind uint16) ([][]byte, error) {
 				interrupted = netlink.ErrDumpInterrupted
 			}
 			if m.Header.Type == unix.NLMSG_DONE {
-				return list, interrupted
+				return list, cmp.Or(step{what: "dump"}.ended(m.Data), interrupted)
 			}
 			if m.Header.Type == kind {
 				list = append(list, m.Data)

@@ -71,13 +71,10 @@ func (h *Host) explainTaken(s *State, container *netns.Handle) error {
 	}
 	former, err := h.rt.link(lookUp(s.Port.Name))
 	if !inside {
-		return formerLinkError{
-			cni.ConflictErrorf("%s, the host veth of this very attachment, exists already, and leads to another namespace; DEL the attachment first", s.Port.Name),
-			former,
-		}
+		return formerLinkError{leadsTo(s.Port.Name, "another network namespace"), s.Port.Name, former}
 	}
 	if err == nil {
-		return cni.ConflictErrorf("%s, the host veth of this very attachment, exists already; DEL the attachment first", s.Port.Name)
+		return cni.ConflictErrorf("this attachment exists already: %s is its host veth; DEL it first", s.Port.Name)
 	}
 	return cni.ConflictErrorf("CNI_IFNAME: %s exists already in the container; choose another name, or DEL the attachment that has it first", s.Container.Name)
 }
@@ -98,7 +95,13 @@ func hasLink(container *netns.Handle, name string) (there bool, err error) {
 // container, which may be about to end.
 type formerLinkError struct {
 	error
-	link link // the host veth; zero if it is gone by now
+	hostVeth string
+	link     link // the host veth; zero if it is gone by now
+}
+
+// leadsTo is the error of an attachment whose host veth leads elsewhere.
+func leadsTo(hostVeth, where string) error {
+	return cni.ConflictErrorf("this attachment exists already: its host veth %s leads to %s; DEL it first", hostVeth, where)
 }
 
 func (e formerLinkError) Unwrap() error { return e.error }

@@ -73,7 +73,7 @@ func (h *Host) stopFiltering(name string) error {
 			return err
 		}
 	}
-	if err := h.setFiltering(name, false); err != nil {
+	if err := h.setFiltering(name, false); err != nil && !netns.IsLinkGone(err) {
 		return fmt.Errorf("switch VLAN filtering of bridge %s off: %w", name, err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // vlanRange is a range of VLANs with the same BRIDGE_VLAN_INFO flags.
@@ -36,7 +37,7 @@ func ranges(ids []int) []vlanRange {
 
 // editVLANs adds VLANs to a port, or to a bridge itself (to: MASTER or SELF), by RTM_SETLINK,
 // or removes them by RTM_DELLINK, in one message. It is no error if they are there, or gone,
-// already (br_process_vlan_info, net/bridge/br_netlink.c).
+// already (br_process_vlan_info, net/bridge/br_netlink.c), or gone with the link.
 func editVLANs(command, linkIndex int, to uint16, list ...vlanRange) error {
 	req := nl.NewNetlinkRequest(command, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
@@ -58,6 +59,9 @@ func editVLANs(command, linkIndex int, to uint16, list ...vlanRange) error {
 	}
 	req.AddData(spec)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if command == unix.RTM_DELLINK && netns.IsLinkGone(err) {
+		return nil
+	}
 	return err
 }
 
@@ -70,7 +74,8 @@ const (
 )
 
 // vlansOf lists the VLANs of one port, or of a bridge itself, by RTM_GETVLAN (since Linux
-// 5.6), which looks at no other port and lists ranges rather than up to 4094 VLANs.
+// 5.6), which looks at no other port and lists ranges rather than up to 4094 VLANs. A link that
+// is gone has none.
 func vlansOf(linkIndex int) ([]vlanRange, error) {
 	replies, err := dump.Complete(func() ([][]byte, error) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
@@ -80,6 +85,9 @@ func vlansOf(linkIndex int) ([]vlanRange, error) {
 		req.AddRawData(head)
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWVLAN)
 	})
+	if netns.IsLinkGone(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list VLANs of link %d (RTM_GETVLAN, since Linux 5.6): %w", linkIndex, err)
 	}

@@ -97,6 +97,7 @@ func TestTableMadeMeanwhile(t *testing.T) {
 // iptables-restore, or deletes our chain between those of an ADD. Neither command fails.
 func TestRuleGoneMeanwhile(t *testing.T) {
 	golden.EnterNetNS(t)
+	golden.OwnXtablesLock(t)
 	h := Open(record.Open(t.TempDir()))
 	defer h.Close()
 	rules := Rules{Policy: policyOpen, Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.5")}, IPTables: ifThere, Programs: []string{"iptables-legacy"}}

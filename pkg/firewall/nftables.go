@@ -239,7 +239,7 @@ func linkOf(e nft.Element) string {
 	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
 }
 
-// nobody is the nft.Vouch that says of every other owner of our elements that it is dead: an
+// nobody is the nft.IsAlive that says of every other owner of our elements that it is dead: an
 // element with the name of our link is a stale one, of a link that had the same name.
 func nobody(string) (bool, error) { return false, nil }
 
@@ -250,8 +250,8 @@ type nftBackend struct {
 }
 
 // commit changes tables that NAT and the MAC checks share, so it holds their lock.
-func (b nftBackend) commit(changes nft.Changes, vouch nft.Vouch) error {
-	return b.recordsLocked(func() error { return b.conn.Commit(changes, vouch) })
+func (b nftBackend) commit(changes nft.Changes, isAlive nft.IsAlive) error {
+	return b.recordsLocked(func() error { return b.conn.Commit(changes, isAlive) })
 }
 
 func (b nftBackend) recordsLocked(do func() error) error {

@@ -15,7 +15,7 @@ import (
 
 func mustLock(t *testing.T, path string, mode Mode) *Lock {
 	t.Helper()
-	l, err := Create(path, mode, time.Second)
+	l, err := Create(path, mode, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,8 @@ type Grant struct {
 func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 	ns := record.Identify(w.NetNS)
 	dead := newLivenessProber()
-	reclaimed, fromDead := false, false
+	room := roomMaker{store: s, dead: dead}
+	fromDead := false
 	for range 100 { // each round proves one more owner dead or alive
 		c, err := s.attempt(w, ns, dead)
 		var open *needLivenessError
@@ -67,19 +68,12 @@ func (s *Store) Lease(w Want, undo *cni.Undo) (Grant, error) {
 		case errors.As(err, &open): // whoever has what is wanted may be about to go
 			gone := dead.probeEnding(open.about) == record.Dead
 			fromDead = fromDead || gone && open.about.owner(s.network) != w.Owner
-		case errors.As(err, &full) && !reclaimed:
-			reclaimed = true
-			swept, err := s.reclaim(dead)
+		case errors.As(err, &full):
+			swept, err := room.make(w.Sets[full.set])
 			if err != nil {
 				return Grant{}, err
 			}
 			fromDead = fromDead || swept > 0
-		case errors.As(err, &full):
-			use, err := s.usage(w.Sets[full.set : full.set+1])
-			if err != nil {
-				return Grant{}, err
-			}
-			return Grant{}, cni.ExhaustedErrorf("%s", s.exhausted(use))
 		case err != nil:
 			return Grant{}, s.writeError(err)
 		default:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -84,11 +85,56 @@ func keeps(valid cni.Valid, o cni.Owner) bool {
 // reclaimDead releases the leases of all owners who are proved dead, and returns how many
 // owners these were.
 func (s *Store) reclaimDead() (int, error) {
-	return s.reclaim(newLivenessProber())
+	dead := newLivenessProber()
+	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, tiedOnly: true})
 }
 
-func (s *Store) reclaim(dead *livenessProber) (int, error) {
-	return s.sweep(stale{isStale: func(r ownerRecord) bool { return dead.probe(r) == record.Dead }, tiedOnly: true})
+// roomMaker makes room in full sets for one ADD.
+type roomMaker struct {
+	store *Store
+	dead  *livenessProber
+	// living are the owners that were alive at the last look; looked says whether there was one.
+	living []ownerRecord
+	looked bool
+}
+
+// make releases the leases of all owners who are proved dead, and returns how many owners
+// these were; another process may have done so. If the set is full even then, it waits, without
+// the lock, for holders whose namespaces are about to end. The error has code 101 if there are none.
+func (m *roomMaker) make(full Set) (swept int, err error) {
+	if m.looked {
+		if ended, err := m.dead.prober.AwaitAny(m.holders(full)); err != nil || !ended {
+			return 0, m.store.full(full)
+		}
+	}
+	m.looked, m.living = true, nil
+	return m.store.sweep(stale{tiedOnly: true, isStale: func(r ownerRecord) bool {
+		life := m.dead.probe(r)
+		if life == record.Alive {
+			m.living = append(m.living, r)
+		}
+		return life == record.Dead
+	}})
+}
+
+// holders are the stamps of the living who have an address of the set.
+func (m *roomMaker) holders(set Set) []record.Stamp {
+	var stamps []record.Stamp
+	for _, r := range m.living {
+		if slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool { _, ok := set.rangeOf(a); return ok }) {
+			stamps = append(stamps, r.Stamp)
+		}
+	}
+	return stamps
+}
+
+// full is the error for a set without a free address.
+func (s *Store) full(set Set) error {
+	use, err := s.usage([]Set{set})
+	if err != nil {
+		return err
+	}
+	return cni.ExhaustedErrorf("%s", s.exhausted(use))
 }
 
 // stale says of which records a sweep releases the leases.

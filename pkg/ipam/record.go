@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"encoding/json"
-	"hash/crc32"
 	"net/netip"
 	"slices"
 
@@ -26,9 +25,6 @@ type ownerRecord struct {
 	Again int `json:"again,omitempty"`
 	// Caller is the process that executed the latest of these ADDs; zero if it was ours.
 	Caller Process `json:"caller,omitzero"`
-	// Sum is the CRC-32 of the record without it, so that a damaged one is noticed that can
-	// still be read; zero in those of earlier releases.
-	Sum uint32 `json:"sum,omitempty"`
 	record.Stamp
 }
 
@@ -53,28 +49,18 @@ func (r ownerRecord) equal(other ownerRecord) bool {
 }
 
 func (r ownerRecord) encode() []byte {
-	r.Sum = r.sum()
-	return append(r.marshal(), '\n')
-}
-
-func (r ownerRecord) sum() uint32 {
-	r.Sum = 0
-	return crc32.ChecksumIEEE(r.marshal())
-}
-
-func (r ownerRecord) marshal() []byte {
 	data, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // impossible: strings, numbers, addresses, and a time whose year has four digits
 	}
-	return data
+	return append(record.AddSum(data), '\n')
 }
 
 // decodeRecord reads the record with that file name; the second result is false if it is
 // truncated, damaged or another's.
 func decodeRecord(network, name string, data []byte) (ownerRecord, bool) {
 	var r ownerRecord
-	if len(data) >= recordMax || json.Unmarshal(data, &r) != nil || r.Sum != 0 && r.Sum != r.sum() {
+	if len(data) >= recordMax || !record.IsIntact(data) || json.Unmarshal(data, &r) != nil {
 		return ownerRecord{}, false
 	}
 	strange := slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool {

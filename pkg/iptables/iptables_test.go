@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/test/golden"
 )
 
 func inNamespace(t *testing.T) {
@@ -21,6 +22,7 @@ func inNamespace(t *testing.T) {
 	if err := unix.Unshare(unix.CLONE_NEWNET | unix.CLONE_NEWNS); err != nil {
 		t.Fatalf("make namespaces: %v", err)
 	}
+	golden.OwnXtablesLock(t)
 }
 
 func shell(t *testing.T, script string) {

@@ -121,8 +121,8 @@ func (h *Host) choose(a Attachment, t *translation) (err error) {
 	return t.Ports.fits(t.Ports.Backend)
 }
 
-// elsewhere describes which host ports are recorded with another container port or address.
-func elsewhere(want, have []Mapping) []string {
+// diffTargets describes which host ports are recorded with another container port or address.
+func diffTargets(want, have []Mapping) []string {
 	var diffs []string
 	for _, w := range want {
 		for _, h := range have {
@@ -147,7 +147,7 @@ func canonical(mappings []Mapping) []Mapping {
 
 // add runs under the lock.
 func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
-	if err := h.heal(cni.Valid{}); err != nil {
+	if err := h.reconcileUnrecorded(cni.Valid{}); err != nil {
 		return err
 	}
 	had, there, err := h.read(a.Owner)
@@ -223,7 +223,7 @@ func (h *Host) applyRecord(rec attachmentRecord, had translation, also nft.Chang
 		case backend == IPTables && c.want.empty():
 			err = h.removeIPTables(c.unwanted.Ports)
 		default:
-			err = h.explainTaken(rec.Owner, h.kernel(backend).apply(c))
+			err = explainTaken(h.kernel(backend).apply(c))
 		}
 		if err != nil {
 			return err
@@ -260,28 +260,32 @@ func (h *Host) removeIPTables(unwanted []ownedPorts) error {
 // have a masquerade that was made for the same m, the records of other attachments are only
 // read if the transaction fails.
 func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule, error) {
-	whole := func() (masqueradeRule, error) {
+	complete := func() (masqueradeRule, error) {
 		all, err := record.List[translation](h.store, place, network)
 		return networkRule(network, m.Backend, m.Masquerade, all), err
 	}
 	if m.Backend == NFTables {
-		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, whole: whole}
+		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, complete: complete}
 		if known, err := h.conn.Known(masqueradeTable(own)); err != nil || known {
 			return own, err
 		}
 	}
-	return whole()
+	return complete()
 }
 
 // explainTaken turns a TakenError of nftables, about a port that nobody has reserved, into
 // an error with code 102 that names the holder.
-func (h *Host) explainTaken(o cni.Owner, err error) error {
+func explainTaken(err error) error {
 	var taken *nft.TakenError
 	if !errors.As(err, &taken) {
 		return err
 	}
-	return cni.ConflictErrorf("%s for %s: taken by %q, of which the kernel tells and no record does; stop that container, or choose another host port (trestle restore takes in what is alive)",
-		taken.Element.What, o, taken.Holder)
+	holder := "container " + taken.Holder
+	if o, ok := cni.ParseOwner(taken.Holder); ok {
+		holder = "container " + o.ContainerID + " of network " + o.Network
+	}
+	return cni.ConflictErrorf("%s: the host port is taken by %s, by an element of set %s of nftables and without a record; stop that container or choose another host port (trestle restore writes the missing record)",
+		taken.Element.What, holder, taken.Element.Set)
 }
 
 // restoreRecord undoes add: the attachment gets its previous record, reservations and rules
@@ -383,7 +387,7 @@ func (h *Host) Diff(a Attachment) ([]string, error) {
 		}
 		if rec.Value.Ports != nil {
 			diffs = append(diffs, a.Ports.diff(rec.Value.Ports)...)
-			diffs = append(diffs, elsewhere(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
+			diffs = append(diffs, diffTargets(a.Ports.Mappings, rec.Value.Ports.Mappings)...)
 		}
 	}
 	lost, err := h.checkKernel(a, rec)

@@ -13,12 +13,12 @@ import (
 // empty, nobody uses the network, and its masquerade is removed, too.
 func (h *Host) GC(network string, valid cni.Valid) error {
 	return h.locked(func() error {
-		healErr := h.heal(valid)
+		reconcileErr := h.reconcileUnrecorded(valid)
 		s, err := h.decide(network, valid, false)
 		if s == nil {
-			return errors.Join(healErr, err)
+			return errors.Join(reconcileErr, err)
 		}
-		err = errors.Join(healErr, err, s.commit(), s.restoreIPTables())
+		err = errors.Join(reconcileErr, err, s.commit(), s.restoreIPTables())
 		if valid.IsEmpty() && len(s.kept) == 0 {
 			err = errors.Join(err, h.forgetNetwork(network))
 		}

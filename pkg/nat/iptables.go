@@ -137,14 +137,14 @@ func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([
 			if m.owner == g.label || m.reference && m.owner == g.ports.Owner.ContainerID {
 				continue
 			}
-			nobodys, err := t.isStale(program, m)
+			void, err := t.isStale(program, m)
 			if want.recorded && cni.CodeOf(err) == cni.CodeConflict {
 				continue // its chain may map other ports: the next restore adopts it without this one
 			}
 			if err != nil {
 				return nil, err
 			}
-			if nobodys {
+			if void {
 				stale = append(stale, m.chain)
 			}
 		}
@@ -156,11 +156,11 @@ func (t ipTables) stale(program string, have ipTable, f family, want ipRules) ([
 // error.
 func (t ipTables) isStale(program string, m foundMapping) (bool, error) {
 	if m.reference { // of the nft variant refuseReference has seen to them, before the lock
-		nobodys, err := isNobodys(m.Container.Addr())
-		if err == nil && !nobodys {
+		unused, err := isUnused(m.Container.Addr())
+		if err == nil && !unused {
 			err = referenceConflict(m, program+" -t nat -F "+m.chain)
 		}
-		return nobodys, err
+		return unused, err
 	}
 	recorded, err := t.h.recorded(m.owner)
 	if err != nil || recorded {

@@ -50,12 +50,12 @@ func (t ipTables) rebuild(f family, want ipRules, unwanted []string) (ipRules, e
 	if err != nil {
 		return want, err
 	}
-	whole, own := rulesOf(all, IPTables).ipRules(f), chainsOf(want.groups)
-	whole.groups = slices.DeleteFunc(whole.groups, func(g ipGroup) bool {
+	rebuilt, own := rulesOf(all, IPTables).ipRules(f), chainsOf(want.groups)
+	rebuilt.groups = slices.DeleteFunc(rebuilt.groups, func(g ipGroup) bool {
 		return slices.Contains(own, g.chain) || slices.Contains(unwanted, g.chain)
 	})
-	whole.groups = append(whole.groups, want.groups...)
-	return whole, nil
+	rebuilt.groups = append(rebuilt.groups, want.groups...)
+	return rebuilt, nil
 }
 
 // clear deletes by netlink all chains with our names or the reference's, and the jumps to them.
@@ -117,9 +117,9 @@ func (t ipTables) clearUnreadable(program string, f family, have ipTable) error 
 	if err != nil || !unreadable {
 		return err
 	}
-	whole, err := t.rebuild(f, ipRules{}, nil)
+	rebuilt, err := t.rebuild(f, ipRules{}, nil)
 	if err != nil {
 		return err
 	}
-	return changeNAT(program, func(have ipTable) ([]string, error) { return have.change(whole, nil), nil })
+	return changeNAT(program, func(have ipTable) ([]string, error) { return have.change(rebuilt, nil), nil })
 }

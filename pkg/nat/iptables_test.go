@@ -212,6 +212,7 @@ func forbidNetfilterSockets(t *testing.T) {
 // legacyPrograms returns a PATH that has only the legacy variant, by all of its names.
 func legacyPrograms(t *testing.T) string {
 	t.Helper()
+	golden.OwnXtablesLock(t)
 	dir := t.TempDir()
 	for _, name := range []string{"iptables", "ip6tables"} {
 		for _, suffix := range []string{"", "-save", "-restore"} {

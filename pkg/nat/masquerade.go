@@ -35,8 +35,8 @@ func masqueradeTable(networks ...masqueradeRule) nft.Table {
 	for _, n := range networks {
 		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
 		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
-		if n.whole != nil {
-			t.Whole = func() (nft.Table, error) { return wholeMasquerade(networks) }
+		if n.complete != nil {
+			t.Complete = func() (nft.Table, error) { return completeMasquerade(networks) }
 		}
 		for _, f := range families() {
 			if own := n.nftChain(f); n.hasMany(f) {
@@ -51,13 +51,13 @@ func masqueradeTable(networks ...masqueradeRule) nft.Table {
 	return t
 }
 
-// wholeMasquerade is masqueradeTable with the subnets of all recorded attachments.
-func wholeMasquerade(networks []masqueradeRule) (nft.Table, error) {
+// completeMasquerade is masqueradeTable with the subnets of all recorded attachments.
+func completeMasquerade(networks []masqueradeRule) (nft.Table, error) {
 	networks = slices.Clone(networks)
 	for i, n := range networks {
-		if n.whole != nil {
+		if n.complete != nil {
 			var err error
-			if networks[i], err = n.whole(); err != nil {
+			if networks[i], err = n.complete(); err != nil {
 				return nft.Table{}, err
 			}
 		}

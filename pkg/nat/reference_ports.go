@@ -108,11 +108,11 @@ func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f o
 // refuseTaken returns an error with code 102, or deletes the rules if nobody has their target's
 // address.
 func (h *Host) refuseTaken(f ownedPorts, taken referencePorts) error {
-	nobodys, err := isNobodys(taken.target)
+	unused, err := isUnused(taken.target)
 	if err != nil {
 		return err
 	}
-	if nobodys {
+	if unused {
 		gone := reference{
 			owner:     cni.Owner{Network: taken.network, ContainerID: taken.container, IfName: firstInterface},
 			addresses: []netip.Addr{taken.target},

@@ -12,16 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/dump"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
-// isNobodys says whether it is proved that no container of this host has the address:
+// isUnused says whether it is proved that no container of this host has the address:
 //
 //   - there is no route to it, or only the default route, which leads away from this host; or
 //   - the route leads directly to a bridge, and no neighbour there answers. The kernel
 //     solicits three times, a second each (neighbour "mcast_solicit", "retrans_time_ms").
 //
 // It is called only for rules of the reference plugins, for which we have no record.
-func isNobodys(target netip.Addr) (bool, error) {
+func isUnused(target netip.Addr) (bool, error) {
 	if !target.IsValid() {
 		return false, nil
 	}
@@ -42,6 +43,9 @@ func isNobodys(target netip.Addr) (bool, error) {
 		return false, nil
 	}
 	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if netns.IsLinkGone(err) {
+		return false, nil // the route that there is now may lead to it
+	}
 	if err != nil {
 		return false, fmt.Errorf("look up the interface that leads to %s: %w", target, err)
 	}

@@ -65,7 +65,7 @@ func (h *Host) releaseTo(o cni.Owner, also Also, remains func(attachmentRecord) 
 	}
 	var mappings []Mapping
 	err := h.locked(func() error {
-		if err := h.heal(cni.Valid{}); err != nil {
+		if err := h.reconcileUnrecorded(cni.Valid{}); err != nil {
 			return err
 		}
 		rec, _, err := h.read(o)

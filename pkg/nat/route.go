@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // findBridge looks up the route to the container: the interface, which has to be the
@@ -44,6 +46,9 @@ func (p *Ports) findBridgeTo(h *netlink.Handle, to netip.Addr) error {
 		return nil // likewise: a gateway is not the container
 	}
 	link, err := h.LinkByIndex(routes[0].LinkIndex)
+	if netns.IsLinkGone(err) {
+		return nil // and the route with it
+	}
 	if err != nil {
 		return fmt.Errorf("look up the interface that leads to %s: %w", to, err)
 	}

@@ -20,9 +20,9 @@ type masqueradeRule struct {
 	Masquerade
 	// asked is what one attachment asked for, before subnets of others were added.
 	asked Masquerade
-	// whole returns the rule with the subnets of all attachments; nil if Masquerade has
+	// complete returns the rule with the subnets of all attachments; nil if Masquerade has
 	// them already.
-	whole func() (masqueradeRule, error)
+	complete func() (masqueradeRule, error)
 }
 
 // ownedPorts are the port mappings of one attachment.

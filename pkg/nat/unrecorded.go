@@ -144,11 +144,11 @@ func portsOf(elements []nft.Element) recordedPorts {
 	return ports
 }
 
-// heal adopts rules without a record, or removes them if they are stale. It does so at the
+// reconcileUnrecorded adopts rules without a record, or removes them if they are stale. It does so at the
 // first use after a boot, when a saved ruleset may have been loaded that maps ports to former
 // containers, and after /run was lost while containers ran; otherwise it costs nothing. An
 // owner in the runtime's list of valid attachments counts as alive.
-func (h *Host) heal(valid cni.Valid) error {
+func (h *Host) reconcileUnrecorded(valid cni.Valid) error {
 	lost, err := h.isLost()
 	if err != nil || !lost {
 		return err

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Vouch says whether the owner of an element is alive: it has a record, a lease, or a link.
-// An element without a live owner is void. A nil Vouch takes every owner for alive.
-type Vouch func(owner string) (bool, error)
+// IsAlive says whether the owner of an element is alive: it has a record, a lease, or a link.
+// An element without a live owner is void. A nil IsAlive takes every owner for alive.
+type IsAlive func(owner string) (bool, error)
 
 // TakenError says that an element to create exists and has another, live owner.
 type TakenError struct {
@@ -41,7 +41,7 @@ const tries = 5
 // transaction has failed. A failed transaction costs a grace period (synchronize_rcu in
 // nf_tables_abort), but is rare.
 //
-//   - An element to create that another owner has is a *TakenError if vouch says that
+//   - An element to create that another owner has is a *TakenError if isAlive says that
 //     this owner is alive; otherwise it is replaced.
 //   - An element to remove gets a timeout of which one millisecond is left. It expires
 //     within two ticks, which costs nothing (Linux 6.12 and newer). Older kernels leave
@@ -50,7 +50,7 @@ const tries = 5
 //   - If the answer to a transaction is lost, the kernel is asked what came of it.
 //
 // The caller holds the lock of the records that the changes follow from.
-func (c *Conn) Commit(changes Changes, vouch Vouch) error {
+func (c *Conn) Commit(changes Changes, isAlive IsAlive) error {
 	if changes.Empty() {
 		return nil
 	}
@@ -91,7 +91,7 @@ func (c *Conn) Commit(changes Changes, vouch Vouch) error {
 			return err
 		}
 		last, since = err, c.generation()
-		if changes.Create, replace, err = c.resolve(changes.Create, vouch, err); err != nil {
+		if changes.Create, replace, err = c.resolve(changes.Create, isAlive, err); err != nil {
 			return err
 		}
 		if changes.Remove, err = c.present(changes.Remove); err != nil {
@@ -270,8 +270,8 @@ func (c *Conn) unknown(tables []Table, trust bool) (unknown []Table, err error) 
 		if trust {
 			known, err = c.Known(t)
 		}
-		if err == nil && !known && t.Whole != nil {
-			t, err = t.Whole()
+		if err == nil && !known && t.Complete != nil {
+			t, err = t.Complete()
 		}
 		if err != nil {
 			return nil, err
@@ -298,7 +298,7 @@ func only(elements []Element, shared bool) []Element {
 // resolve looks up the elements to create after a transaction failed with err. create are
 // those still to be made, replace those of them that a void element, or one of the same
 // owner with another value, is in the way of.
-func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, replace []Element, _ error) {
+func (c *Conn) resolve(elements []Element, isAlive IsAlive, err error) (create, replace []Element, _ error) {
 	for _, e := range elements {
 		found, there, findErr := c.find(e)
 		if findErr != nil {
@@ -312,14 +312,14 @@ func (c *Conn) resolve(elements []Element, vouch Vouch, err error) (create, repl
 			continue // one that expires has gone by now: a failed transaction takes longer
 		}
 		if found.Owner != e.Owner {
-			vouched, vouchErr := true, error(nil)
-			if vouch != nil {
-				vouched, vouchErr = vouch(found.Owner)
+			alive, aliveErr := true, error(nil)
+			if isAlive != nil {
+				alive, aliveErr = isAlive(found.Owner)
 			}
-			if vouchErr != nil {
-				return nil, nil, errors.Join(err, vouchErr)
+			if aliveErr != nil {
+				return nil, nil, errors.Join(err, aliveErr)
 			}
-			if vouched {
+			if alive {
 				return nil, nil, &TakenError{e, found.Owner}
 			}
 		}

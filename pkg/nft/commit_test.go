@@ -302,12 +302,12 @@ func TestTaken(t *testing.T) {
 		}
 	}
 	for _, test := range []struct {
-		name  string
-		had   Element
-		vouch Vouch
-		setup func(*model)
-		sent  []string
-		holds func(error) bool
+		name    string
+		had     Element
+		isAlive IsAlive
+		setup   func(*model)
+		sent    []string
+		holds   func(error) bool
 	}{
 		{"alive", port(theirs, 80, 3), everybody, nil, []string{create}, isTakenBy(theirs)},
 		{"nobody is asked", port(theirs, 80, 3), nil, nil, []string{create}, isTakenBy(theirs)},
@@ -322,7 +322,7 @@ func TestTaken(t *testing.T) {
 			if test.setup != nil {
 				test.setup(m)
 			}
-			if err := c.Commit(Changes{Create: []Element{want}}, test.vouch); !test.holds(err) {
+			if err := c.Commit(Changes{Create: []Element{want}}, test.isAlive); !test.holds(err) {
 				t.Errorf("got error %v", err)
 			}
 			m.mustHaveSent(t, test.sent...)

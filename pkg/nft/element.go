@@ -79,7 +79,7 @@ func elementMessage(kind int, flags netlink.HeaderFlags, elements []Element, lif
 }
 
 // encode writes the element's attributes; to look up or delete one the key is enough.
-func (e Element) encode(a *netlink.AttributeEncoder, whole bool, life *lifetime) {
+func (e Element) encode(a *netlink.AttributeEncoder, complete bool, life *lifetime) {
 	value := func(data []byte) func(*netlink.AttributeEncoder) error {
 		return func(a *netlink.AttributeEncoder) error {
 			a.Bytes(unix.NFTA_DATA_VALUE, data)
@@ -87,7 +87,7 @@ func (e Element) encode(a *netlink.AttributeEncoder, whole bool, life *lifetime)
 		}
 	}
 	a.Nested(unix.NFTA_SET_ELEM_KEY, value(e.Key))
-	if !whole {
+	if !complete {
 		return
 	}
 	if len(e.Value) > 0 {
@@ -183,13 +183,13 @@ func (c *Conn) ListAll(t Table) ([]Element, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list sets of nftables table %s: %w", t, err)
 	}
-	whole := Table{Family: t.Family, Name: t.Name}
+	all := Table{Family: t.Family, Name: t.Name}
 	for _, set := range sets {
 		if !set.Anonymous {
-			whole.Sets = append(whole.Sets, Set{Name: set.Name})
+			all.Sets = append(all.Sets, Set{Name: set.Name})
 		}
 	}
-	return c.List(whole)
+	return c.List(all)
 }
 
 // listSet appends the set's elements to all.

@@ -67,9 +67,9 @@ func port(owner string, number, address byte) Element {
 	}
 }
 
-func commit(t *testing.T, c *Conn, changes Changes, vouch Vouch) {
+func commit(t *testing.T, c *Conn, changes Changes, isAlive IsAlive) {
 	t.Helper()
-	if err := c.Commit(changes, vouch); err != nil {
+	if err := c.Commit(changes, isAlive); err != nil {
 		t.Fatal(err)
 	}
 }

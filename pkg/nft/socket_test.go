@@ -21,10 +21,7 @@ func socketTo(t *testing.T, answer func([]netlink.Message) []netlink.Message) (s
 	if err != nil {
 		t.Fatal(err)
 	}
-	soon := unix.Timeval{Usec: 50_000} // for answers that never come
-	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &soon); err != nil {
-		t.Fatal(err)
-	}
+	waits(t, fds[0], unix.Timeval{Sec: 60})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -53,6 +50,14 @@ func socketTo(t *testing.T, answer func([]netlink.Message) []netlink.Message) (s
 	})
 	t.Cleanup(hangUp)
 	return &socket{fd: fds[0], buffer: make([]byte, 32<<10)}, hangUp
+}
+
+// waits bounds how long the socket waits for an answer.
+func waits(t *testing.T, fd int, limit unix.Timeval) {
+	t.Helper()
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func encoded(messages []netlink.Message) (data []byte) {
@@ -165,6 +170,9 @@ func TestTransaction(t *testing.T) {
 				}
 				return test.answer(sent)
 			})
+			if errors.Is(test.want, errLost) {
+				waits(t, s.fd, unix.Timeval{Usec: 1000}) // for what never comes
+			}
 			err := s.commit([]netlink.Message{element, element})
 			hangUp()
 			if !errors.Is(err, test.want) {

@@ -133,7 +133,7 @@ func (t Table) diff(s state) []string {
 		case found == nil:
 			all = append(all, fmt.Sprintf("set %s of nftables table %s: want it, have none", set.Name, t))
 		case !set.fits(found):
-			all = append(all, fmt.Sprintf("set %s of nftables table %s: want it of other types or flags", set.Name, t))
+			all = append(all, fmt.Sprintf("set %s of nftables table %s: its types or flags are not the wanted ones (trestle restore makes it again)", set.Name, t))
 		}
 	}
 	for _, chain := range t.Chains {
@@ -143,7 +143,7 @@ func (t Table) diff(s state) []string {
 			continue
 		}
 		if !chain.fits(found) {
-			all = append(all, fmt.Sprintf("chain %s of nftables table %s: want it at another hook or priority", chain.Name, t))
+			all = append(all, fmt.Sprintf("chain %s of nftables table %s: its hook, priority or type is not the wanted one (trestle restore makes it again)", chain.Name, t))
 		}
 		all = append(all, chain.diffRules(t, s.rules[chain.Name])...)
 	}
@@ -169,7 +169,7 @@ func (c Chain) diffRules(t Table, found []Rule) []string {
 		}
 	}
 	if all == nil {
-		all = append(all, fmt.Sprintf("chain %s of nftables table %s: want its rules in another order, or each once", c.Name, t))
+		all = append(all, fmt.Sprintf("chain %s of nftables table %s: its rules are in another order than wanted, or one is there twice (trestle restore makes it again)", c.Name, t))
 	}
 	return all
 }

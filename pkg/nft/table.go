@@ -40,9 +40,9 @@ type Table struct {
 	// it depends on. A table that was found as wanted under a Key is not compared again
 	// until its rules change.
 	Key string
-	// Whole returns the complete table to compare with. It is called only if the table is
+	// Complete returns the complete table to compare with. It is called only if the table is
 	// not known, and saves a search if it is. nil: this Table is complete.
-	Whole func() (Table, error)
+	Complete func() (Table, error)
 }
 
 // Set is a set, or a map if it has Data. Several types in Key or Data make a

@@ -3,6 +3,7 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -58,18 +59,33 @@ func (h *Host) keepRouterAdvertisements() error {
 		if r.Protocol != unix.RTPROT_RA || r.LinkIndex == 0 {
 			continue
 		}
-		link, err := h.nl.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return fmt.Errorf("look up the link of an advertised route: %w", err)
-		}
-		setting := "ipv6/conf/" + link.Attrs().Name + "/accept_ra"
-		if readSysctl(setting) == "1" {
-			if err := writeSysctl(setting, "2"); err != nil {
-				return err
-			}
+		if err := h.acceptAdvertisements(r.LinkIndex); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// acceptAdvertisements raises accept_ra of one link; one that is gone by now has lost its
+// routes.
+func (h *Host) acceptAdvertisements(index int) error {
+	link, err := h.linkAt(index)
+	if err != nil || link == nil {
+		return err
+	}
+	setting := "ipv6/conf/" + link.Attrs().Name + "/accept_ra"
+	if readSysctl(setting) != "1" {
+		return nil
+	}
+	return unlessGone(writeSysctl(setting, "2"))
+}
+
+// unlessGone is nil for the error of a link's sysctl where the link is gone.
+func unlessGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (h *Host) applyNeighbours(c Changes, tunnel int) error {

@@ -114,8 +114,8 @@ func (m message) refused(errno unix.Errno) error {
 	return fmt.Errorf("%s: %w", m.what, errno)
 }
 
-// gone are the errors of deleting what does not exist.
-var gone = []unix.Errno{unix.ESRCH, unix.ENOENT}
+// gone are the errors of deleting what does not exist, or was on a link that does not.
+var gone = []unix.Errno{unix.ESRCH, unix.ENOENT, unix.ENODEV}
 
 // setNeigh adds or replaces a neighbour or an entry of the forwarding database.
 func setNeigh(what fmt.Stringer, n *netlink.Neigh) message {

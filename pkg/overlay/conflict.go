@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -76,8 +75,8 @@ func (h *Host) DropAddresses(name string, subnets []netip.Prefix) error {
 		if !ok || !inside(p, subnets) {
 			continue
 		}
-		if err := h.nl.AddrDel(link, &netlink.Addr{IPNet: a.IPNet}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s from %s: %w", p, name, err)
+		if err := h.removeAddress(link, p); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -102,10 +101,7 @@ func (h *Host) RemoveBridge(name string) (inUse bool, err error) {
 			return true, nil
 		}
 	}
-	if err := h.nl.LinkDel(link); err != nil {
-		return false, fmt.Errorf("remove bridge %s: %w", name, err)
-	}
-	return false, nil
+	return false, h.deleteLink(link)
 }
 
 func inside(p netip.Prefix, all []netip.Prefix) bool {

@@ -111,12 +111,20 @@ func (h *Host) applyAddresses(c Changes, link netlink.Link) error {
 		}
 	}
 	for _, p := range c.DelAddresses {
-		err := h.nl.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)})
-		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s from %s: %w", p, name, err)
+		if err := h.removeAddress(link, p); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// removeAddress removes an address from the link; it is no error if either is gone.
+func (h *Host) removeAddress(link netlink.Link, p netip.Prefix) error {
+	err := h.nl.AddrDel(link, &netlink.Addr{IPNet: ipNet(p)})
+	if err == nil || errors.Is(err, unix.EADDRNOTAVAIL) || netns.IsLinkGone(err) {
+		return nil
+	}
+	return fmt.Errorf("remove address %s from %s: %w", p, link.Attrs().Name, err)
 }
 
 // addressesOf lists the device's addresses, without link-local ones, which the kernel makes.
@@ -136,11 +144,16 @@ func (h *Host) addressesOf(link netlink.Link) (all []netip.Prefix, err error) {
 // removeLink removes a device of ours; a missing one is no error.
 func (h *Host) removeLink(name string) error {
 	link, err := h.link(name)
-	if err == nil && link != nil {
-		err = h.nl.LinkDel(link)
+	if err != nil || link == nil {
+		return err
 	}
-	if err != nil && !netns.IsLinkGone(err) {
-		return fmt.Errorf("remove %s: %w", name, err)
+	return h.deleteLink(link)
+}
+
+// deleteLink deletes the link that was found; it is no error if it is gone.
+func (h *Host) deleteLink(link netlink.Link) error {
+	if err := h.nl.LinkDel(link); err != nil && !netns.IsLinkGone(err) {
+		return fmt.Errorf("remove %s: %w", link.Attrs().Name, err)
 	}
 	return nil
 }

@@ -58,6 +58,7 @@ func (h *Host) Close() error {
 	return unix.Close(h.fd)
 }
 
+// link is the link of that name, nil if there is none.
 func (h *Host) link(name string) (netlink.Link, error) {
 	link, err := h.nl.LinkByName(name)
 	if netns.IsLinkGone(err) {
@@ -65,6 +66,19 @@ func (h *Host) link(name string) (netlink.Link, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("look up %s: %w", name, err)
+	}
+	return link, nil
+}
+
+// linkAt is the link with that index, of an address or route that was listed; nil if it is gone
+// by now.
+func (h *Host) linkAt(index int) (netlink.Link, error) {
+	link, err := h.nl.LinkByIndex(index)
+	if netns.IsLinkGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up link %d: %w", index, err)
 	}
 	return link, nil
 }

@@ -191,8 +191,11 @@ func (h *Host) linkWith(addr netip.Addr) (netlink.Link, error) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addresses {
-		if addrOf(a.IP) == addr {
-			return h.nl.LinkByIndex(a.LinkIndex)
+		if addrOf(a.IP) != addr {
+			continue
+		}
+		if link, err := h.linkAt(a.LinkIndex); err != nil || link != nil {
+			return link, err
 		}
 	}
 	return nil, fmt.Errorf("uplink: no device has the address %s (\"address\" in node.json)", addr)
@@ -205,8 +208,11 @@ func (h *Host) defaultLink() (netlink.Link, error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
-			if p, ok := prefixOf(r.Dst); (!ok || p.Bits() == 0) && r.LinkIndex != 0 && r.Type == unix.RTN_UNICAST {
-				return h.nl.LinkByIndex(r.LinkIndex)
+			if p, ok := prefixOf(r.Dst); ok && p.Bits() != 0 || r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST {
+				continue
+			}
+			if link, err := h.linkAt(r.LinkIndex); err != nil || link != nil {
+				return link, err
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", WireGuardName, link.Type())
 	}
 	device, err := h.wireGuardDevice()
-	if err != nil {
+	if err != nil || device == nil {
 		return 0, err
 	}
 	attrs := link.Attrs()
@@ -90,6 +90,7 @@ func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	return attrs.Index, nil
 }
 
+// wireGuardDevice is the device as WireGuard shows it; nil if there is none.
 func (h *Host) wireGuardDevice() (*wgtypes.Device, error) {
 	client, err := wgctrl.New()
 	if err != nil {
@@ -97,6 +98,9 @@ func (h *Host) wireGuardDevice() (*wgtypes.Device, error) {
 	}
 	defer func() { _ = client.Close() }() // only read from
 	device, err := client.Device(WireGuardName)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", WireGuardName, err)
 	}

@@ -22,28 +22,75 @@ const endLimit = 5 * time.Second
 // stamp's owner; the caller holds no lock meanwhile.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
-	if err != nil || life != Alive || s.NetNS.isThere() {
+	if err != nil || life != Alive {
 		return life, err
 	}
-	if number, ok := s.NetNS.number(); ok && PathTo(int(number)) != "" {
-		return life, nil
+	if _, err := p.AwaitAny([]Stamp{s}); err != nil {
+		return life, err
+	}
+	return p.Life(s)
+}
+
+// AwaitAny is AwaitEnd for the owners of what is all the same to the caller, as the addresses of a
+// pool are: it waits until one of the stamps is Dead, and says whether one is. It returns at
+// once if none of their namespaces is about to end.
+func (p *Prober) AwaitAny(all []Stamp) (dead bool, err error) {
+	waited := ending(all)
+	if len(waited) == 0 {
+		return false, nil
 	}
 	ends, err := watchEnds()
 	if err != nil {
-		return life, err
+		return false, err
 	}
 	defer ends.close()
 	if p.patience.IsZero() {
 		p.patience = time.Now().Add(endLimit)
 	}
 	for {
-		if life, err = p.Life(s); err != nil || life != Alive || time.Now().After(p.patience) {
-			return life, err
+		alive := false
+		for _, s := range waited {
+			life, err := p.Life(s)
+			if err != nil || life == Dead {
+				return life == Dead, err
+			}
+			alive = alive || life == Alive
+		}
+		if !alive || time.Now().After(p.patience) {
+			return false, nil
 		}
 		if err := ends.next(time.Until(p.patience)); err != nil {
-			return life, err
+			return false, err
 		}
 	}
+}
+
+// ending are those of the stamps of which the namespace is not at its path any more, and no
+// mount or process shows that it stays.
+func ending(all []Stamp) []Stamp {
+	var gone []Stamp
+	var numbers []int32         // of gone; -1 for none
+	paths := map[int32]string{} // by number
+	for _, s := range all {
+		if s.NetNS.isThere() {
+			continue
+		}
+		number, ok := s.NetNS.number()
+		if ok {
+			paths[number] = ""
+		} else {
+			number = -1
+		}
+		gone, numbers = append(gone, s), append(numbers, number)
+	}
+	findPaths(paths)
+	var ending []Stamp
+	for i, s := range gone {
+		if paths[numbers[i]] == "" {
+			ending = append(ending, s)
+		}
+	}
+	return ending
 }
 
 // number is the namespace's number in ours (see nsid.go), which it gets if it has none,

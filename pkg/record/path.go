@@ -16,9 +16,20 @@ import (
 // processes that we do not see may hold it. PathTo reads every mount and process, so call
 // it only when something is about to be refused.
 func PathTo(number int) string {
+	paths := map[int32]string{int32(number): ""}
+	findPaths(paths)
+	return paths[int32(number)]
+}
+
+// findPaths is PathTo for each number in paths, by one look at mounts and processes.
+func findPaths(paths map[int32]string) {
+	left := len(paths)
+	if left == 0 {
+		return
+	}
 	s, err := openIDs()
 	if err != nil {
-		return ""
+		return
 	}
 	defer s.close()
 	asked := map[string]int32{} // by "net:[inode]"
@@ -30,11 +41,14 @@ func PathTo(number int) string {
 			}
 			asked[candidate.name] = found
 		}
-		if found == int32(number) && !isEnding(candidate.process) {
-			return candidate.path
+		if path, wanted := paths[found]; !wanted || path != "" || isEnding(candidate.process) {
+			continue
+		}
+		paths[found] = candidate.path
+		if left--; left == 0 {
+			return
 		}
 	}
-	return ""
 }
 
 // numberAt is the number of the namespace at the path, negative where it has none.

@@ -9,9 +9,9 @@
 //
 // Start at Write, Read and Remove; Store.Others tells whether a share has another user,
 // Prober.Life whether the attachment of a record is alive. To debug: the files are JSON,
-// and each names its owner.
+// and each names its owner; one that was edited needs its last key, crc32, removed.
 //
-// A truncated record counts as none, as does anything that is no regular file, and a link
+// A truncated or damaged record counts as none, as does anything that is no regular file, and a link
 // without its record is void: Sweep removes them. They do not affect other attachments.
 package record
 
@@ -89,6 +89,7 @@ func Write[T any](s Store, place string, r Record[T]) error {
 	if err != nil {
 		return err
 	}
+	data = AddSum(data)
 	if err := s.makeDir(filepath.Join(place, r.Owner.Network)); err != nil {
 		return err
 	}
@@ -146,14 +147,14 @@ func (s Store) Has(place string, o cni.Owner) (bool, error) {
 	return true, nil
 }
 
-// Read is the owner's record; there is false if the file is missing or truncated.
+// Read is the owner's record; there is false if the file is missing, truncated or damaged.
 func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, err error) {
 	r, there, err = At[T](s.Path(place, o))
 	return r, there && r.Owner == o, err
 }
 
 // At is the record at a path, or at the end of a link, whoever is its owner; there is false
-// if the file is missing or truncated.
+// if the file is missing, truncated or damaged.
 func At[T any](path string) (r Record[T], there bool, err error) {
 	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
@@ -162,10 +163,16 @@ func At[T any](path string) (r Record[T], there bool, err error) {
 	if err != nil {
 		return r, false, cni.IOErrorf("read a record: %w", err)
 	}
-	if json.Unmarshal(data, &r) != nil {
-		return Record[T]{}, false, nil
+	r, there = decode[T](data)
+	return r, there, nil
+}
+
+// decode reads a record; ok is false if it is truncated or damaged.
+func decode[T any](data []byte) (r Record[T], ok bool) {
+	if !IsIntact(data) || json.Unmarshal(data, &r) != nil {
+		return Record[T]{}, false
 	}
-	return r, true, nil
+	return r, true
 }
 
 // Remove removes the owner's record and the links from its shares. It is idempotent, and DEL

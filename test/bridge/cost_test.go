@@ -19,7 +19,7 @@ import (
 // more of them.
 var scheduling = []string{
 	"nanosleep", "futex", "epoll_pwait", "sched_yield", "madvise", "mmap", "getpid", "tgkill", "rt_sigreturn", "restart_syscall",
-	"clone", "gettid", "rt_sigprocmask", "sigaltstack",
+	"clone", "gettid", "rt_sigprocmask", "sigaltstack", "sched_getaffinity", "munmap", "prctl",
 }
 
 // emptyProgram is what an exec costs at the least.

@@ -50,7 +50,7 @@ func TestBridgeAddBesideALivingNamespace(t *testing.T) {
 			add.NetNS = again.NetNS
 			add.Strace = &host.Strace{Syscalls: "bind"}
 			answer := h.Exec(add)
-			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), former.NetNS) {
+			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "leads to another network namespace, which is alive ("+former.NetNS) {
 				t.Errorf("got %v, want code 102, and where the former namespace is", err)
 			}
 			if strings.Contains(answer.Trace.Text, "nl_groups=0x00000001") {
@@ -61,48 +61,60 @@ func TestBridgeAddBesideALivingNamespace(t *testing.T) {
 	}
 }
 
-// wanted are networks on which two containers ask for the same.
-func wanted() map[string]string {
-	return map[string]string{
-		"an address": host.BridgeConfig(object{"args": object{"cni": object{"ips": []string{"10.9.0.77"}}}}),
-		"a port":     host.BridgeConfig(object{"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}}}),
+// wanted are networks on which two containers ask for the same, and how the second is refused.
+func wanted() map[string]struct {
+	config, says string
+	code         uint
+} {
+	return map[string]struct {
+		config, says string
+		code         uint
+	}{
+		"an address":     {host.BridgeConfig(object{"args": object{"cni": object{"ips": []string{"10.9.0.77"}}}}), "c1", 102},
+		"a port":         {host.BridgeConfig(object{"runtimeConfig": object{"portMappings": []any{object{"hostPort": 8080, "containerPort": 80}}}}), "c1", 102},
+		"the last lease": {host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/30")}), "10.9.0.0/30", 101},
 	}
 }
 
 // TestBridgeAddWhileAHolderEnds: another container asks for the address, or the host port, of
-// one whose namespace is gone without DEL, while the kernel still has that. The ADD waits
-// until the kernel says that it has gone, and is given it.
+// one whose namespace is gone without DEL, while the kernel still has that; or for any address of
+// a pool that only such a one has filled. The ADD waits until the kernel says that it has gone,
+// and is given it.
 func TestBridgeAddWhileAHolderEnds(t *testing.T) {
 	t.Parallel()
-	for name, config := range wanted() {
+	for name, want := range wanted() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addWhileHeld(t, config, "c2", true)
+			addWhileHeld(t, want.config, "c2", true)
 		})
 	}
 }
 
-// TestBridgeAddBesideAHolder: where a process shows that the holder lives on, though its
-// path is gone, there is nothing to wait for.
+// TestBridgeAddBesideAHolder: where its path, or a process without that, shows that the holder
+// lives on, there is nothing to wait for.
 func TestBridgeAddBesideAHolder(t *testing.T) {
 	t.Parallel()
-	for name, config := range wanted() {
+	for name, want := range wanted() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := host.NewRouting(t)
 			holder := h.Container("c1")
-			holder.MustAdd(config)
+			holder.MustAdd(want.config)
 			stop := holder.Start(host.Command{Args: []string{"sleep", "600"}})
 			defer stop()
-			holder.Remove()
-			add := h.Container("c2").Call("ADD", "bridge", config)
+			add := h.Container("c2").Call("ADD", "bridge", want.config)
 			add.Strace = &host.Strace{Syscalls: "bind"}
-			answer := h.Exec(add)
-			if err := answer.Err(); host.CodeOf(err) != 102 || !strings.Contains(err.Error(), "c1") {
-				t.Errorf("got %v, want code 102, and who has it", err)
-			}
-			if strings.Contains(answer.Trace.Text, "nl_groups=0x08000000") {
-				t.Errorf("got a wait for a namespace to end, want none:\n%s", answer.Trace.Text)
+			for _, lives := range []string{"at its path", "by a process"} {
+				answer := h.Exec(add)
+				if err := answer.Err(); host.CodeOf(err) != want.code || !strings.Contains(err.Error(), want.says) {
+					t.Errorf("holder that lives %s: got %v, want code %d, and %s named", lives, err, want.code, want.says)
+				}
+				if strings.Contains(answer.Trace.Text, "nl_groups=0x08000000") {
+					t.Errorf("holder that lives %s: got a wait for a namespace to end, want none:\n%s", lives, answer.Trace.Text)
+				}
+				if lives == "at its path" {
+					holder.Remove()
+				}
 			}
 		})
 	}
@@ -118,7 +130,7 @@ func addWhileHeld(t *testing.T, config, next string, ends bool) {
 	former := h.Container("c1")
 	former.MustAdd(config)
 	again := h.Exec(former.Call("ADD", "bridge", config)).Err()
-	if host.CodeOf(again) != 102 || strings.Contains(again.Error(), "another namespace") {
+	if host.CodeOf(again) != 102 || strings.Contains(again.Error(), "another network namespace") {
 		t.Errorf("ADD again in the same namespace: got %v, want code 102, without a wait", again)
 	}
 	var holder *os.File

@@ -233,7 +233,7 @@ func TestBridgePortFlags(t *testing.T) {
 	a.MustAdd(isolated)
 	b.MustAdd(isolated)
 	c.MustAdd(host.BridgeConfig(object{"promiscMode": true}))
-	if err := a.Ping(netip.MustParseAddr("10.9.0.3")); err == nil {
+	if err := a.Briefly().Ping(netip.MustParseAddr("10.9.0.3")); err == nil {
 		t.Error("an isolated port reaches another one")
 	}
 	for _, to := range []string{"10.9.0.1", "10.9.0.4", "fd09::4"} {
@@ -264,7 +264,7 @@ func TestBridgeMACSpoofCheck(t *testing.T) {
 		t.Errorf("CHECK: %v", err)
 	}
 	a.MustRun("ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
-	if err := a.Ping(peer); err == nil {
+	if err := a.Briefly().Ping(peer); err == nil {
 		t.Error("a forged MAC got through")
 	}
 	a.MustDel(checked)

@@ -310,7 +310,7 @@ func TestDHCP(t *testing.T) {
 	t.Parallel()
 	h := host.NewRouting(t)
 	lan, c := h.Container("lan"), h.Container("c1")
-	h.MustRun("ip", "link", "add", "br0", "type", "bridge")
+	h.MustRun("ip", "link", "add", "br0", "address", "02:00:00:00:00:07", "type", "bridge") // else it changes with its ports
 	h.MustRun("ip", "link", "set", "br0", "up")
 	h.MustRun("ip", "link", "add", "lan0", "master", "br0", "up", "type", "veth", "peer", "name", "eth0", "netns", "lan")
 	lan.MustRun("ip", "address", "add", "192.0.2.1/24", "dev", "eth0")
@@ -322,6 +322,9 @@ func TestDHCP(t *testing.T) {
 	h.Start(host.Command{Args: []string{"sh", "-c", "exec " + h.Reference("dhcp") + " daemon 2>/run/dhcp.log"}})
 	host.Await(t, "the daemon of dhcp listens", func() bool {
 		return h.Do(func() error { _, err := os.Stat("/run/cni/dhcp.sock"); return err }) == nil
+	})
+	host.Await(t, "the server and its witness listen", func() bool { // UDP port 67
+		return strings.Contains(lan.MustRun("cat", "/proc/net/udp"), ":0043 ") && strings.Contains(read(h, "/run/heard"), "listening on")
 	})
 	before, inside := h.Dump(), c.Dump()
 

@@ -107,7 +107,7 @@ func TestBridgeLocksAreRoots(t *testing.T) {
 	}
 	config := host.BridgeConfig(nil)
 	c := h.Container("c2")
-	output, err := h.Run(host.Command{
+	output, trace, err := h.Trace(host.Strace{Syscalls: "flock"}, host.Command{
 		// anybody may open, and so lock, a namespace of his own
 		Args: []string{"flock", "/proc/self/ns/net", h.Dirs().Trestle + "/bridge"},
 		Env: []string{
@@ -116,8 +116,8 @@ func TestBridgeLocksAreRoots(t *testing.T) {
 		},
 		Stdin: config,
 	})
-	if err != nil || output.Code != 0 { // one that waited for this lock would never get it, and say so
-		t.Errorf("ADD beside a lock of the namespace: %v %s", err, output.Stdout)
+	if err != nil || output.Code != 0 || trace.Calls["flock"] < 2 || strings.Contains(trace.Text, "EAGAIN") {
+		t.Errorf("ADD beside a lock of the namespace: %v %s, want it not to meet that lock:\n%s", err, output.Stdout, trace.Text)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestVLANSeparates(t *testing.T) {
 		{none, "10.9.0.41", false},
 	}
 	for _, tt := range tests {
-		if err := tt.from.Ping(netip.MustParseAddr(tt.to)); (err == nil) != tt.talks {
+		if err := tt.from.Expecting(tt.talks).Ping(netip.MustParseAddr(tt.to)); (err == nil) != tt.talks {
 			t.Errorf("%s to %s: got %v, want it to get through: %t", tt.from.Name, tt.to, err, tt.talks)
 		}
 	}
@@ -175,7 +175,7 @@ func TestVLANTrunk(t *testing.T) {
 		"10.9.0.3":   true,  // without a tag: VLAN 1, as with the reference
 		"10.9.0.1":   true,  // and so to the gateway
 	} {
-		if err := a.Ping(netip.MustParseAddr(to)); (err == nil) != talks {
+		if err := a.Expecting(talks).Ping(netip.MustParseAddr(to)); (err == nil) != talks {
 			t.Errorf("%s: got %v, want it to get through: %t", to, err, talks)
 		}
 	}
@@ -412,7 +412,7 @@ func TestVLANOnAnothersBridge(t *testing.T) {
 		h.MustRun("sh", "-ec", fmt.Sprintf(`ip link add p%[1]s type veth peer name eth0 netns %[1]s; ip link set p%[1]s master br0 up; ip -n %[1]s link set eth0 up
 			ip -n %[1]s link add link eth0 name eth0.10 type vlan id 10; ip -n %[1]s link set eth0.10 up; ip -n %[1]s address add 198.51.100.%[2]d/24 dev eth0.10`, name, i+1))
 	}
-	tagged := func() { t.Helper(); h.MustRun("ip", "netns", "exec", "vm", "ping", "-c1", "-W3", "198.51.100.2") }
+	tagged := func() { t.Helper(); h.MustRun("ip", "netns", "exec", "vm", "ping", "-c1", "-W30", "198.51.100.2") }
 	tagged()
 	c, config := h.Container("c1"), vlanConfig(noGateway(object{}))
 	before := h.Dump()

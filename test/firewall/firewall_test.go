@@ -72,7 +72,7 @@ func (w walled) reaches(from *host.Namespace, to firewalled, want bool) {
 	var both sync.WaitGroup
 	for _, address := range to.addresses() {
 		both.Go(func() {
-			if err := from.Ping(address); (err == nil) != want {
+			if err := from.Expecting(want).Ping(address); (err == nil) != want {
 				w.t.Errorf("%s reaches %s: got %v, want %v", from.Name, address, err == nil, want)
 			}
 		})
@@ -332,7 +332,7 @@ func TestFirewallBesideDocker(t *testing.T) {
 		without := w.Network(strings.Replace(string(network.List.Bytes), `"type": "firewall"`, `"type": "tuning"`, 1))
 		a, b := w.container(1, 5), w.container(1, 6)
 		w.add(without, a)
-		if err := a.Ping(host.OutsideIPv4.Addr()); err == nil {
+		if err := a.Briefly().Ping(host.OutsideIPv4.Addr()); err == nil {
 			t.Errorf("%s: nothing is dropped; the test shows nothing", obstacle.name)
 		}
 		w.del(without, a)
@@ -353,7 +353,7 @@ func TestFirewallBesideDocker(t *testing.T) {
 		}
 		// but nothing that was not asked for
 		w.Outside.MustRun("ip", "route", "add", "10.1.0.0/24", "via", host.HostIPv4.Addr().String())
-		if _, err := w.Outside.Request("tcp", "10.1.0.5:80"); err == nil {
+		if _, err := w.Outside.Briefly().Request("tcp", "10.1.0.5:80"); err == nil {
 			t.Errorf("%s: a port that is not mapped is open to the outside", obstacle.name)
 		}
 		w.MustRun("nft", "delete", "table", "ip", "maps")
@@ -377,7 +377,7 @@ func TestFirewallAdmin(t *testing.T) {
 	c := w.container(1, 5)
 	w.add(network, c)
 	w.MustRun("iptables", "-A", "NOMAD-ADMIN", "-s", c.v4.String(), "-j", "DROP")
-	if err := c.Ping(host.OutsideIPv4.Addr()); err == nil {
+	if err := c.Briefly().Ping(host.OutsideIPv4.Addr()); err == nil {
 		t.Errorf("the administrator's chain is not asked")
 	}
 	w.del(network, c)
@@ -393,7 +393,7 @@ func TestFirewallAdmin(t *testing.T) {
 		t.Error(err)
 	}
 	w.MustRun("iptables", "-A", "CNI-ADMIN", "-d", host.OutsideIPv4.Addr().String(), "-j", "DROP")
-	if err := d.Ping(host.OutsideIPv4.Addr()); err == nil {
+	if err := d.Briefly().Ping(host.OutsideIPv4.Addr()); err == nil {
 		t.Error("the administrator's rule has no effect")
 	}
 	w.del(other, d)

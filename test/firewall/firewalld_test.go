@@ -2,12 +2,12 @@ package firewall
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -91,15 +91,19 @@ func (w walled) startBus() {
 		w.t.Fatal(err)
 	}
 	stop := w.Start(host.Command{Args: []string{"dbus-daemon", "--nofork", "--config-file=/run/bus.conf"}})
-	there := func() error {
-		_, err := os.Stat("/run/dbus/system_bus_socket")
-		return err
-	}
-	for deadline := time.Now().Add(10 * time.Second); w.Do(there) != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			w.t.Fatalf("the bus did not come up: %s", stop())
+	answers := func() error { // its socket is there some time before it listens
+		conn, err := net.Dial("unix", "/run/dbus/system_bus_socket")
+		if err != nil {
+			return err
 		}
+		return conn.Close()
 	}
+	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			w.t.Logf("the bus said: %s", stop())
+		}
+	})
+	host.Await(w.t, "the bus is up", func() bool { return w.Do(answers) == nil })
 }
 
 // startFirewalld takes firewalld's name on the bus.

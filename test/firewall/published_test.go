@@ -81,7 +81,7 @@ func (e exposed) expect(when string, all ...[]way) {
 		for _, w := range some {
 			each.Go(func() {
 				protocol, address, _ := strings.Cut(w.to, " ")
-				if _, err := w.from.Request(protocol, address); (err == nil) != w.want {
+				if _, err := w.from.Expecting(w.want).Request(protocol, address); (err == nil) != w.want {
 					e.t.Errorf("%s: %s reaches %s: got %v, want %v (%v)", when, w.from.Name, w.to, err == nil, w.want, err)
 				}
 			})

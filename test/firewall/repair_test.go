@@ -206,7 +206,7 @@ func TestFirewallLater(t *testing.T) {
 	expect := func(when string, want bool, all ...firewalled) {
 		t.Helper()
 		for _, c := range all {
-			if err := c.Ping(host.OutsideIPv4.Addr()); (err == nil) != want {
+			if err := c.Expecting(want).Ping(host.OutsideIPv4.Addr()); (err == nil) != want {
 				t.Errorf("%s: %s gets through: %v, want %v", when, c.ID, err == nil, want)
 			}
 		}

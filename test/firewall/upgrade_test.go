@@ -57,7 +57,7 @@ func upgradeFirewall(t *testing.T, first string) {
 			{w.Namespace, a.v4, true},
 			{a.Namespace, host.OutsideIPv4.Addr(), true},
 		} {
-			if err := way.from.Ping(way.to); (err == nil) != way.want {
+			if err := way.from.Expecting(way.want).Ping(way.to); (err == nil) != way.want {
 				t.Errorf("%s: %s reaches %s: %v, want %v", when, way.from.Name, way.to, err == nil, way.want)
 			}
 		}
@@ -92,7 +92,7 @@ func upgradeFirewall(t *testing.T, first string) {
 		t.Errorf("got %s, want the earlier tables gone", tables)
 	}
 	a.MustRun("ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
-	if err := a.Ping(host.OutsideIPv4.Addr()); err == nil {
+	if err := a.Briefly().Ping(host.OutsideIPv4.Addr()); err == nil {
 		t.Error("a forged MAC gets through")
 	}
 	w.del(isolated, a)

@@ -120,7 +120,7 @@ func (p place) del(t *testing.T, plugin, config, args string) {
 func (p place) trace(t *testing.T) string {
 	t.Helper()
 	output, err := p.Run(host.Command{Args: []string{"sh", "-c", `for link in $(ip -br link | sed -n 's/^\([^ ]*\) .* 02:74:72:.*/\1/p'); do ip link delete $link; done
-		ip -br link | sed 's/ .*//'; ip -br -4 address; nft list ruleset | grep 'comment "n/c1'; ip -br -n c1 link | sed 's/ .*//'`}})
+		ip -br link | sed 's/ .*//'; ip -br -4 address; ` + host.ListRuleset + ` | grep 'comment "n/c1'; ip -br -n c1 link | sed 's/ .*//'`}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,6 +59,14 @@ func EnterNetNS(t *testing.T) {
 	}
 }
 
+// OwnXtablesLock gives the test's programs of iptables-legacy a lock of their own. The usual
+// one is a file of the machine's, and fails a program that does not wait, whichever
+// namespace the other one is in: another package's tests have such programs, too.
+func OwnXtablesLock(t *testing.T) {
+	t.Helper()
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "xtables.lock"))
+}
+
 // Ruleset is what the namespace has of nftables.
 func Ruleset(t *testing.T) string {
 	t.Helper()

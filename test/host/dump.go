@@ -215,6 +215,9 @@ func (n *Namespace) links() ([]string, error) {
 			line += pick(bridge, bridgeAttributes)
 		}
 		if port, ok := info["info_slave_data"].(object); ok {
+			if port["state"] == "disabled" || port["state"] == "forwarding" {
+				delete(port, "state") // of these two it is the carrier's, and comes some time after it
+			}
 			line += " port:" + pick(port, portAttributes)
 		}
 		lines = append(lines, line)

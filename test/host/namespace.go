@@ -16,6 +16,7 @@ type Namespace struct {
 
 	t      T
 	spaces spaces
+	brief  bool // waits a short time for answers
 }
 
 // spaces are the namespaces of a process, open.

@@ -105,12 +105,17 @@ func (h *Host) Restore() {
 // Await looks again and again whether it is done: for what no event tells of.
 func Await(t T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within half a minute: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }
+
+// ListRuleset is a command of the shell that lists nftables' rules when no element is among
+// them that a plugin has deleted: the kernel lists those until their time is over, a tick or
+// two later.
+const ListRuleset = `{ while rules=$(nft list ruleset) && echo "$rules" | grep -q ' expires '; do sleep 0.01; done; echo "$rules"; }`
 
 // Kept begins the dump's lines of what of a network stays for good: the cursor,
 // which keeps an address from being given again at once, the lock beside it, that

@@ -27,7 +27,7 @@ type Strace struct {
 type Trace struct {
 	// Execs are the programs that were run, in order; the command itself is the first.
 	Execs []string
-	// Calls counts the system calls by name.
+	// Calls counts the system calls by name, but for those that chance adds: see isChance.
 	Calls map[string]int
 	// Injected counts those that were tampered with. Where a test goes through
 	// all steps (when=1, 2, …), 0 says that there are no more.
@@ -102,9 +102,20 @@ func (n *Namespace) watch(s Strace, file string) (end func()) {
 // interrupts goes on in a line "PID <... name resumed>".
 var (
 	callLine = regexp.MustCompile(`^\d+ +(\w+)\(`)
+
+	resumedLine     = regexp.MustCompile(`^\d+ +<\.\.\. (\w+) resumed>`)
+	interruptedLine = regexp.MustCompile(` = (\? ERESTART\w*|-1 EINTR) \(`)
+	// of an eventfd; a call that wrote is recognised at its beginning, one that read at its end
+	wakeUp   = regexp.MustCompile(`^\d+ +(write\(\d+, |read\(\d+, |<\.\.\. read resumed>)"(\\1(\\0){7}|(\\0){7}\\1)", `)
 	stopLine = regexp.MustCompile(`(?m)^(\d+) +--- stopped by SIGSTOP ---$`)
 	execLine = regexp.MustCompile(`^\d+ +execve\("([^"]+)"`)
 )
+
+// isChance says whether a call depends on how the threads meet: a signal interrupts one, which
+// is made again, or the Go runtime wakes a thread that waits for files.
+func isChance(line string) bool {
+	return wakeUp.MatchString(line) || interruptedLine.MatchString(line) && !strings.HasSuffix(line, "(INJECTED)")
+}
 
 func parseTrace(text string) Trace {
 	trace := Trace{Calls: map[string]int{}, Text: text}
@@ -112,8 +123,13 @@ func parseTrace(text string) Trace {
 	lines.Buffer(nil, len(text)+1)
 	for lines.Scan() {
 		line := lines.Text()
-		if call := callLine.FindStringSubmatch(line); call != nil {
+		switch call, resumed := callLine.FindStringSubmatch(line), resumedLine.FindStringSubmatch(line); {
+		case call != nil && !isChance(line):
 			trace.Calls[call[1]]++
+		case resumed != nil && isChance(line): // it was counted when it began
+			if trace.Calls[resumed[1]]--; trace.Calls[resumed[1]] == 0 {
+				delete(trace.Calls, resumed[1])
+			}
 		}
 		// One that failed is a name that PATH's search tried.
 		if exec := execLine.FindStringSubmatch(line); exec != nil && !strings.Contains(line, " = -1 E") {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -86,15 +85,15 @@ func TestBridgeGCWithOtherIPAM(t *testing.T) {
 	want := leasedAddresses(t, h)
 	dead.MustAdd(host.BridgeConfig(object{"ipam": away}))
 	dead.Remove()
-	for _, ipam := range []any{nil, host.Leases("10.9.0.0/24")} {
-		config := host.BridgeConfig(object{"ipam": ipam, "cni.dev/valid-attachments": []any{object{"containerID": "living", "ifname": "eth0"}}})
-		if err := h.Exec(host.Call{Command: "GC", Plugin: "bridge", Config: config}).Err(); err != nil {
-			t.Error(err)
+	host.Await(t, "GC leaves the lease of the living one alone", func() bool { // the kernel takes its time to end a namespace
+		for _, ipam := range []any{nil, host.Leases("10.9.0.0/24")} {
+			config := host.BridgeConfig(object{"ipam": ipam, "cni.dev/valid-attachments": []any{object{"containerID": "living", "ifname": "eth0"}}})
+			if err := h.Exec(host.Call{Command: "GC", Plugin: "bridge", Config: config}).Err(); err != nil {
+				t.Error(err)
+			}
 		}
-	}
-	if got := leasedAddresses(t, h); got != want {
-		t.Errorf("leases after GC: got %s, want %s", got, want)
-	}
+		return leasedAddresses(t, h) == want
+	})
 }
 
 // Of two ADDs for one attachment at once, one fails; the other keeps its lease.
@@ -171,10 +170,11 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	c = h.Container("c1")
 	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
 	call := c.Call("ADD", "host-local", host.BridgeConfig(object{"ipam": host.Leases("10.9.0.0/24")}))
-	answer := h.Exec(call)
-	for deadline := time.Now().Add(30 * time.Second); host.CodeOf(answer.Err()) == 102 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		answer = h.Exec(call) // the kernel takes its time to end a namespace
-	}
+	var answer host.Answer
+	host.Await(t, "the kernel has ended the namespace", func() bool {
+		answer = h.Exec(call)
+		return host.CodeOf(answer.Err()) != 102
+	})
 	if result, err := answer.Result(); err != nil || result.IPs[0].Address.IP.String() != "10.9.0.2" {
 		t.Errorf("ADD after the namespace was lost: got %v, %v, want 10.9.0.2", result, err)
 	}
@@ -332,8 +332,10 @@ func TestHostLocalHealsOnOlderKernels(t *testing.T) {
 	}
 	kill()
 	old.netns = h.netns
-	if got := old.must("ADD", "c2"); len(got) != 1 {
-		t.Errorf("when it is gone: got %v", got)
+	var got hostLocalAnswer
+	host.Await(t, "the kernel has ended the namespace", func() bool { got = old.call("ADD", "c2"); return got.code != 101 })
+	if got.code != 0 || len(got.addresses) != 1 {
+		t.Errorf("when it is gone: got %+v", got)
 	}
 }
 

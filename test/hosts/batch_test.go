@@ -28,7 +28,7 @@ func TestThousandPeers(t *testing.T) {
 	h.Write("/etc/trestle/cluster.json", `{"networks": [{"name": "pods", "ipv4": {"pool": "10.64.0.0/16", "subnetLen": 28}}], "nodes": [`+strings.Join(nodes, ",\n")+`]}`)
 	h.Write("/etc/trestle/node.json", `{"name": "a", "audit": "1h", "heartbeat": "1h"}`)
 	agent := fmt.Sprintf(`%s/trestle-node node run & until [ "$(ip route show proto 116 | wc -l)" -gt %d ]; do sleep 0.2; done; kill -9 $!`, h.Dirs().Trestle, peers)
-	_, trace, err := h.Trace(host.Strace{Syscalls: "sendto"}, host.Command{Args: []string{"timeout", "50", "sh", "-c", agent}})
+	_, trace, err := h.Trace(host.Strace{Syscalls: "sendto"}, host.Command{Args: []string{"timeout", "150", "sh", "-c", agent}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func TestMTU(t *testing.T) {
 		}
 		return err
 	})
-	n.containers[0].MustRun("ping", "-n", "-c1", "-W5", "-M", "do", "-s", "1322", to)
+	n.containers[0].MustRun("ping", "-n", "-c1", "-W30", "-M", "do", "-s", "1322", to)
 }
 
 // transfer sends a megabyte by TCP.

@@ -104,10 +104,10 @@ func TestOverlay(t *testing.T) {
 			t.Errorf("%s: got route %s, want %s", way.name, got, way.route)
 		}
 		for _, s := range selfB.Subnets {
-			eventually(t, func() error { return a.Ping(s.Addr().Next()) }) // the kernel takes addresses of IPv6 some time later
+			eventually(t, func() error { return a.Briefly().Ping(s.Addr().Next()) }) // the kernel takes addresses of IPv6 some time later
 		}
 		// a subnet that nobody has does not leave by the default route
-		if err := a.Ping(netip.MustParseAddr("10.40.77.1")); err == nil || !strings.Contains(a.MustRun("ip", "route", "show", "10.40.0.0/16"), "unreachable") {
+		if err := a.Briefly().Ping(netip.MustParseAddr("10.40.77.1")); err == nil || !strings.Contains(a.MustRun("ip", "route", "show", "10.40.0.0/16"), "unreachable") {
 			t.Errorf("%s: got %v for a subnet that nobody has, want it unreachable", way.name, err)
 		}
 	}

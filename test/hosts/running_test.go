@@ -41,7 +41,7 @@ func TestStartAfterAnother(t *testing.T) {
 	l := lab.New(t)
 	h := alone(l)
 	h.MustRun("mkdir", "-p", "/run/trestle/node")
-	h.Start(host.Command{Args: []string{"flock", "--exclusive", "/run/trestle/node/lock", "sh", "-c", "touch /run/held; exec sleep 2"}})
+	h.Start(host.Command{Args: []string{"flock", "--exclusive", "/run/trestle/node/lock", "sh", "-c", "touch /run/held; until pgrep -f '[t]restle-node node run' >/dev/null; do sleep 0.05; done; exec sleep 1"}})
 	h.MustRun("sh", "-c", "until [ -e /run/held ]; do sleep 0.05; done")
 	l.Agent(h, lab.Settings{"name": "a"})
 	l.Ready(h, 0)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -227,22 +228,24 @@ func TestThreeMembers(t *testing.T) {
 	noneLost(t, "leader and quorum are lost", pings)
 }
 
-func (n *network) leader(t *testing.T) int {
+func (n *network) leader(t *testing.T) (leader int) {
 	t.Helper()
-	for i, m := range n.etcd.Members {
-		out, err := n.etcd.Switch.Run(host.Command{Args: []string{"etcdctl", "--endpoints", m.URL, "endpoint", "status", "-w", "fields"}, Env: []string{"ETCDCTL_API=3"}})
-		if err != nil {
-			t.Fatal(err)
+	n.Eventually("there is a leader", func() error { // which a busy machine elects anew now and then
+		for i, m := range n.etcd.Members {
+			out, err := n.etcd.Switch.Run(host.Command{Args: []string{"etcdctl", "--endpoints", m.URL, "endpoint", "status", "-w", "fields"}, Env: []string{"ETCDCTL_API=3"}})
+			if err != nil {
+				return err
+			}
+			fields := map[string]string{}
+			for line := range strings.Lines(out.Stdout) {
+				name, value, _ := strings.Cut(strings.TrimSpace(line), " : ")
+				fields[strings.Trim(name, `"`)] = value
+			}
+			if leader = i; fields["MemberID"] != "" && fields["MemberID"] == fields["Leader"] {
+				return nil
+			}
 		}
-		fields := map[string]string{}
-		for line := range strings.Lines(out.Stdout) {
-			name, value, _ := strings.Cut(strings.TrimSpace(line), " : ")
-			fields[strings.Trim(name, `"`)] = value
-		}
-		if fields["MemberID"] != "" && fields["MemberID"] == fields["Leader"] {
-			return i
-		}
-	}
-	t.Fatal("there is no leader")
-	return 0
+		return errors.New("none of them says that it leads")
+	})
+	return leader
 }

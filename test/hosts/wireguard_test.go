@@ -278,7 +278,7 @@ func (w *cipher) fullSize(t *testing.T) {
 		t.Errorf("check: got %v, want both peers fine", out)
 	}
 	to := w.at["b"].Addresses[0].String()
-	w.at["a"].MustRun("ping", "-n", "-c1", "-W10", "-M", "do", "-s", "1412", to)
+	w.at["a"].MustRun("ping", "-n", "-c1", "-W30", "-M", "do", "-s", "1412", to)
 	out, err := w.at["a"].Run(host.Command{Args: []string{"ping", "-n", "-c1", "-W2", "-M", "do", "-s", "1413", to}})
 	if err != nil || out.Code == 0 || !strings.Contains(out.Stdout+out.Stderr, "1440") {
 		t.Errorf("a byte too much: got %v, %v, want the MTU", out, err)

@@ -91,7 +91,7 @@ func TestPortmapKilled(t *testing.T) {
 			config := natConfig("blue", fmt.Sprintf(`"backend": %q`, backend), natResult(n.c1, natC1v4, natC1v6), mappings)
 			add, del := n.c1.Call("ADD", "portmap", config), n.c1.Call("DEL", "portmap", natConfig("blue", "", "", ""))
 			left := func() string {
-				return n.MustRun("sh", "-c", "nft list ruleset | grep c1/eth0; iptables-save -t nat | grep c1/eth0; find /run/trestle/translations /run/trestle/hostports ! -type d ! -name '.*' 2>&-; true")
+				return n.MustRun("sh", "-c", host.ListRuleset+" | grep c1/eth0; iptables-save -t nat | grep c1/eth0; find /run/trestle/translations /run/trestle/hostports ! -type d ! -name '.*' 2>&-; true")
 			}
 			for _, killed := range []host.Call{add, del} {
 				for when := 1; ; when++ {

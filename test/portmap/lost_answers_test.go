@@ -128,7 +128,7 @@ func (l lostAnswers) check(what string) {
 }
 
 func (l lostAnswers) ours() string {
-	return l.MustRun("sh", "-c", `nft list ruleset | grep -F n/c1/eth0; iptables-save -t nat | grep -F n/c1/eth0;
+	return l.MustRun("sh", "-c", host.ListRuleset+` | grep -F n/c1/eth0; iptables-save -t nat | grep -F n/c1/eth0;
 		find /run/trestle/translations /run/trestle/hostports /run/trestle/macspoofchk ! -type d 2>&-; ls /var/lib/cni/networks/n 2>&- | grep -F 10.9; true`)
 }
 

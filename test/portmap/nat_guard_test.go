@@ -62,13 +62,13 @@ func (n natNet) askLoopback(t *testing.T, mapped bool) {
 		if _, err := n.Request(protocol, "127.0.0.1:9090"); err != nil {
 			t.Errorf("the host's own service: %v", err)
 		}
-		if _, err := n.Request(protocol, "127.0.0.1:8080"); (err == nil) != mapped {
+		if _, err := n.Expecting(mapped).Request(protocol, "127.0.0.1:8080"); (err == nil) != mapped {
 			t.Errorf("the host itself to the mapped port: got %v, want an answer: %v", err, mapped)
 		}
 		for who, from := range natOutsiders {
 			for _, port := range []int{8080, 9090} {
 				all.Go(func() {
-					if _, err := n.space(who).RequestFrom(protocol, from, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+					if _, err := n.space(who).Briefly().RequestFrom(protocol, from, fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 						t.Errorf("%s to %s port %d: got an answer, want none", who, protocol, port)
 					}
 				})
@@ -89,7 +89,7 @@ func (n natNet) askMapped(t *testing.T) {
 	var all sync.WaitGroup
 	for who, from := range natOutsiders {
 		all.Go(func() {
-			if reply, err := n.space(who).RequestFrom("tcp", from, "127.0.0.1:8080"); err == nil {
+			if reply, err := n.space(who).Briefly().RequestFrom("tcp", from, "127.0.0.1:8080"); err == nil {
 				t.Errorf("%s to the mapped port with route_localnet: got an answer of %s, want none", who, reply.Server)
 			}
 		})
@@ -134,10 +134,10 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 			// a slow machine's test takes longer than the 30 s of a flow
 			natSysctl(t, n.Host, "net/netfilter/nf_conntrack_udp_timeout", "3600")
 			n.neighbour.Serve("udp", ":80")
-			ask := func() (host.Reply, error) {
-				return n.Outside.RequestFrom("udp", "192.0.2.1:5555", "192.0.2.2:8080")
+			ask := func(answered bool) (host.Reply, error) {
+				return n.Outside.Expecting(answered).RequestFrom("udp", "192.0.2.1:5555", "192.0.2.2:8080")
 			}
-			if _, err := ask(); err == nil {
+			if _, err := ask(false); err == nil {
 				t.Fatal("before the mapping: got an answer, want none")
 			}
 			// A flow to the same port of another machine is none of ours.
@@ -147,7 +147,7 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 				t.Fatal(err)
 			}
 			n.portmapAdd(t, "blue", keys, natMapping("udp", "", 8080, 80))
-			if reply, err := ask(); err != nil || reply.Server != "c1" {
+			if reply, err := ask(true); err != nil || reply.Server != "c1" {
 				t.Errorf("mapped to c1: got %v, %v, want c1", reply, err)
 			}
 			n.portmapDel(t, "blue", "")
@@ -155,7 +155,7 @@ func TestNATForgetsUDPFlows(t *testing.T) {
 			if err := n.Exec(n.neighbour.Call("ADD", "portmap", config)).Err(); err != nil {
 				t.Fatal(err)
 			}
-			if reply, err := ask(); err != nil || reply.Server != "c2" {
+			if reply, err := ask(true); err != nil || reply.Server != "c2" {
 				t.Errorf("mapped to c2: got %v, %v, want c2", reply, err)
 			}
 			if flows := n.MustRun("conntrack", "-L", "-p", "udp"); !strings.Contains(flows, "sport=6666") {

@@ -216,7 +216,7 @@ func testNATTraffic(t *testing.T, n natNet, backend string) {
 func (s natSource) ask(t *testing.T, protocol string, port int, hostIP string) {
 	t.Helper()
 	to := netip.AddrPortFrom(netip.MustParseAddr(s.address), uint16(port)).String()
-	reply, err := s.from.Request(protocol, to)
+	reply, err := s.from.Expecting(s.sees != "").Request(protocol, to)
 	what := fmt.Sprintf("%s to %s %s, mapped on %q", s.name, protocol, to, hostIP)
 	switch {
 	case s.sees == "" && err == nil:

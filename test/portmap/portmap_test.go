@@ -167,7 +167,7 @@ func TestPortmapAgain(t *testing.T) {
 			n.AssertUnchanged(once, "neighbour")
 			n.portmapAdd(t, "blue", keys, natMapping("tcp", "", 8081, 80))
 			n.MustRun("sleep", "0.1") // an element goes within two ticks
-			if reply, err := n.Outside.Request("tcp", "192.0.2.2:8080"); err == nil {
+			if reply, err := n.Outside.Briefly().Request("tcp", "192.0.2.2:8080"); err == nil {
 				t.Errorf("a port that is not mapped any more: got %v, want no answer", reply)
 			}
 			if _, err := n.Outside.Request("tcp", "192.0.2.2:8081"); err != nil {
@@ -291,7 +291,7 @@ func TestPortmapGCAndStatus(t *testing.T) {
 		if !step.kept {
 			n.MustRun("sleep", "0.1") // an element goes within two ticks
 		}
-		_, err := n.Outside.Request("tcp", "192.0.2.2:8080")
+		_, err := n.Outside.Expecting(step.kept).Request("tcp", "192.0.2.2:8080")
 		if step.kept != (err == nil) {
 			t.Errorf("GC with %s: got %v, want the port kept: %v", step.list, err, step.kept)
 		}

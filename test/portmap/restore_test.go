@@ -27,7 +27,7 @@ func TestRestore(t *testing.T) {
 
 	h.MustRun("nft", "flush", "ruleset")
 	address := netip.AddrPortFrom(host.HostIPv4.Addr(), 8080).String()
-	if reply, err := h.Outside.Request("tcp", address); err == nil {
+	if reply, err := h.Outside.Briefly().Request("tcp", address); err == nil {
 		t.Errorf("%s answers as %s without rules", address, reply.Server)
 	}
 	h.Restore()

@@ -45,7 +45,7 @@ func addressOfTheDead(t *testing.T, backend string) {
 	next.Serve("tcp", ":80")
 	unreached := func(when string) {
 		t.Helper()
-		if reply, err := h.Outside.Request("tcp", host.HostIPv4.Addr().String()+":8080"); err == nil {
+		if reply, err := h.Outside.Briefly().Request("tcp", host.HostIPv4.Addr().String()+":8080"); err == nil {
 			t.Errorf("%s: port 8080 of %s reaches %v, want nobody", when, dead.ID, reply)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // ofC1 is what rules, elements and records tell of container c1.
 func (n natNet) ofC1() string {
-	return n.MustRun("sh", "-c", `nft list ruleset | grep -F c1/eth0; iptables-save -t nat | grep -F c1/eth0
+	return n.MustRun("sh", "-c", host.ListRuleset+` | grep -F c1/eth0; iptables-save -t nat | grep -F c1/eth0
 		find /run/trestle/translations /run/trestle/hostports ! -type d 2>&-; true`)
 }
 
@@ -76,12 +76,10 @@ func TestPortmapNamespaceEnds(t *testing.T) {
 			}
 			short.Remove()
 			var err error
-			for range 100 { // the kernel ends a namespace in its own time
-				if err = n.Exec(call("ADD", n.neighbour)).Err(); host.CodeOf(err) != 102 {
-					break
-				}
-				n.MustRun("sleep", "0.05")
-			}
+			host.Await(t, "the kernel has ended the namespace", func() bool {
+				err = n.Exec(call("ADD", n.neighbour)).Err()
+				return host.CodeOf(err) != 102
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -279,7 +277,7 @@ func TestPortmapRecordLost(t *testing.T) {
 				} else {
 					n.Must(host.Call{Plugin: "portmap", Command: "GC", Config: natConfig("blue", fmt.Sprintf(`"cni.dev/valid-attachments": [{"containerID": %q, "ifname": "eth0"}]`, n.neighbour.ID), "", "")})
 				}
-				got := n.MustRun("sh", "-c", `nft list ruleset | grep -F c1/eth0 | grep -v expires; iptables-save -t nat | grep -F c1/eth0; find /run/trestle/hostports -name '*-8080'; true`)
+				got := n.MustRun("sh", "-c", host.ListRuleset+` | grep -F c1/eth0; iptables-save -t nat | grep -F c1/eth0; find /run/trestle/hostports -name '*-8080'; true`)
 				if got != "" {
 					t.Errorf("%s left\n%s", command, got)
 				}

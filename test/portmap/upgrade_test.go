@@ -126,7 +126,7 @@ func converse(t *testing.T, from *host.Namespace, to string) *conversation {
 	t.Helper()
 	c := &conversation{from: from, to: to}
 	err := from.Do(func() (err error) {
-		c.Conn, err = net.DialTimeout("tcp", to, 5*time.Second)
+		c.Conn, err = net.DialTimeout("tcp", to, 30*time.Second)
 		return err
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func converse(t *testing.T, from *host.Namespace, to string) *conversation {
 
 // say says something and waits for the answer.
 func (c *conversation) say() error {
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte("still there?")); err != nil {

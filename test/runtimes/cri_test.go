@@ -106,7 +106,7 @@ func testCRIFromOutside(t *testing.T, m *runtimes.Machine) {
 	if mappedDatagrams(m) == "" {
 		t.Error("got no conntrack entry of UDP, whose end could be seen")
 	}
-	if reply, err := m.Outside.Request("tcp", "192.0.2.2:8443"); err == nil {
+	if reply, err := m.Outside.Briefly().Request("tcp", "192.0.2.2:8443"); err == nil {
 		t.Errorf("got %v from outside by a port of 127.0.0.1, want no answer", reply)
 	}
 }

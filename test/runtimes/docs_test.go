@@ -121,7 +121,7 @@ func testDocsNetwork(t *testing.T, conflist string) {
 		t.Errorf("CHECK: %v", err)
 	}
 	leadsOut := !strings.Contains(conflist, `"internal":true`)
-	if err := c.Ping(host.OutsideIPv4.Addr()); (err == nil) != leadsOut {
+	if err := c.Expecting(leadsOut).Ping(host.OutsideIPv4.Addr()); (err == nil) != leadsOut {
 		t.Errorf("got %v, want the network to lead out: %v", err, leadsOut)
 	}
 	if strings.Contains(conflist, "portMappings") {

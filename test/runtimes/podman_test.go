@@ -63,7 +63,7 @@ func TestPodmanDefaultNetwork(t *testing.T) {
 			t.Errorf("%s %s from %s: got %v, %v, want web", test.network, test.address, test.from.Name, reply, err)
 		}
 	}
-	if reply, err := m.Outside.Request("tcp", "192.0.2.2:8443"); err == nil {
+	if reply, err := m.Outside.Briefly().Request("tcp", "192.0.2.2:8443"); err == nil {
 		t.Errorf("got %v from outside by a port of 127.0.0.1, want no answer", reply)
 	}
 	assertReplies(t, podman.MustRun("run", "--rm", runtimes.Image, "peer", "ask", "tcp", "192.0.2.1:80"),
@@ -127,7 +127,7 @@ func TestPodmanNetworks(t *testing.T) {
 // testPodmanReload: podman's answer to a firewall that somebody reloaded.
 func testPodmanReload(t *testing.T, m *runtimes.Machine, podman *runtimes.Podman) {
 	m.MustRun("nft", "flush", "ruleset")
-	if reply, err := m.Outside.Request("tcp", "192.0.2.2:8080"); err == nil {
+	if reply, err := m.Outside.Briefly().Request("tcp", "192.0.2.2:8080"); err == nil {
 		t.Errorf("got %v without any rule, want none", reply)
 	}
 	podman.MustRun("network", "reload", "--all")

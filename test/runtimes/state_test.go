@@ -100,8 +100,8 @@ func assertOurs(t *testing.T, m *runtimes.Machine, network, container string) {
 
 // requestSoon asks a server that has just been started.
 func requestSoon(n *host.Namespace, network, address string) (host.Reply, error) {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		reply, err := n.Request(network, address)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		reply, err := n.Briefly().Request(network, address)
 		if err == nil || time.Now().After(end) {
 			return reply, err
 		}

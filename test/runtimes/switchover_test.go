@@ -57,7 +57,7 @@ func testSwitchOver(t *testing.T, backend string) {
 		t.Error(err)
 	}
 	for _, pod := range old {
-		if reply, err := m.Outside.Request("tcp", outsidePort(pod)); err == nil {
+		if reply, err := m.Outside.Briefly().Request("tcp", outsidePort(pod)); err == nil {
 			t.Errorf("got %v by the host port of %s, which is gone", reply, pod.Name)
 		}
 	}

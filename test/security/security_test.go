@@ -216,13 +216,13 @@ func TestForgedSource(t *testing.T) {
 	h.Serve("tcp", "127.0.0.1:22")
 	h.Outside.Serve("tcp", ":80")
 	c.MustRun("ip", "address", "add", "198.51.100.7/32", "dev", "eth0")
-	if reply, err := c.RequestFrom("tcp", "198.51.100.7:0", "192.0.2.1:80"); err == nil {
+	if reply, err := c.Briefly().RequestFrom("tcp", "198.51.100.7:0", "192.0.2.1:80"); err == nil {
 		t.Errorf("a forged source was answered: %v", reply)
 	}
 	c.MustRun("sysctl", "-qw", "net.ipv4.conf.eth0.route_localnet=1")
 	c.MustRun("ip", "link", "set", "lo", "down") // so that its own loopback does not answer
 	c.MustRun("ip", "route", "add", "127.0.0.1/32", "via", "10.9.0.1")
-	if reply, err := c.Request("tcp", "127.0.0.1:22"); err == nil {
+	if reply, err := c.Briefly().Request("tcp", "127.0.0.1:22"); err == nil {
 		t.Errorf("the host's loopback answered: %v", reply)
 	}
 	if err := c.Ping(netip.MustParseAddr("10.9.0.1")); err != nil {
@@ -247,7 +247,7 @@ func TestUserNamespace(t *testing.T) {
 	for _, command := range []string{"ADD", "DEL"} {
 		fmt.Fprintf(&script, "CNI_COMMAND=%s %s/bridge <<'END' || { echo FAILED; exit 1; }\n%s\nEND\n", command, h.Dirs().Trestle, data)
 		if command == "ADD" {
-			script.WriteString("ip netns exec c1 ping -n -c1 -W5 10.9.0.1\n")
+			script.WriteString("ip netns exec c1 ping -n -c1 -W30 10.9.0.1\n")
 		}
 	}
 	script.WriteString("ls /sys/class/net; ls /var/lib/cni/networks/n")

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/trestle-cni/trestle/conflist"
 	"github.com/trestle-cni/trestle/test/host"
@@ -46,16 +45,14 @@ func TestGCCommand(t *testing.T) {
 
 	// The kernel lets go of a namespace a moment after its last user has.
 	want := "10.22.0.2\nfd6c:4ae9:71d3:22::2\n"
-	for end := time.Now().Add(10 * time.Second); leases() != want && time.Now().Before(end); {
+	host.Await(t, "the lost one's addresses are taken back, and no other", func() bool {
 		got := h.MustRun(h.Dirs().Trestle+"/trestle", "gc", "--plugins", h.Dirs().Trestle+","+plugins)
 		got = tookBack.ReplaceAllString(got, "") // in the last round
 		if want := "trestle (/etc/cni/net.d/10-trestle.conflist): bridge, portmap\nother (/etc/cni/net.d/99-other.conflist): bridge\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
-	}
-	if got := leases(); got != want {
-		t.Errorf("got leases %q, want those of the living one, %q", got, want)
-	}
+		return leases() == want
+	})
 	if output := h.Cnitool("check", "trestle", living.NetNS); output.Code != 0 {
 		t.Errorf("check of the living container: %s%s", output.Stdout, output.Stderr)
 	}

@@ -47,7 +47,7 @@ func TestAttach(t *testing.T) {
 	if all := answer[[]inventory.Attachment](t, h, "ls"); len(all) != 0 {
 		t.Errorf("got %+v, want nobody", all)
 	}
-	if left := h.MustRun("ls", "/sys/class/net", "/run/trestle/hostports", "/var/lib/cni/results") + h.MustRun("nft", "list", "table", "inet", "trestle"); strings.Contains(left, "veth") || strings.Contains(left, "8080") || strings.Contains(left, "web") {
+	if left := h.MustRun("ls", "/sys/class/net", "/run/trestle/hostports", "/var/lib/cni/results") + h.MustRun("sh", "-c", host.ListRuleset); strings.Contains(left, "veth") || strings.Contains(left, "8080") || strings.Contains(left, "web") {
 		t.Errorf("got %s, want nothing of web", left)
 	}
 }

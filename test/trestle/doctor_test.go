@@ -196,6 +196,17 @@ func TestDoctor(t *testing.T) {
 			false, nil,
 		},
 		{
+			"a pool without an address, which STATUS reports", func(p *patient) {
+				list := `{"cniVersion": "1.0.0", "name": "small", "plugins": [{"type": "bridge", "bridge": "br1", "isGateway": true,
+					"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/30"}]], "statusWhenFull": "unavailable"}}]}`
+				p.InstallNetwork("50-small.conflist", list)
+				p.add(p.Network(list), p.Container("c"), "eth0")
+			},
+			"pool",
+			[]string{"network small", "all 1 addresses", "STATUS tells the runtime so", "trestle ip ls small"},
+			false, nil,
+		},
+		{
 			"a pool with one address left", func(p *patient) {
 				p.network("small", "br1", "10.60.0.0/28", "")
 				p.sh(`mkdir -p /var/lib/cni/networks/small; for i in 2 3 4 5 6 7 8 9 10 11 12 13; do printf "c$i\r\neth0" >/var/lib/cni/networks/small/10.60.0.$i; done`)

@@ -2,6 +2,7 @@ package trestle
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -194,16 +195,36 @@ func TestExplainForPeople(t *testing.T) {
 }
 
 // TestWayByVLAN: the host reaches the containers of a VLAN by the VLAN's interface on the
-// bridge, and neither explain nor doctor takes the bridge for it.
+// bridge, which is a veth pair if the reference plugin has made it, and neither explain nor doctor
+// takes the bridge for it.
 func TestWayByVLAN(t *testing.T) {
 	t.Parallel()
+	for _, reference := range []bool{false, true} {
+		t.Run(fmt.Sprintf("reference %t", reference), func(t *testing.T) {
+			t.Parallel()
+			wayByVLAN(t, reference)
+		})
+	}
+}
+
+func wayByVLAN(t *testing.T, reference bool) {
+	t.Helper()
 	h := host.NewWithVLANs(t)
-	list := `{"cniVersion": "1.0.0", "name": "tagged", "plugins": [{"type": "bridge", "bridge": "br-tagged", "vlan": 7, "isGateway": true, "ipMasq": true,
+	h.MustRun("sysctl", "-qew", "net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0")
+	list := `{"cniVersion": "1.0.0", "name": "tagged", "plugins": [{"type": "bridge", "bridge": "br-tagged", "vlan": 7, "isGateway": true, "ipMasq": true, "ipMasqBackend": "nftables",
 		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.62.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
 		{"type": "portmap", "capabilities": {"portMappings": true}}]}`
 	h.InstallNetwork("90-tagged.conflist", list)
 	p := &patient{Host: h, t: t, net: h.Network(list), plugins: h.Dirs().Trestle}
+	kind := "vlan"
+	if reference {
+		kind = "veth"
+		theirs := h.Network(list)
+		theirs.Path = []string{h.Dirs().Reference}
+		p.add(theirs, h.Container("theirs"), "eth0")
+	}
 	c := p.attach("c1", 8080)
+	h.MustRun("ip", "link", "show", "br-tagged.7", "type", kind)
 	c.Serve("tcp", ":80")
 	if _, err := h.Outside.Request("tcp", "192.0.2.2:8080"); err != nil {
 		t.Fatal(err)

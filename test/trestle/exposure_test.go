@@ -54,7 +54,7 @@ func TestExposure(t *testing.T) {
 		{spaces["lonely1"].Namespace, "10.40.3.3:80", false},
 	} {
 		all.Go(func() {
-			reply, err := test.from.Request("tcp", test.to)
+			reply, err := test.from.Expecting(test.reaches).Request("tcp", test.to)
 			if (err == nil) != test.reaches {
 				t.Errorf("%s to %s: got %q, %v, want it to get through: %v", test.from.Name, test.to, reply.Server, err, test.reaches)
 			}
@@ -62,7 +62,7 @@ func TestExposure(t *testing.T) {
 	}
 	for name, reaches := range map[string]bool{"site": true, "lonely1": true, "inner1": false} {
 		all.Go(func() {
-			if err := spaces[name].Ping(netip.MustParseAddr("192.0.2.1")); (err == nil) != reaches {
+			if err := spaces[name].Expecting(reaches).Ping(netip.MustParseAddr("192.0.2.1")); (err == nil) != reaches {
 				t.Errorf("%s to the world: %v, want it to get through: %v", name, err, reaches)
 			}
 		})

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containernetworking/cni/libcni"
 
@@ -59,11 +58,7 @@ func awaitVeths(t *testing.T, h *host.Host, count int) {
 // await asks again and again, until the kernel has done what it does in its own time.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 30 s: %s", what)
-		}
-	}
+	host.Await(t, what, done)
 }
 
 // TestLs: each attachment with all that it has, joined from lease, link, record and

@@ -21,7 +21,7 @@ func TestOtherReleases(t *testing.T) {
 	for _, test := range []struct{ name, edit, plugins, want string }{
 		{"newer rules", `sed -i 's/^ports [0-9]*$/ports 99/' /run/trestle/nft/inet-trestle`, h.Dirs().Trestle, "older than the plugins that made the rules"},
 		{"rules of a part that is not known", `echo 'nonesuch 1' >>/run/trestle/nft/inet-trestle`, h.Dirs().Trestle, "older than the plugins"},
-		{"newer records", `sed -i 's/"Version":1/"Version":99/' /run/trestle/translations/lab/*`, h.Dirs().Trestle, "records in /run/trestle (version 99)"},
+		{"newer records", `sed -i 's/"Version":1/"Version":99/; s/,"crc32":[0-9]*//' /run/trestle/translations/lab/*`, h.Dirs().Trestle, "records in /run/trestle (version 99)"},
 		{"older rules", `sed -i 's/^ports [0-9]*$/ports 1/' /run/trestle/nft/inet-trestle`, old, "is of release 1.9"},
 	} {
 		h.MustRun("sh", "-ec", "rm -rf /run/kept; cp -a /run/trestle /run/kept; "+test.edit)

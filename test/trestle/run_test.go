@@ -45,7 +45,7 @@ func started(t *testing.T, h *host.Host, args ...string) (stop func() string) {
 func answersHTTP(h *host.Host, port uint16) bool {
 	var answer []byte
 	err := h.Outside.Do(func() error {
-		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(host.HostIPv4.Addr(), port).String(), 2*time.Second)
+		conn, err := net.DialTimeout("tcp", netip.AddrPortFrom(host.HostIPv4.Addr(), port).String(), 10*time.Second)
 		if err != nil {
 			return err
 		}
@@ -321,7 +321,8 @@ func TestRunKilledOnItsWay(t *testing.T) {
 	if output.Code != 128+int(syscall.SIGKILL) {
 		t.Fatalf("got exit status %d: %s, want it killed", output.Code, output.Stderr)
 	}
-	// the plugin may end after the first gc: it undoes what it did, if nobody hears its answer
+	// the plugin lives on: it undoes what it did, as nobody hears its answer
+	await(t, "the plugin has ended", func() bool { return h.MustRun("sh", "-c", "pgrep -x bridge; true") == "" })
 	await(t, "the container is cleared away", func() bool {
 		must(t, h, "gc")
 		return h.MustRun("ls", "/run/trestle/run") == "" && must(t, h, "ls", "--json") == "[]\n" && !strings.Contains(h.MustRun("ls", "/sys/class/net"), "veth")

@@ -43,12 +43,49 @@ func TestUnfitFiles(t *testing.T) {
 		t.Errorf("got %q, want the network's rules restored", got)
 	}
 	h.MustRun("mkfifo", "/var/lib/cni/results/other-web-eth0")
-	if output := run(t, h, "detach", "web"); output.Code != 1 || !strings.Contains(output.Stderr, "other-web-eth0: not a regular file") {
-		t.Errorf("detach beside a cached result that is a FIFO: got %d: %q, want that named", output.Code, output.Stderr)
-	}
-	h.MustRun("rm", "/var/lib/cni/results/other-web-eth0")
 	for range 2 {
 		must(t, h, "detach", "web")
 		must(t, h, "attach", "web", "lab", "-p", "8080:80")
 	}
+}
+
+// TestUnfitCachedResult: a cached result that is no file concerns the attachment that it is named
+// after, and nobody else: not the container's other attachments, and not the next command, if that
+// attachment was a killed run's.
+func TestUnfitCachedResult(t *testing.T) {
+	t.Parallel()
+	h, _ := labHost(t)
+	const results = "/var/lib/cni/results/"
+	must(t, h, "network", "create", "far", "--subnet", "10.41.0.0/24")
+	must(t, h, "attach", "web", "lab")
+	must(t, h, "attach", "web", "far")
+	h.MustRun("sh", "-ec", "rm "+results+"lab-web-eth0; mkfifo "+results+"lab-web-eth0")
+	for range 2 {
+		output := run(t, h, "detach", "web")
+		want := "detach web from network lab: cached result: open " + results + "lab-web-eth0: not a regular file of at most 64 MiB; remove it"
+		if output.Code != 1 || !strings.Contains(output.Stderr, want) || strings.Contains(output.Stderr, "network far") {
+			t.Errorf("detach from both networks: got %d: %q, want %q and no word of network far", output.Code, output.Stderr, want)
+		}
+		if got := must(t, h, "ls"); strings.Contains(got, "far") || !strings.Contains(got, "lab") {
+			t.Errorf("got %q, want web on network lab alone", got)
+		}
+		must(t, h, "attach", "web", "far")
+	}
+	h.MustRun("rm", results+"lab-web-eth0")
+	must(t, h, "detach", "web")
+
+	h.MustRun("mkfifo", results+"lab-web-eth3")
+	if output := run(t, h, "attach", "web", "lab", "--ifname", "eth3"); output.Code != 1 || !strings.Contains(output.Stderr, results+"lab-web-eth3: not a regular file") {
+		t.Errorf("attach where its result cannot be cached: got %d: %q, want the file named", output.Code, output.Stderr)
+	}
+
+	// a run that was killed: its file is there, and nobody holds it
+	h.Container("killed")
+	must(t, h, "attach", "killed", "lab")
+	h.MustRun("sh", "-ec", "rm "+results+"lab-killed-eth0; mkfifo "+results+"lab-killed-eth0; mkdir -p /run/trestle/run; echo '{}' >/run/trestle/run/killed")
+	output := run(t, h, "attach", "web", "far")
+	if output.Code != 0 || !strings.Contains(output.Stderr, results+"lab-killed-eth0: not a regular file") {
+		t.Errorf("attach of another: got %d: %q, want success, and the file named", output.Code, output.Stderr)
+	}
+	must(t, h, "detach", "web")
 }

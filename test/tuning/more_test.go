@@ -2,6 +2,7 @@ package tuning
 
 import (
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -89,8 +90,8 @@ func TestTuningMTUOfBothEnds(t *testing.T) {
 		if got := u.MustRun("cat", "/sys/class/net/veth1/mtu"); strings.TrimSpace(got) != mtu {
 			t.Errorf("host veth: got MTU %s, want %s", got, mtu)
 		}
-		u.MustRun("ping", "-c1", "-W2", "-s2900", "10.1.0.5") // in fragments that fit
-		u.c.MustRun("ping", "-c1", "-W2", "-s2900", "10.1.0.1")
+		u.MustRun("ping", "-c1", "-W30", "-s2900", "10.1.0.5") // in fragments that fit
+		u.c.MustRun("ping", "-c1", "-W30", "-s2900", "10.1.0.1")
 		u.Must(u.call("DEL", ""))
 		u.AssertUnchanged(before)
 	}
@@ -202,9 +203,16 @@ func TestTuningAnnouncesTheMAC(t *testing.T) {
 				host.Await(t, "the neighbour knows the new MAC of "+address, func() bool {
 					return strings.Contains(neighbour.MustRun("ip", "neigh", "show", address), "lladdr "+mac)
 				})
+				host.Await(t, "the host does not know the former MAC of "+address, func() bool {
+					known := h.MustRun("ip", "neigh", "show", address)
+					return !strings.Contains(known, "lladdr ") || strings.Contains(known, "lladdr "+mac)
+				})
 			}
-			neighbour.MustRun("ping", "-c1", "-W1", address)
-			h.MustRun("ping", "-c1", "-W1", address)
+			for _, from := range []*host.Namespace{neighbour.Namespace, h.Namespace} {
+				if err := from.Ping(netip.MustParseAddr(address)); err != nil {
+					t.Error(err)
+				}
+			}
 		}
 		if i == 0 {
 			if err := network.Del(a); err != nil {

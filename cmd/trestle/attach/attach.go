@@ -255,7 +255,7 @@ func (r Runtime) add(ctx context.Context, list network.List, rt *libcni.RuntimeC
 	if err := nameInterface(rt); err != nil {
 		return nil, err
 	}
-	if err := checkCache(rt.ContainerID); err != nil {
+	if _, err := cachedOf(cni.Owner{Network: list.Name, ContainerID: rt.ContainerID, IfName: rt.IfName}); err != nil {
 		return nil, err
 	}
 	chain := libcni.NewCNIConfig(r.Plugins, nil)
@@ -320,21 +320,13 @@ func (r Runtime) Del(ctx context.Context, a inventory.Attachment) error {
 	if list, ok := network.Find(r.Lists, a.Network); ok {
 		config = list.NetworkConfigList
 	}
-	if err := checkCache(a.Container); err != nil {
-		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, err)
-	}
-	cached, err := chain.GetCachedAttachments(a.Container)
+	cached, err := cachedOf(cni.Owner{Network: a.Network, ContainerID: a.Container, IfName: a.IfName})
 	if err != nil {
 		return fmt.Errorf("detach %s from network %s: %w", a.Container, a.Network, err)
 	}
-	for _, c := range cached {
-		if c.Network != a.Network || c.IfName != a.IfName {
-			continue
-		}
-		rt.Args, rt.CapabilityArgs = c.CniArgs, c.CapabilityArgs
-		if of, err := libcni.NetworkConfFromBytes(c.Config); err == nil {
-			config = of // the list at the ADD, with the plugins that ran
-		}
+	rt.Args, rt.CapabilityArgs = cached.CNIArgs, cached.CapabilityArgs
+	if of, err := libcni.NetworkConfFromBytes(cached.Config); err == nil {
+		config = of // the list at the ADD, with the plugins that ran
 	}
 	if !cni.IsNetNSAt(rt.NetNS) {
 		rt.NetNS = ""

@@ -4,33 +4,47 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
+
+	"github.com/containernetworking/cni/libcni"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
-// checkCache is an error where a name in the cache of results that may be the container's is
-// no regular file: libcni reads and writes there, and would wait for the other end of a FIFO.
-func checkCache(container string) error {
-	dir := inventory.DefaultSource().Results
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look into the cache of results: %w", err)
+// cached is what DEL needs of an attachment in libcni's cache (its cachedInfo).
+type cached struct {
+	Kind           string         `json:"kind"`
+	ContainerID    string         `json:"containerId"`
+	IfName         string         `json:"ifName"`
+	NetworkName    string         `json:"networkName"`
+	Config         []byte         `json:"config"`
+	CNIArgs        [][2]string    `json:"cniArgs"`
+	CapabilityArgs map[string]any `json:"capabilityArgs"`
+}
+
+// cachedOf reads what libcni has cached of one attachment; the zero value if that is nothing, or
+// nothing that can be used, as libcni has it. Anything but a regular file is an error, since libcni
+// would read and write there next, and wait for the other end of a FIFO. libcni's
+// GetCachedAttachments also opens whatever has the container's name in its own, of any network.
+func cachedOf(of cni.Owner) (cached, error) {
+	path := filepath.Join(inventory.DefaultSource().Results, of.Network+"-"+of.ContainerID+"-"+of.IfName)
+	data, err := rawfile.Read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return cached{}, nil
+	case errors.Is(err, rawfile.ErrUnfit):
+		return cached{}, fmt.Errorf("cached result: %w; remove it", err)
+	case err != nil:
+		return cached{}, fmt.Errorf("cached result: %w", err)
 	}
-	for _, entry := range entries {
-		if !strings.Contains(entry.Name(), "-"+container+"-") {
-			continue
-		}
-		file, err := rawfile.Open(filepath.Join(dir, entry.Name()))
-		switch {
-		case err == nil:
-			_ = file.Close() // nothing was read
-		case errors.Is(err, rawfile.ErrUnfit):
-			return fmt.Errorf("cached result: %w; remove it", err)
-		}
+	var c cached
+	if err := cni.Unmarshal(data, &c); err != nil || c.Kind != libcni.CNICacheV1 {
+		return cached{}, nil
 	}
-	return nil
+	if (cni.Owner{Network: c.NetworkName, ContainerID: c.ContainerID, IfName: c.IfName}) != of {
+		return cached{}, nil // network a-b, container c has the same file as network a, container b-c
+	}
+	return c, nil
 }

@@ -12,9 +12,12 @@ import (
 	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
+// HeldFD is a pipe from our parent: Enter waits for a byte before the program begins.
+const HeldFD = 3
+
 // Enter replaces this process with the program, in the network namespace ("": ours) and with
-// its own file at /etc/resolv.conf ("": the host's). The kernel kills the program when our
-// parent ends. Enter returns only if it fails.
+// its own file at /etc/resolv.conf ("": the host's), when our parent writes to HeldFD. The
+// kernel kills the program when our parent ends. Enter returns only if it fails.
 func Enter(netNS, resolvConf, program string, args []string) error {
 	runtime.LockOSThread() // the namespaces are this thread's; exec keeps this thread alone
 	// again, since the parent set it for the thread that it forked, which may be another
@@ -31,7 +34,17 @@ func Enter(netNS, resolvConf, program string, args []string) error {
 			return err
 		}
 	}
+	if err := awaitRelease(); err != nil {
+		return fmt.Errorf("wait for trestle: %w", err)
+	}
 	return &os.PathError{Op: "execute", Path: program, Err: syscall.Exec(program, args, os.Environ())}
+}
+
+// awaitRelease waits for the byte, and closes the pipe, which the program does not inherit.
+func awaitRelease() error {
+	pipe := os.NewFile(HeldFD, "held")
+	_, err := pipe.Read(make([]byte, 1))
+	return errors.Join(err, pipe.Close())
 }
 
 func join(path string) error {

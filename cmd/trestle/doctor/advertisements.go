@@ -18,7 +18,7 @@ func advertisements(h *Host) []Finding {
 			all = append(all, Finding{
 				Severity: Fault, Subject: "link " + name,
 				Text:    fmt.Sprintf("the host forwards, and %s is 1: router advertisements are ignored, and the default route by %s will expire", setting, name),
-				Command: sysctlCommand(setting, "2"), fix: setSysctl(setting, "2"),
+				Command: sysctlCommand(setting, "2"), fix: setLinkSysctl(setting, "2"),
 			})
 		}
 	}
@@ -29,7 +29,7 @@ func advertisements(h *Host) []Finding {
 			all = append(all, Finding{
 				Severity: Warning, Subject: "network " + n.Name,
 				Text:    fmt.Sprintf("%s is 2: a container can announce itself as the host's router", setting),
-				Command: sysctlCommand(setting, "0"), fix: setSysctl(setting, "0"),
+				Command: sysctlCommand(setting, "0"), fix: setLinkSysctl(setting, "0"),
 			})
 		}
 	}

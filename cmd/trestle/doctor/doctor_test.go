@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,30 +62,48 @@ func TestStates(t *testing.T) {
 }
 
 // TestVLAN: the host reaches a network in a VLAN by the interface over the bridge that has its
-// gateway address. The route by that is the network's own, and its settings count.
+// gateway address, or by the veth pair that the reference plugin makes instead. The route by that
+// is the network's own, and its settings count.
 func TestVLAN(t *testing.T) {
-	h := empty()
 	subnet := netip.MustParsePrefix("10.7.0.0/24")
-	gateway := netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())
-	h.Networks = []inventory.Network{{Name: "tagged", Driver: "bridge", Bridge: "br0", Gateway: true, Pools: []inventory.Pool{{Subnet: subnet}}}}
+	gateway := []netip.Prefix{netip.PrefixFrom(subnet.Addr().Next(), subnet.Bits())}
+	for name, links := range map[string][]inventory.Link{
+		"Trestle's": {{Index: 4, Name: "br0.7", Kind: "vlan", VLAN: 7, Peer: 3, PeerNetNS: -1, MTU: 1500, Addresses: gateway}},
+		"the reference's": {
+			{Index: 4, Name: "br0.7", Kind: "veth", Peer: 5, PeerNetNS: -1, MTU: 1500, Addresses: gateway},
+			{Index: 5, Name: "veth7", Kind: "veth", Peer: 4, PeerNetNS: -1, MTU: 1500, Master: "br0"},
+		},
+	} {
+		h := empty()
+		h.Networks = []inventory.Network{{Name: "tagged", Driver: "bridge", Bridge: "br0", Gateway: true, Pools: []inventory.Pool{{Subnet: subnet}}}}
+		h.Links = slices.Concat(links, []inventory.Link{{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500}})
+		h.Routes = []inventory.Route{{To: subnet, Link: "br0.7"}}
+		h.Attachments = []inventory.Attachment{{
+			Container: "c1", Network: "tagged", State: inventory.Alive, Bridge: "br0", HostLink: "veth1",
+			Addresses: []netip.Addr{gateway[0].Addr().Next()}, Evidence: inventory.Evidence{Link: true},
+		}}
+		if found := overlaps(h); len(found) > 0 {
+			t.Errorf("%s: got %+v, want that its own route is none that overlaps", name, found)
+		}
+		h.sysctl = func(name string) (string, bool) {
+			value, ok := map[string]string{"net/ipv4/conf/br0/forwarding": "1", "net/ipv4/conf/br0.7/forwarding": "0"}[name]
+			return value, ok
+		}
+		if found := forwarding(h); len(found) != 1 || !strings.Contains(found[0].Text, "net/ipv4/conf/br0.7/forwarding") {
+			t.Errorf("%s: got %+v, want that br0.7 does not forward", name, found)
+		}
+	}
+	// a veth pair between the host and itself that has nothing to do with the bridge, and one to a container
+	h := empty()
 	h.Links = []inventory.Link{
-		{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1, MTU: 1500},
-		{Index: 4, Name: "br0.7", Kind: "vlan", VLAN: 7, Peer: 3, PeerNetNS: -1, MTU: 1500, Addresses: []netip.Prefix{gateway}},
+		{Index: 3, Name: "br0", Kind: "bridge", PeerNetNS: -1},
+		{Index: 4, Name: "a", Kind: "veth", Peer: 5, PeerNetNS: -1, Addresses: gateway},
+		{Index: 5, Name: "b", Kind: "veth", Peer: 4, PeerNetNS: -1, Master: "br1"},
+		{Index: 6, Name: "c", Kind: "veth", Peer: 7, PeerNetNS: 2, Addresses: gateway},
+		{Index: 7, Name: "d", Kind: "veth", Peer: 2, PeerNetNS: 3, Master: "br0"},
 	}
-	h.Routes = []inventory.Route{{To: subnet, Link: "br0.7"}}
-	h.Attachments = []inventory.Attachment{{
-		Container: "c1", Network: "tagged", State: inventory.Alive, Bridge: "br0", HostLink: "veth1",
-		Addresses: []netip.Addr{gateway.Addr().Next()}, Evidence: inventory.Evidence{Link: true},
-	}}
-	if found := overlaps(h); len(found) > 0 {
-		t.Errorf("got %+v, want that its own route is none that overlaps", found)
-	}
-	h.sysctl = func(name string) (string, bool) {
-		value, ok := map[string]string{"net/ipv4/conf/br0/forwarding": "1", "net/ipv4/conf/br0.7/forwarding": "0"}[name]
-		return value, ok
-	}
-	if found := forwarding(h); len(found) != 1 || !strings.Contains(found[0].Text, "net/ipv4/conf/br0.7/forwarding") {
-		t.Errorf("got %+v, want that br0.7 does not forward", found)
+	if got := h.GatewayLink("br0", func(netip.Prefix) bool { return true }); got != "br0" {
+		t.Errorf("got %s, want br0", got)
 	}
 }
 
@@ -147,6 +166,38 @@ func TestFix(t *testing.T) {
 	err := Fix(t.Context(), found, tools)
 	if collected != 1 || restored != 1 || !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("got GC %d times, restore %d times and %v, want each once and the error of GC", collected, restored, err)
+	}
+}
+
+// TestWithoutWhenFull: STATUS is asked again without the key that makes a full pool its error, in
+// any case of letters, and only then.
+func TestWithoutWhenFull(t *testing.T) {
+	for _, test := range []struct {
+		config, want string
+		asked        bool
+	}{
+		{`{"type":"bridge","ipam":{"type":"host-local","statusWhenFull":"unavailable"}}`, `{"ipam":{"type":"host-local"},"type":"bridge"}`, true},
+		{`{"type":"bridge","IPAM":{"StatusWhenFull":"unavailable"}}`, `{"IPAM":{},"type":"bridge"}`, true},
+		{`{"type":"bridge","ipam":{"type":"host-local"}}`, "", false},
+		{`{"type":"portmap","statusWhenFull":"unavailable"}`, "", false},
+		{`{"type":"bridge","ipam":"none"}`, "", false},
+		{`[]`, "", false},
+	} {
+		got, asked := withoutWhenFull([]byte(test.config))
+		if asked != test.asked || asked && string(got) != test.want {
+			t.Errorf("%s: got %s, %v, want %s, %v", test.config, got, asked, test.want, test.asked)
+		}
+	}
+}
+
+// TestSetLinkSysctl: a link that is gone when its fix runs needs none.
+func TestSetLinkSysctl(t *testing.T) {
+	const setting = "net/ipv6/conf/gone0/accept_ra"
+	if err := setLinkSysctl(setting, "2")(t.Context(), Tools{}); err != nil {
+		t.Errorf("got %v, want success", err)
+	}
+	if err := setSysctl(setting, "2")(t.Context(), Tools{}); err == nil {
+		t.Error("got success, want an error of a setting that must be there")
 	}
 }
 

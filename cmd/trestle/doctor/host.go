@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -137,6 +138,17 @@ func readSysctl(name string) (string, bool) {
 // setSysctl returns a fix that sets a sysctl.
 func setSysctl(name, value string) func(context.Context, Tools) error {
 	return func(context.Context, Tools) error { return os.WriteFile(sysctls+name, []byte(value), 0o644) }
+}
+
+// setLinkSysctl is setSysctl of a link, which may be gone by now: then there is nothing to set.
+func setLinkSysctl(name, value string) func(context.Context, Tools) error {
+	set := setSysctl(name, value)
+	return func(ctx context.Context, tools Tools) error {
+		if err := set(ctx, tools); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
 }
 
 // sysctlCommand is the command that does the same.

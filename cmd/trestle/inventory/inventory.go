@@ -228,16 +228,23 @@ func (s *Snapshot) LinkOf(name string) (*Link, bool) {
 	return &s.Links[i], true
 }
 
-// GatewayLink is the interface by which the host reaches the containers on a bridge: the VLAN
-// interface over the bridge that has such an address, or the bridge.
+// GatewayLink is the interface by which the host reaches the containers on a bridge: the one
+// with such an address that is a VLAN interface over the bridge, as Trestle makes it for a network
+// in a VLAN, or whose veth peer is a port of the bridge, as the reference plugin does; or else the
+// bridge.
 func (s *Snapshot) GatewayLink(bridge string, such func(netip.Prefix) bool) string {
 	b, ok := s.LinkOf(bridge)
 	for _, l := range s.Links {
-		if ok && l.VLAN != 0 && l.Peer == b.Index && l.PeerNetNS < 0 && slices.ContainsFunc(l.Addresses, such) {
+		if ok && l.PeerNetNS < 0 && (l.VLAN != 0 && l.Peer == b.Index || s.leadsTo(l, bridge)) && slices.ContainsFunc(l.Addresses, such) {
 			return l.Name
 		}
 	}
 	return bridge
+}
+
+// leadsTo says whether the link is a veth whose peer, on the host too, is a port of the bridge.
+func (s *Snapshot) leadsTo(l Link, bridge string) bool {
+	return l.Kind == "veth" && slices.ContainsFunc(s.Links, func(peer Link) bool { return peer.Index == l.Peer && peer.Master == bridge })
 }
 
 // On are the attachments to a network.

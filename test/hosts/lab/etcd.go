@@ -159,7 +159,7 @@ func (e *Etcd) Ctl(args ...string) error {
 // Out is Ctl, with what it printed.
 func (e *Etcd) Out(args ...string) (string, error) {
 	output, err := e.Switch.Run(host.Command{
-		Args: append([]string{"etcdctl", "--endpoints", strings.Join(e.URLs(), ","), "--command-timeout", "5s"}, args...),
+		Args: append([]string{"etcdctl", "--endpoints", strings.Join(e.URLs(), ","), "--command-timeout", "30s"}, args...),
 		Env:  []string{"ETCDCTL_API=3"},
 	})
 	if err == nil && output.Code != 0 {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // API is the little of Kubernetes' API that trestle-node speaks to: Nodes, listed,
@@ -69,7 +68,7 @@ func (a *API) Start() {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/nodes", a.get)
 	mux.HandleFunc("PATCH /api/v1/nodes/{name}", a.patch)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: Patience}
 	a.server = server
 	go func() { _ = server.Serve(listener) }() // ends with Stop
 }

@@ -2,11 +2,13 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/trestle-cni/trestle/test/host"
@@ -215,7 +217,7 @@ func (a *Attached) Detach(list string) error {
 func (l *Lab) Reach(from, to *Attached) {
 	l.Helper()
 	for _, addr := range to.Addresses {
-		l.Eventually(fmt.Sprintf("%s reaches %s at %s", from.ID, to.ID, addr), func() error { return from.Ping(addr) })
+		l.Eventually(fmt.Sprintf("%s reaches %s at %s", from.ID, to.ID, addr), func() error { return from.Briefly().Ping(addr) })
 	}
 }
 
@@ -235,24 +237,53 @@ func (l *Lab) Pings(from *Attached, target netip.Addr) *Pinger {
 	return &Pinger{from.Namespace, target, stop, l}
 }
 
-// Lost ends the pings. One that was under way at the end does not count.
+// Lost ends the pings. Those that are under way when it is called are waited for, and however
+// many follow until the end do not count.
 func (p *Pinger) Lost() (sent, lost int) {
-	p.from.MustRun("sh", "-c", fmt.Sprintf("for p in /proc/[0-9]*; do if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '^ping .* %s $'; then kill -INT ${p#/proc/}; fi; done", p.target))
-	log := "/run/ping-" + p.from.Name
-	var text string
-	p.lab.Eventually("ping says what it has seen", func() error {
-		text = p.from.MustRun("cat", log)
-		if !strings.Contains(text, "packets transmitted") {
-			return fmt.Errorf("got %d bytes", len(text))
+	var answered map[int]bool
+	p.lab.Eventually("pings are sent", func() error {
+		before, _ := p.seen()
+		for seq := range before {
+			sent = max(sent, seq)
+		}
+		if sent == 0 {
+			return errors.New("got none")
 		}
 		return nil
 	})
+	p.lab.Eventually("pings are answered", func() error {
+		_, answered = p.seen()
+		for seq := range answered {
+			if seq >= sent {
+				return nil
+			}
+		}
+		return fmt.Errorf("got answers to %d of %d", len(answered), sent)
+	})
 	p.stop()
-	var received int
-	before, _, _ := strings.Cut(text, " packets transmitted")
-	summary := text[strings.LastIndexByte(before, '\n')+1:]
-	if _, err := fmt.Sscanf(summary, "%d packets transmitted, %d received", &sent, &received); err != nil {
-		p.lab.Fatalf("read ping's summary: %v: %s", err, summary)
+	for seq := 1; seq <= sent; seq++ {
+		if !answered[seq] {
+			lost++
+		}
 	}
-	return sent, max(0, sent-received-1)
+	return sent, lost
+}
+
+var (
+	pingLine   = regexp.MustCompile(`icmp_seq=(\d+)`)
+	answerLine = regexp.MustCompile(`bytes from .* icmp_seq=(\d+) `)
+)
+
+// seen are the numbers of the pings so far, and of those that were answered.
+func (p *Pinger) seen() (sent, answered map[int]bool) {
+	text := p.from.MustRun("cat", "/run/ping-"+p.from.Name)
+	numbers := func(pattern *regexp.Regexp) map[int]bool {
+		all := map[int]bool{}
+		for _, match := range pattern.FindAllStringSubmatch(text, -1) {
+			n, _ := strconv.Atoi(match[1]) // digits
+			all[n] = true
+		}
+		return all
+	}
+	return numbers(pingLine), numbers(answerLine)
 }

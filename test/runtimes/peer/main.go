@@ -16,7 +16,7 @@ import (
 )
 
 // patience bounds one question: far more than any takes.
-const patience = 3 * time.Second
+const patience = 30 * time.Second
 
 func main() {
 	err := errors.New("usage: peer serve NAME PORT | peer ask NETWORK ADDRESS")
