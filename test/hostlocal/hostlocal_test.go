@@ -18,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 const (
@@ -488,7 +490,7 @@ func TestHostLocalSyscallsDoNotGrow(t *testing.T) {
 			"DEL": h.countSyscalls("DEL"), "DEL again": h.countSyscalls("DEL"),
 		}
 		t.Logf("%d leases: %v", n, counts)
-		forget(h.data)
+		host.ForgetDataDir(h.data)
 		if base == nil {
 			base = counts
 		}
@@ -603,7 +605,7 @@ type hostLocalScene struct{ verb, before string }
 // kill kills the verb at the nth of these system calls, recovers in one of the
 // ways and compares. It says whether the verb made so many.
 func (s hostLocalScene) kill(h hostLocal, syscall string, n, way int) (killed bool) {
-	defer forget(h.data)
+	defer host.ForgetDataDir(h.data)
 	if s.before != "new" {
 		h.must("ADD", "other")
 	}

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // hostLocalPrograms are our host-local and the reference's, from where `make` has
@@ -79,26 +81,10 @@ func (h hostLocal) elsewhere() hostLocal {
 		if err := os.RemoveAll(data); err != nil {
 			h.t.Error(err)
 		}
-		forget(data)
+		host.ForgetDataDir(data)
 	})
 	h.data = data
 	return h
-}
-
-// forget removes the note that leases are in that directory, as the next DEL would.
-func forget(data string) {
-	links, err := filepath.Glob("/var/lib/cni/networks/.trestle/net/*")
-	if err != nil {
-		return
-	}
-	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && to == data {
-			_ = os.Remove(link) // another test's DEL may have come first
-		}
-	}
-	for _, dir := range []string{"/var/lib/cni/networks/.trestle/net", "/var/lib/cni/networks/.trestle"} {
-		_ = os.Remove(dir) // unless somebody else has notes there
-	}
 }
 
 // hostLocalNetNS is a namespace that lives as long as the test, and its path. A

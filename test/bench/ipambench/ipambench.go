@@ -10,11 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // Options say what is measured.
@@ -39,26 +40,12 @@ func Run(w io.Writer, o Options) error {
 		if removeErr := os.RemoveAll(temp); err == nil {
 			err = removeErr
 		}
-		forget(temp)
+		host.ForgetDataDir(temp)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// forget removes the notes that leases are below dir; they harm nobody where that fails.
-func forget(dir string) {
-	links, err := filepath.Glob("/var/lib/cni/networks/.trestle/net/*")
-	if err != nil {
-		return
-	}
-	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, dir+"/") {
-			_ = os.Remove(link) // see above
-		}
-	}
-	_ = os.Remove("/var/lib/cni/networks/.trestle/net") // not where others have notes
 }
 
 func runIn(w io.Writer, o Options, dir string) error {
