@@ -10,8 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/trestle-cni/trestle/test/host"
 )
 
@@ -163,9 +161,7 @@ func TestHostLocalSparesWhatIsAttached(t *testing.T) {
 	}
 	c.MustRun("ip", "link", "del", "eth0")
 	mustGive("after the interface was lost")
-	if !hasCookies(t) {
-		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so a later one at the same path may count as the former")
-	}
+	host.NeedProofOfDeath(t) // without one, a later namespace at the same path may count as the former
 	c.Remove()
 	c = h.Container("c1")
 	c.MustRun("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "other") // of a plugin that makes the link first
@@ -303,9 +299,7 @@ func TestHostLocalHealsOnOlderKernels(t *testing.T) {
 	if _, err := exec.LookPath("setarch"); err != nil {
 		t.Skip(err)
 	}
-	if !hasCookies(t) {
-		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so no proof but a boot")
-	}
+	host.NeedProofOfDeath(t)
 	h := newHostLocal(t, `[[{"subnet":"10.1.0.0/30"}]]`)
 	old := h
 	old.prefix = []string{"setarch", "--uname-2.6"}
@@ -337,16 +331,4 @@ func TestHostLocalHealsOnOlderKernels(t *testing.T) {
 	if got.code != 0 || len(got.addresses) != 1 {
 		t.Errorf("when it is gone: got %+v", got)
 	}
-}
-
-// hasCookies: the kernel tells namespaces apart by a cookie (SO_NETNS_COOKIE).
-func hasCookies(t *testing.T) bool {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(fd) }() // only asked
-	_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	return err == nil
 }

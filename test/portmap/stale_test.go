@@ -62,6 +62,7 @@ func TestPortmapAfterABoot(t *testing.T) {
 // and its late DEL takes nothing from who has it then.
 func TestPortmapNamespaceEnds(t *testing.T) {
 	t.Parallel()
+	host.NeedProofOfDeath(t)
 	for _, backend := range host.NATBackends {
 		t.Run(backend, func(t *testing.T) {
 			t.Parallel()

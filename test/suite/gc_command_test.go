@@ -41,6 +41,7 @@ func TestGCCommand(t *testing.T) {
 	if got, want := leases(), "10.22.0.2\n10.22.0.3\nfd6c:4ae9:71d3:22::2\nfd6c:4ae9:71d3:22::3\n"; got != want {
 		t.Fatalf("got leases %q, want %q", got, want)
 	}
+	host.NeedProofOfDeath(t)
 	lost.Remove()
 
 	// The kernel lets go of a namespace a moment after its last user has.

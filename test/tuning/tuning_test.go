@@ -272,6 +272,7 @@ func TestTuningGC(t *testing.T) {
 	u.expect(t, "after GC", untuned)
 	u.AssertUnchanged(before)
 
+	host.NeedProofOfDeath(t)
 	u.Must(u.call("ADD", everything))
 	u.c.Remove()
 	u.MustRun("sh", "-c", "cd /run/cni/tuning && touch in-flight_eth0.json && touch -d -2min killed_eth0.json")
