@@ -117,7 +117,15 @@ func poolsOf(sets []ipam.Set) []Pool {
 	var pools []Pool
 	for i, set := range sets {
 		for _, r := range set {
-			pools = append(pools, Pool{Set: i, Subnet: r.Subnet, First: r.First, Last: r.Last, Gateway: r.Gateway, Size: r.Size(), Range: r})
+			pools = append(pools, Pool{
+				Set:     i,
+				Subnet:  r.Subnet,
+				First:   r.First,
+				Last:    r.Last,
+				Gateway: r.Gateway,
+				Size:    r.Size(),
+				Range:   r,
+			})
 		}
 	}
 	return pools
