@@ -168,7 +168,8 @@ lint: have-go cross ## the linters of .golangci.yml, and known vulnerabilities w
 
 docs: have-go ## rewrite the tables of keys in docs/, docs/cli.md, docs/trestle-node.md and the man pages from what the plugins read and the commands say
 	go test -count=1 -run TestPagesHaveTheKeys ./test/repo -update
-	go test -count=1 -run TestManual ./cmd/trestle ./cmd/trestle-node -update
+	go test -count=1 -run TestManual ./cmd/trestle-node -update
+	go test -count=1 -run TestManual ./cmd/trestle -update # it lists those of trestle-node, by their page
 
 # What programs do in tests of the suite is counted as well: they are built to count (go build -cover). Tests that count
 # system calls, or kill, are left out.

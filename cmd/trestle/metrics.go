@@ -30,7 +30,10 @@ func newMetricsCommand(a *app) *cobra.Command {
 		Short: "Metrics for Prometheus: pools, attachments, ports, leaks, findings",
 		Long: `Write metrics in Prometheus' text format: how large pools are and how full,
 attachments, published ports, what dead containers have left, and what trestle doctor
-finds. With --output it replaces a file atomically: run it by a timer, for the textfile
+finds. A container needs an address of each range set, of whichever pool of the set: a
+network is full once trestle_range_set_free_addresses of a set of its is 0.
+
+With --output it replaces a file atomically: run it by a timer, for the textfile
 collector of node_exporter. With --listen it serves /metrics until it is ended, only on
 an address of the loopback interface.`,
 		Example: `  trestle metrics --output /var/lib/node_exporter/trestle.prom

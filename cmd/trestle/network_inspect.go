@@ -84,6 +84,7 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 	if i.MTU > 0 {
 		line("MTU", "%d", i.MTU)
 	}
+	sets := len(i.PoolSets())
 	for _, pool := range i.Pools {
 		gateway := "no gateway"
 		if pool.Gateway.IsValid() {
@@ -93,7 +94,11 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		if pool.Dead > 0 {
 			dead = fmt.Sprintf(", %d of them by dead containers", pool.Dead)
 		}
-		line("Subnet", "%s, %s, %d of %s leased%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead)
+		set := ""
+		if sets < len(i.Pools) { // else each pool is a set of its own
+			set = fmt.Sprintf(", range set %d", pool.Set)
+		}
+		line("Subnet", "%s, %s, %d of %s leased%s%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead, set)
 	}
 	if len(i.Reserved) > 0 {
 		line("Reserved", "%s", strings.Join(texts(i.Reserved), ", "))

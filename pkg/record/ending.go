@@ -20,6 +20,17 @@ const endLimit = 5 * time.Second
 // Alive although the namespace is not at its path any more, and no mount or process shows
 // that it stays (PathTo). It is for a caller that is about to refuse something because of the
 // stamp's owner; the caller holds no lock meanwhile.
+//
+// A process that runs in a namespace without a path is taken for a container that lives on, and
+// is not waited for. No runtime takes the path away while it still ends processes: containerd,
+// CRI-O and podman kill, wait until all have exited, run DEL, and unmount last; nerdctl's path is
+// /proc/PID/ns/net, whose hook runs when the process has been reaped, and with it all of its pid
+// namespace (zap_pid_ns_processes, kernel/pid_namespace.c). Where somebody kills and unmounts at
+// once, the processes have SIGKILL pending or
+// are exiting: such ones keep nothing (isEnding), and their end is waited for. What is left is who
+// unmounted below a live container ("umount -l", "ip netns del"), or made its mount where we do
+// not see it: that namespace stays for hours, and to wait for it would make each ADD on a full
+// pool take endLimit.
 func (p *Prober) AwaitEnd(s Stamp) (Life, error) {
 	life, err := p.Life(s)
 	if err != nil || life != Alive {

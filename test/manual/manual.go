@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -76,6 +77,65 @@ func section(t *testing.T, command *cobra.Command) string {
 		text = strings.Replace(text, command.Short+"\n\n", "", 1)
 	}
 	return strings.TrimSpace(text)
+}
+
+// elsewhere are the commands that another program runs for trestle, which knows their subcommands.
+var elsewhere = regexp.MustCompile(`^trestle-(node|cluster)\b`)
+
+// OfNode says whether trestle-node has the command, whose name is given as Dashed has it.
+func OfNode(dashed string) bool { return elsewhere.MatchString(dashed) }
+
+// ComparePages compares the man pages in a directory with those of the commands, or writes them
+// (-update). Pages of others, of which isOurs is false by their name as Dashed has it, are left
+// alone.
+func ComparePages(t *testing.T, dir string, commands []*cobra.Command, isOurs func(dashed string) bool) {
+	t.Helper()
+	wanted := map[string]bool{}
+	for _, command := range commands {
+		if name := Dashed(command); isOurs(name) {
+			path := filepath.Join(dir, name+".8")
+			wanted[path] = true
+			Compare(t, path, manPage(t, command))
+		}
+	}
+	there, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range there {
+		switch {
+		case wanted[path] || !isOurs(strings.TrimSuffix(filepath.Base(path), ".8")):
+		case !*golden.Update:
+			t.Errorf("%s is of no command; make docs removes it", path)
+		default:
+			if err := os.Remove(path); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// manPage is cobra's page of a command, and in it a list of the subcommands, of which cobra has
+// only the names.
+func manPage(t *testing.T, command *cobra.Command) []byte {
+	t.Helper()
+	var man bytes.Buffer
+	day := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) // so that the pages do not depend on the date
+	header := &doc.GenManHeader{Title: strings.ToUpper(Dashed(command)), Section: "8", Date: &day, Source: "Trestle", Manual: "Trestle"}
+	if err := doc.GenMan(command, header, &man); err != nil {
+		t.Fatal(err)
+	}
+	var list strings.Builder
+	for _, child := range All(command)[1:] {
+		if child.Parent() == command {
+			list.WriteString(".TP\n\\fB" + child.Name() + "\\fP\n" + strings.ReplaceAll(child.Short, `\`, `\e`) + "\n")
+		}
+	}
+	if list.Len() == 0 {
+		return man.Bytes()
+	}
+	const next = "\n.SH OPTIONS\n"
+	return bytes.Replace(man.Bytes(), []byte(next), []byte("\n.SH COMMANDS\n"+list.String()+"\n"+next), 1)
 }
 
 // Compare compares a file with what it should be, or writes it (-update).

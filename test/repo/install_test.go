@@ -57,8 +57,11 @@ func TestInstallOverRunningPlugins(t *testing.T) {
 			t.Errorf("not installed: %v", err)
 		}
 	}
-	if pages := list(t, filepath.Join(root, "usr/local/share/man/man8")); !slices.Contains(pages, "trestle.8") || !slices.Contains(pages, "trestle-run.8") {
-		t.Errorf("got man pages %v, want one for each command", pages)
+	pages := list(t, filepath.Join(root, "usr/local/share/man/man8"))
+	for _, page := range append(list(t, "../../docs/man"), "trestle.8", "trestle-run.8", "trestle-node.8", "trestle-node-join.8", "trestle-cluster-config-set.8") {
+		if !slices.Contains(pages, page) {
+			t.Errorf("got man pages %v, want %s among them: one for each command", pages, page)
+		}
 	}
 	plugins := slices.DeleteFunc(list(t, built), func(name string) bool { return strings.HasPrefix(name, "trestle") })
 	if got, want := list(t, dir), plugins; !slices.Equal(got, want) {

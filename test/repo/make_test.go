@@ -37,6 +37,9 @@ func TestUninstall(t *testing.T) {
 	if got := list(t, filepath.Join(root, "usr/local/bin")); len(got) > 0 {
 		t.Errorf("got files %v, want trestle for people gone", got)
 	}
+	if got := list(t, filepath.Join(root, "usr/local/share/man/man8")); len(got) > 0 {
+		t.Errorf("got man pages %v, want them gone", got)
+	}
 }
 
 // TestMakeWithoutGo: where PATH has no go, as under sudo, make says what to do;

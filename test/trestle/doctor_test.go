@@ -192,7 +192,7 @@ func TestDoctor(t *testing.T) {
 		{
 			"a pool without an address", func(p *patient) { p.add(p.network("small", "br1", "10.60.0.0/30", ""), p.Container("c"), "eth0") },
 			"pool",
-			[]string{"network small", "all 1 addresses", "trestle ip ls small"},
+			[]string{"network small", "the only address of 10.60.0.0/30 is leased", "trestle ip ls small"},
 			false, nil,
 		},
 		{
@@ -203,7 +203,7 @@ func TestDoctor(t *testing.T) {
 				p.add(p.Network(list), p.Container("c"), "eth0")
 			},
 			"pool",
-			[]string{"network small", "all 1 addresses", "STATUS tells the runtime so", "trestle ip ls small"},
+			[]string{"network small", "the only address of 10.60.0.0/30 is leased", "STATUS tells the runtime so", "trestle ip ls small"},
 			false, nil,
 		},
 		{

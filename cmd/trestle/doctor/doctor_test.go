@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -201,20 +202,46 @@ func TestSetLinkSysctl(t *testing.T) {
 	}
 }
 
-// TestPools: a dead container's address counts as free.
+// TestPools: a range set is judged as a whole, and each set of a network for itself. A dead
+// container's address counts as free.
 func TestPools(t *testing.T) {
-	for _, test := range []struct {
-		used, dead uint64
-		want       Severity
-	}{{89, 0, ""}, {90, 0, Warning}, {100, 0, Fault}, {100, 1, Warning}, {100, 20, ""}} {
+	subnets := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/25"), netip.MustParsePrefix("10.2.0.0/25"), netip.MustParsePrefix("fd00::/64")}
+	of := func(set int, subnet int, size, used, dead uint64) inventory.Pool {
+		return inventory.Pool{Set: set, Subnet: subnets[subnet], Size: size, Used: used, Dead: dead}
+	}
+	const none, all = "", "no container can be attached"
+	for name, test := range map[string]struct {
+		pools []inventory.Pool
+		want  Severity
+		text  string
+	}{
+		"few are leased":                 {[]inventory.Pool{of(0, 0, 100, 89, 0)}, "", none},
+		"few are free":                   {[]inventory.Pool{of(0, 0, 100, 90, 0)}, Warning, "90 of the 100 addresses of 10.1.0.0/25 are leased"},
+		"all are leased":                 {[]inventory.Pool{of(0, 0, 100, 100, 0)}, Fault, "all 100 addresses of 10.1.0.0/25 are leased: " + all},
+		"one of a dead container":        {[]inventory.Pool{of(0, 0, 100, 100, 1)}, Warning, "99 of the 100 addresses of 10.1.0.0/25 are leased"},
+		"many of dead containers":        {[]inventory.Pool{of(0, 0, 100, 100, 20)}, "", none},
+		"a full range and a free one":    {[]inventory.Pool{of(0, 0, 100, 100, 0), of(0, 1, 100, 0, 0)}, "", none},
+		"a full range and few free":      {[]inventory.Pool{of(0, 0, 100, 100, 0), of(0, 1, 100, 85, 0)}, Warning, "185 of the 200 addresses of 10.1.0.0/25 and 10.2.0.0/25 together are leased"},
+		"two full ranges":                {[]inventory.Pool{of(0, 0, 100, 100, 0), of(0, 1, 50, 50, 0)}, Fault, "all 150 addresses of 10.1.0.0/25 and 10.2.0.0/25 together are leased: " + all},
+		"two full ranges of one subnet":  {[]inventory.Pool{of(0, 0, 10, 10, 0), of(0, 0, 5, 5, 0)}, Fault, "all 15 addresses of 10.1.0.0/25 are leased: " + all},
+		"a full set beside a free one":   {[]inventory.Pool{of(0, 0, 100, 100, 0), of(1, 2, 1<<63, 100, 0)}, Fault, "all 100 addresses of 10.1.0.0/25 are leased: " + all},
+		"a full set after a free one":    {[]inventory.Pool{of(0, 2, math.MaxUint64, 100, 0), of(1, 0, 100, 100, 0)}, Fault, "all 100 addresses of 10.1.0.0/25 are leased: " + all},
+		"huge ranges of one set":         {[]inventory.Pool{of(0, 2, math.MaxUint64, 100, 0), of(0, 2, 1<<63, 100, 0)}, "", none},
+		"the only address":               {[]inventory.Pool{of(0, 0, 1, 1, 0)}, Fault, "the only address of 10.1.0.0/25 is leased: " + all},
+		"a range without any to lease":   {[]inventory.Pool{of(0, 0, 0, 0, 0)}, "", none},
+		"a full range, and an empty one": {[]inventory.Pool{of(0, 0, 100, 100, 0), of(0, 1, 0, 0, 0)}, Fault, "all 100 addresses of 10.1.0.0/25 and 10.2.0.0/25 together are leased: " + all},
+	} {
 		h := empty()
-		h.Networks = []inventory.Network{{Name: "n", Pools: []inventory.Pool{{Size: 100, Used: test.used, Dead: test.dead}}}}
-		var got Severity
+		h.Networks = []inventory.Network{{Name: "n", Pools: test.pools}}
+		var got Finding
 		for _, f := range pools(h) {
-			got = f.Severity
+			got = f
 		}
-		if got != test.want {
-			t.Errorf("%d of 100, %d of them dead: got %q, want %q", test.used, test.dead, got, test.want)
+		if got.Severity != test.want || got.Text != test.text {
+			t.Errorf("%s: got %q: %q, want %q: %q", name, got.Severity, got.Text, test.want, test.text)
+		}
+		if full := h.hasFullPool("n"); full != (test.want == Fault) {
+			t.Errorf("%s: got full %t, want what pools says", name, full)
 		}
 	}
 }

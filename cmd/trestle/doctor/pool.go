@@ -3,30 +3,28 @@ package doctor
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 )
 
-// nearlyFull is the percentage of leased addresses from which a pool is reported.
-const nearlyFull = 90
-
-// pools finds ranges with few or no free addresses. A dead container's address counts as
-// free: an ADD that finds the pool full reclaims it.
+// pools finds range sets with few or no free addresses: a tenth or less. A single full range
+// is no fault, as long as another one of its set has an address.
 func pools(h *Host) []Finding {
 	var all []Finding
 	for _, n := range h.Networks {
-		for _, p := range n.Pools {
-			used := inUse(p)
-			if p.Size == 0 || used*100 < p.Size*nearlyFull {
+		for _, set := range n.PoolSets() {
+			size := set.Size()
+			if size == 0 || set.InUse() < size-size/10 {
 				continue
 			}
 			f := Finding{
 				Severity: Warning, Subject: "network " + n.Name,
-				Text:    fmt.Sprintf("%d of the %d addresses of %s are leased", used, p.Size, p.Subnet),
+				Text:    fmt.Sprintf("%d of the %d addresses of %s are leased", set.InUse(), size, subnetsOf(set)),
 				Command: "trestle ip ls " + n.Name,
 			}
-			if isFull(p) {
-				f.Severity, f.Text = Fault, fmt.Sprintf("all %d addresses of %s are leased: no container can be attached", p.Size, p.Subnet)
+			if set.Full() {
+				f.Severity, f.Text = Fault, fullText(set)+": no container can be attached"
 				if h.saysFull(n.Name) {
 					f.Text += `, and STATUS tells the runtime so ("statusWhenFull": "unavailable")`
 				}
@@ -37,13 +35,29 @@ func pools(h *Host) []Finding {
 	return all
 }
 
-// hasFullPool says whether pools finds that the network's pool is full.
-func (h *Host) hasFullPool(network string) bool {
-	n, ok := h.NetworkOf(network)
-	return ok && slices.ContainsFunc(n.Pools, isFull)
+func fullText(set inventory.PoolSet) string {
+	if set.Size() == 1 {
+		return fmt.Sprintf("the only address of %s is leased", subnetsOf(set))
+	}
+	return fmt.Sprintf("all %d addresses of %s are leased", set.Size(), subnetsOf(set))
 }
 
-// inUse counts the addresses that an ADD could not lease.
-func inUse(p inventory.Pool) uint64 { return p.Used - min(p.Dead, p.Used) }
+// subnetsOf names the set's subnets, each once: two ranges may be of one.
+func subnetsOf(set inventory.PoolSet) string {
+	var subnets []string
+	for _, p := range set {
+		if subnet := p.Subnet.String(); !slices.Contains(subnets, subnet) {
+			subnets = append(subnets, subnet)
+		}
+	}
+	if len(subnets) == 1 {
+		return subnets[0]
+	}
+	return strings.Join(subnets[:len(subnets)-1], ", ") + " and " + subnets[len(subnets)-1] + " together"
+}
 
-func isFull(p inventory.Pool) bool { return p.Size > 0 && inUse(p) >= p.Size }
+// hasFullPool says whether pools finds that a set of the network is full.
+func (h *Host) hasFullPool(network string) bool {
+	n, ok := h.NetworkOf(network)
+	return ok && slices.ContainsFunc(n.PoolSets(), inventory.PoolSet.Full)
+}

@@ -9,6 +9,7 @@
 package inventory
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -95,8 +96,49 @@ type Network struct {
 	Dead        int `json:"dead"`
 }
 
+// PoolSets are the network's pools by range set. A container gets one address of each set, so none
+// can be attached once all pools of one set are full.
+func (n Network) PoolSets() []PoolSet {
+	var sets []PoolSet
+	for i, p := range n.Pools {
+		if i == 0 || p.Set != n.Pools[i-1].Set {
+			sets = append(sets, nil)
+		}
+		sets[len(sets)-1] = append(sets[len(sets)-1], p)
+	}
+	return sets
+}
+
+// PoolSet is the pools of one range set.
+type PoolSet []Pool
+
+// Size is the number of addresses that can be leased; math.MaxUint64 stands for more.
+func (s PoolSet) Size() uint64 {
+	var size uint64
+	for _, p := range s {
+		size += min(p.Size, math.MaxUint64-size)
+	}
+	return size
+}
+
+// InUse is the number of addresses that an ADD could not lease. A dead container's is not one of
+// them: an ADD that finds the set full reclaims it.
+func (s PoolSet) InUse() uint64 {
+	var n uint64
+	for _, p := range s {
+		n += p.Used - min(p.Dead, p.Used)
+	}
+	return n
+}
+
+// Full says that an ADD finds no address in the set.
+func (s PoolSet) Full() bool { return s.Size() > 0 && s.InUse() >= s.Size() }
+
 // Pool is one range of addresses and its use.
 type Pool struct {
+	// Set is the number of the range set that it belongs to, from 0. Those of one set are beside
+	// each other.
+	Set     int          `json:"set"`
 	Subnet  netip.Prefix `json:"subnet"`
 	First   netip.Addr   `json:"first"`
 	Last    netip.Addr   `json:"last"`

@@ -109,10 +109,26 @@ func (t *taking) lists() {
 		if list.Mark != nil {
 			n.Created, n.Labels = list.Mark.Created, list.Mark.Labels
 		}
-		for _, r := range slices.Concat(facts.Sets...) {
-			n.Pools = append(n.Pools, Pool{Subnet: r.Subnet, First: r.First, Last: r.Last, Gateway: r.Gateway, Size: r.Size(), Range: r})
+		n.Pools = poolsOf(facts.Sets)
+	}
+}
+
+func poolsOf(sets []ipam.Set) []Pool {
+	var pools []Pool
+	for i, set := range sets {
+		for _, r := range set {
+			pools = append(pools, Pool{
+				Set:     i,
+				Subnet:  r.Subnet,
+				First:   r.First,
+				Last:    r.Last,
+				Gateway: r.Gateway,
+				Size:    r.Size(),
+				Range:   r,
+			})
 		}
 	}
+	return pools
 }
 
 // leases reads the leases of each network that has a list or a directory of leases.
@@ -127,10 +143,18 @@ func (t *taking) leases() {
 		}
 	}
 	for _, name := range slices.Clone(t.names) {
-		if dir := t.networks[name].DataDir; dir != "" && filepath.Clean(dir) != t.source.Leases && filepath.Clean(dir) != ipam.DefaultDataDir {
+		if dir := t.leaseDir(t.networks[name]); dir != t.source.Leases {
 			t.leasesIn(dir, name)
 		}
 	}
+}
+
+// leaseDir is the directory in which an ADD on the network looks for leases.
+func (t *taking) leaseDir(n *Network) string {
+	if dir := filepath.Clean(n.DataDir); n.DataDir != "" && dir != ipam.DefaultDataDir {
+		return dir
+	}
+	return t.source.Leases
 }
 
 // patience is how long to wait for a lock of leases; a longer holder is stuck.
@@ -157,6 +181,9 @@ func (t *taking) leasesIn(dir, name string) {
 		a.note(lease.NetNS, lease.Time)
 		a.State = stateOf(lease.Life, a.State)
 		a.ByTrestle = a.ByTrestle || !lease.Time.IsZero()
+	}
+	if dir != t.leaseDir(n) {
+		return // of before its dataDir was changed: they take no address away
 	}
 	for i, use := range ipam.Count([]ipam.Set{rangesOf(n.Pools)}, leases) {
 		n.Pools[i].Used += use.Used

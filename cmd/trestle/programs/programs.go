@@ -112,7 +112,19 @@ func suiteOf(path string) Suite {
 	return Other
 }
 
-var version = regexp.MustCompile(`^CNI \S+ plugin (?:version )?(\S+)`)
+// banner is the line by which a plugin names its version: "CNI bridge plugin v1.9.1", or
+// "CNI bridge plugin version unknown" of a build that was told none. It need not be the first: a
+// program that is built to count coverage warns before that.
+var banner = regexp.MustCompile(`(?m)^CNI \S+ plugin (?:v(\d\S*)|version (\S+))\s*$`)
+
+// versionIn is the version that a plugin's output names; "" if it names none.
+func versionIn(output []byte) string {
+	found := banner.FindSubmatch(output)
+	if found == nil {
+		return ""
+	}
+	return strings.TrimPrefix(string(slices.Concat(found[1], found[2])), "v")
+}
 
 // ask runs the program without CNI_COMMAND, so that it only prints its version.
 func (p Program) ask(ctx context.Context) string {
@@ -124,10 +136,7 @@ func (p Program) ask(ctx context.Context) string {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	_ = cmd.Run() // its output counts, not its exit status
-	if found := version.FindStringSubmatch(stderr.String()); found != nil {
-		return strings.TrimPrefix(found[1], "v")
-	}
-	return ""
+	return versionIn(stderr.Bytes())
 }
 
 // Status runs the plugin's STATUS, which tells whether an ADD could succeed, and returns the
