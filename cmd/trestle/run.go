@@ -398,7 +398,6 @@ func (a *app) sweep(ctx context.Context, p *ui.Printer) ([]inventory.Attachment,
 
 // tidy is sweep for commands that are about other containers: a failure is only printed.
 func (a *app) tidy(ctx context.Context, p *ui.Printer) {
-	if _, err := a.sweep(ctx, p); err != nil {
-		p.Notef("trestle: %v", err)
-	}
+	_, err := a.sweep(ctx, p)
+	note(p, err)
 }
