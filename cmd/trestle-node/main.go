@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -41,9 +42,17 @@ func main() {
 // errSaid makes the program exit with 1 and print nothing: the command has printed its answer.
 var errSaid = errors.New("said")
 
+// calledAs is the command as people call it: trestle runs this program by its own name.
+func calledAs() string {
+	if filepath.Base(os.Args[0]) == "trestle" {
+		return "trestle"
+	}
+	return "trestle-node"
+}
+
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "trestle-node",
+		Use:           calledAs(),
 		Short:         "Networks over several hosts",
 		Version:       release,
 		SilenceErrors: true, // main prints them

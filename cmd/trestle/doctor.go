@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/doctor"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
@@ -65,8 +66,12 @@ func (a *app) examine(ctx context.Context, p *ui.Printer) (*inventory.Snapshot, 
 // look runs the checks on a snapshot. The host's Problems say what could not be read.
 func (a *app) look(ctx context.Context, snapshot *inventory.Snapshot) (*doctor.Host, []doctor.Finding) {
 	source := inventory.DefaultSource()
+	killed := map[string]string{}
+	for _, c := range container.Killed() {
+		killed[c.Name] = c.NetNS
+	}
 	host := doctor.Look(ctx, snapshot, doctor.Sources{
-		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release,
+		Lists: a.lists, Plugins: a.plugins, Records: source.Records, Leases: source.Leases, Release: release, Killed: killed,
 	})
 	defer host.Close()
 	if os.Geteuid() != 0 {

@@ -102,9 +102,7 @@ func (o explainOptions) run(p *ui.Printer, container string) error {
 		return err
 	}
 	host, problem := way.Open(snapshot)
-	if problem != nil {
-		p.Notef("trestle: %v", problem)
-	}
+	note(p, problem)
 	defer host.Close()
 	ways := o.follow(host, attachments, q)
 	if p.JSON {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/attach"
+	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
@@ -27,8 +28,8 @@ func newGCCommand(a *app) *cobra.Command {
 		Long: `Free addresses, links, rules and host ports of containers that are provably gone:
 those of an earlier boot, or whose network namespace no longer exists. It does what
 Trestle's plugins do at a GC without a list of valid attachments, for each network list
-or for those that are named: whatever cannot be proved dead stays. You can run it at
-any time, beside any runtime.`,
+or for those that are named: whatever cannot be proved dead stays. What a trestle run
+has left that was killed goes too. You can run it at any time, beside any runtime.`,
 		ValidArgsFunction: offer(a.networkNames, 0, -1),
 		RunE: func(command *cobra.Command, args []string) error {
 			return o.run(command.Context(), a.printer(command), args)
@@ -42,11 +43,13 @@ any time, beside any runtime.`,
 // run" left, whose network namespace would count as alive.
 func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) error {
 	var failed []error
+	var swept []inventory.Attachment
 	if !o.dryRun {
 		if err := checkLayouts(ctx, o.plugins); err != nil {
 			return err
 		}
-		failed = append(failed, o.sweep(ctx, p))
+		freed, err := o.sweep(ctx, p)
+		swept, failed = freed, append(failed, err)
 	}
 	r, err := o.runtime(p)
 	if err != nil {
@@ -58,7 +61,7 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 		return err
 	}
 	if o.dryRun {
-		return errors.Join(append(failed, o.print(p, deadOf(before)))...)
+		return errors.Join(append(failed, o.print(p, wouldFree(r.Snapshot, before)))...)
 	}
 	failed = append(failed, o.collect(ctx, p, r, networks))
 	dead := deadOf(before)
@@ -71,13 +74,13 @@ func (o gcOptions) run(ctx context.Context, p *ui.Printer, networks []string) er
 	}
 	progress.Done()
 	if len(dead) == 0 {
-		return errors.Join(append(failed, o.print(p, nil))...)
+		return errors.Join(append(failed, o.print(p, swept))...)
 	}
 	after, err := o.take(p)
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
-	return errors.Join(append(failed, o.print(p, gone(before, after)))...)
+	return errors.Join(append(failed, o.print(p, slices.Concat(swept, gone(before, after))))...)
 }
 
 // unreadable is an error for each file that is not a network list, since its attachments stay.
@@ -109,10 +112,25 @@ func deadOf(attachments []inventory.Attachment) []inventory.Attachment {
 	return slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool { return a.State != inventory.Dead })
 }
 
+// wouldFree are the attachments of containers whose trestle run was killed, of whatever network, as
+// sweep takes them, and those that are proved dead.
+func wouldFree(snapshot *inventory.Snapshot, asked []inventory.Attachment) []inventory.Attachment {
+	var swept []inventory.Attachment
+	for _, c := range container.Killed() {
+		swept = append(swept, ranOn(snapshot, c)...)
+	}
+	return append(swept, without(deadOf(asked), swept)...)
+}
+
 // gone are the attachments that were proved dead before and do not exist any more.
 func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.Attachment {
-	return slices.DeleteFunc(deadOf(before), func(a inventory.Attachment) bool {
-		return slices.ContainsFunc(after.Attachments, func(b inventory.Attachment) bool {
+	return without(deadOf(before), after.Attachments)
+}
+
+// without are those of all that are not among the others.
+func without(all, others []inventory.Attachment) []inventory.Attachment {
+	return slices.DeleteFunc(all, func(a inventory.Attachment) bool {
+		return slices.ContainsFunc(others, func(b inventory.Attachment) bool {
 			return a.Network == b.Network && a.Container == b.Container && a.IfName == b.IfName
 		})
 	})
@@ -121,6 +139,9 @@ func gone(before []inventory.Attachment, after *inventory.Snapshot) []inventory.
 func (o gcOptions) print(p *ui.Printer, attachments []inventory.Attachment) error {
 	if p.JSON {
 		return p.Document(append([]inventory.Attachment{}, attachments...))
+	}
+	if len(attachments) == 0 {
+		p.Printf("no dead container\n")
 	}
 	what := "freed"
 	if o.dryRun {

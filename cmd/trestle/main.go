@@ -95,10 +95,25 @@ func (a *app) take(p *ui.Printer) (*inventory.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	denied := false
 	for _, problem := range snapshot.Problems {
+		if os.Geteuid() != 0 && snapshot.IsDenied(problem) {
+			denied = true // by one line for all of them
+			continue
+		}
 		p.Notef("trestle: %s", problem)
 	}
+	if denied {
+		p.Notef("trestle: only root can read leases, records, rules and results; without them this is incomplete: sudo trestle …")
+	}
 	return snapshot, nil
+}
+
+// note prints a problem, unless it is that only root may read something, as take has said already.
+func note(p *ui.Printer, problem error) {
+	if problem != nil && !(os.Geteuid() != 0 && errors.Is(problem, fs.ErrPermission)) {
+		p.Notef("trestle: %v", problem)
+	}
 }
 
 func newRootCommand() *cobra.Command {

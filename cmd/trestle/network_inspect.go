@@ -98,7 +98,7 @@ func (i inspection) print(p *ui.Printer, snapshot *inventory.Snapshot) error {
 		if sets < len(i.Pools) { // else each pool is a set of its own
 			set = fmt.Sprintf(", range set %d", pool.Set)
 		}
-		line("Subnet", "%s, %s, %d of %s leased%s%s", pool.Subnet, gateway, pool.Used, count(pool.Size), dead, set)
+		line("Subnet", "%s, %s, %s of %s leased%s%s", pool.Subnet, gateway, leased(pool), count(pool.Size), dead, set)
 	}
 	if len(i.Reserved) > 0 {
 		line("Reserved", "%s", strings.Join(texts(i.Reserved), ", "))

@@ -53,12 +53,20 @@ func (o networkLsOptions) run(p *ui.Printer) error {
 		var subnets, used, size []string
 		for _, pool := range n.Pools {
 			subnets = append(subnets, pool.Subnet.String())
-			used = append(used, fmt.Sprint(pool.Used))
+			used = append(used, leased(pool))
 			size = append(size, count(pool.Size))
 		}
 		t.Add(n.Name, n.Driver, n.Bridge, ui.List(subnets...), ui.List(used...), ui.List(size...), fmt.Sprint(n.Attachments), strings.TrimPrefix(filepath.Base(n.File), "."))
 	}
 	return p.Table(t)
+}
+
+// leased is how many addresses of the pool are leased, as it is printed: "?" if that is not known.
+func leased(pool inventory.Pool) string {
+	if pool.Unread {
+		return "?"
+	}
+	return fmt.Sprint(pool.Used)
 }
 
 // count is a number of addresses as it is printed: "∞" for an IPv6 subnet.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -32,16 +35,37 @@ func newElsewhereCommand(name, short, long string) *cobra.Command {
 	return &cobra.Command{
 		Use: name + " COMMAND", Short: short, Long: long, DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error { return becomeNode(append([]string{name}, args...)) },
+		ValidArgsFunction: func(command *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+			return completeNode(command.Context(), append(append([]string{name}, args...), begun))
+		},
 	}
 }
 
-// becomeNode replaces this process with trestle-node, found beside this program or in PATH.
+// completeNode asks trestle-node what may follow, as a shell's script does: a line for each word,
+// and a last one with the directive, ":4".
+func completeNode(ctx context.Context, words []string) ([]string, cobra.ShellCompDirective) {
+	program, err := findNode()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	output, err := exec.CommandContext(ctx, program, append([]string{cobra.ShellCompRequestCmd}, words...)...).Output()
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
+	last := len(lines) - 1
+	directive, isNumber := strconv.Atoi(strings.TrimPrefix(lines[last], ":"))
+	if err := errors.Join(err, isNumber); err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return lines[:last], cobra.ShellCompDirective(directive)
+}
+
+// becomeNode replaces this process with trestle-node, found beside this program or in PATH. It is
+// run by this program's name, so that its help and errors speak of commands that people know.
 func becomeNode(args []string) error {
 	program, err := findNode()
 	if err != nil {
 		return err
 	}
-	if err := syscall.Exec(program, append([]string{program}, args...), os.Environ()); err != nil {
+	if err := syscall.Exec(program, append([]string{"trestle"}, args...), os.Environ()); err != nil {
 		return fmt.Errorf("run %s: %w", program, err)
 	}
 	return nil

@@ -145,7 +145,7 @@ func (o *runOptions) runInContainer(ctx context.Context, p *ui.Printer, r attach
 		return err
 	}
 	defer func() {
-		if failed := o.close(context.WithoutCancel(ctx), p, c); failed != nil {
+		if _, failed := o.close(context.WithoutCancel(ctx), p, c); failed != nil {
 			p.Notef("trestle: clean up after %s: %v", c.Name, failed) // the exit status is the command's
 		}
 	}()
@@ -353,37 +353,51 @@ func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks [
 	return all, dns, nil
 }
 
-// close detaches the container from all networks, and removes its namespace.
-func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) error {
+// close detaches the container from all networks, and removes its namespace. It returns what the
+// container is detached from.
+func (a *app) close(ctx context.Context, p *ui.Printer, c *container.Container) ([]inventory.Attachment, error) {
 	r, err := a.runtime(&ui.Printer{Out: p.Out, Err: io.Discard}) // what cannot be read was printed before
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var detached []inventory.Attachment
 	var failed []error
-	for _, on := range r.Snapshot.Attachments {
-		if on.Container == c.Name && (on.NetNS == c.NetNS || on.NetNS == "") {
-			failed = append(failed, r.Del(ctx, on))
+	for _, on := range ranOn(r.Snapshot, *c) {
+		err := r.Del(ctx, on)
+		if err == nil {
+			detached = append(detached, on)
 		}
+		failed = append(failed, err)
 	}
-	return errors.Join(append(failed, c.Close())...)
+	return detached, errors.Join(append(failed, c.Close())...)
 }
 
-// sweep removes what killed "trestle run" commands have left.
-func (a *app) sweep(ctx context.Context, p *ui.Printer) error {
+// ranOn are the attachments of a container of trestle run, and not those of another one
+// that has its name.
+func ranOn(snapshot *inventory.Snapshot, c container.Container) []inventory.Attachment {
+	return slices.DeleteFunc(slices.Clone(snapshot.Attachments), func(on inventory.Attachment) bool {
+		return on.Container != c.Name || on.NetNS != c.NetNS && on.NetNS != ""
+	})
+}
+
+// sweep removes what killed "trestle run" commands have left, and returns what their containers
+// were attached to.
+func (a *app) sweep(ctx context.Context, p *ui.Printer) ([]inventory.Attachment, error) {
 	abandoned, err := container.Abandoned()
 	failed := []error{err}
+	var swept []inventory.Attachment
 	for _, c := range abandoned {
-		failed = append(failed, a.close(ctx, p, c))
+		detached, err := a.close(ctx, p, c)
+		swept, failed = append(swept, detached...), append(failed, err)
 	}
 	if err := errors.Join(failed...); err != nil {
-		return fmt.Errorf("clean up after a trestle run that was killed: %w", err)
+		return swept, fmt.Errorf("clean up after a trestle run that was killed: %w", err)
 	}
-	return nil
+	return swept, nil
 }
 
 // tidy is sweep for commands that are about other containers: a failure is only printed.
 func (a *app) tidy(ctx context.Context, p *ui.Printer) {
-	if err := a.sweep(ctx, p); err != nil {
-		p.Notef("trestle: %v", err)
-	}
+	_, err := a.sweep(ctx, p)
+	note(p, err)
 }

@@ -146,6 +146,9 @@ func freeOf(list network.List, facts network.Facts, snapshot *inventory.Snapshot
 	if n, ok := snapshot.NetworkOf(list.Name); ok && n.File == list.File { // counted already
 		for _, pool := range n.Pools {
 			subnets = append(subnets, pool.Subnet.String())
+			if pool.Unread {
+				continue
+			}
 			addresses = append(addresses, pool.Free()+min(pool.Dead, pool.Used))
 		}
 		return subnets, addresses

@@ -60,7 +60,8 @@ func (o stopOptions) run(ctx context.Context, p *ui.Printer, names []string) err
 			p.Printf("%s\n", c.Name)
 		}
 	}
-	failed = append(failed, o.sweep(ctx, p))
+	_, err := o.sweep(ctx, p)
+	failed = append(failed, err)
 	if p.JSON {
 		failed = append(failed, p.Document(stopped))
 	}

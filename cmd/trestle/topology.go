@@ -85,9 +85,7 @@ func (o topologyOptions) run(p *ui.Printer) error {
 // chains are the chains of all programs, in the order in which packets pass them.
 func chains(p *ui.Printer, snapshot *inventory.Snapshot) []picture.Chain {
 	host, problem := way.Open(snapshot)
-	if problem != nil { // what was read is shown
-		p.Notef("trestle: %v", problem)
-	}
+	note(p, problem) // what was read is shown
 	defer host.Close()
 	var all []picture.Chain
 	for _, frames := range []bool{true, false} {

@@ -22,6 +22,10 @@ func TestCompletion(t *testing.T) {
 		{"run --net ", "bridge host none lab db container:web"},
 		{"network create x --ingress ", "published same-bridge isolated open"},
 		{"ls ", "lab db"},
+		{"node ", "join status drain undrain"},
+		{"node st", "status"},
+		{"cluster config ", "get set"},
+		{"cluster nodes --et", "--etcd"},
 	} {
 		args := strings.Split(test.words, " ")
 		offered := strings.Fields(strings.Split(must(t, h, append([]string{"__complete"}, args...)...), "\n:")[0])

@@ -73,7 +73,11 @@ func TestCommandsOfTheAgent(t *testing.T) {
 	for _, group := range []string{"node", "cluster"} {
 		_, section, _ := strings.Cut(string(manual), "\n## trestle "+group+"\n")
 		section, _, _ = strings.Cut(section, "\n## ")
-		commands := names.FindAllStringSubmatch(must(t, h, group, "--help"), -1)
+		help := must(t, h, group, "--help")
+		if want := "\n  trestle " + group + " [command]\n"; !strings.Contains(help, want) {
+			t.Errorf("trestle %s --help: got\n%swant it by the name that people call it", group, help)
+		}
+		commands := names.FindAllStringSubmatch(help, -1)
 		if len(commands) < 5 {
 			t.Errorf("trestle %s --help: got the commands %v, want all", group, commands)
 		}

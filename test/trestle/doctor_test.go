@@ -560,15 +560,48 @@ func TestDoctorHealthy(t *testing.T) {
 func TestDoctorWithoutRoot(t *testing.T) {
 	t.Parallel()
 	p := newPatient(t)
-	p.sh("install -D -m 755 " + p.Dirs().Trestle + "/trestle /opt/bin/trestle")
 	for command, want := range map[string]int{"doctor": 1, "metrics": 1, "report -": 0} {
-		output, err := p.Run(host.Command{
-			Args: append([]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/opt/bin/trestle"}, strings.Fields(command)...),
-			Env:  []string{"CNI_PATH=" + p.plugins},
-		})
+		output, err := p.withoutRoot(strings.Fields(command)...)
 		if err != nil || output.Code != want || strings.Contains(output.Stdout, "ip link del") || !strings.Contains(output.Stdout+output.Stderr, "only root") {
 			t.Errorf("%s: got %+v, %v, want exit status %d, that only root can tell, and no finding", command, output, err, want)
 		}
+	}
+}
+
+// withoutRoot runs trestle as a user who may read nothing of others.
+func (p *patient) withoutRoot(args ...string) (host.Output, error) {
+	p.t.Helper()
+	p.sh("install -D -m 755 " + p.Dirs().Trestle + "/trestle /opt/bin/trestle")
+	return p.Run(host.Command{
+		Args: append([]string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/opt/bin/trestle"}, args...),
+		Env:  []string{"CNI_PATH=" + p.plugins},
+	})
+}
+
+// TestLookWithoutRoot: who may not read the leases is told so once, and gets no figure that would
+// be read from them.
+func TestLookWithoutRoot(t *testing.T) {
+	t.Parallel()
+	p := newPatient(t)
+	const remark = "trestle: only root can read leases, records, rules and results; without them this is incomplete: sudo trestle …\n"
+	for command, want := range map[string]string{
+		"ls":                      "NETWORK",
+		"network ls":              " ?  65533 ",
+		"network inspect trestle": "10.22.0.0/16, gateway 10.22.0.1, ? of 65533 leased\n",
+		"ip map":                  "trestle  10.22.0.0/16  ? of 65533 leased\nits leases could not be read\n\n",
+		"topology":                "? of 65533 in 10.22.0.0/16",
+		"ports":                   "PORT",
+	} {
+		output, err := p.withoutRoot(strings.Fields(command)...)
+		if err != nil || output.Code != 0 || output.Stderr != remark || !strings.Contains(output.Stdout, want) {
+			t.Errorf("%s: got %+v, %v, want %q, and only the remark that it is incomplete", command, output, err, want)
+		}
+	}
+	if output, err := p.withoutRoot("status"); err != nil || strings.Contains(output.Stdout, "6553") || !strings.Contains(output.Stderr, remark) {
+		t.Errorf("status: got %+v, %v, want no number of free addresses, and the remark", output, err)
+	}
+	if output, err := p.withoutRoot("attach", "web", "trestle"); err != nil || output.Code != 1 || !strings.HasSuffix(output.Stderr, "trestle needs root for this: sudo trestle …\n") {
+		t.Errorf("attach: got %+v, %v, want that it needs root", output, err)
 	}
 }
 

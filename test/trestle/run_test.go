@@ -330,6 +330,35 @@ func TestRunKilledOnItsWay(t *testing.T) {
 	nothingLeft(t, h)
 }
 
+// TestRunKilledIsFound: what a killed trestle run has left is found by doctor, and named by gc,
+// which frees it.
+func TestRunKilledIsFound(t *testing.T) {
+	t.Parallel()
+	h, web := labHost(t)
+	web.Remove()
+	if got := must(t, h, "gc", "--dry-run"); got != "no dead container\n" {
+		t.Errorf("got %q, want that there is none", got)
+	}
+	must(t, h, "run", "--detach", "--name", "web", "--net", "lab", "-p", "8080:80", "--", "sleep", "1000")
+	if got := must(t, h, "doctor"); !strings.Contains(got, "nothing found") {
+		t.Errorf("while it runs: got %q, want nothing", got)
+	}
+	h.MustRun("sh", "-c", `kill -9 $(sed 's/.*"pid":\([0-9]*\).*/\1/' /run/trestle/run/web)`)
+	await(t, "the kernel has let go of the lock", func() bool {
+		return strings.HasPrefix(run(t, h, "doctor").Stdout, "warning: container web (dead)\n  its trestle run was killed, and has left its network namespace,\n  /run/netns/web, with 1 address and 1 port\n  fix: trestle gc\n")
+	})
+	const what = " lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"
+	before := h.Dump()
+	if got := must(t, h, "gc", "--dry-run"); got != "  would free"+what {
+		t.Errorf("got %q, want what gc frees", got)
+	}
+	h.AssertUnchanged(before)
+	if got := must(t, h, "gc"); !strings.HasSuffix(got, ": bridge, portmap\n  freed"+what) {
+		t.Errorf("got %q, want what it has freed", got)
+	}
+	nothingLeft(t, h)
+}
+
 // TestRunKilledIsClearedAway: also commands that have another purpose clear away after a
 // trestle run that was killed, and do what they are for.
 func TestRunKilledIsClearedAway(t *testing.T) {

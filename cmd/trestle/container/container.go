@@ -156,6 +156,27 @@ func Abandoned() ([]*Container, error) {
 	return all, errors.Join(failed...)
 }
 
+// Killed are the containers whose trestle process was killed. Unlike Abandoned it leaves them to
+// whoever cleans up; one that cannot be read, as without root, is not among them.
+func Killed() []Container {
+	entries, err := os.ReadDir(dir())
+	if err != nil {
+		return nil
+	}
+	var all []Container
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), ".") {
+			continue // without a namespace yet
+		}
+		if s, err := takeOver(entry.Name()); err == nil && s != nil {
+			_ = s.file.Close() // opened to lock it
+			s.file = nil
+			all = append(all, *s)
+		}
+	}
+	return all
+}
+
 // takeOver returns the container if nobody holds it, and nil otherwise.
 func takeOver(name string) (*Container, error) {
 	path := filepath.Join(dir(), name)

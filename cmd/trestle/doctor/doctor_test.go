@@ -246,6 +246,40 @@ func TestPools(t *testing.T) {
 	}
 }
 
+// TestDeadTexts: who is gone, and what they have left, in words that count only what there is.
+func TestDeadTexts(t *testing.T) {
+	gone := func(container string, addresses, ports int) inventory.Attachment {
+		return inventory.Attachment{
+			Network: "n", Container: container, State: inventory.Dead, Evidence: inventory.Evidence{Record: true},
+			Addresses: make([]netip.Addr, addresses), Ports: make([]inventory.Port, ports),
+		}
+	}
+	left := gone("app", 1, 1)
+	left.State, left.NetNS = inventory.Alive, "/run/netns/app"
+	for want, test := range map[string]struct {
+		attachments []inventory.Attachment
+		killed      map[string]string
+	}{
+		"network n: container web is gone and still has 1 address: the runtime has not called DEL": {[]inventory.Attachment{gone("web", 1, 0)}, nil},
+		"network n: 2 containers are gone, web for one, and still have 2 addresses and 3 ports: the runtime has not called DEL": {
+			[]inventory.Attachment{gone("web", 2, 3), gone("app", 0, 0)}, nil,
+		},
+		"network n: container web is gone and still has 1 port: the runtime has not called DEL":                   {[]inventory.Attachment{gone("web", 0, 1)}, nil},
+		"network n: container web is gone and still has its interface or records: the runtime has not called DEL": {[]inventory.Attachment{gone("web", 0, 0)}, nil},
+		"container app: its trestle run was killed, and has left its network namespace, /run/netns/app, with 1 address and 1 port": {
+			[]inventory.Attachment{left}, map[string]string{"app": "/run/netns/app"},
+		},
+		"container app: its trestle run was killed, and has left its network namespace, /run/netns/app": {nil, map[string]string{"app": "/run/netns/app"}},
+	} {
+		h := empty()
+		h.Networks, h.Attachments, h.Killed = []inventory.Network{{Name: "n"}}, test.attachments, test.killed
+		found := dead(h)
+		if len(found) != 1 || found[0].Subject+": "+found[0].Text != want || found[0].Command != "trestle gc" || found[0].fix == nil {
+			t.Errorf("got %+v, want %q, which trestle gc fixes", found, want)
+		}
+	}
+}
+
 // TestLetThrough: the command is for the program that made the chain.
 func TestLetThrough(t *testing.T) {
 	for _, test := range []struct{ program, table, want string }{

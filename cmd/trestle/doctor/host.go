@@ -27,6 +27,8 @@ type Host struct {
 	Programs programs.All
 	// Problems say what could not be read.
 	Problems []string
+	// Killed are the containers whose trestle run was killed, with the paths of their namespaces.
+	Killed map[string]string
 
 	plugins []string // the directories
 	release string   // this command's
@@ -85,11 +87,13 @@ type Sources struct {
 	Records string
 	Leases  string
 	Release string
+	// Killed are the containers whose trestle run was killed, with the paths of their namespaces.
+	Killed map[string]string
 }
 
 // Look reads what the snapshot lacks.
 func Look(ctx context.Context, snapshot *inventory.Snapshot, s Sources) *Host {
-	h := &Host{Snapshot: snapshot, plugins: s.Plugins, release: s.Release, sysctl: readSysctl, leases: s.Leases}
+	h := &Host{Snapshot: snapshot, Killed: s.Killed, plugins: s.Plugins, release: s.Release, sysctl: readSysctl, leases: s.Leases}
 	conn := nft.Open("")
 	h.close = conn.Close
 	var err error

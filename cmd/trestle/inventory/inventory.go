@@ -62,7 +62,12 @@ type Snapshot struct {
 	Node *Node `json:"node,omitempty"`
 	// Problems say what could not be read; everything else is correct.
 	Problems []string `json:"problems,omitempty"`
+	// denied are those of Problems that this user may not read.
+	denied map[string]bool
 }
+
+// IsDenied says that a problem is only that this user may not read something.
+func (s *Snapshot) IsDenied(problem string) bool { return s.denied[problem] }
 
 // Network is a network with a list, or one without of which leases, records or links are left.
 type Network struct {
@@ -148,6 +153,8 @@ type Pool struct {
 	Used uint64 `json:"used"`
 	// Dead counts those of Used that an ADD reclaims when the pool is full.
 	Dead uint64 `json:"dead"`
+	// Unread says that the leases could not be read, so that Used and Dead are not known.
+	Unread bool `json:"unread,omitempty"`
 	// Range is the same range as pkg/ipam has it.
 	Range ipam.Range `json:"-"`
 }

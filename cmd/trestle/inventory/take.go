@@ -24,7 +24,7 @@ import (
 // Take reads the host. The error says that links, addresses or routes could not be read; its
 // Problems say what else could not.
 func (s Source) Take() (*Snapshot, error) {
-	t := taking{source: s, snapshot: &Snapshot{Time: time.Now()}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
+	t := taking{source: s, snapshot: &Snapshot{Time: time.Now(), denied: map[string]bool{}}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
 	if err := t.links(); err != nil {
 		return nil, err
 	}
@@ -55,9 +55,18 @@ func (t *taking) problem(err error) {
 	if err == nil {
 		return
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, one := range joined.Unwrap() {
+			t.problem(one)
+		}
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
 		if !slices.Contains(t.snapshot.Problems, line) {
 			t.snapshot.Problems = append(t.snapshot.Problems, line)
+		}
+		if errors.Is(err, os.ErrPermission) {
+			t.snapshot.denied[line] = true
 		}
 	}
 }
@@ -136,6 +145,9 @@ func (t *taking) leases() {
 	entries, err := os.ReadDir(t.source.Leases)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.problem(fmt.Errorf("look for leases: %w", err))
+		for _, name := range t.names {
+			t.unread(t.source.Leases, name)
+		}
 	}
 	for _, entry := range entries {
 		if entry.IsDir() && !strings.HasPrefix(entry.Name(), ".") {
@@ -164,6 +176,7 @@ func (t *taking) leasesIn(dir, name string) {
 	leases, faults, err := ipam.NewStore(dir, name, patience).Inspect()
 	if err != nil {
 		t.problem(fmt.Errorf("network %s: %w", name, err))
+		t.unread(dir, name)
 	}
 	if len(leases)+len(faults) == 0 {
 		return
@@ -197,6 +210,17 @@ func rangesOf(pools []Pool) ipam.Set {
 		set = append(set, p.Range)
 	}
 	return set
+}
+
+// unread notes that the network's leases in the directory could not be read.
+func (t *taking) unread(dir, name string) {
+	n := t.networks[name]
+	if n == nil || dir != t.leaseDir(n) {
+		return
+	}
+	for i := range n.Pools {
+		n.Pools[i].Unread = true
+	}
 }
 
 // withIfName completes the owner of a lease without an interface name, if the container

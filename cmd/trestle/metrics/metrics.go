@@ -58,12 +58,18 @@ func (c *collector) pools(snapshot *inventory.Snapshot) {
 		for _, p := range n.Pools {
 			labels := []label{{"network", n.Name}, {"subnet", p.Subnet.String()}, {"first", p.First.String()}}
 			c.add("pool_addresses", "Addresses of a pool that can be leased.", float64(p.Size), labels...)
+			if p.Unread {
+				continue
+			}
 			c.add("pool_leased_addresses", "Addresses of a pool that are leased.", float64(p.Used), labels...)
 			c.add("pool_dead_addresses", "Leased addresses of a pool whose container is gone.", float64(p.Dead), labels...)
 		}
 		for _, set := range n.PoolSets() {
 			labels := []label{{"network", n.Name}, {"set", strconv.Itoa(set[0].Set)}}
 			c.add("range_set_addresses", "Addresses that can be leased of all pools of a range set; a container needs one of each set.", float64(set.Size()), labels...)
+			if set[0].Unread {
+				continue
+			}
 			c.add("range_set_free_addresses", "Those of a range set that the next container could get: not leased, or of a container that is gone.",
 				float64(set.Size()-min(set.InUse(), set.Size())), labels...)
 		}

@@ -19,6 +19,8 @@ type PoolMap struct {
 	Size    uint64       `json:"size"`
 	Used    uint64       `json:"used"`
 	Dead    uint64       `json:"dead"`
+	// Unread says that the leases could not be read: Used and Dead are not known, and there are no cells.
+	Unread bool `json:"unread,omitempty"`
 	// Drawn is the subnet, or the part of a huge one that contains all leases.
 	Drawn netip.Prefix `json:"drawn"`
 	// CellBits is the prefix length of a cell.
@@ -82,12 +84,17 @@ func leasesOf(s *inventory.Snapshot, n inventory.Network) []lease {
 func newPoolMap(network string, p inventory.Pool, taken []lease) PoolMap {
 	m := PoolMap{
 		Network: network, Subnet: p.Subnet, First: p.First, Last: p.Last, Gateway: p.Gateway, Size: p.Size, Used: p.Used, Dead: p.Dead,
+		Unread: p.Unread,
 	}
 	taken = slices.DeleteFunc(slices.Clone(taken), func(l lease) bool {
 		return l.address.Less(p.First) || p.Last.Less(l.address) || !p.Subnet.Contains(l.address)
 	})
 	m.Drawn = drawn(p, taken)
 	m.CellBits = min(m.Drawn.Bits()+cellsBits, m.Drawn.Addr().BitLen())
+	if p.Unread {
+		m.Cells = []Cell{}
+		return m
+	}
 	m.Cells = make([]Cell, 1<<(m.CellBits-m.Drawn.Bits()))
 	for i := range m.Cells {
 		m.Cells[i].Block = block(m.Drawn, m.CellBits, i)
@@ -162,6 +169,9 @@ func block(p netip.Prefix, bits, i int) netip.Prefix {
 
 // title says how much of the pool is leased.
 func (m PoolMap) title() string {
+	if m.Unread {
+		return fmt.Sprintf("? of %s leased", amount(m.Size))
+	}
 	text := fmt.Sprintf("%d of %s leased", m.Used, amount(m.Size))
 	if m.Dead > 0 {
 		text += fmt.Sprintf(", %d of them to dead containers", m.Dead)
@@ -171,6 +181,9 @@ func (m PoolMap) title() string {
 
 // scale says how many addresses a cell is, and which part of the subnet is drawn.
 func (m PoolMap) scale() string {
+	if m.Unread {
+		return "its leases could not be read"
+	}
 	text := "a cell is an address"
 	switch bits := m.Subnet.Addr().BitLen() - m.CellBits; {
 	case bits > 32:

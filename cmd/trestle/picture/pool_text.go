@@ -41,6 +41,9 @@ func (m PoolMap) Text(width int, paint func(Tone, string) string) string {
 	write := func(line string) { out.WriteString(text.Snip(strings.TrimRight(line, " "), width, "…") + "\n") }
 	write(paint(Strong, m.Network) + "  " + m.Subnet.String() + "  " + m.title())
 	write(paint(Faint, m.scale()))
+	if m.Unread {
+		return out.String()
+	}
 	n := 0
 	for row := range slices.Chunk(m.Cells, perRow) {
 		write(text.Pad(labels[n], labelWidth(labels), ' ') + " " + paintRow(row, paint))

@@ -132,10 +132,17 @@ type Use struct {
 	Subnet netip.Prefix `json:"subnet"`
 	Used   uint64       `json:"used"`
 	Size   uint64       `json:"size"`
+	// Unread says that Used is not known, since the leases could not be read.
+	Unread bool `json:"unread,omitempty"`
 }
 
 // String is a text like "3 of 253 in 10.1.0.0/24".
-func (u Use) String() string { return fmt.Sprintf("%d of %s in %s", u.Used, amount(u.Size), u.Subnet) }
+func (u Use) String() string {
+	if u.Unread {
+		return fmt.Sprintf("? of %s in %s", amount(u.Size), u.Subnet)
+	}
+	return fmt.Sprintf("%d of %s in %s", u.Used, amount(u.Size), u.Subnet)
+}
 
 // Member is an attachment.
 type Member struct {
@@ -375,7 +382,7 @@ func networkOf(n inventory.Network) Network {
 	badge(n.File != "" && n.Driver != "bridge", n.Driver)
 	badge(n.File == "", "no list")
 	for _, p := range n.Pools {
-		drawn.Pools = append(drawn.Pools, Use{p.Subnet, p.Used, p.Size})
+		drawn.Pools = append(drawn.Pools, Use{p.Subnet, p.Used, p.Size, p.Unread})
 	}
 	return drawn
 }
