@@ -256,19 +256,16 @@ func (h *Host) removeIPTables(unwanted []ownedPorts) error {
 	return errors.Join(errs...)
 }
 
-// networkRule returns the network's masquerade with the policy m. If the kernel is known to
-// have a masquerade that was made for the same m, the records of other attachments are only
-// read if the transaction fails.
+// networkRule returns the network's masquerade with the policy m. For nftables it reads the
+// records of other attachments only if the kernel is not known to have a masquerade that was
+// made for the same m.
 func (h *Host) networkRule(network string, m recordedMasquerade) (masqueradeRule, error) {
 	complete := func() (masqueradeRule, error) {
 		all, err := record.List[translation](h.store, place, network)
 		return networkRule(network, m.Backend, m.Masquerade, all), err
 	}
 	if m.Backend == NFTables {
-		own := masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, complete: complete}
-		if known, err := h.conn.Known(masqueradeTable(own)); err != nil || known {
-			return own, err
-		}
+		return masqueradeRule{Network: network, Masquerade: m.Masquerade, asked: m.Masquerade, complete: complete}, nil
 	}
 	return complete()
 }

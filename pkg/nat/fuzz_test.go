@@ -42,7 +42,7 @@ func mustBeRefusal(t *testing.T, err error) {
 
 // render makes the rules of each backend.
 func render(rules ruleset) {
-	masqueradeTable(rules.Networks...)
+	_, _ = masqueradeTable(rules.Networks...).Whole() // for its panics
 	for _, p := range rules.Ports {
 		p.elements()
 	}

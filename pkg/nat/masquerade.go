@@ -2,7 +2,6 @@ package nat
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -29,40 +28,40 @@ func (m Masquerade) check() error {
 //	chain postrouting     { network by network: masquerade, or jump masquerade_… }
 //	chain masquerade_…    { of a network with many destinations: each returns; masquerade }
 func masqueradeTable(networks ...masqueradeRule) nft.Table {
-	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
 	t := inetTable()
 	t.Key = masqueradeLayout
 	for _, n := range networks {
 		t.Key += fmt.Sprintf("; %s%+v", cni.NetworkLabel(n.Network), n.asked)
-		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
+	}
+	whole := t
+	t.Complete = func() (_ nft.Table, err error) {
+		whole.Former, whole.Chains, err = masqueradeChains(networks)
+		return whole, err
+	}
+	return t
+}
+
+// masqueradeChains returns the chains, with the subnets of all recorded attachments, and the
+// names of former ones.
+func masqueradeChains(networks []masqueradeRule) (former []string, chains []nft.Chain, err error) {
+	chain := nft.Chain{Name: postrouting, AnyOrder: true, Hook: natHook(nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)}
+	for _, n := range networks {
 		if n.complete != nil {
-			t.Complete = func() (nft.Table, error) { return completeMasquerade(networks) }
+			if n, err = n.complete(); err != nil {
+				return nil, nil, err
+			}
 		}
+		chain.Owners = append(chain.Owners, cni.NetworkLabel(n.Network))
 		for _, f := range families() {
 			if own := n.nftChain(f); n.hasMany(f) {
-				t.Chains = append(t.Chains, own)
+				chains = append(chains, own)
 			} else {
-				t.Former = append(t.Former, own.Name)
+				former = append(former, own.Name)
 			}
 			chain.Rules = append(chain.Rules, n.nftRules(f)...)
 		}
 	}
-	t.Chains = append(t.Chains, chain)
-	return t
-}
-
-// completeMasquerade is masqueradeTable with the subnets of all recorded attachments.
-func completeMasquerade(networks []masqueradeRule) (nft.Table, error) {
-	networks = slices.Clone(networks)
-	for i, n := range networks {
-		if n.complete != nil {
-			var err error
-			if networks[i], err = n.complete(); err != nil {
-				return nft.Table{}, err
-			}
-		}
-	}
-	return masqueradeTable(networks...), nil
+	return former, append(chains, chain), nil
 }
 
 // maxCompared is how many destinations one rule compares with at most. Each takes three

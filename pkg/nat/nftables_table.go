@@ -53,7 +53,14 @@ func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, 
 // natTables returns all parts of the table. Masquerade comes first: rules of earlier releases
 // in its chain refer to sets that portsTable deletes.
 func natTables(networks ...masqueradeRule) []nft.Table {
-	return []nft.Table{masqueradeTable(networks...), portsTable(), loopbackTable()}
+	return []nft.Table{masqueradeTable(networks...), onDemand(portsLayout, portsTable), onDemand(loopbackLayout, loopbackTable)}
+}
+
+// onDemand is a table of this layout, which table makes when it is needed.
+func onDemand(layout string, table func() nft.Table) nft.Table {
+	t := inetTable()
+	t.Key, t.Complete = layout, func() (nft.Table, error) { return table(), nil }
+	return t
 }
 
 // portsTable is what a host with port mappings has in the table, besides their elements:

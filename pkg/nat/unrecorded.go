@@ -190,6 +190,10 @@ func (h *Host) lostRecords() (bool, error) {
 		return false, err
 	}
 	for _, t := range natTables() {
+		t, err := t.Whole()
+		if err != nil {
+			return false, err
+		}
 		for _, chain := range t.Chains {
 			if there, err := h.conn.HasChain(t, chain.Name); err != nil || there {
 				return there, err

@@ -116,6 +116,10 @@ func (c *Conn) giveUp(tables []Table, last error) error {
 // same transaction. That costs a grace period, and is for who is about to give up.
 func (c *Conn) lacks(tables []Table) error {
 	for _, t := range tables {
+		t, err := t.Whole()
+		if err != nil {
+			return err
+		}
 		t.Name, t.Former = "trestle-"+rand.Text(), nil
 		messages, err := c.bring(t, state{})
 		if err != nil {
@@ -263,21 +267,19 @@ func (c *Conn) tableMessages(tables []Table, trust bool) (messages []netlink.Mes
 	return messages, looked, at, nil
 }
 
-// unknown returns the tables that have to be compared with the kernel, each complete.
+// unknown returns the tables that have to be compared with the kernel, each whole.
 func (c *Conn) unknown(tables []Table, trust bool) (unknown []Table, err error) {
 	for _, t := range tables {
 		known := false
 		if trust {
 			known, err = c.Known(t)
 		}
-		if err == nil && !known && t.Complete != nil {
-			t, err = t.Complete()
+		if err == nil && !known {
+			t, err = t.Whole()
+			unknown = append(unknown, t)
 		}
 		if err != nil {
 			return nil, err
-		}
-		if !known {
-			unknown = append(unknown, t)
 		}
 	}
 	return unknown, nil

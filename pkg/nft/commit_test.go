@@ -540,6 +540,33 @@ func TestFlushedBeforeTheDigest(t *testing.T) {
 	}
 }
 
+// TestCompletedIfUnknown: sets, chains and rules are made only to compare a table that is not
+// known.
+func TestCompletedIfUnknown(t *testing.T) {
+	m, c := newModel(t)
+	made := 0
+	table := Table{Family: sample().Family, Name: sample().Name, Key: sample().Key, Complete: func() (Table, error) {
+		made++
+		return sample(), nil
+	}}
+	for i, step := range []struct {
+		rules string
+		made  int
+		sent  string
+	}{
+		{"as made", 1, "table, set, chain, rule, create ports "},
+		{"as made", 1, "create ports "},
+		{"of another program", 2, "table, set, chain, rule, create ports "},
+	} {
+		m.rules, m.sent = step.rules, nil
+		c.Refresh()
+		commit(t, c, Changes{Tables: []Table{table}, Create: []Element{port(mine, byte(80+i), 2)}}, everybody)
+		if made != step.made || len(m.sent) != 1 || !strings.HasPrefix(m.sent[0], step.sent) {
+			t.Errorf("step %d: completed %d times and sent %q, want %d times and %q…", i, made, m.sent, step.made, step.sent)
+		}
+	}
+}
+
 // TestRefusedBesideAChange: a refusal while another program changes nftables ("nft -f" has
 // loaded a set of other types) does not count as unsupported.
 func TestRefusedBesideAChange(t *testing.T) {

@@ -260,6 +260,10 @@ func (c *Conn) Diff(want Changes) ([]string, error) {
 	}
 	var all []string
 	for _, t := range want.Tables {
+		t, err := t.Whole()
+		if err != nil {
+			return nil, err
+		}
 		s, err := c.read(t)
 		if err != nil {
 			return nil, err
@@ -285,6 +289,10 @@ func (c *Conn) Diff(want Changes) ([]string, error) {
 // Lost returns the comments of the table's rules that the kernel lacks, or has otherwise.
 func (c *Conn) Lost(t Table) ([]string, error) {
 	if known, err := c.Known(t); err != nil || known {
+		return nil, err
+	}
+	t, err := t.Whole()
+	if err != nil {
 		return nil, err
 	}
 	s, err := c.read(t)

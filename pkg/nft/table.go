@@ -40,9 +40,18 @@ type Table struct {
 	// it depends on. A table that was found as wanted under a Key is not compared again
 	// until its rules change.
 	Key string
-	// Complete returns the complete table to compare with. It is called only if the table is
-	// not known, and saves a search if it is. nil: this Table is complete.
+	// Complete returns the table with its sets and chains. It is called only if the table is
+	// not known: mostly it is, and to make them takes longer than to learn that. nil: this
+	// Table has them.
 	Complete func() (Table, error)
+}
+
+// Whole returns the table with its sets and chains.
+func (t Table) Whole() (Table, error) {
+	if t.Complete == nil {
+		return t, nil
+	}
+	return t.Complete()
 }
 
 // Set is a set, or a map if it has Data. Several types in Key or Data make a

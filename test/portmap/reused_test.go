@@ -50,6 +50,7 @@ func addressOfTheDead(t *testing.T, backend string) {
 			t.Errorf("%s: port 8080 of %s reaches %v, want nobody", when, dead.ID, reply)
 		}
 	}
+	h.MustRun("sh", "-c", host.ListRuleset) // until the kernel has dropped what the ADD let expire
 	unreached("after ADD")
 	valid := []types.GCAttachment{{ContainerID: dead.ID, IfName: "eth0"}, {ContainerID: next.ID, IfName: "eth0"}}
 	if err := n.GC(&libcni.GCArgs{ValidAttachments: valid}); err != nil {
