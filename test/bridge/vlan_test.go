@@ -381,7 +381,7 @@ func TestVLANFailureLeavesNothing(t *testing.T) {
 	for _, setup := range []string{
 		"true",
 		"ip link add br0 address 02:74:72:00:00:b0 up type bridge", // as if we had made it
-		"ip link add br0 up type bridge vlan_filtering 1",
+		"ip link add br0 address 02:00:00:00:00:09 up type bridge vlan_filtering 1",
 		"ip link add br0 address 02:74:72:00:00:b0 up type bridge; ip link set br0 down",
 	} {
 		t.Run(setup, func(t *testing.T) {
