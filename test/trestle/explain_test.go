@@ -70,6 +70,10 @@ func TestExplain(t *testing.T) {
 		{"to the host", func(*patient) {}, []string{"web", "--to", "192.0.2.2:22"}, way.Passes, "destination", []string{"the host"}},
 		{"to the gateway, for a published port", func(*patient) {}, []string{"web", "--to", "10.22.0.1:8080"}, way.Passes, "destination", []string{"10.22.0.2:80 of container web"}},
 		{"to a neighbour", func(p *patient) { p.attach("second", 8081) }, []string{"web", "--to", "10.22.0.3:80"}, way.Passes, "destination", []string{"container second on the same bridge"}},
+		{"to nobody", func(*patient) {}, []string{"web", "--to", "10.22.0.99:80"}, way.Stops, "destination", []string{"no container has 10.22.0.99", "trestle0", "trestle ip ls trestle"}},
+		{"to somebody at the bridge's other port", func(p *patient) {
+			p.sh("ip link add lan1 type veth peer name lan2; ip link set lan1 master trestle0 up; ip link set lan2 up")
+		}, []string{"web", "--to", "10.22.0.99"}, way.Maybe, "destination", []string{"no container has 10.22.0.99", "lan1 may lead to it"}},
 		{
 			"to a neighbour, filtered", func(p *patient) {
 				p.attach("second", 8081)

@@ -75,6 +75,8 @@ type traveller struct {
 	of      inventory.Attachment
 	network inventory.Network
 	packet  rules.Packet
+	// onLink says that the container looks for the destination on its own link, without a gateway.
+	onLink bool
 }
 
 // at adds a station, and says whether the packet goes on.
