@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,8 +154,10 @@ func (o *attachOptions) container(args []string) (name, path string, err error) 
 		return "", "", cni.ConfigErrorf("--pid: %d is not a process id", o.pid)
 	case o.pid > 0:
 		name, path = fmt.Sprintf("pid-%d", o.pid), fmt.Sprintf("/proc/%d/ns/net", o.pid)
-		if _, err := os.Stat(path); err != nil {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			return "", "", cni.ConfigErrorf("--pid: there is no process %d", o.pid)
+		} else if err != nil {
+			return "", "", fmt.Errorf("--pid: look at the network namespace of process %d: %w", o.pid, err)
 		}
 	default:
 		name, path = args[0], filepath.Join(namedNetNS, args[0])

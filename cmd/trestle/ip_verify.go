@@ -74,6 +74,9 @@ func (o ipVerifyOptions) run(p *ui.Printer, networks []string) error {
 	if err := o.print(p, lines); err != nil {
 		failed = append(failed, err)
 	}
+	if len(lines) == 0 && !p.JSON && errors.Join(failed...) == nil {
+		p.Printf("%s\n", p.Paint(ui.Good, counted(len(all), "network")+" without damage"))
+	}
 	if err := errors.Join(failed...); err != nil || o.repair || len(lines) == 0 {
 		return err
 	}

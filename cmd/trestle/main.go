@@ -154,6 +154,7 @@ and --plugins.`,
 	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a), newStatusCommand(a), newMetricsCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
+	root.InitDefaultCompletionCmd() // cobra would add it too late for these
 	asInput(root)
 	narrow(root)
 	return root

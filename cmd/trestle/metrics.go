@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
@@ -101,8 +102,8 @@ const patience = 10 * time.Second
 
 // serve serves until ctx ends, and examines the host anew for each request.
 func (o metricsOptions) serve(ctx context.Context, p *ui.Printer) error {
-	host, _, err := net.SplitHostPort(o.listen)
-	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+	at, err := netip.ParseAddrPort(o.listen)
+	if err != nil || !at.Addr().IsLoopback() {
 		return cni.ConfigErrorf("--listen: %q is not an address and port of the loopback interface, like 127.0.0.1:9753 or [::1]:9753", o.listen)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)

@@ -76,6 +76,7 @@ func (o reportOptions) run(ctx context.Context, p *ui.Printer) error {
 func (o reportOptions) report(ctx context.Context, snapshot *inventory.Snapshot) (picture.Report, error) {
 	report := picture.NewReport(snapshot)
 	host, found := o.look(ctx, snapshot)
+	host.Programs.IdentifyAll(ctx)
 	report.Facts = slices.Concat(o.facts(), programFacts(host.Programs))
 	report.Findings = []picture.Finding{}
 	for _, f := range found {
@@ -131,7 +132,7 @@ func (o reportOptions) facts() [][2]string {
 func programFacts(all programs.All) [][2]string {
 	var facts [][2]string
 	for _, program := range all {
-		from := strings.TrimSpace(string(program.Suite)+" "+program.Version) + " in " + filepath.Dir(program.Path)
+		from := program.Label() + " in " + filepath.Dir(program.Path)
 		i := slices.IndexFunc(facts, func(fact [2]string) bool { return strings.HasPrefix(fact[1], from+":") })
 		if i < 0 {
 			facts = append(facts, [2]string{"Plugins", from + ": " + program.Name})

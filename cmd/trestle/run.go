@@ -61,7 +61,8 @@ The container's addresses and ports are printed on standard error, with --json i
 with --detach and --json on standard output, which is otherwise the command's.
 
 Signals that trestle gets are passed on to the command, and trestle ends with its exit
-status: 127 if there is no such command, 128 plus the signal's number if one ended it.`,
+status: 127 if there is no such command, 126 if it cannot be executed, 128 plus the
+signal's number if one ended it.`,
 		Example: `  trestle run --net web -p 8080:80 -- busybox httpd -f -h /srv
   trestle run --net web --net db --name app -- ./app
   trestle run --net container:app -- ss -ltn
@@ -91,6 +92,12 @@ status: 127 if there is no such command, 128 plus the signal's number if one end
 	return command
 }
 
+// The exit statuses of a command that has not run, as in shells.
+const (
+	notExecutable = 126
+	notFound      = 127
+)
+
 // placement is where the command runs.
 type placement struct {
 	networks []string // to attach a new namespace to
@@ -105,7 +112,10 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	program, err := exec.LookPath(args[0])
 	if err != nil {
 		p.Notef("trestle: command: %v", err)
-		return exitStatus(127)
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return exitStatus(notFound)
+		}
+		return exitStatus(notExecutable)
 	}
 	if program, err = filepath.Abs(program); err != nil {
 		return err

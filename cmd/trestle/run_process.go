@@ -36,7 +36,6 @@ func enter(args []string) int {
 	}
 	err := container.Enter(args[netns], args[resolvConf], args[program], args[command:])
 	os.Stderr.WriteString("trestle: " + err.Error() + "\n")
-	const notExecutable = 126 // as in shells
 	return notExecutable
 }
 

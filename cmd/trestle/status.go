@@ -271,7 +271,7 @@ func (r runtimeStatus) dirs() string {
 func (r runtimeStatus) suiteText() string {
 	var lines []string
 	for _, program := range r.Programs {
-		if line := strings.TrimSpace(string(program.Suite) + " " + program.Version); !slices.Contains(lines, line) {
+		if line := program.Label(); !slices.Contains(lines, line) {
 			lines = append(lines, line)
 		}
 	}

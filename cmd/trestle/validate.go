@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -27,7 +28,8 @@ func newValidateCommand(a *app) *cobra.Command {
 		Long: `Find mistakes in network lists, with line and column: unknown keys, values of the
 wrong type or that a plugin refuses, missing capabilities, plugins that are not
 installed, versions that an installed runtime cannot read, names and subnets that two
-lists share. Without FILE it checks the lists that runtimes read.
+lists share. Without FILE it checks the lists that runtimes read; FILE may be a
+directory of lists.
 
 Exit status: 0 if there is no mistake; 2 if a file cannot be read; 3 if there are some.`,
 		Example: `  trestle validate
@@ -47,6 +49,10 @@ func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string)
 		if len(files) == 0 {
 			p.Notef("trestle: there is no network list in %s", strings.Join(o.lists, ", "))
 		}
+	}
+	files, err := inDirectories(files)
+	if err != nil {
+		return err
 	}
 	rules, err := o.rules(ctx)
 	if err != nil {
@@ -71,6 +77,26 @@ func (o validateOptions) run(ctx context.Context, p *ui.Printer, files []string)
 		return errFound
 	}
 	return err
+}
+
+// inDirectories puts the lists in a directory in place of that.
+func inDirectories(names []string) ([]string, error) {
+	var files []string
+	for _, name := range names {
+		if info, err := os.Stat(name); err != nil || !info.IsDir() {
+			files = append(files, name) // what is no file is an error when it is read
+			continue
+		}
+		lists, err := network.Files([]string{name})
+		if err != nil {
+			return nil, err
+		}
+		if len(lists) == 0 {
+			return nil, cni.ConfigErrorf("FILE: there is no network list in %s", name)
+		}
+		files = append(files, lists...)
+	}
+	return files, nil
 }
 
 func (o validateOptions) rules(ctx context.Context) (validate.Rules, error) {

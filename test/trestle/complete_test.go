@@ -42,4 +42,5 @@ func TestCompletion(t *testing.T) {
 	if script := must(t, h, "completion", "bash"); !strings.Contains(script, "__start_trestle") {
 		t.Errorf("got %s, want bash's script", script)
 	}
+	refused(t, h, []string{`"tcsh"`, "trestle completion --help"}, "completion", "tcsh")
 }

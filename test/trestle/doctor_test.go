@@ -600,6 +600,10 @@ func TestLookWithoutRoot(t *testing.T) {
 	if output, err := p.withoutRoot("status"); err != nil || strings.Contains(output.Stdout, "6553") || !strings.Contains(output.Stderr, remark) {
 		t.Errorf("status: got %+v, %v, want no number of free addresses, and the remark", output, err)
 	}
+	if output, err := p.withoutRoot("attach", "--pid", "1", "trestle"); err != nil || output.Code != 1 || !strings.Contains(output.Stderr, "process 1: ") ||
+		!strings.HasSuffix(output.Stderr, "permission denied; trestle needs root for this: sudo trestle …\n") {
+		t.Errorf("attach --pid: got %+v, %v, want that it may not look at that process", output, err)
+	}
 	if output, err := p.withoutRoot("attach", "web", "trestle"); err != nil || output.Code != 1 || !strings.HasSuffix(output.Stderr, "trestle needs root for this: sudo trestle …\n") {
 		t.Errorf("attach: got %+v, %v, want that it needs root", output, err)
 	}

@@ -70,6 +70,10 @@ func TestExplain(t *testing.T) {
 		{"to the host", func(*patient) {}, []string{"web", "--to", "192.0.2.2:22"}, way.Passes, "destination", []string{"the host"}},
 		{"to the gateway, for a published port", func(*patient) {}, []string{"web", "--to", "10.22.0.1:8080"}, way.Passes, "destination", []string{"10.22.0.2:80 of container web"}},
 		{"to a neighbour", func(p *patient) { p.attach("second", 8081) }, []string{"web", "--to", "10.22.0.3:80"}, way.Passes, "destination", []string{"container second on the same bridge"}},
+		{"to nobody", func(*patient) {}, []string{"web", "--to", "10.22.0.99:80"}, way.Stops, "destination", []string{"no container has 10.22.0.99", "trestle0", "trestle ip ls trestle"}},
+		{"to somebody at the bridge's other port", func(p *patient) {
+			p.sh("ip link add lan1 type veth peer name lan2; ip link set lan1 master trestle0 up; ip link set lan2 up")
+		}, []string{"web", "--to", "10.22.0.99"}, way.Maybe, "destination", []string{"no container has 10.22.0.99", "lan1 may lead to it"}},
 		{
 			"to a neighbour, filtered", func(p *patient) {
 				p.attach("second", 8081)
@@ -89,6 +93,7 @@ func TestExplain(t *testing.T) {
 		}, []string{"c", "--to", "192.0.2.1:80"}, way.Stops, "route", []string{"internal", "192.0.2.1", "trestle network inspect walled"}},
 		{"it has no such address", func(p *patient) { p.add(p.network("four", "br4", "10.62.0.0/24", ""), p.Container("c"), "eth0") }, []string{"c", "--to", "2001:db8::1"}, way.Stops, "address", []string{"10.62.0.2"}},
 		{"it is on no bridge", func(p *patient) { p.sh("ip link set $(ls /sys/class/net/trestle0/brif) nomaster") }, out, way.Stops, "port", []string{"on no bridge"}},
+		{"its bridge is gone", func(p *patient) { p.sh("ip link del trestle0") }, out, way.Stops, "port", []string{"trestle0 is gone", "trestle detach web trestle   # and attach it again"}},
 		{"the bridge is down", func(p *patient) { p.sh("ip link set trestle0 down") }, out, way.Stops, "port", []string{"trestle0 is down"}},
 		{"the host does not forward", func(p *patient) { p.sh("sysctl -qw net.ipv4.ip_forward=0") }, out, way.Stops, "forwarding", []string{"net/ipv4/ip_forward is 0"}},
 		{"the host has no route", func(p *patient) { p.sh("ip route del default") }, []string{"web", "--to", "203.0.113.9:80"}, way.Stops, "host's route", []string{"203.0.113.9"}},

@@ -74,8 +74,9 @@ func TestIPVerify(t *testing.T) {
 	t.Parallel()
 	h, _ := labHost(t)
 	must(t, h, "attach", "web", "lab")
-	if got := must(t, h, "ip", "verify"); got != "" {
-		t.Errorf("got %q of a sound store", got)
+	const sound = "1 network without damage\n"
+	if got := must(t, h, "ip", "verify"); got != sound {
+		t.Errorf("got %q, want %q", got, sound)
 	}
 	h.MustRun("sh", "-c", "cd /var/lib/cni/networks/lab && : >10.40.0.7 && echo damaged >.trestle/owner.0123")
 	before := h.Dump()
@@ -90,8 +91,8 @@ func TestIPVerify(t *testing.T) {
 	if got := must(t, h, "ip", "repair", "lab"); !strings.Contains(got, "repaired: lab: 10.40.0.7: ") {
 		t.Errorf("got %q", got)
 	}
-	if got := must(t, h, "ip", "verify"); got != "" {
-		t.Errorf("got %q after the repair", got)
+	if got := must(t, h, "ip", "verify"); got != sound {
+		t.Errorf("after the repair: got %q, want %q", got, sound)
 	}
 	if all := answer[[]inventory.Attachment](t, h, "ls"); len(all) != 1 || len(all[0].Addresses) != 1 {
 		t.Errorf("got %+v, want web with its address", all)

@@ -119,4 +119,7 @@ func TestMetricsListen(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	stop()
+	for _, address := range []string{"127.0.0.1:99999", "127.0.0.1", "0.0.0.0:9753", "localhost:http"} {
+		refused(t, p.Host, []string{"--listen", address, "127.0.0.1:9753"}, "metrics", "--listen", address)
+	}
 }

@@ -32,6 +32,9 @@ func TestReport(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	plain := read()
+	if strings.Contains(plain, "<td> in /") || !strings.Contains(plain, "<td>trestle 2.0.0-dev in "+h.Dirs().Trestle+": bandwidth, bridge, ") {
+		t.Error("not all plugins are in the report with their suite and version")
+	}
 	if !strings.Contains(plain, "trestle gc") || strings.Contains(plain, "not looked for") {
 		t.Error("what doctor finds of the lost container is not in the report")
 	}

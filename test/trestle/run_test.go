@@ -181,6 +181,11 @@ func TestRunRefused(t *testing.T) {
 	if output := run(t, h, "run", "--", "no-such-command"); output.Code != 127 || !strings.Contains(output.Stderr, "no-such-command") {
 		t.Errorf("got exit status %d: %s, want 127", output.Code, output.Stderr)
 	}
+	for _, file := range []string{"/etc/passwd", "/etc"} {
+		if output := run(t, h, "run", "--", file); output.Code != 126 || !strings.Contains(output.Stderr, file) {
+			t.Errorf("%s: got exit status %d: %s, want 126", file, output.Code, output.Stderr)
+		}
+	}
 	h.AssertUnchanged(before)
 }
 

@@ -42,5 +42,9 @@ func TestValidate(t *testing.T) {
 		t.Errorf("got exit status %d, %+v, %v", output.Code, found, err)
 	}
 	h.AssertUnchanged(before)
+	if output := run(t, h, "validate", "/etc/cni/net.d"); output.Stdout != want || output.Code != 3 {
+		t.Errorf("a directory: got exit status %d and\n%swant the same as of its lists\n%s", output.Code, output.Stdout, want)
+	}
 	refused(t, h, []string{"/nowhere.conflist"}, "validate", "/nowhere.conflist")
+	refused(t, h, []string{"no network list in /sys"}, "validate", "/sys")
 }

@@ -10,10 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/hosts"
 )
 
@@ -167,6 +170,21 @@ func TestFix(t *testing.T) {
 	err := Fix(t.Context(), found, tools)
 	if collected != 1 || restored != 1 || !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("got GC %d times, restore %d times and %v, want each once and the error of GC", collected, restored, err)
+	}
+}
+
+// TestStatusCommand: a list is to be looked at only if it may have a mistake, rather than the host.
+func TestStatusCommand(t *testing.T) {
+	for want, err := range map[string]error{
+		"":                            &types.Error{Code: uint(cni.CodeUnavailable), Msg: "the file system is full"},
+		"trestle validate a.conflist": &types.Error{Code: uint(cni.CodeConfig), Msg: "bridge: missing"},
+		"trestle validate b.conflist": errors.ErrUnsupported,
+	} {
+		h := empty()
+		h.answers = []statusAnswer{{File: strings.TrimPrefix(want, "trestle validate "), Network: "n", Plugin: "bridge", Err: err}}
+		if found := statuses(h); len(found) != 1 || found[0].Command != want || !strings.Contains(found[0].Text, err.Error()) {
+			t.Errorf("%v: got %+v, want the command %q", err, found, want)
+		}
 	}
 }
 

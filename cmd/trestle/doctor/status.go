@@ -3,11 +3,15 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/trestle-cni/trestle/cmd/trestle/programs"
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // statusAnswer is the answer of one of Trestle's plugins to STATUS.
@@ -98,9 +102,19 @@ func statuses(h *Host) []Finding {
 				Severity: Fault,
 				Subject:  "network " + a.Network,
 				Text:     fmt.Sprintf("no container can be attached; plugin %s says: %v", a.Plugin, a.Err),
-				Command:  "trestle validate " + a.File,
+				Command:  a.command(),
 			})
 		}
 	}
 	return all
+}
+
+// command is what to look at next. A host that lacks something says so in the error, with the way
+// out; its list has no mistake that could be found.
+func (a statusAnswer) command() string {
+	var answer *types.Error
+	if errors.As(a.Err, &answer) && answer.Code == uint(cni.CodeUnavailable) {
+		return ""
+	}
+	return "trestle validate " + a.File
 }

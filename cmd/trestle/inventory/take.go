@@ -24,7 +24,12 @@ import (
 // Take reads the host. The error says that links, addresses or routes could not be read; its
 // Problems say what else could not.
 func (s Source) Take() (*Snapshot, error) {
-	t := taking{source: s, snapshot: &Snapshot{Time: time.Now(), denied: map[string]bool{}}, byLabel: map[string]*Attachment{}, networks: map[string]*Network{}}
+	t := taking{
+		source:   s,
+		snapshot: &Snapshot{Time: time.Now(), denied: map[string]bool{}},
+		byLabel:  map[string]*Attachment{},
+		networks: map[string]*Network{},
+	}
 	if err := t.links(); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,17 @@ type Program struct {
 	info fs.FileInfo
 }
 
+// Label is suite and version for people. A build that was told no version calls it "unknown".
+func (p Program) Label() string {
+	switch p.Version {
+	case "":
+		return string(p.Suite)
+	case "unknown":
+		return string(p.Suite) + ", version unknown"
+	}
+	return string(p.Suite) + " " + p.Version
+}
+
 // All are the programs in some directories, in their order.
 type All []Program
 
@@ -81,18 +92,31 @@ func Read(dirs []string) (All, error) {
 // program with several names is run once.
 func (a All) Identify(ctx context.Context, names []string) {
 	for _, name := range names {
-		i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name })
-		if i < 0 || a[i].Suite != "" {
-			continue
+		if i := slices.IndexFunc(a, func(p Program) bool { return p.Name == name }); i >= 0 {
+			a.identify(ctx, i)
 		}
-		known := func(other Program) bool { return other.Suite != "" && os.SameFile(other.info, a[i].info) }
-		if same := slices.IndexFunc(a, known); same >= 0 {
-			a[i].Suite, a[i].Version = a[same].Suite, a[same].Version
-			continue
-		}
-		a[i].Suite = suiteOf(a[i].Path)
-		a[i].Version = a[i].ask(ctx)
 	}
+}
+
+// IdentifyAll is Identify of every program, also of those that no runtime executes since another
+// directory has one with their name.
+func (a All) IdentifyAll(ctx context.Context) {
+	for i := range a {
+		a.identify(ctx, i)
+	}
+}
+
+func (a All) identify(ctx context.Context, i int) {
+	if a[i].Suite != "" {
+		return
+	}
+	known := func(other Program) bool { return other.Suite != "" && os.SameFile(other.info, a[i].info) }
+	if same := slices.IndexFunc(a, known); same >= 0 {
+		a[i].Suite, a[i].Version = a[same].Suite, a[same].Version
+		return
+	}
+	a[i].Suite = suiteOf(a[i].Path)
+	a[i].Version = a[i].ask(ctx)
 }
 
 // IsOurs says whether the file at path is Trestle's plugins, of any version and with any name.

@@ -1,6 +1,38 @@
 package programs
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// TestIdentifyAll: programs are known that no runtime would execute, since another directory has
+// one with their name; and what a person reads of each.
+func TestIdentifyAll(t *testing.T) {
+	first, second := t.TempDir(), t.TempDir()
+	script := []byte("#!/bin/sh\n")
+	for _, path := range []string{filepath.Join(first, "bridge"), filepath.Join(second, "bridge"), filepath.Join(second, "macvlan")} {
+		if err := os.WriteFile(path, script, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := Read([]string{first, second})
+	if err != nil || len(all) != 3 {
+		t.Fatalf("got %v, %v, want three programs", all, err)
+	}
+	all.IdentifyAll(t.Context())
+	for _, p := range all {
+		if p.Label() != "other" {
+			t.Errorf("%s: got %q, want other", p.Path, p.Label())
+		}
+	}
+	if got, want := (Program{Suite: Trestle, Version: "2.3.4"}).Label(), "trestle 2.3.4"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := (Program{Suite: Reference, Version: "unknown"}).Label(), "reference, version unknown"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
 
 // TestVersionIn: the version is in whichever line has the form of a plugin's, and in no other.
 func TestVersionIn(t *testing.T) {

@@ -9,15 +9,16 @@ import (
 // together finds conflicts between two lists.
 func together(files []*file) {
 	for i, f := range files {
+		first := true // of its name, which runtimes use; only that one is named to the others
 		for _, earlier := range files[:i] {
-			if f.list == nil || earlier.list == nil {
-				continue
-			}
-			if f.list.Name == earlier.list.Name {
+			switch {
+			case f.list == nil || earlier.list == nil:
+			case f.list.Name != earlier.list.Name:
+				overlap(f, earlier)
+			case first:
 				f.on("name", "%q is also the name of %s, and runtimes use that one", f.list.Name, earlier.name)
-				continue
+				first = false
 			}
-			overlap(f, earlier)
 		}
 	}
 }

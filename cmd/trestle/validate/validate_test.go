@@ -123,14 +123,16 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestTogether: two lists with one name, or with overlapping subnets.
+// TestTogether: several lists with one name, or with overlapping subnets.
 func TestTogether(t *testing.T) {
 	one := plugin(hostLocal)
-	got := problems(t, usual(), one, one, strings.Replace(strings.Replace(one, `"n"`, `"m"`, 1), "10.1.0.0/24", "10.1.0.128/25", 1))
+	got := problems(t, usual(), one, one, strings.Replace(strings.Replace(one, `"n"`, `"m"`, 1), "10.1.0.0/24", "10.1.0.128/25", 1), one)
 	want := []string{
 		`b.conflist:1:33: name: "n" is also the name of a.conflist, and runtimes use that one`,
 		`c.conflist:2:74: plugins[0].ipam.ranges[0][0].subnet: 10.1.0.128/25 overlaps with 10.1.0.0/24 of network n (a.conflist): two containers may get the same address`,
 		`c.conflist:2:74: plugins[0].ipam.ranges[0][0].subnet: 10.1.0.128/25 overlaps with 10.1.0.0/24 of network n (b.conflist): two containers may get the same address`,
+		`d.conflist:1:33: name: "n" is also the name of a.conflist, and runtimes use that one`,
+		`d.conflist:2:74: plugins[0].ipam.ranges[0][0].subnet: 10.1.0.0/24 overlaps with 10.1.0.128/25 of network m (c.conflist): two containers may get the same address`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -94,6 +94,7 @@ func (t *traveller) interfaceAndRoute(to netip.Addr) bool {
 	if err != nil {
 		return t.maybe("interface", "", "the container's namespace cannot be entered: %v", err)
 	}
+	t.onLink = routeErr == nil && !way.gateway.IsValid()
 	attrs := link.Attrs()
 	if attrs.Flags&net.FlagUp == 0 {
 		return t.stops("interface", fmt.Sprintf("nsenter --net=%s ip link set %s up", t.of.NetNS, attrs.Name), "%s is down", attrs.Name)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/rules"
@@ -46,6 +47,9 @@ func (t *traveller) leaves() bool {
 	if t.isLocal(t.packet.Destination) {
 		return t.toHost()
 	}
+	if t.onLink && !isNeighbour && t.of.Bridge != "" {
+		return t.toNobody()
+	}
 	if isNeighbour {
 		t.passes("destination", "container %s of network %s", neighbour.Container, neighbour.Network)
 	}
@@ -82,6 +86,22 @@ func (t *traveller) toNeighbour(neighbour inventory.Attachment) bool {
 		return t.filter("forward", false)
 	}
 	return true
+}
+
+// toNobody follows a packet to an address that the container looks for on its own link and that no
+// container has. It does not leave the bridge, so that only a port of others can lead to it.
+func (t *traveller) toNobody() bool {
+	var others []string
+	for _, l := range t.Links {
+		isContainers := slices.ContainsFunc(t.Attachments, func(a inventory.Attachment) bool { return a.HostLink == l.Name })
+		if l.Master == t.of.Bridge && !isContainers {
+			others = append(others, l.Name)
+		}
+	}
+	if len(others) > 0 {
+		return t.maybe("destination", "", "no container has %s; it is looked for on bridge %s, where %s may lead to it", t.packet.Destination, t.of.Bridge, strings.Join(others, ", "))
+	}
+	return t.stops("destination", "trestle ip ls "+t.network.Name, "no container has %s; it is looked for on bridge %s, where nobody else is", t.packet.Destination, t.of.Bridge)
 }
 
 func (t *traveller) bridgeNetfilter() bool {

@@ -75,6 +75,8 @@ type traveller struct {
 	of      inventory.Attachment
 	network inventory.Network
 	packet  rules.Packet
+	// onLink says that the container looks for the destination on its own link, without a gateway.
+	onLink bool
 }
 
 // at adds a station, and says whether the packet goes on.
@@ -156,6 +158,8 @@ func (t *traveller) port() bool {
 		return t.stops("port", "", "the host veth is gone; attach the container again")
 	case !link.Up:
 		return t.stops("port", "ip link set "+link.Name+" up", "%s is down", link.Name)
+	case link.Master == "" && t.network.Driver == "bridge" && !t.hasLink(t.network.Bridge):
+		return t.stops("port", "trestle detach "+t.of.Container+" "+t.of.Network+"   # and attach it again", "%s is on no bridge: %s is gone", link.Name, t.network.Bridge)
 	case link.Master == "" && t.network.Driver == "bridge":
 		return t.stops("port", "ip link set "+link.Name+" master "+t.network.Bridge, "%s is on no bridge", link.Name)
 	case link.Master == "":
@@ -166,6 +170,11 @@ func (t *traveller) port() bool {
 		return t.stops("port", "ip link set "+link.Master+" up", "bridge %s is down", link.Master)
 	}
 	return t.passes("port", "%s of bridge %s, MTU %d, %s", link.Name, bridge.Name, link.MTU, link.Operational)
+}
+
+func (t *traveller) hasLink(name string) bool {
+	_, ok := t.LinkOf(name)
+	return ok
 }
 
 // inner is the interface by which the host routes to the container: that of the bridge, or the
