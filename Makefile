@@ -26,7 +26,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes soak soak-hosts fuzz test-arch cover cover-unit race race-hosts vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous
+.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes test-kubernetes-ipvs soak soak-hosts fuzz test-arch cover cover-unit race race-hosts vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous containerd2 kubernetes
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -115,7 +115,8 @@ TESTED := $(filter-out bench demo kubernetes runtimes,$(patsubst test/%/main_tes
 KERNEL ?=
 QEMU_arm64 := qemu-system-aarch64=qemu-system-arm
 QEMU_s390x := qemu-system-s390x=qemu-system-misc
-test-vm: DEPS += $(if $(ARCH),$(QEMU_$(ARCH)),qemu-system-x86_64=qemu-system-x86) cpio=cpio modprobe=kmod xz=xz-utils ipvsadm=ipvsadm
+VM_DEPS    := cpio=cpio modprobe=kmod xz=xz-utils
+test-vm: DEPS += $(if $(ARCH),$(QEMU_$(ARCH)),qemu-system-x86_64=qemu-system-x86) $(VM_DEPS) ipvsadm=ipvsadm
 test-vm: root deps build peers previous ## the tests of VLANs, of IPVS, of WireGuard, of a clock that jumps, and of proofs that older kernels give, in Debian's kernel, under qemu without KVM; or those of RUN=…; KERNEL=5.10, 6.1 or 6.12 runs nearly all, or adds those of RUN=…, and writes docs/kernels.md; ARCH=arm64 or s390x boots that architecture's kernel
 ifneq ($(ARCH)$(KERNEL),)
 	test/vm/kernel '$(VM)/$(or $(KERNEL),6.1)$(addprefix -,$(ARCH))' '$(or $(KERNEL),6.1)' '$(or $(ARCH),amd64)' $(RUN_ASKED)
@@ -136,9 +137,7 @@ test-html: have-go deps ## the pages of trestle topology and report in headless 
 test-runtimes: root deps runtimes build peers ## containerd, its CRI and podman at work, and a live switch-over
 	go test -count=1 -p 1 -v -timeout $(TIMEOUT) ./test/runtimes/...
 
-test-containerd2: root deps runtimes build peers ## the same CRI tests on containerd 2, which the first run builds in a minute or two
-	@test -x '$(CONTAINERD2)/containerd' || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN='$(CONTAINERD2)' \
-		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
+test-containerd2: root deps runtimes build peers containerd2 ## the same CRI tests on containerd 2, which the first run builds in a minute or two
 	TRESTLE_CONTAINERD2='$(CONTAINERD2)' go test -count=1 -v -timeout $(TIMEOUT) -run 'Containerd2' ./test/runtimes
 
 # Kubernetes itself, as one program that has each name: 6 minutes and some 4 GB of Go's build cache at first. It is
@@ -146,12 +145,18 @@ test-containerd2: root deps runtimes build peers ## the same CRI tests on contai
 KUBERNETES          := $(CURDIR)/.cache/kubernetes
 KUBERNETES_VERSION  := $(shell sed -n 's|^\tk8s.io/kubernetes \(v.*\)|\1|p' test/kubernetes/kube/go.mod)
 KUBERNETES_PROGRAMS := kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
-test-kubernetes: root deps runtimes build peers ## a real control plane, kubelets and kube-proxies with the DaemonSet of docs/kubernetes.md, which the first run builds in some minutes
-	@mkdir -p '$(KUBERNETES)'
-	cd test/kubernetes/kube && nice go build -trimpath -o '$(KUBERNETES)/kube' \
-		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES_VERSION)' .
-	@for name in $(KUBERNETES_PROGRAMS); do ln -f '$(KUBERNETES)/kube' '$(KUBERNETES)/'$$name; done
-	TRESTLE_KUBERNETES='$(KUBERNETES)' go test -count=1 -v -tags kubernetes -timeout 40m ./test/kubernetes
+CONTAINERD          ?=
+test-kubernetes: DEPS += ipset=ipset
+test-kubernetes: root deps runtimes build peers kubernetes $(if $(filter 2,$(CONTAINERD)),containerd2) ## a real control plane, kubelets and kube-proxies with the DaemonSet of docs/kubernetes.md, which the first run builds in some minutes; CONTAINERD=2 has containerd 2 in place of Debian's, and its STATUS
+	TRESTLE_KUBERNETES='$(KUBERNETES)' $(if $(filter 2,$(CONTAINERD)),TRESTLE_CONTAINERD2='$(CONTAINERD2)') \
+		go test -count=1 -v -tags kubernetes -timeout 40m ./test/kubernetes
+
+test-kubernetes-ipvs: DEPS += qemu-system-x86_64=qemu-system-x86 $(VM_DEPS) ipset=ipset
+test-kubernetes-ipvs: root deps build peers kubernetes ## kube-proxy in mode ipvs with a real API server and etcd, before containers of Trestle's, in Debian's kernel, under qemu without KVM
+	test/vm/prepare '$(VM)'
+	go test -c -tags kubernetes -o '$(VM)/kubernetes.test' ./test/kubernetes
+	MEMORY=3072 LIMIT=3600 test/vm/run '$(VM)' 'export TRESTLE_VM=1 TRESTLE_BIN="$(TRESTLE_BIN)" TRESTLE_PEERS="$(TRESTLE_PEERS)" TRESTLE_KUBERNETES="$(KUBERNETES)"; \
+		modprobe -a ip_vs ip_vs_rr dummy nf_conntrack && cd "$(CURDIR)/test/kubernetes" && "$(VM)/kubernetes.test" -test.v -test.timeout 50m -test.run ServicesByIPVS'
 
 # The architectures that the reference plugins are released for, and two more. The whole tree is looked at
 # where integers or the kernel's structs are of another width; elsewhere it is enough that it compiles.
@@ -242,13 +247,23 @@ clean: ## remove what make made
 	rm -rf bin .cache
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
-	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) MANDIR=$(MANDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), RUN=$(RUN), KERNEL and ARCH of test-vm'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+	@echo 'Variables: PREFIX=$(PREFIX) BINDIR=$(BINDIR) MANDIR=$(MANDIR) DESTDIR=$(DESTDIR) RELEASE=$(RELEASE) TIMEOUT=$(TIMEOUT), RUN=$(RUN), KERNEL and ARCH of test-vm, CONTAINERD of test-kubernetes'
 
 # The reference plugins and cnitool: the tools that go.mod names.
 peers: have-go
 	@mkdir -p '$(TRESTLE_PEERS)'
 	@go build -trimpath -ldflags '-s -w' -o '$(TRESTLE_PEERS)/' tool
+
+containerd2: have-go
+	@test -x '$(CONTAINERD2)/containerd' || { echo 'building containerd $(CONTAINERD2_VERSION)'; GOBIN='$(CONTAINERD2)' \
+		go install -tags no_btrfs,no_devmapper,no_zfs -ldflags '-s -w' $(addprefix $(CONTAINERD2_MODULE)/cmd/,$(addsuffix @$(CONTAINERD2_VERSION),containerd ctr containerd-shim-runc-v2)); }
+
+kubernetes: have-go
+	@mkdir -p '$(KUBERNETES)'
+	cd test/kubernetes/kube && nice go build -trimpath -o '$(KUBERNETES)/kube' \
+		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(KUBERNETES_VERSION)' .
+	@for name in $(KUBERNETES_PROGRAMS); do ln -f '$(KUBERNETES)/kube' '$(KUBERNETES)/'$$name; done
 
 # The build of test/previous.commit: a node that runs it is upgraded live.
 previous: $(PREVIOUS)/bridge

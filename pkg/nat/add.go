@@ -93,6 +93,9 @@ func (h *Host) addWanted(a Attachment, ports *Ports, undo *cni.Undo) (*recordedP
 		if err := h.choose(a, &wanted); err != nil {
 			return err
 		}
+		if ports := wanted.Ports; ports != nil && ports.Auto && ports.Backend == IPTables {
+			h.followKubeProxy()
+		}
 		return h.add(&wanted, a, undo)
 	})
 	return wanted.Ports, err
@@ -115,6 +118,7 @@ func (h *Host) choose(a Attachment, t *translation) (err error) {
 	if t.Ports == nil {
 		return nil
 	}
+	t.Ports.Auto = a.PortsBackend == Auto
 	if t.Ports.Backend, err = h.portsBackend(a.PortsBackend); err != nil {
 		return err
 	}

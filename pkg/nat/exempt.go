@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/iptables"
 	"github.com/trestle-cni/trestle/pkg/nft"
+	"github.com/trestle-cni/trestle/pkg/record"
 )
 
 // Base chains of type nat at a hook are evaluated in turn until one translates the
@@ -27,10 +29,56 @@ const servicesLink = "kube-ipvs0"
 // portsBackend is resolve for port mappings: it also chooses iptables if kube-proxy works by
 // IPVS, whose rules there exempt packets to services.
 func (h *Host) portsBackend(b Backend) (Backend, error) {
-	if b == Auto && servesByIPVS() && iptables.Installed(iptables.IPv4().Program) {
+	if b == Auto && mustExempt() {
 		return IPTables, nil
 	}
 	return h.resolve(b)
+}
+
+// mustExempt says whether kube-proxy works by IPVS, and the host has the program for the rules
+// that spare its services.
+func mustExempt() bool {
+	return servesByIPVS() && iptables.Installed(iptables.IPv4().Program)
+}
+
+// following is the record, with its ports in iptables if they were mapped by nftables before
+// kube-proxy worked by IPVS, and nobody named a backend. After a boot, containers may start
+// before kube-proxy.
+func following(rec attachmentRecord) (_ attachmentRecord, moved bool) {
+	ports := rec.Value.Ports
+	if ports == nil || !ports.Auto || ports.Backend != NFTables || ports.fits(IPTables) != nil {
+		return rec, false
+	}
+	other := *ports
+	other.Backend = IPTables
+	rec.Value.Ports = &other
+	return rec, true
+}
+
+// followKubeProxy moves all port mappings that are not where an ADD would make them now. A
+// failure is another attachment's, and a warning: `trestle restore` tries again.
+func (h *Host) followKubeProxy() {
+	if !servesByIPVS() {
+		return
+	}
+	all, err := record.List[translation](h.store, place, "")
+	for _, rec := range all {
+		if moved, ok := following(rec); ok {
+			err = errors.Join(err, h.move(rec, moved))
+		}
+	}
+	if err != nil {
+		h.warn("mapped ports stay in nftables, where they take the traffic of services with the same port: %v", err)
+	}
+}
+
+// move brings an attachment's ports from one backend to another.
+func (h *Host) move(from, to attachmentRecord) error {
+	if err := h.write(to); err != nil {
+		return err
+	}
+	to.Value.Masquerade = nil // it stays
+	return h.applyRecord(to, from.Value, nft.Changes{})
 }
 
 // PortsStatus is Status for port mappings.

@@ -58,7 +58,7 @@ func FuzzRecord(f *testing.F) {
 	web := Mapping{TCP, netip.MustParseAddrPort("0.0.0.0:8080"), netip.MustParseAddrPort("10.1.0.2:80")}
 	whole, err := json.Marshal(attachmentRecord{Owner: owner, Value: translation{
 		Masquerade: &recordedMasquerade{NFTables, Masquerade{Prefixes: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}},
-		Ports:      &recordedPorts{NFTables, Ports{Mappings: []Mapping{web}, Bridge: "br0", HostAddress: netip.MustParseAddr("10.1.0.1")}},
+		Ports:      &recordedPorts{NFTables, Ports{Mappings: []Mapping{web}, Bridge: "br0", HostAddress: netip.MustParseAddr("10.1.0.1")}, true},
 	}})
 	if err != nil {
 		f.Fatal(err)

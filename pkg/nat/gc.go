@@ -42,6 +42,9 @@ func (s *snapshot) findStale() error {
 		default:
 			var heldErr error
 			if rec, heldErr = s.keepHeld(rec, path); heldErr == nil {
+				rec, heldErr = s.keepFollowing(rec)
+			}
+			if heldErr == nil {
 				s.kept = append(s.kept, rec)
 			}
 			err = errors.Join(err, heldErr)
@@ -53,6 +56,19 @@ func (s *snapshot) findStale() error {
 		s.decided[rec.Owner.String()], s.decided[path] = true, true
 	}
 	return errors.Join(errs...)
+}
+
+// keepFollowing is the record as `following` has it, written anew: commit and restoreIPTables
+// move the rules.
+func (s *snapshot) keepFollowing(rec attachmentRecord) (attachmentRecord, error) {
+	if !s.exempt {
+		return rec, nil
+	}
+	moved, ok := following(rec)
+	if !ok {
+		return rec, nil
+	}
+	return moved, s.write(moved)
 }
 
 // isGone says whether the runtime's list does not name the attachment or, without a list,

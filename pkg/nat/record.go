@@ -35,6 +35,8 @@ type recordedMasquerade struct {
 type recordedPorts struct {
 	Backend Backend
 	Ports
+	// Auto says that the configuration did not name the backend.
+	Auto bool `json:",omitempty"`
 }
 
 // attachmentRecord is a translation with its owner.

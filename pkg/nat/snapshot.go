@@ -17,6 +17,7 @@ type snapshot struct {
 	*Host
 	network string // the network whose attachments it is about; "": all
 	valid   cni.Valid
+	exempt  bool // kube-proxy's services must be spared
 
 	records  []attachmentRecord
 	elements []nft.Element     // in nftables
@@ -34,7 +35,7 @@ type snapshot struct {
 // takeSnapshot reads records, reservations and elements. unread is about records that cannot
 // be read; the others are in the snapshot.
 func (h *Host) takeSnapshot(network string, valid cni.Valid) (s *snapshot, unread, err error) {
-	s = &snapshot{Host: h, network: network, valid: valid, decided: map[string]bool{}}
+	s = &snapshot{Host: h, network: network, valid: valid, exempt: mustExempt(), decided: map[string]bool{}}
 	there, err := h.conn.Exists(inetTable()) // in this thread's namespace
 	if err != nil {
 		return s, nil, err

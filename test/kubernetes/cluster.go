@@ -42,6 +42,20 @@ type Cluster struct {
 // New starts a control plane without nodes.
 func New(t *testing.T) *Cluster {
 	t.Helper()
+	c := NewAPI(t)
+	pki := c.pki.dir
+	c.start("kube-controller-manager", "--kubeconfig="+pki+"/controller-manager.conf", "--leader-elect=false", "--use-service-account-credentials",
+		"--service-account-private-key-file="+pki+"/sa.key", "--root-ca-file="+pki+"/ca.crt",
+		"--allocate-node-cidrs", "--cluster-cidr="+podCIDRs, fmt.Sprint("--node-cidr-mask-size-ipv4=", maskIPv4), "--node-cidr-mask-size-ipv6=64",
+		"--service-cluster-ip-range="+services, "--configure-cloud-routes=false", "--bind-address=127.0.0.1",
+		"--flex-volume-plugin-dir="+pki+"/volume-plugins") // else it makes one in /usr
+	c.start("kube-scheduler", "--kubeconfig="+pki+"/scheduler.conf", "--leader-elect=false", "--bind-address=127.0.0.1")
+	return c
+}
+
+// NewAPI starts an etcd and an API server, and nothing that acts on what that is told.
+func NewAPI(t *testing.T) *Cluster {
+	t.Helper()
 	bin := os.Getenv("TRESTLE_KUBERNETES")
 	if _, err := os.Stat(filepath.Join(bin, "kube-apiserver")); err != nil {
 		t.Fatalf("TRESTLE_KUBERNETES names no directory with Kubernetes' programs: %v; make test-kubernetes builds them", err)
@@ -55,13 +69,6 @@ func New(t *testing.T) *Cluster {
 	c.Switch.MustRun("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
 	c.etcd = c.Etcd(1).URLs()[0]
 	c.StartAPI()
-	pki := c.pki.dir
-	c.start("kube-controller-manager", "--kubeconfig="+pki+"/controller-manager.conf", "--leader-elect=false", "--use-service-account-credentials",
-		"--service-account-private-key-file="+pki+"/sa.key", "--root-ca-file="+pki+"/ca.crt",
-		"--allocate-node-cidrs", "--cluster-cidr="+podCIDRs, fmt.Sprint("--node-cidr-mask-size-ipv4=", maskIPv4), "--node-cidr-mask-size-ipv6=64",
-		"--service-cluster-ip-range="+services, "--configure-cloud-routes=false", "--bind-address=127.0.0.1",
-		"--flex-volume-plugin-dir="+pki+"/volume-plugins") // else it makes one in /usr
-	c.start("kube-scheduler", "--kubeconfig="+pki+"/scheduler.conf", "--leader-elect=false", "--bind-address=127.0.0.1")
 	return c
 }
 
@@ -128,8 +135,9 @@ func last(text string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// patience bounds every wait: pods may be pulled, probed and backed off meanwhile.
-const patience = 3 * time.Minute
+// patience bounds every wait: pods may be pulled, probed and backed off meanwhile, and a
+// virtual machine without KVM takes twenty times as long for everything.
+var patience = map[bool]time.Duration{false: 3 * time.Minute, true: 10 * time.Minute}[os.Getenv("TRESTLE_VM") != ""]
 
 // Until asks until there is no error.
 func (c *Cluster) Until(what string, ask func() error) {

@@ -19,17 +19,23 @@ import (
 // manifest is a block of YAML of docs/kubernetes.md, with the image that nodes have.
 func manifest(t *testing.T, with string) string {
 	t.Helper()
+	return strings.ReplaceAll(block(t, "yaml", with), "REGISTRY/trestle:VERSION", AgentImage)
+}
+
+// block is the first of a language in docs/kubernetes.md that has these words.
+func block(t *testing.T, language, with string) string {
+	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "kubernetes.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, block := range strings.Split(string(page), "```yaml\n")[1:] {
+	for _, block := range strings.Split(string(page), "```"+language+"\n")[1:] {
 		block, _, _ = strings.Cut(block, "```\n")
 		if strings.Contains(block, with) {
-			return strings.ReplaceAll(block, "REGISTRY/trestle:VERSION", AgentImage)
+			return block
 		}
 	}
-	t.Fatalf("docs/kubernetes.md has no manifest with %q", with)
+	t.Fatalf("docs/kubernetes.md has no block of %s with %q", language, with)
 	return ""
 }
 

@@ -46,7 +46,11 @@ func (c *Cluster) Node(name, mode string) *Node {
 	if err := c.pki.kubeconfig(name); err != nil {
 		c.Fatalf("kubeconfig of %s: %v", name, err)
 	}
-	n.containerd = m.Containerd("", runtimes.CRIConfig, "k8s.io")
+	dir, config := os.Getenv("TRESTLE_CONTAINERD2"), runtimes.CRIConfig2
+	if dir == "" {
+		config = runtimes.CRIConfig // Debian's containerd 1.6
+	}
+	n.containerd = m.Containerd(dir, config, "k8s.io")
 	files := map[string]string{}
 	for _, program := range []string{"bridge", "trestle", "trestle-node"} {
 		files["trestle/"+program] = filepath.Join(n.Dirs().Trestle, program)

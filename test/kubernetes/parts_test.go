@@ -4,12 +4,13 @@ package kubernetes
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
 )
 
-const dialPatience = 3 * time.Second
+var dialPatience = map[bool]time.Duration{false: 3 * time.Second, true: 20 * time.Second}[os.Getenv("TRESTLE_VM") != ""]
 
 // namespace is that of trestle-node.
 const namespace = "--namespace=kube-system"
@@ -120,10 +121,7 @@ func testUpAndDown(t *testing.T, c *Cluster) {
 func testForced(t *testing.T, c *Cluster) {
 	c.Kubectl("delete", "pod", "hp", "--force", "--grace-period=0")
 	c.Apply(fmt.Sprintf(web, Image))
-	c.Until("hp is ready", func() error {
-		_, err := c.Try("wait", "--for=condition=Ready", "pod/hp", "--timeout=20s")
-		return err
-	})
+	c.podReady("hp")
 	c.hostPort(t)
 	c.nothingMore(t, c.Nodes[0])
 }

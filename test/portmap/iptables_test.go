@@ -179,10 +179,7 @@ func TestPortmapMessagesDoNotGrow(t *testing.T) {
 func TestPortmapServicesByIPVS(t *testing.T) {
 	t.Parallel()
 	n := newNATNet(t, false)
-	n.MustRun("sh", "-ec", `ip link add kube-ipvs0 type veth peer name ipvs1; ip address add 10.96.0.1/32 dev kube-ipvs0
-		iptables -t nat -N KUBE-SERVICES; iptables -t nat -I PREROUTING -j KUBE-SERVICES; iptables -t nat -I OUTPUT -j KUBE-SERVICES
-		iptables -t nat -A KUBE-SERVICES -d 10.96.0.1 -p tcp --dport 8080 -j ACCEPT`)
-	n.Serve("tcp", "10.96.0.1:8080") // as IPVS would, behind the host's own input
+	n.serveByIPVS()
 	n.Must(n.mapped("ADD", n.c1, "", natMapping("tcp", "", 8080, 80)))
 	for from, want := range map[*host.Namespace]map[string]string{
 		n.neighbour.Namespace: {"10.96.0.1:8080": n.Name, "192.0.2.2:8080": "c1"},
@@ -195,6 +192,65 @@ func TestPortmapServicesByIPVS(t *testing.T) {
 		}
 	}
 	n.portmapDel(t, "blue", "")
+}
+
+// TestPortmapFollowsKubeProxy: a container may start before kube-proxy does, as after a reboot. What nftables maps of
+// it goes to iptables with the next ADD that maps a port, GC or `trestle restore`; not so where nftables was asked for.
+func TestPortmapFollowsKubeProxy(t *testing.T) {
+	t.Parallel()
+	for _, later := range []string{"ADD", "GC", "restore"} {
+		for _, keys := range []string{"", `"backend": "nftables"`} {
+			t.Run(strings.TrimSpace(later+" "+keys), func(t *testing.T) {
+				t.Parallel()
+				testFollowsKubeProxy(t, later, keys)
+			})
+		}
+	}
+}
+
+func testFollowsKubeProxy(t *testing.T, later, keys string) {
+	n := newNATNet(t, false)
+	n.Must(n.mapped("ADD", n.c1, keys, natMapping("tcp", "", 8080, 80)))
+	n.serveByIPVS()
+	assert := func(when, ofService string) {
+		t.Helper()
+		for to, server := range map[string]string{"10.96.0.1:8080": ofService, "192.0.2.2:8080": "c1"} {
+			if reply, err := n.neighbour.Request("tcp", to); err != nil || reply.Server != server {
+				t.Errorf("%s, %s: got %v, %v, want %s", when, to, reply, err, server)
+			}
+		}
+		if _, err := n.RequestFrom("tcp", "127.0.0.1:0", "127.0.0.1:8080"); err != nil {
+			t.Errorf("%s, 127.0.0.1: %v", when, err)
+		}
+	}
+	assert("before "+later, "c1")
+	switch later {
+	case "ADD":
+		n.Must(n.mapped("ADD", n.neighbour, "", natMapping("tcp", "", 8081, 80)))
+	case "GC":
+		n.Must(host.Call{Plugin: "portmap", Command: "GC", Config: natConfig("blue", keys, "", "")})
+	case "restore":
+		n.MustRun(filepath.Join(n.Dirs().Trestle, "trestle"), "restore")
+	}
+	if keys != "" {
+		assert("after "+later, "c1")
+		return
+	}
+	n.MustRun("sleep", "0.1") // an element goes within two ticks
+	assert("after "+later, n.Name)
+	n.Must(n.mapped("CHECK", n.c1, keys, natMapping("tcp", "", 8080, 80)))
+	n.portmapDel(t, "blue", keys)
+	if rules := n.MustRun("iptables-save", "-t", "nat"); strings.Contains(rules, "10.1.0.5:80") {
+		t.Errorf("after DEL, a rule leads to c1:\n%s", rules)
+	}
+}
+
+// serveByIPVS makes what kube-proxy makes for a service 10.96.0.1:8080, which the host itself answers.
+func (n natNet) serveByIPVS() {
+	n.MustRun("sh", "-ec", `ip link add kube-ipvs0 type veth peer name ipvs1; ip address add 10.96.0.1/32 dev kube-ipvs0
+		iptables -t nat -N KUBE-SERVICES; iptables -t nat -I PREROUTING -j KUBE-SERVICES; iptables -t nat -I OUTPUT -j KUBE-SERVICES
+		iptables -t nat -A KUBE-SERVICES -d 10.96.0.1 -p tcp --dport 8080 -j ACCEPT`)
+	n.Serve("tcp", "10.96.0.1:8080") // as IPVS would, behind the host's own input
 }
 
 // TestPortmapStatusTellsOfExemptions that nftables' rules are not bound by.

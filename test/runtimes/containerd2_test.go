@@ -8,23 +8,6 @@ import (
 	"github.com/trestle-cni/trestle/test/runtimes"
 )
 
-// containerd2Config is runtimes.CRIConfig for containerd 2.
-const containerd2Config = `version = 3
-root = "%[1]s"
-[plugins.'io.containerd.cri.v1.images']
-  snapshotter = "` + runtimes.Snapshotter + `"
-  [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = "` + runtimes.Image + `"
-[plugins.'io.containerd.cri.v1.runtime']
-  disable_apparmor = true
-  restrict_oom_score_adj = true
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ["/opt/cni/bin"]
-    conf_dir = "/etc/cni/net.d"
-[plugins.'io.containerd.internal.v1.opt']
-  path = "%[1]s/opt"
-`
-
 // criNetwork11 is criNetwork in a version of the spec that has STATUS.
 var criNetwork11 = strings.Replace(criNetwork, `"1.0.0"`, `"1.1.0"`, 1)
 
@@ -32,7 +15,7 @@ var criNetwork11 = strings.Replace(criNetwork, `"1.0.0"`, `"1.1.0"`, 1)
 func startContainerd2(t *testing.T, m *runtimes.Machine) *runtimes.Containerd {
 	t.Helper()
 	runtimes.Need(t, "runc")
-	cri := m.Containerd(os.Getenv("TRESTLE_CONTAINERD2"), containerd2Config, "k8s.io")
+	cri := m.Containerd(os.Getenv("TRESTLE_CONTAINERD2"), runtimes.CRIConfig2, "k8s.io")
 	cri.WaitForCRI()
 	return cri
 }

@@ -24,6 +24,23 @@ root = "%[1]s"
     conf_dir = "/etc/cni/net.d"
 `
 
+// CRIConfig2 is CRIConfig for containerd 2.
+const CRIConfig2 = `version = 3
+root = "%[1]s"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "` + Snapshotter + `"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "` + Image + `"
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["/opt/cni/bin"]
+    conf_dir = "/etc/cni/net.d"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "%[1]s/opt"
+`
+
 // Call is one call of the Container Runtime Interface; Request is encoded as
 // protobuf's JSON with the names of the .proto file.
 type Call struct {

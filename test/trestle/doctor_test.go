@@ -396,8 +396,8 @@ func TestDoctor(t *testing.T) {
 		{
 			"kube-proxy in mode ipvs", func(p *patient) { p.sh("ip link add kube-ipvs0 type bridge") },
 			"ipvs",
-			[]string{"kube-ipvs0", "IPVS", `"backend": "iptables"`},
-			false, nil,
+			[]string{"kube-ipvs0", "IPVS", "trestle restore", `"backend": "iptables"`},
+			true, nil,
 		},
 		{
 			"what the reference plugins left", func(p *patient) { p.leaveReference("iptables") },

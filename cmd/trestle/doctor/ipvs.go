@@ -37,6 +37,9 @@ func ipvs(h *Host) []Finding {
 		f.Severity = Fault
 		f.Text = fmt.Sprintf("kube-proxy works by IPVS, and nftables maps %s on all addresses, taking the traffic of services with the same port", plural(count, "port"))
 	}
+	if count > 0 && h.hasIPTables { // those of lists without a backend were mapped before kube-proxy was there
+		f.Command, f.fix = `trestle restore   # and, if LIST has another "backend" at portmap: "backend": "iptables"`, restoreFix
+	}
 	return []Finding{f}
 }
 
