@@ -32,6 +32,7 @@ func TestBridgeAddWhileANamespaceEnds(t *testing.T) {
 // shows, nothing is about to go, and an ADD without a lease of ours does not wait for it.
 func TestBridgeAddBesideALivingNamespace(t *testing.T) {
 	t.Parallel()
+	host.NeedProofOfDeath(t)
 	for name, changes := range map[string]object{
 		"static":  {"ipam": object{"type": "static", "addresses": []any{object{"address": "10.9.0.2/24"}}}},
 		"layer 2": {"ipam": nil, "isGateway": nil, "isDefaultGateway": nil, "ipMasq": nil},
@@ -82,6 +83,7 @@ func wanted() map[string]struct {
 // and is given it.
 func TestBridgeAddWhileAHolderEnds(t *testing.T) {
 	t.Parallel()
+	host.NeedProofOfDeath(t)
 	for name, want := range wanted() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
