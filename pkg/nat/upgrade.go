@@ -117,7 +117,8 @@ func (h *Host) upgradePorts(backend Backend, dir string, stamp record.Stamp) err
 		if err := p.findBridge(); err != nil {
 			return err
 		}
-		if err := h.takeOver(p.Owner, stamp, func(t *translation) { t.Ports = &recordedPorts{Backend: backend, Ports: p.Ports} }); err != nil {
+		ports := recordedPorts{Backend: backend, Ports: p.Ports}
+		if err := h.takeOver(p.Owner, stamp, func(t *translation) { t.Ports = &ports }); err != nil {
 			return err
 		}
 		if err := h.reservations().take(ownedPorts(p)); err != nil {
