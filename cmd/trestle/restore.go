@@ -47,7 +47,7 @@ func restore() (done cni.Restored, err error) {
 
 func printRestored(p *ui.Printer, r cni.Restored) error {
 	if p.JSON {
-		return p.Document(r)
+		return p.Document(withoutNull(r))
 	}
 	changed := r.Shared || len(r.Released)+len(r.Taken)+len(r.Void) > 0
 	for _, network := range slices.Sorted(maps.Keys(r.Networks)) {
@@ -79,6 +79,19 @@ func printRestored(p *ui.Printer, r cni.Restored) error {
 		p.Printf("nothing was missing (%s with records)\n", counted(len(r.Networks), "network"))
 	}
 	return nil
+}
+
+// withoutNull has empty lists for programs where r has none.
+func withoutNull(r cni.Restored) cni.Restored {
+	networks := map[string][]cni.Made{}
+	for name, made := range r.Networks {
+		networks[name] = append([]cni.Made{}, made...)
+	}
+	r.Networks = networks
+	for _, list := range []*[]string{&r.Released, &r.Taken, &r.Void, &r.Refused} {
+		*list = append([]string{}, *list...)
+	}
+	return r
 }
 
 func describe(m cni.Made) string {

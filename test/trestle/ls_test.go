@@ -195,6 +195,11 @@ func TestEmptyHost(t *testing.T) {
 		must(t, h, args...)
 	}
 	h.AssertUnchanged(before)
+	for _, args := range [][]string{{"restore"}, {"topology"}, {"report", "-"}} {
+		if got := must(t, h, append(args, "--json")...); strings.Contains(got, "null") || !strings.Contains(got, "[]") {
+			t.Errorf("%v: got %s, want empty lists, and no null", args, got)
+		}
+	}
 	refused(t, h, []string{"network create nowhere"}, "ls", "nowhere")
 	refused(t, h, []string{`unknown command "lss"`, "ls"}, "lss")
 	refused(t, h, []string{`unknown command "frob"`, "trestle network --help"}, "network", "frob")

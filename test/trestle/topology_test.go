@@ -41,7 +41,7 @@ func TestTopology(t *testing.T) {
 		t.Errorf("got %v, want here0 and here1 as each other's peers", peers)
 	}
 	tree := must(t, h, "topology")
-	for _, want := range []string{"host  1 network, 2 containers", host.Uplink, "outside via ", "shop/front", "10.22.0.2", "8080-8081→80-81/tcp", "no link ─ eth0", "other0  veth to index", "here0 (veth to here1)"} {
+	for _, want := range []string{"host  1 network, 2 containers", ", 3 published ports\n", host.Uplink, "outside via ", "shop/front", "10.22.0.2", "8080-8081→80-81/tcp", "no link ─ eth0", "other0  veth to index", "here0 (veth to here1)"} {
 		if !strings.Contains(tree, want) {
 			t.Errorf("got\n%swant %q in it", tree, want)
 		}

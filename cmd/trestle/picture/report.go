@@ -1,6 +1,7 @@
 package picture
 
 import (
+	"encoding/json"
 	"html/template"
 	"slices"
 
@@ -57,6 +58,14 @@ type Route struct {
 type List struct {
 	File    string `json:"file"`
 	Content string `json:"content"`
+}
+
+// MarshalJSON has empty lists where r has none.
+func (r Report) MarshalJSON() ([]byte, error) {
+	type plain Report
+	r.Facts, r.Findings, r.Pools, r.Ports = list(r.Facts), list(r.Findings), list(r.Pools), list(r.Ports)
+	r.Routes, r.Lists, r.Problems = list(r.Routes), list(r.Lists), list(r.Problems)
+	return json.Marshal(plain(r))
 }
 
 // NewReport reports on the snapshot; the caller adds facts, findings and lists.

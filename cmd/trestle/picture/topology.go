@@ -63,7 +63,7 @@ type Counts struct {
 	Networks   int `json:"networks"`
 	Containers int `json:"containers"`
 	Dead       int `json:"dead"`
-	Ports      int `json:"ports"` // ranges of published ports
+	Ports      int `json:"ports"` // published ports of the host, of both families one
 }
 
 // String is a line for people.
@@ -160,6 +160,7 @@ type Member struct {
 	Addresses []netip.Addr `json:"addresses"`
 	// Published are its published ports ("8080→80/tcp").
 	Published []string `json:"published,omitempty"`
+	ports     int      // how many these are: a line may be of a range
 	// Also are other attachments of the same container ("eth1 on db").
 	Also []string `json:"also,omitempty"`
 	// prefixes are drawn instead of the addresses, if there are any. lesser lines follow.
@@ -183,6 +184,10 @@ func NewTopology(s *inventory.Snapshot, networks ...string) Topology {
 		return cmp.Or(cmp.Compare(x.rank(), y.rank()), cmp.Compare(x.Name, y.Name))
 	})
 	t.Counts = d.count()
+	t.DefaultRoutes, t.Uplinks, t.Segments, t.Others = list(t.DefaultRoutes), list(t.Uplinks), list(t.Segments), list(t.Others)
+	for i := range t.Segments {
+		t.Segments[i].Networks, t.Segments[i].Members = list(t.Segments[i].Networks), list(t.Segments[i].Members)
+	}
 	return t
 }
 
@@ -440,6 +445,7 @@ func memberOf(a inventory.Attachment) Member {
 		m.HostLink = a.HostLink
 	}
 	for _, p := range a.Published() {
+		m.ports += int(p.Count)
 		m.Published = append(m.Published, strings.Replace(p.String(), "->", "→", 1))
 	}
 	return m
@@ -451,7 +457,7 @@ func (d *drafting) count() Counts {
 	for _, s := range d.topology.Segments {
 		c.Networks += len(s.Networks)
 		for _, m := range s.Members {
-			c.Ports += len(m.Published)
+			c.Ports += m.ports
 			containers[m.Container] = true
 			if m.State == inventory.Dead {
 				dead[m.Container] = true

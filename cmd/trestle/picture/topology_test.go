@@ -1,6 +1,7 @@
 package picture
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -49,6 +50,22 @@ func TestNewTopology(t *testing.T) {
 	}
 	if want := (Counts{Networks: 2, Containers: 3, Dead: 1, Ports: 2}); top.Counts != want {
 		t.Errorf("got %+v, want %+v", top.Counts, want)
+	}
+}
+
+// TestCountsPorts: each published port counts, also of a range, and once for both families.
+func TestCountsPorts(t *testing.T) {
+	s := smallHost()
+	before := NewTopology(s).Counts.Ports
+	for i := range uint16(4) {
+		for _, host := range []string{"0.0.0.0", "::"} {
+			s.Attachments[0].Ports = append(s.Attachments[0].Ports, inventory.Port{
+				Protocol: "udp", Host: netip.AddrPortFrom(addr(host), 9000+i), Container: netip.AddrPortFrom(addr(host), 90+i),
+			})
+		}
+	}
+	if got := NewTopology(s).Counts.Ports; got != before+4 {
+		t.Errorf("got %d ports, want four more than %d", got, before)
 	}
 }
 

@@ -22,6 +22,14 @@ func amount(n uint64) string {
 	return strconv.FormatUint(n, 10)
 }
 
+// list is the slice, never nil: in JSON a program finds a list, not null.
+func list[T any](values []T) []T {
+	if values == nil {
+		return []T{}
+	}
+	return values
+}
+
 // texts are the values as strings.
 func texts[T fmt.Stringer](values []T) []string {
 	var all []string
