@@ -56,12 +56,17 @@ func following(rec attachmentRecord) (_ attachmentRecord, moved bool) {
 }
 
 // followKubeProxy moves all port mappings that are not where an ADD would make them now. A
-// failure is another attachment's, and a warning: `trestle restore` tries again.
+// failure is another attachment's, and a warning: `trestle restore` tries again. Records are
+// read only if nftables maps a port: as a rule that is so once, if at all.
 func (h *Host) followKubeProxy() {
 	if !servesByIPVS() {
 		return
 	}
-	all, err := record.List[translation](h.store, place, "")
+	mapped, err := h.conn.List(portsTable())
+	var all []attachmentRecord
+	if len(mapped) > 0 {
+		all, err = record.List[translation](h.store, place, "")
+	}
 	for _, rec := range all {
 		if moved, ok := following(rec); ok {
 			err = errors.Join(err, h.move(rec, moved))

@@ -236,12 +236,35 @@ func testFollowsKubeProxy(t *testing.T, later, keys string) {
 		assert("after "+later, "c1")
 		return
 	}
-	n.MustRun("sleep", "0.1") // an element goes within two ticks
+	n.MustRun("sh", "-c", host.ListRuleset) // until the elements are gone
 	assert("after "+later, n.Name)
 	n.Must(n.mapped("CHECK", n.c1, keys, natMapping("tcp", "", 8080, 80)))
 	n.portmapDel(t, "blue", keys)
 	if rules := n.MustRun("iptables-save", "-t", "nat"); strings.Contains(rules, "10.1.0.5:80") {
 		t.Errorf("after DEL, a rule leads to c1:\n%s", rules)
+	}
+}
+
+// TestPortmapReadsNoOthersByIPVS: where all ports are in iptables, an ADD does not look for others to move.
+func TestPortmapReadsNoOthersByIPVS(t *testing.T) {
+	t.Parallel()
+	n := newNATNet(t, false)
+	n.serveByIPVS()
+	n.Must(n.mapped("ADD", n.c1, "", natMapping("tcp", "", 8080, 80)))
+	records := strings.Fields(n.MustRun("find", "/run", "-path", "*/translations/*", "-type", "f"))
+	if len(records) == 0 {
+		t.Fatal("got no record of c1")
+	}
+	call := n.mapped("ADD", n.neighbour, "", natMapping("tcp", "", 8081, 80))
+	call.Strace = &host.Strace{Syscalls: "openat"}
+	answer := n.Exec(call)
+	if err := answer.Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, record := range records {
+		if strings.Contains(answer.Trace.Text, filepath.Base(record)) {
+			t.Errorf("the record of c1, %s, was read", record)
+		}
 	}
 }
 
