@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -156,15 +157,7 @@ var somewhere = map[bool]netip.Addr{true: netip.MustParseAddr("203.0.113.1"), fa
 func (o explainOptions) follow(host *way.Host, attachments []inventory.Attachment, q question) []way.Way {
 	switch {
 	case q.to.IsValid():
-		// Of several networks the packet leaves by the one to which the container's route leads:
-		// on the others it stops earlier.
-		best := host.Out(attachments[0], q.to, o.protocol)
-		for _, a := range attachments[1:] {
-			if other := host.Out(a, q.to, o.protocol); best.State == way.Stops && len(other.Stations) > len(best.Stations) {
-				best = other
-			}
-		}
-		return []way.Way{best}
+		return []way.Way{out(host, attachments, q.to, o.protocol)}
 	case q.from.IsValid():
 		for _, a := range attachments {
 			for _, port := range a.Ports {
@@ -178,18 +171,30 @@ func (o explainOptions) follow(host *way.Host, attachments []inventory.Attachmen
 	return o.both(host, attachments)
 }
 
-// both are the ways out, in each family, and the ways in to each published port.
+// out is the way of a packet from the container. Of several networks it leaves by the one to which
+// the container's route leads: on the others it stops earlier.
+func out(host *way.Host, attachments []inventory.Attachment, to netip.AddrPort, protocol string) way.Way {
+	best := host.Out(attachments[0], to, protocol)
+	for _, a := range attachments[1:] {
+		if other := host.Out(a, to, protocol); best.State == way.Stops && len(other.Stations) > len(best.Stations) {
+			best = other
+		}
+	}
+	return best
+}
+
+// both are the ways out, one in each family, and the ways in to each published port.
 func (o explainOptions) both(host *way.Host, attachments []inventory.Attachment) []way.Way {
 	ways := []way.Way{}
-	for _, a := range attachments {
-		for _, is4 := range []bool{true, false} {
-			for _, address := range a.Addresses {
-				if address.Is4() == is4 {
-					ways = append(ways, host.Out(a, netip.AddrPortFrom(somewhere[is4], 443), "tcp"))
-					break
-				}
-			}
+	for _, is4 := range []bool{true, false} {
+		of := slices.DeleteFunc(slices.Clone(attachments), func(a inventory.Attachment) bool {
+			return !slices.ContainsFunc(a.Addresses, func(address netip.Addr) bool { return address.Is4() == is4 })
+		})
+		if len(of) > 0 {
+			ways = append(ways, out(host, of, netip.AddrPortFrom(somewhere[is4], 443), "tcp"))
 		}
+	}
+	for _, a := range attachments {
 		for _, port := range a.Ports {
 			ways = append(ways, host.In(a, somewhere[port.Host.Addr().Is4()], port.Host.Port(), port.Protocol))
 		}

@@ -140,7 +140,7 @@ func (o gcOptions) print(p *ui.Printer, attachments []inventory.Attachment) erro
 	if p.JSON {
 		return p.Document(append([]inventory.Attachment{}, attachments...))
 	}
-	if len(attachments) == 0 {
+	if len(attachments) == 0 && o.dryRun { // otherwise it has named the lists
 		p.Printf("no dead container\n")
 	}
 	what := "freed"

@@ -154,7 +154,8 @@ and --plugins.`,
 	add(groupLook, newLsCommand(a), newPortsCommand(a), newIPCommand(a), newExplainCommand(a), newTopologyCommand(a), newReportCommand(a), newStatusCommand(a), newMetricsCommand(a))
 	add(groupCare, newDoctorCommand(a), newValidateCommand(a), newRestoreCommand(a), newGCCommand(a), newLeaveCommand(a))
 	add(groupCare, newNodeCommand(), newClusterCommand())
-	root.InitDefaultCompletionCmd() // cobra would add it too late for these
+	root.InitDefaultCompletionCmd() // cobra would add these two too late
+	strictHelp(root)
 	asInput(root)
 	narrow(root)
 	return root
@@ -186,10 +187,7 @@ func asInput(command *cobra.Command) {
 			if len(args) == 0 {
 				return nil
 			}
-			if like := c.SuggestionsFor(args[0]); len(like) > 0 {
-				return cni.ConfigErrorf("unknown command %q for %q; is it %s?", args[0], c.CommandPath(), strings.Join(like, " or "))
-			}
-			return cni.ConfigErrorf("unknown command %q for %q; see %s --help", args[0], c.CommandPath(), c.CommandPath())
+			return unknownCommand(c, args[0])
 		}
 	}
 	command.Args = func(c *cobra.Command, args []string) error {
@@ -205,6 +203,14 @@ func asInput(command *cobra.Command) {
 	for _, child := range command.Commands() {
 		asInput(child)
 	}
+}
+
+// unknownCommand is the error for a name that is no subcommand.
+func unknownCommand(of *cobra.Command, name string) error {
+	if like := of.SuggestionsFor(name); len(like) > 0 {
+		return cni.ConfigErrorf("unknown command %q for %q; is it %s?", name, of.CommandPath(), strings.Join(like, " or "))
+	}
+	return cni.ConfigErrorf("unknown command %q for %q; see %s --help", name, of.CommandPath(), of.CommandPath())
 }
 
 // givenOf describes the arguments that were given, for a message.

@@ -20,6 +20,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/attach"
 	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -92,6 +93,23 @@ signal's number if one ended it.`,
 	return command
 }
 
+// program is the path of the command.
+func (o *runOptions) program(p *ui.Printer, name string) (string, error) {
+	program, err := exec.LookPath(name)
+	if err == nil {
+		return filepath.Abs(program)
+	}
+	hint := ""
+	if lists, _ := network.Read(o.lists); slices.ContainsFunc(lists, func(l network.List) bool { return l.Name == name }) {
+		hint = "; a network has that name: --net " + name
+	}
+	p.Notef("trestle: command: %v%s", err, hint)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return "", exitStatus(notFound)
+	}
+	return "", exitStatus(notExecutable)
+}
+
 // The exit statuses of a command that has not run, as in shells.
 const (
 	notExecutable = 126
@@ -109,15 +127,8 @@ func (o *runOptions) run(ctx context.Context, p *ui.Printer, args []string) erro
 	if err := o.check(); err != nil {
 		return err
 	}
-	program, err := exec.LookPath(args[0])
+	program, err := o.program(p, args[0])
 	if err != nil {
-		p.Notef("trestle: command: %v", err)
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-			return exitStatus(notFound)
-		}
-		return exitStatus(notExecutable)
-	}
-	if program, err = filepath.Abs(program); err != nil {
 		return err
 	}
 	o.tidy(ctx, p)

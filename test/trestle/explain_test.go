@@ -189,6 +189,14 @@ func TestExplainForPeople(t *testing.T) {
 	if got := must(t, p.Host, "explain", "web"); strings.Count(got, "it gets there") != 4 {
 		t.Errorf("got\n%swant two ways out and two in", got)
 	}
+	must(t, p.Host, "network", "create", "back", "--internal", "--ipv6")
+	must(t, p.Host, "attach", "web", "back")
+	if got := must(t, p.Host, "explain", "web"); strings.Count(got, "it gets there") != 4 || strings.Contains(got, "back") {
+		t.Errorf("got\n%swant the same as before: the other network does not lead out", got)
+	}
+	if got := run(t, p.Host, "explain", "web", "--network", "back"); got.Code != 3 || !strings.Contains(got.Stdout, "by another network") {
+		t.Errorf("got %+v, want that it does not lead out by that network", got)
+	}
 	refused(t, p.Host, []string{"nobody", "trestle ls"}, "explain", "nobody")
 	refused(t, p.Host, []string{"--to", `"there"`}, "explain", "web", "--to", "there")
 	refused(t, p.Host, []string{"--port"}, "explain", "web", "--from", "192.0.2.1")

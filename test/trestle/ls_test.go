@@ -204,6 +204,14 @@ func TestEmptyHost(t *testing.T) {
 	refused(t, h, []string{`unknown command "lss"`, "ls"}, "lss")
 	refused(t, h, []string{`unknown command "frob"`, "trestle network --help"}, "network", "frob")
 	refused(t, h, []string{"--colour"}, "ls", "--colour")
+	refused(t, h, []string{`unknown command "lss"`, "ls"}, "help", "lss")
+	refused(t, h, []string{`unknown command "frob" for "trestle network"`}, "help", "network", "frob")
+	for _, words := range []string{"help network", "help network rm", "help node join", "help cluster config set", "help"} {
+		want := "  " + strings.TrimSpace("trestle"+strings.TrimPrefix(words, "help")) + " "
+		if got := must(t, h, strings.Fields(words)...); !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want the help of %s", words, got, want)
+		}
+	}
 }
 
 // TestLsOfOthers: what the reference plugins made is listed likewise; by the runtime's

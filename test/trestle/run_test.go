@@ -181,6 +181,9 @@ func TestRunRefused(t *testing.T) {
 	if output := run(t, h, "run", "--", "no-such-command"); output.Code != 127 || !strings.Contains(output.Stderr, "no-such-command") {
 		t.Errorf("got exit status %d: %s, want 127", output.Code, output.Stderr)
 	}
+	if output := run(t, h, "run", "lab", "true"); output.Code != 127 || !strings.Contains(output.Stderr, "; a network has that name: --net lab\n") {
+		t.Errorf("got exit status %d: %s, want a hint at --net", output.Code, output.Stderr)
+	}
 	for _, file := range []string{"/etc/passwd", "/etc"} {
 		if output := run(t, h, "run", "--", file); output.Code != 126 || !strings.Contains(output.Stderr, file) {
 			t.Errorf("%s: got exit status %d: %s, want 126", file, output.Code, output.Stderr)
