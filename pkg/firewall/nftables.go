@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"bytes"
 	"errors"
 	"slices"
 
@@ -200,8 +199,7 @@ func verdict(kind expr.VerdictKind) expr.Any { return &expr.Verdict{Kind: kind} 
 // elements are the elements of an nftables entry. Those of an interface belong to all
 // containers behind it, of whichever network; their comment names the network of the first.
 func (e entry) elements() []nft.Element {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, e.value)
+	name := nft.InterfaceKey(e.value)
 	twice := slices.Repeat(name, 2)
 	shared := func(set string, key []byte) nft.Element {
 		return nft.Element{
@@ -232,11 +230,6 @@ func elementsOf(entries []entry) []nft.Element {
 		all = append(all, e.elements()...)
 	}
 	return nft.Without(all, nil)
-}
-
-// linkOf is the interface that an element is about.
-func linkOf(e nft.Element) string {
-	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
 }
 
 // nobody is the nft.IsAlive that says of every other owner of our elements that it is dead: an
