@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/google/nftables"
@@ -248,12 +247,10 @@ func (b nftBackend) commit(changes nft.Changes, isAlive nft.IsAlive) error {
 }
 
 func (b nftBackend) recordsLocked(do func() error) error {
-	lock, err := b.records.Lock()
-	if err != nil {
-		return err
-	}
-	b.conn.Refresh()
-	return errors.Join(do(), lock.Unlock())
+	return b.records.Locked(func() error {
+		b.conn.Refresh()
+		return do()
+	})
 }
 
 func (b nftBackend) add(entries []entry, allEntries func() ([]entry, error)) error {
