@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -179,6 +180,10 @@ func quietIPv6(l link, ours bool) (before []setting) {
 // pinMAC fixes the MAC of a bridge that is not ours before it becomes a gateway: by default
 // a bridge takes the MAC of its lowest port, so that it would change under the containers.
 // A bridge without ports may have no MAC to be fixed, and gets a random one.
+//
+// A bridge that never had a port has the MAC that it was born with, without having taken it in: its id lacks it, and on
+// kernels such as 5.10 so does its forwarding database, so that frames for the host would be flooded, and lost. The
+// kernel takes a MAC in when it changes (br_set_mac_address, net/bridge/br_device.c): it is changed, and back.
 func (h *Host) pinMAC(bridge link) error {
 	mac := bridge.mac
 	if IsOurs(mac) {
@@ -187,8 +192,14 @@ func (h *Host) pinMAC(bridge link) error {
 	if len(mac) != 6 || slices.Max(mac) == 0 {
 		mac = randomMAC()
 	}
-	if err := h.nl.LinkSetHardwareAddr(bridge.device(), mac); err != nil {
-		return fmt.Errorf("pin MAC %s of bridge %s: %w", mac, bridge.name, err)
+	steps := []net.HardwareAddr{mac}
+	if !slices.Equal(bridge.idMAC, bridge.mac) {
+		steps = []net.HardwareAddr{randomMAC(), mac}
+	}
+	for _, step := range steps {
+		if err := h.nl.LinkSetHardwareAddr(bridge.device(), step); err != nil {
+			return fmt.Errorf("pin MAC %s of bridge %s: %w", mac, bridge.name, err)
+		}
 	}
 	return nil
 }

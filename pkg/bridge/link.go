@@ -28,6 +28,7 @@ type link struct {
 	name, alias     string
 	kind            string // "bridge", "veth" …
 	mac             net.HardwareAddr
+	idMAC           net.HardwareAddr // of a bridge: the MAC in its id; zero if it never had a port, see pinMAC
 	mtu             int
 	flags           uint32 // IFF_*
 	operational     bool   // the operational state is "up": a port forwards
@@ -170,6 +171,8 @@ func (l *link) readKind(b []byte) {
 		switch {
 		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_FILTERING:
 			l.filtersVLANs = a.number() != 0
+		case l.kind == "bridge" && a.kind == nl.IFLA_BR_BRIDGE_ID && len(a.data) == 8: // struct ifla_bridge_id: priority and MAC
+			l.idMAC = net.HardwareAddr(a.data[2:])
 		case l.kind == "bridge" && a.kind == nl.IFLA_BR_VLAN_DEFAULT_PVID:
 			l.defaultVLAN = a.number()
 		case l.kind == "vlan" && a.kind == nl.IFLA_VLAN_ID:

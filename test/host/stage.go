@@ -60,6 +60,28 @@ func TryVLANs() (err error) {
 	return nil
 }
 
+// NeedProofOfDeath skips the test where the end of a namespace cannot be proved, since the kernel
+// gives it no cookie (SO_NETNS_COOKIE, since 5.14; docs/kernels.md): there only a reboot proves
+// a container dead.
+func NeedProofOfDeath(t interface {
+	T
+	Skip(args ...any)
+},
+) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatalf("open a socket: %v", err)
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	switch _, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); {
+	case errors.Is(err, unix.ENOPROTOOPT):
+		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so no proof but a boot")
+	case err != nil:
+		t.Fatalf("ask for the namespace's cookie: %v", err)
+	}
+}
+
 // AttachedContainer is a container that has an eth0, as the bridge plugin would
 // leave it, and veth1 on the host for c1, for a plugin that is chained behind that; prevResult is what the
 // bridge plugin would have answered, and a key that nobody knows.

@@ -23,6 +23,7 @@ func TestAddressOfTheDead(t *testing.T) {
 }
 
 func addressOfTheDead(t *testing.T, backend string) {
+	host.NeedProofOfDeath(t)
 	h := host.NewRouting(t)
 	n := h.Network(`{"cniVersion": "1.1.0", "name": "n", "plugins": [{"type": "bridge", "bridge": "br0", "isDefaultGateway": true,
 		"ipMasq": true, "ipMasqBackend": "` + backend + `", "capabilities": {"portMappings": true},

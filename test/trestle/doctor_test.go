@@ -415,7 +415,7 @@ func TestDoctor(t *testing.T) {
 			"a dead container", func(p *patient) {
 				p.attach("lost", 8081).Remove()
 				p.awaitVeths(1)
-				await(p.t, "it is dead", func() bool { return strings.Contains(must(p.t, p.Host, "ls"), "dead") })
+				awaitDead(p.t, p.Host)
 			},
 			"dead",
 			[]string{"network trestle", "lost", "2 addresses", "trestle gc"},
@@ -429,7 +429,7 @@ func TestDoctor(t *testing.T) {
 				p.sh("rm /etc/cni/net.d/50-former.conflist")
 				c.Remove()
 				p.awaitVeths(1)
-				await(p.t, "it is dead", func() bool { return strings.Contains(must(p.t, p.Host, "ls"), "dead") })
+				awaitDead(p.t, p.Host)
 			},
 			"dead",
 			[]string{"network former", "lost", "trestle gc"},

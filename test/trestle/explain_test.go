@@ -143,7 +143,7 @@ func TestExplainDead(t *testing.T) {
 	p := newPatient(t)
 	p.attach("lost", 8081).Remove()
 	p.awaitVeths(1)
-	await(t, "it is dead", func() bool { return strings.Contains(must(t, p.Host, "ls"), "dead") })
+	awaitDead(t, p.Host)
 	ways := p.explain("lost", "--to", "192.0.2.1")
 	if len(ways) != 1 || len(ways[0].Stations) != 1 || ways[0].Stations[0].Name != "container" || ways[0].State != way.Stops {
 		t.Errorf("got %+v, want it to stop at once", ways)

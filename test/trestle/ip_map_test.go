@@ -6,6 +6,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/picture"
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // TestIPMap: who has an address, living or dead, and what nobody gets, in cells.
@@ -13,6 +14,7 @@ func TestIPMap(t *testing.T) {
 	t.Parallel()
 	h := demoHost(t)
 	h.MustRun("sh", "-c", "printf 'kept by hand' >/var/lib/cni/networks/trestle/10.22.1.0")
+	host.NeedProofOfDeath(t)
 	await(t, "the lost container is dead", func() bool {
 		all := answer[[]inventory.Attachment](t, h, "ls")
 		return len(all) == 2 && all[0].State == inventory.Dead

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // TestIPLs: leases of ours, host-local's and a person's.
@@ -57,6 +58,7 @@ func TestIPRelease(t *testing.T) {
 	must(t, h, "ip", "release", "--force", "--network", "lab", "10.40.0.9")
 	web.Remove()
 	awaitVeths(t, h, 0)
+	host.NeedProofOfDeath(t)
 	await(t, "web is dead", func() bool {
 		all := answer[[]inventory.Attachment](t, h, "ls", "lab")
 		return len(all) == 1 && all[0].State == inventory.Dead

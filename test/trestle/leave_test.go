@@ -41,7 +41,7 @@ func TestLeave(t *testing.T) {
 		t.Errorf("got exit status %d: %q; web's namespace is still there", output.Code, output.Stderr)
 	}
 	web.Remove()
-	await(t, "web is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
+	awaitDead(t, h)
 	got := must(t, h, "leave", reference)
 	for _, want := range []string{"removed nftables table inet trestle\n", "removed /run/trestle\n"} {
 		if !strings.Contains(got, want) {

@@ -55,6 +55,13 @@ func awaitVeths(t *testing.T, h *host.Host, count int) {
 	})
 }
 
+// awaitDead waits until one of the host's attachments is proved dead.
+func awaitDead(t *testing.T, h *host.Host) {
+	t.Helper()
+	host.NeedProofOfDeath(t)
+	await(t, "it is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
+}
+
 // await asks again and again, until the kernel has done what it does in its own time.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
@@ -67,6 +74,7 @@ func TestLs(t *testing.T) {
 	t.Parallel()
 	h := demoHost(t)
 	var all []inventory.Attachment
+	host.NeedProofOfDeath(t)
 	await(t, "the lost container is dead", func() bool {
 		all = answer[[]inventory.Attachment](t, h, "ls")
 		return len(all) == 2 && all[0].State == inventory.Dead

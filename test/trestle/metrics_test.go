@@ -42,7 +42,7 @@ func TestMetrics(t *testing.T) {
 	p := newPatient(t)
 	p.attach("lost", 8081).Remove()
 	p.awaitVeths(1)
-	await(t, "it is dead", func() bool { return strings.Contains(must(t, p.Host, "ls"), "dead") })
+	awaitDead(t, p.Host)
 	p.sh("sysctl -qw net.ipv4.ip_forward=0; mkdir -p /run/textfile")
 	before := p.Dump()
 	text := must(t, p.Host, "metrics")

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/test/host"
 )
 
 // TestNetworkRm: a network goes with all that it has made; in use it stays, unless it is
@@ -49,6 +50,7 @@ func TestNetworkRmOfTheDead(t *testing.T) {
 	must(t, h, "attach", "web", "lab", "-p", "8080:80")
 	web.Remove()
 	h.MustRun("rm", "/etc/cni/net.d/90-lab.conflist")
+	host.NeedProofOfDeath(t)
 	await(t, "web is dead", func() bool {
 		all := answer[[]inventory.Attachment](t, h, "ls")
 		return len(all) == 1 && all[0].State == inventory.Dead
@@ -111,7 +113,7 @@ func TestGC(t *testing.T) {
 	must(t, h, "attach", "alive", "lab", "-p", "8081:80")
 	web.Remove()
 	awaitVeths(t, h, 1)
-	await(t, "web is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
+	awaitDead(t, h)
 	before := h.Dump()
 	if got, want := must(t, h, "gc", "--dry-run"), "  would free lab/web/eth0: 10.40.0.2, 8080->80/tcp\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)

@@ -15,7 +15,7 @@ import (
 func TestReport(t *testing.T) {
 	t.Parallel()
 	h := demoHost(t)
-	await(t, "the lost container is dead", func() bool { return strings.Contains(must(t, h, "ls"), "dead") })
+	awaitDead(t, h)
 	before := h.Dump()
 	file := filepath.Join(t.TempDir(), "r.html")
 	read := func() string {
