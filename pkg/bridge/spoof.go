@@ -70,20 +70,9 @@ func spoofChanges(port string, mac net.HardwareAddr, o cni.Owner) nft.Changes {
 		return nft.Element{Family: t.Family, Table: t.Name, Set: set, Key: key, Owner: o.String(), What: what}
 	}
 	return nft.Changes{Tables: []nft.Table{spoofTable()}, Create: []nft.Element{
-		element(spoofPorts, linkKey(port)),
-		element(spoofAllowed, append(linkKey(port), append(append([]byte{}, mac...), 0, 0)...)),
+		element(spoofPorts, nft.InterfaceKey(port)),
+		element(spoofAllowed, append(nft.InterfaceKey(port), append(append([]byte{}, mac...), 0, 0)...)),
 	}}
-}
-
-// portOf is the port that an element of either set is about.
-func portOf(e nft.Element) string {
-	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
-}
-
-func linkKey(name string) []byte {
-	key := make([]byte, unix.IFNAMSIZ)
-	copy(key, name) // cut if it is too long, as in an edited record
-	return key
 }
 
 // spoofPlace is the place of the records of checked ports.
@@ -260,11 +249,11 @@ func (s SpoofChecks) repairs(kept []nft.Element, keep func(port string) (bool, e
 	}
 	recorded := map[string]bool{}
 	for _, e := range kept {
-		recorded[portOf(e)] = true
+		recorded[e.Interface()] = true
 	}
 	for _, e := range nft.Without(found, kept) {
-		live, keepErr := keep(portOf(e))
-		if err = errors.Join(err, keepErr); !live || recorded[portOf(e)] {
+		live, keepErr := keep(e.Interface())
+		if err = errors.Join(err, keepErr); !live || recorded[e.Interface()] {
 			changes.Remove = append(changes.Remove, e)
 		}
 	}

@@ -406,11 +406,11 @@ func count(rules []string, rule string) int {
 // idleChain are the lines that delete our chain if it has no rule but the jump to the
 // admin's; that one stays.
 func idleChain(have iptables.Table) []string {
-	if slices.ContainsFunc(have.In(ourChain), func(rule string) bool { return !strings.Contains(rule, adminComment) }) || have.Policies[ourChain] == "" {
+	if slices.ContainsFunc(have.In[ourChain], func(rule string) bool { return !strings.Contains(rule, adminComment) }) || have.Policies[ourChain] == "" {
 		return nil
 	}
 	var lines []string
-	for _, jump := range have.To(ourChain) {
+	for _, jump := range have.To[ourChain] {
 		lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
 	}
 	return append(lines, "-F "+ourChain, "-X "+ourChain)

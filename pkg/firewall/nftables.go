@@ -1,8 +1,6 @@
 package firewall
 
 import (
-	"bytes"
-	"errors"
 	"slices"
 
 	"github.com/google/nftables"
@@ -200,8 +198,7 @@ func verdict(kind expr.VerdictKind) expr.Any { return &expr.Verdict{Kind: kind} 
 // elements are the elements of an nftables entry. Those of an interface belong to all
 // containers behind it, of whichever network; their comment names the network of the first.
 func (e entry) elements() []nft.Element {
-	name := make([]byte, unix.IFNAMSIZ)
-	copy(name, e.value)
+	name := nft.InterfaceKey(e.value)
 	twice := slices.Repeat(name, 2)
 	shared := func(set string, key []byte) nft.Element {
 		return nft.Element{
@@ -234,11 +231,6 @@ func elementsOf(entries []entry) []nft.Element {
 	return nft.Without(all, nil)
 }
 
-// linkOf is the interface that an element is about.
-func linkOf(e nft.Element) string {
-	return string(bytes.TrimRight(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], "\x00"))
-}
-
 // nobody is the nft.IsAlive that says of every other owner of our elements that it is dead: an
 // element with the name of our link is a stale one, of a link that had the same name.
 func nobody(string) (bool, error) { return false, nil }
@@ -255,12 +247,10 @@ func (b nftBackend) commit(changes nft.Changes, isAlive nft.IsAlive) error {
 }
 
 func (b nftBackend) recordsLocked(do func() error) error {
-	lock, err := b.records.Lock()
-	if err != nil {
-		return err
-	}
-	b.conn.Refresh()
-	return errors.Join(do(), lock.Unlock())
+	return b.records.Locked(func() error {
+		b.conn.Refresh()
+		return do()
+	})
 }
 
 func (b nftBackend) add(entries []entry, allEntries func() ([]entry, error)) error {

@@ -151,7 +151,7 @@ func (h *Host) repairElements(entries []entry, isVoid func(nft.Element) bool) er
 	changes := nft.Changes{Tables: tablesOf(append(slices.Clone(found), want...)), Create: nft.Without(want, found)}
 	for _, e := range nft.Without(found, want) {
 		e.Shared = e.Set != portSet
-		if isVoid(e) || isLinkGone(linkOf(e)) {
+		if isVoid(e) || isLinkGone(e.Interface()) {
 			changes.Remove = append(changes.Remove, e)
 		}
 	}

@@ -16,7 +16,7 @@ func FuzzParseTable(f *testing.F) {
 			t.Errorf("got %d rules and %d chains of %d lines", len(table.Rules), len(table.Policies), most)
 		}
 		for chain := range table.Policies {
-			for _, rule := range append(table.In(chain), table.To(chain)...) {
+			for _, rule := range append(table.In[chain], table.To[chain]...) {
 				if !strings.Contains(rule, chain) {
 					t.Errorf("%q is none of %s", rule, chain)
 				}

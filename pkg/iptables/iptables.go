@@ -154,27 +154,15 @@ func (f Family) Preferred() string {
 
 // Table is one table of one variant, as iptables-save prints it.
 type Table struct {
-	Policies map[string]string // by chain; "-" for chains that are not built-in
-	Rules    []string          // "-A CHAIN …"
-}
-
-// In returns the rules of a chain.
-func (t Table) In(chain string) []string {
-	return t.only(func(rule string) bool { return strings.HasPrefix(rule, "-A "+chain+" ") })
-}
-
-// To returns the rules that end in a jump to a chain.
-func (t Table) To(chain string) []string {
-	return t.only(func(rule string) bool { return strings.HasSuffix(rule, " -j "+chain) })
-}
-
-func (t Table) only(keep func(string) bool) []string {
-	return slices.DeleteFunc(slices.Clone(t.Rules), func(rule string) bool { return !keep(rule) })
+	Policies map[string]string   // by chain; "-" for chains that are not built-in
+	Rules    []string            // "-A CHAIN …"
+	In       map[string][]string // the rules of a chain
+	To       map[string][]string // the rules with a target, such as a chain
 }
 
 // ParseTable parses what iptables-save prints of one table.
 func ParseTable(text string) Table {
-	t := Table{Policies: map[string]string{}}
+	t := Table{Policies: map[string]string{}, In: map[string][]string{}, To: map[string][]string{}}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if fields := strings.Fields(line); strings.HasPrefix(line, ":") && len(fields) > 1 {
@@ -182,6 +170,14 @@ func ParseTable(text string) Table {
 		}
 		if strings.HasPrefix(line, "-A ") {
 			t.Rules = append(t.Rules, line)
+		}
+	}
+	for _, rule := range t.Rules {
+		chain, _, _ := strings.Cut(strings.TrimPrefix(rule, "-A "), " ")
+		t.In[chain] = append(t.In[chain], rule)
+		if i := strings.LastIndex(rule, " -j "); i >= 0 {
+			target, _, _ := strings.Cut(rule[i+len(" -j "):], " ")
+			t.To[target] = append(t.To[target], rule)
 		}
 	}
 	return t

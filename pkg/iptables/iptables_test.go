@@ -77,7 +77,7 @@ func TestSaveAndRestore(t *testing.T) {
 			}
 			has(true)
 			table, err := Save(program, "filter")
-			if err != nil || !slices.Equal(table.In("OURS"), []string{rule}) || !slices.Equal(table.To("OURS"), []string{"-A FORWARD -j OURS"}) || table.Policies["FORWARD"] != "ACCEPT" {
+			if err != nil || !slices.Equal(table.In["OURS"], []string{rule}) || !slices.Equal(table.To["OURS"], []string{"-A FORWARD -j OURS"}) || table.Policies["FORWARD"] != "ACCEPT" {
 				t.Errorf("got %v, %v, want what was restored", table, err)
 			}
 			if err := Restore(program, "filter", []string{"-A OURS -j DROP", "-A NOBODYS -j DROP"}); err == nil {

@@ -52,7 +52,7 @@ func TestNative(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				return table.In("OURS")[1:]
+				return table.In["OURS"][1:]
 			}
 			rules := read()
 			reload(t)

@@ -83,7 +83,7 @@ func FuzzFound(f *testing.F) {
 		"-A CNI-DN-x -d 10.0.0.1/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 10.1.0.2:80\nCOMMIT\n")
 	f.Add("-A CNI-HOSTPORT-DNAT -m comment --comment \"dnat name: \\\"n\\\" id: \\\"c\\\"\" -j CNI-DN-y\n-A CNI-DN-y -p udp -j DNAT --to-destination [fd00::2]:53")
 	f.Fuzz(func(_ *testing.T, text string) {
-		table := index(iptables.ParseTable(text))
+		table := ipTable{iptables.ParseTable(text)}
 		for _, family := range families() {
 			for _, j := range table.jumps() {
 				table.mappings(j.chain, family)

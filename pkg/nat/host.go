@@ -112,16 +112,13 @@ func (h *Host) resolve(b Backend) (Backend, error) {
 
 // locked calls do under the lock, after records of earlier releases were converted.
 func (h *Host) locked(do func() error) error {
-	lock, err := h.store.Lock()
-	if err != nil {
-		return err
-	}
-	h.conn.Refresh()
-	err = h.upgrade()
-	if err == nil {
-		err = do()
-	}
-	return errors.Join(err, lock.Unlock())
+	return h.store.Locked(func() error {
+		h.conn.Refresh()
+		if err := h.upgrade(); err != nil {
+			return err
+		}
+		return do()
+	})
 }
 
 // isInUse says whether a record, a lease or a link shows that the owner with this label is

@@ -217,23 +217,17 @@ func (ipTables) compare(want ruleset, group func(program string, g ipGroup), sha
 	return nil
 }
 
-// ipTable is a table as iptables-save prints it, with its rules by chain and by target.
-type ipTable struct {
-	iptables.Table
-	in, to map[string][]string
-}
+// ipTable is table nat as iptables-save prints it.
+type ipTable struct{ iptables.Table }
 
 func saveNAT(program string) (ipTable, error) {
 	have, err := iptables.Save(program, natTable)
-	if err != nil {
-		return ipTable{}, err
-	}
-	return index(have), nil
+	return ipTable{have}, err
 }
 
 // changeNAT is iptables.Change for table nat.
 func changeNAT(program string, lines func(have ipTable) ([]string, error)) error {
-	return iptables.Change(program, natTable, func(have iptables.Table) ([]string, error) { return lines(index(have)) })
+	return iptables.Change(program, natTable, func(have iptables.Table) ([]string, error) { return lines(ipTable{have}) })
 }
 
 // deleteChains deletes those of the chains that the program lists.
@@ -241,36 +235,23 @@ func deleteChains(program string, chains []string) error {
 	return changeNAT(program, func(have ipTable) ([]string, error) { return have.deleteChains(chains), nil })
 }
 
-func index(have iptables.Table) ipTable {
-	t := ipTable{have, map[string][]string{}, map[string][]string{}}
-	for _, rule := range have.Rules {
-		chain, _, _ := strings.Cut(strings.TrimPrefix(rule, "-A "), " ")
-		t.in[chain] = append(t.in[chain], rule)
-		if i := strings.LastIndex(rule, " -j "); i >= 0 {
-			target, _, _ := strings.Cut(rule[i+len(" -j "):], " ")
-			t.to[target] = append(t.to[target], rule)
-		}
-	}
-	return t
-}
-
 func (t ipTable) hasChain(chain string) bool { return t.Policies[chain] != "" }
 
 // has says whether the group exists unchanged: by the number of its rules, and by the digest
 // in the comments of its jumps.
 func (t ipTable) has(g ipGroup) bool {
-	jumps := t.to[g.chain]
+	jumps := t.To[g.chain]
 	made := func(jump string) bool { return strings.Contains(jump, quote(g.comment())) }
 	return len(jumps) == len(g.jumps) && !slices.ContainsFunc(jumps, func(j string) bool { return !made(j) }) &&
-		len(t.in[g.chain]) == len(g.rules)
+		len(t.In[g.chain]) == len(g.rules)
 }
 
 func (t ipTable) hasJump(j ipJump) bool {
-	return slices.ContainsFunc(t.to[j.chain], func(rule string) bool { return strings.HasPrefix(rule, "-A "+j.parent+" ") })
+	return slices.ContainsFunc(t.To[j.chain], func(rule string) bool { return strings.HasPrefix(rule, "-A "+j.parent+" ") })
 }
 
 func (t ipTable) hasMark(mark string) bool {
-	return slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return strings.Contains(rule, " --mark "+mark+" ") })
+	return slices.ContainsFunc(t.In[masqChain], func(rule string) bool { return strings.Contains(rule, " --mark "+mark+" ") })
 }
 
 // lacking returns the shared chains that miss a jump or a rule that is wanted.
@@ -333,7 +314,7 @@ func (t ipTable) addShared(want ipRules) []string {
 
 func (t ipTable) addGroup(g ipGroup) []string {
 	lines := []string{":" + g.chain + " - [0:0]"}
-	for _, jump := range t.to[g.chain] {
+	for _, jump := range t.To[g.chain] {
 		lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
 	}
 	for _, rule := range g.rules {
@@ -354,7 +335,7 @@ func (t ipTable) deleteChains(chains []string) []string {
 	chains = slices.Compact(chains)
 	var lines []string
 	for _, chain := range chains {
-		for _, jump := range t.to[chain] {
+		for _, jump := range t.To[chain] {
 			if !slices.Contains(chains, wordsOf(jump)[1]) {
 				lines = append(lines, "-D"+strings.TrimPrefix(jump, "-A"))
 			}

@@ -37,7 +37,7 @@ type foundJump struct {
 // jumps returns the rules that jump to attachments' chains, ours and the reference plugin's.
 func (t ipTable) jumps() []foundJump {
 	var jumps []foundJump
-	for _, rule := range t.in[dnatChain] {
+	for _, rule := range t.In[dnatChain] {
 		words := wordsOf(rule)
 		j := foundJump{
 			protocol: Protocol(option(words, "-p")),
@@ -82,7 +82,7 @@ func (t ipTable) overlapping(p ownedPorts, f family) []foundMapping {
 // mappings returns the port mappings that an attachment's chain makes.
 func (t ipTable) mappings(chain string, f family) []Mapping {
 	var all []Mapping
-	for _, rule := range t.in[chain] {
+	for _, rule := range t.In[chain] {
 		words := wordsOf(rule)
 		port, portErr := strconv.ParseUint(option(words, "--dport"), 10, 16)
 		to, toErr := netip.ParseAddrPort(option(words, "--to-destination"))
@@ -103,7 +103,7 @@ func (t ipTable) mappings(chain string, f family) []Mapping {
 func (t ipTable) read(chain string, f family, p *Ports) {
 	found := t.mappings(chain, f)
 	p.Mappings = append(p.Mappings, found...)
-	for _, rule := range t.in[chain] {
+	for _, rule := range t.In[chain] {
 		words := wordsOf(rule)
 		source, err := netip.ParsePrefix(option(words, "-s"))
 		if option(words, "-j") != "MARK" || len(found) == 0 {
@@ -276,7 +276,7 @@ func (t ipTable) chainsOfOurs() map[string]string {
 			chains[j.owner] = j.chain
 		}
 	}
-	for _, rule := range t.in[natPostrouting] {
+	for _, rule := range t.In[natPostrouting] {
 		words := wordsOf(rule)
 		label, _, _ := strings.Cut(option(words, "--comment"), " ")
 		if chain := option(words, "-j"); strings.HasPrefix(chain, networkPrefix) && strings.HasSuffix(label, "/") {
@@ -314,14 +314,14 @@ func (t ipTables) forget(network string) error {
 // table has a chain that only the reference plugin makes, those shared with it stay.
 func (t ipTable) idle(gone string) []string {
 	var chains []string
-	if !slices.ContainsFunc(t.in[natPostrouting], func(rule string) bool { return !strings.HasSuffix(rule, " -j "+gone) }) {
+	if !slices.ContainsFunc(t.In[natPostrouting], func(rule string) bool { return !strings.HasSuffix(rule, " -j "+gone) }) {
 		chains = append(chains, natPostrouting)
 	}
-	if len(t.in[dnatChain]) > 0 || t.hasChain(setMarkChain) {
+	if len(t.In[dnatChain]) > 0 || t.hasChain(setMarkChain) {
 		return chains
 	}
 	chains = append(chains, dnatChain)
-	if !slices.ContainsFunc(t.in[masqChain], func(rule string) bool { return !strings.Contains(rule, " --mark ") }) {
+	if !slices.ContainsFunc(t.In[masqChain], func(rule string) bool { return !strings.Contains(rule, " --mark ") }) {
 		chains = append(chains, masqChain)
 	}
 	return chains
@@ -365,7 +365,7 @@ func (t ipTables) removeFormerFrom(program, table, chain string) error {
 		return err
 	}
 	err = iptables.Change(program, table, func(have iptables.Table) ([]string, error) {
-		former := index(have)
+		former := ipTable{have}
 		return former.deleteChains(former.former()), nil
 	})
 	if t.isOutOfReach(err) {

@@ -3,7 +3,6 @@ package nat
 import (
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/nft"
 )
@@ -69,10 +68,4 @@ func (n nfTables) usable() error {
 		return errors.New("the kernel has no nf_tables")
 	}
 	return err
-}
-
-// textOf returns the interface name at the beginning of a key.
-func textOf(key []byte) string {
-	name, _, _ := strings.Cut(string(key), "\x00")
-	return name
 }

@@ -127,7 +127,7 @@ func outsideRules() []nft.Rule {
 	var rules []nft.Rule
 	for _, address := range [][]expr.Any{f.saddr(), f.daddr(1)} {
 		rules = append(rules, rule(outsideComment,
-			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")), verdict(expr.VerdictReturn)))
+			f.isFamily(), address, within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(nft.InterfaceKey("lo")), verdict(expr.VerdictReturn)))
 	}
 	return rules
 }
@@ -170,7 +170,7 @@ func loopbackTable() nft.Table {
 			Hook:     nftables.ChainHookInput,
 			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1),
 		}, Rules: []nft.Rule{
-			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(ifname("lo")),
+			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(nft.InterfaceKey("lo")),
 				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
 		}},
 	}
@@ -252,12 +252,6 @@ func bits(mask uint32) expr.Any {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4)}
 }
 
-func ifname(name string) []byte {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return padded
-}
-
 // elements returns the elements of the port mappings in the nftables backend, each once.
 func (p ownedPorts) elements() []nft.Element {
 	elements := p.loopbackElements()
@@ -302,7 +296,7 @@ func (p ownedPorts) markElements(f family, m Mapping) []nft.Element {
 	if p.Bridge != "" {
 		elements = append(elements, nft.Element{
 			Set:  f.name(hairpin),
-			Key:  concat(append([][]byte{ifname(p.Bridge)}, key...)...),
+			Key:  concat(append([][]byte{nft.InterfaceKey(p.Bridge)}, key...)...),
 			What: what,
 		})
 	}

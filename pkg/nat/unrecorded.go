@@ -134,7 +134,7 @@ func portsOf(elements []nft.Element) recordedPorts {
 		}
 		switch strings.TrimRight(e.Set, "46") {
 		case hairpinPorts, hairpinAddresses:
-			ports.SNAT, ports.Bridge = true, textOf(e.Key)
+			ports.SNAT, ports.Bridge = true, e.Interface()
 		case loopbackPorts, loopbackAddresses:
 			ports.HostAddress, _ = netip.AddrFromSlice(e.Value) // the set's type fixes the length
 		case masqueradePorts, masqueradeAddresses:

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,6 +21,20 @@ type foundElement struct {
 	Element
 	// Expires says that Changes.Remove has given it a timeout.
 	Expires bool
+}
+
+// InterfaceKey returns an interface's name as the sets of type ifname have it. One that is too
+// long, as in an edited record, is cut.
+func InterfaceKey(name string) []byte {
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name)
+	return key
+}
+
+// Interface returns the interface name that the element's key is, or begins with.
+func (e Element) Interface() string {
+	name, _, _ := bytes.Cut(e.Key[:min(len(e.Key), unix.IFNAMSIZ)], []byte{0})
+	return string(name)
 }
 
 // perMessage elements, of less than 512 bytes each, half of it the comment, stay below the

@@ -1,5 +1,5 @@
 // Package record stores in /run what each attachment has on the host: one file for each
-// attachment and place ("firewall", "tuning" …). A caller takes Store.Lock, writes the
+// attachment and place ("firewall", "tuning" …). In Store.Locked a caller writes the
 // record, makes what it tells of, and on DEL removes the record last. So whatever a killed
 // process leaves, the next DEL, GC or restore finds.
 //
@@ -52,10 +52,14 @@ func Open(dir string) Store { return Store{dir} }
 // Dir is the path of something in the store's directory: a place, or what is no record.
 func (s Store) Dir(name string) string { return filepath.Join(s.dir, name) }
 
-// Lock excludes all others who change records, or what those tell of. Callers hold it for
-// about a millisecond; the error of a wait that took too long names the holder.
-func (s Store) Lock() (*flock.Lock, error) {
-	return flock.Create(s.Dir("lock"), flock.Exclusive, flock.DefaultWait)
+// Locked calls do while all others are excluded who change records, or what those tell of. Callers
+// take about a millisecond; the error of a wait that took too long names the holder.
+func (s Store) Locked(do func() error) error {
+	lock, err := flock.Create(s.Dir("lock"), flock.Exclusive, flock.DefaultWait)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), lock.Unlock())
 }
 
 // Record is what an attachment has in one place.

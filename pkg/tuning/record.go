@@ -189,17 +189,8 @@ func (s Store) merge(r saved) (*saved, error) {
 	return earlier, drop(earlier.file)
 }
 
-// save writes record and file under the lock.
-func (s Store) save(r saved) error { return s.locked(func() error { return s.write(r) }) }
-
-// locked calls do under the lock of the records.
-func (s Store) locked(do func() error) error {
-	lock, err := s.records.Lock()
-	if err != nil {
-		return err
-	}
-	return errors.Join(do(), lock.Unlock())
-}
+// save writes record and file under the lock of the records.
+func (s Store) save(r saved) error { return s.records.Locked(func() error { return s.write(r) }) }
 
 func (s Store) write(r saved) error {
 	err := record.Write(s.records, place, record.Record[tuned]{
@@ -305,7 +296,7 @@ func drop(paths ...string) error {
 // earlier release or whose record was lost, and removes what a killed ADD or an earlier
 // release left: empty and unfinished files, and links.
 func (s Store) list() (all []saved, err error) {
-	err = s.locked(func() error {
+	err = s.records.Locked(func() error {
 		records, err := record.Sweep[tuned](s.records, place, "")
 		if err != nil {
 			return err

@@ -4,7 +4,6 @@
 package translator
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -41,12 +40,10 @@ func SpoofChecks(conn *nft.Conn) bridge.SpoofChecks {
 
 // WithSpoofChecks calls do with the MAC checks, under the lock of the records.
 func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
-	lock, err := record.Open(record.DefaultDir).Lock()
-	if err != nil {
-		return err
-	}
-	conn.Refresh()
-	return errors.Join(do(SpoofChecks(conn)), lock.Unlock())
+	return record.Open(record.DefaultDir).Locked(func() error {
+		conn.Refresh()
+		return do(SpoofChecks(conn))
+	})
 }
 
 // NAT is the State of masquerade and port mappings, with the plugin's own Status.

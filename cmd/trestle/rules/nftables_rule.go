@@ -15,6 +15,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // parse makes a Rule of the kernel's expressions. For a packet they are evaluated as the
@@ -164,12 +166,6 @@ func (m *machine) run(e expr.Any) Match {
 	return Yes
 }
 
-func name16(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
-}
-
 func (m *machine) meta(e *expr.Meta) {
 	if e.SourceRegister {
 		return // it sets a mark
@@ -177,9 +173,9 @@ func (m *machine) meta(e *expr.Meta) {
 	var value []byte
 	switch e.Key {
 	case expr.MetaKeyIIFNAME:
-		value = name16(m.packet.In)
+		value = nft.InterfaceKey(m.packet.In)
 	case expr.MetaKeyOIFNAME:
-		value = name16(m.packet.Out)
+		value = nft.InterfaceKey(m.packet.Out)
 	case expr.MetaKeyL4PROTO:
 		value = m.protocol()
 	case expr.MetaKeyNFPROTO:
