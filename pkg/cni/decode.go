@@ -13,7 +13,7 @@ import (
 
 // Unmarshal is json.Unmarshal with readable errors; see Plain.
 func Unmarshal(data []byte, v any) error {
-	err := json.Unmarshal(data, v)
+	err := UnmarshalOnce(data, v)
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
 		wrong.Field = written(wrong.Field, reflect.TypeOf(v))

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,11 +118,16 @@ func writeError(w io.Writer, version string, code Code, message string) error {
 
 // writeIndented writes JSON as the reference library does.
 func writeIndented(w io.Writer, answer any) error {
-	data, err := json.MarshalIndent(answer, "", "    ")
+	data, err := MarshalOnce(answer)
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(append(data, '\n'))
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, data, "", "    "); err != nil {
+		return err
+	}
+	indented.WriteByte('\n')
+	_, err = w.Write(indented.Bytes())
 	return err
 }
 

@@ -54,6 +54,9 @@ func ParseResult(name string, raw []byte, version string) (*Result, error) {
 	if err := refuseNulls(name, raw); err != nil {
 		return nil, err
 	}
+	if result, ok := parseNewest(raw, version); ok {
+		return result, nil
+	}
 	result, err := create.Create(version, raw)
 	err = Plain(err)
 	if err != nil {
@@ -234,20 +237,88 @@ func writeResult(w io.Writer, version string, result types.Result) error {
 	return converted.PrintTo(w)
 }
 
+// wireResult is the JSON of a Result. The library's types encode themselves part by part; see
+// UnmarshalOnce for what that costs.
+type wireResult struct {
+	CNIVersion string                `json:"cniVersion"`
+	Interfaces []*types100.Interface `json:"interfaces,omitempty"`
+	IPs        []wireIP              `json:"ips,omitempty"`
+	Routes     []WireRoute           `json:"routes,omitempty"`
+	DNS        *types.DNS            `json:"dns,omitempty"`
+}
+
+type wireIP struct {
+	Interface *int   `json:"interface,omitempty"`
+	Address   string `json:"address"`
+	Gateway   net.IP `json:"gateway,omitempty"`
+}
+
+// WireRoute is the JSON of a types.Route.
+type WireRoute struct {
+	Dst      string `json:"dst"`
+	GW       net.IP `json:"gw,omitempty"`
+	MTU      int    `json:"mtu,omitempty"`
+	AdvMSS   int    `json:"advmss,omitempty"`
+	Priority int    `json:"priority,omitempty"`
+	Table    *int   `json:"table,omitempty"`
+	Scope    *int   `json:"scope,omitempty"`
+}
+
+// Route is the route; the error is that of a destination that is no prefix.
+func (w WireRoute) Route() (*types.Route, error) {
+	dst, err := types.ParseCIDR(w.Dst)
+	if err != nil {
+		return nil, err
+	}
+	return &types.Route{
+		Dst: *dst, GW: w.GW, MTU: w.MTU, AdvMSS: w.AdvMSS, Priority: w.Priority, Table: w.Table, Scope: w.Scope,
+	}, nil
+}
+
 // writeNewest writes the same as the library's type does, which encodes the result, decodes
 // it and encodes it again to leave out an empty dns.
 func writeNewest(w io.Writer, version string, r *Result) error {
-	answer := struct {
-		CNIVersion string                `json:"cniVersion"`
-		Interfaces []*types100.Interface `json:"interfaces,omitempty"`
-		IPs        []*types100.IPConfig  `json:"ips,omitempty"`
-		Routes     []*types.Route        `json:"routes,omitempty"`
-		DNS        *types.DNS            `json:"dns,omitempty"`
-	}{version, r.Interfaces, r.IPs, r.Routes, nil}
+	answer := wireResult{CNIVersion: version, Interfaces: r.Interfaces}
+	for _, ip := range r.IPs {
+		answer.IPs = append(answer.IPs, wireIP{ip.Interface, ip.Address.String(), ip.Gateway})
+	}
+	for _, route := range r.Routes {
+		answer.Routes = append(answer.Routes, WireRoute{
+			route.Dst.String(), route.GW, route.MTU, route.AdvMSS, route.Priority, route.Table, route.Scope,
+		})
+	}
 	if !r.DNS.IsEmpty() {
 		answer.DNS = &r.DNS
 	}
 	return writeIndented(w, answer)
+}
+
+// parseNewest reads a result in one of the versions that have today's keys; ok is false for
+// another version, and for every mistake, which the library has a message for.
+func parseNewest(raw []byte, version string) (_ *Result, ok bool) {
+	var read wireResult
+	if version != "1.0.0" && version != "1.1.0" || UnmarshalOnce(raw, &read) != nil {
+		return nil, false
+	}
+	result := &Result{CNIVersion: types100.ImplementedSpecVersion, Interfaces: read.Interfaces}
+	for _, ip := range read.IPs {
+		address, err := types.ParseCIDR(ip.Address)
+		if err != nil {
+			return nil, false
+		}
+		result.IPs = append(result.IPs, &types100.IPConfig{Interface: ip.Interface, Address: *address, Gateway: ip.Gateway})
+	}
+	for _, route := range read.Routes {
+		r, err := route.Route()
+		if err != nil {
+			return nil, false
+		}
+		result.Routes = append(result.Routes, r)
+	}
+	if read.DNS != nil {
+		result.DNS = *read.DNS
+	}
+	return result, true
 }
 
 // without110 leaves out the fields of interfaces that are new in 1.1.0. It keeps those of

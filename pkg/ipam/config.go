@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -74,22 +73,17 @@ type wireRoutes []*types.Route
 
 func (r *wireRoutes) UnmarshalJSON(data []byte) error {
 	var list []json.RawMessage
-	if err := json.Unmarshal(data, &list); err != nil {
+	if err := cni.UnmarshalOnce(data, &list); err != nil {
 		return err // encoding/json adds the field
 	}
 	for i, raw := range list {
-		var head struct {
-			Dst string `json:"dst"`
-		}
-		if err := cni.Unmarshal(raw, &head); err != nil {
+		var wire cni.WireRoute
+		if err := cni.Unmarshal(raw, &wire); err != nil {
 			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
 		}
-		if _, _, err := net.ParseCIDR(head.Dst); err != nil {
-			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, head.Dst)
-		}
-		route := &types.Route{}
-		if err := cni.Unmarshal(raw, route); err != nil {
-			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
+		route, err := wire.Route()
+		if err != nil {
+			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, wire.Dst)
 		}
 		*r = append(*r, route)
 	}
@@ -105,9 +99,9 @@ type wireSet []wireRange
 func (s *wireSet) UnmarshalJSON(data []byte) error {
 	if bytes.HasPrefix(data, []byte("{")) {
 		*s = make(wireSet, 1)
-		return json.Unmarshal(data, &(*s)[0])
+		return cni.UnmarshalOnce(data, &(*s)[0])
 	}
-	return json.Unmarshal(data, (*[]wireRange)(s))
+	return cni.UnmarshalOnce(data, (*[]wireRange)(s))
 }
 
 // StoreOf is the store of the request's network. Of the configuration it reads only the two

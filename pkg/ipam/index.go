@@ -1,12 +1,13 @@
 package ipam
 
 import (
-	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // The index is in .trestle beside the leases:
@@ -63,7 +64,7 @@ func isSecond(t unix.Timespec, sec int64) bool {
 func readHeader(own dir) header {
 	var h header
 	data, err := own.read(headerName, make([]byte, headerMax))
-	if err != nil || json.Unmarshal(data, &h) != nil {
+	if err != nil || cni.UnmarshalOnce(data, &h) != nil {
 		return header{} // a header that never fits
 	}
 	return h

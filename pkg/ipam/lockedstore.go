@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"encoding/json"
 	"errors"
 	"net/netip"
 	"os"
@@ -228,7 +227,7 @@ func (l *lockedStore) writeHeader(m repairs) error {
 	// system can store that
 	stamp := (time.Now().Unix() - 10) &^ 1
 	h := header{Format: indexFormat, Boot: l.boot, Ino: stat.Ino, Stamp: stamp, Machine: m.host.Machine, Nameless: m.nameless}
-	data, err := json.Marshal(h)
+	data, err := cni.MarshalOnce(h)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"encoding/json"
 	"net/netip"
 	"slices"
 
@@ -49,7 +48,7 @@ func (r ownerRecord) equal(other ownerRecord) bool {
 }
 
 func (r ownerRecord) encode() []byte {
-	data, err := json.Marshal(r)
+	data, err := cni.MarshalOnce(r)
 	if err != nil {
 		panic(err) // impossible: strings, numbers, addresses, and a time whose year has four digits
 	}
@@ -60,7 +59,7 @@ func (r ownerRecord) encode() []byte {
 // truncated, damaged or another's.
 func decodeRecord(network, name string, data []byte) (ownerRecord, bool) {
 	var r ownerRecord
-	if len(data) >= recordMax || !record.IsIntact(data) || json.Unmarshal(data, &r) != nil {
+	if len(data) >= recordMax || !record.IsIntact(data) || cni.UnmarshalOnce(data, &r) != nil {
 		return ownerRecord{}, false
 	}
 	strange := slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/nft"
 )
 
 // referenceChains returns the chains of a table in which the reference plugin portmap maps
@@ -38,23 +39,16 @@ func referenceChains(table string) []string {
 // changes nothing of ours and may wait for neighbours, so it is called before the lock is
 // taken.
 func (h *Host) refuseReference(f ownedPorts) error {
-	conn, err := h.conn.Library()
+	tables, err := h.conn.Tables()
 	if lacksNFTables(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	tables, err := conn.ListTables()
-	if lacksNFTables(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("list the tables of nftables: %w", err)
-	}
 	for _, table := range tables {
 		for _, chain := range referenceChains(table.Name) {
-			found, err := listReference(conn, table, chain, f)
+			found, err := h.listReference(table, chain, f)
 			if err != nil {
 				return err
 			}
@@ -76,7 +70,12 @@ func lacksNFTables(err error) bool {
 
 // listReference returns the rules of a chain that map a host port of f to another container.
 // Rules of iptables only have the port: the chain that they jump to has the target.
-func listReference(conn *nftables.Conn, table *nftables.Table, chain string, f ownedPorts) ([]referencePorts, error) {
+func (h *Host) listReference(in nft.Table, chain string, f ownedPorts) ([]referencePorts, error) {
+	conn, err := h.conn.Library()
+	if err != nil {
+		return nil, err
+	}
+	table := &nftables.Table{Family: in.Family, Name: in.Name}
 	rules, err := conn.GetRules(table, &nftables.Chain{Name: chain})
 	if err != nil {
 		return nil, fmt.Errorf("list chain %s of nftables table %s: %w", chain, table.Name, err)

@@ -130,7 +130,7 @@ func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, the
 	if err != nil {
 		return policy, false, fmt.Errorf("look for chain %s of nftables table %s: %w", chain, t, err)
 	}
-	found, err := netlink.NewAttributeDecoder(answers[0].Data[min(4, len(answers[0].Data)):]) // behind struct nfgenmsg
+	_, found, err := openMessage(answers[0])
 	if err != nil {
 		return policy, false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
 	}
@@ -200,6 +200,38 @@ func (c *Conn) DeleteIdle(t Table) error {
 		}
 	}
 	return c.DeleteTable(t)
+}
+
+// Tables lists the tables of all programs, by their family and name. It does not use the library, whose
+// dialing costs an ADD as much as the question itself.
+func (c *Conn) Tables() ([]Table, error) {
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	request, err := message(unix.NFT_MSG_GETTABLE, nftables.TableFamilyUnspecified, netlink.Dump, netlink.NewAttributeEncoder())
+	if err != nil {
+		return nil, err
+	}
+	answers, err := c.peer.ask(request)
+	if err != nil {
+		return nil, fmt.Errorf("list the tables of nftables: %w", err)
+	}
+	var tables []Table
+	for _, m := range answers {
+		family, attributes, err := openMessage(m)
+		if err != nil {
+			return nil, fmt.Errorf("decode a table of nftables: %w", err)
+		}
+		for attributes.Next() {
+			if attributes.Type() == unix.NFTA_TABLE_NAME {
+				tables = append(tables, Table{Family: family, Name: attributes.String()})
+			}
+		}
+		if err := attributes.Err(); err != nil {
+			return nil, fmt.Errorf("decode a table of nftables: %w", err)
+		}
+	}
+	return tables, nil
 }
 
 // Library returns google/nftables on this Conn's socket: to read other programs' tables,

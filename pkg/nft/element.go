@@ -130,6 +130,19 @@ func message(kind int, family nftables.TableFamily, flags netlink.HeaderFlags, a
 	}, nil
 }
 
+// openMessage returns what message has put into a message of nf_tables.
+func openMessage(m netlink.Message) (nftables.TableFamily, *netlink.AttributeDecoder, error) {
+	if len(m.Data) < 4 {
+		return 0, nil, errors.New("a message without a header")
+	}
+	attributes, err := netlink.NewAttributeDecoder(m.Data[4:])
+	if err != nil {
+		return 0, nil, err
+	}
+	attributes.ByteOrder = binary.BigEndian
+	return nftables.TableFamily(m.Data[0]), attributes, nil
+}
+
 // find looks up the element with e's key, which takes the same time however many the set
 // has. A missing set or table has none.
 func (c *Conn) find(e Element) (foundElement, bool, error) {
@@ -256,14 +269,11 @@ func decodeElements(messages []netlink.Message) (all []foundElement, err error) 
 // eachElement reads NFT_MSG_NEWSETELEM messages.
 func eachElement(messages []netlink.Message, take func(foundElement)) error {
 	for _, m := range messages {
-		if len(m.Data) < 4 {
-			return errors.New("decode an nftables element: a message without a header")
-		}
-		attributes, err := netlink.NewAttributeDecoder(m.Data[4:])
+		family, attributes, err := openMessage(m)
 		if err != nil {
 			return fmt.Errorf("decode an nftables element: %w", err)
 		}
-		in := Element{Family: nftables.TableFamily(m.Data[0])}
+		in := Element{Family: family}
 		for attributes.Next() {
 			switch attributes.Type() {
 			case unix.NFTA_SET_ELEM_LIST_TABLE:

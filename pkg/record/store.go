@@ -89,7 +89,7 @@ func (s Store) Path(place string, o cni.Owner) string {
 // meanwhile, the former record is still there.
 func Write[T any](s Store, place string, r Record[T]) error {
 	r.Version = Version
-	data, err := json.Marshal(r)
+	data, err := cni.MarshalOnce(r)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func At[T any](path string) (r Record[T], there bool, err error) {
 
 // decode reads a record; ok is false if it is truncated or damaged.
 func decode[T any](data []byte) (r Record[T], ok bool) {
-	if !IsIntact(data) || json.Unmarshal(data, &r) != nil {
+	if !IsIntact(data) || cni.UnmarshalOnce(data, &r) != nil {
 		return Record[T]{}, false
 	}
 	return r, true

@@ -1,0 +1,239 @@
+package cni
+
+import (
+	"encoding"
+	"encoding/json"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// UnmarshalOnce is json.Unmarshal, for a process that decodes each type once. The library
+// prepares for many: its first use of a struct type costs some ten times what decoding a
+// configuration does, which is a tenth of an ADD. Whatever is out of the ordinary, so also every mistake,
+// is left to the library.
+func UnmarshalOnce(data []byte, v any) error {
+	to := reflect.ValueOf(v)
+	if to.Kind() == reflect.Pointer && !to.IsNil() && json.Valid(data) {
+		fresh := reflect.New(to.Type().Elem())
+		fresh.Elem().Set(to.Elem()) // what the input does not mention stays
+		if p := (parser{data}); decodeOnce(p.next(), fresh.Elem()) {
+			to.Elem().Set(fresh.Elem())
+			return nil
+		}
+	}
+	return json.Unmarshal(data, v)
+}
+
+// decodeOnce decodes a value as json.Unmarshal would, or returns false.
+func decodeOnce(raw []byte, v reflect.Value) bool {
+	switch to := methodsOf(v).(type) {
+	case json.Unmarshaler:
+		return to.UnmarshalJSON(raw) == nil
+	case encoding.TextUnmarshaler:
+		text, ok := plainText(raw)
+		return ok && to.UnmarshalText([]byte(text)) == nil
+	}
+	if raw[0] == 'n' { // null means something else for each kind
+		v.SetZero()
+		return v.Kind() == reflect.Slice || v.Kind() == reflect.Map || v.Kind() == reflect.Pointer
+	}
+	switch v.Kind() {
+	case reflect.String:
+		text, ok := plainText(raw)
+		v.SetString(text)
+		return ok && v.Type() != reflect.TypeFor[json.Number]()
+	case reflect.Bool:
+		v.SetBool(raw[0] == 't')
+		return raw[0] == 't' || raw[0] == 'f'
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		n, err := strconv.ParseInt(string(raw), 10, v.Type().Bits())
+		v.SetInt(n)
+		return err == nil
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		n, err := strconv.ParseUint(string(raw), 10, v.Type().Bits())
+		v.SetUint(n)
+		return err == nil
+	case reflect.Pointer:
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		return decodeOnce(raw, v.Elem())
+	case reflect.Slice:
+		return raw[0] == '[' && v.Len() == 0 && v.Type().Elem().Kind() != reflect.Uint8 && decodeList(raw, v)
+	case reflect.Struct:
+		return raw[0] == '{' && decodeStruct(raw, v)
+	case reflect.Map:
+		return raw[0] == '{' && v.IsNil() && v.Type().Key() == reflect.TypeFor[string]() && decodeMap(raw, v)
+	}
+	return false
+}
+
+func decodeList(raw []byte, v reflect.Value) bool {
+	list := reflect.MakeSlice(v.Type(), 0, 4)
+	for p := (parser{raw[1:]}); p.more(); {
+		element := reflect.New(v.Type().Elem()).Elem()
+		if !decodeOnce(p.next(), element) {
+			return false
+		}
+		list = reflect.Append(list, element)
+	}
+	v.Set(list)
+	return true
+}
+
+func decodeMap(raw []byte, v reflect.Value) bool {
+	v.Set(reflect.MakeMap(v.Type()))
+	for p := (parser{raw[1:]}); p.more(); {
+		key, ok := plainText(p.next())
+		element := reflect.New(v.Type().Elem()).Elem()
+		if !ok || !decodeOnce(p.next(), element) {
+			return false
+		}
+		v.SetMapIndex(reflect.ValueOf(key), element)
+	}
+	return true
+}
+
+func decodeStruct(raw []byte, v reflect.Value) bool {
+	fields, ok := appendFields(nil, v)
+	if !ok {
+		return false
+	}
+	for p := (parser{raw[1:]}); p.more(); {
+		key, ok := plainText(p.next())
+		value := p.next()
+		if !ok {
+			return false
+		}
+		f := fieldCalled(fields, key)
+		if f == nil {
+			continue
+		}
+		if f.decoded || !decodeOnce(value, f.value) {
+			return false
+		}
+		f.decoded = true
+	}
+	return true
+}
+
+// structField is a field of a struct or of those that it embeds.
+type structField struct {
+	name      string
+	omitEmpty bool
+	omitZero  bool
+	value     reflect.Value
+	decoded   bool
+}
+
+// appendFields appends the fields of v that encoding/json knows; ok is false if two have
+// the same name, or one has an option that is unknown here.
+func appendFields(fields []structField, v reflect.Value) (_ []structField, ok bool) {
+	t := v.Type()
+	for i := range t.NumField() {
+		field := t.Field(i)
+		tag := field.Tag.Get("json")
+		name, option, _ := strings.Cut(tag, ",")
+		switch {
+		case field.Anonymous && name == "" && field.Type.Kind() == reflect.Struct:
+			if fields, ok = appendFields(fields, v.Field(i)); !ok {
+				return nil, false
+			}
+			continue
+		case field.Anonymous && name == "":
+			return nil, false
+		case !field.IsExported() || tag == "-":
+			continue
+		case name == "":
+			name = field.Name
+		}
+		f := structField{name: name, omitEmpty: option == "omitempty", omitZero: option == "omitzero", value: v.Field(i)}
+		if option != "" && !f.omitEmpty && !f.omitZero {
+			return nil, false
+		}
+		for _, other := range fields {
+			if other.name == name {
+				return nil, false
+			}
+		}
+		fields = append(fields, f)
+	}
+	return fields, true
+}
+
+// fieldCalled is the field with that name, or else the first whose name differs from it only
+// in case; nil if there is none.
+func fieldCalled(fields []structField, key string) *structField {
+	for i := range fields {
+		if fields[i].name == key {
+			return &fields[i]
+		}
+	}
+	for i := range fields {
+		if strings.EqualFold(fields[i].name, key) {
+			return &fields[i]
+		}
+	}
+	return nil
+}
+
+// plainText is the text of a string without escapes, which is nearly every one.
+func plainText(raw []byte) (text string, ok bool) {
+	if raw[0] != '"' {
+		return "", false
+	}
+	text = string(raw[1 : len(raw)-1])
+	return text, strings.IndexByte(text, '\\') < 0 && utf8.ValidString(text)
+}
+
+// parser takes the values, and the keys of objects, one by one from what is in an object,
+// a list or a document of valid JSON.
+type parser struct{ rest []byte }
+
+// more says whether a value follows.
+func (p *parser) more() bool {
+	p.skip()
+	return p.rest[0] != '}' && p.rest[0] != ']'
+}
+
+// skip skips white space and what separates values.
+func (p *parser) skip() {
+	for strings.IndexByte(" \t\r\n,:", p.rest[0]) >= 0 {
+		p.rest = p.rest[1:]
+	}
+}
+
+// next takes the next value.
+func (p *parser) next() []byte {
+	p.skip()
+	depth, end := 0, 0
+	for {
+		switch p.rest[end] {
+		case '"':
+			for end++; p.rest[end] != '"'; end++ {
+				if p.rest[end] == '\\' {
+					end++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		default:
+			if depth == 0 { // a number, or a word
+				for end < len(p.rest) && strings.IndexByte(" \t\r\n,:]}", p.rest[end]) < 0 {
+					end++
+				}
+				end--
+			}
+		}
+		end++
+		if depth == 0 {
+			raw := p.rest[:end]
+			p.rest = p.rest[end:]
+			return raw
+		}
+	}
+}
