@@ -9,10 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// UnmarshalOnce is json.Unmarshal, for a process that decodes each type once. The library
-// prepares for many: its first use of a struct type costs some ten times what decoding a
-// configuration does, which is a tenth of an ADD. Whatever is out of the ordinary, so also every mistake,
-// is left to the library.
+// UnmarshalOnce is json.Unmarshal, for a process that decodes each type once: a plugin. The
+// library prepares for many, so that its first use of a struct type costs several times what
+// decoding a value does: with that of MarshalOnce it was a tenth of an ADD. What is not plain,
+// every mistake included, is left to the library, so that values and errors are its own
+// (FuzzUnmarshalOnce). A loop over many values of a type is faster with the library.
 func UnmarshalOnce(data []byte, v any) error {
 	to := reflect.ValueOf(v)
 	if to.Kind() == reflect.Pointer && !to.IsNil() && json.Valid(data) {

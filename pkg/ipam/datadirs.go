@@ -85,7 +85,7 @@ func IsAlive(o cni.Owner) (bool, error) {
 		if err != nil {
 			return false, ioError(err)
 		}
-		r, ok, err := readRecord(own, o.Network, recordName(o), make([]byte, recordMax))
+		r, ok, err := readRecord(own, o)
 		own.close()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, ioError(err)

@@ -67,15 +67,15 @@ func TestRecordSurvivesItsFile(t *testing.T) {
 			Boot:  "boot", Machine: "m", Time: time.Unix(1795257727, 0).UTC(),
 		},
 	}
-	got, ok := decodeRecord("net", recordName(o), r.encode())
+	got, ok := decodeRecord("net", recordName(o), r.encode(), cni.UnmarshalOnce)
 	if !ok || !got.equal(r) {
 		t.Errorf("got %+v, %v, want %+v", got, ok, r)
 	}
 	padded := append(r.encode(), "\n\n\n"...)
-	if _, ok := decodeRecord("net", recordName(o), padded); !ok {
+	if _, ok := decodeRecord("net", recordName(o), padded, cni.UnmarshalOnce); !ok {
 		t.Error("line breaks at the end, as rewrite leaves them, are refused")
 	}
-	if _, ok := decodeRecord("net", recordName(cni.Owner{Network: "net", ContainerID: "c2", IfName: "eth0"}), r.encode()); ok {
+	if _, ok := decodeRecord("net", recordName(cni.Owner{Network: "net", ContainerID: "c2", IfName: "eth0"}), r.encode(), cni.UnmarshalOnce); ok {
 		t.Error("a record under another owner's name is accepted")
 	}
 }
@@ -195,7 +195,7 @@ func TestRecordWithABitFlipped(t *testing.T) {
 		for bit := range 8 {
 			data := r.encode()
 			data[i] ^= 1 << bit
-			if got, ok := decodeRecord("net", recordName(o), data); ok && !got.equal(r) {
+			if got, ok := decodeRecord("net", recordName(o), data, cni.UnmarshalOnce); ok && !got.equal(r) {
 				t.Errorf("got %+v of %s", got, data)
 			}
 		}

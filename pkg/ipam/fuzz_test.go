@@ -88,7 +88,7 @@ func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte(`{"addresses":[null,""],"time":"x"}`))
 	f.Add([]byte(`{"containerID":"c1","ifname":"eth0","addresses":["fe80::1%/../../x"]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, ok := decodeRecord("net", recordName(o), data)
+		r, ok := decodeRecord("net", recordName(o), data, cni.UnmarshalOnce)
 		if !ok {
 			return
 		}
@@ -97,7 +97,7 @@ func FuzzDecodeRecord(f *testing.F) {
 				t.Errorf("%q names the address %q", data, a)
 			}
 		}
-		again, ok := decodeRecord("net", recordName(o), r.encode())
+		again, ok := decodeRecord("net", recordName(o), r.encode(), cni.UnmarshalOnce)
 		if r.owner("net") != o || !ok || !again.equal(r) {
 			t.Errorf("%q: got %+v, then %+v", data, r, again)
 		}

@@ -260,7 +260,7 @@ func (l *lockedStore) stamp() error {
 // lookup finds the owner's record.
 func (l *lockedStore) lookup(o cni.Owner) (ownerRecord, bool, error) {
 	if l.owners == nil {
-		r, ok, err := readRecord(l.own, l.network, recordName(o), make([]byte, recordMax))
+		r, ok, err := readRecord(l.own, o)
 		if errors.Is(err, unix.ENOENT) {
 			return ownerRecord{}, false, nil
 		}

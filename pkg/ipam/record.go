@@ -56,10 +56,11 @@ func (r ownerRecord) encode() []byte {
 }
 
 // decodeRecord reads the record with that file name; the second result is false if it is
-// truncated, damaged or another's.
-func decodeRecord(network, name string, data []byte) (ownerRecord, bool) {
+// truncated, damaged or another's. It decodes by unmarshal: cni.UnmarshalOnce for one record,
+// the library for many.
+func decodeRecord(network, name string, data []byte, unmarshal func([]byte, any) error) (ownerRecord, bool) {
 	var r ownerRecord
-	if len(data) >= recordMax || !record.IsIntact(data) || cni.UnmarshalOnce(data, &r) != nil {
+	if len(data) >= recordMax || !record.IsIntact(data) || unmarshal(data, &r) != nil {
 		return ownerRecord{}, false
 	}
 	strange := slices.ContainsFunc(r.Addresses, func(a netip.Addr) bool {

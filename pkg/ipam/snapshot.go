@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"slices"
@@ -101,12 +102,12 @@ func readRecords(own dir, network string, kept map[string]bool) (all []ownerReco
 	if err != nil {
 		return nil, nil, err
 	}
-	buf := make([]byte, recordMax)
+	file := recordReader{own, network, json.Unmarshal, make([]byte, recordMax)}
 	for _, name := range names {
 		if !strings.HasPrefix(name, recordPrefix) || kept[name] {
 			continue
 		}
-		r, ok, err := readRecord(own, network, name, buf)
+		r, ok, err := file.read(name)
 		switch {
 		case errors.Is(err, unix.ENOENT): // removed meanwhile
 		case err != nil:
@@ -120,16 +121,30 @@ func readRecords(own dir, network string, kept map[string]bool) (all []ownerReco
 	return all, damaged, nil
 }
 
-// readRecord reads one record; ok is false if it cannot be decoded. If there is none, the
-// error is ENOENT.
-func readRecord(own dir, network, name string, buf []byte) (r ownerRecord, ok bool, err error) {
-	data, err := own.read(name, buf)
+// recordReader reads records of a network from the index's directory: one by cni.UnmarshalOnce, or
+// many by the library.
+type recordReader struct {
+	own       dir
+	network   string
+	unmarshal func(data []byte, v any) error
+	buf       []byte
+}
+
+// readRecord reads the owner's record, as recordReader.read does.
+func readRecord(own dir, o cni.Owner) (r ownerRecord, ok bool, err error) {
+	return recordReader{own, o.Network, cni.UnmarshalOnce, make([]byte, recordMax)}.read(recordName(o))
+}
+
+// read reads one record; ok is false if it cannot be decoded. If there is none, the error is
+// ENOENT.
+func (f recordReader) read(name string) (r ownerRecord, ok bool, err error) {
+	data, err := f.own.read(name, f.buf)
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENXIO) {
 		return ownerRecord{}, false, nil
 	}
 	if err != nil {
 		return ownerRecord{}, false, err
 	}
-	r, ok = decodeRecord(network, name, data)
+	r, ok = decodeRecord(f.network, name, data, f.unmarshal)
 	return r, ok, nil
 }

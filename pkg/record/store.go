@@ -160,6 +160,11 @@ func Read[T any](s Store, place string, o cni.Owner) (r Record[T], there bool, e
 // At is the record at a path, or at the end of a link, whoever is its owner; there is false
 // if the file is missing, truncated or damaged.
 func At[T any](path string) (r Record[T], there bool, err error) {
+	return at[T](path, cni.UnmarshalOnce)
+}
+
+// at is At by a function that decodes: UnmarshalOnce for one record, the library for many.
+func at[T any](path string, unmarshal func([]byte, any) error) (r Record[T], there bool, err error) {
 	data, err := rawfile.Read(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, rawfile.ErrUnfit) {
 		return r, false, nil
@@ -167,13 +172,13 @@ func At[T any](path string) (r Record[T], there bool, err error) {
 	if err != nil {
 		return r, false, cni.IOErrorf("read a record: %w", err)
 	}
-	r, there = decode[T](data)
+	r, there = decode[T](data, unmarshal)
 	return r, there, nil
 }
 
 // decode reads a record; ok is false if it is truncated or damaged.
-func decode[T any](data []byte) (r Record[T], ok bool) {
-	if !IsIntact(data) || cni.UnmarshalOnce(data, &r) != nil {
+func decode[T any](data []byte, unmarshal func([]byte, any) error) (r Record[T], ok bool) {
+	if !IsIntact(data) || unmarshal(data, &r) != nil {
 		return Record[T]{}, false
 	}
 	return r, true
@@ -348,7 +353,7 @@ func readAll[T any](dir string, files []string) ([]found[T], error) {
 	read := func(w int) {
 		errs[w] = cni.Catch(func() error {
 			for i := w * len(files) / workers; i < (w+1)*len(files)/workers; i++ {
-				all[i].record, all[i].complete, all[i].err = At[T](dir + "/" + files[i])
+				all[i].record, all[i].complete, all[i].err = at[T](dir+"/"+files[i], json.Unmarshal)
 			}
 			return nil
 		})

@@ -48,7 +48,7 @@ func TestRecordWithABitFlipped(t *testing.T) {
 	for i := range data {
 		for bit := range 8 {
 			data[i] ^= 1 << bit
-			got, ok := decode[ports](data)
+			got, ok := decode[ports](data, cni.UnmarshalOnce)
 			data[i] ^= 1 << bit
 			if ok && cmp.Diff(want, got) != "" {
 				t.Errorf("bit %d of byte %d: got %+v", bit, i, got)
@@ -62,7 +62,7 @@ func TestRecordWithABitFlipped(t *testing.T) {
 		t.Errorf("got %d damaged records that count, want those at most in which the checksum has lost its name, %d", kept, most)
 	}
 	for i := range data {
-		if got, ok := decode[ports](data[:i]); ok {
+		if got, ok := decode[ports](data[:i], cni.UnmarshalOnce); ok {
 			t.Errorf("cut after %d bytes: got %+v", i, got)
 		}
 	}
@@ -77,7 +77,7 @@ func TestRecordWithoutASum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, ok := decode[ports](former); !ok || cmp.Diff(r, got) != "" {
+	if got, ok := decode[ports](former, cni.UnmarshalOnce); !ok || cmp.Diff(r, got) != "" {
 		t.Errorf("without a checksum: got %v, %s", ok, cmp.Diff(r, got))
 	}
 	var read Record[ports]
@@ -85,7 +85,7 @@ func TestRecordWithoutASum(t *testing.T) {
 		t.Errorf("read without a look at the checksum: got %v, %s", err, cmp.Diff(r, read))
 	}
 	later := AddSum([]byte(`{"Later":[1,2],"Value":{"Host":"192.0.2.1","Way":"x"}}`))
-	if got, ok := decode[ports](later); !ok || got.Value.Host != "192.0.2.1" {
+	if got, ok := decode[ports](later, cni.UnmarshalOnce); !ok || got.Value.Host != "192.0.2.1" {
 		t.Errorf("of a later release: got %+v, %v", got, ok)
 	}
 }
