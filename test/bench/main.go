@@ -33,18 +33,19 @@ type size struct {
 	idle        time.Duration // that an agent is looked at
 	packets     int           // of UDP
 	counted     int           // rows of what is counted, at the most
+	events      bool          // whether it is told how long a network over hosts takes to be well again
 }
 
 var sizes = map[string]size{
 	"full": {
 		rounds: 31, backends: backends, attachments: []int{0, 100, 500, 1000}, peers: 100, leases: []int{0, 1000, 10_000, 60_000},
 		mappings: 5000, crowds: []int{1, 2, 8, 32, 100}, peerCrowd: 100, stream: 512 << 20, hosts: []int{3, 100, 1000}, agents: 20, idle: 30 * time.Second,
-		packets: 300_000, counted: 100,
+		packets: 300_000, counted: 100, events: true,
 	},
 	"quick": {
-		rounds: 7, backends: backends[:1], attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
-		mappings: 1000, crowds: []int{1, 32}, peerCrowd: 32, stream: 64 << 20, hosts: []int{3, 100}, agents: 5, idle: 5 * time.Second,
-		packets: 30_000, counted: 12,
+		rounds: 5, backends: backends[:1], attachments: []int{0, 100}, peers: 20, leases: []int{0, 10_000},
+		mappings: 1000, crowds: []int{1, 16}, peerCrowd: 16, stream: 64 << 20, hosts: []int{30}, agents: 3, idle: 2 * time.Second,
+		packets: 30_000, counted: 4, // no events: they take as long as they take
 	},
 }
 
