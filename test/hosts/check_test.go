@@ -90,7 +90,8 @@ func TestCheck(t *testing.T) {
 		})
 	}
 	n.check(a.Host, 0, append(fine("direct"), "pairs by direct: 12")...)
-	n.Switch.MustRun("sh", "-c", "nft add table bridge cloud; nft add chain bridge cloud forward '{ type filter hook forward priority 0; }'; nft add rule bridge cloud forward iifname "+b.Port+" ip6 saddr fd40::/48 drop")
+	// With br_netfilter, 5.10 leaves out the chains of priority 0 and less (br_nf_hook_thresh).
+	n.Switch.MustRun("sh", "-c", "nft add table bridge cloud; nft add chain bridge cloud forward '{ type filter hook forward priority 10; }'; nft add rule bridge cloud forward iifname "+b.Port+" ip6 saddr fd40::/48 drop")
 	out := n.check(a.Host, 1, "b: no answer from fd40: … answers: packets with containers' addresses are dropped between the hosts, as clouds do", "c: fine, by direct")
 	if strings.Contains(out.Stdout, "b: fine") || strings.Contains(out.Stdout, "b: no answer from 10.") {
 		t.Errorf("got %v, want one fault of b's", out)
