@@ -11,7 +11,7 @@ import (
 // valid when the configuration is edited; and a group without leases has no block, so a range
 // may be as large as its address family.
 type block struct {
-	words   [blockWords]uint64
+	data    []byte // the content of its file: magic, count, and words of 64 bits, little-endian
 	count   uint32 // bits that are set
 	changed bool   // since it was read
 }
@@ -42,59 +42,66 @@ func inBlock(base netip.Addr, bit int) netip.Addr {
 	return a
 }
 
-func (b *block) has(bit int) bool { return b.words[bit/64]&(1<<(bit%64)) != 0 }
+func newBlock() *block {
+	b := &block{data: make([]byte, blockSize)}
+	binary.LittleEndian.PutUint32(b.data, blockMagic)
+	return b
+}
+
+// word is the i-th 64 bits.
+func (b *block) word(i int) uint64 { return binary.LittleEndian.Uint64(b.data[blockHead+8*i:]) }
+
+func (b *block) has(bit int) bool { return b.word(bit/64)&(1<<(bit%64)) != 0 }
+
+// flip changes a bit.
+func (b *block) flip(bit int) {
+	b.data[blockHead+bit/8] ^= 1 << (bit % 8)
+	b.changed = true
+}
 
 func (b *block) set(bit int) {
 	if !b.has(bit) {
-		b.words[bit/64] |= 1 << (bit % 64)
+		b.flip(bit)
 		b.count++
-		b.changed = true
 	}
 }
 
 func (b *block) clear(bit int) {
 	if b.has(bit) {
-		b.words[bit/64] &^= 1 << (bit % 64)
+		b.flip(bit)
 		b.count--
-		b.changed = true
 	}
 }
 
 // nextFree is the first bit at or after from that is not set.
 func (b *block) nextFree(from int) (bit int, ok bool) {
 	word := from / 64
-	free := ^b.words[word] &^ (1<<(from%64) - 1)
+	free := ^b.word(word) &^ (1<<(from%64) - 1)
 	for free == 0 {
 		if word++; word == blockWords {
 			return 0, false
 		}
-		free = ^b.words[word]
+		free = ^b.word(word)
 	}
 	return word*64 + bits.TrailingZeros64(free), true
 }
 
 // encode is the content of the block's file.
 func (b *block) encode() []byte {
-	data := make([]byte, 0, blockSize)
-	data = binary.LittleEndian.AppendUint32(data, blockMagic)
-	data = binary.LittleEndian.AppendUint32(data, b.count)
-	for _, w := range &b.words {
-		data = binary.LittleEndian.AppendUint64(data, w)
-	}
-	return data
+	binary.LittleEndian.PutUint32(b.data[4:], b.count)
+	return b.data
 }
 
-// decodeBlock reads a block's file. ok is false if the file was truncated or overwritten,
-// which shows by size, magic or a count that does not match the bits.
+// decodeBlock is the block with that content, which it keeps. ok is false if the file was
+// truncated or overwritten, which shows by size, magic or a count that does not match the bits.
 func decodeBlock(data []byte) (b *block, ok bool) {
 	if len(data) != blockSize || binary.LittleEndian.Uint32(data) != blockMagic {
 		return nil, false
 	}
-	b = &block{count: binary.LittleEndian.Uint32(data[4:])}
+	b = &block{data: data, count: binary.LittleEndian.Uint32(data[4:])}
 	count := 0
-	for i := range b.words {
-		b.words[i] = binary.LittleEndian.Uint64(data[blockHead+8*i:])
-		count += bits.OnesCount64(b.words[i])
+	for i := range blockWords {
+		count += bits.OnesCount64(b.word(i))
 	}
 	return b, uint32(count) == b.count
 }

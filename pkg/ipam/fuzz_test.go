@@ -28,7 +28,7 @@ func FuzzParseConfig(f *testing.F) {
 			}
 			return
 		}
-		empty := func(netip.Addr) (*block, error) { return &block{}, nil }
+		empty := func(netip.Addr) (*block, error) { return newBlock(), nil }
 		for i, set := range c.Sets {
 			checkSet(t, set, empty)
 			if a := c.Requested[i]; a.IsValid() {
@@ -105,7 +105,7 @@ func FuzzDecodeRecord(f *testing.F) {
 }
 
 func FuzzDecodeBlock(f *testing.F) {
-	var b block
+	b := newBlock()
 	b.set(3)
 	f.Add(b.encode())
 	f.Add([]byte("blk1"))

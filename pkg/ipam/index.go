@@ -86,21 +86,30 @@ func (m *bitmap) block(base netip.Addr) (*block, error) {
 	if b := m.blocks[base]; b != nil {
 		return b, nil
 	}
-	b := &block{}
-	if !m.complete {
-		data, err := m.own.read(blockPrefix+base.String(), make([]byte, blockSize+1))
-		switch {
-		case errors.Is(err, unix.ENOENT): // no address of it is leased
-		case err != nil:
-			return nil, errors.Join(errDamaged, err)
-		default:
-			var ok bool
-			if b, ok = decodeBlock(data); !ok {
-				return nil, errDamaged
-			}
-		}
+	b, err := m.read(base)
+	if err != nil {
+		return nil, err
 	}
 	m.blocks[base] = b
+	return b, nil
+}
+
+// read reads the block's file. Without one, no address of the block is leased.
+func (m *bitmap) read(base netip.Addr) (*block, error) {
+	if m.complete {
+		return newBlock(), nil
+	}
+	data, err := m.own.read(blockPrefix+base.String(), make([]byte, blockSize+1))
+	if errors.Is(err, unix.ENOENT) {
+		return newBlock(), nil
+	}
+	if err != nil {
+		return nil, errors.Join(errDamaged, err)
+	}
+	b, ok := decodeBlock(data)
+	if !ok {
+		return nil, errDamaged
+	}
 	return b, nil
 }
 
