@@ -26,7 +26,7 @@ CONTAINERD2_MODULE  := github.com/containerd/containerd/v2
 CONTAINERD2_VERSION := v2.4.2
 
 .DEFAULT_GOAL := build
-.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes test-kubernetes-ipvs soak soak-hosts fuzz test-arch cover cover-unit race race-hosts vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous containerd2 kubernetes
+.PHONY: build docs install uninstall test test-vm test-capabilities test-html test-runtimes test-containerd2 test-kubernetes test-kubernetes-ipvs soak soak-hosts fuzz test-arch cover race race-hosts vulncheck lint cross demo demo-hosts bench bench-more clean help deps runtimes root have-go peers previous containerd2 kubernetes
 
 build: have-go ## bin/: one static executable under the name of each plugin, trestle for people, trestle-node to join hosts
 	@mkdir -p bin
@@ -180,9 +180,6 @@ docs: have-go ## rewrite the tables of keys in docs/, docs/cli.md, docs/trestle-
 # system calls, or kill, are left out.
 COVER   := $(CURDIR)/.cache/cover
 COVERED := $(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite trestle hosts fuzz security)
-cover-unit: have-go ## coverage of unit tests alone, by package
-	go test -count=1 -cover ./pkg/... ./cmd/... | sed -n 's/^ok .*trestle-cni.trestle.\([^\t]*\).*coverage: \([^ ]*\).*/\1\t\2/p' | expand -t 32
-
 cover: root deps peers ## coverage of unit tests and of the built programs, by package and by function (.cache/cover)
 	rm -rf '$(COVER)' && mkdir -p '$(COVER)/bin' '$(COVER)/programs' '$(COVER)/unit'
 	go build -trimpath -cover -coverpkg=./pkg/...,./plugins/...,./cmd/... -o '$(COVER)/bin/$(firstword $(PLUGINS))' ./plugins
@@ -204,8 +201,8 @@ test-capabilities: root deps build peers previous ## tests of the plugins, which
 		$(addprefix ./test/,bridge portmap firewall hostlocal tuning bandwidth static suite security)
 
 race: DEPS := gcc=build-essential
-race: have-go deps ## unit tests under the race detector, which needs a C compiler
-	CGO_ENABLED=1 go test -race -count=1 -timeout $(TIMEOUT) ./pkg/... ./cmd/...
+race: have-go deps ## unit tests under the race detector, which needs a C compiler, and their coverage by package
+	CGO_ENABLED=1 go test -race -cover -count=1 -timeout $(TIMEOUT) ./pkg/... ./cmd/...
 
 # The agent that joins hosts is the program in which much happens at once. A race that is seen ends it with 66, and
 # the test with it.
