@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -37,28 +39,71 @@ func conflistPath(network string) string {
 // marker is the key by which a list is recognized as ours.
 const marker = "io.trestle.node"
 
-// conflist is the list of one network, with this host's subnets. Pods get the bandwidth plugin
-// as well.
+// conflist is the list of one network, with this host's subnets, and with the keys that the
+// configuration has for its plugins. Pods get the bandwidth plugin as well.
 func conflist(s cluster.State, network cluster.Network, mtu int, forPods bool) ([]byte, error) {
+	entries := entriesOf(s, network, mtu)
+	var plugins []cluster.Keys
+	for _, plugin := range cluster.PluginTypes {
+		keys, named := network.Plugins[plugin]
+		usual := plugin == "bridge" || plugin == "portmap" || plugin == "bandwidth" && forPods
+		if named || usual {
+			entry := merged(entries[plugin], keys)
+			entry["type"] = plugin
+			plugins = append(plugins, entry)
+		}
+	}
+	list := map[string]any{
+		"cniVersion": cmp.Or(network.CNIVersion, defaultVersion),
+		"name":       network.Name,
+		marker:       s.ID,
+		"plugins":    plugins,
+	}
+	data, err := json.MarshalIndent(list, "", "  ")
+	return append(data, '\n'), err
+}
+
+// defaultVersion is the lists' version of the CNI spec, which runtimes of any age understand.
+const defaultVersion = "1.0.0"
+
+// entriesOf are the keys of the list's plugins, where the configuration says nothing else.
+func entriesOf(s cluster.State, network cluster.Network, mtu int) map[string]cluster.Keys {
 	var ranges [][]map[string]string
 	for _, s := range s.Subnets(network.Name) {
 		ranges = append(ranges, []map[string]string{{"subnet": s.String()}})
 	}
-	plugins := []any{
-		map[string]any{
-			"type": "bridge", "bridge": bridgeOf(network.Name), "mtu": mtu,
+	return map[string]cluster.Keys{
+		"bridge": {
+			"bridge": bridgeOf(network.Name), "mtu": mtu,
 			"isDefaultGateway": true, "hairpinMode": true, "ipMasq": true,
 			"masquerade": map[string]any{"exclude": s.Config.Pools()}, // other hosts see the container's own address
 			"ipam":       map[string]any{"type": "host-local", "ranges": ranges},
 		},
+		"bandwidth": {"capabilities": map[string]any{"bandwidth": true}},
+		"portmap":   {"capabilities": map[string]any{"portMappings": true}},
 	}
-	if forPods {
-		plugins = append(plugins, map[string]any{"type": "bandwidth", "capabilities": map[string]bool{"bandwidth": true}})
+}
+
+// merged are the entry's keys and these: objects are merged, any other value replaces that of
+// the entry. A key is the same in any case, as for the plugins.
+func merged(entry, keys map[string]any) cluster.Keys {
+	all := cluster.Keys{}
+	maps.Copy(all, entry)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		name := key
+		for had := range all {
+			if strings.EqualFold(had, key) {
+				name = had
+			}
+		}
+		if object, isObject := keys[key].(map[string]any); isObject {
+			into, _ := all[name].(map[string]any)
+			all[name] = map[string]any(merged(into, object))
+		} else {
+			all[name] = keys[key]
+		}
 	}
-	plugins = append(plugins, map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}})
-	list := map[string]any{"cniVersion": "1.0.0", "name": network.Name, marker: s.ID, "plugins": plugins}
-	data, err := json.MarshalIndent(list, "", "  ")
-	return append(data, '\n'), err
+	return all
 }
 
 // writeConflists writes the lists that follow from the state, and removes those of networks

@@ -45,6 +45,78 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+// withList is a configuration whose network has these keys as well.
+func withList(keys string) []byte {
+	return []byte(`{"networks": [{"name": "a", "ipv4": {"pool": "10.0.0.0/16", "subnetLen": 24}, ` + keys + `}]}`)
+}
+
+// TestParseConfigOfLists: keys that the agent decides, and what would break every list, is
+// refused, with the field, the value and the way out.
+func TestParseConfigOfLists(t *testing.T) {
+	t.Parallel()
+	const where = "config: network a: "
+	for _, test := range []struct{ keys, want string }{
+		{`"cniVersion": "0.4.0"`, ""},
+		{`"cniVersion": "1.1.0", "plugins": {}`, ""},
+		{`"plugins": {"firewall": {}, "tuning": null, "bandwidth": {"ingressRate": 1}}`, ""},
+		{`"plugins": {"portmap": {"backend": "iptables"}, "bridge": {"ipv6LinkLocal": false, "ipam": {"statusWhenFull": "unavailable"}, "masquerade": {"randomFully": true}}}`, ""},
+		{`"plugins": {"bridge": {"dns": {"name": 1}, "vlanTrunk": [{"type": 1}]}}`, ""}, // only paths of an entry are decided
+		{`"cniVersion": "0.3.1"`, where + `cniVersion: "0.3.1" is none of 0.4.0, 1.0.0, 1.1.0; leave it out for 1.0.0`},
+		{`"cniVersion": 1`, "config: networks: cniVersion: a number stands where text belongs"},
+		{`"plugins": ["portmap"]`, "config: networks: plugins: a list stands where an object belongs"},
+		{`"plugins": {"portmap": "iptables"}`, "config: networks: plugins: a string stands where an object belongs"},
+		{`"plugins": {"portmapp": {}}`, where + `plugins: "portmapp" is none of bridge, bandwidth, portmap, firewall, tuning; correct the name`},
+		{`"plugins": {"portmap": {"type": "ptp"}}`, where + `plugins.portmap.type: "ptp" cannot be set here: the key in plugins is the type; remove this one`},
+		{`"plugins": {"firewall": {"CniVersion": "1.1.0"}}`, `plugins.firewall.CniVersion: "1.1.0" cannot be set here: it is the whole list's; set cniVersion beside plugins`},
+		{`"plugins": {"bridge": {"BRIDGE": "br0"}}`, `plugins.bridge.BRIDGE: "br0" cannot be set here: the bridge is tn-<network>`},
+		{`"plugins": {"bridge": {"mtu": 1400}}`, "plugins.bridge.mtu: 1400 cannot be set here: the MTU is what the uplinks leave; set mtu beside networks"},
+		{`"plugins": {"tuning": {"mtu": 1400}}`, "plugins.tuning.mtu: 1400"},
+		{`"plugins": {"bridge": {"ipam": {"type": "dhcp"}}}`, `plugins.bridge.ipam.type: "dhcp"`},
+		{`"plugins": {"bridge": {"ipam": {"ranges": []}}}`, `plugins.bridge.ipam.ranges: [] cannot be set here: each host has subnets of its own`},
+		{`"plugins": {"bridge": {"ipam": {"dataDir": "/x"}}}`, `plugins.bridge.ipam.dataDir: "/x"`},
+		{`"plugins": {"bridge": {"maſquerade": {"Exclude": ["10.0.0.0/8"]}}}`, `plugins.bridge.maſquerade.Exclude: ["10.0.0.0/8"]`}, // it folds to s
+		{`"plugins": {"bridge": {"ipam": null}}`, `plugins.bridge.ipam: null is no object; write keys and values in braces, or remove it`},
+		{`"plugins": {"bridge": {"masquerade": []}}`, `plugins.bridge.masquerade: [] is no object`},
+		{`"plugins": {"portmap": {"capabilities": true}}`, `plugins.portmap.capabilities: true is no object`},
+	} {
+		_, err := cluster.ParseConfig(withList(test.keys))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q in it", test.keys, err, test.want)
+		}
+	}
+}
+
+// TestListKeysStay: a configuration is written as it was read: a rate of more digits than a
+// float64 has, a network's key of a newer release, and each key once, whatever its case.
+func TestListKeysStay(t *testing.T) {
+	t.Parallel()
+	c, err := cluster.ParseConfig(withList(`"CNIVersion": "1.1.0", "later": [1], "plugins": {"bandwidth": {"ingressRate": 9007199254740993}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `"networks":[{"cniVersion":"1.1.0","ipv4":{"pool":"10.0.0.0/16","subnetLen":24},"later":[1],"name":"a","plugins":{"bandwidth":{"ingressRate":9007199254740993}}}]`
+	if got := marshal(t, c); !strings.Contains(string(got), want) {
+		t.Errorf("got %s, want %s in it", got, want)
+	}
+}
+
+// TestBadListInStore: a configuration that comes from a store with a key that the agent decides
+// changes nothing on a host that runs.
+func TestBadListInStore(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a")
+	before := marshal(t, hosts[0].State)
+	value := store.keys[cluster.KeyConfig]
+	value.Data = bytes.Replace(value.Data, []byte(`"name":`), []byte(`"plugins": {"bridge": {"mtu": 1}}, "name":`), 1)
+	store.keys[cluster.KeyConfig] = value
+	if err := hosts[0].reconcile(); err == nil || !strings.Contains(err.Error(), "plugins.bridge.mtu: 1 cannot be set here") {
+		t.Errorf("got %v, want the key named", err)
+	}
+	if got := marshal(t, hosts[0].State); !bytes.Equal(got, before) {
+		t.Errorf("got the state\n%s\nwant that of before\n%s", got, before)
+	}
+}
+
 func TestPool(t *testing.T) {
 	t.Parallel()
 	for _, p := range []cluster.Pool{

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // Backend is how hosts reach each other's subnets.
@@ -59,6 +61,13 @@ type Network struct {
 	Name string `json:"name"`
 	IPv4 *Pool  `json:"ipv4,omitempty"`
 	IPv6 *Pool  `json:"ipv6,omitempty"`
+	// CNIVersion is the version of the list that hosts write for the runtime; "" is the
+	// default. Plugins are keys for the entries of that list, by the plugin's type; a plugin
+	// that the list lacks is added.
+	CNIVersion string          `json:"cniVersion,omitempty"`
+	Plugins    map[string]Keys `json:"plugins,omitempty"`
+
+	extra extra
 }
 
 // Pools are the network's pools, IPv4 first.
@@ -96,7 +105,7 @@ func (c Config) Network(name string) (Network, bool) {
 func ParseConfig(data []byte) (Config, error) {
 	var c Config
 	if err := json.Unmarshal(data, &c); err != nil {
-		return Config{}, fmt.Errorf("config: %w", err)
+		return Config{}, fmt.Errorf("config: %w", cni.Plain(err))
 	}
 	c.fill()
 	return c, c.check()
@@ -164,6 +173,9 @@ func (c Config) checkNetworks() error {
 				return fmt.Errorf("config: %s: %w", p.what(), err)
 			}
 			before = append(before, p)
+		}
+		if err := n.checkList(); err != nil {
+			return fmt.Errorf("config: network %s: %w", n.Name, err)
 		}
 	}
 	return nil
@@ -238,5 +250,24 @@ func (c *Config) UnmarshalJSON(data []byte) error {
 	}
 	*c = Config(p)
 	c.extra = e
+	return nil
+}
+
+// MarshalJSON writes keys of newer releases as they were read.
+func (n Network) MarshalJSON() ([]byte, error) {
+	type plain Network
+	return n.extra.marshal(plain(n))
+}
+
+// UnmarshalJSON keeps the keys that this release does not know.
+func (n *Network) UnmarshalJSON(data []byte) error {
+	type plain Network
+	var p plain
+	e, err := unmarshalKeeping(data, &p)
+	if err != nil {
+		return fmt.Errorf("networks: %w", err)
+	}
+	*n = Network(p)
+	n.extra = e
 	return nil
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"strings"
 )
@@ -12,6 +13,7 @@ import (
 type extra map[string]json.RawMessage
 
 // unmarshalKeeping reads data into the struct that known points to, and returns the other keys.
+// Case makes no key another one, as for encoding/json: kept as unknown it would be written twice.
 func unmarshalKeeping(data []byte, known any) (extra, error) {
 	if err := json.Unmarshal(data, known); err != nil {
 		return nil, err
@@ -23,7 +25,7 @@ func unmarshalKeeping(data []byte, known any) (extra, error) {
 	t := reflect.TypeOf(known).Elem()
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		delete(all, name)
+		maps.DeleteFunc(all, func(key string, _ json.RawMessage) bool { return name != "" && strings.EqualFold(key, name) })
 	}
 	if len(all) == 0 {
 		return nil, nil
