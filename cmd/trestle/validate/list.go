@@ -18,7 +18,7 @@ import (
 )
 
 // listKeys are the keys of the list itself (CNI spec 1.1, section 1, and libcni's), and
-// those that trestle and nerdctl add.
+// those that trestle, trestle-node and nerdctl add.
 func listKeys() []cni.Key {
 	return []cni.Key{
 		{Path: "cniVersion", Type: "string"},
@@ -29,6 +29,7 @@ func listKeys() []cni.Key {
 		{Path: "loadOnlyInlinedPlugins", Type: "boolean"},
 		{Path: "plugins", Type: "list of object", Open: true},
 		{Path: "trestle", Type: "object", Open: true},
+		{Path: "io.trestle.node", Type: "string"}, // by which trestle-node recognizes its lists
 		{Path: "nerdctlID", Type: "string"},
 		{Path: "nerdctlLabels", Type: "object", Open: true},
 	}

@@ -64,6 +64,7 @@ func TestProblems(t *testing.T) {
 		{"nothing", plugin(hostLocal), nil},
 		{"every remark is welcome", plugin(hostLocal + `, "_comment": "x", "//": 1`), nil},
 		{"case does not matter", plugin(strings.Replace(hostLocal, "ranges", "Ranges", 1) + `, "IPMASQ": true`), nil},
+		{"a list of trestle-node", `{"cniVersion": "1.0.0", "name": "n", "io.trestle.node": "a", "plugins": [{"type": "loopback"}]}`, nil},
 		{"null is left out", plugin(hostLocal + `, "mtu": null`), nil},
 
 		{"a key that is misspelt", plugin(hostLocal + `, "ipMsaq": true`), []string{"a.conflist:2:93: plugins[0].ipMsaq: nobody reads this key; is it ipMasq?"}},
