@@ -62,9 +62,9 @@ func TestParseConfigOfLists(t *testing.T) {
 		{`"plugins": {"portmap": {"backend": "iptables"}, "bridge": {"ipv6LinkLocal": false, "ipam": {"statusWhenFull": "unavailable"}, "masquerade": {"randomFully": true}}}`, ""},
 		{`"plugins": {"bridge": {"dns": {"name": 1}, "vlanTrunk": [{"type": 1}]}}`, ""}, // only paths of an entry are decided
 		{`"cniVersion": "0.3.1"`, where + `cniVersion: "0.3.1" is none of 0.4.0, 1.0.0, 1.1.0; leave it out for 1.0.0`},
-		{`"cniVersion": 1`, "config: networks: cniVersion: a number stands where text belongs"},
-		{`"plugins": ["portmap"]`, "config: networks: plugins: a list stands where an object belongs"},
-		{`"plugins": {"portmap": "iptables"}`, "config: networks: plugins: a string stands where an object belongs"},
+		{`"cniVersion": 1`, "config: networks: "},
+		{`"plugins": ["portmap"]`, "config: networks: "},
+		{`"plugins": {"portmap": "iptables"}`, "config: networks: "},
 		{`"plugins": {"portmapp": {}}`, where + `plugins: "portmapp" is none of bridge, bandwidth, portmap, firewall, tuning; correct the name`},
 		{`"plugins": {"portmap": {"type": "ptp"}}`, where + `plugins.portmap.type: "ptp" cannot be set here: the key in plugins is the type; remove this one`},
 		{`"plugins": {"firewall": {"CniVersion": "1.1.0"}}`, `plugins.firewall.CniVersion: "1.1.0" cannot be set here: it is the whole list's; set cniVersion beside plugins`},

@@ -8,8 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // Backend is how hosts reach each other's subnets.
@@ -105,7 +103,7 @@ func (c Config) Network(name string) (Network, bool) {
 func ParseConfig(data []byte) (Config, error) {
 	var c Config
 	if err := json.Unmarshal(data, &c); err != nil {
-		return Config{}, fmt.Errorf("config: %w", cni.Plain(err))
+		return Config{}, fmt.Errorf("config: %w", err)
 	}
 	c.fill()
 	return c, c.check()
