@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // onStore makes do, which works on the store, the command's function.
@@ -81,7 +81,7 @@ func (p poolFlags) config() (cluster.Config, error) {
 		}
 		prefix, err := netip.ParsePrefix(one.prefix)
 		if err != nil {
-			return cluster.Config{}, fmt.Errorf("%s: %q is not a prefix; write it like 10.40.0.0/16 or fd40::/48", one.flag, one.prefix)
+			return cluster.Config{}, cni.ConfigErrorf("%s: %q is not a prefix; write it like 10.40.0.0/16 or fd40::/48", one.flag, one.prefix)
 		}
 		*one.to = &cluster.Pool{Prefix: prefix, SubnetLen: one.length}
 	}
@@ -90,7 +90,8 @@ func (p poolFlags) config() (cluster.Config, error) {
 	if err != nil {
 		return c, err
 	}
-	return cluster.ParseConfig(data)
+	c, err = cluster.ParseConfig(data)
+	return c, input(err)
 }
 
 func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
@@ -108,7 +109,7 @@ func initCluster(cmd *cobra.Command, flags *storeFlags, p poolFlags) error {
 		return initKubernetes(cmd, flags.kubernetes.Kubeconfig, config)
 	}
 	if len(flags.etcd.Endpoints) == 0 {
-		return errors.New("none of --etcd, --kubeconfig and --node: the configuration goes into etcd, or into a file")
+		return cni.ConfigErrorf("none of --etcd, --kubeconfig and --node: the configuration goes into etcd, or into a file")
 	}
 	st, err := flags.open()
 	if err != nil {
@@ -142,7 +143,7 @@ func writeNew(path string, document any) error {
 		return err
 	}
 	if _, err := parseFile(data); err != nil {
-		return err
+		return input(err)
 	}
 	return cluster.WriteFile(path, append(data, '\n'), 0o644)
 }
@@ -158,12 +159,12 @@ func initFile(cmd *cobra.Command, flags *storeFlags, p poolFlags, config cluster
 		name, address, _ := strings.Cut(text, "=")
 		underlay, err := netip.ParsePrefix(address)
 		if err != nil {
-			return fmt.Errorf("--node: %q is not name=address/length, like a=192.0.2.1/24", text)
+			return cni.ConfigErrorf("--node: %q is not name=address/length, like a=192.0.2.1/24", text)
 		}
 		n := fileNode{Name: name, Underlay: []netip.Prefix{underlay}, Subnets: map[string][]netip.Prefix{}}
 		for _, pool := range config.Networks[0].Pools() {
 			if uint64(i) >= pool.Size() {
-				return fmt.Errorf("pool %s has %d subnets of length %d, and there are %d hosts", pool.Prefix, pool.Size(), pool.SubnetLen, len(p.nodes))
+				return cni.ConfigErrorf("pool %s has %d subnets of length %d, and there are %d hosts", pool.Prefix, pool.Size(), pool.SubnetLen, len(p.nodes))
 			}
 			n.Subnets[p.name] = append(n.Subnets[p.name], pool.Subnet(uint64(i)))
 		}
@@ -210,10 +211,10 @@ func newConfigCommand() *cobra.Command {
 			}
 			c, err := cluster.ParseConfig(data)
 			if err != nil {
-				return err
+				return input(err)
 			}
 			if err := c.CheckAgent(release); err != nil {
-				return fmt.Errorf("config: minAgent: the host that sets it must have that version itself: %w", err)
+				return cni.ConfigErrorf("config: minAgent: the host that sets it must have that version itself: %w", err)
 			}
 			if err := cluster.SetConfig(cmd.Context(), st, c); err != nil {
 				return err
@@ -250,7 +251,8 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 	if path == "-" {
 		return io.ReadAll(cmd.InOrStdin())
 	}
-	return os.ReadFile(path)
+	data, err := os.ReadFile(path)
+	return data, input(err)
 }
 
 // listedNode is a host in the store: its record, or why that cannot be read.
@@ -346,6 +348,15 @@ func printUse(out io.Writer, view cluster.View, holders []cluster.Holder) error 
 	return nil
 }
 
+// parseSubnet reads a subnet from the command line.
+func parseSubnet(text string) (netip.Prefix, error) {
+	subnet, err := netip.ParsePrefix(text)
+	if err != nil {
+		return subnet, cni.ConfigErrorf("%q is not a subnet; write it like 10.40.7.0/24 or fd40:0:0:7::/64", text)
+	}
+	return subnet.Masked(), nil
+}
+
 func newReserveCommand() *cobra.Command {
 	why := ""
 	cmd := onStore(&cobra.Command{
@@ -353,11 +364,11 @@ func newReserveCommand() *cobra.Command {
 		Short: "Keep hosts from getting a subnet",
 		Args:  cobra.ExactArgs(2),
 	}, func(cmd *cobra.Command, args []string, st store) error {
-		subnet, err := netip.ParsePrefix(args[1])
+		subnet, err := parseSubnet(args[1])
 		if err != nil {
 			return err
 		}
-		o := cluster.Owned{Network: args[0], Subnet: subnet.Masked(), Nonce: newNonce()}
+		o := cluster.Owned{Network: args[0], Subnet: subnet, Nonce: newNonce()}
 		if err := cluster.Reserve(cmd.Context(), st, o, why); err != nil {
 			return err
 		}
@@ -387,16 +398,16 @@ gives up its subnets when it hears of that, and its containers must be restarted
 			return say(cmd, "the subnets of node %s are free, after their quarantine", id)
 		}
 		if dead != "" || len(args) != 2 {
-			return errors.New("it takes either --node-is-dead and a host, or a network and a reserved subnet of it")
+			return cni.ConfigErrorf("it takes either --node-is-dead and a host, or a network and a reserved subnet of it")
 		}
-		subnet, err := netip.ParsePrefix(args[1])
+		subnet, err := parseSubnet(args[1])
 		if err != nil {
 			return err
 		}
-		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet.Masked()); err != nil {
+		if err := cluster.Unreserve(cmd.Context(), st, args[0], subnet); err != nil {
 			return err
 		}
-		return say(cmd, "%s %s is not reserved any more", args[0], subnet.Masked())
+		return say(cmd, "%s %s is not reserved any more", args[0], subnet)
 	})
 	cmd.Flags().StringVar(&dead, "node-is-dead", "", "the host, by name or id")
 	return cmd

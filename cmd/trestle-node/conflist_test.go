@@ -56,6 +56,21 @@ func TestConflist(t *testing.T) {
 	}
 }
 
+// TestDocsOfList: the network that the page shows is one.
+func TestDocsOfList(t *testing.T) {
+	page, err := os.ReadFile("../../docs/hosts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "### The network's list\n")
+	_, after, _ = strings.Cut(after, "```text\n")
+	network, _, _ := strings.Cut(after, "```")
+	config, err := cluster.ParseConfig([]byte(`{"networks": [` + network + `]}`))
+	if err != nil || len(config.Networks[0].Plugins) != 3 {
+		t.Errorf("got %+v, %v of\n%s", config, err, network)
+	}
+}
+
 // TestMergedChangesNothing: a network's keys are merged for every list that is written, and stay
 // as they are, also if one is there in two spellings.
 func TestMergedChangesNothing(t *testing.T) {

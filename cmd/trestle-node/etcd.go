@@ -63,13 +63,13 @@ func openEtcd(s settings) (*etcdStore, error) {
 	var err error
 	if strings.HasPrefix(e.Endpoints[0], "https://") {
 		if config.TLS, err = e.tls(); err != nil {
-			return nil, err
+			return nil, input(err)
 		}
 	}
 	if e.User != "" {
 		config.Username = e.User
 		if config.Password, err = readPassword(e.PasswordFile); err != nil {
-			return nil, err
+			return nil, input(err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.Timeout.Duration)

@@ -60,7 +60,7 @@ func (s *fileStore) Describe() string { return "file " + s.path }
 func (s *fileStore) parse(data []byte) (cluster.View, error) {
 	d, err := parseFile(data)
 	if err != nil {
-		return cluster.View{}, fmt.Errorf("%s: %w", s.path, err)
+		return cluster.View{}, cni.ConfigErrorf("%s: %w", s.path, cni.Plain(err))
 	}
 	return d.view()
 }
@@ -131,6 +131,9 @@ func (n fileNode) owned() (all []cluster.Owned) {
 // file, which is the usual case at a heartbeat, is not parsed again.
 func (s *fileStore) Get(context.Context, ...string) (cluster.View, error) {
 	data, err := rawfile.Read(s.path)
+	if isMissing(err) {
+		return cluster.View{}, cni.ConfigErrorf("%w; write all hosts into it (trestle cluster init --node …), or name another store: --etcd, --kubeconfig or --file, or in %s (trestle node join)", err, settingsPath)
+	}
 	if err != nil {
 		return cluster.View{}, err
 	}

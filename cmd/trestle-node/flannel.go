@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -50,13 +51,16 @@ func importFlannel(cmd *cobra.Command, flags *storeFlags, f flannelFlags) error 
 		return err
 	}
 	if s.Etcd == nil {
-		return errors.New("import-flannel writes into etcd: --etcd is missing")
+		return cni.ConfigErrorf("import-flannel writes into etcd: --etcd is missing")
 	}
 	network, err := f.read(cmd.Context(), s)
 	if err != nil {
 		return err
 	}
 	network.Backend = cmp.Or(cluster.Backend(f.backend), network.Backend)
+	if _, err := network.Config(""); err != nil { // a wrong flag is no fault of the store
+		return input(err)
+	}
 	st, err := openStore(s)
 	if err != nil {
 		return err
@@ -84,7 +88,7 @@ func (f flannelFlags) read(ctx context.Context, s settings) (cluster.Flannel, er
 		s.Etcd = &theirs
 	}
 	if err := s.check(); err != nil {
-		return cluster.Flannel{}, err
+		return cluster.Flannel{}, input(err)
 	}
 	st, err := openEtcd(s)
 	if err != nil {
@@ -111,7 +115,7 @@ func (f flannelFlags) read(ctx context.Context, s settings) (cluster.Flannel, er
 func (f flannelFlags) readSubnetEnv(s settings) (cluster.Flannel, error) {
 	data, err := os.ReadFile(f.subnetEnv)
 	if err != nil {
-		return cluster.Flannel{}, err
+		return cluster.Flannel{}, input(err)
 	}
 	host, err := overlay.Open(nftDir)
 	if err != nil {

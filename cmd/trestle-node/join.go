@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/overlay"
 )
 
@@ -48,7 +49,7 @@ func (f *storeFlags) read() (settings, error) {
 	if f.kubernetes.Kubeconfig != "" {
 		s.Kubernetes = &f.kubernetes
 	}
-	return s, errors.Join(s.fill(), s.check())
+	return s, input(errors.Join(s.fill(), s.check()))
 }
 
 // areNone says whether the flags name no store.
@@ -81,7 +82,7 @@ has already; then write /etc/trestle/node.json. If anything is wrong, nothing is
 			if address != "" {
 				addr, err := netip.ParseAddr(address)
 				if err != nil {
-					return fmt.Errorf("--address: %w", err)
+					return cni.ConfigErrorf("--address: %w", err)
 				}
 				flags.settings.Address = addr
 			}

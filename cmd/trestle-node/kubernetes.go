@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
@@ -59,7 +60,7 @@ func (s *kubernetesStore) Describe() string { return "Kubernetes at " + s.nodes.
 func (s *kubernetesStore) readConfig() (cluster.Config, error) {
 	data, err := rawfile.Read(s.config)
 	if isMissing(err) {
-		return cluster.Config{}, fmt.Errorf("%w: %s must have the network with the cluster's podCIDR as pool, "+
+		return cluster.Config{}, cni.ConfigErrorf("%w: %s must have the network with the cluster's podCIDR as pool, "+
 			`like {"networks": [{"name": "pods", "ipv4": {"pool": "10.244.0.0/16"}}]}`, err, s.config)
 	}
 	if err != nil {
@@ -67,10 +68,10 @@ func (s *kubernetesStore) readConfig() (cluster.Config, error) {
 	}
 	c, err := cluster.ParseConfig(data)
 	if err != nil {
-		return c, fmt.Errorf("%s: %w", s.config, err)
+		return c, cni.ConfigErrorf("%s: %w", s.config, cni.Plain(err))
 	}
 	if len(c.Networks) != 1 {
-		return c, fmt.Errorf("%s: networks: there are %d, and a Node of Kubernetes has subnets of one only; remove the others", s.config, len(c.Networks))
+		return c, cni.ConfigErrorf("%s: networks: there are %d, and a Node of Kubernetes has subnets of one only; remove the others", s.config, len(c.Networks))
 	}
 	c.ID = "kubernetes"
 	return c, nil

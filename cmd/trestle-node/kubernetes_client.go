@@ -39,7 +39,7 @@ type nodeClient struct {
 func newNodeClient(kubeconfig string, timeout time.Duration) (*nodeClient, error) {
 	config, err := restConfig(kubeconfig)
 	if err != nil {
-		return nil, err
+		return nil, input(err)
 	}
 	c := &nodeClient{url: config.Host, who: "kubeconfig " + kubeconfig, dialer: newDialer(timeout)}
 	if kubeconfig == "" {

@@ -36,7 +36,7 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err))
 	}
-	os.Exit(1)
+	os.Exit(exitCode(err))
 }
 
 // errSaid makes the program exit with 1 and print nothing: the command has printed its answer.
@@ -51,15 +51,12 @@ func calledAs() string {
 }
 
 func newRootCommand() *cobra.Command {
-	root := &cobra.Command{
-		Use:           calledAs(),
-		Short:         "Networks over several hosts",
-		Version:       release,
-		SilenceErrors: true, // main prints them
-		SilenceUsage:  true,
-	}
+	root := group(calledAs(), "Networks over several hosts")
+	root.Version, root.Args = release, cobra.ArbitraryArgs // without Args cobra refuses an unknown command itself
+	root.SilenceErrors, root.SilenceUsage = true, true     // main prints them
 	root.AddCommand(newNodeCommand(), newClusterCommand())
 	root.PersistentFlags().Bool(jsonFlag, false, "answer with JSON; an error is {\"error\": …}")
+	asInput(root)
 	return root
 }
 
@@ -67,14 +64,21 @@ func newRootCommand() *cobra.Command {
 func group(use, short string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+			return cni.ConfigErrorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
 		}
 		return cmd.Help()
 	}}
 }
 
+// exitStatuses are those of exitCode, for the help.
+const exitStatuses = `
+
+Exit status: 0; 1 if something failed, or is not as it should be; 2 if the request is wrong,
+or a file that a person wrote (node.json, cluster.json): then nothing was changed.`
+
 func newNodeCommand() *cobra.Command {
 	node := group("node", "This host's part in a network over several hosts")
+	node.Long = node.Short + "." + exitStatuses
 	node.AddCommand(newRunCommand(), newJoinCommand(), newStatusCommand(), newLeaveCommand(), newDrainCommand(),
 		newUndrainCommand(), newAcceptCommand(), newResetIDCommand())
 	return node
@@ -82,6 +86,7 @@ func newNodeCommand() *cobra.Command {
 
 func newClusterCommand() *cobra.Command {
 	c := group("cluster", "What all hosts of the network share: its configuration, hosts and subnets")
+	c.Long = c.Short + "." + exitStatuses
 	c.AddCommand(newInitCommand(), newConfigCommand(), newNodesCommand(), newSubnetsCommand(), newReserveCommand(),
 		newReleaseCommand(), newCheckCommand(), newRestoreCommand(), newAcceptAllCommand(), newImportFlannelCommand())
 	return c

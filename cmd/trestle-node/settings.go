@@ -116,7 +116,7 @@ func readSettings() (settings, error) {
 	}
 	s, err := parseSettings(data)
 	if err != nil {
-		return settings{}, fmt.Errorf("%s: %w", settingsPath, err)
+		return settings{}, cni.ConfigErrorf("%s: %w", settingsPath, err)
 	}
 	return s, nil
 }
