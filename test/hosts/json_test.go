@@ -55,7 +55,7 @@ func TestJSON(t *testing.T) {
 	call(a, "cluster init --kubeconfig /run/none --pool 10.9.0.0/16", `"file": "/etc/trestle/cluster.json"`)
 	call(a, "node undrian", `"error": "unknown command \"undrian\" for \"trestle-node node\"; see`)
 	call(a, "cluster config put", `"error": "unknown command \"put\" for \"trestle-node cluster config\"; see`)
-	call(a, "node status --peers", `"error": "unknown flag: --peers"`)
+	call(a, "node status --peers", `"error": "unknown flag: --peers; see trestle-node node status --help"`)
 	call(a, "cluster config get", `"subnetLen": 24`)
 	call(a, "cluster config set /run/config", `"message"`)
 	call(a, "cluster nodes", `"name": "b"`)
