@@ -20,6 +20,7 @@ func FuzzConfig(f *testing.F) {
 	f.Add([]byte(modelConfig))
 	f.Add([]byte(`{"id":"c","backend":"auto","vni":7,"port":9,"mtu":1400,"vxlanNoTxChecksum":true,"later":[1],"networks":[{"name":"a","ipv6":{"pool":"fd00::/96","subnetLen":126}}]}`))
 	f.Add([]byte(`{"ID":"c","Networks":[{"name":"a","ipv4":null,"IPv4":{"pool":"10.0.0.0/8","subnetLen":30}}]}`))
+	f.Add([]byte(`{"networks":[{"name":"a","ipv4":{"pool":"10.0.0.0/8"},"later":1,"cniVersion":"1.1.0","Plugins":{"tuning":null},"plugins":{"bridge":{"ipam":{"x":1e400}},"portmap":{"Backend":"iptables","backend":""}}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		config, err := cluster.ParseConfig(data)
 		if err != nil {
