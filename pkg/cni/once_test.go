@@ -198,10 +198,10 @@ func TestOnceWithoutTheLibrary(t *testing.T) {
 		{"a wrong type", `{"Name":1}`, &onceSample{}, false},
 		{"two fields of the same name", `{"subnet":1}`, &onceShadowed{}, false},
 		{"an option of the tag", `{"port":"1"}`, &onceQuoted{}, false},
+		{"what is set before", `{"subnet":"a"}`, &onceInner{Subnet: "b"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := parser{[]byte(c.data)}
-			if got := decodeOnce(p.next(), reflect.ValueOf(c.to).Elem()); got != c.want {
+			if got := unmarshalPlain([]byte(c.data), c.to); got != c.want {
 				t.Errorf("decoded here: %v, want %v", got, c.want)
 			}
 			if _, got := encodeOnce(nil, reflect.ValueOf(c.to)); c.want && got != !strings.Contains(c.data, "flags") {

@@ -13,9 +13,10 @@ import (
 
 // UnmarshalOnce is json.Unmarshal, for a process that decodes each type once: a plugin. The
 // library prepares for many, so that its first use of a struct type costs several times what
-// decoding a value does: with that of MarshalOnce it was a tenth of an ADD. What is not plain,
-// every mistake included, is left to the library, so that values and errors are its own
-// (FuzzUnmarshalOnce). A loop over many values of a type is faster with the library.
+// decoding a value does: with that of MarshalOnce it was a tenth of an ADD. What is not plain
+// is left to the library, so that values and errors are its own (FuzzUnmarshalOnce): every
+// mistake, and whatever is set before. A loop over many values of a type is faster with the
+// library.
 func UnmarshalOnce(data []byte, v any) error {
 	if unmarshalPlain(data, v) {
 		return nil
