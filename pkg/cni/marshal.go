@@ -81,19 +81,26 @@ func encodeStruct(data []byte, v reflect.Value) (_ []byte, ok bool) {
 	data = append(data, '{')
 	first := true
 	for _, f := range fields {
-		if f.omitEmpty && isEmpty(f.value) || f.omitZero && isZero(f.value) {
+		if f.isLeftOut() {
 			continue
 		}
 		if !first {
 			data = append(data, ',')
 		}
 		first = false
-		data = append(append(append(data, '"'), f.name...), '"', ':')
-		if data, ok = encodeOnce(data, f.value); !ok {
+		if data, ok = appendText(data, f.name); !ok {
+			return data, false
+		}
+		if data, ok = encodeOnce(append(data, ':'), f.value); !ok {
 			return data, false
 		}
 	}
 	return append(data, '}'), true
+}
+
+// isLeftOut says whether the field's option leaves out its value.
+func (f structField) isLeftOut() bool {
+	return f.option == "omitempty" && isEmpty(f.value) || f.option == "omitzero" && isZero(f.value)
 }
 
 // methodsOf is the value with the methods that encoding/json calls: those of a pointer only
@@ -121,9 +128,14 @@ func appendMarshaled(data []byte, from json.Marshaler) (_ []byte, ok bool) {
 	return appendText(data, text)
 }
 
-// isZero is what "omitzero" asks.
+// isZero is what "omitzero" asks: the method IsZero, if there is one for the value or its address.
 func isZero(v reflect.Value) bool {
-	if z, ok := methodsOf(v).(interface{ IsZero() bool }); ok && v.Kind() != reflect.Pointer {
+	if !v.CanAddr() {
+		addressed := reflect.New(v.Type()).Elem()
+		addressed.Set(v)
+		v = addressed
+	}
+	if z, ok := v.Addr().Interface().(interface{ IsZero() bool }); ok {
 		return z.IsZero()
 	}
 	return v.IsZero()
@@ -132,7 +144,7 @@ func isZero(v reflect.Value) bool {
 // isEmpty is what "omitempty" asks.
 func isEmpty(v reflect.Value) bool {
 	switch v.Kind() {
-	case reflect.Slice, reflect.Map:
+	case reflect.Slice, reflect.Map, reflect.Array:
 		return v.Len() == 0
 	case reflect.Struct:
 		return false

@@ -69,6 +69,29 @@ type onceQuoted struct {
 	Port int `json:"port,string"`
 }
 
+// onceNamed is embedded under a name, which makes it a field like others.
+type onceNamed struct {
+	onceInner `json:"inner"`
+}
+
+// onceEven encodes itself, and so does a struct without a name that embeds it.
+type onceEven struct{ N int }
+
+func (e *onceEven) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &e.N) }
+func (e onceEven) MarshalJSON() ([]byte, error)     { return json.Marshal(2 * e.N) }
+
+// onceSwitch is zero when it is 1, which its pointer knows.
+type onceSwitch int
+
+func (s *onceSwitch) IsZero() bool { return *s == 1 }
+
+// onceOmitted has fields about whose omission kinds and methods decide.
+type onceOmitted struct {
+	Array   [2]int     `json:"array,omitempty"`
+	Switch  onceSwitch `json:"switch,omitzero"`
+	Pointer *time.Time `json:"pointer,omitzero"`
+}
+
 func onceSeeds() []string {
 	return []string{
 		`{}`, `[]`, `null`, `"text"`, `17`, ` { } `, ``, `{`, `{"Name":}`,
@@ -83,6 +106,8 @@ func onceSeeds() []string {
 		`{"number":17}`, `{"number":"17"}`, `{"number":"x"}`, `{"any":{"a":1}}`, `{"bytes":"YQ=="}`, `{"rate":0.5}`, `{"-":"x","Hidden":"x"}`,
 		`{"stamp":{"time":"2026-01-02T03:04:05Z","ino":4026531840}}`, `{"stamp":{"time":"yesterday"}}`, `{"stamp":[]}`,
 		`{"exclude":[]}`, `{"exclude":["a",]}`, `{"exclude":[ ]}`, `{"subnet":7}`, `{"subnet":"7"}`, `{"port":"7"}`, `{"port":7}`, `{} {}`,
+		`{"inner":{"subnet":"a"}}`, `2`, `{"sub":{"subnet":null}}`, `{"sub":{"subnet":1}}`, `{"sub":{"subnet":"a","subnet":"b"}}`, `{"index":"x"}`,
+		`{"array":[0,0],"switch":1,"pointer":"0001-01-01T00:00:00Z"}`, `{"switch":2}`, `{"array":[1,2],"pointer":"2026-01-02T03:04:05Z"}`,
 	}
 }
 
@@ -93,16 +118,18 @@ func FuzzUnmarshalOnce(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		index := 5
 		for _, start := range []any{
 			onceSample{},
 			onceShadowed{},
 			onceQuoted{},
+			onceNamed{},
+			onceOmitted{},
+			struct{ onceEven }{},
 			wireResult{},
 			map[string]json.RawMessage(nil),
 			map[string]int{"a": 1},
 			[]int(nil), "", 0, any(nil),
-			onceSample{Name: "before", Index: &index, onceInner: onceInner{Exclude: []string{"before"}}, Flags: map[string]bool{"before": true}},
+			onceBefore(),
 		} {
 			if start == nil {
 				continue
@@ -115,27 +142,41 @@ func FuzzUnmarshalOnce(f *testing.F) {
 			if (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error() {
 				t.Fatalf("%T from %s: error %v, want %v", start, data, err, wantErr)
 			}
-			if err == nil && !reflect.DeepEqual(got.Interface(), wanted.Interface()) {
+			if !reflect.DeepEqual(got.Interface(), wanted.Interface()) {
 				t.Fatalf("%T from %s: %+v, want %+v", start, data, got.Elem(), wanted.Elem())
 			}
-			wantData, wantErr := json.Marshal(wanted.Interface())
-			gotData, err := MarshalOnce(wanted.Interface())
-			if (err == nil) != (wantErr == nil) || !bytes.Equal(gotData, wantData) {
-				t.Fatalf("%T: %s (error %v), want %s (error %v)", start, gotData, err, wantData, wantErr)
+			for _, v := range []any{wanted.Interface(), wanted.Elem().Interface()} {
+				wantData, wantErr := json.Marshal(v)
+				gotData, err := MarshalOnce(v)
+				if (err == nil) != (wantErr == nil) || !bytes.Equal(gotData, wantData) {
+					t.Fatalf("%T: %s (error %v), want %s (error %v)", v, gotData, err, wantData, wantErr)
+				}
 			}
 		}
 	})
 }
 
-// copyOnce is a copy whose pointers and maps are its own.
-func copyOnce(v any) any {
-	if sample, ok := v.(onceSample); ok && sample.Index != nil {
-		index := *sample.Index
-		sample.Index, sample.Flags = &index, map[string]bool{"before": true}
-		sample.Exclude = []string{"before"}
-		return sample
+// onceBefore is a sample in which everything is set before.
+func onceBefore() onceSample {
+	index := 5
+	return onceSample{
+		onceInner: onceInner{Exclude: []string{"before"}},
+		Name:      "before",
+		Index:     &index,
+		Sub:       &onceInner{Subnet: "before"},
+		Raw:       json.RawMessage(`"before"`),
+		Flags:     map[string]bool{"before": true},
 	}
-	if m, ok := v.(map[string]int); ok && m != nil {
+}
+
+// copyOnce is a copy whose pointers, lists and maps are its own.
+func copyOnce(v any) any {
+	switch v.(type) {
+	case onceSample:
+		if !reflect.ValueOf(v).IsZero() {
+			return onceBefore()
+		}
+	case map[string]int:
 		return map[string]int{"a": 1}
 	}
 	return v
@@ -157,10 +198,10 @@ func TestOnceWithoutTheLibrary(t *testing.T) {
 		{"a wrong type", `{"Name":1}`, &onceSample{}, false},
 		{"two fields of the same name", `{"subnet":1}`, &onceShadowed{}, false},
 		{"an option of the tag", `{"port":"1"}`, &onceQuoted{}, false},
+		{"what is set before", `{"subnet":"a"}`, &onceInner{Subnet: "b"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := parser{[]byte(c.data)}
-			if got := decodeOnce(p.next(), reflect.ValueOf(c.to).Elem()); got != c.want {
+			if got := unmarshalPlain([]byte(c.data), c.to); got != c.want {
 				t.Errorf("decoded here: %v, want %v", got, c.want)
 			}
 			if _, got := encodeOnce(nil, reflect.ValueOf(c.to)); c.want && got != !strings.Contains(c.data, "flags") {

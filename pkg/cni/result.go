@@ -294,10 +294,11 @@ func writeNewest(w io.Writer, version string, r *Result) error {
 }
 
 // parseNewest reads a result in one of the versions that have today's keys; ok is false for
-// another version, and for every mistake, which the library has a message for.
+// another version, and for whatever is not plain, like a key that is there twice or a mistake,
+// which the library has a message for.
 func parseNewest(raw []byte, version string) (_ *Result, ok bool) {
 	var read wireResult
-	if version != "1.0.0" && version != "1.1.0" || UnmarshalOnce(raw, &read) != nil {
+	if version != "1.0.0" && version != "1.1.0" || !unmarshalPlain(raw, &read) {
 		return nil, false
 	}
 	result := &Result{CNIVersion: types100.ImplementedSpecVersion, Interfaces: read.Interfaces}

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // TestPrevResultInAnotherVersion: a prevResult without a version is read in that of the
@@ -104,11 +108,17 @@ func TestResultAsTheLibraryWritesIt(t *testing.T) {
 	}
 }
 
-// FuzzParseResult: no input panics.
+// FuzzParseResult: no input panics, and results are those of the library.
 func FuzzParseResult(f *testing.F) {
 	f.Add("1.0.0", `{"interfaces":[null],"ips":[{"address":"10.0.0.2/24","interface":-1}],"routes":[null]}`)
 	f.Add("0.2.0", `{"ip4":{"ip":"10.0.0.2/24","routes":[null]},"ip6":null}`)
 	f.Add("0.4.0", `{"cniVersion":"0.4.0","ips":[{"version":"4","address":null}]}`)
+	f.Add("1.0.0", `{"interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1400,"sandbox":"/run/netns/a","socketPath":"/s","pciID":"p"}],"ips":[{"interface":0,"address":"10.0.0.2/24","gateway":"10.0.0.1"},{"address":"::ffff:10.0.0.2/120"}],"dns":{"nameservers":["10.0.0.1"],"search":[]}}`)
+	f.Add("1.1.0", `{"routes":[{"dst":"10.1.2.3/8","gw":"::ffff:10.0.0.1","mtu":1400,"advmss":1,"priority":-0,"table":0,"scope":253},{"dst":"::/0","gw":""}],"ips":[],"dns":null,"more":1}`)
+	f.Add("1.1.0", `{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24","interface":1}],"ips":[{"gateway":"10.0.0.1"}]}`)
+	f.Add("1.1.0", `{"routes":[{"dst":"10.0.0.0/8"}],"Routes":[{"mtu":1}],"interfaces":[{"name":"a"}],"interfaces":[{"mac":"b"}]}`)
+	f.Add("1.0.0", `{"ips":[{"address":"x"}]}`)
+	f.Add("1.0.0", `{"routes":[{"gw":"10.0.0.1"}],"ips":[{}]}`)
 	f.Fuzz(func(t *testing.T, version, raw string) {
 		result, err := ParseResult("prevResult", []byte(raw), version)
 		if err != nil {
@@ -119,10 +129,49 @@ func FuzzParseResult(f *testing.F) {
 				t.Error("an address is nil")
 			}
 		}
-		if err := writeResult(&bytes.Buffer{}, "1.1.0", result); err != nil {
-			t.Logf("%s: %v", raw, err) // some results can be read but not written
+		versioned, version, err := withVersion([]byte(raw), version)
+		if err != nil {
+			t.Fatal(err)
 		}
+		theirs, err := create.Create(version, versioned)
+		if err != nil {
+			t.Fatalf("%s: got %v, but the library says: %v", raw, result, err)
+		}
+		if theirs, err = theirs.GetAsVersion(types100.ImplementedSpecVersion); err != nil {
+			t.Fatal(err)
+		}
+		sameBytes := cmp.FilterValues(func(a, b net.IP) bool { return len(a)+len(b) > 0 },
+			cmp.Comparer(func(a, b net.IP) bool { return string(a) == string(b) }))
+		if diff := cmp.Diff(theirs, types.Result(result), cmpopts.EquateEmpty(), sameBytes); diff != "" {
+			t.Errorf("%s: -library +ours:\n%s", raw, diff)
+		}
+		compareWritten(t, result)
 	})
+}
+
+// compareWritten checks that the result, if it can be written, is written byte by byte as by the
+// library's types.
+func compareWritten(t *testing.T, r *Result) {
+	t.Helper()
+	parts := struct {
+		CNIVersion string                `json:"cniVersion"`
+		Interfaces []*types100.Interface `json:"interfaces,omitempty"`
+		IPs        []*types100.IPConfig  `json:"ips,omitempty"`
+		Routes     []*types.Route        `json:"routes,omitempty"`
+		DNS        *types.DNS            `json:"dns,omitempty"`
+	}{"1.1.0", r.Interfaces, r.IPs, r.Routes, nil}
+	if !r.DNS.IsEmpty() {
+		parts.DNS = &r.DNS
+	}
+	theirs, theirErr := json.MarshalIndent(parts, "", "    ")
+	var ours bytes.Buffer
+	err := writeResult(&ours, "1.1.0", r)
+	if (err == nil) != (theirErr == nil) {
+		t.Fatalf("got %v, want %v", err, theirErr)
+	}
+	if got, want := ours.String(), string(theirs)+"\n"; err == nil && got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
 
 func TestAddressesAndLinksOfAResult(t *testing.T) {

@@ -1,9 +1,11 @@
 package cni
 
 import (
+	"cmp"
 	"encoding"
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -11,23 +13,33 @@ import (
 
 // UnmarshalOnce is json.Unmarshal, for a process that decodes each type once: a plugin. The
 // library prepares for many, so that its first use of a struct type costs several times what
-// decoding a value does: with that of MarshalOnce it was a tenth of an ADD. What is not plain,
-// every mistake included, is left to the library, so that values and errors are its own
-// (FuzzUnmarshalOnce). A loop over many values of a type is faster with the library.
+// decoding a value does: with that of MarshalOnce it was a tenth of an ADD. What is not plain
+// is left to the library, so that values and errors are its own (FuzzUnmarshalOnce): every
+// mistake, and whatever is set before. A loop over many values of a type is faster with the
+// library.
 func UnmarshalOnce(data []byte, v any) error {
-	to := reflect.ValueOf(v)
-	if to.Kind() == reflect.Pointer && !to.IsNil() && json.Valid(data) {
-		fresh := reflect.New(to.Type().Elem())
-		fresh.Elem().Set(to.Elem()) // what the input does not mention stays
-		if p := (parser{data}); decodeOnce(p.next(), fresh.Elem()) {
-			to.Elem().Set(fresh.Elem())
-			return nil
-		}
+	if unmarshalPlain(data, v) {
+		return nil
 	}
 	return json.Unmarshal(data, v)
 }
 
-// decodeOnce decodes a value as json.Unmarshal would, or returns false.
+// unmarshalPlain decodes into a zero value what is plain; otherwise it returns false, and v is
+// as it was.
+func unmarshalPlain(data []byte, v any) bool {
+	to := reflect.ValueOf(v)
+	if to.Kind() != reflect.Pointer || to.IsNil() || !to.Elem().IsZero() || !json.Valid(data) {
+		return false
+	}
+	fresh := reflect.New(to.Type().Elem()).Elem()
+	if p := (parser{data}); !decodeOnce(p.next(), fresh) {
+		return false
+	}
+	to.Elem().Set(fresh)
+	return true
+}
+
+// decodeOnce decodes into a zero value as json.Unmarshal would, or returns false.
 func decodeOnce(raw []byte, v reflect.Value) bool {
 	switch to := methodsOf(v).(type) {
 	case json.Unmarshaler:
@@ -36,9 +48,8 @@ func decodeOnce(raw []byte, v reflect.Value) bool {
 		text, ok := plainText(raw)
 		return ok && to.UnmarshalText([]byte(text)) == nil
 	}
-	if raw[0] == 'n' { // null means something else for each kind
-		v.SetZero()
-		return v.Kind() == reflect.Slice || v.Kind() == reflect.Map || v.Kind() == reflect.Pointer
+	if raw[0] == 'n' { // null, which leaves it zero
+		return true
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -57,16 +68,14 @@ func decodeOnce(raw []byte, v reflect.Value) bool {
 		v.SetUint(n)
 		return err == nil
 	case reflect.Pointer:
-		if v.IsNil() {
-			v.Set(reflect.New(v.Type().Elem()))
-		}
+		v.Set(reflect.New(v.Type().Elem()))
 		return decodeOnce(raw, v.Elem())
 	case reflect.Slice:
-		return raw[0] == '[' && v.Len() == 0 && v.Type().Elem().Kind() != reflect.Uint8 && decodeList(raw, v)
+		return raw[0] == '[' && v.Type().Elem().Kind() != reflect.Uint8 && decodeList(raw, v)
 	case reflect.Struct:
 		return raw[0] == '{' && decodeStruct(raw, v)
 	case reflect.Map:
-		return raw[0] == '{' && v.IsNil() && v.Type().Key() == reflect.TypeFor[string]() && decodeMap(raw, v)
+		return raw[0] == '{' && v.Type().Key() == reflect.TypeFor[string]() && decodeMap(raw, v)
 	}
 	return false
 }
@@ -122,15 +131,14 @@ func decodeStruct(raw []byte, v reflect.Value) bool {
 
 // structField is a field of a struct or of those that it embeds.
 type structField struct {
-	name      string
-	omitEmpty bool
-	omitZero  bool
-	value     reflect.Value
-	decoded   bool
+	name    string
+	option  string // omitempty, omitzero or none
+	value   reflect.Value
+	decoded bool
 }
 
 // appendFields appends the fields of v that encoding/json knows; ok is false if two have
-// the same name, or one has an option that is unknown here.
+// the same name, or one is not plain.
 func appendFields(fields []structField, v reflect.Value) (_ []structField, ok bool) {
 	t := v.Type()
 	for i := range t.NumField() {
@@ -138,30 +146,44 @@ func appendFields(fields []structField, v reflect.Value) (_ []structField, ok bo
 		tag := field.Tag.Get("json")
 		name, option, _ := strings.Cut(tag, ",")
 		switch {
-		case field.Anonymous && name == "" && field.Type.Kind() == reflect.Struct:
+		case tag == "-":
+			continue
+		case field.Anonymous:
+			if name != "" || !isPlainEmbedded(t, field.Type) {
+				return nil, false
+			}
 			if fields, ok = appendFields(fields, v.Field(i)); !ok {
 				return nil, false
 			}
 			continue
-		case field.Anonymous && name == "":
-			return nil, false
-		case !field.IsExported() || tag == "-":
+		case !field.IsExported():
 			continue
-		case name == "":
-			name = field.Name
 		}
-		f := structField{name: name, omitEmpty: option == "omitempty", omitZero: option == "omitzero", value: v.Field(i)}
-		if option != "" && !f.omitEmpty && !f.omitZero {
+		f := structField{name: cmp.Or(name, field.Name), option: option, value: v.Field(i)}
+		if !f.isPlain() || slices.ContainsFunc(fields, func(other structField) bool { return other.name == f.name }) {
 			return nil, false
-		}
-		for _, other := range fields {
-			if other.name == name {
-				return nil, false
-			}
 		}
 		fields = append(fields, f)
 	}
 	return fields, true
+}
+
+// isPlain says whether isLeftOut can tell what the option asks. Of pointers and interfaces,
+// "omitzero" asks the method IsZero unless they are nil.
+func (f structField) isPlain() bool {
+	switch f.option {
+	case "", "omitempty":
+		return true
+	case "omitzero":
+		return f.value.Kind() != reflect.Pointer && f.value.Kind() != reflect.Interface
+	}
+	return false
+}
+
+// isPlainEmbedded says whether encoding/json just adds the fields of one struct to the other.
+// If that has no name, it may have methods nevertheless, the embedded one's.
+func isPlainEmbedded(in, embedded reflect.Type) bool {
+	return embedded.Kind() == reflect.Struct && (in.Name() != "" || reflect.PointerTo(embedded).NumMethod() == 0)
 }
 
 // fieldCalled is the field with that name, or else the first whose name differs from it only

@@ -17,10 +17,20 @@ import (
 // remembers; without the lock, probe finds out.
 type livenessProber struct {
 	prober record.Prober
-	known  map[string]record.Life // by the encoded record
+	known  map[record.Stamp]record.Life // by stampOf
 }
 
-func newLivenessProber() *livenessProber { return &livenessProber{known: map[string]record.Life{}} }
+func newLivenessProber() *livenessProber {
+	return &livenessProber{known: map[record.Stamp]record.Life{}}
+}
+
+// stampOf is the record's stamp, which is equal to that of the same record read again: without a
+// zone, of which each reading makes its own.
+func stampOf(r ownerRecord) record.Stamp {
+	s := r.Stamp
+	s.Time = s.Time.UTC()
+	return s
+}
 
 // needLivenessError says that probe must be called for a record.
 type needLivenessError struct{ about ownerRecord }
@@ -28,7 +38,7 @@ type needLivenessError struct{ about ownerRecord }
 func (q *needLivenessError) Error() string { return "is " + q.about.ContainerID + " alive?" }
 
 func (v *livenessProber) of(r ownerRecord) (record.Life, error) {
-	if verdict, ok := v.known[string(r.encode())]; ok {
+	if verdict, ok := v.known[stampOf(r)]; ok {
 		return verdict, nil
 	}
 	return record.Unknown, &needLivenessError{r}
@@ -47,7 +57,7 @@ func (v *livenessProber) learn(r ownerRecord, life func(record.Stamp) (record.Li
 	if err != nil {
 		verdict = record.Unknown
 	}
-	v.known[string(r.encode())] = verdict
+	v.known[stampOf(r)] = verdict
 	return verdict
 }
 

@@ -380,3 +380,27 @@ func TestVerify(t *testing.T) {
 	}
 	mustBeSound(t, s)
 }
+
+// TestVerdictIsRemembered: what was proved of a record holds when it is read again, in whatever
+// zone its time was written, and is looked up without encoding the record, of which a host may
+// have tens of thousands.
+func TestVerdictIsRemembered(t *testing.T) {
+	dead := newLivenessProber()
+	read := func() (r ownerRecord) {
+		if err := json.Unmarshal([]byte(`{"containerID":"c1","ifname":"eth0","boot":"b","time":"2026-01-02T03:04:05+02:00"}`), &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if _, err := dead.of(read()); err == nil {
+		t.Error("got a verdict about a record of which nothing was asked")
+	}
+	dead.probe(read())
+	again := read()
+	if _, err := dead.of(again); err != nil {
+		t.Errorf("got %v, want the verdict", err)
+	}
+	if allocated := testing.AllocsPerRun(10, func() { _, _ = dead.of(again) }); allocated > 0 {
+		t.Errorf("looking it up took %v pieces of memory, want none", allocated)
+	}
+}

@@ -3,7 +3,6 @@ package nft
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -219,14 +218,13 @@ func (c *Conn) generation() uint32 {
 		return 0
 	}
 	answers, err := c.peer.ask(request)
-	if err != nil || len(answers) == 0 || len(answers[0].Data) < 4 {
+	if err != nil || len(answers) == 0 {
 		return 0
 	}
-	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[4:])
+	_, attributes, err := openMessage(answers[0])
 	if err != nil {
 		return 0
 	}
-	attributes.ByteOrder = binary.BigEndian
 	for attributes.Next() {
 		if attributes.Type() == unix.NFTA_GEN_ID {
 			return attributes.Uint32()

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -134,7 +133,6 @@ func (c *Conn) policyOf(t Table, chain string) (policy nftables.ChainPolicy, the
 	if err != nil {
 		return policy, false, fmt.Errorf("decode chain %s of nftables table %s: %w", chain, t, err)
 	}
-	found.ByteOrder = binary.BigEndian
 	for found.Next() {
 		if found.Type() == unix.NFTA_CHAIN_POLICY {
 			policy = nftables.ChainPolicy(found.Uint32())
@@ -216,8 +214,12 @@ func (c *Conn) Tables() ([]Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the tables of nftables: %w", err)
 	}
-	var tables []Table
-	for _, m := range answers {
+	return decodeTables(answers)
+}
+
+// decodeTables reads NFT_MSG_NEWTABLE messages.
+func decodeTables(messages []netlink.Message) (tables []Table, err error) {
+	for _, m := range messages {
 		family, attributes, err := openMessage(m)
 		if err != nil {
 			return nil, fmt.Errorf("decode a table of nftables: %w", err)

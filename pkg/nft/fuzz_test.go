@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FuzzAnswer: any answer is decoded as elements or is an error.
+// FuzzAnswer: any answer is decoded as elements, and as tables, or is an error.
 func FuzzAnswer(f *testing.F) {
 	whole, err := elementMessage(unix.NFT_MSG_NEWSETELEM, 0, []Element{port(mine, 80, 2)}, nil)
 	if err != nil {
@@ -17,6 +17,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(_ *testing.T, data []byte) {
 		_, _ = decodeElements([]netlink.Message{{Data: data}}) // it must not panic
+		_, _ = decodeTables([]netlink.Message{{Data: data}})   // likewise
 		if messages, err := splitMessages(data); err == nil {
 			for _, m := range messages {
 				_ = errnoOf(m) // likewise

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
@@ -333,11 +334,42 @@ func TestWithout(t *testing.T) {
 	if found, err := c.List(sample()); err != nil || len(found) > 0 {
 		t.Errorf("list: got %v, %v, want none", found, err)
 	}
+	if _, err := c.Tables(); !isUnsupported(err) {
+		t.Errorf("tables: got %v, want an error by which callers recognize such a kernel", err)
+	}
 	if err := c.DeleteIdle(sample()); err != nil {
 		t.Errorf("delete an idle table: got %v, want no error", err)
 	}
 	if err := c.Usable(); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("usable: got %v, want that the kernel lacks it", err)
+	}
+}
+
+// TestTables: the list has the tables of all families, and names of any length.
+func TestTables(t *testing.T) {
+	golden.EnterNetNS(t)
+	long := strings.Repeat("n", 200)
+	nftCommand(t, "add table ip a; add table ip6 a; add table inet "+long+"; add table bridge b { flags dormant; }")
+	c := Open(t.TempDir())
+	defer c.Close()
+	got, err := c.Tables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.Library()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed, err := conn.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []Table
+	for _, table := range listed {
+		want = append(want, Table{Family: table.Family, Name: table.Name})
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(got) != 4 {
+		t.Errorf("-library +ours:\n%s", diff)
 	}
 }
 
