@@ -2,7 +2,6 @@ package nat
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
-	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/nft"
@@ -40,9 +38,6 @@ func referenceChains(table string) []string {
 // taken.
 func (h *Host) refuseReference(f ownedPorts) error {
 	tables, err := h.conn.Tables()
-	if lacksNFTables(err) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -60,12 +55,6 @@ func (h *Host) refuseReference(f ownedPorts) error {
 		}
 	}
 	return nil
-}
-
-// lacksNFTables says whether the error is that of a kernel without nf_tables, or without
-// nfnetlink, on which nf_tables depends.
-func lacksNFTables(err error) bool {
-	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
 }
 
 // listReference returns the rules of a chain that map a host port of f to another container.

@@ -200,17 +200,21 @@ func (c *Conn) DeleteIdle(t Table) error {
 	return c.DeleteTable(t)
 }
 
-// Tables lists the tables of all programs, by their family and name. It does not use the library, whose
-// dialing costs an ADD as much as the question itself.
+// Tables lists the tables of all programs, by their family and name; a kernel without
+// nf_tables has none. It does not use the library, whose dialing costs an ADD as much as the
+// question itself.
 func (c *Conn) Tables() ([]Table, error) {
 	if err := c.connect(); err != nil {
-		return nil, err
+		return nil, ignoreUnsupported(err)
 	}
 	request, err := message(unix.NFT_MSG_GETTABLE, nftables.TableFamilyUnspecified, netlink.Dump, netlink.NewAttributeEncoder())
 	if err != nil {
 		return nil, err
 	}
 	answers, err := c.peer.ask(request)
+	if isUnsupported(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the tables of nftables: %w", err)
 	}
