@@ -102,14 +102,15 @@ func (m *Masker) mask(a netip.Addr) netip.Addr {
 	return out
 }
 
-// flip is the top bit of the cipher over the address's bits before this one: 0 or 0x80.
+// flip is the top bit of the cipher over the address's bits before this one: 0 or 0x80. A one
+// and zeros follow them, so that no two prefixes, whatever their lengths, are the same block. (In
+// Crypto-PAn secret bits follow, and one bit in two begins the block of the bit before again: of
+// 2,000 addresses one stays what it is.)
 func (m *Masker) flip(raw []byte, bit int) byte {
-	block := m.pad
-	copy(block[:], raw[:bit/8])
-	if rest := bit % 8; rest > 0 {
-		keep := byte(0xff) << (8 - rest)
-		block[bit/8] = raw[bit/8]&keep | m.pad[bit/8]&^keep
-	}
+	var block [16]byte
+	at, mark := bit/8, byte(0x80)>>(bit%8)
+	copy(block[:], raw[:at])
+	block[at] = raw[at]&^(mark|mark-1) | mark
 	m.cipher.Encrypt(block[:], block[:])
 	return block[0] & 0x80
 }

@@ -85,6 +85,21 @@ func TestMaskKeepsSubnets(t *testing.T) {
 	}
 }
 
+// TestMaskLeavesNone: of 20,000 keys none masks an address of a subnet by itself.
+func TestMaskLeavesNone(t *testing.T) {
+	for i := range 20_000 {
+		m, err := NewMasker([16]byte{byte(i), byte(i >> 8)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range []netip.Addr{addr("192.0.2.2"), addr("10.22.0.2"), addr("fd6c:4ae9:71d3:22::2")} {
+			if m.addr(a) == a {
+				t.Errorf("key %d masks %s by itself", i, a)
+			}
+		}
+	}
+}
+
 // reported is a report of the host with everything that the command adds.
 func reported() Report {
 	r := NewReport(smallHost())
