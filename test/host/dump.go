@@ -2,6 +2,7 @@ package host
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -317,8 +318,8 @@ func (n *Namespace) fdb() ([]string, error) {
 	}), err
 }
 
-// files shows each file below the roots with its mode and, where it is short,
-// its content. The mounts of network namespaces are left out: they are containers. So
+// files shows each file below the roots with its mode and its content, of a large one
+// its hash. The mounts of network namespaces are left out: they are containers. So
 // is what was found of tables of nftables: it says nothing that these do not.
 func files(roots ...string) ([]string, error) {
 	var lines []string
@@ -348,6 +349,13 @@ func files(roots ...string) ([]string, error) {
 // emptyLock is the line of a lock that nobody wrote to ("lock", "br0.lock").
 var emptyLock = regexp.MustCompile(`^file \S*[./]lock \S+ ""\n$`)
 
+// stampTime is the time in a record, which says when an ADD was, and checksum what follows from
+// the rest.
+var (
+	stampTime = regexp.MustCompile(`"time":"[^"]*"`)
+	checksum  = regexp.MustCompile(`,"crc32":[0-9]+}`)
+)
+
 func describeFile(path string, entry fs.DirEntry) (string, error) {
 	info, err := entry.Info()
 	if err != nil {
@@ -360,8 +368,9 @@ func describeFile(path string, entry fs.DirEntry) (string, error) {
 		return line + " -> " + target + "\n", err
 	case info.Mode().IsRegular():
 		content, err := os.ReadFile(path)
-		if len(content) > 200 {
-			return fmt.Sprintf("%s %d bytes %.200q…\n", line, len(content), content), err
+		content = stampTime.ReplaceAll(checksum.ReplaceAll(content, []byte("}")), []byte(`"time":"…"`))
+		if len(content) > 2000 {
+			return fmt.Sprintf("%s %d bytes %.200q… sha256 %x\n", line, len(content), content, sha256.Sum256(content)), err
 		}
 		return fmt.Sprintf("%s %q\n", line, content), err
 	}

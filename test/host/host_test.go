@@ -133,6 +133,30 @@ func TestDumpNoticesLeaks(t *testing.T) {
 	}
 }
 
+// TestDumpComparesFiles: a byte far behind in a file is a difference, and a record that is written
+// again later is none, although its checksum has another length.
+func TestDumpComparesFiles(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	write := func(content string) {
+		h.MustRun("sh", "-c", "printf %s \"$1\" >/run/record", "sh", content)
+	}
+	write(`{"time":"2026-11-26T02:00:00Z","ports":"` + strings.Repeat("1", 1000) + `","crc32":123456789}`)
+	before := h.Dump()
+	write(`{"time":"2026-11-26T02:00:01Z","ports":"` + strings.Repeat("1", 1000) + `","crc32":1234567890}`)
+	h.AssertUnchanged(before)
+	for _, length := range []int{999, 10_000} {
+		var dumps []string
+		for _, last := range "23" {
+			write(strings.Repeat("1", length) + string(last))
+			dumps = append(dumps, h.Dump())
+		}
+		if host.Diff(dumps[0], dumps[1]) == "" {
+			t.Errorf("two files of %d bytes, of which the last differs, are the same", length+1)
+		}
+	}
+}
+
 // TestDumpIsStable: looking changes nothing, and traffic is no state.
 func TestDumpIsStable(t *testing.T) {
 	t.Parallel()

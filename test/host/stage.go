@@ -60,34 +60,26 @@ func TryVLANs() (err error) {
 	return nil
 }
 
-// NeedProofOfDeath skips the test where the kernel does not tell namespaces apart; see
-// TellsNamespacesApart.
+// NeedProofOfDeath skips the test where the end of a namespace cannot be proved, since the kernel
+// gives it no cookie (SO_NETNS_COOKIE, since 5.14; docs/kernels.md): there only a reboot proves
+// a container dead.
 func NeedProofOfDeath(t interface {
 	T
 	Skip(args ...any)
 },
 ) {
 	t.Helper()
-	if !TellsNamespacesApart(t) {
-		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so no proof but a boot")
-	}
-}
-
-// TellsNamespacesApart says whether the kernel gives each namespace a cookie (SO_NETNS_COOKIE,
-// since 5.14; docs/kernels.md). Without it only a reboot proves a container dead, and a later
-// namespace at the same path may count as the former.
-func TellsNamespacesApart(t T) bool {
-	t.Helper()
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatalf("open a socket: %v", err)
 	}
 	defer func() { _ = unix.Close(fd) }() // nothing was written
-	_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+	switch _, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); {
+	case errors.Is(err, unix.ENOPROTOOPT):
+		t.Skip("this kernel, of before 5.14, gives no cookie of a namespace, and so no proof but a boot")
+	case err != nil:
 		t.Fatalf("ask for the namespace's cookie: %v", err)
 	}
-	return err == nil
 }
 
 // AttachedContainer is a container that has an eth0, as the bridge plugin would
