@@ -16,6 +16,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 type attachOptions struct {
@@ -26,9 +27,6 @@ type attachOptions struct {
 	publish []string
 	wish    attach.Wish
 }
-
-// namedNetNS is the directory of the namespaces of ip netns.
-const namedNetNS = "/run/netns"
 
 func newAttachCommand(a *app) *cobra.Command {
 	o := attachOptions{app: a}
@@ -66,7 +64,7 @@ If the host port is left out (-p 80), a free one is chosen and printed.`,
 
 // netnsNames lists the network namespaces of ip netns.
 func netnsNames() []string {
-	entries, err := os.ReadDir(namedNetNS)
+	entries, err := os.ReadDir(netns.NamedDir)
 	if err != nil {
 		return nil // there are none
 	}
@@ -160,7 +158,7 @@ func (o *attachOptions) container(args []string) (name, path string, err error) 
 			return "", "", fmt.Errorf("--pid: look at the network namespace of process %d: %w", o.pid, err)
 		}
 	default:
-		name, path = args[0], filepath.Join(namedNetNS, args[0])
+		name, path = args[0], filepath.Join(netns.NamedDir, args[0])
 		if err := attach.CheckContainer(name); err != nil {
 			return "", "", err
 		}

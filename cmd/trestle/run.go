@@ -23,6 +23,7 @@ import (
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 type runOptions struct {
@@ -330,7 +331,7 @@ func (o *runOptions) place(r attach.Runtime) (placement, error) {
 func netnsOf(r attach.Runtime, container string) (string, error) {
 	var paths []string
 	if container != "" && filepath.Base(container) == container {
-		paths = append(paths, filepath.Join(namedNetNS, container))
+		paths = append(paths, filepath.Join(netns.NamedDir, container))
 	}
 	for _, a := range r.Snapshot.Of(container) {
 		paths = append(paths, a.NetNS)
@@ -347,7 +348,7 @@ func netnsOf(r attach.Runtime, container string) (string, error) {
 func (o *runOptions) attachAll(ctx context.Context, r attach.Runtime, networks []string) (all []attach.Attached, dns types.DNS, err error) {
 	all = []attach.Attached{} // never nil, so that JSON has an empty list
 	wish := o.wish
-	wish.NetNS = filepath.Join(namedNetNS, wish.Container)
+	wish.NetNS = filepath.Join(netns.NamedDir, wish.Container)
 	unlock, err := attach.LockNetNS(wish.NetNS)
 	if err != nil {
 		return nil, dns, err

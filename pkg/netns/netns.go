@@ -1,7 +1,7 @@
 // Package netns opens and enters network namespaces.
 //
 // Open returns a Handle, whose methods Enter and Do run a function in the namespace; the
-// functions Enter and Do do the same for a path. Make makes a namespace. IsGone and IsLinkGone
+// functions Enter and Do do the same for a path. Make and Remove are for named ones. IsGone and IsLinkGone
 // recognize the errors of what does not exist. pkg/record is for recognizing a namespace later.
 //
 // Whether a path is a namespace is checked by containernetworking/plugins' package ns. Its
@@ -16,7 +16,6 @@ import (
 
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -26,17 +25,6 @@ import (
 type Handle struct {
 	fd   int
 	path string
-}
-
-// Make makes a namespace at /run/netns/NAME, as "ip netns add" does.
-func Make(name string) error {
-	return away(func() error {
-		handle, err := netns.NewNamed(name)
-		if err != nil {
-			return err
-		}
-		return handle.Close()
-	})
 }
 
 // errAnotherKind is the error of Open for a namespace that is no network namespace.

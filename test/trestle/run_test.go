@@ -220,6 +220,32 @@ func TestRunDetached(t *testing.T) {
 	refused(t, h, []string{"--detach", "host"}, "run", "-d", "--net", "host", "--", "true")
 }
 
+// TestRunBesideOthers: containers of trestle run and namespaces of ip netns end without each
+// other, whichever was the host's first, where /run is no shared mount: no namespace is mounted
+// twice, and no container's mounts keep the namespace of one that has ended.
+func TestRunBesideOthers(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	must(t, h, "network", "create", "lab", "--subnet", "10.40.0.0/24")
+	for _, name := range []string{"web", "app"} {
+		must(t, h, "run", "-d", "--name", name, "--net", "lab", "--", "sleep", "1000")
+	}
+	h.MustRun("ip", "netns", "add", "other")
+	mounts := func() string {
+		return h.MustRun("sh", "-c", "cat /proc/[0-9]*/mountinfo | grep -o '/run/netns/[a-z]*' | sort -u; grep -c ' /run/netns/' /proc/self/mountinfo; true")
+	}
+	if got, want := mounts(), "/run/netns/app\n/run/netns/other\n/run/netns/web\n3\n"; got != want {
+		t.Errorf("got mounts %q, want %q", got, want)
+	}
+	must(t, h, "stop", "web")
+	if got, want := mounts(), "/run/netns/app\n/run/netns/other\n2\n"; got != want {
+		t.Errorf("got mounts %q, want %q", got, want)
+	}
+	must(t, h, "stop", "app")
+	h.MustRun("ip", "netns", "del", "other")
+	nothingLeft(t, h)
+}
+
 // TestRunSaysWhere: with --json a program is told what people are, and what a command in the
 // background writes is in its log.
 func TestRunSaysWhere(t *testing.T) {

@@ -26,9 +26,6 @@ import (
 	"github.com/trestle-cni/trestle/pkg/record"
 )
 
-// namedDir is the directory of the namespaces of ip netns.
-const namedDir = "/run/netns"
-
 // Container is one container of trestle run.
 type Container struct {
 	Name  string `json:"name"`
@@ -44,7 +41,7 @@ func dir() string { return filepath.Join(record.DefaultDir, "run") }
 
 // New creates the container's file and its network namespace, with lo up.
 func New(name, log string) (*Container, error) {
-	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), PID: os.Getpid(), Log: log}
+	s := &Container{Name: name, NetNS: filepath.Join(netns.NamedDir, name), PID: os.Getpid(), Log: log}
 	if _, err := os.Lstat(s.NetNS); err == nil {
 		return nil, cni.ConfigErrorf("--name: there is a network namespace %q already (%s); choose another name, or attach that one", name, s.NetNS)
 	}
@@ -103,17 +100,7 @@ func (s *Container) makeNetNS() error {
 
 // Close removes the network namespace, and then the file.
 func (s *Container) Close() error {
-	err := unix.Unmount(s.NetNS, unix.MNT_DETACH)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		err = nil // trestle was killed before it was mounted, or after it was unmounted
-	}
-	if err == nil {
-		err = os.Remove(s.NetNS)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err != nil {
+	if err := netns.Remove(s.NetNS); err != nil {
 		return errors.Join(fmt.Errorf("remove network namespace %s: %w", s.Name, err), s.file.Close())
 	}
 	return errors.Join(ignoreGone(os.Remove(s.resolvConf())), os.Remove(s.path()), s.file.Close())
@@ -193,7 +180,7 @@ func takeOver(name string) (*Container, error) {
 	if strings.HasPrefix(name, ".") { // killed before it had a name
 		return nil, errors.Join(ignoreGone(os.Remove(path)), file.Close())
 	}
-	s := &Container{Name: name, NetNS: filepath.Join(namedDir, name), file: file}
+	s := &Container{Name: name, NetNS: filepath.Join(netns.NamedDir, name), file: file}
 	if at, err := os.Stat(path); err != nil || !sameFile(file, at) {
 		return nil, file.Close() // it was closed meanwhile, and perhaps created again
 	}

@@ -6,11 +6,13 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trestle-cni/trestle/pkg/netns"
 )
 
 // namespaceDirs hold named namespaces: those of ip-netns(8), which runtimes use as well,
 // and Docker's.
-func namespaceDirs() []string { return []string{"/run/netns", "/run/docker/netns"} }
+func namespaceDirs() []string { return []string{netns.NamedDir, "/run/docker/netns"} }
 
 // peers sets the names of the namespaces of veth peers that are not an attachment's. The kernel
 // reports ids; the id of each named namespace must be asked for.
