@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/internal/cli"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
@@ -36,7 +37,7 @@ func main() {
 	default:
 		fmt.Fprintln(os.Stderr, "trestle-node:", cni.Plain(err))
 	}
-	os.Exit(exitCode(err))
+	os.Exit(cli.ExitCode(err))
 }
 
 // errSaid makes the program exit with 1 and print nothing: the command has printed its answer.
@@ -52,25 +53,20 @@ func calledAs() string {
 
 func newRootCommand() *cobra.Command {
 	root := group(calledAs(), "Networks over several hosts")
-	root.Version, root.Args = release, cobra.ArbitraryArgs // without Args cobra refuses an unknown command itself
-	root.SilenceErrors, root.SilenceUsage = true, true     // main prints them
+	root.Version = release
+	root.SilenceErrors, root.SilenceUsage = true, true // main prints them
 	root.AddCommand(newNodeCommand(), newClusterCommand())
 	root.PersistentFlags().Bool(jsonFlag, false, "answer with JSON; an error is {\"error\": …}")
-	asInput(root)
+	cli.Check(root)
 	return root
 }
 
-// group is a command that only has subcommands, and lists them.
+// group is a command that only has subcommands.
 func group(use, short string) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, RunE: func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return cni.ConfigErrorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
-		}
-		return cmd.Help()
-	}}
+	return &cobra.Command{Use: use, Short: short, SuggestionsMinimumDistance: 2}
 }
 
-// exitStatuses are those of exitCode, for the help.
+// exitStatuses are those of cli.ExitCode, for the help.
 const exitStatuses = `
 
 Exit status: 0; 1 if something failed, or is not as it should be; 2 if the request is wrong,

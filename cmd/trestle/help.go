@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/internal/cli"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -27,7 +28,7 @@ func strictHelp(root *cobra.Command) {
 		case len(rest) > 0 && command.DisableFlagParsing:
 			return command.RunE(command, append(rest, "--help"))
 		case len(rest) > 0:
-			return unknownCommand(command, rest[0])
+			return cli.Unknown(command, rest[0])
 		}
 		show(c, args)
 		return nil

@@ -13,15 +13,14 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/trestle-cni/trestle/cmd/internal/cli"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
 	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
-	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // release is the version of this build, set by the Makefile.
@@ -45,12 +44,8 @@ func main() {
 	os.Exit(code)
 }
 
-// The exit codes, as the manual page lists them.
-const (
-	exitFailed = 1
-	exitInput  = 2
-	exitFound  = 3
-)
+// exitFound is the exit code beside those of package cli; the manual page lists all.
+const exitFound = 3
 
 // exitStatus is an error that makes trestle exit with this code and print nothing: the command
 // has printed its answer.
@@ -61,18 +56,13 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // errFound is the exit status of a command that looks for faults and has found some.
 const errFound = exitStatus(exitFound)
 
-// exitCode distinguishes a mistake in the request (2) from a failure on the host (1).
+// exitCode is cli.ExitCode, unless the command says its status itself.
 func exitCode(err error) int {
 	var said exitStatus
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &said):
+	if errors.As(err, &said) {
 		return int(said)
-	case cni.CodeOf(err) == cni.CodeConfig:
-		return exitInput
 	}
-	return exitFailed
+	return cli.ExitCode(err)
 }
 
 // app holds the root's flags, which every command has.
@@ -156,7 +146,7 @@ and --plugins.`,
 	add(groupCare, newNodeCommand(), newClusterCommand())
 	root.InitDefaultCompletionCmd() // cobra would add these two too late
 	strictHelp(root)
-	asInput(root)
+	cli.Check(root)
 	narrow(root)
 	return root
 }
@@ -174,51 +164,6 @@ func fromEnv(variable string, usual ...string) []string {
 		return filepath.SplitList(value)
 	}
 	return usual
-}
-
-// asInput turns cobra's errors about arguments and flags into a user's mistake (exit code 2),
-// and lets a command that only has subcommands refuse an unknown one.
-func asInput(command *cobra.Command) {
-	command.SetFlagErrorFunc(flagError)
-	check := command.Args
-	if !command.Runnable() {
-		command.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
-		check = func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return unknownCommand(c, args[0])
-		}
-	}
-	command.Args = func(c *cobra.Command, args []string) error {
-		if err := noEmptyFlags(c); err != nil || check == nil {
-			return err
-		}
-		err := check(c, args)
-		if err == nil || cni.CodeOf(err) == cni.CodeConfig {
-			return err
-		}
-		return cni.ConfigErrorf("%s: it is used as %q, and %s given; see %s --help", c.Name(), c.UseLine(), givenOf(args), c.CommandPath())
-	}
-	for _, child := range command.Commands() {
-		asInput(child)
-	}
-}
-
-// unknownCommand is the error for a name that is no subcommand.
-func unknownCommand(of *cobra.Command, name string) error {
-	if like := of.SuggestionsFor(name); len(like) > 0 {
-		return cni.ConfigErrorf("unknown command %q for %q; is it %s?", name, of.CommandPath(), strings.Join(like, " or "))
-	}
-	return cni.ConfigErrorf("unknown command %q for %q; see %s --help", name, of.CommandPath(), of.CommandPath())
-}
-
-// givenOf describes the arguments that were given, for a message.
-func givenOf(args []string) string {
-	if len(args) == 0 {
-		return "nothing is"
-	}
-	return fmt.Sprintf("%q is", strings.Join(args, " "))
 }
 
 // newGroupCommand is a command that only has subcommands.

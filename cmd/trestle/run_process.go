@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/trestle-cni/trestle/cmd/internal/cli"
 	"github.com/trestle-cni/trestle/cmd/trestle/container"
 )
 
@@ -32,7 +33,7 @@ const enterCommand = "__enter"
 func enter(args []string) int {
 	const netns, resolvConf, program, command = 0, 1, 2, 3
 	if len(args) <= command {
-		return exitInput
+		return cli.Wrong
 	}
 	err := container.Enter(args[netns], args[resolvConf], args[program], args[command:])
 	os.Stderr.WriteString("trestle: " + err.Error() + "\n")

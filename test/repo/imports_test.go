@@ -18,18 +18,19 @@ var base = map[string][]string{
 	"pkg/dump":     {"pkg/cni"},
 	"pkg/flock":    {"pkg/cni"},
 	"pkg/iptables": {"pkg/nft"},
-	"pkg/netns":    {"pkg/cni"},
+	"pkg/netns":    {"pkg/cni", "pkg/flock"},
 	"pkg/nft":      {"pkg/rawfile"},
 	"pkg/rawfile":  {},
 	"pkg/record":   {"pkg/cni", "pkg/flock", "pkg/rawfile"},
 }
 
-// subpackages are those below cmd/trestle, each with the others that it may import. Only
+// subpackages are those below cmd/, each with the others that it may import. Only
 // those that may import pkg/, too, combine what is there.
 var subpackages = map[string]struct {
 	pkg         bool
 	subpackages []string
 }{
+	"cmd/internal/cli":      {true, nil},
 	"cmd/trestle/attach":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network"}},
 	"cmd/trestle/doctor":    {true, []string{"cmd/trestle/inventory", "cmd/trestle/network", "cmd/trestle/programs", "cmd/trestle/rules"}},
 	"cmd/trestle/inventory": {true, []string{"cmd/trestle/network"}},
