@@ -110,7 +110,7 @@ func (m *Masker) flip(raw []byte, bit int) byte {
 	var block [16]byte
 	at, mark := bit/8, byte(0x80)>>(bit%8)
 	copy(block[:], raw[:at])
-	block[at] = raw[at]&^(mark|mark-1) | mark
+	block[at] = raw[at]&^(mark-1) | mark
 	m.cipher.Encrypt(block[:], block[:])
 	return block[0] & 0x80
 }
