@@ -9,6 +9,7 @@ import (
 
 	"github.com/trestle-cni/trestle/cmd/trestle/container"
 	"github.com/trestle-cni/trestle/cmd/trestle/inventory"
+	"github.com/trestle-cni/trestle/cmd/trestle/network"
 	"github.com/trestle-cni/trestle/cmd/trestle/ui"
 	"github.com/trestle-cni/trestle/pkg/cni"
 )
@@ -190,14 +191,11 @@ func onNetworks(snapshot *inventory.Snapshot, names []string) ([]inventory.Attac
 }
 
 func unknownNetwork(snapshot *inventory.Snapshot, name string) error {
-	if len(snapshot.Networks) == 0 {
-		return cni.ConfigErrorf("network %q: there is none; make one with trestle network create %s", name, name)
-	}
 	var names []string
 	for _, n := range snapshot.Networks {
 		names = append(names, n.Name)
 	}
-	return cni.ConfigErrorf("network %q: there is no network with that name; there are %s", name, sentence(names))
+	return network.Unknown(name, names)
 }
 
 // attachmentTable is the table of attachments, with traffic per second if per is not nil, and

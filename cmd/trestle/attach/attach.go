@@ -101,10 +101,7 @@ func (r Runtime) list(name string) (network.List, network.Facts, error) {
 		for _, l := range r.Lists {
 			names = append(names, l.Name)
 		}
-		if len(names) == 0 {
-			return list, network.Facts{}, cni.ConfigErrorf("network %q: there is none; make one with trestle network create %s", name, name)
-		}
-		return list, network.Facts{}, cni.ConfigErrorf("network %q: there is no network with that name; there are %s", name, strings.Join(names, ", "))
+		return list, network.Facts{}, network.Unknown(name, names)
 	}
 	facts, err := list.Facts()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -139,6 +140,21 @@ func Find(lists []List, name string) (List, bool) {
 		return List{}, false
 	}
 	return lists[i], true
+}
+
+// Unknown is the error for a network that is not among those that there are, of which it names
+// some.
+func Unknown(name string, all []string) error {
+	if len(all) == 0 {
+		return cni.ConfigErrorf("network %q: there is none; make one with trestle network create %s", name, name)
+	}
+	const most = 10
+	all = slices.Compact(slices.Sorted(slices.Values(all))) // two files may have one name
+	more := ""
+	if len(all) > most {
+		all, more = all[:most], fmt.Sprintf(" and %d more", len(all)-most)
+	}
+	return cni.ConfigErrorf("network %q: there is no network with that name; there are %s%s", name, strings.Join(all, ", "), more)
 }
 
 // Types are the plugins' names, in their order.

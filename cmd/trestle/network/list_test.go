@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
@@ -84,5 +85,18 @@ func TestReadIsNoFIFO(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Fatal("it waits")
+	}
+}
+
+func TestUnknown(t *testing.T) {
+	many := []string{"l", "k", "j", "i", "h", "g", "f", "e", "d", "c", "b", "a"}
+	for want, all := range map[string][]string{
+		"there is none; make one with trestle network create x":                                 nil,
+		"there is no network with that name; there are lab, web":                                {"web", "lab", "web"},
+		"there is no network with that name; there are a, b, c, d, e, f, g, h, i, j and 2 more": many,
+	} {
+		if err := Unknown("x", all); cni.CodeOf(err) != cni.CodeConfig || err.Error() != `network "x": `+want {
+			t.Errorf("%v: got %v, want %q", all, err, want)
+		}
 	}
 }
