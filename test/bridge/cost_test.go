@@ -46,7 +46,9 @@ func countCalls(trace host.Trace) (total int) {
 	for _, n := range counts {
 		total += n
 	}
-	return total
+	// In how many pieces the kernel's events come is chance, too: each takes a call that finds none,
+	// the wait, and a call that finds some.
+	return total - 3*counts["ppoll"]
 }
 
 // TestBridgeCost bounds what ADD and DEL ask of the kernel, NAT apart, beyond an

@@ -8,9 +8,13 @@ import (
 )
 
 // nft is the ruleset without counters, the elements of sets and maps sorted: the
-// kernel's order is that of a hash.
-func (n *Namespace) nft() ([]string, error) {
-	lines, err := n.show("nft", "--stateless", "list", "ruleset")
+// kernel's order is that of a hash. What a plugin has deleted is waited for: the kernel
+// lists it until its time is over, a tick or two later (ListRuleset).
+func (n *Namespace) nft() (lines []string, err error) {
+	Await(n.t, "what was deleted has expired in "+n.Name, func() bool {
+		lines, err = n.show("nft", "--stateless", "list", "ruleset")
+		return err != nil || !slices.ContainsFunc(lines, expiring.MatchString)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +113,9 @@ var (
 	unused  = regexp.MustCompile(`^\t\ttype filter hook forward priority filter; policy accept;$`)
 	served  = regexp.MustCompile(`^\s*element |comment "[^"]*/[^"]`)
 	asked   = regexp.MustCompile(`@(\w+)`)
+
+	// expiring is an element of a plugin's that it has deleted: none other of ours has a time.
+	expiring = regexp.MustCompile(` timeout 1s comment "`)
 )
 
 const elementsBegin = "elements = { "

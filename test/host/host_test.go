@@ -173,6 +173,17 @@ func TestDumpIsStable(t *testing.T) {
 	}
 }
 
+// TestDumpWaitsForWhatExpires: an element that a plugin has deleted, and that the kernel lists
+// until its time is over, is no state.
+func TestDumpWaitsForWhatExpires(t *testing.T) {
+	t.Parallel()
+	h := host.New(t)
+	before := h.Dump()
+	h.MustRun("nft", "add table inet trestle; add set inet trestle links { type ifname; flags timeout; }; "+
+		`add element inet trestle links { "br0" timeout 1s comment "n/c1/eth0" }`)
+	h.AssertUnchanged(before)
+}
+
 // TestDumpLeavesDerivedStateOut: what comes with the carrier, some time later.
 func TestDumpLeavesDerivedStateOut(t *testing.T) {
 	t.Parallel()

@@ -97,11 +97,11 @@ func TestHostLocalRefusesWithoutEffect(t *testing.T) {
 		want               string
 	}{
 		{"broken JSON", `{"name":`, "", 6, "network configuration"},
-		{"gateway outside", `{"cniVersion":"1.1.0","name":"net","ipam":{"dataDir":"` + h.data + `","ranges":[[{"subnet":"10.2.0.0/24","gateway":"10.1.0.1"}]]}}`, "", 7, "ipam.ranges[0][0].gateway: 10.1.0.1 is outside 10.2.0.0/24"},
+		{"gateway outside", `{"cniVersion":"1.1.0","name":"` + hostLocalNetwork + `","ipam":{"dataDir":"` + h.data + `","ranges":[[{"subnet":"10.2.0.0/24","gateway":"10.1.0.1"}]]}}`, "", 7, "ipam.ranges[0][0].gateway: 10.1.0.1 is outside 10.2.0.0/24"},
 		{"requested in no range", h.config(""), "IP=10.7.0.1", 7, "10.7.0.1 is in no range"},
 		{"requested is the gateway", h.config(""), "IP=10.1.0.1/24", 7, "10.1.0.1 is the gateway"},
 		{"resolv.conf missing", strings.Replace(h.config(""), `"ranges"`, `"resolvConf":"/nonexistent","ranges"`, 1), "", 7, "ipam.resolvConf"},
-		{"a name that is a path", strings.Replace(h.config(""), `"net"`, `"../net"`, 1), "", 7, "../net"},
+		{"a name that is a path", strings.Replace(h.config(""), `"net`, `"../net`, 1), "", 7, "../net"},
 	}
 	for _, test := range tests {
 		a := h.callWith("ADD", "c1", test.config, "CNI_ARGS="+test.args)

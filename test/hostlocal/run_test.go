@@ -122,10 +122,14 @@ func (h hostLocal) reference() hostLocal {
 	return h
 }
 
-func (h hostLocal) dir() string { return filepath.Join(h.data, "net") }
+// hostLocalNetwork is this program's own. Calls are made on no Host: those of a program that
+// runs beside this one would find by its name what is in our directories (a DEL, or GC).
+var hostLocalNetwork = fmt.Sprint("net", os.Getpid())
+
+func (h hostLocal) dir() string { return filepath.Join(h.data, hostLocalNetwork) }
 
 func (h hostLocal) config(extra string) string {
-	return fmt.Sprintf(`{"cniVersion":%q,"name":"net","type":"bridge","ipam":{"type":"host-local","dataDir":%q,"ranges":%s}%s}`, h.version, h.data, h.ranges, extra)
+	return fmt.Sprintf(`{"cniVersion":%q,"name":%q,"type":"bridge","ipam":{"type":"host-local","dataDir":%q,"ranges":%s}%s}`, h.version, hostLocalNetwork, h.data, h.ranges, extra)
 }
 
 // answer is what a call came to.

@@ -18,6 +18,18 @@ type network struct {
 
 func newNetwork(t *testing.T, members int, names ...string) *network {
 	t.Helper()
+	return newNetworkWith(t, func(s lab.Settings) lab.Settings { return s }, members, names...)
+}
+
+// patient is an agent that a machine which stands still for some seconds does not keep from its
+// etcd: for who counts what is said where nothing happens.
+func patient(s lab.Settings) lab.Settings {
+	s["timeout"], s["alive"] = "10s", "15s"
+	return s
+}
+
+func newNetworkWith(t *testing.T, settings func(lab.Settings) lab.Settings, members int, names ...string) *network {
+	t.Helper()
 	if _, err := exec.LookPath("etcd"); err != nil {
 		t.Fatalf("etcd is missing (Debian: etcd-server and etcd-client): %v", err)
 	}
@@ -25,7 +37,7 @@ func newNetwork(t *testing.T, members int, names ...string) *network {
 	n.etcd = n.Etcd(members)
 	n.init(t, lab.Config)
 	for _, name := range names {
-		n.hosts = append(n.hosts, n.Agent(n.Host(name), n.etcd.Settings(name)))
+		n.hosts = append(n.hosts, n.Agent(n.Host(name), settings(n.etcd.Settings(name))))
 	}
 	for _, h := range n.hosts {
 		n.Ready(h.Host, len(names)-1)

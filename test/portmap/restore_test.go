@@ -74,7 +74,7 @@ func TestRestoreTells(t *testing.T) {
 					}
 				}
 			}
-			if left := h.MustRun("sh", "-c", "nft list table inet trestle | grep -F blue/c1; iptables-save -t nat | grep -F blue/c1; ls /run/trestle/hostports; true"); left != "" {
+			if left := h.MustRun("sh", "-c", host.ListRuleset+" | sed -n '/^table inet trestle /,/^}/p' | grep -F blue/c1; iptables-save -t nat | grep -F blue/c1; ls /run/trestle/hostports; true"); left != "" {
 				t.Errorf("restore left of a container that is gone\n%s", left)
 			}
 		})

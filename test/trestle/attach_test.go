@@ -182,7 +182,7 @@ func TestDetachWhatIsLost(t *testing.T) {
 	if all := answer[[]inventory.Attachment](t, h, "ls"); len(all) != 0 {
 		t.Errorf("got %+v, want nobody", all)
 	}
-	if elements := h.MustRun("nft", "list", "table", "inet", "trestle"); strings.Contains(elements, "web") {
+	if elements := h.MustRun("sh", "-c", host.ListRuleset); strings.Contains(elements, "web") {
 		t.Errorf("got %s, want nothing of web", elements)
 	}
 }

@@ -37,7 +37,7 @@ func TestNetworkRm(t *testing.T) {
 			t.Errorf("got %s, want nothing of %q", left, word)
 		}
 	}
-	if rules := h.MustRun("nft", "list", "ruleset"); strings.Contains(rules, "lab") {
+	if rules := h.MustRun("sh", "-c", host.ListRuleset); strings.Contains(rules, "lab") {
 		t.Errorf("got %s, want nothing of lab", rules)
 	}
 }

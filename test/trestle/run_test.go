@@ -102,7 +102,8 @@ func TestRunServes(t *testing.T) {
 		if got := must(t, h, "ls"); !strings.Contains(got, "web") || !strings.Contains(got, "8080->80/tcp") {
 			t.Errorf("got %s, want web", got)
 		}
-		pid := strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web"))
+		// the first one: the server's child of the last request may not have ended yet
+		pid := strings.TrimSpace(h.MustRun("sh", "-c", "ip netns pids web | sort -n | head -n 1"))
 		h.MustRun("sh", "-c", fmt.Sprintf("kill -%d $(awk '{print $4}' /proc/%s/stat)", signal, pid))
 		await(t, "the command has ended with trestle", func() bool {
 			return strings.TrimSpace(h.MustRun("sh", "-c", "ps -o pid= -p "+pid+" | grep . || true")) == ""
