@@ -325,7 +325,7 @@ func (w wireRange) parse(key string) (Range, error) {
 	if w.Subnet == "" {
 		return Range{}, cni.ConfigErrorf("%s.subnet: missing; a range needs one, like 10.22.0.0/16", key)
 	}
-	subnet, err := netip.ParsePrefix(w.Subnet)
+	subnet, err := cni.ParsePrefix(w.Subnet)
 	if err != nil {
 		return Range{}, cni.ConfigErrorf("%s.subnet: %q is not a subnet; write it like 10.22.0.0/16", key, w.Subnet)
 	}
@@ -366,25 +366,22 @@ func hostSpan(p netip.Prefix) (first, last netip.Addr) {
 }
 
 func (wireRange) within(subnet netip.Prefix, key, text string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
+	a, err := cni.ParseAddr(text)
+	if err == nil && !subnet.Contains(a) {
+		err = fmt.Errorf("%s is outside %s; a range is a part of its subnet", a, subnet)
 	}
-	if a = a.Unmap(); !subnet.Contains(a) {
-		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)
-	}
-	return a, nil
+	return a, cni.ConfigError(key, err)
 }
 
 // parseExclude reads a list of addresses and prefixes.
 func parseExclude(key string, list []string) ([]span, error) {
 	var spans []span
 	for i, text := range list {
-		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-			spans = append(spans, span{a.Unmap(), a.Unmap()})
+		if a, err := cni.ParseAddr(text); err == nil {
+			spans = append(spans, span{a, a})
 			continue
 		}
-		p, err := netip.ParsePrefix(text)
+		p, err := cni.ParsePrefix(text)
 		if err != nil {
 			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix like 10.22.0.0/28", key, i, text)
 		}
