@@ -135,7 +135,10 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	}
 	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
 	c.MAC, macErr = w.mac(r.Args["MAC"])
-	return c, errors.Join(decodeErr, c.check(), lifetimeErr, trunkErr, macErr)
+	if decodeErr != nil {
+		return c, decodeErr // what could not be read is no further mistake
+	}
+	return c, errors.Join(c.check(), lifetimeErr, trunkErr, macErr)
 }
 
 func (c Config) check() error {

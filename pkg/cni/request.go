@@ -67,12 +67,12 @@ func (r *Request) Decode(v any) error {
 		config = r.Stdin
 	}
 	err := Unmarshal(config, v)
-	var wrong *typeError
+	var wrong *valueError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &wrong):
-		return DecodeErrorf("%w", err) // it names the field
+	case errors.As(err, &wrong) && wrong.field != "":
+		return DecodeErrorf("%w", err)
 	}
 	return DecodeErrorf("network configuration: %w", err)
 }
@@ -353,7 +353,7 @@ func (r *Request) Valid() (Valid, error) {
 		delete(keys, key)
 		var list *[]inUse
 		if err := Unmarshal(value, &list); err != nil {
-			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
+			return Valid{}, DecodeErrorf("network configuration: %w", below(key, err))
 		}
 		if list == nil {
 			continue

@@ -42,7 +42,7 @@ type wireConfig struct {
 	IPAM *struct {
 		wireRange            // the only range of old configurations
 		Ranges    wireSets   `json:"ranges"`
-		Routes    wireRoutes `json:"routes"`
+		Routes    cni.Routes `json:"routes"`
 
 		ResolvConf  string          `json:"resolvConf"`
 		WhenFull    string          `json:"statusWhenFull"`
@@ -68,28 +68,6 @@ type wireRange struct {
 	Exclude    []string `json:"exclude"`
 }
 
-// wireRoutes are routes whose errors name the index of the route.
-type wireRoutes []*types.Route
-
-func (r *wireRoutes) UnmarshalJSON(data []byte) error {
-	var list []json.RawMessage
-	if err := cni.UnmarshalOnce(data, &list); err != nil {
-		return err // encoding/json adds the field
-	}
-	for i, raw := range list {
-		var wire cni.WireRoute
-		if err := cni.Unmarshal(raw, &wire); err != nil {
-			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
-		}
-		route, err := wire.Route()
-		if err != nil {
-			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, wire.Dst)
-		}
-		*r = append(*r, route)
-	}
-	return nil
-}
-
 // wireSets is a list of lists of ranges. A range in place of a list of ranges is accepted,
 // too, since some runtimes send a flat list.
 type wireSets []wireSet
@@ -99,9 +77,9 @@ type wireSet []wireRange
 func (s *wireSet) UnmarshalJSON(data []byte) error {
 	if bytes.HasPrefix(data, []byte("{")) {
 		*s = make(wireSet, 1)
-		return cni.UnmarshalOnce(data, &(*s)[0])
+		return cni.Unmarshal(data, &(*s)[0])
 	}
-	return cni.UnmarshalOnce(data, (*[]wireRange)(s))
+	return cni.Unmarshal(data, (*[]wireRange)(s))
 }
 
 // StoreOf is the store of the request's network. Of the configuration it reads only the two

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -36,9 +35,9 @@ type Address struct {
 // wire is the configuration's JSON.
 type wire struct {
 	IPAM *struct {
-		Addresses []wireAddress  `json:"addresses"`
-		Routes    []*types.Route `json:"routes"`
-		DNS       types.DNS      `json:"dns"`
+		Addresses []wireAddress `json:"addresses"`
+		Routes    cni.Routes    `json:"routes"`
+		DNS       types.DNS     `json:"dns"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
 		IPs []string `json:"ips"`
@@ -109,9 +108,6 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	}
 	if w.IPAM == nil {
 		return Config{}, cni.ConfigErrorf(`ipam: missing; give "ipam": {"type": "static", "addresses": […]}`)
-	}
-	if i := slices.Index(w.IPAM.Routes, nil); i >= 0 {
-		return Config{}, cni.ConfigErrorf("ipam.routes[%d]: null; leave the entry out", i)
 	}
 	addresses, err := w.addresses(r.Args)
 	if err == nil {

@@ -100,7 +100,7 @@ func TestMistakes(t *testing.T) {
 		{"no length", `{"ipam": {"addresses": [{"address": "10.1.0.5"}]}}`, nil, cni.CodeConfig, `ipam.addresses[0].address: "10.1.0.5" is not`},
 		{"empty address", `{"ipam": {"addresses": [{}]}}`, nil, cni.CodeConfig, `ipam.addresses[0].address: ""`},
 		{"two addresses in one entry", `{"ipam": {"addresses": [{"address": "10.1.0.5/24", "Address": {"IP": "10.1.0.6", "Mask": "////AA=="}}]}}`, nil, cni.CodeConfig, "address 10.1.0.5/24 and Address 10.1.0.6/24"},
-		{"null among the routes", `{"ipam": {"routes": [{"dst": "0.0.0.0/0"}, null]}}`, nil, cni.CodeConfig, "ipam.routes[1]: null"},
+		{"null among the routes", `{"ipam": {"routes": [{"dst": "0.0.0.0/0"}, null]}}`, nil, cni.CodeDecode, `ipam.routes[1].dst: ""`},
 		{"null among the addresses", `{"ipam": {"addresses": [null]}}`, nil, cni.CodeConfig, `ipam.addresses[0].address: ""`},
 		{"gateway", `{"ipam": {"addresses": [{"address": "10.1.0.5/24", "gateway": "x"}]}}`, nil, cni.CodeConfig, `ipam.addresses[0].gateway: "x"`},
 		{"runtime's without length", `{"ipam": {}, "runtimeConfig": {"ips": ["10.1.0.5"]}}`, nil, cni.CodeConfig, `runtimeConfig.ips[0]: "10.1.0.5"`},
