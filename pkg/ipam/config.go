@@ -149,7 +149,7 @@ func parseWhenFull(text string) (unavailable bool, err error) {
 	case "unavailable":
 		return true, nil
 	}
-	return false, cni.ConfigErrorf(`ipam.statusWhenFull: %q is neither "ready" nor "unavailable"`, text)
+	return false, cni.ConfigErrorf(`ipam.statusWhenFull: %q is neither "ready" nor "unavailable"; use one of them`, text)
 }
 
 // parseWait reads ipam.lockTimeout: seconds, or text like "500ms".
@@ -361,7 +361,7 @@ func parseExclude(key string, list []string) ([]span, error) {
 		}
 		p, err := cni.ParsePrefix(text)
 		if err != nil {
-			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix like 10.22.0.0/28", key, i, text)
+			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix; write it like 10.22.0.7 or 10.22.0.0/28", key, i, text)
 		}
 		spans = append(spans, prefixSpan(p))
 	}

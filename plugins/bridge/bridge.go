@@ -46,7 +46,9 @@ type call struct {
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
-	err = errors.Join(err, natErr)
+	if err == nil || natErr != nil && natErr.Error() != err.Error() { // of a key that both read, one error is enough
+		err = errors.Join(err, natErr)
+	}
 	cleansUp := r.Command == cni.Del || r.Command == cni.GC
 	if err != nil && !cleansUp {
 		return nil, err
