@@ -245,11 +245,13 @@ func nameProblem(s string) string {
 
 // checkIfName refuses what the kernel refuses and, on ADD, quotes and backslashes: the name
 // becomes part of comments in nftables and iptables, where a quote ends the comment, and a
-// saved ruleset could not be loaded. An existing attachment with such a name can still be
-// deleted.
+// saved ruleset could not be loaded. An attachment with such a name can still be deleted.
 func (r *Request) checkIfName() error {
-	s := r.Owner.IfName
-	if err := CheckIfName(s); err != nil {
+	s, check := r.Owner.IfName, checkIfNameText
+	if r.Command == Add {
+		check = CheckIfName
+	}
+	if err := check(s); err != nil {
 		return EnvironmentErrorf("CNI_IFNAME: %w", err)
 	}
 	if r.Command == Add && strings.ContainsAny(s, `"'\`) {

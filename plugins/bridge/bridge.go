@@ -157,6 +157,9 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 		return nil, bridge.Lease{}, err
 	}
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
+	if err != nil {
+		err = fmt.Errorf("result of the IPAM plugin %s: %w", c.config.IPAM, err)
+	}
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q returned no address; configure it to return one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}
