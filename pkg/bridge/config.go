@@ -135,7 +135,10 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	}
 	c.Trunk, trunkErr = parseTrunk(w.VLANTrunk)
 	c.MAC, macErr = w.mac(r.Args["MAC"])
-	return c, errors.Join(decodeErr, c.check(), lifetimeErr, trunkErr, macErr)
+	if decodeErr != nil {
+		return c, decodeErr // what could not be read is no further mistake
+	}
+	return c, errors.Join(c.check(), lifetimeErr, trunkErr, macErr)
 }
 
 func (c Config) check() error {
@@ -191,28 +194,38 @@ func ipv6Field(r *cni.Request) string {
 func parseTrunk(entries []trunkEntry) ([]int, error) {
 	var ids []int
 	for i, e := range entries {
-		first, last := e.MinID, e.MaxID
-		if (first == nil) != (last == nil) {
-			return nil, cni.ConfigErrorf("vlanTrunk[%d]: minID and maxID come together; use id for one VLAN", i)
+		at := cni.Entry("vlanTrunk[]", i)
+		switch {
+		case (e.MinID == nil) != (e.MaxID == nil):
+			return nil, cni.ConfigErrorf("%s: minID and maxID come together; use id for one VLAN", at)
+		case e.MinID == nil && e.ID == nil:
+			return nil, cni.ConfigErrorf("%s: empty; give id, or minID and maxID", at)
 		}
-		if first == nil {
-			first, last = e.ID, e.ID
+		if err := errors.Join(checkTrunkVLAN(at+".minID", e.MinID), checkTrunkVLAN(at+".maxID", e.MaxID), checkTrunkVLAN(at+".id", e.ID)); err != nil {
+			return nil, err
 		}
-		if first == nil {
-			return nil, cni.ConfigErrorf("vlanTrunk[%d]: empty; give id, or minID and maxID", i)
-		}
-		if *first < 1 || *last > maxVLAN || *last < *first {
-			return nil, cni.ConfigErrorf("vlanTrunk[%d]: %d to %d is no range of VLANs; use 1 to %d, the smaller first", i, *first, *last, maxVLAN)
-		}
-		for id := *first; id <= *last; id++ {
-			ids = append(ids, id)
-		}
-		if e.MinID != nil && e.ID != nil {
+		if e.ID != nil {
 			ids = append(ids, *e.ID)
+		}
+		if e.MinID == nil {
+			continue
+		}
+		if *e.MaxID < *e.MinID {
+			return nil, cni.ConfigErrorf("%s.maxID: %d is less than minID, %d; swap them", at, *e.MaxID, *e.MinID)
+		}
+		for id := *e.MinID; id <= *e.MaxID; id++ {
+			ids = append(ids, id)
 		}
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
+}
+
+func checkTrunkVLAN(field string, id *int) error {
+	if id != nil && (*id < 1 || *id > maxVLAN) {
+		return cni.ConfigErrorf("%s: %d is out of bounds; use 1 to %d", field, *id, maxVLAN)
+	}
+	return nil
 }
 
 // mac is the MAC that is asked for: by runtimeConfig, else by args, else by CNI_ARGS.

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -45,20 +46,31 @@ func ParseLease(result *cni.Result, ifName string) (Lease, error) {
 	for i, r := range result.Routes {
 		route, err := leasedRoute(r)
 		if err != nil {
-			return Lease{}, cni.DecodeErrorf("routes[%d]: %w", i, err)
+			return Lease{}, cni.DecodeErrorf("routes[%d].%w", i, err)
 		}
 		l.Routes = append(l.Routes, route)
 	}
 	return l, nil
 }
 
+// The kernel makes a larger MTU or MSS of a route to these (ip_metrics_convert,
+// net/ipv4/metrics.c).
+const (
+	maxRouteMTU = 65535 - 15
+	maxRouteMSS = 65535 - 40
+)
+
 func leasedRoute(r *types.Route) (LeasedRoute, error) {
 	dst, ok := toPrefix(r.Dst)
 	if !ok {
-		return LeasedRoute{}, cni.DecodeErrorf("dst: %s is not a prefix", r.Dst.String())
+		return LeasedRoute{}, fmt.Errorf("dst: %s is not a prefix", r.Dst.String())
+	}
+	if err := cni.CheckRoute(r); err != nil {
+		return LeasedRoute{}, err
 	}
 	l := LeasedRoute{Route: Route{
-		Dst: dst.Masked(), Gateway: toGateway(r.GW), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: mainTable,
+		Dst: dst.Masked(), Gateway: toGateway(r.GW), Priority: r.Priority, Table: mainTable,
+		MTU: min(r.MTU, maxRouteMTU), AdvMSS: min(r.AdvMSS, maxRouteMSS),
 	}}
 	if r.Table != nil && *r.Table != unix.RT_TABLE_UNSPEC {
 		l.Table = *r.Table

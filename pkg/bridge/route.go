@@ -2,6 +2,8 @@ package bridge
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -76,15 +78,23 @@ func fromNetlink(r netlink.Route, linkIndex int) []Route {
 	}
 	one := Route{Dst: dst, MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority, Table: r.Table, Scope: int(r.Scope)}
 	if len(r.MultiPath) == 0 && r.LinkIndex == linkIndex {
-		one.Gateway = toAddr(r.Gw)
+		one.Gateway = gatewayOf(r.Gw, r.Via)
 		return []Route{one}
 	}
 	var hops []Route
 	for _, hop := range r.MultiPath {
 		if hop.LinkIndex == linkIndex {
-			one.Gateway = toAddr(hop.Gw)
+			one.Gateway = gatewayOf(hop.Gw, hop.Via)
 			hops = append(hops, one)
 		}
 	}
 	return hops
+}
+
+// gatewayOf is a next hop's gateway. Of an IPv4 route by an IPv6 gateway it is in RTA_VIA.
+func gatewayOf(gateway net.IP, via netlink.Destination) netip.Addr {
+	if v, ok := via.(*netlink.Via); ok && gateway == nil {
+		return toAddr(v.Addr)
+	}
+	return toAddr(gateway)
 }

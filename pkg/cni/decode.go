@@ -6,73 +6,129 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
-	"slices"
 	"strings"
 )
 
-// Unmarshal is json.Unmarshal with readable errors; see Plain.
+// Unmarshal is json.Unmarshal, but its errors name the full path of the value that is wrong,
+// "ipam.routes[1].gw", and the way out; see Plain.
 func Unmarshal(data []byte, v any) error {
 	err := UnmarshalOnce(data, v)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		wrong.Field = written(wrong.Field, reflect.TypeOf(v))
-	}
-	return Plain(err)
-}
-
-// written is the path without the names of embedded structs, which nobody has written.
-func written(path string, in reflect.Type) string {
-	var steps []string
-	for step := range strings.SplitSeq(path, ".") {
-		for in != nil && slices.Contains([]reflect.Kind{reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map}, in.Kind()) {
-			in = in.Elem()
-		}
-		field, ok := fieldOf(in, step)
-		if !ok || !field.Anonymous || field.Tag.Get("json") != "" {
-			steps = append(steps, step)
-		}
-		in = field.Type
-	}
-	return strings.Join(steps, ".")
-}
-
-// fieldOf is the struct's field that encoding/json calls so in a path.
-func fieldOf(in reflect.Type, name string) (reflect.StructField, bool) {
-	if in == nil || in.Kind() != reflect.Struct {
-		return reflect.StructField{}, false
-	}
-	for i := range in.NumField() {
-		field := in.Field(i)
-		key, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if cmp.Or(key, field.Name) == name {
-			return field, true
-		}
-	}
-	return reflect.StructField{}, false
-}
-
-// typeError says that a value of a document has the wrong type.
-type typeError struct {
-	field string // the path of the value, with dots; empty for the whole document
-	text  string
-}
-
-func (e *typeError) Error() string {
-	if e.field == "" {
-		return e.text
-	}
-	return e.field + ": " + e.text
-}
-
-// Plain rewords an error of encoding/json about Go's types for whoever wrote the document:
-// field, value, way out. Errors that wrap it stay as they are.
-func Plain(err error) error {
-	var wrong *json.UnmarshalTypeError
-	if !errors.As(err, &wrong) {
+	if err == nil || !json.Valid(data) {
 		return err
 	}
-	plain := &typeError{field: wrong.Field, text: typeText(wrong)}
+	return locate(data, reflect.TypeOf(v), err)
+}
+
+// locate finds the value that makes data no value of type t, by decoding each part alone. err
+// is the error of the whole. A type that decodes itself is one part, but if its error has a
+// path, that counts.
+func locate(data []byte, t reflect.Type, err error) *valueError {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	p := parser{data}
+	data = p.next()
+	p = parser{data[1:]}
+	_, decodesItself := reflect.New(t).Interface().(json.Unmarshaler)
+	switch kind := t.Kind(); {
+	case decodesItself:
+	case kind == reflect.Struct && data[0] == '{':
+		fields, _ := appendFields(nil, reflect.New(t).Elem()) // of a type that is not plain, what could be read
+		for p.more() {
+			key, value := text(p.next()), p.next()
+			if f := fieldCalled(fields, key); f != nil {
+				if wrong := decodeAlone(value, f.value.Type()); wrong != nil {
+					return wrong.within(f.name)
+				}
+			}
+		}
+	case kind == reflect.Map && data[0] == '{':
+		for p.more() {
+			key, value := text(p.next()), p.next()
+			if wrong := decodeAlone(value, t.Elem()); wrong != nil {
+				return wrong.within(key)
+			}
+		}
+	case kind == reflect.Slice && data[0] == '[':
+		for i := 0; p.more(); i++ {
+			if wrong := decodeAlone(p.next(), t.Elem()); wrong != nil {
+				return wrong.within(fmt.Sprintf("[%d]", i))
+			}
+		}
+	}
+	return asValueError(Plain(err))
+}
+
+// decodeAlone is the located error of one part; nil if nothing is wrong with it.
+func decodeAlone(data []byte, t reflect.Type) *valueError {
+	if err := json.Unmarshal(data, reflect.New(t).Interface()); err != nil {
+		return locate(data, t, err)
+	}
+	return nil
+}
+
+// text is the text of a JSON string.
+func text(raw []byte) (s string) {
+	_ = json.Unmarshal(raw, &s) // the document is valid JSON, and its keys are strings
+	return s
+}
+
+// valueError says what is wrong with a value of a document.
+type valueError struct {
+	field string // the path of the value, with dots; empty for the whole document
+	err   error
+}
+
+func (e *valueError) Error() string {
+	if e.field == "" {
+		return e.err.Error()
+	}
+	return e.field + ": " + e.err.Error()
+}
+
+func (e *valueError) Unwrap() error { return e.err }
+
+func asValueError(err error) *valueError {
+	var of *valueError
+	if errors.As(err, &of) && of.Error() == err.Error() {
+		return of
+	}
+	return &valueError{"", err}
+}
+
+// within is the error of a value below the field.
+func (e *valueError) within(field string) *valueError {
+	if e.field != "" && e.field[0] != '[' {
+		field += "."
+	}
+	return &valueError{field + e.field, e.err}
+}
+
+// below is err, of decoding the value at the path.
+func below(path string, err error) error { return asValueError(err).within(path) }
+
+// Plain rewords an error of encoding/json about Go's types, or of package net about an address,
+// for whoever wrote the document: field, value, way out. Errors that wrap it stay as they are.
+func Plain(err error) error {
+	var wrong *json.UnmarshalTypeError
+	var address *net.ParseError
+	switch {
+	case errors.As(err, &wrong):
+		return reworded(err, wrong, &valueError{wrong.Field, errors.New(typeText(wrong))})
+	case errors.As(err, &address) && address.Type == "IP address":
+		_, plain := ParseAddr(address.Text)
+		return reworded(err, address, &valueError{"", cmp.Or(plain, err)})
+	case errors.As(err, &address) && address.Type == "CIDR address":
+		_, plain := ParsePrefix(address.Text)
+		return reworded(err, address, &valueError{"", cmp.Or(plain, err)})
+	}
+	return err
+}
+
+// reworded is err with plain in the place of wrong, which it wraps.
+func reworded(err, wrong, plain error) error {
 	if before, after, ok := strings.Cut(err.Error(), wrong.Error()); ok && before+after != "" {
 		return fmt.Errorf("%s%w%s", before, plain, after)
 	}

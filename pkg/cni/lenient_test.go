@@ -90,13 +90,15 @@ func TestNamespaceOfThoseWhoEnterIt(t *testing.T) {
 	}
 }
 
-// TestDelOfAQuotedName: ADD refuses such a name, but DEL must accept it.
-func TestDelOfAQuotedName(t *testing.T) {
+// TestDelOfANameThatAddRefuses: DEL accepts a quote, and the names of all interfaces.
+func TestDelOfANameThatAddRefuses(t *testing.T) {
 	for _, command := range []Command{Del, Check} {
-		env := soundEnv(string(command))
-		env["CNI_IFNAME"] = `e"0`
-		if a := serve(env, soundConfig, nil); a.status != 0 || a.req.Owner.IfName != `e"0` {
-			t.Errorf("%s: got status %d, %s", command, a.status, a.out)
+		for _, name := range []string{`e"0`, "all"} {
+			env := soundEnv(string(command))
+			env["CNI_IFNAME"] = name
+			if a := serve(env, soundConfig, nil); a.status != 0 || a.req.Owner.IfName != name {
+				t.Errorf("%s of %s: got status %d, %s", command, name, a.status, a.out)
+			}
 		}
 	}
 }

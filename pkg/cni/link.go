@@ -13,8 +13,18 @@ import (
 // adds the field and code 7.
 
 // CheckIfName is an error unless the kernel accepts the name for an interface
-// (dev_valid_name, net/core/dev.c). It replaces a '%d' by a number, so '%' is refused, too.
+// (dev_valid_name, net/core/dev.c). It replaces a '%d' by a number, so '%' is refused, too; and
+// "all" and "default" are directories of settings beside those of interfaces
+// (sysctl_dev_name_is_allowed, net/ipv4/devinet.c).
 func CheckIfName(s string) error {
+	if s == "all" || s == "default" {
+		return fmt.Errorf("%q is not the name of one interface for the kernel (net.ipv4.conf.%s); choose another", s, s)
+	}
+	return checkIfNameText(s)
+}
+
+// checkIfNameText is CheckIfName but for the names that the kernel keeps to itself.
+func checkIfNameText(s string) error {
 	forbidden := func(c rune) bool { return strings.ContainsRune("/:%", c) || unicode.IsSpace(c) || unicode.IsControl(c) }
 	if s == "" || len(s) > 15 || s == "." || s == ".." || strings.ContainsFunc(s, forbidden) {
 		return fmt.Errorf("%q is not an interface name; use 1 to 15 bytes without '/', ':', '%%' or white space, and not '.' or '..'", s)

@@ -10,6 +10,7 @@ func TestLinkValues(t *testing.T) {
 	for name, sound := range map[string]bool{
 		"eth0": true, "a": true, "fifteen-bytes-x": true, "br.100": true, "": false, "sixteen-bytes-xx": false,
 		".": false, "..": false, "a/b": false, "a:b": false, "a%d": false, "a b": false, "a\x00": false, "a\u00a0b": false,
+		"all": false, "default": false, "all0": true,
 	} {
 		if err := CheckIfName(name); (err == nil) != sound {
 			t.Errorf("name %q: got %v, want sound %v", name, err, sound)

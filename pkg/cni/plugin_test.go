@@ -93,6 +93,7 @@ func TestRefusals(t *testing.T) {
 		{"ifname with a quote", set("CNI_IFNAME", `e"0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `e\"0`, "quote", "choose"}},
 		{"ifname with an apostrophe", set("CNI_IFNAME", `e'0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "quote"}},
 		{"ifname with a backslash", set("CNI_IFNAME", `e\0`), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "backslash"}},
+		{"ifname of all interfaces", set("CNI_IFNAME", "all"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", "all", "not the name of one interface", "choose"}},
 		{"ifname that no result can hold", set("CNI_IFNAME", "eth\xad"), soundConfig, CodeEnvironment, []string{"CNI_IFNAME", `eth\xad`, "UTF-8", "choose"}},
 		{"netns that no result can hold", set("CNI_NETNS", "/run/netns/\xff"), soundConfig, CodeEnvironment, []string{"CNI_NETNS", "UTF-8"}},
 		{"container id that climbs", set("CNI_CONTAINERID", "../x"), soundConfig, CodeEnvironment, []string{"CNI_CONTAINERID", "../x"}},

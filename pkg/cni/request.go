@@ -67,12 +67,12 @@ func (r *Request) Decode(v any) error {
 		config = r.Stdin
 	}
 	err := Unmarshal(config, v)
-	var wrong *typeError
+	var wrong *valueError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &wrong):
-		return DecodeErrorf("%w", err) // it names the field
+	case errors.As(err, &wrong) && wrong.field != "":
+		return DecodeErrorf("%w", err)
 	}
 	return DecodeErrorf("network configuration: %w", err)
 }
@@ -245,11 +245,13 @@ func nameProblem(s string) string {
 
 // checkIfName refuses what the kernel refuses and, on ADD, quotes and backslashes: the name
 // becomes part of comments in nftables and iptables, where a quote ends the comment, and a
-// saved ruleset could not be loaded. An existing attachment with such a name can still be
-// deleted.
+// saved ruleset could not be loaded. An attachment with such a name can still be deleted.
 func (r *Request) checkIfName() error {
-	s := r.Owner.IfName
-	if err := CheckIfName(s); err != nil {
+	s, check := r.Owner.IfName, checkIfNameText
+	if r.Command == Add {
+		check = CheckIfName
+	}
+	if err := check(s); err != nil {
 		return EnvironmentErrorf("CNI_IFNAME: %w", err)
 	}
 	if r.Command == Add && strings.ContainsAny(s, `"'\`) {
@@ -353,7 +355,7 @@ func (r *Request) Valid() (Valid, error) {
 		delete(keys, key)
 		var list *[]inUse
 		if err := Unmarshal(value, &list); err != nil {
-			return Valid{}, DecodeErrorf("network configuration: %s: %w", key, err)
+			return Valid{}, DecodeErrorf("network configuration: %w", below(key, err))
 		}
 		if list == nil {
 			continue

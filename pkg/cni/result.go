@@ -58,15 +58,38 @@ func ParseResult(name string, raw []byte, version string) (*Result, error) {
 		return result, nil
 	}
 	result, err := create.Create(version, raw)
-	err = Plain(err)
 	if err != nil {
-		return nil, DecodeErrorf("%s: %w", name, err)
+		return nil, DecodeErrorf("%w", wrongIn(name, raw, err))
 	}
 	newest, err := types100.GetResult(result)
 	if err != nil {
 		return nil, DecodeErrorf("%s: %w", name, err)
 	}
 	return newest, nil
+}
+
+// wrongIn says where the result, which the library does not take with err, is wrong.
+func wrongIn(name string, raw []byte, err error) error {
+	type family struct { // in results before 0.3.0
+		IP      types.IPNet
+		Gateway net.IP
+		Routes  Routes
+	}
+	var parts struct {
+		Interfaces []types100.Interface
+		IPs        []struct {
+			Interface *int
+			Address   types.IPNet
+			Gateway   net.IP
+		}
+		IP4, IP6 *family
+		Routes   Routes
+		DNS      types.DNS
+	}
+	if located := Unmarshal(raw, &parts); located != nil {
+		return below(name, located)
+	}
+	return fmt.Errorf("%s: %w", name, Plain(err))
 }
 
 // withVersion returns the result and its version; if it has none, the given one is added to
@@ -243,7 +266,7 @@ type wireResult struct {
 	CNIVersion string                `json:"cniVersion"`
 	Interfaces []*types100.Interface `json:"interfaces,omitempty"`
 	IPs        []wireIP              `json:"ips,omitempty"`
-	Routes     []WireRoute           `json:"routes,omitempty"`
+	Routes     []wireRoute           `json:"routes,omitempty"`
 	DNS        *types.DNS            `json:"dns,omitempty"`
 }
 
@@ -253,8 +276,8 @@ type wireIP struct {
 	Gateway   net.IP `json:"gateway,omitempty"`
 }
 
-// WireRoute is the JSON of a types.Route.
-type WireRoute struct {
+// wireRoute is the JSON of a types.Route.
+type wireRoute struct {
 	Dst      string `json:"dst"`
 	GW       net.IP `json:"gw,omitempty"`
 	MTU      int    `json:"mtu,omitempty"`
@@ -264,15 +287,60 @@ type WireRoute struct {
 	Scope    *int   `json:"scope,omitempty"`
 }
 
-// Route is the route; the error is that of a destination that is no prefix.
-func (w WireRoute) Route() (*types.Route, error) {
+// route is the route; the error names the key.
+func (w wireRoute) route() (*types.Route, error) {
 	dst, err := types.ParseCIDR(w.Dst)
 	if err != nil {
-		return nil, err
+		return nil, &valueError{"dst", fmt.Errorf("%q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", w.Dst)}
 	}
-	return &types.Route{
+	route := &types.Route{
 		Dst: *dst, GW: w.GW, MTU: w.MTU, AdvMSS: w.AdvMSS, Priority: w.Priority, Table: w.Table, Scope: w.Scope,
-	}, nil
+	}
+	return route, CheckRoute(route)
+}
+
+// CheckRoute is an error if a number of the route does not fit into the kernel's, which would
+// take its lowest bits and make another route. It names the key, and has no code.
+func CheckRoute(r *types.Route) error {
+	for _, n := range []struct {
+		key   string
+		value int
+		bits  int // of the kernel's number (struct rtmsg, and attributes; rtnetlink(7))
+	}{
+		{"mtu", r.MTU, 32}, {"advmss", r.AdvMSS, 32}, {"priority", r.Priority, 32}, {"table", valueOf(r.Table), 32}, {"scope", valueOf(r.Scope), 8},
+	} {
+		if n.value < 0 || uint64(n.value)>>n.bits != 0 {
+			return &valueError{n.key, fmt.Errorf("%d is out of bounds; use 0 to %d", n.value, uint64(1)<<n.bits-1)}
+		}
+	}
+	return nil
+}
+
+func valueOf(p *int) int {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+// Routes are the routes of a configuration. The errors name the index and the key.
+type Routes []*types.Route
+
+// UnmarshalJSON reads a list of routes.
+func (r *Routes) UnmarshalJSON(data []byte) error {
+	var list []wireRoute
+	if err := Unmarshal(data, &list); err != nil {
+		return err
+	}
+	*r = nil
+	for i, wire := range list {
+		route, err := wire.route()
+		if err != nil {
+			return below(fmt.Sprintf("[%d]", i), err)
+		}
+		*r = append(*r, route)
+	}
+	return nil
 }
 
 // writeNewest writes the same as the library's type does, which encodes the result, decodes
@@ -283,7 +351,7 @@ func writeNewest(w io.Writer, version string, r *Result) error {
 		answer.IPs = append(answer.IPs, wireIP{ip.Interface, ip.Address.String(), ip.Gateway})
 	}
 	for _, route := range r.Routes {
-		answer.Routes = append(answer.Routes, WireRoute{
+		answer.Routes = append(answer.Routes, wireRoute{
 			route.Dst.String(), route.GW, route.MTU, route.AdvMSS, route.Priority, route.Table, route.Scope,
 		})
 	}
@@ -310,7 +378,7 @@ func parseNewest(raw []byte, version string) (_ *Result, ok bool) {
 		result.IPs = append(result.IPs, &types100.IPConfig{Interface: ip.Interface, Address: *address, Gateway: ip.Gateway})
 	}
 	for _, route := range read.Routes {
-		r, err := route.Route()
+		r, err := route.route()
 		if err != nil {
 			return nil, false
 		}

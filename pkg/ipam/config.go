@@ -42,7 +42,7 @@ type wireConfig struct {
 	IPAM *struct {
 		wireRange            // the only range of old configurations
 		Ranges    wireSets   `json:"ranges"`
-		Routes    wireRoutes `json:"routes"`
+		Routes    cni.Routes `json:"routes"`
 
 		ResolvConf  string          `json:"resolvConf"`
 		WhenFull    string          `json:"statusWhenFull"`
@@ -68,28 +68,6 @@ type wireRange struct {
 	Exclude    []string `json:"exclude"`
 }
 
-// wireRoutes are routes whose errors name the index of the route.
-type wireRoutes []*types.Route
-
-func (r *wireRoutes) UnmarshalJSON(data []byte) error {
-	var list []json.RawMessage
-	if err := cni.UnmarshalOnce(data, &list); err != nil {
-		return err // encoding/json adds the field
-	}
-	for i, raw := range list {
-		var wire cni.WireRoute
-		if err := cni.Unmarshal(raw, &wire); err != nil {
-			return fmt.Errorf("ipam.routes[%d]: %w", i, err)
-		}
-		route, err := wire.Route()
-		if err != nil {
-			return fmt.Errorf("ipam.routes[%d]: dst: %q is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0", i, wire.Dst)
-		}
-		*r = append(*r, route)
-	}
-	return nil
-}
-
 // wireSets is a list of lists of ranges. A range in place of a list of ranges is accepted,
 // too, since some runtimes send a flat list.
 type wireSets []wireSet
@@ -99,9 +77,9 @@ type wireSet []wireRange
 func (s *wireSet) UnmarshalJSON(data []byte) error {
 	if bytes.HasPrefix(data, []byte("{")) {
 		*s = make(wireSet, 1)
-		return cni.UnmarshalOnce(data, &(*s)[0])
+		return cni.Unmarshal(data, &(*s)[0])
 	}
-	return cni.UnmarshalOnce(data, (*[]wireRange)(s))
+	return cni.Unmarshal(data, (*[]wireRange)(s))
 }
 
 // StoreOf is the store of the request's network. Of the configuration it reads only the two
@@ -171,7 +149,7 @@ func parseWhenFull(text string) (unavailable bool, err error) {
 	case "unavailable":
 		return true, nil
 	}
-	return false, cni.ConfigErrorf(`ipam.statusWhenFull: %q is neither "ready" nor "unavailable"`, text)
+	return false, cni.ConfigErrorf(`ipam.statusWhenFull: %q is neither "ready" nor "unavailable"; use one of them`, text)
 }
 
 // parseWait reads ipam.lockTimeout: seconds, or text like "500ms".
@@ -325,7 +303,7 @@ func (w wireRange) parse(key string) (Range, error) {
 	if w.Subnet == "" {
 		return Range{}, cni.ConfigErrorf("%s.subnet: missing; a range needs one, like 10.22.0.0/16", key)
 	}
-	subnet, err := netip.ParsePrefix(w.Subnet)
+	subnet, err := cni.ParsePrefix(w.Subnet)
 	if err != nil {
 		return Range{}, cni.ConfigErrorf("%s.subnet: %q is not a subnet; write it like 10.22.0.0/16", key, w.Subnet)
 	}
@@ -366,27 +344,24 @@ func hostSpan(p netip.Prefix) (first, last netip.Addr) {
 }
 
 func (wireRange) within(subnet netip.Prefix, key, text string) (netip.Addr, error) {
-	a, err := netip.ParseAddr(text)
-	if err != nil {
-		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
+	a, err := cni.ParseAddr(text)
+	if err == nil && !subnet.Contains(a) {
+		err = fmt.Errorf("%s is outside %s; a range is a part of its subnet", a, subnet)
 	}
-	if a = a.Unmap(); !subnet.Contains(a) {
-		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)
-	}
-	return a, nil
+	return a, cni.ConfigError(key, err)
 }
 
 // parseExclude reads a list of addresses and prefixes.
 func parseExclude(key string, list []string) ([]span, error) {
 	var spans []span
 	for i, text := range list {
-		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-			spans = append(spans, span{a.Unmap(), a.Unmap()})
+		if a, err := cni.ParseAddr(text); err == nil {
+			spans = append(spans, span{a, a})
 			continue
 		}
-		p, err := netip.ParsePrefix(text)
+		p, err := cni.ParsePrefix(text)
 		if err != nil {
-			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix like 10.22.0.0/28", key, i, text)
+			return nil, cni.ConfigErrorf("%s[%d]: %q is neither an address nor a prefix; write it like 10.22.0.7 or 10.22.0.0/28", key, i, text)
 		}
 		spans = append(spans, prefixSpan(p))
 	}

@@ -86,6 +86,7 @@ func TestParseConfig(t *testing.T) {
 		{"/127", `{"ipam":{"ranges":[[{"subnet":"fd00::4/127"}]]}}`, "", "fd00::4/127 fd00::4-fd00::5 gw fd00::4 size 1"},
 		{"/24 of IPv6", `{"ipam":{"ranges":[[{"subnet":"fd00::/24"}]]}}`, "", "fd00::/24 fd00::1-fd00:ff:ffff:ffff:ffff:ffff:ffff:ffff gw fd00::1 size many"},
 		{"link-local gateway", `{"ipam":{"ranges":[[{"subnet":"fd00::/126","gateway":"fe80::1"}]]}}`, "", "fd00::/126 fd00::1-fd00::3 gw fe80::1 size 3"},
+		{"IPv4 written as IPv6", `{"ipam":{"exclude":["::ffff:10.1.0.0/125","::ffff:10.1.0.9"],"ranges":[[{"subnet":"::ffff:10.1.0.0/120","rangeEnd":"::ffff:10.1.0.16","gateway":"::ffff:10.1.0.10"}]]}}`, "::ffff:10.1.0.11", "10.1.0.0/24 10.1.0.1-10.1.0.16 gw 10.1.0.10 size 7 want 10.1.0.11"},
 		{"no gateway", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/30","gateway":"0.0.0.0"}],[{"subnet":"fd00::/126","gateway":"::"}]]}}`, "", "10.1.0.0/30 10.1.0.1-10.1.0.2 gw invalid IP size 2\nfd00::/126 fd00::1-fd00::3 gw invalid IP size 3"},
 		{"rangeStart at the network address", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/30","rangeStart":"10.1.0.0","rangeEnd":"10.1.0.3"}]]}}`, "", "10.1.0.0/30 10.1.0.0-10.1.0.3 gw 10.1.0.1 size 1"},
 		{
@@ -119,8 +120,8 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"ranges is text", `{"ipam":{"ranges":"10.1.0.0/24"}}`, "", 6, "ipam.ranges"},
 		{"gateway is a number", one(`{"subnet":"10.1.0.0/24","gateway":1}`), "", 6, "gateway"},
 		{"bad route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"0.0.0.0/0"},{"dst":"10.1"}]}}`, "", 6, "ipam.routes[1]"},
-		{"default as a route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"default"}]}}`, "", 6, `ipam.routes[0]: dst: "default" is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0`},
-		{"a route without destination", `{"ipam":{"subnet":"10.1.0.0/24","routes":[null]}}`, "", 6, "ipam.routes[0]: dst"},
+		{"default as a route", `{"ipam":{"subnet":"10.1.0.0/24","routes":[{"dst":"default"}]}}`, "", 6, `ipam.routes[0].dst: "default" is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0`},
+		{"a route without destination", `{"ipam":{"subnet":"10.1.0.0/24","routes":[null]}}`, "", 6, "ipam.routes[0].dst"},
 		{"relative dataDir", `{"ipam":{"dataDir":"leases","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.dataDir: "leases" is relative`},
 		{"dataDir is a number", `{"ipam":{"dataDir":5,"subnet":"10.1.0.0/24"}}`, "", 6, "dataDir"},
 		{"statusWhenFull", `{"ipam":{"statusWhenFull":"maybe","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.statusWhenFull: "maybe" is neither`},
@@ -138,12 +139,12 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"exclude", `{"ipam":{"exclude":["10.1"],"subnet":"10.1.0.0/24"}}`, "", 7, `ipam.exclude[0]: "10.1" is neither`},
 		{"nothing to lease", `{"ipam":{"ranges":[[{"subnet":"10.1.0.0/24"}],[{"subnet":"10.2.0.0/30","exclude":["10.2.0.2"]}]]}}`, "", 7, "ipam.ranges[1]: nothing is left to lease"},
 		{"lock time-out", `{"ipam":{"lockTimeout":"soon","subnet":"10.1.0.0/24"}}`, "", 7, `ipam.lockTimeout: "soon"`},
-		{"requested in no range", one(`{"subnet":"10.2.0.0/24"}`), "10.9.0.9", 7, "CNI_ARGS: IP: 10.9.0.9 is in no range"},
+		{"requested in no range", one(`{"subnet":"10.2.0.0/24"}`), "10.9.0.9", 7, "CNI_ARGS IP: 10.9.0.9 is in no range"},
 		{"requested beyond the range", one(`{"subnet":"10.2.0.0/24","rangeEnd":"10.2.0.9"}`), "10.2.0.10", 7, "10.2.0.10 is in no range"},
 		{"requested is the gateway", one(`{"subnet":"10.2.0.0/24"}`), "10.2.0.1", 7, "10.2.0.1 is the gateway"},
 		{"requested is excluded", `{"ipam":{"exclude":["10.2.0.8/29"],"subnet":"10.2.0.0/24"}}`, "10.2.0.9", 7, "10.2.0.9 is never leased"},
-		{"requested is no address", one(`{"subnet":"10.2.0.0/24"}`), "ten", 7, `CNI_ARGS: IP: "ten" is not an address`},
-		{"two requested of one set", one(`{"subnet":"10.2.0.0/24"}`), "10.2.0.8,10.2.0.9", 7, "CNI_ARGS: IP[1]: 10.2.0.9 and 10.2.0.8 are of one range set"},
+		{"requested is no address", one(`{"subnet":"10.2.0.0/24"}`), "ten", 7, `CNI_ARGS IP: "ten" is not an address`},
+		{"two requested of one set", one(`{"subnet":"10.2.0.0/24"}`), "10.2.0.8,10.2.0.9", 7, "CNI_ARGS IP: 10.2.0.9 and 10.2.0.8 are of one range set"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

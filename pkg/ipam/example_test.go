@@ -29,5 +29,5 @@ func ExampleParseConfig() {
 	// Output:
 	// 10.1.0.1-10.1.0.6 gateway 10.1.0.1 leases 5
 	// fd00::1-fd00::3 gateway fd00::2 leases 2
-	// 7 ipam.ranges[0][0].gateway: 10.1.0.1 is outside 10.2.0.0/24
+	// 7 ipam.ranges[0][0].gateway: 10.1.0.1 is outside 10.2.0.0/24; name an address of the subnet, or 0.0.0.0 or :: for none
 }

@@ -13,19 +13,18 @@ func parseGateway(key, text string, subnet netip.Prefix) (netip.Addr, error) {
 	if text == "" {
 		return defaultGateway(subnet), nil
 	}
-	a, err := netip.ParseAddr(text)
+	a, err := cni.ParseAddr(text)
 	if err != nil {
-		return a, cni.ConfigErrorf("%s: %q is not an address", key, text)
+		return a, cni.ConfigError(key, err)
 	}
-	a = a.Unmap()
 	if a.IsUnspecified() {
 		return netip.Addr{}, nil
 	}
 	linkLocal := a.Is6() && a.IsLinkLocalUnicast() && subnet.Addr().Is6()
 	if !subnet.Contains(a) && !linkLocal {
-		return a, cni.ConfigErrorf("%s: %s is outside %s", key, a, subnet)
+		return a, cni.ConfigErrorf("%s: %s is outside %s; name an address of the subnet, or 0.0.0.0 or :: for none", key, a, subnet)
 	}
-	return a.WithZone(""), nil
+	return a, nil
 }
 
 // defaultGateway is the first host of a subnet: its second address, or the first of a subnet

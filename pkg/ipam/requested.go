@@ -3,7 +3,6 @@ package ipam
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/trestle-cni/trestle/pkg/cni"
@@ -22,13 +21,9 @@ func (w *wireConfig) requested(arg string, sets []Set) ([]netip.Addr, error) {
 		args = strings.Split(arg, ",")
 	}
 	requested := make([]netip.Addr, len(sets))
-	for _, from := range []source{{"CNI_ARGS: IP", args}, {"args.cni.ips", w.Args.CNI.IPs}, {"runtimeConfig.ips", w.RuntimeConfig.IPs}} {
+	for _, from := range []source{{"CNI_ARGS IP", args}, {"args.cni.ips[]", w.Args.CNI.IPs}, {"runtimeConfig.ips[]", w.RuntimeConfig.IPs}} {
 		for i, text := range from.list {
-			key := from.key
-			if len(from.list) > 1 {
-				key += "[" + strconv.Itoa(i) + "]"
-			}
-			if err := request(requested, sets, key, strings.TrimSpace(text)); err != nil {
+			if err := request(requested, sets, cni.Entry(from.key, i), strings.TrimSpace(text)); err != nil {
 				return nil, err
 			}
 		}
@@ -39,11 +34,10 @@ func (w *wireConfig) requested(arg string, sets []Set) ([]netip.Addr, error) {
 // request adds one requested address, after checking it.
 func request(requested []netip.Addr, sets []Set, key, text string) error {
 	address, _, _ := strings.Cut(text, "/")
-	a, err := netip.ParseAddr(address)
-	if err != nil || a.Zone() != "" {
-		return cni.ConfigErrorf("%s: %q is not an address", key, text)
+	a, err := cni.ParseAddr(address)
+	if err != nil {
+		return cni.ConfigError(key, err)
 	}
-	a = a.Unmap()
 	i := slices.IndexFunc(sets, func(s Set) bool { _, ok := s.rangeOf(a); return ok })
 	if i < 0 {
 		return cni.ConfigErrorf("%s: %s is in no range of the network; its ranges are %s", key, a, showSets(sets))

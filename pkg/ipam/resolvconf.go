@@ -18,7 +18,7 @@ func ReadResolvConf(path string) (types.DNS, error) {
 	}
 	data, err := rawfile.Read(path)
 	if err != nil {
-		return types.DNS{}, cni.ConfigErrorf("ipam.resolvConf: %w", err)
+		return types.DNS{}, cni.ConfigErrorf("ipam.resolvConf: %w; name a file like /etc/resolv.conf, or leave the key out", err)
 	}
 	return parseResolvConf(string(data)), nil
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -36,9 +35,9 @@ type Address struct {
 // wire is the configuration's JSON.
 type wire struct {
 	IPAM *struct {
-		Addresses []wireAddress  `json:"addresses"`
-		Routes    []*types.Route `json:"routes"`
-		DNS       types.DNS      `json:"dns"`
+		Addresses []wireAddress `json:"addresses"`
+		Routes    cni.Routes    `json:"routes"`
+		DNS       types.DNS     `json:"dns"`
 	} `json:"ipam"`
 	RuntimeConfig struct {
 		IPs []string `json:"ips"`
@@ -82,24 +81,21 @@ func (m *marshalledNet) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// text is the entry's address. If both keys have one, they must be the same.
-func (a wireAddress) text() (string, error) {
-	const field = "ipam.addresses"
-	switch twin := string(a.Marshal); {
-	case twin == "":
-		return a.Address, nil
-	case a.Address == "":
-		return twin, nil
-	default:
-		one, err := parsePrefix(field, a.Address)
-		if err != nil {
-			return "", err
-		}
-		if other, err := parsePrefix(field, twin); err != nil || one != other {
-			return "", cni.ConfigErrorf("%s: address %s and Address %s of one entry differ; leave one of them out", field, a.Address, twin)
-		}
-		return a.Address, nil
+// prefix is the entry's address; field is where the entry stands. If both keys have one, they
+// must be the same.
+func (a wireAddress) prefix(field string) (netip.Prefix, error) {
+	if a.Marshal == "" {
+		return parsePrefix(field+".address", a.Address)
 	}
+	twin, err := parsePrefix(field+".Address", string(a.Marshal))
+	if err != nil || a.Address == "" {
+		return twin, err
+	}
+	one, err := parsePrefix(field+".address", a.Address)
+	if err == nil && one != twin {
+		err = cni.ConfigErrorf("%s: address %s and Address %s differ; leave one of them out", field, a.Address, a.Marshal)
+	}
+	return one, err
 }
 
 // ParseConfig reads the keys of the static plugin. IP in CNI_ARGS adds addresses, and GATEWAY
@@ -113,9 +109,6 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	if w.IPAM == nil {
 		return Config{}, cni.ConfigErrorf(`ipam: missing; give "ipam": {"type": "static", "addresses": […]}`)
 	}
-	if i := slices.Index(w.IPAM.Routes, nil); i >= 0 {
-		return Config{}, cni.ConfigErrorf("ipam.routes[%d]: null; leave the entry out", i)
-	}
 	addresses, err := w.addresses(r.Args)
 	if err == nil {
 		err = checkVersion(addresses, r.Version)
@@ -126,23 +119,20 @@ func ParseConfig(r *cni.Request) (Config, error) {
 func (w *wire) addresses(args map[string]string) ([]Address, error) {
 	switch {
 	case len(w.RuntimeConfig.IPs) > 0:
-		return parseList("runtimeConfig.ips", w.RuntimeConfig.IPs)
+		return parseList("runtimeConfig.ips[]", w.RuntimeConfig.IPs)
 	case len(w.Args.CNI.IPs) > 0:
-		return parseList("args.cni.ips", w.Args.CNI.IPs)
+		return parseList("args.cni.ips[]", w.Args.CNI.IPs)
 	}
 	var all []Address
-	for _, a := range w.IPAM.Addresses {
-		text, err := a.text()
-		if err != nil {
-			return nil, err
-		}
-		prefix, err := parsePrefix("ipam.addresses", text)
+	for i, a := range w.IPAM.Addresses {
+		field := cni.Entry("ipam.addresses[]", i)
+		prefix, err := a.prefix(field)
 		if err != nil {
 			return nil, err
 		}
 		address := Address{Prefix: prefix}
 		if a.Gateway != "" {
-			if address.Gateway, err = parseGateway("ipam.addresses", a.Gateway); err != nil {
+			if address.Gateway, err = parseGateway(field+".gateway", a.Gateway); err != nil {
 				return nil, err
 			}
 		}
@@ -178,8 +168,8 @@ func setGateways(addresses []Address, gateways []string) error {
 
 func parseList(field string, list []string) ([]Address, error) {
 	var all []Address
-	for _, text := range list {
-		prefix, err := parsePrefix(field, text)
+	for i, text := range list {
+		prefix, err := parsePrefix(cni.Entry(field, i), text)
 		if err != nil {
 			return nil, err
 		}
@@ -188,30 +178,20 @@ func parseList(field string, list []string) ([]Address, error) {
 	return all, nil
 }
 
-// parsePrefix reads an address with its prefix length. An IPv4-mapped address (RFC 4291,
-// 2.5.5.2) becomes an IPv4 address.
+// parsePrefix reads an address with its prefix length.
 func parsePrefix(field, text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(strings.TrimSpace(text))
-	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if err != nil {
-		return netip.Prefix{}, cni.ConfigErrorf(`%s: %q is not an address with the length of its prefix; write it as in "10.1.0.5/24" or "fd00::5/64"`, field, text)
-	}
-	return p, nil
+	p, err := cni.ParsePrefix(strings.TrimSpace(text))
+	return p, cni.ConfigError(field, err)
 }
 
 // parseGateway reads the address of a gateway. The unspecified address (0.0.0.0, ::) stands
 // for none, and gives the zero Addr.
 func parseGateway(field, text string) (netip.Addr, error) {
-	gateway, err := netip.ParseAddr(strings.TrimSpace(text))
-	if err != nil || gateway.Zone() != "" {
-		return netip.Addr{}, cni.ConfigErrorf(`%s: gateway %q is not an address; write it as in "10.1.0.1"`, field, text)
+	gateway, err := cni.ParseAddr(strings.TrimSpace(text))
+	if gateway.IsUnspecified() {
+		gateway = netip.Addr{}
 	}
-	if gateway = gateway.Unmap(); gateway.IsUnspecified() {
-		return netip.Addr{}, nil
-	}
-	return gateway, nil
+	return gateway, cni.ConfigError(field, err)
 }
 
 // checkVersion refuses two addresses of one family for results before spec 0.3.0, which have

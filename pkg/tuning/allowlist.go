@@ -38,9 +38,9 @@ func (c Config) CheckAllowed(path string) error {
 		}
 		allowed = append(allowed, expression)
 	}
-	for _, name := range c.sysctls {
-		if !matchesAny(allowed, name) {
-			return cni.ConfigErrorf("sysctl: %q is not allowed on this host; leave it out, or have it added to %s", name, path)
+	for _, n := range c.sysctls {
+		if !matchesAny(allowed, n.name) {
+			return cni.ConfigErrorf("%s: %q is not allowed on this host; leave it out, or have it added to %s", n.key, n.name, path)
 		}
 	}
 	return nil

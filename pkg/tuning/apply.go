@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/trestle-cni/trestle/pkg/cni"
 	"github.com/trestle-cni/trestle/pkg/record"
 )
@@ -40,6 +42,13 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 				continue
 			}
 			if err := t.set(one); err != nil {
+				return explainRefusal(err, one)
+			}
+		}
+		if reread := t.reread(settings); len(reread) > 0 {
+			// the inverse of this Add, too, must know them
+			now.Made = append(slices.Clone(now.Made), reread...)
+			if err := s.alsoMade(o, reread); err != nil {
 				return err
 			}
 		}
@@ -63,13 +72,15 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 		switch path, isSysctl := strings.CutPrefix(s.Name, sysctl); {
 		case errors.Is(err, errNoHostVeth):
 			continue
-		case isSysctl && errors.Is(err, fs.ErrNotExist):
+		case isSysctl && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EISDIR)):
 			if _, linkErr := t.link(); linkErr != nil && slices.Contains(strings.Split(path, "/"), t.ifName) {
 				return nil, nil, linkErr // the interface is gone, and its sysctls with it
 			}
 			return nil, nil, cni.ConfigErrorf("sysctl: the container has no %s; correct the name, or load the module that provides it", path)
 		case err != nil && !isUnreadable(err):
 			return nil, nil, err
+		case err == nil && s.Name == macAddress && len(value) != len(s.Value):
+			return nil, nil, cni.ConfigErrorf("mac: %s has %d octets, and that of %s, %s, has %d; give as many", s.Value, octets(s.Value), t.ifName, value, octets(value))
 		case err == nil:
 			have = append(have, setting{s.Name, value})
 		}
@@ -77,6 +88,44 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	}
 	return have, existing, nil
 }
+
+// reread are the sysctls that the kernel shows in another form than they were written in: of
+// net.ipv4.ip_local_reserved_ports, "80,81" becomes "80-81".
+func (t tuner) reread(settings Settings) (other Settings) {
+	for _, s := range settings {
+		if !strings.HasPrefix(s.Name, sysctl) {
+			continue
+		}
+		if value, err := t.get(s.Name); err == nil && value != s.Value { // some cannot be read
+			other = append(other, setting{s.Name, value})
+		}
+	}
+	return other
+}
+
+// alsoMade adds settings to what the owner's record says was made.
+func (s Store) alsoMade(o cni.Owner, more Settings) error {
+	r, there, err := s.find(o)
+	if err != nil || !there {
+		return err
+	}
+	r.Made = append(r.Made, more...)
+	return s.save(r)
+}
+
+// explainRefusal gives the error of a value that the kernel refuses the key, and code 7.
+func explainRefusal(err error, s setting) error {
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ERANGE) {
+		return err
+	}
+	key, name, isSysctl := s.Name, s.Name, false
+	if name, isSysctl = strings.CutPrefix(s.Name, sysctl); isSysctl {
+		key = "sysctl: " + name
+	}
+	return cni.ConfigErrorf("%s: the kernel does not take %q; give a value that it takes: %w", key, s.Value, err)
+}
+
+func octets(mac string) int { return (len(mac) + 1) / len("0a:") }
 
 // undo restores what one Add changed, and the record that it found.
 func (s Store) undo(now saved, earlier *saved) error {
@@ -155,21 +204,30 @@ func (r saved) restore(t tuner) error {
 
 // Diff lists, for people, what is not as Add leaves it. It leaves out the host veth, which the
 // reference plugin does not tune, since it may have tuned the container.
-func Diff(settings Settings, ifName, netns string) ([]string, error) {
+func (s Store) Diff(o cni.Owner, settings Settings, netns string) ([]string, error) {
 	var diffs []string
 	if len(settings) == 0 {
 		return nil, nil
 	}
-	err := tune(netns, ifName, func(t tuner) error {
+	err := tune(netns, o.IfName, func(t tuner) error {
 		have, _, err := t.read(settings)
 		for _, want := range settings {
-			if value, known := have.value(want.Name); known && value != want.Value && want.Name != hostMTU {
-				diffs = append(diffs, fmt.Sprintf("%s of %s: want %s, have %s", want.Name, ifName, want.Value, value))
+			value, known := have.value(want.Name)
+			if !known || value == want.Value || want.Name == hostMTU || s.made(o, want, setting{want.Name, value}) {
+				continue
 			}
+			diffs = append(diffs, fmt.Sprintf("%s of %s: want %s, have %s", want.Name, o.IfName, want.Value, value))
 		}
 		return err
 	})
 	return diffs, err
+}
+
+// made says whether the owner's record has both: what was written of one setting, and what the
+// kernel shows, because it has another form for it or a later plugin of the list has changed it.
+func (s Store) made(o cni.Owner, written, shown setting) bool {
+	r, there, err := s.find(o)
+	return err == nil && there && slices.Contains(r.Made, written) && slices.Contains(r.Made, shown)
 }
 
 // GC is Release for the attachments of the network that are not valid; without a list, for

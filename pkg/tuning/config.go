@@ -13,10 +13,12 @@ package tuning
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"strconv"
@@ -34,8 +36,11 @@ const defaultDataDir = "/run/cni/tuning"
 type Config struct {
 	Settings Settings
 	DataDir  string
-	sysctls  []string // the names as they are written, for CheckAllowed
+	sysctls  []sysctlName // for CheckAllowed
 }
+
+// sysctlName is the name of a sysctl as it is written, and the key under which it stands.
+type sysctlName struct{ key, name string }
 
 // wire is the configuration's JSON.
 type wire struct {
@@ -64,7 +69,7 @@ type sysctls map[string]string
 
 func (s *sysctls) UnmarshalJSON(data []byte) error {
 	var all map[string]string
-	if err := json.Unmarshal(data, &all); err != nil {
+	if err := cni.Unmarshal(data, &all); err != nil {
 		return err
 	}
 	decoder := json.NewDecoder(bytes.NewReader(data))
@@ -76,7 +81,7 @@ func (s *sysctls) UnmarshalJSON(data []byte) error {
 		}
 		name, ok := token.(string)
 		if index%2 == 1 && ok && seen[name] {
-			return fmt.Errorf("sysctl: %q is given twice; leave one of them out", name)
+			return fmt.Errorf("%q is given twice; leave one of them out", name)
 		}
 		seen[name] = seen[name] || index%2 == 1
 	}
@@ -98,54 +103,71 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	if decodeErr != nil {
 		return c, decodeErr
 	}
-	v := w.merge(r.Args["MAC"])
-	c.sysctls = slices.Sorted(maps.Keys(v.Sysctl))
-	sysctls, sysctlErr := v.sysctlSettings(r.Owner.IfName)
-	link, linkErr := v.linkSettings()
+	v, keys := w.merge(r.Args["MAC"])
+	for _, name := range slices.Sorted(maps.Keys(v.Sysctl)) {
+		c.sysctls = append(c.sysctls, sysctlName{w.keyOfSysctl(name), name})
+	}
+	sysctls, sysctlErr := v.sysctlSettings(c.sysctls, r.Owner.IfName)
+	link, linkErr := v.linkSettings(keys)
 	c.Settings = slices.Concat(sysctls, link)
 	return c, errors.Join(sysctlErr, linkErr)
 }
 
-func (w *wire) merge(macFromArgs string) values {
-	v, over := w.values, w.Args.CNI
+// keyedBy says where a value was found that takes precedence over the key's own.
+type keyedBy map[string]string
+
+func (k keyedBy) of(key string) string { return cmp.Or(k[key], key) }
+
+const overAll = "args.cni."
+
+func (w *wire) merge(macFromArgs string) (values, keyedBy) {
+	v, over, keys := w.values, w.Args.CNI, keyedBy{}
 	v.Sysctl = sysctls{}
 	maps.Copy(v.Sysctl, w.Sysctl)
 	maps.Copy(v.Sysctl, over.Sysctl)
-	for _, mac := range []string{macFromArgs, w.RuntimeConfig.MAC} {
-		if mac != "" {
-			v.MAC = &mac
+	for _, asked := range []struct{ key, mac string }{{"CNI_ARGS MAC", macFromArgs}, {"runtimeConfig.mac", w.RuntimeConfig.MAC}} {
+		if asked.mac != "" {
+			v.MAC, keys["mac"] = &asked.mac, asked.key
 		}
 	}
-	v.MAC = lastSet(v.MAC, over.MAC)
-	v.Promisc = lastSet(v.Promisc, over.Promisc)
-	v.MTU = lastSet(v.MTU, over.MTU)
-	v.AllMulti = lastSet(v.AllMulti, over.AllMulti)
-	v.TxQLen = lastSet(v.TxQLen, over.TxQLen)
-	return v
+	v.MAC = lastSet(v.MAC, over.MAC, "mac", keys)
+	v.Promisc = lastSet(v.Promisc, over.Promisc, "promisc", keys)
+	v.MTU = lastSet(v.MTU, over.MTU, "mtu", keys)
+	v.AllMulti = lastSet(v.AllMulti, over.AllMulti, "allmulti", keys)
+	v.TxQLen = lastSet(v.TxQLen, over.TxQLen, "txQLen", keys)
+	return v, keys
 }
 
 // lastSet is the value that takes precedence, if it is set, or else the other.
-func lastSet[T any](below, above *T) *T {
-	if above != nil {
-		return above
+func lastSet[T any](below, above *T, key string, keys keyedBy) *T {
+	if above == nil {
+		return below
 	}
-	return below
+	keys[key] = overAll + key
+	return above
+}
+
+func (w *wire) keyOfSysctl(name string) string {
+	if _, over := w.Args.CNI.Sysctl[name]; over {
+		return overAll + "sysctl"
+	}
+	return "sysctl"
 }
 
 // sysctlSettings are the sysctls with IFNAME replaced by the interface's name.
-func (v values) sysctlSettings(ifName string) (Settings, error) {
+func (v values) sysctlSettings(sorted []sysctlName, ifName string) (Settings, error) {
 	var settings Settings
 	names := map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(v.Sysctl)) {
-		path, err := sysctlPath(name, ifName)
+	for _, n := range sorted {
+		path, err := sysctlPath(n.name, ifName)
 		if err != nil {
-			return nil, err
+			return nil, cni.ConfigError(n.key, err)
 		}
 		if twin := names[path]; twin != "" {
-			return nil, cni.ConfigErrorf("sysctl: %q and %q are the same; leave one of them out", twin, name)
+			return nil, cni.ConfigErrorf("%s: %q and %q are the same; leave one of them out", n.key, twin, n.name)
 		}
-		names[path] = name
-		settings = append(settings, setting{sysctl + path, joinFields(v.Sysctl[name])})
+		names[path] = n.name
+		settings = append(settings, setting{sysctl + path, joinFields(v.Sysctl[n.name])})
 	}
 	return settings, nil
 }
@@ -160,12 +182,12 @@ func sysctlPath(name, ifName string) (string, error) {
 		path = strings.Replace(path, "IFNAME", ifName, 1)
 	}
 	if !strings.HasPrefix(path, "net/") {
-		return "", cni.ConfigErrorf("sysctl: %q is not one of the network; %s", name, wayOut)
+		return "", fmt.Errorf("%q is not one of the network; %s", name, wayOut)
 	}
 	bad := func(c rune) bool { return unicode.IsSpace(c) || unicode.IsControl(c) }
 	for part := range strings.SplitSeq(path, "/") {
 		if part == "" || part == "." || part == ".." || strings.ContainsFunc(part, bad) {
-			return "", cni.ConfigErrorf("sysctl: %q is not the name of a sysctl; %s", name, wayOut)
+			return "", fmt.Errorf("%q is not the name of a sysctl; %s", name, wayOut)
 		}
 	}
 	return path, nil
@@ -173,12 +195,12 @@ func sysctlPath(name, ifName string) (string, error) {
 
 // linkSettings are the settings of the interface. As with the reference plugin, promisc
 // false, mtu 0 and an empty mac change nothing.
-func (v values) linkSettings() (Settings, error) {
+func (v values) linkSettings(keys keyedBy) (Settings, error) {
 	var settings Settings
 	if v.MAC != nil && *v.MAC != "" {
 		mac, err := net.ParseMAC(*v.MAC)
 		if err != nil || mac[0]&1 == 1 || slices.Max(mac) == 0 {
-			return nil, cni.ConfigErrorf("mac: %q is not the address of an interface; use octets of which the first is even, as in 0a:58:0a:16:00:02", *v.MAC)
+			return nil, cni.ConfigErrorf("%s: %q is not the address of an interface; use octets of which the first is even, as in 0a:58:0a:16:00:02", keys.of("mac"), *v.MAC)
 		}
 		settings = append(settings, setting{macAddress, mac.String()})
 	}
@@ -187,7 +209,7 @@ func (v values) linkSettings() (Settings, error) {
 	}
 	if v.MTU != nil && *v.MTU != 0 {
 		if *v.MTU < cni.MinMTU || *v.MTU > maxMTU {
-			return nil, cni.ConfigErrorf("mtu: %d is out of bounds; use %d to %d, or 0 to leave it as it is", *v.MTU, cni.MinMTU, maxMTU)
+			return nil, cni.ConfigErrorf("%s: %d is out of bounds; use %d to %d, or 0 to leave it as it is", keys.of("mtu"), *v.MTU, cni.MinMTU, maxMTU)
 		}
 		// of both ends of a veth pair: each drops packets larger than its own MTU
 		number := strconv.Itoa(*v.MTU)
@@ -197,8 +219,8 @@ func (v values) linkSettings() (Settings, error) {
 		settings = append(settings, setting{allMulti, onOff(*v.AllMulti)})
 	}
 	if v.TxQLen != nil {
-		if *v.TxQLen < 0 {
-			return nil, cni.ConfigErrorf("txQLen: %d is negative; use 0 or more packets", *v.TxQLen)
+		if n := *v.TxQLen; n < 0 || uint64(n) > math.MaxUint32 { // of which the kernel would take the lowest bits
+			return nil, cni.ConfigErrorf("%s: %d is out of bounds; use 0 to %d packets", keys.of("txQLen"), n, uint32(math.MaxUint32))
 		}
 		settings = append(settings, setting{txQLen, strconv.Itoa(*v.TxQLen)})
 	}

@@ -72,14 +72,17 @@ func TestMistakes(t *testing.T) {
 		{"white space", `{"sysctl": {"net.core.somax conn": "1"}}`, 7, "is not the name"},
 		{"twice", `{"sysctl": {"net.core.somaxconn": "1", "net.core.somaxconn": "2"}}`, 6, `"net.core.somaxconn" is given twice`},
 		{"twice in two ways", `{"sysctl": {"net.core.somaxconn": "1", "net/core/somaxconn": "2"}}`, 7, "are the same"},
-		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "sysctl: a number stands where text belongs; write it in quotes"},
+		{"not text", `{"sysctl": {"net.core.somaxconn": 1}}`, 6, "sysctl.net.core.somaxconn: a number stands where text belongs; write it in quotes"},
 		{"mac", `{"mac": "x"}`, 7, `mac: "x"`},
 		{"multicast mac", `{"mac": "01:00:5e:00:00:01"}`, 7, "01:00:5e:00:00:01"},
 		{"no mac at all", `{"mac": "00:00:00:00:00:00"}`, 7, "00:00:00:00:00:00"},
 		{"small mtu", `{"mtu": 67}`, 7, "mtu: 67"},
 		{"negative mtu", `{"mtu": -1}`, 7, "mtu: -1"},
-		{"large mtu", `{"args": {"cni": {"mtu": 65537}}}`, 7, "mtu: 65537"},
+		{"large mtu", `{"args": {"cni": {"mtu": 65537}}}`, 7, "args.cni.mtu: 65537"},
 		{"queue", `{"txQLen": -1}`, 7, "txQLen: -1"},
+		{"large queue", `{"args": {"cni": {"txQLen": 4294967296}}}`, 7, "args.cni.txQLen: 4294967296 is out of bounds; use 0 to 4294967295"},
+		{"sysctl of args", `{"args": {"cni": {"sysctl": {"kernel.panic": "1"}}}}`, 7, `args.cni.sysctl: "kernel.panic" is not`},
+		{"runtime's mac", `{"mac": "02:00:00:00:00:01", "runtimeConfig": {"mac": "x"}}`, 7, `runtimeConfig.mac: "x"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := parse(strings.Replace(test.config, "{", `{"dataDir": "/elsewhere", `, 1), nil)

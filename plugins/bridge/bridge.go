@@ -46,7 +46,9 @@ type call struct {
 func newCall(r *cni.Request) (*call, error) {
 	config, err := bridge.ParseConfig(r)
 	translation, natErr := parseNAT(r)
-	err = errors.Join(err, natErr)
+	if err == nil || natErr != nil && natErr.Error() != err.Error() { // of a key that both read, one error is enough
+		err = errors.Join(err, natErr)
+	}
 	cleansUp := r.Command == cni.Del || r.Command == cni.GC
 	if err != nil && !cleansUp {
 		return nil, err
@@ -155,6 +157,9 @@ func (c *call) lease(undo *cni.Undo) (*cni.Result, bridge.Lease, error) {
 		return nil, bridge.Lease{}, err
 	}
 	lease, err := bridge.ParseLease(leased, c.Owner.IfName)
+	if err != nil {
+		err = fmt.Errorf("result of the IPAM plugin %s: %w", c.config.IPAM, err)
+	}
 	if err == nil && c.config.IPAM != "" && len(lease.Addresses) == 0 {
 		err = cni.DecodeErrorf("ipam.type: the plugin %q returned no address; configure it to return one, or leave ipam out for a layer 2 network", c.config.IPAM)
 	}

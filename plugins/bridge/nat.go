@@ -42,7 +42,10 @@ func parseNAT(r *cni.Request) (translation, error) {
 	}
 	t := translation{masquerade: wire.IPMasq, backend: backend, policy: policy, ports: ports}
 	t.conn, t.host = translator.Open()
-	return t, errors.Join(decodeErr, cni.ConfigError("ipMasqBackend", backendErr), policyErr, portsErr)
+	if decodeErr != nil {
+		return t, errors.Join(decodeErr, portsErr) // what could not be read is no further mistake
+	}
+	return t, errors.Join(cni.ConfigError("ipMasqBackend", backendErr), policyErr, portsErr)
 }
 
 // attachment is the NAT for the plan's addresses.

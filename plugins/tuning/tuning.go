@@ -89,7 +89,7 @@ func check(r *cni.Request) error {
 	if _, err := r.RequirePrevResult(); err != nil {
 		return err
 	}
-	diffs, err := tuning.Diff(config.Settings, r.Owner.IfName, r.NetNS)
+	diffs, err := store(config).Diff(r.Owner, config.Settings, r.NetNS)
 	return errors.Join(err, cni.Mismatches(diffs))
 }
 

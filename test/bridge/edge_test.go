@@ -264,6 +264,44 @@ func TestBridgeCheckOfRouteFields(t *testing.T) {
 	}
 }
 
+// TestBridgeCheckOfOddRoutes: CHECK recognizes routes that the kernel shows otherwise than they
+// were asked for: by a gateway of the other family, with a larger MTU or MSS than a route can have.
+func TestBridgeCheckOfOddRoutes(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	c := h.Container("c1")
+	config := host.BridgeConfig(object{"cniVersion": "1.1.0", "ipam": object{
+		"type": "host-local", "ranges": []any{[]any{object{"subnet": "10.9.0.0/24"}}, []any{object{"subnet": "fd09::/64"}}},
+		"routes": []any{
+			object{"dst": "10.50.0.0/16", "gw": "fd09::1"}, object{"dst": "10.51.0.0/16", "mtu": 65535, "advmss": 65535},
+			object{"dst": "fd50::/16", "mtu": 70000, "table": 4294967295, "priority": 4294967295},
+		},
+	}})
+	added := h.Exec(c.Call("ADD", "bridge", config))
+	if err := added.Err(); err != nil {
+		t.Fatal(err)
+	}
+	check := c.Call("CHECK", "bridge", withPrev(t, config, added.Stdout))
+	if err := h.Exec(check).Err(); err != nil {
+		t.Errorf("CHECK: %v", err)
+	}
+	c.MustRun("ip", "route", "change", "10.50.0.0/16", "via", "inet6", "fd09::9")
+	if err := h.Exec(check).Err(); host.CodeOf(err) != 103 || !strings.Contains(err.Error(), "via fd09::9") {
+		t.Errorf("CHECK after the gateway changed: got %v, want code 103", err)
+	}
+}
+
+// TestBridgeRoutesThatDoNotFit: a number of a route that the kernel would cut is refused, from
+// whichever IPAM plugin.
+func TestBridgeRoutesThatDoNotFit(t *testing.T) {
+	t.Parallel()
+	h, _, call := lookingCall(t, `{"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.7/24", "gateway": "10.9.0.1"}],
+		"routes": [{"dst": "10.50.0.0/16", "table": 4294967396}]}`, nil)
+	if err := h.Exec(call).Err(); host.CodeOf(err) != 6 || !strings.Contains(err.Error(), "IPAM plugin looking: routes[0].table: 4294967396 is out of bounds") {
+		t.Errorf("got %v, want code 6 and the key", err)
+	}
+}
+
 // TestUnspecifiedGatewayIsNone: 0.0.0.0 and :: say that there is no gateway, from
 // whichever IPAM plugin.
 func TestUnspecifiedGatewayIsNone(t *testing.T) {

@@ -37,6 +37,21 @@ func TestTuningTwice(t *testing.T) {
 	}
 }
 
+// TestTuningTwiceIsChecked: CHECK of an entry allows what a later one of the list has changed,
+// and nothing else.
+func TestTuningTwiceIsChecked(t *testing.T) {
+	t.Parallel()
+	u := newTuned(t)
+	u.Must(u.call("ADD", firstEntry))
+	u.Must(u.call("ADD", secondEntry)) // which has another mtu
+	u.Must(u.call("CHECK", firstEntry))
+	u.Must(u.call("CHECK", secondEntry))
+	u.c.MustRun("ip", "link", "set", "eth0", "mtu", "1200")
+	if err := u.Exec(u.call("CHECK", firstEntry)).Err(); host.CodeOf(err) != 103 {
+		t.Errorf("with an mtu of somebody else: got %v, want code 103", err)
+	}
+}
+
 // TestTuningTwiceFails: a second entry that fails takes back its own settings, and
 // the first one's are still restored at DEL; also where it is killed.
 func TestTuningTwiceFails(t *testing.T) {

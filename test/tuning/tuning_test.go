@@ -253,6 +253,40 @@ func TestTuningCheck(t *testing.T) {
 	u.Must(u.call("CHECK", `"promisc": false`)) // which asks for nothing
 }
 
+// TestTuningFormOfTheKernel: a sysctl that the kernel shows in another form than it was written
+// in is as CHECK expects it, and is restored; a value of somebody else is neither.
+func TestTuningFormOfTheKernel(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ sysctl, value, shown, others string }{
+		{"net.ipv4.ip_local_reserved_ports", "8080,80,81", "80-81,8080", "90"},
+		{"net.ipv4.conf.all.arp_filter", "0x1", "1", "2"},
+		{"net.ipv6.conf.IFNAME.stable_secret", "2001:DB8::1", "2001:0db8:0000:0000:0000:0000:0000:0001", "2001:db8::2"},
+	} {
+		u := newTuned(t)
+		name := strings.Replace(test.sysctl, "IFNAME", "eth0", 1)
+		show := func() string {
+			out, _ := u.c.Run(host.Command{Args: []string{"sysctl", "-n", name}}) // stable_secret cannot be read before it is set
+			return strings.TrimSpace(out.Stdout)
+		}
+		before := show()
+		keys := fmt.Sprintf(`"sysctl": {%q: %q}`, test.sysctl, test.value)
+		u.Must(u.call("ADD", keys))
+		if got := show(); got != test.shown {
+			t.Fatalf("%s: got %q, want %q", name, got, test.shown)
+		}
+		u.Must(u.call("CHECK", keys))
+		u.c.MustRun("sysctl", "-qw", name+"="+test.others)
+		if err := u.Exec(u.call("CHECK", keys)).Err(); host.CodeOf(err) != 103 {
+			t.Errorf("%s with another value: got %v, want code 103", name, err)
+		}
+		u.c.MustRun("sysctl", "-qw", name+"="+test.shown)
+		u.Must(u.call("DEL", keys))
+		if got := show(); before != "" && got != before {
+			t.Errorf("%s after DEL: got %q, want %q", name, got, before)
+		}
+	}
+}
+
 func TestTuningGC(t *testing.T) {
 	t.Parallel()
 	u := newTuned(t)
@@ -297,6 +331,10 @@ func TestTuningSaysWhy(t *testing.T) {
 	}{
 		{"no prevResult", without, 7, "prevResult: missing"},
 		{"unknown sysctl", u.call("ADD", `"sysctl": {"net.core.none": "1"}`), 7, "the container has no net/core/none"},
+		{"a directory of sysctls", u.call("ADD", `"sysctl": {"net.ipv4": "1"}`), 7, "the container has no net/ipv4"},
+		{"a value that the kernel refuses", u.call("ADD", `"mtu": 1400, "sysctl": {"net.ipv4.ip_forward": "yes"}`), 7, `sysctl: net/ipv4/ip_forward: the kernel does not take "yes"`},
+		{"an mtu that the kernel refuses", u.call("ADD", `"promisc": true, "mtu": 65536`), 7, `mtu: the kernel does not take "65536"`},
+		{"the MAC of another kind of link", u.call("ADD", `"mac": "0a:58:0a:01:00:07:00:01"`), 7, "has 8 octets, and that of eth0"},
 		{"sysctl outside net", u.call("ADD", `"sysctl": {"kernel.panic": "1"}`), 7, "kernel.panic"},
 		{"STATUS", u.call("STATUS", `"sysctl": {"kernel.panic": "1"}`), 7, "kernel.panic"},
 		{"CHECK", u.call("CHECK", `"mtu": 1400`), 103, "want 1400, have 1500"},

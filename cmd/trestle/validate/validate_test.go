@@ -91,7 +91,7 @@ func TestProblems(t *testing.T) {
 		{"a number in a list of texts", plugin(hostLocal + `, "dns": {"nameservers": ["192.0.2.1", 7]}`), []string{`a.conflist:2:116: plugins[0].dns.nameservers: a list with the number 7, where it takes a list of texts`}},
 
 		{"a value that the plugin refuses", plugin(hostLocal + `, "vlan": 99999`), []string{"a.conflist:2:101: plugins[0].vlan: 99999 is out of bounds; use 1 to 4094, or 0 for none"}},
-		{"one that the IPAM plugin refuses", plugin(`"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}`), []string{"a.conflist:2:100: plugins[0].ipam.ranges[0][0].gateway: 10.2.0.1 is outside 10.1.0.0/24"}},
+		{"one that the IPAM plugin refuses", plugin(`"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}]]}`), []string{"a.conflist:2:100: plugins[0].ipam.ranges[0][0].gateway: 10.2.0.1 is outside 10.1.0.0/24; name an address of the subnet, or 0.0.0.0 or :: for none"}},
 		{"one that portmap refuses", plugin(`"type": "portmap", "backend": "pf", "capabilities": {"portMappings": true}`), []string{`a.conflist:2:32: plugins[0].backend: unknown backend "pf"; use "nftables", "iptables", or leave it out`}},
 
 		{"no capabilities", plugin(`"type": "portmap"`), []string{`a.conflist:2:1: plugins[0].capabilities: "capabilities": {"portMappings": true} is missing: without it runtimes send nothing, and the plugin does nothing`}},
