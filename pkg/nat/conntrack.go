@@ -12,8 +12,7 @@ import (
 	"github.com/trestle-cni/trestle/pkg/dump"
 )
 
-// stale says whether a tracked UDP flow to a mapping's host address and port is to be
-// deleted.
+// stale says whether a tracked flow to a mapping's host address and port is to be deleted.
 type stale func(f flow, m Mapping) bool
 
 // staleAtAdd selects flows that do not lead to the container: they began before the mapping,
@@ -23,20 +22,21 @@ func staleAtAdd(f flow, m Mapping) bool { return !staleAtDel(f, m) }
 // staleAtDel selects flows that lead to the container.
 func staleAtDel(f flow, m Mapping) bool { return f.answers == m.Container }
 
-// forgetFlows deletes stale UDP flows to the mappings from conntrack. TCP does not need
-// that, since a new connection is a new flow: without UDP ports the kernel is not asked.
-// With many flows it takes a while, so callers hold no lock.
+// forgetFlows deletes stale flows to the mappings from conntrack: of UDP, and of SCTP, whose
+// clients keep their port, and begin an association anew within its flow. TCP does not need that,
+// since a new connection is a new flow: with ports of TCP alone the kernel is not asked. With many
+// flows it takes a while, so callers hold no lock.
 func forgetFlows(mappings []Mapping, stale stale) error {
-	udp := slices.DeleteFunc(slices.Clone(mappings), func(m Mapping) bool { return m.Protocol != UDP })
-	if len(udp) == 0 {
+	mappings = slices.DeleteFunc(slices.Clone(mappings), func(m Mapping) bool { return m.Protocol == TCP })
+	if len(mappings) == 0 {
 		return nil
 	}
 	tracker, err := openTracker()
 	if err == nil {
-		err = errors.Join(forgetFlowsBy(tracker, udp, stale), tracker.close())
+		err = errors.Join(forgetFlowsBy(tracker, mappings, stale), tracker.close())
 	}
 	if err != nil {
-		return fmt.Errorf("delete stale UDP flows to mapped ports: %w", err)
+		return fmt.Errorf("delete stale flows to mapped ports: %w", err)
 	}
 	return nil
 }
@@ -78,24 +78,28 @@ func (t *tracker) deleteAll(f family, flows []flow, gone func(flow) (bool, error
 // maxQuestions bounds the requests: the kernel goes through all flows for each.
 const maxQuestions = 8
 
-// questions returns the filters to list flows by: one for each port, or a single one for all
-// of UDP if there are many ports.
+// questions returns the filters to list flows by: one for each port, or one for each protocol if
+// there are many ports.
 func questions(mappings []Mapping) []flowFilter {
-	var filters []flowFilter
-	for _, m := range mappings {
-		if f := (flowFilter{port: m.Host.Port()}); !slices.Contains(filters, f) {
-			filters = append(filters, f)
+	var ports, protocols []flowFilter
+	add := func(to *[]flowFilter, f flowFilter) {
+		if !slices.Contains(*to, f) {
+			*to = append(*to, f)
 		}
 	}
-	if len(filters) > maxQuestions {
-		return []flowFilter{{}}
+	for _, m := range mappings {
+		add(&ports, flowFilter{m.Protocol.number(), m.Host.Port()})
+		add(&protocols, flowFilter{protocol: m.Protocol.number()})
 	}
-	return filters
+	if len(ports) > maxQuestions {
+		return protocols
+	}
+	return ports
 }
 
 func isStale(f flow, mappings []Mapping, hosts *hostAddresses, stale stale) (bool, error) {
 	for _, m := range mappings {
-		if f.protocol != UDP.number() || f.to.Port() != m.Host.Port() || !stale(f, m) {
+		if f.protocol != m.Protocol.number() || f.to.Port() != m.Host.Port() || !stale(f, m) {
 			continue
 		}
 		reaches, err := hosts.reaches(f.to.Addr(), m)

@@ -25,8 +25,11 @@ type flow struct {
 	key map[uint16][]byte
 }
 
-// flowFilter selects UDP flows: those to a port, or all if it is 0.
-type flowFilter struct{ port uint16 }
+// flowFilter selects a protocol's flows: those to a port, or all if it is 0.
+type flowFilter struct {
+	protocol byte
+	port     uint16
+}
 
 // From linux/netfilter/nfnetlink_conntrack.h; the bits of a filter are from
 // net/netfilter/nf_internals.h.
@@ -106,7 +109,7 @@ func (filter flowFilter) encode() ([]byte, error) {
 	a := netlink.NewAttributeEncoder()
 	a.Nested(ctaTupleOrig, func(a *netlink.AttributeEncoder) error {
 		a.Nested(ctaTupleProto, func(a *netlink.AttributeEncoder) error {
-			a.Uint8(ctaProtoNumber, UDP.number())
+			a.Uint8(ctaProtoNumber, filter.protocol)
 			if filter.port != 0 {
 				a.Bytes(ctaProtoDestination, binary.BigEndian.AppendUint16(nil, filter.port))
 			}

@@ -25,7 +25,7 @@ func TestLayout(t *testing.T) {
 	}{
 		{masquerade, "masquerade 3: 9cd583e332b60dbe"},
 		{portsTable(), "ports 2: cc58fdf1ff0d38a3"},
-		{loopbackTable(), "loopback 2: bbd162e2cad5d8f9"},
+		{loopbackTable(), "loopback 3: 63b9e1be6b516b5d"},
 	} {
 		golden.Layout(t, test.table.Key, test.table.Text(), test.want)
 	}

@@ -45,7 +45,7 @@ const masqueradeMark = 1 << defaultMarkBit
 const (
 	masqueradeLayout = "masquerade 3"
 	portsLayout      = "ports 2"
-	loopbackLayout   = "loopback 2"
+	loopbackLayout   = "loopback 3"
 )
 
 func inetTable() nft.Table { return nft.Table{Family: nftables.TableFamilyINet, Name: "trestle"} }
@@ -139,7 +139,8 @@ func outsideRules() []nft.Rule {
 // after them:
 //
 //	chain loopback_output { ip saddr 127.0.0.1, to a mapped port: ip saddr set the host's address on the container's network }
-//	chain loopback_input  { ip saddr 127.0.0.0/8, translated, not from lo: ip daddr set 127.0.0.1 }
+//	chain loopback_input  { ip saddr 127.0.0.0/8, translated, not from lo: ip daddr set 127.0.0.1
+//	                        an ICMP error about a packet to 127.0.0.0/8, translated: so there, and as that packet's source }
 //
 // Forwarded packets pass neither chain. Both backends use it. IPv6 has no such chains: ::1
 // cannot be mapped.
@@ -152,6 +153,9 @@ func loopbackTable() nft.Table {
 		{Name: loopbackAddresses, Key: []nftables.SetDatatype{proto, address, port}, Data: []nftables.SetDatatype{address}},
 	}
 	local := nft.Join(f.isFamily(), f.saddr(), equal(loopback4().AsSlice()), f.daddr(1), within(f.loopback, expr.CmpOpEq))
+	failed := nft.Join(meta(expr.MetaKeyL4PROTO, 1), equal([]byte{unix.IPPROTO_ICMP}),
+		payload(expr.PayloadBaseTransportHeader, failedDestination, 4, 1), within(f.loopback, expr.CmpOpEq), isRelated(), isTranslated(expr.CmpOpNeq))
+	client := []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}
 	lookup := func(set string) []expr.Any {
 		return []expr.Any{&expr.Lookup{SourceRegister: 1, SetName: set, DestRegister: 1, IsDestRegSet: true}}
 	}
@@ -171,7 +175,8 @@ func loopbackTable() nft.Table {
 			Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource + 1),
 		}, Rules: []nft.Rule{
 			rule(mappedComment, f.isFamily(), f.saddr(), within(f.loopback, expr.CmpOpEq), meta(expr.MetaKeyIIFNAME, 1), notEqual(nft.InterfaceKey("lo")),
-				isTranslated(expr.CmpOpNeq), []expr.Any{&expr.Immediate{Register: 1, Data: loopback4().AsSlice()}}, f.setAddress(16)),
+				isTranslated(expr.CmpOpNeq), client, f.setAddress(16)),
+			rule(mappedComment, failed, f.isFamily(), client, f.setAddress(16), client, setFailedSource()), // in nft's order
 		}},
 	}
 	return t
@@ -248,8 +253,36 @@ func isTranslated(op expr.CmpOp) []expr.Any {
 	}
 }
 
+// isRelated is "ct state related".
+func isRelated() []expr.Any {
+	const related = 1 << 2 // NF_CT_STATE_BIT(IP_CT_RELATED), linux/netfilter/nf_conntrack_common.h
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		bits(related),
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
+	}
+}
+
 func bits(mask uint32) expr.Any {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4)}
+}
+
+// Offsets in an ICMP error of fields of the packet that it is about (RFC 792; RFC 791, 3.1).
+const (
+	failedChecksum    = 8 + 10
+	failedSource      = 8 + 12
+	failedDestination = 8 + 16
+)
+
+// setFailedSource writes register 1 as the source of the packet that an ICMP error is about: its
+// client looks for a socket by that. The checksum in that packet's header is updated, so that the
+// sum of both is as before, and ICMP's own right. nft(8) cannot say so: if it loads what it has
+// printed, the error has a wrong checksum, and the client waits for an answer.
+func setFailedSource() []expr.Any {
+	return []expr.Any{&expr.Payload{
+		OperationType: expr.PayloadWrite, SourceRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: failedSource, Len: 4,
+		CsumType: expr.CsumTypeInet, CsumOffset: failedChecksum,
+	}}
 }
 
 // elements returns the elements of the port mappings in the nftables backend, each once.

@@ -9,9 +9,12 @@
 package rawfile
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,8 +96,10 @@ func Write(path string, data []byte, mode uint32) error {
 	return nil
 }
 
-// Replace replaces the file at path: after an error, or a kill, it is the former one. The
-// content is written to fresh, in the same directory, which is then renamed.
+// Replace replaces the file at path, which is text: after an error, or a kill, it is the former
+// one. The content is written to fresh, in the same directory, which is then renamed. If the file
+// system has no room for that, the former file is written over, as far as its room goes: so DEL
+// can shorten a record on a full /run, where containers have to be deleted.
 func Replace(path, fresh string, data []byte, mode uint32) error {
 	err := Write(fresh, data, mode)
 	if err == nil {
@@ -106,7 +111,31 @@ func Replace(path, fresh string, data []byte, mode uint32) error {
 	if left := os.Remove(fresh); !errors.Is(left, fs.ErrNotExist) {
 		err = errors.Join(err, left)
 	}
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && writeOver(path, data) == nil {
+		return nil
+	}
 	return err
+}
+
+// writeOver puts text over that of the file at path, if it has the room. Until the file is cut
+// off, line feeds fill what the new text is shorter by: one write of no more than a page is done
+// or not, whatever kills us (generic_perform_write, mm/filemap.c).
+func writeOver(path string, data []byte) error {
+	fd, size, err := openRegular(path, unix.O_WRONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	if err = unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, int64(max(len(data), 1))); err == nil {
+		filled := append(slices.Clip(data), bytes.Repeat([]byte("\n"), max(int(size)-len(data), 0))...)
+		var n int
+		if n, err = unix.Pwrite(fd, filled, 0); err == nil && n < len(filled) {
+			err = io.ErrShortWrite
+		}
+		if err == nil {
+			err = unix.Ftruncate(fd, int64(len(data)))
+		}
+	}
+	return errors.Join(err, unix.Close(fd))
 }
 
 // Names are the names in the directory at path, in no order. The error is an *fs.PathError.

@@ -85,8 +85,8 @@ func (s Store) Path(place string, o cni.Owner) string {
 	return filepath.Join(s.dir, place, o.Network, key(o))
 }
 
-// Write writes the record atomically, and links from its Shares. If the process is killed
-// meanwhile, the former record is still there.
+// Write writes the record atomically (rawfile.Replace), and links from its Shares. If the process
+// is killed meanwhile, the former record is still there.
 func Write[T any](s Store, place string, r Record[T]) error {
 	r.Version = Version
 	data, err := cni.MarshalOnce(r)
