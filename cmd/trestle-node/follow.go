@@ -149,7 +149,11 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		return err
 	}
 	if fine {
-		if a.member.State.Suspect != "" || len(a.missing) > 0 {
+		switch {
+		case len(a.missing) > 0 && a.listing.View.Complete && a.member.State.Suspect == "":
+			a.listing.AtBeat = true // what was watched is the list: a thousand hosts need not ask for it
+			return a.believe()
+		case len(a.missing) > 0 || a.member.State.Suspect != "":
 			return a.list(ctx, st)
 		}
 		a.show() // containers with addresses of lost subnets may have ended
