@@ -131,8 +131,12 @@ func (a *agent) checkClone(data []byte) error {
 	elsewhere := !slices.ContainsFunc(other.Underlay, func(p netip.Prefix) bool { return slices.Contains(mine, p) })
 	if other.Instance != instance && elsewhere && len(other.Underlay) > 0 {
 		a.refused.Store(true)
-		return fmt.Errorf("node %s is alive at %v, and this host is %v; was its disk copied? trestle node reset-id makes this one a host of its own",
-			a.member.State.ID, other.Underlay, mine)
+		if len(mine) == 0 {
+			return fmt.Errorf("%w; a node with its id is alive at %v", errNoUplink, other.Underlay)
+		}
+		return fmt.Errorf("node %s is alive at %v, and this host is %v; if its disk was copied, trestle node reset-id makes this one a host of its own; "+
+			"if it has just been started with another address, this ends by itself when the last sign of life is older than %v",
+			a.member.State.ID, other.Underlay, mine, a.settings.Alive.Duration)
 	}
 	return nil
 }

@@ -62,6 +62,9 @@ func newMember(s settings, st cluster.State, save func(cluster.State) error) *cl
 // errLeft is the error of a session after which run returns.
 var errLeft = errors.New("this host has left")
 
+// errNoUplink is for a host that cannot say where others reach it.
+var errNoUplink = errors.New("this host has no uplink yet")
+
 // run follows the store until ctx ends or this host has left. It begins when the kernel has
 // been configured from the state on disk.
 func (a *agent) run(ctx context.Context) {
@@ -188,7 +191,7 @@ func (a *agent) self() cluster.Node {
 
 func (a *agent) reconcile(ctx context.Context, st store) error {
 	if len(a.kernel.currentUplink().Addresses) == 0 {
-		return errors.New("this host has no uplink yet")
+		return errNoUplink
 	}
 	lost := len(a.member.State.Lost)
 	err := a.member.Reconcile(ctx, st, a.self())

@@ -29,9 +29,11 @@ func (s *askedStore) Watch(context.Context, string, int64, func([]cluster.Change
 	return errors.New("watched")
 }
 
-func (s *askedStore) Announce(context.Context, string, []byte) error { return errors.New("announced") }
-func (s *askedStore) Describe() string                               { return "askedStore" }
-func (s *askedStore) Close() error                                   { return nil }
+func (s *askedStore) Announce(context.Context, string, []byte, func()) error {
+	return errors.New("announced")
+}
+func (s *askedStore) Describe() string { return "askedStore" }
+func (s *askedStore) Close() error     { return nil }
 
 // TestOutdatedAsksLittle: an agent that is too old for its cluster, and has no subnet to keep,
 // asks for no list of hosts or claims each time that it tries again.

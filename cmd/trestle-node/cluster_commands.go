@@ -413,21 +413,28 @@ gives up its subnets when it hears of that, and its containers must be restarted
 	return cmd
 }
 
-// nodeID is the id of the host with this name; a name that no host has is taken for an id.
+// nodeID is the id of the host with this name; a name that no host has is taken for an id. One that
+// is kept for a host of another name now is refused: that host may be alive.
 func nodeID(ctx context.Context, st store, name string) (string, error) {
 	view, err := st.Get(ctx, cluster.PrefixNames+name, cluster.PrefixNodes)
 	if err != nil {
 		return "", err
 	}
-	if value, ok := view.Keys[cluster.PrefixNames+name]; ok {
-		return string(value.Data), nil
-	}
-	for id, n := range cluster.NewListing(view).Nodes {
+	nodes := cluster.NewListing(view).Nodes
+	for id, n := range nodes {
 		if n.Name == name {
 			return id, nil
 		}
 	}
-	return name, nil
+	value, ok := view.Keys[cluster.PrefixNames+name]
+	if !ok {
+		return name, nil
+	}
+	id := string(value.Data)
+	if n, listed := nodes[id]; listed {
+		return "", fmt.Errorf("the name %s is kept for node %s, which is %s now; if that is the host which is dead, give its id", name, id, n.Name)
+	}
+	return id, nil
 }
 
 func newRestoreCommand() *cobra.Command {

@@ -352,16 +352,17 @@ func (s *etcdStore) Watch(ctx context.Context, prefix string, after int64, chang
 }
 
 // Announce writes the key under a lease, and keeps that alive until ctx ends.
-func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) error {
+func (s *etcdStore) Announce(ctx context.Context, key string, value []byte, given func()) error {
 	grant, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	lease, err := s.Client.Grant(grant, int64(max(s.alive/time.Second, 1)))
 	if err != nil {
-		return s.failed(grant, "grant a lease", err)
+		return s.unannounced(grant, "grant a lease", err)
 	}
 	if _, err := s.Client.Put(grant, s.Prefix+key, string(value), clientv3.WithLease(lease.ID)); err != nil {
-		return s.failed(grant, "write "+key, err)
+		return s.unannounced(grant, "write "+key, err)
 	}
+	given()
 	answers, err := s.Client.KeepAlive(ctx, lease.ID)
 	if err != nil {
 		return s.failed(ctx, "keep a lease", err)
@@ -375,6 +376,16 @@ func (s *etcdStore) Announce(ctx context.Context, key string, value []byte) erro
 		return ctx.Err()
 	}
 	return s.failed(ctx, "keep a lease", errors.New("it ended"))
+}
+
+// unannounced is failed, and errNoSign where etcd takes no writes for lack of space, or none of
+// this key from this user: it answers, and what it has can be followed.
+func (s *etcdStore) unannounced(ctx context.Context, what string, err error) error {
+	failed := s.failed(ctx, what, err)
+	if code := codeOf(err); code == codes.ResourceExhausted || code == codes.PermissionDenied {
+		return fmt.Errorf("%w: %w", errNoSign, failed)
+	}
+	return failed
 }
 
 // isMissing says whether an error means that a file does not exist.

@@ -214,7 +214,8 @@ func (s *fileStore) Watch(ctx context.Context, _ string, _ int64, _ func([]clust
 }
 
 // Announce writes nothing: a file has no signs of life. It only waits for ctx to end.
-func (s *fileStore) Announce(ctx context.Context, _ string, _ []byte) error {
+func (s *fileStore) Announce(ctx context.Context, _ string, _ []byte, given func()) error {
+	given()
 	<-ctx.Done()
 	return ctx.Err()
 }

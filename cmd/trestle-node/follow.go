@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"time"
 
 	"github.com/trestle-cni/trestle/pkg/cluster"
+	"github.com/trestle-cni/trestle/pkg/cni"
 )
 
 // follow is the session's main loop: it handles changes of peers, heartbeats, a changed
@@ -24,7 +26,7 @@ func (a *agent) follow(ctx context.Context, st store) error {
 			}
 		})
 	}()
-	go func() { failed <- st.Announce(ctx, key, sign) }()
+	go func() { failed <- a.announce(ctx, st, key, sign) }()
 	a.beats = 0
 	beat := time.NewTimer(a.nextBeat())
 	defer beat.Stop()
@@ -55,6 +57,24 @@ func (a *agent) follow(ctx context.Context, st store) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// announce gives a sign of life until that fails. A store that refuses it answers all the same,
+// and is followed: it is asked again after a heartbeat.
+func (a *agent) announce(ctx context.Context, st store, key string, sign []byte) error {
+	told := false
+	for {
+		err := st.Announce(ctx, key, sign, func() { a.board.problem("life") })
+		if !errors.Is(err, errNoSign) || ctx.Err() != nil {
+			return err
+		}
+		text := cni.Plain(err).Error()
+		if a.board.problem("life", text); !told {
+			a.log.Warn(text)
+		}
+		told = true
+		pause(ctx, a.nextBeat())
 	}
 }
 
@@ -129,7 +149,11 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		return err
 	}
 	if fine {
-		if a.member.State.Suspect != "" || len(a.missing) > 0 {
+		switch {
+		case len(a.missing) > 0 && a.listing.View.Complete && a.member.State.Suspect == "":
+			a.listing.AtBeat = true // what was watched is the list: a thousand hosts need not ask for it
+			return a.believe()
+		case len(a.missing) > 0 || a.member.State.Suspect != "":
 			return a.list(ctx, st)
 		}
 		a.show() // containers with addresses of lost subnets may have ended

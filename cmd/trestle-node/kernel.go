@@ -38,7 +38,9 @@ type kernel struct {
 	// changed says that the kernel has changed, and not only what is wanted.
 	changed atomic.Bool
 
-	key  wgtypes.Key   // WireGuard's
+	key      wgtypes.Key    // WireGuard's
+	underlay []netip.Prefix // the addresses that were published before this start
+
 	host *overlay.Host // used by the goroutine alone
 	last overlay.State // what was applied last: others have made any difference from it
 	mtu  int           // the MTU that containers' were last compared with
@@ -64,9 +66,10 @@ type wanted struct {
 	gone bool
 }
 
-func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel {
+func newKernel(s settings, key wgtypes.Key, published []netip.Prefix, b *board, log *slog.Logger) *kernel {
 	return &kernel{
 		key:      key,
+		underlay: published,
 		settings: s,
 		log:      log,
 		board:    b,
@@ -130,6 +133,12 @@ func (k *kernel) currentUplink() overlay.Uplink {
 	return k.uplink
 }
 
+func (k *kernel) pools() []netip.Prefix {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.want.config.Pools()
+}
+
 // debounceTime collects events that come together into one comparison.
 const debounceTime = 50 * time.Millisecond
 
@@ -142,6 +151,7 @@ func (k *kernel) run(ctx context.Context) error {
 	}
 	k.host = host
 	host.SetKey(k.key)
+	host.SetUnderlay(k.underlay)
 	defer func() { _ = host.Close() }() // only sockets are closed
 	k.apply("start")
 	close(k.done)
@@ -189,7 +199,8 @@ func (k *kernel) listen(ctx context.Context) {
 			case <-listening.Done():
 			}
 		}()
-		if err := overlay.Events(listening, k.currentUplink().Name, k.compare); err != nil {
+		of := overlay.Interest{Uplink: k.currentUplink().Name, Pools: k.pools}
+		if err := overlay.Events(listening, of, k.compare); err != nil {
 			k.log.Warn("listen to the kernel, again", "error", err)
 			pause(ctx, time.Second)
 		}
@@ -392,7 +403,7 @@ func (k *kernel) report(w wanted, state overlay.State, problems []string, err er
 	uplink := k.uplink
 	k.mu.Unlock()
 	mtu := w.config.MTU
-	if mtu == 0 {
+	if mtu == 0 && uplink.MTU != 0 {
 		mtu = overlay.MTU(k.selfOf(w, uplink), peersOf(w.peers))
 	}
 	strangers, strangersErr := k.host.Strangers()

@@ -334,7 +334,8 @@ func sameValue(a, b cluster.Value) bool {
 
 // Announce writes nothing: the kubelet reports that a node is alive. It only waits for ctx to
 // end.
-func (s *kubernetesStore) Announce(ctx context.Context, _ string, _ []byte) error {
+func (s *kubernetesStore) Announce(ctx context.Context, _ string, _ []byte, given func()) error {
+	given()
 	<-ctx.Done()
 	return ctx.Err()
 }

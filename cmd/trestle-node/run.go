@@ -122,7 +122,7 @@ func newAgent(log *slog.Logger) (*agent, error) {
 	}
 	b := &board{status: hosts.Status{ID: id, Name: s.Name, State: hosts.Starting, Store: hosts.Store{Since: time.Now().UTC()}}}
 	return &agent{
-		settings: s, log: log, board: b, kernel: newKernel(s, key, b, log),
+		settings: s, log: log, board: b, kernel: newKernel(s, key, state.Self.Underlay, b, log),
 		logged: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),

@@ -64,7 +64,7 @@ func (b *board) write(always bool) {
 	}
 	b.noted = false
 	b.status.Problems = nil
-	for _, who := range []string{"store", "uplink", "peers", "kernel", "conflist", "mtu"} {
+	for _, who := range []string{"store", "life", "uplink", "peers", "kernel", "conflist", "mtu"} {
 		b.status.Problems = append(b.status.Problems, b.problems[who]...)
 	}
 	b.status.PID, b.status.Updated = os.Getpid(), time.Now().UTC()

@@ -12,9 +12,10 @@ import (
 type store interface {
 	cluster.Store
 	io.Closer
-	// Announce keeps this host's sign of life in the store until ctx ends. It returns when ctx
-	// has ended, or with the reason why it could not go on.
-	Announce(ctx context.Context, key string, value []byte) error
+	// Announce keeps this host's sign of life in the store until ctx ends, and calls given when
+	// it is there. It returns when ctx has ended, or with the reason why it could not go on:
+	// errNoSign where the store answers, and refuses it.
+	Announce(ctx context.Context, key string, value []byte, given func()) error
 	// Describe names the store for people.
 	Describe() string
 }
@@ -22,6 +23,9 @@ type store interface {
 // errChanged is the error of a Watch that noticed a change and cannot say what has changed:
 // the session starts again.
 var errChanged = errors.New("the store has changed")
+
+// errNoSign is the error of an Announce that the store has refused.
+var errNoSign = errors.New("this host counts as down, since the store takes no sign of life from it")
 
 func openStore(s settings) (store, error) {
 	if s.Etcd != nil {

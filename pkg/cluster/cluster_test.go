@@ -380,6 +380,45 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// TestRenamed: the name that a host had before is free, even if the answer was lost; one that
+// another host took meanwhile stays that one's.
+func TestRenamed(t *testing.T) {
+	t.Parallel()
+	store, hosts := newCluster(t, "a", "b")
+	a := hosts[0]
+	a.State.Name = "c"
+	if err := a.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	names := func() string {
+		view, err := store.Get(t.Context(), cluster.PrefixNames)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for name, value := range view.Under(cluster.PrefixNames) {
+			all = append(all, name+" is "+string(value.Data))
+		}
+		slices.Sort(all)
+		return strings.Join(all, ", ")
+	}
+	if got, want := names(), "b is id-b, c is id-a"; got != want {
+		t.Errorf("renamed: got %s, want %s", got, want)
+	}
+	other := newHost(store, "a")
+	other.State.ID = "id-other"
+	if err := other.reconcile(); err != nil {
+		t.Errorf("another host with the former name: %v", err)
+	}
+	a.State.Self.Name = "a" // the answer was lost
+	if err := a.reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := names(), "a is id-other, b is id-b, c is id-a"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
 // TestFenced: a host that comes back after its subnets were released and claimed by another.
 func TestFenced(t *testing.T) {
 	t.Parallel()

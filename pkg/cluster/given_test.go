@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -142,8 +143,64 @@ func TestGivenRestored(t *testing.T) {
 		t.Errorf("got peers %v, want b, though it is missing", a.peers())
 	}
 	a.State.Suspect = ""
-	if a.State.Believe(listing()); len(a.peers()) != 0 {
-		t.Errorf("got peers %v, want none: the list says so", a.peers())
+	for _, test := range []struct {
+		name   string
+		atBeat bool
+		want   int
+	}{{"changed", false, 1}, {"at a heartbeat", true, 1}, {"changed again", false, 1}, {"at the next heartbeat", true, 0}} {
+		l := listing()
+		l.AtBeat = test.atBeat
+		if a.State.Believe(l); len(a.peers()) != test.want {
+			t.Errorf("%s: got peers %v, want %d: the list says so at two heartbeats", test.name, a.peers(), test.want)
+		}
+	}
+}
+
+// TestGivenDeletedOneByOne: most of the nodes, deleted one after the other, make a host suspect the
+// list before it has believed it; a few are gone after a while, and one that is back is not.
+func TestGivenDeletedOneByOne(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ deleted, back, want int }{{6, 0, 8}, {3, 0, 5}, {3, 1, 6}, {4, 0, 4}, {5, 5, 8}} {
+		g, a := newGiven(t)
+		if err := a.settleWith(g); err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for i := range 8 {
+			b := newHost(g.memory, fmt.Sprint("b", i))
+			g.give(t, b.State.ID, fmt.Sprintf("10.0.%d.0/24", 10+i), fmt.Sprintf("fd00:0:0:%d::/64", 10+i))
+			if err := b.settleWith(g); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, cluster.PrefixNodes+b.State.ID)
+		}
+		look := func(atBeat bool) {
+			view, err := g.Get(t.Context(), cluster.PrefixNodes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := cluster.NewListing(view)
+			l.AtBeat = atBeat
+			a.State.Believe(l)
+		}
+		look(false)
+		had := map[string]cluster.Value{}
+		for _, id := range ids[:test.deleted] {
+			had[id] = g.keys[id]
+			delete(g.keys, id)
+			look(false)
+			look(id == ids[1]) // a heartbeat comes between
+		}
+		for _, id := range ids[:test.back] {
+			g.keys[id] = had[id]
+			look(false)
+		}
+		for range 2 {
+			look(true)
+		}
+		if len(a.peers()) != test.want || (a.State.Suspect != "") != (test.want == 8 && test.back == 0) {
+			t.Errorf("%d deleted, %d back: got peers %v, suspect %q, want %d", test.deleted, test.back, a.peers(), a.State.Suspect, test.want)
+		}
 	}
 }
 

@@ -63,8 +63,12 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 		return ErrLeaving
 	}
 	unsure := 0
+	ask := []string{KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes + m.State.ID, PrefixNames + m.State.Name}
+	if former := m.State.Self.Name; former != "" && former != m.State.Name {
+		ask = append(ask, PrefixNames+former)
+	}
 	for range reconcileTries {
-		view, err := store.Get(ctx, KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes+m.State.ID, PrefixNames+m.State.Name)
+		view, err := store.Get(ctx, ask...)
 		if err != nil {
 			return err
 		}
@@ -392,7 +396,8 @@ func tombstones(view View) []Tombstone {
 	return all
 }
 
-// checkName refuses a name that another host has, and claims one that nobody has.
+// checkName refuses a name that another host has, and claims one that nobody has. A name that
+// this host had before is anybody's again: whoever releases it would mean another host.
 func (m *Member) checkName(view View, txn *Txn) error {
 	key := PrefixNames + m.State.Name
 	value, taken := view.Keys[key]
@@ -406,6 +411,11 @@ func (m *Member) checkName(view View, txn *Txn) error {
 	if !taken {
 		txn.absent(key)
 		txn.put(key, []byte(m.State.ID))
+	}
+	former := PrefixNames + m.State.Self.Name
+	if had, ok := view.Keys[former]; ok && former != key && string(had.Data) == m.State.ID {
+		txn.unchanged(former, had)
+		txn.delete(former)
 	}
 	return nil
 }

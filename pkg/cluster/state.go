@@ -41,6 +41,9 @@ type State struct {
 	Leaving bool `json:"leaving,omitempty"`
 	// Told says that the store knows that this host is leaving.
 	Told bool `json:"told,omitempty"`
+
+	// missed are the peers that were missing at the last heartbeat: see Believe.
+	missed map[string]bool
 }
 
 // ReadState reads a file of SaveState. A missing file is an empty state.

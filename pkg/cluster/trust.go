@@ -14,6 +14,8 @@ type Listing struct {
 	Nodes      map[string]Node
 	Unreadable map[string]error
 	released   map[string]tombstone // by the claims' keys
+	// AtBeat says that this is how the list is at a heartbeat, rather than after a change.
+	AtBeat bool
 }
 
 // NewListing reads a view of PrefixNodes and PrefixReleased.
@@ -40,6 +42,7 @@ func (l *Listing) Release(view View) {
 // Apply applies changes of nodes' records. gone says that one was deleted: then the caller
 // reads the tombstones as well (Release).
 func (l *Listing) Apply(changes []Change) (gone bool) {
+	l.AtBeat = false
 	for _, c := range changes {
 		id := c.Key[len(PrefixNodes):]
 		if c.Data == nil && c.Err == nil {
@@ -84,10 +87,12 @@ type Verdict struct {
 // listed any more is only gone with a proof for each of its subnets, a tombstone with the
 // claim's nonce or another owner, or because the list is Complete. While the store is suspect
 // no peer is gone. It becomes suspect when more than half of the peers, and at least three,
-// are gone at once without a proof, or at all from a Complete list.
+// are gone at once without a proof, or at all from a Complete list. Who deletes many from such a
+// list does so one by one: a peer is gone from it if it is missing at two heartbeats. An
+// administrator's own list (Fixed) is replaced whole.
 func (s *State) Believe(l *Listing) Verdict {
 	var v Verdict
-	next := map[string]Node{}
+	next, missed := map[string]Node{}, map[string]bool{}
 	for id, n := range l.Nodes {
 		if id != s.ID {
 			next[id] = n
@@ -98,12 +103,15 @@ func (s *State) Believe(l *Listing) Verdict {
 		if _, listed := next[held.ID]; listed {
 			continue
 		}
-		if s.Suspect == "" && s.isGone(held, l) {
+		waits := l.View.Complete && !l.View.Fixed && !(l.AtBeat && s.missed[held.ID])
+		if s.Suspect == "" && s.isGone(held, l) && !waits {
 			continue
 		}
+		missed[held.ID] = l.AtBeat || s.missed[held.ID]
 		next[held.ID] = held
 		v.Missing = append(v.Missing, held.ID)
 	}
+	s.missed = missed
 	slices.Sort(v.Missing)
 	for _, id := range slices.Sorted(maps.Keys(l.Unreadable)) {
 		v.Problems = append(v.Problems, fmt.Sprintf("the record of node %s cannot be read, and is ignored: %v", id, l.Unreadable[id]))

@@ -50,7 +50,7 @@ func (h *Host) applyDevices(c Changes) (index int, err error) {
 	return link.Attrs().Index, h.applyAddresses(c, link)
 }
 
-// raise sets MTU and alias, and the MAC of the VXLAN device, and brings the device up. The
+// raise sets MTU and alias, and the MAC of the VXLAN device, and brings the device up (works). The
 // kernel is told to make no link-local address: the peers are permanent neighbours, and
 // nobody asks for one.
 func (h *Host) raise(link netlink.Link, c Changes) error {
@@ -61,6 +61,7 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 	}{
 		{"set the MTU of", nil},
 		{"set the alias of", func() error { return h.nl.LinkSetAlias(link, alias) }},
+		{"free from its master", func() error { return h.nl.LinkSetNoMaster(link) }},
 		{"set up", func() error { return h.nl.LinkSetUp(link) }},
 	}
 	switch t, w := c.Want.Tunnel, c.Want.WireGuard; {
@@ -69,8 +70,10 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 		if err != nil {
 			return fmt.Errorf("MAC of %s: %w", name, err)
 		}
-		if err := h.nl.LinkSetHardwareAddr(link, mac); err != nil {
-			return fmt.Errorf("set the MAC of %s: %w", name, err)
+		if link.Attrs().HardwareAddr.String() != t.MAC { // the kernel forgets the device's neighbours
+			if err := h.nl.LinkSetHardwareAddr(link, mac); err != nil {
+				return fmt.Errorf("set the MAC of %s: %w", name, err)
+			}
 		}
 		steps[0].do = func() error { return h.nl.LinkSetMTU(link, t.MTU) }
 	case c.SetWireGuard || c.MakeWireGuard:
@@ -79,8 +82,13 @@ func (h *Host) raise(link netlink.Link, c Changes) error {
 		return nil // nothing of it changes
 	}
 	if HasIPv6() {
-		_ = writeSysctl("ipv6/conf/"+name+"/disable_ipv6", "0")         // new devices may be without IPv6 by default
+		_ = writeSysctl(noIPv6On(name), "0")                            // new devices may be without IPv6 by default
 		_ = h.nl.LinkSetIP6AddrGenMode(link, nl.IN6_ADDR_GEN_MODE_NONE) // a link-local address does no harm
+	}
+	if c.Want.Forwarding.IPv4 && readSysctl(forwards4(name)) == "0" {
+		if err := writeSysctl(forwards4(name), "1"); err != nil {
+			return err
+		}
 	}
 	for _, step := range steps {
 		err := step.do()

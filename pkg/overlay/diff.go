@@ -11,6 +11,8 @@ type Changes struct {
 	// Make and Remove are the tunnel to be added and removed: both, the removal first, where
 	// it exists with other settings. Set is the tunnel whose MAC, MTU, alias or state changes.
 	Make, Remove, Set *Tunnel
+	// Renamed is the name of our tunnel that is in the way of the one to be made.
+	Renamed string
 	// The same for the WireGuard device, whose settings and peers are in Want.
 	MakeWireGuard, RemoveWireGuard, SetWireGuard bool
 
@@ -39,7 +41,7 @@ func (c Changes) Count() int {
 	n := len(c.AddAddresses) + len(c.DelAddresses) + len(c.AddRoutes) + len(c.DelRoutes) + len(c.SetPeers) + len(c.DelPeers) +
 		len(c.AddFDB) + len(c.DelFDB) + len(c.AddNeighbours) + len(c.DelNeighbours)
 	for _, more := range []bool{
-		c.Make != nil, c.Remove != nil, c.Set != nil, c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6,
+		c.Make != nil, c.Remove != nil, c.Set != nil, c.Renamed != "", c.Peers, c.Forwarding.IPv4, c.Forwarding.IPv6,
 		c.MakeWireGuard, c.RemoveWireGuard, c.SetWireGuard,
 	} {
 		if more {
@@ -55,6 +57,9 @@ func (c Changes) Strings() []string {
 	say := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
 	if c.Remove != nil {
 		say("remove %s", TunnelName)
+	}
+	if c.Renamed != "" {
+		say("remove %s, which was %s", c.Renamed, TunnelName)
 	}
 	if c.Make != nil {
 		say("make %s, VNI %d, port %d, from %s", TunnelName, c.Make.VNI, c.Make.Port, c.Make.Local)
@@ -138,9 +143,12 @@ func (r Route) String() string {
 // Found is what the kernel has.
 type Found struct {
 	State
-	// TunnelUp and WireGuardUp say that the device is up and has our alias.
+	// TunnelUp and WireGuardUp say that the device is up, has our alias and no master, and
+	// forwards (works).
 	TunnelUp, WireGuardUp bool
-	Endpoints             Endpoints
+	// Renamed is the name that somebody gave to our tunnel.
+	Renamed   string
+	Endpoints Endpoints
 	// Foreign are other programs' routes to wanted destinations, and their protocols.
 	Foreign map[netip.Prefix]string
 }
@@ -176,6 +184,7 @@ func Diff(want State, have Found) Changes {
 }
 
 func (c *Changes) tunnel(want *Tunnel, have Found) {
+	c.Renamed = have.Renamed
 	found := have.Tunnel
 	switch {
 	case want == nil && found == nil:
@@ -199,7 +208,7 @@ func (c *Changes) tunnel(want *Tunnel, have Found) {
 
 // sameDevice says whether both agree in all that cannot be changed after the device is made.
 func (t Tunnel) sameDevice(other Tunnel) bool {
-	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum
+	return t.VNI == other.VNI && t.Port == other.Port && t.Local == other.Local && t.NoTxChecksum == other.NoTxChecksum && t.Learning == other.Learning
 }
 
 // compare returns what of want is missing in have, and what have has beyond want.

@@ -34,6 +34,8 @@ type Host struct {
 	key       wgtypes.Key
 	published map[string]netip.AddrPort
 	heard     map[string]sighting
+	// underlay are the addresses that this host published last.
+	underlay []netip.Prefix
 }
 
 // Open opens the sockets. dir is where pkg/nft remembers tables that it has compared.
@@ -117,6 +119,10 @@ const (
 	forward4 = "ipv4/ip_forward"
 	forward6 = "ipv6/conf/all/forwarding"
 )
+
+// Sysctls of a device.
+func forwards4(device string) string { return "ipv4/conf/" + device + "/forwarding" }
+func noIPv6On(device string) string  { return "ipv6/conf/" + device + "/disable_ipv6" }
 
 func readSysctl(name string) string {
 	data, err := os.ReadFile("/proc/sys/net/" + name)

@@ -1,11 +1,9 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,7 +23,7 @@ func (h *Host) observe(want State, leaving bool) (Found, error) {
 	if err != nil {
 		return f, err
 	}
-	wireGuard, err := h.observeWireGuard(&f, want.WireGuard != nil)
+	wireGuard, err := h.observeWireGuard(&f, want)
 	if err != nil {
 		return f, err
 	}
@@ -50,24 +48,54 @@ func (h *Host) observe(want State, leaving bool) (Found, error) {
 // killed right after that.
 func (h *Host) observeTunnel(f *Found, want State, leaving bool) (index int, err error) {
 	link, err := h.link(TunnelName)
+	if err == nil && link == nil {
+		f.Renamed, err = h.renamedTunnel(want)
+	}
 	if err != nil || link == nil {
 		return 0, err
 	}
-	vx, ok := link.(*netlink.Vxlan)
-	isOurs := ok && (vx.Alias == alias || want.Tunnel != nil && vx.HardwareAddr.String() == want.Tunnel.MAC)
+	vx, isOurs := ourTunnel(link, want)
 	if !isOurs && (leaving || want.Tunnel == nil) {
 		return 0, nil
 	}
 	if !isOurs {
 		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", TunnelName, link.Type())
 	}
-	f.TunnelUp = vx.Flags&net.FlagUp != 0 && vx.Alias == alias
-	f.Tunnel = &Tunnel{VNI: vx.VxlanId, Port: vx.Port, MTU: vx.MTU, Local: addrOf(vx.SrcAddr), MAC: vx.HardwareAddr.String()}
+	f.TunnelUp = works(vx.Attrs(), want)
+	f.Tunnel = &Tunnel{VNI: vx.VxlanId, Port: vx.Port, MTU: vx.MTU, Local: addrOf(vx.SrcAddr), MAC: vx.HardwareAddr.String(), Learning: vx.Learning}
 	f.Tunnel.NoTxChecksum = f.Tunnel.Local.Is4() && !vx.UDPCSum || f.Tunnel.Local.Is6() && vx.UDP6ZeroCSumTx
 	if f.Tunnel.Addresses, err = h.addressesOf(link); err != nil {
 		return 0, err
 	}
 	return vx.Index, nil
+}
+
+// ourTunnel is the link as a VXLAN device, and whether it is ours.
+func ourTunnel(link netlink.Link, want State) (vx *netlink.Vxlan, isOurs bool) {
+	vx, ok := link.(*netlink.Vxlan)
+	return vx, ok && (vx.Alias == alias || want.Tunnel != nil && vx.HardwareAddr.String() == want.Tunnel.MAC)
+}
+
+// renamedTunnel finds our device under another name; "" is none.
+func (h *Host) renamedTunnel(want State) (name string, err error) {
+	links, err := dump.Complete(h.nl.LinkList)
+	if err != nil {
+		return "", fmt.Errorf("list links: %w", err)
+	}
+	for _, link := range links {
+		if _, isOurs := ourTunnel(link, want); isOurs {
+			return link.Attrs().Name, nil
+		}
+	}
+	return "", nil
+}
+
+// works says whether a device of ours is up, carries our alias, is no port of a bridge or the
+// like, and takes part in what is forwarded. Peers are its neighbours by IPv6, whatever family
+// the routes are of.
+func works(device *netlink.LinkAttrs, want State) bool {
+	forwards := !want.Forwarding.IPv4 || readSysctl(forwards4(device.Name)) != "0"
+	return device.Flags&net.FlagUp != 0 && device.Alias == alias && device.MasterIndex == 0 && forwards && readSysctl(noIPv6On(device.Name)) != "1"
 }
 
 // observeRoutes reads the main table: our routes, and others' to wanted destinations.
@@ -117,6 +145,9 @@ func (h *Host) observeNeighbours(f *Found, tunnel int) error {
 		return fmt.Errorf("list the forwarding database of %s: %w", TunnelName, err)
 	}
 	for _, n := range forwards {
+		if n.Flags&netlink.NTF_SELF == 0 {
+			continue // of the bridge whose port it is
+		}
 		f.FDB = append(f.FDB, FDBEntry{n.HardwareAddr.String(), addrOf(n.IP)})
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -131,90 +162,4 @@ func (h *Host) observeNeighbours(f *Found, tunnel int) error {
 		}
 	}
 	return nil
-}
-
-// Uplink is the link that leads to the other hosts.
-type Uplink struct {
-	Name      string
-	MTU       int
-	Addresses []netip.Prefix // the first of each family that others can reach
-	Up        bool
-}
-
-// FindUplink finds the link with this name or, where name is "", the link with the address
-// only or, where that is not given either, the link of the default route. With only, no
-// other address is taken.
-func (h *Host) FindUplink(name string, only ...netip.Addr) (Uplink, error) {
-	link, err := h.uplink(name, only)
-	if err != nil {
-		return Uplink{}, err
-	}
-	attrs := link.Attrs()
-	u := Uplink{Name: attrs.Name, MTU: attrs.MTU, Up: attrs.Flags&net.FlagUp != 0}
-	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(link, unix.AF_UNSPEC) })
-	if err != nil {
-		return Uplink{}, fmt.Errorf("list addresses of %s: %w", attrs.Name, err)
-	}
-	for _, a := range addresses {
-		p, ok := prefixOf(a.IPNet)
-		temporary := a.Flags&(unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0
-		if !ok || temporary || p.Addr().IsLinkLocalUnicast() || p.Addr().IsLoopback() || len(only) > 0 && !slices.Contains(only, p.Addr()) {
-			continue
-		}
-		if !slices.ContainsFunc(u.Addresses, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
-			u.Addresses = append(u.Addresses, p)
-		}
-	}
-	if len(u.Addresses) == 0 {
-		return u, fmt.Errorf("uplink %s: no address that others could reach", u.Name)
-	}
-	return u, nil
-}
-
-func (h *Host) uplink(name string, only []netip.Addr) (netlink.Link, error) {
-	if name != "" {
-		link, err := h.link(name)
-		if err == nil && link == nil {
-			err = fmt.Errorf("uplink: no device %s; set \"interface\" in node.json to the one that leads to the other hosts", name)
-		}
-		return link, err
-	}
-	if len(only) > 0 {
-		return h.linkWith(only[0])
-	}
-	return h.defaultLink()
-}
-
-func (h *Host) linkWith(addr netip.Addr) (netlink.Link, error) {
-	addresses, err := dump.Complete(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, familyOf(addr)) })
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	for _, a := range addresses {
-		if addrOf(a.IP) != addr {
-			continue
-		}
-		if link, err := h.linkAt(a.LinkIndex); err != nil || link != nil {
-			return link, err
-		}
-	}
-	return nil, fmt.Errorf("uplink: no device has the address %s (\"address\" in node.json)", addr)
-}
-
-func (h *Host) defaultLink() (netlink.Link, error) {
-	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		routes, err := dump.Complete(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, family) })
-		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
-		}
-		for _, r := range routes {
-			if p, ok := prefixOf(r.Dst); ok && p.Bits() != 0 || r.LinkIndex == 0 || r.Type != unix.RTN_UNICAST {
-				continue
-			}
-			if link, err := h.linkAt(r.LinkIndex); err != nil || link != nil {
-				return link, err
-			}
-		}
-	}
-	return nil, errors.New("uplink: there is no default route; set \"interface\" in node.json to the device that leads to the other hosts")
 }

@@ -114,6 +114,7 @@ func (h *Host) applyPeers(want State) error {
 	if want.Port == 0 {
 		return h.removePeers()
 	}
+	h.nft.Refresh() // others may have changed rules since the last time
 	have, err := h.nft.List(table)
 	if err != nil {
 		return err

@@ -94,6 +94,8 @@ type Tunnel struct {
 	Local          netip.Addr
 	MAC            string
 	NoTxChecksum   bool
+	// Learning is never wanted: a packet of one peer could take another's place.
+	Learning bool
 	// Addresses give the host's own packets a source that the peers have a route to.
 	Addresses []netip.Prefix
 }

@@ -15,6 +15,11 @@ import (
 
 // applyTunnel removes and adds the VXLAN device.
 func (h *Host) applyTunnel(c Changes) error {
+	if c.Renamed != "" {
+		if err := h.removeLink(c.Renamed); err != nil {
+			return err
+		}
+	}
 	if c.Remove != nil {
 		if err := h.removeLink(TunnelName); err != nil {
 			return err

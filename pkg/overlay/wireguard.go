@@ -54,7 +54,8 @@ func isOurs(attrs *netlink.LinkAttrs, device *wgtypes.Device, key wgtypes.Key) b
 
 // observeWireGuard reads the device. Another program's with that name is an error where ours
 // is wanted.
-func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
+func (h *Host) observeWireGuard(f *Found, want State) (index int, err error) {
+	wanted := want.WireGuard != nil
 	link, err := h.link(WireGuardName)
 	if err != nil || link == nil {
 		return 0, err
@@ -77,7 +78,7 @@ func (h *Host) observeWireGuard(f *Found, wanted bool) (index int, err error) {
 	if !ours {
 		return 0, fmt.Errorf("%s is a WireGuard device that Trestle did not make: it has neither our alias nor this host's key; rename or delete it", WireGuardName)
 	}
-	f.WireGuardUp = attrs.Flags&net.FlagUp != 0 && attrs.Alias == alias
+	f.WireGuardUp = works(attrs, want)
 	f.WireGuard = &WireGuard{PublicKey: device.PublicKey.String(), Port: device.ListenPort, MTU: attrs.MTU}
 	if f.WireGuard.Addresses, err = h.addressesOf(link); err != nil {
 		return 0, err

@@ -37,7 +37,8 @@ func TestRepair(t *testing.T) {
 	atA, atB := n.Attach(a.Host, "at-a"), n.Attach(b.Host, "at-b")
 	n.Reach(atA, atB)
 	shown := func() string {
-		return routes(a.Host) + a.MustRun("sh", "-c", "bridge fdb show dev trestle-vx; ip -6 neigh show dev trestle-vx nud permanent; nft list table inet trestle-node | sed 's/packets [0-9]* bytes [0-9]*//'; ip -br -4 address show dev trestle-vx; true")
+		return routes(a.Host) + a.MustRun("sh", "-c", "bridge fdb show dev trestle-vx; ip -6 neigh show dev trestle-vx nud permanent; nft list table inet trestle-node | sed 's/packets [0-9]* bytes [0-9]*//'; ip -br -4 address show dev trestle-vx;"+
+			"ip -d link show dev trestle-vx | grep -o 'trestle-vx.*mtu [0-9]*\\|master [^ ]*\\|vxlan id.*'; sysctl net.ipv4.conf.trestle-vx.forwarding net.ipv6.conf.trestle-vx.disable_ipv6; true")
 	}
 	before := shown()
 	repairs := 0
@@ -49,8 +50,16 @@ func TestRepair(t *testing.T) {
 		"ip -6 neigh flush dev trestle-vx nud permanent",
 		"nft delete table inet trestle-node",
 		"nft flush set inet trestle-node peers4",
+		"nft flush chain inet trestle-node input",
 		"ip link del trestle-vx",
 		"ip link set trestle-vx down",
+		"ip link set trestle-vx down; ip link set trestle-vx name vxlan9",
+		"ip link add br9 type bridge; ip link set trestle-vx master br9",
+		"ip link set trestle-vx type vxlan learning; ip link set trestle-vx mtu 1400",
+		"sysctl -qw net.ipv4.conf.trestle-vx.forwarding=0",
+		"sysctl -qw net.ipv6.conf.trestle-vx.disable_ipv6=1",
+		"ip route replace blackhole " + peer.Subnet(true).String() + " proto 116",
+		"ip route replace " + peer.Subnet(true).String() + " via 203.0.113.1; sleep 0.3; ip route del " + peer.Subnet(true).String() + " via 203.0.113.1",
 	} {
 		a.MustRun("sh", "-c", harm)
 		n.Eventually("repaired: "+harm, func() error {

@@ -2,11 +2,13 @@ package hosts
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
@@ -193,6 +195,38 @@ func TestKubernetesRestored(t *testing.T) {
 	k.hosts[1].Start()
 	k.Ready(a.Host, 1)
 	k.Reach(k.containers[0], k.containers[1])
+}
+
+// TestKubernetesDeletedByMistake: most of the Nodes, deleted one after the other as kubectl does
+// it, take no route from anybody; a few that are deleted are gone.
+func TestKubernetesDeletedByMistake(t *testing.T) {
+	t.Parallel()
+	k := newKubernetes(t, "a")
+	a := k.hosts[0]
+	for i := 1; i < 9; i++ {
+		name := fmt.Sprint("n", i)
+		k.api.SetNode(name, podCIDRs(i)...)
+		k.api.Annotate(name, fmt.Sprintf(`{"underlay": ["203.0.113.%d/24"], "mtu": 1500}`, 200+i))
+	}
+	k.Ready(a.Host, 8)
+	for i := 1; i < 3; i++ {
+		k.api.DeleteNode(fmt.Sprint("n", i))
+	}
+	k.Ready(a.Host, 6)
+	before := routes(a.Host)
+	for i := 3; i < 9; i++ {
+		k.api.DeleteNode(fmt.Sprint("n", i))
+		time.Sleep(100 * time.Millisecond)
+	}
+	k.Await(a.Host, "suspect", func(s lab.Status) bool { return s.State == "suspect" && len(s.Peers) == 6 })
+	k.looks(a, 3)
+	if got := routes(a.Host); got != before {
+		t.Errorf("got routes\n%s\nwant\n%s", got, before)
+	}
+	if out := a.Node("node", "accept"); out.Code != 0 || !strings.Contains(out.Stdout, "peers that are gone: 6") {
+		t.Errorf("accept: got %v", out)
+	}
+	k.Ready(a.Host, 0)
 }
 
 // TestKubernetesBlackHole: a host whose packets to the API vanish without a word notices by

@@ -190,6 +190,34 @@ func TestTwins(t *testing.T) {
 	noneLost(t, "twins come", pings)
 }
 
+// TestRenamedHost: a host that has got another name keeps its subnets, and another host may have the
+// former name. Who releases the former name does not release the host.
+func TestRenamedHost(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, "a", "b")
+	b := n.hosts[1]
+	had := n.Ready(b.Host, 1)
+	b.Kill()
+	n.Agent(b.Host, n.etcd.Settings("c"))
+	s := n.Await(b.Host, "renamed", func(s lab.Status) bool { return s.Name == "c" && s.State == "ready" && s.Store.Connected })
+	if fmt.Sprint(s.Subnets) != fmt.Sprint(had.Subnets) || s.ID != had.ID {
+		t.Errorf("got %v of %s, want %v of %s", s.Subnets, s.ID, had.Subnets, had.ID)
+	}
+	if out := b.Node("cluster", "release", "--node-is-dead", "b"); out.Code == 0 || !strings.Contains(out.Stderr, "node b: unknown") {
+		t.Errorf("release of the former name: got %v, want it unknown", out)
+	}
+	if err := n.etcd.Ctl("put", prefix+"names/former", had.ID); err != nil { // as if it could not be deleted
+		t.Fatal(err)
+	}
+	if out := b.Node("cluster", "release", "--node-is-dead", "former"); out.Code == 0 || !strings.Contains(out.Stderr, "which is c now") {
+		t.Errorf("release of a name that is kept: got %v, want the host's name", out)
+	}
+	n.Agent(n.Host("another"), n.etcd.Settings("b"))
+	n.Ready(n.hosts[0].Host, 2)
+	n.Ready(b.Host, 2)
+	n.Reach(n.containers[0], n.containers[1])
+}
+
 // TestLeave (row 25): a host with containers stays; a drained one starts no more; one
 // that leaves takes all that is ours along, whether etcd answers or not.
 func TestLeave(t *testing.T) {

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"strings"
@@ -223,6 +224,78 @@ func TestOverlayLeavesOthersAlone(t *testing.T) {
 		return err
 	})
 	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEvents: what may concern the way to other hosts is an event, a default route and another's
+// route in a pool included; what a container's coming and going changes is none.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	l := lab.New(t)
+	h := l.Host("a")
+	ctx, stop := context.WithCancel(t.Context())
+	seen := make(chan string, 1000)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- h.Do(func() error {
+			pools := func() []netip.Prefix {
+				return []netip.Prefix{netip.MustParsePrefix("10.40.0.0/16"), netip.MustParsePrefix("fd40::/48")}
+			}
+			return overlay.Events(ctx, overlay.Interest{Uplink: "eth0", Pools: pools}, func(what string) {
+				if what != "address" { // of IPv6, which the kernel has looked for duplicates of
+					seen <- what
+				}
+			})
+		})
+	}()
+	next := func() string {
+		select {
+		case what := <-seen:
+			return what
+		case <-time.After(lab.Patience):
+			return "nothing"
+		}
+	}
+	if got := next(); got != "start" {
+		t.Fatalf("got %s, want start", got)
+	}
+	const none = ""
+	for _, test := range []struct{ name, do, want string }{
+		{"a container", "ip link add v0 type veth peer name v1; ip address add 192.0.2.9/24 dev v0; ip link set v0 up; ip link set v1 up; ip link del v0", none},
+		{"another's route", "ip route add 192.0.2.0/24 via 203.0.113.1; ip route replace 192.0.2.0/24 via 203.0.113.2; ip route del 192.0.2.0/24", none},
+		{"another's route comes into a pool", "ip route add 10.40.9.0/24 via 203.0.113.1", none},
+		{"and goes", "ip route del 10.40.9.0/24", "route"},
+		{"the same in IPv6", "ip -6 route add fd40:0:0:9::/64 via 2001:db8:1::1; ip -6 route del fd40:0:0:9::/64", "route"},
+		{"a route of ours comes", "ip route add 10.40.2.0/24 via 203.0.113.1 proto 116", none},
+		{"and is replaced", "ip route replace 10.40.2.0/24 via 203.0.113.2 proto static", "route"},
+		{"the default route goes", "ip route del default", "route"},
+		{"and comes", "ip route add default via 203.0.113.1", "route"},
+		{"forwarding of another link", "sysctl -qw net.ipv4.conf.lo.forwarding=1", none},
+		{"forwarding", "sysctl -qw net.ipv4.ip_forward=1", "forwarding"},
+		{"the uplink gets another name", "ip link set eth0 down; ip link set eth0 name up0", "link"},
+	} {
+		h.MustRun("sh", "-c", test.do)
+		if test.want == none {
+			time.Sleep(200 * time.Millisecond) // the kernel tells at once
+		} else if got := next(); !strings.HasPrefix(got, test.want) {
+			t.Errorf("%s: got %s, want %s", test.name, got, test.want)
+		}
+		var more []string
+		for settled := false; !settled; {
+			select {
+			case what := <-seen:
+				more = append(more, what)
+			case <-time.After(100 * time.Millisecond):
+				settled = true
+			}
+		}
+		if test.want == none && len(more) > 0 {
+			t.Errorf("%s: got %v, want no event", test.name, more)
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 }

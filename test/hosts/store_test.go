@@ -1,10 +1,12 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trestle-cni/trestle/test/hosts/lab"
 )
@@ -241,4 +243,45 @@ func TestMoved(t *testing.T) {
 	b.DefaultRoutes()
 	n.Reach(n.containers[1], n.containers[0])
 	n.Reach(n.containers[0], n.containers[1])
+}
+
+// TestNoSpace: an etcd whose space is used up takes no sign of life. It is followed all the same,
+// without a new session and two lines of the log each second, and the host says why it counts as
+// down.
+func TestNoSpace(t *testing.T) {
+	t.Parallel()
+	n := &network{Lab: lab.New(t)}
+	n.etcd = n.Etcd(1, "--quota-backend-bytes", "4194304")
+	n.init(t, lab.Config)
+	a := n.Agent(n.Host("a"), n.etcd.Settings("a"))
+	n.Ready(a.Host, 0)
+	n.Eventually("etcd is full", func() error {
+		if err := n.etcd.Ctl("put", fmt.Sprint("fill", time.Now().UnixNano()), strings.Repeat("x", 100_000)); err == nil {
+			return errors.New("it took more")
+		}
+		return nil
+	})
+	a.Kill()
+	n.Eventually("the last sign of life is over", func() error {
+		got, err := n.etcd.Out("get", "--prefix", "--keys-only", prefix+"alive/")
+		if err == nil && got != "" {
+			err = errors.New(got)
+		}
+		return err
+	})
+	a.Start()
+	const down = "this host counts as down, since the store takes no sign of life from it"
+	n.Await(a.Host, "it is named", func(s lab.Status) bool {
+		return s.State == "ready" && s.Store.Connected && strings.Contains(strings.Join(s.Problems, "\n"), down)
+	})
+	n.looks(a, 3)
+	if log := a.Kill(); strings.Count(log, "connected") > 1 || strings.Count(log, down) != 1 {
+		t.Errorf("got log\n%s\nwant one session, and the problem once", log)
+	}
+	a.Start()
+	n.Await(a.Host, "it is named again", func(s lab.Status) bool { return strings.Contains(strings.Join(s.Problems, "\n"), down) })
+	if err := n.etcd.Ctl("alarm", "disarm"); err != nil { // there is still room for little things
+		t.Fatal(err)
+	}
+	n.Await(a.Host, "it gives a sign of life again", func(s lab.Status) bool { return s.Store.Connected && len(s.Problems) == 0 })
 }

@@ -128,6 +128,15 @@ func (a *API) Annotation(name string) string {
 	return a.nodes[name].notes["trestle.io/node"]
 }
 
+// Annotate gives a Node our annotation, as an agent there would.
+func (a *API) Annotate(name, note string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := a.nodes[name]
+	n.notes = map[string]string{"trestle.io/node": note}
+	a.put("MODIFIED", n)
+}
+
 // put takes a Node over, with a new version, and tells the watchers. The lock is held.
 func (a *API) put(kind string, n apiNode) {
 	a.version++
