@@ -138,7 +138,16 @@ func ParseConfig(r *cni.Request) (Config, error) {
 	if decodeErr != nil {
 		return c, decodeErr // what could not be read is no further mistake
 	}
-	return c, errors.Join(c.check(), lifetimeErr, trunkErr, macErr)
+	return c, errors.Join(c.check(), c.checkVersion(r.Version), lifetimeErr, trunkErr, macErr)
+}
+
+// checkVersion refuses a layer 2 network for results before 0.3.0, which have an address and
+// no interfaces.
+func (c Config) checkVersion(cniVersion string) error {
+	if c.IPAM != "" || cniVersion != "0.1.0" && cniVersion != "0.2.0" {
+		return nil
+	}
+	return cni.ConfigErrorf("cniVersion: results of %q need an address, which a network without ipam does not give; use 0.3.0 or later", cniVersion)
 }
 
 func (c Config) check() error {

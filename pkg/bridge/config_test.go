@@ -55,6 +55,23 @@ func TestConfigRefusals(t *testing.T) {
 	}
 }
 
+// TestConfigOfOldVersions: results before 0.3.0 need an address.
+func TestConfigOfOldVersions(t *testing.T) {
+	for _, tt := range []struct {
+		version, config string
+		want            bool
+	}{
+		{"0.2.0", `{}`, false}, {"0.1.0", `{"ipam": {}}`, false}, {"0.1.0", `{"ipam": {"type": "host-local"}}`, true}, {"0.3.0", `{}`, true}, {"1.1.0", `{}`, true},
+	} {
+		r := request(tt.config)
+		r.Version = tt.version
+		_, err := ParseConfig(r)
+		if (err == nil) != tt.want || err != nil && (cni.CodeOf(err) != cni.CodeConfig || !strings.Contains(err.Error(), tt.version)) {
+			t.Errorf("%s in %s: got %v, want it taken: %t", tt.config, tt.version, err, tt.want)
+		}
+	}
+}
+
 func TestConfigDefaults(t *testing.T) {
 	c, err := ParseConfig(request(`{"isDefaultGateway":true,"unknownKey":1}`))
 	if err != nil {

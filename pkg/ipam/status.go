@@ -4,9 +4,8 @@ import (
 	"errors"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/trestle-cni/trestle/pkg/cni"
+	"github.com/trestle-cni/trestle/pkg/rawfile"
 )
 
 // Available is an error of code 50 unless every set has a free address, or one whose owner is
@@ -34,21 +33,8 @@ func (s *Store) Available(sets []Set) error {
 // Writable is an error of code 50 unless the network's directory, or the one that it would be
 // created in, can be written and has room.
 func (s *Store) Writable() error {
-	path := filepath.Join(s.dataDir, s.network)
-	err := unix.Access(path, unix.W_OK|unix.X_OK)
-	for errors.Is(err, unix.ENOENT) && path != filepath.Dir(path) {
-		path = filepath.Dir(path)
-		err = unix.Access(path, unix.W_OK|unix.X_OK)
-	}
-	if err != nil {
-		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: %w; make it writable, or name another directory", path, err)
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: %w; make it writable, or name another directory", path, err)
-	}
-	if fs.Bavail == 0 || fs.Files > 0 && fs.Ffree == 0 {
-		return cni.UnavailableErrorf("ipam.dataDir: leases cannot be written to %s: the file system is full; make room, or name another directory", path)
+	if err := rawfile.CheckRoom(filepath.Join(s.dataDir, s.network)); err != nil {
+		return cni.UnavailableErrorf("ipam.dataDir: leases: %w; make it writable, with room, or name another directory", err)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -187,6 +188,38 @@ func Links(path string) (all []Link, err error) {
 
 // Link is a name in a directory.
 type Link struct{ Name, Target string }
+
+// CheckRoom is an error unless files can be made in the directory at path or, where there is
+// none yet, in the nearest one above it, where it would be made. The error is an *fs.PathError
+// of that; it wraps ENOSPC for a full file system. It writes nothing.
+func CheckRoom(path string) error {
+	err := unix.Access(path, unix.W_OK|unix.X_OK)
+	for errors.Is(err, unix.ENOENT) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		err = unix.Access(path, unix.W_OK|unix.X_OK)
+	}
+	var on unix.Statfs_t
+	if err == nil {
+		err = unix.Statfs(path, &on)
+	}
+	if err == nil && !hasRoom(on, os.Geteuid() == 0) {
+		err = unix.ENOSPC
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write to", Path: path, Err: err}
+	}
+	return nil
+}
+
+// hasRoom says whether the file system has a free block and a free inode. It may reserve blocks
+// for root (mke2fs(8), -m), and a file system without a fixed number of inodes shows none.
+func hasRoom(on unix.Statfs_t, root bool) bool {
+	blocks := on.Bavail
+	if root {
+		blocks = on.Bfree
+	}
+	return blocks > 0 && (on.Files == 0 || on.Ffree > 0)
+}
 
 func open(path string, flags int, mode uint32) (int, error) {
 	for {

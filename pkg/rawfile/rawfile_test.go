@@ -150,3 +150,35 @@ func TestReadAll(t *testing.T) {
 		t.Errorf("none: got %v, want %v", err, fs.ErrNotExist)
 	}
 }
+
+func TestCheckRoom(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]error{dir: nil, filepath.Join(dir, "none", "yet"): nil, file: unix.EACCES, filepath.Join(file, "below"): unix.ENOTDIR} {
+		if err := CheckRoom(path); !errors.Is(err, want) {
+			t.Errorf("%s: got %v, want %v", path, err, want)
+		}
+	}
+}
+
+func TestHasRoom(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		on         unix.Statfs_t
+		root, want bool
+	}{
+		{"room", unix.Statfs_t{Bfree: 9, Bavail: 4, Files: 8, Ffree: 1}, false, true},
+		{"no inodes are counted", unix.Statfs_t{Bfree: 9, Bavail: 4}, false, true},
+		{"no inode", unix.Statfs_t{Bfree: 9, Bavail: 4, Files: 8}, true, false},
+		{"root's reserve is left", unix.Statfs_t{Bfree: 5}, true, true},
+		{"only root's reserve is left", unix.Statfs_t{Bfree: 5}, false, false},
+		{"full", unix.Statfs_t{}, true, false},
+	} {
+		if got := hasRoom(tt.on, tt.root); got != tt.want {
+			t.Errorf("%s: got %t, want %t", tt.name, got, tt.want)
+		}
+	}
+}

@@ -52,6 +52,14 @@ func Open(dir string) Store { return Store{dir} }
 // Dir is the path of something in the store's directory: a place, or what is no record.
 func (s Store) Dir(name string) string { return filepath.Join(s.dir, name) }
 
+// Status is an error of code 50 if no record could be written, so that an ADD would fail.
+func (s Store) Status() error {
+	if err := rawfile.CheckRoom(s.dir); err != nil {
+		return cni.UnavailableErrorf("records of attachments: %w; make it writable, with room", err)
+	}
+	return nil
+}
+
 // Locked calls do while all others are excluded who change records, or what those tell of. Callers
 // take about a millisecond; the error of a wait that took too long names the holder.
 func (s Store) Locked(do func() error) error {

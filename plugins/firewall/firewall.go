@@ -95,7 +95,7 @@ func status(r *cni.Request) error {
 	}
 	host := open()
 	defer host.Close()
-	return host.Status(config)
+	return errors.Join(record.Open(record.DefaultDir).Status(), host.Status(config))
 }
 
 func restore(done *cni.Restored) error {

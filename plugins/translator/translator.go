@@ -4,6 +4,7 @@
 package translator
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -49,7 +50,10 @@ func WithSpoofChecks(conn *nft.Conn, do func(bridge.SpoofChecks) error) error {
 // NAT is the State of masquerade and port mappings, with the plugin's own Status.
 func NAT(status func(*cni.Request) error) cni.State {
 	return cni.State{
-		Package: "pkg/nat", What: "masquerade and mapped ports", Status: status,
+		Package: "pkg/nat", What: "masquerade and mapped ports",
+		Status: func(r *cni.Request) error {
+			return errors.Join(record.Open(record.DefaultDir).Status(), status(r))
+		},
 		GC: func(r *cni.Request, valid cni.Valid) error {
 			conn, host := Open()
 			defer conn.Close()

@@ -19,7 +19,7 @@ func Plugin() cni.Plugin {
 	return cni.Plugin{
 		Name: "tuning", EntersNetNS: true, ReadsArgs: true, Keys: tuning.Keys, Validate: cni.Validates(parse),
 		Add: add, Del: del, Check: check,
-		States: []cni.State{{Package: "pkg/tuning", What: "settings, and what was before them", GC: gc}},
+		States: []cni.State{{Package: "pkg/tuning", What: "settings, and what was before them", GC: gc, Status: status}},
 	}
 }
 
@@ -97,3 +97,5 @@ func gc(r *cni.Request, valid cni.Valid) error {
 	config, _ := tuning.ParseConfig(r) // as for DEL
 	return store(config).GC(r.Owner.Network, valid)
 }
+
+func status(*cni.Request) error { return record.Open(record.DefaultDir).Status() }

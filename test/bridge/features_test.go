@@ -492,6 +492,39 @@ func TestBridgeStatus(t *testing.T) {
 	}
 }
 
+// TestStatusOfFullRecords: an ADD needs records, so STATUS fails while they cannot be written.
+func TestStatusOfFullRecords(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	c := h.Container("c1")
+	config := host.BridgeConfig(nil)
+	const chained = `{"cniVersion": "1.1.0", "name": "n", "type": %q}`
+	h.MustRun("sh", "-c", "mkdir -p /run/trestle && mount -t tmpfs -o size=64k,mode=700 none /run/trestle")
+	for _, trouble := range []struct{ name, makes, ends, want string }{
+		{"full", "dd if=/dev/zero of=/run/trestle/full 2>/dev/null || true", "rm /run/trestle/full", "no space left"},
+		{"read-only", "mount -o remount,ro /run/trestle", "mount -o remount,rw /run/trestle", "read-only"},
+	} {
+		h.MustRun("sh", "-c", trouble.makes)
+		if err := h.Exec(c.Call("ADD", "bridge", config)).Err(); host.CodeOf(err) != 5 {
+			t.Errorf("%s: ADD: got %v, want code 5", trouble.name, err)
+		}
+		for plugin, config := range map[string]string{
+			"bridge": config, "portmap": fmt.Sprintf(chained, "portmap"), "firewall": fmt.Sprintf(chained, "firewall"), "tuning": fmt.Sprintf(chained, "tuning"),
+		} {
+			status := host.Call{Plugin: plugin, Command: "STATUS", Config: config}
+			if err := h.Exec(status).Err(); host.CodeOf(err) != 50 || !strings.Contains(err.Error(), "/run/trestle: "+trouble.want) {
+				t.Errorf("%s: STATUS of %s: got %v, want code 50 and %q", trouble.name, plugin, err, trouble.want)
+			}
+			h.MustRun("sh", "-c", trouble.ends)
+			if err := h.Exec(status).Err(); err != nil {
+				t.Errorf("%s no more: STATUS of %s: %v", trouble.name, plugin, err)
+			}
+			h.MustRun("sh", "-c", trouble.makes)
+		}
+		h.MustRun("sh", "-c", trouble.ends)
+	}
+}
+
 // The reference's containers are left by our DEL, too.
 func TestBridgeDetachesTheReferencesContainers(t *testing.T) {
 	t.Parallel()
