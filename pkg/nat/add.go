@@ -167,6 +167,10 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 	if err := h.reserve(a.Owner, t); err != nil {
 		return err
 	}
+	former, unreserved, err := h.reserved(a.Owner, had.Value)
+	if err != nil {
+		return err
+	}
 	undo.Push("take NAT back", func() error { return h.restoreRecord(a.Owner, had, there) })
 	rec := attachmentRecord{Stamp: a.Stamp, Owner: a.Owner, Value: *t}
 	if *t != (translation{}) || there {
@@ -187,7 +191,7 @@ func (h *Host) add(t *translation, a Attachment, undo *cni.Undo) error {
 	if a.Masquerade == nil {
 		wanted.Value.Masquerade = nil // another plugin of the list has made it
 	}
-	if err := h.applyRecord(wanted, had.Value, also); err != nil {
+	if err := h.applyRecord(wanted, former, also.With(unreserved)); err != nil {
 		return err
 	}
 	if err := a.Also.done(); err != nil {

@@ -219,7 +219,10 @@ func readHostIP(field, s string) (netip.Addr, error) {
 	if host == netip.IPv6Loopback() {
 		return host, cni.UnsupportedErrorf("%s: ::1 cannot be mapped, since the kernel never forwards it; use 127.0.0.1, or an IPv6 address of an interface", field)
 	}
-	return host.Unmap(), nil
+	if host = host.Unmap(); host.Is6() && host.IsLinkLocalUnicast() { // RFC 4291, 2.5.6
+		return host, cni.UnsupportedErrorf("%s: %s cannot be mapped, since the kernel never forwards what has a link-local address, as its clients have; use another IPv6 address of the interface", field, host)
+	}
+	return host, nil
 }
 
 // addRequest appends a request unless it is there already. A host port with two container

@@ -77,8 +77,13 @@ func (h *Host) followKubeProxy() {
 	}
 }
 
-// move brings an attachment's ports from one backend to another.
+// move brings an attachment's ports from one backend to another. If some are not reserved for it,
+// another container may have them, and GC decides.
 func (h *Host) move(from, to attachmentRecord) error {
+	held, _, err := h.reserved(from.Owner, from.Value)
+	if err != nil || len(held.Ports.Mappings) < len(from.Value.Ports.Mappings) {
+		return err
+	}
 	if err := h.write(to); err != nil {
 		return err
 	}

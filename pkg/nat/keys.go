@@ -9,7 +9,7 @@ func PortKeys() []cni.Key {
 		{Path: "runtimeConfig.portMappings[].hostPort", Doc: "1 to 65535"},
 		{Path: "runtimeConfig.portMappings[].containerPort", Doc: "1 to 65535"},
 		{Path: "runtimeConfig.portMappings[].protocol", Default: "`tcp`", Doc: "`tcp`, `udp` or `sctp`"},
-		{Path: "runtimeConfig.portMappings[].hostIP", Default: "all of the host's addresses", Doc: "one address; `0.0.0.0` and `::` mean all of that family. `::1` is refused: the kernel never forwards it"},
+		{Path: "runtimeConfig.portMappings[].hostIP", Default: "all of the host's addresses", Doc: "one address; `0.0.0.0` and `::` mean all of that family. `::1` and IPv6 link-local addresses are refused: the kernel never forwards them"},
 		{Path: "backend", Default: "nftables, or iptables where the kernel has no nf_tables (at `bridge`: as `ipMasqBackend`); iptables if one of the last three keys is given, if nerdctl calls, or if kube-proxy works by IPVS ([why](port-mappings.md#when-iptables-rules-bind))", Doc: "`nftables` or `iptables`"},
 		{Path: "snat", Default: "`true`", Doc: "masquerade where there would be no answer otherwise: [who gets an answer](port-mappings.md#who-gets-an-answer-and-what-the-container-sees)"},
 		{Path: "masqAll", Default: "`false`", Doc: "masquerade every connection to a mapped port (with `snat`)"},

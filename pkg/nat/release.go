@@ -123,16 +123,14 @@ func (h *Host) Known(o cni.Owner) (bool, error) {
 // kill another call does the rest.
 func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also nft.Changes) error {
 	var unwanted translation
-	if rec.Value.Ports != nil && left.Ports == nil {
-		held, err := h.reservations().held(ownedPorts{o, rec.Value.Ports.Ports})
-		if err != nil {
-			return err
-		}
-		ports := *rec.Value.Ports
-		ports.Mappings = held
-		unwanted.Ports = &ports
+	if left.Ports == nil {
+		unwanted.Ports = rec.Value.Ports
 	}
-	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also); err != nil {
+	unwanted, unreserved, err := h.reserved(o, unwanted)
+	if err != nil {
+		return err
+	}
+	if err := h.applyRecord(attachmentRecord{Owner: o}, unwanted, also.With(unreserved)); err != nil {
 		return err
 	}
 	if unwanted.Ports != nil {
@@ -144,4 +142,27 @@ func (h *Host) release(rec attachmentRecord, o cni.Owner, left translation, also
 		return h.store.Remove(place, o, nil)
 	}
 	return h.write(attachmentRecord{Stamp: rec.Stamp, Owner: o, Value: left})
+}
+
+// reserved is what a record has without the host ports that are not reserved for the owner: another
+// container has them by now, maybe with the same address, whose elements differ by the owner alone.
+// unreserved removes what the kernel still has of the owner for these ports: a reservation was
+// lost.
+func (h *Host) reserved(o cni.Owner, t translation) (_ translation, unreserved nft.Changes, err error) {
+	if t.Ports == nil {
+		return t, unreserved, nil
+	}
+	ports := *t.Ports
+	if ports.Mappings, err = h.reservations().held(ownedPorts{o, t.Ports.Ports}); err != nil {
+		return t, unreserved, err
+	}
+	if len(ports.Mappings) == len(t.Ports.Mappings) {
+		return t, unreserved, nil
+	}
+	lost := ownedPorts{o, t.Ports.Ports}
+	lost.Mappings = slices.DeleteFunc(slices.Clone(lost.Mappings), func(m Mapping) bool { return slices.Contains(ports.Mappings, m) })
+	found, err := h.conn.Find(lost.elements())
+	unreserved.Remove = slices.DeleteFunc(found, func(e nft.Element) bool { return e.Owner != o.String() })
+	t.Ports = &ports
+	return t, unreserved, err
 }

@@ -75,6 +75,7 @@ func TestPortmapRefuses(t *testing.T) {
 		{"multicast", "", result, natMapping("tcp", "224.0.0.1", 80, 80), 7, []string{"portMappings[0].hostIP", "224.0.0.1"}},
 		{"the second one", "", result, natMapping("tcp", "", 80, 80) + "," + natMapping("tcp", "x", 81, 80), 7, []string{"portMappings[1].hostIP"}},
 		{"::1", "", result, natMapping("tcp", "::1", 80, 80), 2, []string{"portMappings[0].hostIP", "::1", "127.0.0.1"}},
+		{"link-local", "", natResult(n.c1, natC1v6), natMapping("tcp", "fe80::1", 80, 80), 2, []string{"portMappings[0].hostIP", "fe80::1", "forwards"}},
 		{"IPv6 to an IPv4 container", "", result, natMapping("tcp", "2001:db8::2", 80, 80), 7, []string{"portMappings[0].hostIP", "10.1.0.5"}},
 		{"a container without addresses", "", natResult(n.c1), natMapping("tcp", "", 80, 80), 7, []string{"portMappings[0]", "80/tcp", "no address", "ipam"}},
 		{"one port to two", "", result, natMapping("tcp", "", 80, 80) + "," + natMapping("tcp", "", 80, 81), 7, []string{"portMappings[1].hostPort", "portMappings[0]"}},

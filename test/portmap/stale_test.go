@@ -287,3 +287,64 @@ func TestPortmapRecordLost(t *testing.T) {
 		}
 	}
 }
+
+// TestPortmapReservationLost: the record of a container's ports is there, and the reservation of
+// one is not. DEL deletes all of them, and nothing of who has the port by now.
+func TestPortmapReservationLost(t *testing.T) {
+	t.Parallel()
+	for _, backend := range host.NATBackends {
+		for _, taken := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/taken=%v", backend, taken), func(t *testing.T) {
+				t.Parallel()
+				n := newNATNet(t, false)
+				call := func(verb string, c *host.Container, more ...string) host.Call {
+					return n.mapped(verb, c, fmt.Sprintf(`"backend": %q`, backend), append(more, natMapping("tcp", "", 8080, 80))...)
+				}
+				udp := natMapping("udp", "127.0.0.1", 8080, 80)
+				n.Must(call("ADD", n.c1, udp))
+				n.MustRun("rm", "/run/trestle/hostports/tcp-8080/0.0.0.0")
+				if taken {
+					n.MustRun("sh", "-c", "nft flush ruleset; iptables -t nat -F")
+					n.Must(call("ADD", n.neighbour))
+				}
+				n.Must(call("DEL", n.c1, udp))
+				if got := n.ofC1(); !taken && got != "" {
+					t.Errorf("got\n%s\nwant nothing of c1", got)
+				}
+				if taken {
+					n.Must(call("CHECK", n.neighbour), call("DEL", n.neighbour))
+				}
+			})
+		}
+	}
+}
+
+// TestPortmapAddAgainSparesTheHolder: a container has ended without a DEL, and another one got its
+// address and its host port. The first one is made anew, with another port: the port of the second
+// stays.
+func TestPortmapAddAgainSparesTheHolder(t *testing.T) {
+	t.Parallel()
+	host.NeedProofOfDeath(t)
+	for _, backend := range host.NATBackends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			n := newNATNet(t, false)
+			call := func(verb string, c *host.Container, port int) host.Call {
+				return n.mapped(verb, c, fmt.Sprintf(`"backend": %q`, backend), natMapping("tcp", "", port, 80))
+			}
+			first := n.Container("first")
+			n.Must(call("ADD", first, 8080))
+			first.Remove()
+			host.Await(t, "the kernel has ended the namespace", func() bool {
+				return host.CodeOf(n.Exec(call("ADD", n.c1, 8080)).Err()) != 102
+			})
+			n.Must(call("CHECK", n.c1, 8080))
+			first = n.Container("first")
+			n.Must(call("ADD", first, 8081), call("CHECK", n.c1, 8080))
+			if reply, err := n.Outside.Request("tcp", host.HostIPv4.Addr().String()+":8080"); err != nil || reply.Server != n.c1.ID {
+				t.Errorf("got %v, %v, want %s", reply, err, n.c1.ID)
+			}
+			n.Must(call("DEL", first, 8081), call("CHECK", n.c1, 8080), call("DEL", n.c1, 8080))
+		})
+	}
+}
