@@ -452,7 +452,11 @@ store has stay unchanged. No host gets a new subnet until trestle cluster accept
 		if err := cluster.Restore(cmd.Context(), st, state); err != nil {
 			return err
 		}
-		return say(cmd, "restored (hosts: %d); when trestle cluster nodes lists all that are alive: trestle cluster accept", len(state.Peers)+1)
+		text := fmt.Sprintf("restored (hosts: %d); when trestle cluster nodes lists all that are alive: trestle cluster accept", len(state.Peers)+1)
+		for _, r := range state.Unreserved() {
+			text += fmt.Sprintf("\nbefore that: %s of %s was reserved (%s), and is not any more; unless a host has it by now: trestle cluster reserve %[2]s %[1]s", r.Subnet, r.Network, r.Reserved)
+		}
+		return say(cmd, "%s", text)
 	})
 }
 

@@ -293,7 +293,8 @@ func Thaw(ctx context.Context, store Store) error {
 
 // Restore writes what a host knows into a store that has lost it: the configuration, its
 // own claims and those of its peers. Keys that the store has stay unchanged. It freezes claims
-// until Thaw, since there may be hosts that this one does not know.
+// until Thaw, since there may be hosts that this one does not know. For the same reason it
+// reserves nothing (State.Unreserved): such a host may have taken what was reserved for it.
 func Restore(ctx context.Context, store Store, s State) error {
 	if s.Config.ID == "" {
 		return errors.New("this host was never in a cluster: it has nothing to restore")

@@ -69,6 +69,7 @@ func TestParseConfigOfLists(t *testing.T) {
 		{`"plugins": {"portmap": {"type": "ptp"}}`, where + `plugins.portmap.type: "ptp" cannot be set here: the key in plugins is the type; remove this one`},
 		{`"plugins": {"firewall": {"CniVersion": "1.1.0"}}`, `plugins.firewall.CniVersion: "1.1.0" cannot be set here: it is the whole list's; set cniVersion beside plugins`},
 		{`"plugins": {"bridge": {"BRIDGE": "br0"}}`, `plugins.bridge.BRIDGE: "br0" cannot be set here: the bridge is tn-<network>`},
+		{`"plugins": {"bridge": {"Vlan": 10}}`, `plugins.bridge.Vlan: 10 cannot be set here: each network has a bridge of its own`},
 		{`"plugins": {"bridge": {"mtu": 1400}}`, "plugins.bridge.mtu: 1400 cannot be set here: the MTU is what the uplinks leave; set mtu beside networks"},
 		{`"plugins": {"tuning": {"mtu": 1400}}`, "plugins.tuning.mtu: 1400"},
 		{`"plugins": {"bridge": {"ipam": {"type": "dhcp"}}}`, `plugins.bridge.ipam.type: "dhcp"`},
@@ -87,14 +88,15 @@ func TestParseConfigOfLists(t *testing.T) {
 }
 
 // TestListKeysStay: a configuration is written as it was read: a rate of more digits than a
-// float64 has, a network's key of a newer release, and each key once, whatever its case.
+// float64 has, keys of a newer release in a network and in its pool, and each key once, whatever its case.
 func TestListKeysStay(t *testing.T) {
 	t.Parallel()
-	c, err := cluster.ParseConfig(withList(`"CNIVersion": "1.1.0", "later": [1], "plugins": {"bandwidth": {"ingressRate": 9007199254740993}}`))
+	list := withList(`"CNIVersion": "1.1.0", "later": [1], "plugins": {"bandwidth": {"ingressRate": 9007199254740993}}`)
+	c, err := cluster.ParseConfig([]byte(strings.Replace(string(list), `"subnetLen": 24`, `"subnetLen": 24, "later": {"x": 1.50}`, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `"networks":[{"cniVersion":"1.1.0","ipv4":{"pool":"10.0.0.0/16","subnetLen":24},"later":[1],"name":"a","plugins":{"bandwidth":{"ingressRate":9007199254740993}}}]`
+	const want = `"networks":[{"cniVersion":"1.1.0","ipv4":{"later":{"x":1.50},"pool":"10.0.0.0/16","subnetLen":24},"later":[1],"name":"a","plugins":{"bandwidth":{"ingressRate":9007199254740993}}}]`
 	if got := marshal(t, c); !strings.Contains(string(got), want) {
 		t.Errorf("got %s, want %s in it", got, want)
 	}
@@ -700,12 +702,39 @@ func TestSuspectEnds(t *testing.T) {
 	}
 }
 
+// free is a subnet that none of the hosts has.
+func free(hosts []*plainHost) string {
+	for i := range 8 {
+		subnet := fmt.Sprintf("10.0.0.%d/27", 32*i)
+		if !slices.ContainsFunc(hosts, func(h *plainHost) bool { return slices.Contains(subnetsOf(h.State.Claims), subnet) }) {
+			return subnet
+		}
+	}
+	return ""
+}
+
 // TestRestore: one host restores a store that was wiped, and nobody claims a new subnet until the
 // administrator thaws it.
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	store, hosts := newCluster(t, "a", "b", "c")
+	config := store.keys[cluster.KeyConfig]
+	config.Data = bytes.Replace(config.Data, []byte(`"ipv4":{`), []byte(`"ipv4":{"later":1,`), 1)
+	store.keys[cluster.KeyConfig] = config
 	before := store.clone()
+	for _, prefix := range []string{free(hosts), hosts[1].State.Claims[0].Subnet.String()} { // b has taken what was kept for it
+		o := cluster.Owned{Network: "n", Subnet: netip.MustParsePrefix(prefix), Nonce: "r"}
+		delete(store.keys, cluster.ClaimKey("n", o.Subnet))
+		if err := cluster.Reserve(t.Context(), store, o, "mine"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hosts[0].reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if got := hosts[0].State.Unreserved(); len(got) != 1 || got[0].Subnet.String() != free(hosts) || got[0].Reserved != "mine" {
+		t.Errorf("got %v, want what was reserved and nobody has", got)
+	}
 	store.keys, store.id = map[string]cluster.Value{}, "2"
 	if err := cluster.Restore(t.Context(), store, hosts[0].State); err != nil {
 		t.Fatal(err)

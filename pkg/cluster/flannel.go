@@ -259,7 +259,7 @@ func (f Flannel) fits(data []byte) error {
 		return err
 	}
 	have, ok := config.Network(f.Network.Name)
-	same := ok && slices.Equal(have.Pools(), f.Network.Pools())
+	same := ok && slices.EqualFunc(have.Pools(), f.Network.Pools(), Pool.isSame)
 	if !same {
 		return fmt.Errorf("the cluster has a configuration already, in which network %s is not flannel's %v but %v; choose another --network, or another --cluster",
 			f.Network.Name, f.Network.Pools(), have.Pools())

@@ -63,8 +63,8 @@ func TestParseSubnetEnv(t *testing.T) {
 	t.Parallel()
 	host := netip.MustParseAddr("192.0.2.1")
 	for _, test := range []struct{ name, file, want, err string }{
-		{"both families", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/26\nFLANNEL_IPV6_NETWORK=fd05::/48\nFLANNEL_IPV6_SUBNET=fd05:0:0:2::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n", "[{10.5.0.0/16 26} {fd05::/48 64}] [10.5.34.0/26 fd05:0:0:2::/64]", ""},
-		{"IPv4", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/24\n", "[{10.5.0.0/16 24}] [10.5.34.0/24]", ""},
+		{"both families", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/26\nFLANNEL_IPV6_NETWORK=fd05::/48\nFLANNEL_IPV6_SUBNET=fd05:0:0:2::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n", "[10.5.0.0/16 cut into /26 fd05::/48 cut into /64] [10.5.34.0/26 fd05:0:0:2::/64]", ""},
+		{"IPv4", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/24\n", "[10.5.0.0/16 cut into /24] [10.5.34.0/24]", ""},
 		{"nothing", "\n", "", "neither FLANNEL_SUBNET nor"},
 		{"half", "FLANNEL_SUBNET=10.5.34.1/24\n", "", "FLANNEL_NETWORK"},
 		{"nonsense", "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=x\n", "", "FLANNEL_SUBNET"},

@@ -157,6 +157,9 @@ func (m *Member) reconcileOnce(ctx context.Context, store Store, view View, self
 	m.resolvePending(claims)
 	m.adopt(view, claims)
 	kept, again := m.compare(claims, &txn)
+	if s.Suspect == "" {
+		s.Reserved = reservations(claims)
+	}
 	if err := m.save(); err != nil {
 		return false, err
 	}

@@ -39,6 +39,7 @@ var decided = map[string]string{
 	"prevResult":                "the runtime puts it in; remove the key",
 	"runtimeConfig":             "the runtime puts it in; remove the key",
 	"bridge.bridge":             "the bridge is tn-<network>; remove the key",
+	"bridge.vlan":               "each network has a bridge of its own, on which nothing else is to be kept apart; remove the key",
 	"bridge.mtu":                "the MTU is what the uplinks leave; set mtu beside networks",
 	"tuning.mtu":                "the MTU is what the uplinks leave; set mtu beside networks",
 	"bridge.ipam.type":          "it is host-local, whose leases the agent reads; remove the key",

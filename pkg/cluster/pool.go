@@ -15,6 +15,34 @@ import (
 type Pool struct {
 	Prefix    netip.Prefix `json:"pool"`
 	SubnetLen int          `json:"subnetLen"`
+
+	extra extra
+}
+
+func (p Pool) String() string { return fmt.Sprintf("%s cut into /%d", p.Prefix, p.SubnetLen) }
+
+// isSame says whether both have the same subnets.
+func (p Pool) isSame(other Pool) bool {
+	return p.Prefix == other.Prefix && p.SubnetLen == other.SubnetLen
+}
+
+// MarshalJSON writes keys of newer releases as they were read.
+func (p Pool) MarshalJSON() ([]byte, error) {
+	type plain Pool
+	return p.extra.marshal(plain(p))
+}
+
+// UnmarshalJSON keeps the keys that this release does not know.
+func (p *Pool) UnmarshalJSON(data []byte) error {
+	type plain Pool
+	var read plain
+	e, err := unmarshalKeeping(data, &read)
+	if err != nil {
+		return err
+	}
+	*p = Pool(read)
+	p.extra = e
+	return nil
 }
 
 // maxSubnetBits bounds a pool at 2^32 subnets, more than there are hosts.
@@ -46,7 +74,7 @@ func (p *Pool) filled(length int) *Pool {
 	if p == nil || p.SubnetLen != 0 {
 		return p
 	}
-	return &Pool{Prefix: p.Prefix, SubnetLen: length}
+	return &Pool{Prefix: p.Prefix, SubnetLen: length, extra: p.extra}
 }
 
 // Size is the number of subnets in the pool.

@@ -103,6 +103,33 @@ type claim struct {
 	owned Owned
 }
 
+// Reservation is a subnet that no host has, and why.
+type Reservation struct {
+	Owned
+	Reserved string `json:"reserved"`
+}
+
+// reservations are those among the claims, sorted.
+func reservations(claims map[string]claim) (all []Reservation) {
+	for _, c := range claims {
+		if c.Node == "" && c.Reserved != "" && c.owned.Subnet.IsValid() {
+			all = append(all, Reservation{c.owned, c.Reserved})
+		}
+	}
+	slices.SortFunc(all, func(a, b Reservation) int { return compareOwned(a.Owned, b.Owned) })
+	return all
+}
+
+// Unreserved are the reservations that Restore does not make again: those of subnets that no host
+// is known to have taken.
+func (s *State) Unreserved() []Reservation {
+	return slices.DeleteFunc(slices.Clone(s.Reserved), func(r Reservation) bool {
+		return slices.ContainsFunc(append([]Node{s.Self}, s.Peers...), func(n Node) bool {
+			return slices.ContainsFunc(n.Subnets, func(o Owned) bool { return o.Subnet.Overlaps(r.Subnet) })
+		})
+	})
+}
+
 // holder says who has the subnet, for messages.
 func (c claim) holder() string {
 	if c.Node == "" {

@@ -28,6 +28,8 @@ type State struct {
 	Pending []Owned `json:"pending,omitempty"`
 	// Lost are former subnets of this host that another host was given, by a release.
 	Lost []Owned `json:"lost,omitempty"`
+	// Reserved are the subnets that were reserved when this host last looked at all claims.
+	Reserved []Reservation `json:"reserved,omitempty"`
 	// Self is the record that was published last.
 	Self Node `json:"self"`
 	// Peers are the others that this host believes in.

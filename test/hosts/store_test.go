@@ -25,6 +25,13 @@ func TestWiped(t *testing.T) {
 	n := newNetwork(t, 1, "a", "b")
 	a, b := n.hosts[0], n.hosts[1]
 	before := routes(a.Host)
+	reserved := n.free(0).String()
+	if out := a.Node("cluster", "reserve", "pods", reserved, "--why", "mine"); out.Code != 0 {
+		t.Fatal(out)
+	}
+	a.Kill()
+	a.Start() // it looks at all claims when it connects
+	n.Await(a.Host, "connected again", func(s lab.Status) bool { return s.Store.Connected && s.State == "ready" })
 	pings := n.Pings(n.containers[0], n.containers[1].Addresses[0])
 	if err := n.etcd.Ctl("del", "--prefix", "/trestle/"); err != nil {
 		t.Fatal(err)
@@ -34,8 +41,8 @@ func TestWiped(t *testing.T) {
 	}
 	joiner := n.Agent(n.Host("j"), n.etcd.Settings("j"))
 	n.Await(joiner.Host, "no configuration", func(s lab.Status) bool { return strings.Contains(s.Store.Error, "no configuration of this cluster") })
-	if out := a.Node("cluster", "restore"); out.Code != 0 {
-		t.Fatal(out)
+	if out := a.Node("cluster", "restore"); out.Code != 0 || !strings.Contains(out.Stdout, reserved+" of pods was reserved (mine), and is not any more") {
+		t.Fatalf("got %v, want what is not reserved any more", out)
 	}
 	for _, h := range n.hosts {
 		n.Ready(h.Host, 1)
