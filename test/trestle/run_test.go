@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -275,10 +274,7 @@ func pluginsAfter(t *testing.T, h *host.Host, before string) string {
 	t.Helper()
 	dir, bin := t.TempDir(), h.Dirs().Trestle
 	h.MustRun("ln", "-s", bin+"/host-local", bin+"/portmap", dir)
-	script := fmt.Sprintf("#!/bin/sh\n%s\nexec %s/bridge\n", before, bin)
-	if err := os.WriteFile(dir+"/bridge", []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	h.WriteProgram(dir+"/bridge", fmt.Sprintf("#!/bin/sh\n%s\nexec %s/bridge\n", before, bin))
 	return dir
 }
 
