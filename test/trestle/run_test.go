@@ -289,7 +289,8 @@ func TestStopWhileItClearsAway(t *testing.T) {
 	if output.Code != 0 {
 		t.Fatalf("got %+v", output)
 	}
-	h.MustRun("sh", "-c", "kill -9 $(pgrep -P $(grep -o '[0-9]*}' /run/trestle/run/app | tr -d '}'))")
+	// run answers when the command is about to start
+	h.MustRun("sh", "-c", "until pid=$(pgrep -P $(grep -o '[0-9]*}' /run/trestle/run/app | tr -d '}')); do sleep 0.01; done; kill -9 $pid")
 	await(t, "it clears away", func() bool { return h.MustRun("sh", "-c", "ls "+plugins+" | grep -c begun; true") == "1\n" })
 	must(t, h, "stop", "--time", "0", "app")
 	nothingLeft(t, h)
