@@ -96,17 +96,15 @@ func (h *Host) AttachedContainer(id string) (c *Container, prevResult string) {
 		"ips": [{"address": "10.1.0.5/24", "interface": 1}], "x-unknown": {"kept": true}}`, veth, c.NetNS)
 }
 
-// WriteProgram makes an executable file on the host.
-func (h *Host) WriteProgram(path, script string) {
+// WriteProgram makes an executable file on the host. Another process writes it: what this one has
+// open for writing is open in each process that it starts meanwhile, until that executes its
+// program, and a file that somebody may write to is not executed ("text file busy").
+func (h *Host) WriteProgram(path, content string) {
 	h.t.Helper()
-	err := h.Do(func() error {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		return os.WriteFile(path, []byte(script), 0o755)
-	})
-	if err != nil {
-		h.t.Fatalf("%v", err)
+	const write = `mkdir -p "$(dirname "$0")"; cat >"$0"; chmod 755 "$0"`
+	output, err := h.Run(Command{Args: []string{"sh", "-ec", write, path}, Stdin: content})
+	if err != nil || output.Code != 0 {
+		h.t.Fatalf("write %s: %v %s", path, err, output.Stderr)
 	}
 }
 

@@ -257,9 +257,7 @@ func TestBridgeKnowsItsCopy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "host-local"), test.edit(data), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		h.WriteProgram(filepath.Join(dir, "host-local"), string(test.edit(data)))
 		call := c.Call("ADD", "bridge", host.BridgeConfig(nil))
 		call.Path = dir
 		call.Strace = &host.Strace{Syscalls: "execve"}

@@ -63,9 +63,7 @@ func TestMakeWithAnOldGo(t *testing.T) {
 	t.Parallel()
 	dir := withoutGo(t)
 	script := "#!/bin/sh\n[ \"$1\" = version ] || { echo 'go: errors parsing go.mod' >&2; exit 1; }\necho 'go version go1.19.8 linux/amd64'\n"
-	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	run(t, "sh", "-ec", `printf %s "$0" >"$1"; chmod 755 "$1"`, script, filepath.Join(dir, "go")) // as host.WriteProgram does
 	output, err := runMake([]string{"PATH=" + dir}, "-C", "../..", "build")
 	if want := "go version go1.19.8 linux/amd64: this needs Go 1.25 or newer"; err == nil || !strings.Contains(output, want) {
 		t.Errorf("got %v, %q, want %q in it", err, output, want)

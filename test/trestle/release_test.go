@@ -62,10 +62,5 @@ func writeOlderPlugins(t *testing.T, h *host.Host, to string) {
 		t.Fatalf("release %q is too long for this test", release)
 	}
 	older := bytes.ReplaceAll(program, []byte(release), []byte(other[:len(release)]))
-	if err := os.Mkdir(to, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(to, "bridge"), older, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	h.WriteProgram(filepath.Join(to, "bridge"), string(older))
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -301,10 +300,7 @@ func pluginsAfter(t *testing.T, h *host.Host, before string) string {
 	t.Helper()
 	dir, bin := t.TempDir(), h.Dirs().Trestle
 	h.MustRun("ln", "-s", bin+"/host-local", bin+"/portmap", dir)
-	script := fmt.Sprintf("#!/bin/sh\n%s\nexec %s/bridge\n", before, bin)
-	if err := os.WriteFile(dir+"/bridge", []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	h.WriteProgram(dir+"/bridge", fmt.Sprintf("#!/bin/sh\n%s\nexec %s/bridge\n", before, bin))
 	return dir
 }
 
@@ -319,7 +315,8 @@ func TestStopWhileItClearsAway(t *testing.T) {
 	if output.Code != 0 {
 		t.Fatalf("got %+v", output)
 	}
-	h.MustRun("sh", "-c", "kill -9 $(pgrep -P $(grep -o '[0-9]*}' /run/trestle/run/app | tr -d '}'))")
+	// run answers when the command is about to start
+	h.MustRun("sh", "-c", "until pid=$(pgrep -P $(grep -o '[0-9]*}' /run/trestle/run/app | tr -d '}')); do sleep 0.01; done; kill -9 $pid")
 	await(t, "it clears away", func() bool { return h.MustRun("sh", "-c", "ls "+plugins+" | grep -c begun; true") == "1\n" })
 	must(t, h, "stop", "--time", "0", "app")
 	nothingLeft(t, h)
