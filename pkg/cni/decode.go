@@ -28,43 +28,55 @@ func locate(data []byte, t reflect.Type, err error) *valueError {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	p := parser{data}
-	data = p.next()
-	p = parser{data[1:]}
+	document := parser{data}
+	data = document.next()
 	_, decodesItself := reflect.New(t).Interface().(json.Unmarshaler)
+	var wrong *valueError
 	switch kind := t.Kind(); {
 	case decodesItself:
 	case kind == reflect.Struct && data[0] == '{':
 		fields, _ := appendFields(nil, reflect.New(t).Elem()) // of a type that is not plain, what could be read
-		for p.more() {
-			key, value := text(p.next()), p.next()
+		wrong = locateInObject(data, func(key string) (string, reflect.Type) {
 			if f := fieldCalled(fields, key); f != nil {
-				if wrong := decodeAlone(value, f.value.Type()); wrong != nil {
-					return wrong.within(f.name)
-				}
+				return f.name, f.value.Type()
 			}
-		}
+			return key, nil
+		})
 	case kind == reflect.Map && data[0] == '{':
-		for p.more() {
-			key, value := text(p.next()), p.next()
-			if wrong := decodeAlone(value, t.Elem()); wrong != nil {
-				return wrong.within(key)
-			}
-		}
+		wrong = locateInObject(data, func(key string) (string, reflect.Type) { return key, t.Elem() })
 	case kind == reflect.Slice && data[0] == '[':
-		for i := 0; p.more(); i++ {
-			if wrong := decodeAlone(p.next(), t.Elem()); wrong != nil {
-				return wrong.within(fmt.Sprintf("[%d]", i))
-			}
+		p := parser{data[1:]}
+		for i := 0; p.more() && wrong == nil; i++ {
+			wrong = decodeAlone(p.next(), t.Elem(), fmt.Sprintf("[%d]", i))
 		}
+	}
+	if wrong != nil {
+		return wrong
 	}
 	return asValueError(Plain(err))
 }
 
-// decodeAlone is the located error of one part; nil if nothing is wrong with it.
-func decodeAlone(data []byte, t reflect.Type) *valueError {
+// locateInObject is locate for the values of an object. typeOf says how a key is called in
+// paths, and the type of its value; nil if the value is not read.
+func locateInObject(data []byte, typeOf func(key string) (string, reflect.Type)) *valueError {
+	for p := (parser{data[1:]}); p.more(); {
+		key, value := text(p.next()), p.next()
+		name, t := typeOf(key)
+		if t == nil {
+			continue
+		}
+		if wrong := decodeAlone(value, t, name); wrong != nil {
+			return wrong
+		}
+	}
+	return nil
+}
+
+// decodeAlone is the located error of one part, which is called name; nil if nothing is wrong
+// with it.
+func decodeAlone(data []byte, t reflect.Type, name string) *valueError {
 	if err := json.Unmarshal(data, reflect.New(t).Interface()); err != nil {
-		return locate(data, t, err)
+		return locate(data, t, err).within(name)
 	}
 	return nil
 }

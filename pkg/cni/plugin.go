@@ -169,13 +169,19 @@ func (r *Request) checkNetNS(override string) error {
 	}
 	var theirs, ours unix.Stat_t
 	err := unix.Stat(r.NetNS, &theirs)
+	var is bool
+	if err == nil {
+		is, err = lookForNetNS(r.NetNS)
+	}
 	switch {
-	case r.Command == Del && (err != nil || !IsNetNSAt(r.NetNS)):
+	case saysNothing(err):
+		return IOErrorf("CNI_NETNS: look at %s: %w", r.NetNS, err)
+	case r.Command == Del && !is:
 		r.NetNS = ""
 		return nil
 	case err != nil:
 		return EnvironmentErrorf("CNI_NETNS: %s: %w", r.NetNS, err)
-	case !IsNetNSAt(r.NetNS):
+	case !is:
 		return EnvironmentErrorf("CNI_NETNS: %s is not a network namespace; it is a path like /run/netns/NAME or /proc/PID/ns/net", r.NetNS)
 	}
 	if override == "1" || override == "true" || override == "TRUE" {
@@ -196,12 +202,24 @@ func (r *Request) checkNetNS(override string) error {
 
 // IsNetNSAt says whether a network namespace is at the path. It changes nothing there.
 func IsNetNSAt(path string) bool {
+	is, _ := lookForNetNS(path) // what cannot be opened is no use to anybody
+	return is
+}
+
+// lookForNetNS says whether a network namespace is at the path; what cannot be opened is none.
+func lookForNetNS(path string) (bool, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer func() { _ = unix.Close(fd) }() // opened for reading only
-	return IsNetNS(fd)
+	return IsNetNS(fd), nil
+}
+
+// saysNothing says whether the error of a path is about this process or the whole host, so
+// that it does not tell what is there.
+func saysNothing(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 // IsNetNS says whether an open file is a network namespace: it asks the namespace for its

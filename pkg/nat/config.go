@@ -316,7 +316,7 @@ type MasqueradeConfig struct {
 func (c MasqueradeConfig) Of(subnets []netip.Prefix) (Masquerade, error) {
 	m := Masquerade{Prefixes: subnets, RandomFully: c.RandomFully}
 	for i, s := range c.Exclude {
-		prefix, err := netip.ParsePrefix(s)
+		prefix, err := cni.ParsePrefix(s)
 		if err != nil {
 			return m, cni.ConfigErrorf("masquerade.exclude[%d]: %q is not a prefix; write it like 10.0.0.0/8", i, s)
 		}

@@ -125,6 +125,10 @@ func TestMasqueradeConfig(t *testing.T) {
 			Prefixes: subnets, Exclude: prefixes("10.0.0.0/8"), RandomFully: true,
 			SNAT4: netip.MustParseAddr("192.0.2.1"), SNAT6: netip.MustParseAddr("2001:db8::1"),
 		}},
+		{
+			name: "IPv4 written as IPv6", config: MasqueradeConfig{Exclude: []string{"::ffff:10.0.0.0/104"}},
+			want: Masquerade{Prefixes: subnets, Exclude: prefixes("10.0.0.0/8")},
+		},
 		{name: "no prefix", config: MasqueradeConfig{Exclude: []string{"10.0.0.0/8", "10.0.0.1"}}, says: `masquerade.exclude[1]: "10.0.0.1"`},
 		{name: "other family", config: MasqueradeConfig{SNATIP4: "2001:db8::1"}, says: "masquerade.snatIP4: 2001:db8::1"},
 		{name: "no address", config: MasqueradeConfig{SNATIP6: "x"}, says: `masquerade.snatIP6: "x"`},

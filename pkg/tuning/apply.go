@@ -37,13 +37,8 @@ func (s Store) Add(o cni.Owner, settings Settings, netns string, undo *cni.Undo)
 			return err
 		}
 		undo.Push("restore the settings of "+o.IfName, func() error { return s.undo(now, earlier) })
-		for _, one := range settings {
-			if have, known := before.value(one.Name); known && have == one.Value {
-				continue
-			}
-			if err := t.set(one); err != nil {
-				return explainRefusal(err, one)
-			}
+		if err := t.setAll(settings, before); err != nil {
+			return err
 		}
 		if reread := t.reread(settings); len(reread) > 0 {
 			// the inverse of this Add, too, must know them
@@ -89,6 +84,19 @@ func (t tuner) read(settings Settings) (have, existing Settings, err error) {
 	return have, existing, nil
 }
 
+// setAll makes the settings that are not as they shall be before.
+func (t tuner) setAll(settings, before Settings) error {
+	for _, one := range settings {
+		if have, known := before.value(one.Name); known && have == one.Value {
+			continue
+		}
+		if err := t.set(one); err != nil {
+			return explainRefusal(err, one)
+		}
+	}
+	return nil
+}
+
 // reread are the sysctls that the kernel shows in another form than they were written in: of
 // net.ipv4.ip_local_reserved_ports, "80,81" becomes "80-81".
 func (t tuner) reread(settings Settings) (other Settings) {
@@ -118,8 +126,8 @@ func explainRefusal(err error, s setting) error {
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ERANGE) {
 		return err
 	}
-	key, name, isSysctl := s.Name, s.Name, false
-	if name, isSysctl = strings.CutPrefix(s.Name, sysctl); isSysctl {
+	key := s.Name
+	if name, isSysctl := strings.CutPrefix(s.Name, sysctl); isSysctl {
 		key = "sysctl: " + name
 	}
 	return cni.ConfigErrorf("%s: the kernel does not take %q; give a value that it takes: %w", key, s.Value, err)

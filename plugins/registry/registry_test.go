@@ -144,12 +144,10 @@ func assertType(t *testing.T, plugin cni.Plugin, path string, value any) {
 
 func assertNamed(t *testing.T, plugin cni.Plugin, path string, value any) {
 	t.Helper()
-	config, args := object{}, map[string]string{}
+	config, args := with(sound[plugin.Name], path, value), map[string]string{}
 	if variable, is := strings.CutPrefix(path, "CNI_ARGS "); is {
 		config = with(sound[plugin.Name], "", nil)
 		args[variable] = fmt.Sprint(value)
-	} else {
-		config = with(sound[plugin.Name], path, value)
 	}
 	got := validate(plugin, config, args)
 	at := concrete(sound[plugin.Name], path)

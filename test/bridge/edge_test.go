@@ -273,7 +273,8 @@ func TestBridgeCheckOfOddRoutes(t *testing.T) {
 	config := host.BridgeConfig(object{"cniVersion": "1.1.0", "ipam": object{
 		"type": "host-local", "ranges": []any{[]any{object{"subnet": "10.9.0.0/24"}}, []any{object{"subnet": "fd09::/64"}}},
 		"routes": []any{
-			object{"dst": "10.50.0.0/16", "gw": "fd09::1"}, object{"dst": "10.51.0.0/16", "mtu": 65535, "advmss": 65535},
+			object{"dst": "10.50.0.0/16", "gw": "fd09::1"},
+			object{"dst": "10.51.0.0/16", "mtu": 65535, "advmss": 65535},
 			object{"dst": "fd50::/16", "mtu": 70000, "table": 4294967295, "priority": 4294967295},
 		},
 	}})

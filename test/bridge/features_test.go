@@ -492,6 +492,26 @@ func TestBridgeStatus(t *testing.T) {
 	}
 }
 
+// TestBridgeWithoutFiles: a process that may open few files is told so, and not that its
+// CNI_NETNS is no namespace.
+func TestBridgeWithoutFiles(t *testing.T) {
+	t.Parallel()
+	h := host.NewRouting(t)
+	h.Container("c1")
+	before := h.Dump()
+	for files := 3; files < 6; files++ { // 3 are standard input, output and error
+		output, err := h.Run(host.Command{
+			Args:  []string{"prlimit", fmt.Sprintf("--nofile=%d", files), h.Dirs().Trestle + "/bridge"},
+			Env:   []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_NETNS=/run/netns/c1", "CNI_PATH=" + h.Dirs().Trestle},
+			Stdin: host.BridgeConfig(nil),
+		})
+		if err != nil || !strings.Contains(output.Stdout, "too many open files") {
+			t.Errorf("with %d files: got %v %s, want what is wrong", files, err, output.Stdout)
+		}
+	}
+	h.AssertUnchanged(before)
+}
+
 // TestStatusOfFullRecords: an ADD needs records, so STATUS fails while they cannot be written.
 func TestStatusOfFullRecords(t *testing.T) {
 	t.Parallel()

@@ -410,7 +410,7 @@ func TestHostLocalReleasesOnAFullDisk(t *testing.T) {
 		if err := os.WriteFile(h.data+"/filler", make([]byte, 64<<10), 0o600); err == nil {
 			t.Error("the disk is not full")
 		}
-		if a := h.call("STATUS", ""); a.code != 50 || !strings.Contains(a.msg, "full") {
+		if a := h.call("STATUS", ""); a.code != 50 || !strings.Contains(a.msg, "no space left") {
 			t.Errorf("STATUS: got %d %q, want code 50", a.code, a.msg)
 		}
 		if a := h.call("ADD", "c1"); a.code != 5 {

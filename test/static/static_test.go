@@ -100,7 +100,7 @@ func TestStaticSaysWhy(t *testing.T) {
 		{"STATUS", `{"cniVersion": "1.1.0", "name": "n", "ipam": {"addresses": [{"address": "10.1.0.5"}]}}`, 7, `"10.1.0.5" is not an address`},
 		{"CHECK", `{"cniVersion": "1.1.0", "name": "n", "ipam": {}}`, 7, "prevResult: missing"},
 		{"CHECK", `{"cniVersion": "1.1.0", "name": "n", "ipam": {"addresses": [{"address": "10.1.0.5/24"}]}, "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.6/24"}]}}`, 103, "address 10.1.0.5/24: want it"},
-		{"ADD", `{"cniVersion": "1.1.0", "name": "n", "ipam": {"routes": [{"dst": "x"}]}}`, 6, "network configuration"},
+		{"ADD", `{"cniVersion": "1.1.0", "name": "n", "ipam": {"routes": [{"dst": "x"}]}}`, 6, `ipam.routes[0].dst: "x" is not a prefix`},
 	} {
 		err := h.Exec(c.Call(test.command, "static", test.config)).Err()
 		if host.CodeOf(err) != test.code || !strings.Contains(err.Error(), test.want) {
