@@ -156,7 +156,8 @@ func (a *agent) beat(ctx context.Context, st store) error {
 		case len(a.missing) > 0 || a.member.State.Suspect != "":
 			return a.list(ctx, st)
 		}
-		a.show() // containers with addresses of lost subnets may have ended
+		a.note() // containers with addresses of lost subnets may have ended
+		a.board.write(false)
 		return nil
 	}
 	a.log.Info("the store is not as it was; look at everything")

@@ -66,10 +66,9 @@ type wanted struct {
 	gone bool
 }
 
-func newKernel(s settings, key wgtypes.Key, published []netip.Prefix, b *board, log *slog.Logger) *kernel {
+func newKernel(s settings, key wgtypes.Key, b *board, log *slog.Logger) *kernel {
 	return &kernel{
 		key:      key,
-		underlay: published,
 		settings: s,
 		log:      log,
 		board:    b,

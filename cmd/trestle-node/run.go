@@ -121,8 +121,10 @@ func newAgent(log *slog.Logger) (*agent, error) {
 		return nil, err
 	}
 	b := &board{status: hosts.Status{ID: id, Name: s.Name, State: hosts.Starting, Store: hosts.Store{Since: time.Now().UTC()}}}
+	kernel := newKernel(s, key, b, log)
+	kernel.underlay = state.Self.Underlay
 	return &agent{
-		settings: s, log: log, board: b, kernel: newKernel(s, key, state.Self.Underlay, b, log),
+		settings: s, log: log, board: b, kernel: kernel,
 		logged: map[string]bool{}, seen: map[string]time.Time{},
 		member:   newMember(s, state, func(st cluster.State) error { return cluster.SaveState(statePath, st) }),
 		requests: make(chan request),

@@ -63,12 +63,8 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 		return ErrLeaving
 	}
 	unsure := 0
-	ask := []string{KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes + m.State.ID, PrefixNames + m.State.Name}
-	if former := m.State.Self.Name; former != "" && former != m.State.Name {
-		ask = append(ask, PrefixNames+former)
-	}
 	for range reconcileTries {
-		view, err := store.Get(ctx, ask...)
+		view, err := store.Get(ctx, m.State.asked()...)
 		if err != nil {
 			return err
 		}
@@ -93,6 +89,15 @@ func (m *Member) Reconcile(ctx context.Context, store Store, self Node) error {
 		}
 	}
 	return ErrBusy
+}
+
+// asked are the keys that Reconcile reads.
+func (s *State) asked() []string {
+	keys := []string{KeyConfig, KeyFrozen, PrefixClaims, PrefixReleased, PrefixNodes + s.ID, PrefixNames + s.Name}
+	if former := s.Self.Name; former != "" && former != s.Name {
+		keys = append(keys, PrefixNames+former)
+	}
+	return keys
 }
 
 // takeConfig takes the store's configuration into the state.

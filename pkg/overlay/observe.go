@@ -62,7 +62,14 @@ func (h *Host) observeTunnel(f *Found, want State, leaving bool) (index int, err
 		return 0, fmt.Errorf("%s is a device of type %s that Trestle did not make; rename or delete it", TunnelName, link.Type())
 	}
 	f.TunnelUp = works(vx.Attrs(), want)
-	f.Tunnel = &Tunnel{VNI: vx.VxlanId, Port: vx.Port, MTU: vx.MTU, Local: addrOf(vx.SrcAddr), MAC: vx.HardwareAddr.String(), Learning: vx.Learning}
+	f.Tunnel = &Tunnel{
+		VNI:      vx.VxlanId,
+		Port:     vx.Port,
+		MTU:      vx.MTU,
+		Local:    addrOf(vx.SrcAddr),
+		MAC:      vx.HardwareAddr.String(),
+		Learning: vx.Learning,
+	}
 	f.Tunnel.NoTxChecksum = f.Tunnel.Local.Is4() && !vx.UDPCSum || f.Tunnel.Local.Is6() && vx.UDP6ZeroCSumTx
 	if f.Tunnel.Addresses, err = h.addressesOf(link); err != nil {
 		return 0, err
