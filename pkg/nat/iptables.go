@@ -27,7 +27,9 @@ func (f family) iptables() iptables.Family {
 // usable runs the programs: there is no other way to ask the kernel.
 func (ipTables) usable() error { return family4().iptables().Usable(natTable) }
 
+// apply of recorded rules goes on after a failure, which may be one attachment's alone.
 func (t ipTables) apply(c change) error {
+	var errs []error
 	for _, f := range families() {
 		want, unwanted := c.want.ipRules(f), c.unwanted.chains()
 		want.recorded = c.recorded
@@ -39,12 +41,14 @@ func (t ipTables) apply(c change) error {
 			if program != f.iptables().Program { // the other variant: only remove
 				want = ipRules{}
 			}
-			if err := t.changeTable(program, f, want, unwanted); err != nil {
+			err := t.changeTable(program, f, want, unwanted)
+			if err != nil && !c.recorded {
 				return err
 			}
+			errs = append(errs, err)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // chains returns the names of the chains that networks and attachments may have of their own,
@@ -109,7 +113,8 @@ func (t ipTables) hasAny(program string, chains []string) (bool, error) {
 // changeTable adds the wanted groups and removes the unwanted chains in one transaction, if
 // anything has to be changed.
 func (t ipTables) changeTable(program string, f family, want ipRules, unwanted []string) error {
-	return changeNAT(program, func(have ipTable) ([]string, error) {
+	var waiting error
+	err := changeNAT(program, func(have ipTable) ([]string, error) {
 		unreadable, err := t.isUnreadable(program, f, have)
 		if err != nil {
 			return nil, err
@@ -119,9 +124,37 @@ func (t ipTables) changeTable(program string, f family, want ipRules, unwanted [
 				return nil, err
 			}
 		}
-		stale, err := t.stale(program, have, f, want)
-		return have.change(want, append(stale, unwanted...)), err
+		now := want
+		if !unreadable { // else it is not known which chains there are
+			now, waiting = have.possible(program, want)
+		}
+		if waiting != nil && !want.recorded {
+			return nil, nil
+		}
+		stale, err := t.stale(program, have, f, now)
+		return have.change(now, append(stale, unwanted...)), err
 	})
+	return errors.Join(err, waiting)
+}
+
+// possible returns the rules without the groups that jump to another program's chain which does
+// not exist, and an error with code 7 for each: that program may have to run first, and everything
+// else is made in one transaction with them.
+func (t ipTable) possible(program string, want ipRules) (ipRules, error) {
+	var errs []error
+	want.groups = slices.DeleteFunc(slices.Clone(want.groups), func(g ipGroup) bool {
+		if g.ports == nil || g.ports.SetMarkChain == "" || t.hasChain(g.ports.SetMarkChain) {
+			return false
+		}
+		jumps := func(rule []string) bool { return rule[len(rule)-1] == g.ports.SetMarkChain }
+		if !slices.ContainsFunc(g.rules, jumps) {
+			return false
+		}
+		errs = append(errs, cni.ConfigErrorf("externalSetMarkChain: %q is no chain in table %s of %s, and %s needs it; run the program that makes it first, or leave the key out",
+			g.ports.SetMarkChain, natTable, program, g.what))
+		return true
+	})
+	return want, errors.Join(errs...)
 }
 
 // stale returns the chains with port mappings that conflict with those wanted and whose
