@@ -68,11 +68,11 @@ var wrongValues = map[string]any{
 	"subnet": "10.1.0/24", "rangeStart": "10.1", "rangeEnd": "10.3.0.256", "gateway": "10.1.0.1/24", "exclude[]": "10.1", "ipam.dataDir": "leases",
 	"statusWhenFull": "maybe", "lockTimeout": "soon", "ips[]": "10.1", "CNI_ARGS IP": "10.1", "CNI_ARGS GATEWAY": "10.1",
 	"address": "10.1.0.5", "dst": "default", "gw": "10.1.0.1/24",
-	"routes[].mtu": -1, "advmss": -1, "priority": 1 << 32, "table": 1 << 32, "scope": 256,
+	"routes[].mtu": -1, "advmss": -1, "priority": int64(1 << 32), "table": int64(1 << 32), "scope": 256,
 	"mac": "0a:58", "CNI_ARGS MAC": "0a:58", "mtu": 67, "txQLen": -1, "bridge": "a/b", "bridgeLifetime": "never", "ipMasqBackend": "ebtables",
 	"backend": "ebtables", "vlan": 4095, "id": 0, "minID": 0, "maxID": 4095, "ipam.type": "../x",
 	"snatIP4": "10.1", "snatIP6": "fd00", "hostPort": 65536, "containerPort": 0, "protocol": "icmp", "hostIP": "10.1", "markMasqBit": 32,
-	"ingressPolicy": "closed", "ingressRate": 7, "egressRate": 7, "ingressBurst": 1 << 36, "egressBurst": 1 << 36,
+	"ingressPolicy": "closed", "ingressRate": 7, "egressRate": 7, "ingressBurst": int64(1 << 36), "egressBurst": int64(1 << 36),
 }
 
 // anyText are keys whose text is not looked at when the configuration is read.

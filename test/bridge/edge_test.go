@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -275,7 +276,7 @@ func TestBridgeCheckOfOddRoutes(t *testing.T) {
 		"routes": []any{
 			object{"dst": "10.50.0.0/16", "gw": "fd09::1"},
 			object{"dst": "10.51.0.0/16", "mtu": 65535, "advmss": 65535},
-			object{"dst": "fd50::/16", "mtu": 70000, "table": 4294967295, "priority": 4294967295},
+			object{"dst": "fd50::/16", "mtu": 70000, "table": uint32(math.MaxUint32), "priority": uint32(math.MaxUint32)},
 		},
 	}})
 	added := h.Exec(c.Call("ADD", "bridge", config))
