@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -37,6 +38,10 @@ func TestPlain(t *testing.T) {
 		List   [][]to            `json:"list"`
 		Routes Routes            `json:"routes"`
 	}
+	tooWide := `routes[0].table: 4294967296 is out of bounds; use 0 to 4294967295`
+	if strconv.IntSize == 32 {
+		tooWide = `routes[0].table: the number 4294967296 is not a whole number, or too large or too small; write another`
+	}
 	for in, want := range map[string]string{
 		`{"mtu": "1500"}`:                       `mtu: a string stands where a whole number belongs; write it without quotes`,
 		`{"mtu": 1.5}`:                          `mtu: the number 1.5 is not a whole number, or too large or too small; write another`,
@@ -58,7 +63,7 @@ func TestPlain(t *testing.T) {
 		`{"routes": [{"dst": "::/0"}, {"dst": "::/0", "gw": "x"}]}`: `routes[1].gw: "x" is not an address; write it as in "10.1.0.5" or "fd00::5"`,
 		`{"routes": [{"dst": "::/0", "scope": 256}]}`:               `routes[0].scope: 256 is out of bounds; use 0 to 255`,
 		`{"routes": [{"dst": "::/0", "mtu": -1}]}`:                  `routes[0].mtu: -1 is out of bounds; use 0 to 4294967295`,
-		`{"routes": [{"dst": "::/0", "table": 4294967296}]}`:        `routes[0].table: 4294967296 is out of bounds; use 0 to 4294967295`,
+		`{"routes": [{"dst": "::/0", "table": 4294967296}]}`:        tooWide,
 		`{"routes": [null]}`:                                        `routes[0].dst: "" is not a prefix like 10.0.0.0/8; for a default route write 0.0.0.0/0 or ::/0`,
 		`{"routes": [1]}`:                                           `routes[0]: a number stands where an object belongs; write it in braces, {…}`,
 		`[]`:                                                        `a list stands where an object belongs; write it without brackets`,
