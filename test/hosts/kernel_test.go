@@ -53,7 +53,8 @@ func TestRepair(t *testing.T) {
 		"nft flush chain inet trestle-node input",
 		"ip link del trestle-vx",
 		"ip link set trestle-vx down",
-		"until ip link set trestle-vx down; ip link set trestle-vx name vxlan9; do :; done", // it may be up again before, and kernels before 6.2 rename what is down alone
+		// kernels before 6.2 rename only what is down, and the agent soon has it up again
+		`timeout 30 sh -c "until printf 'link set trestle-vx down\nlink set trestle-vx name vxlan9\n' | ip -batch -; do sleep 0.1; done"`,
 		"ip link add br9 type bridge; ip link set trestle-vx master br9",
 		"ip link set trestle-vx type vxlan learning; ip link set trestle-vx mtu 1400",
 		"sysctl -qw net.ipv4.conf.trestle-vx.forwarding=0",
